@@ -1,0 +1,1 @@
+"""Reproducible study of how model scaling changes parameter-efficient tuning."""

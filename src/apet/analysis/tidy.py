@@ -1,0 +1,172 @@
+"""The tidy table: one typed row a replicate, the only input of statistics, tables and figures."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from apet.errors import DataError
+from apet.provenance import write_bytes, write_text
+
+FORMAT = 1
+OUTCOMES = ("ok", "diverged")
+COORDINATES = ["model", "task", "placement", "budget", "draw", "rerun"]
+ORDER = ["family", "non_embedding", "model", "task", "placement", "tunable", "budget", "draw", "rerun"]
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the tidy table and the dotted key of `metrics.json` that fills it (empty: derived here).
+
+    `empty` says when the key may be null: "never", "diverged" (the replicate has no score), or "always".
+    """
+
+    name: str
+    dtype: str
+    key: str
+    meaning: str
+    empty: str = "never"
+
+
+COLUMNS = (
+    Column("model", "str", "cell.model", "name of the PLM in the study"),
+    Column("family", "str", "plm.family", "architecture of the PLM"),
+    Column("parameters", "int64", "plm.parameters", "parameters of the PLM"),
+    Column("non_embedding", "int64", "plm.non_embedding", "parameters outside the embeddings: the scale of the PLM"),
+    Column("task", "str", "cell.task", "name of the task"),
+    Column("metric", "str", "task.metric", "what `score` measures"),
+    Column("placement", "str", "cell.placement", "rule that spreads the budget"),
+    Column("budget", "str", "cell.budget", "budget as the study writes it"),
+    Column("tunable", "int64", "tunable", "tunable parameters, the budget as a number"),
+    Column("share", "float64", "", "tunable / parameters"),
+    Column("draw", "int64", "replicate.draw", "draw of the plan: which positions"),
+    Column("rerun", "int64", "replicate.rerun", "repetition of one plan: other initialisation and data order"),
+    Column("entry", "int64", "replicate.structures.entry", "tunable parameters in scalars of frozen weights"),
+    Column("bias", "int64", "replicate.structures.bias", "tunable parameters in output biases"),
+    Column("lowrank", "int64", "replicate.structures.lowrank", "tunable parameters in rank-1 components"),
+    Column("bottleneck", "int64", "replicate.structures.bottleneck", "tunable parameters in hidden units of adapters"),
+    Column("token", "int64", "replicate.structures.token", "tunable parameters in virtual tokens"),
+    Column("chance", "float64", "task.chance", "score of a uniform guess, fraction"),
+    Column("majority", "float64", "task.majority", "share of the commonest test label (none in generation)", "always"),
+    Column("labels", "Int64", "task.labels", "number of labels (none in generation)", "always"),
+    Column("n", "int64", "replicate.test.n", "test rows scored"),
+    Column("score", "float64", "replicate.test.score", "test score, fraction", "diverged"),
+    Column("test_loss", "float64", "replicate.test.loss", "mean test loss, nats", "always"),
+    Column("validation_score", "float64", "replicate.validation.score", "validation score, fraction", "diverged"),
+    Column("validation_n", "int64", "replicate.validation.n", "validation rows scored"),
+    Column("rate", "float64", "replicate.rate", "learning rate chosen on validation", "always"),
+    Column("best_step", "int64", "replicate.best_step", "step of the checkpoint chosen on validation"),
+    Column("steps", "int64", "replicate.steps", "steps trained"),
+    Column("outcome", "str", "replicate.outcome", "ok, or diverged"),
+    Column("plan", "str", "replicate.plan", "digest of the plan"),
+    Column("theta", "str", "replicate.theta", "digest of the tuned parameters"),
+    Column("cell", "str", "", "folder of the cell, relative to the root of the cells"),
+)
+SCHEMA: dict[str, str] = {column.name: column.dtype for column in COLUMNS}
+FRACTIONS = ("score", "validation_score", "chance", "majority")
+KINDS = {"str": (str, "a string"), "int64": (int, "an integer"), "Int64": (int, "an integer"),
+         "float64": ((int, float), "a number")}
+
+
+def read_records(root: Path, cells: Iterable[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each cell's path relative to `root` with its `metrics.json`. A missing or unreadable file is a DataError."""
+    for cell in cells:
+        path = root / cell / "metrics.json"
+        try:
+            yield cell, json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise DataError(f"{path}: no such file; the cell has not finished.") from None
+        except ValueError as error:
+            raise DataError(f"{path}: not a JSON document ({error}).") from None
+
+
+def tidy(records: Iterable[tuple[str | PurePath, Mapping[str, Any]]]) -> pd.DataFrame:
+    """One row a replicate, columns and dtypes of `SCHEMA`, sorted by coordinates whatever the order of the records.
+
+    Raises DataError, naming file and key, for a missing key, a wrong type, a score outside [0, 1], or two replicates
+    that share their coordinates, which every mean would mix up in silence.
+    """
+    rows = [row for cell, metrics in records for row in _rows(PurePath(cell).as_posix(), metrics)]
+    if not rows:
+        raise DataError("no replicate: the study has no finished cell to aggregate.")
+    frame = pd.DataFrame(rows, columns=list(SCHEMA)).astype(SCHEMA)
+    doubled = frame[frame.duplicated(COORDINATES, keep=False)].sort_values(COORDINATES)
+    if len(doubled):
+        first = doubled.iloc[0][COORDINATES].to_dict()
+        cells = ", ".join(sorted(doubled.cell.unique())[:2])
+        raise DataError(f"{cells}: two replicates share the coordinates {first}; a study holds each once.")
+    return frame.sort_values(ORDER, ignore_index=True)
+
+
+def write_tidy(frame: pd.DataFrame, folder: Path, study: str) -> None:
+    """Write `tidy.parquet`, with the study's id in its metadata, and `tidy.csv`; equal tables give equal bytes."""
+    table = pa.Table.from_pandas(frame[list(SCHEMA)], preserve_index=False)
+    table = table.replace_schema_metadata({**table.schema.metadata, b"study": study.encode()})
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer)
+    write_bytes(folder / "tidy.parquet", buffer.getvalue())
+    write_text(folder / "tidy.csv", frame[list(SCHEMA)].to_csv(index=False, lineterminator="\n"))
+
+
+def read_tidy(path: Path) -> pd.DataFrame:
+    """A tidy table from its parquet file, with the study's id as `attrs["study"]`; DataError if it is not one."""
+    try:
+        table = pq.read_table(path)
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(f"{path}: not a readable parquet file ({error}).") from None
+    study = (table.schema.metadata or {}).get(b"study")
+    frame = table.replace_schema_metadata(None).to_pandas()
+    if study is None or list(frame.columns) != list(SCHEMA):
+        odd = sorted(set(frame.columns) ^ set(SCHEMA)) or ["study"]
+        raise DataError(f"{path}: not a tidy table; missing or unknown: {', '.join(odd)}.")
+    frame = frame.astype(SCHEMA)
+    frame.attrs["study"] = study.decode()
+    return frame
+
+
+def _rows(cell: str, metrics: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    where = f"{cell}/metrics.json"
+    if not isinstance(metrics, Mapping) or metrics.get("format") != FORMAT:
+        raise DataError(f"{where}: key 'format' must be {FORMAT}.")
+    replicates = metrics.get("replicates")
+    if not isinstance(replicates, list) or not replicates:
+        raise DataError(f"{where}: key 'replicates' must be a list of at least one replicate.")
+    for index, replicate in enumerate(replicates):
+        record = {**metrics, "replicate": replicate}
+        row = {c.name: _value(record, c, f"{where}: replicate {index}") for c in COLUMNS if c.key}
+        if row["parameters"] <= 0:
+            raise DataError(f"{where}: key 'plm.parameters' is {row['parameters']}; allowed: above 0.")
+        yield {**row, "share": row["tunable"] / row["parameters"], "cell": cell}
+
+
+def _value(record: Mapping[str, Any], column: Column, where: str) -> Any:
+    """The value at a dotted key, checked against the column's dtype and range."""
+    value: Any = record
+    for part in column.key.split("."):
+        if not isinstance(value, Mapping) or part not in value:
+            raise DataError(f"{where}: key {column.key!r} is missing.")
+        value = value[part]
+    if value is None and (column.empty == "always" or column.empty == _outcome(record)):
+        return None
+    kind, wanted = KINDS[column.dtype]
+    if not isinstance(value, kind) or isinstance(value, bool) or (isinstance(value, float) and math.isnan(value)):
+        raise DataError(f"{where}: key {column.key!r} is {value!r}; allowed: {wanted}.")
+    if column.name in FRACTIONS and not 0 <= value <= 1:
+        raise DataError(f"{where}: key {column.key!r} is {value!r}; allowed: a fraction from 0 to 1.")
+    if column.name == "outcome" and value not in OUTCOMES:
+        raise DataError(f"{where}: key {column.key!r} is {value!r}; allowed: {', '.join(OUTCOMES)}.")
+    return value
+
+
+def _outcome(record: Mapping[str, Any]) -> Any:
+    replicate = record["replicate"]
+    return replicate.get("outcome") if isinstance(replicate, Mapping) else None

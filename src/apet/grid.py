@@ -1,0 +1,185 @@
+"""From a study to its cells: what each one is, what it is called, where it lies. No tensors, no torch."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from apet.config import Axis, Study, Training
+from apet.data.corpus import corpus_digest
+from apet.data.prepare import task_digest
+from apet.data.tasks import load_task
+from apet.errors import ApetError, ParamsError, unknown
+from apet.placement import PLACEMENTS, Budget, Methods
+from apet.plms.ladder import Recipe, parse_rung, rung_digest
+from apet.provenance import digest, seed_for
+
+TRAINER_VERSION = 1
+"""Raised whenever the numerics (tuning, training, evaluation) change, so that old cells are not taken for new ones."""
+
+MOST_JOBS = 500
+"""A workflow with more training jobs than this gets larger ones: one rule a job slows Snakemake down beyond it."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One (model, task, budget, placement) with its replicates: all that decides its bytes.
+
+    plm and data are the digests that name the PLM's and the prepared task's folders.
+    """
+
+    model: str
+    task: str
+    placement: str
+    budget: str
+    draws: int
+    reruns: int
+    seed: int
+    methods: Methods
+    training: Training
+    plm: str
+    data: str
+    trainer: int = TRAINER_VERSION
+
+    @cached_property
+    def digest(self) -> str:
+        return digest(self)
+
+    @property
+    def path(self) -> str:
+        """The cell's folder below the cells' root: readable first, then a short hash of everything."""
+        return f"{self.model}/{self.task}/{self.placement}-{_slug(self.budget)}-{self.digest[:10]}"
+
+    @property
+    def replicates(self) -> Iterator[tuple[int, int]]:
+        """(draw, rerun): a draw has its plan, a rerun its own initial values and order of data."""
+        return ((d, r) for d in range(self.draws) for r in range(self.reruns))
+
+    def seed_of(self, stream: str, *replicate: int) -> int:
+        """The seed of one stream (plan, start, order) of one replicate: a hash of the cell's coordinates."""
+        return seed_for(stream, self.seed, self.model, self.task, self.placement, self.budget, *replicate)
+
+    @classmethod
+    def of(cls, values: dict[str, Any]) -> Cell:
+        """The cell that `asdict` was taken of."""
+        nested = {"methods": Methods(**values["methods"]), "training": Training.of(values["training"])}
+        return cls(**{**values, **nested})
+
+
+@dataclass(frozen=True)
+class Block:
+    """Cells of one (model, task) that one job trains, so that start-up, PLM and data are paid for once."""
+
+    model: str
+    task: str
+    number: int
+    cells: tuple[Cell, ...]
+
+
+class Grid:
+    """A study's cells and folders. Building it checks every name and budget as far as that needs no PLM."""
+
+    def __init__(self, study: Study, params: Path):
+        self.study = study
+        self.params = params
+        with located(params):
+            self.recipe = Recipe.of(study.pretraining)
+            self.rungs = {name: parse_rung(name) for name in study.models}
+            self.tasks = {name: load_task(name) for name in study.tasks}
+        self.corpus = f"data/corpus/{corpus_digest(study.seed)[:10]}"
+        self.tokenizer = f"models/tokenizer-{digest([self.corpus, self.recipe.vocabulary])[:10]}"
+        self.plm_digests = {n: rung_digest(r, self.recipe, self.corpus) for n, r in self.rungs.items()}
+        self.task_digests = {n: task_digest(t, dict(study.rows), study.seed) for n, t in self.tasks.items()}
+        self.cells = tuple(self._cells())
+        self.id = digest([cell.path for cell in self.cells])
+
+    def task_folder(self, task: str) -> str:
+        return f"data/tasks/{task}-{self.task_digests[task][:10]}"
+
+    def plm_folder(self, model: str) -> str:
+        return f"models/{model}-{self.plm_digests[model][:10]}"
+
+    def size(self, model: str) -> int:
+        """Rank of a PLM by cost, for the order of jobs: the largest should start first."""
+        rung = self.rungs[model]
+        return rung.layers * rung.width**2
+
+    def blocks(self) -> list[Block]:
+        """The training jobs, in a fixed order; cells of one job share model and task."""
+        size = max(self.study.cells_per_job, -(-len(self.cells) // MOST_JOBS))
+        found = []
+        for model in self.study.models:
+            for task in self.study.tasks:
+                cells = [c for c in self.cells if (c.model, c.task) == (model, task)]
+                parts = [tuple(cells[i : i + size]) for i in range(0, len(cells), size)]
+                found += [Block(model, task, number, part) for number, part in enumerate(parts)]
+        return found
+
+    def record(self) -> dict[str, Any]:
+        """The resolved study, as jobs read it: one edit of params.yaml cannot change a job that is under way."""
+        cells = {c.path: asdict(c) for c in self.cells}
+        return {"study": self.id, "name": self.study.name, "cells": cells}
+
+    def _cells(self) -> Iterator[Cell]:
+        seen: set[tuple[str, str]] = set()
+        for number, axis in enumerate(self.study.grid):
+            for placement, budget in self._pairs(axis, f"{self.params}: grid.{number}"):
+                if (placement, budget) in seen:
+                    raise ParamsError(f"{self.params}: grid.{number}: {placement} at {budget} stands twice.")
+                seen.add((placement, budget))
+                for model in self.study.models:
+                    for task in self.study.tasks:
+                        yield self._cell(model, task, placement, budget, axis)
+
+    def _pairs(self, axis: Axis, where: str) -> Iterator[tuple[str, str]]:
+        for placement in axis.placements:
+            if placement not in PLACEMENTS.names:
+                raise ParamsError(unknown("placement", placement, PLACEMENTS.names, f"{where}.placements"))
+            for written in axis.budgets:
+                with located(f"{where}.budgets"):
+                    budget = Budget.parse(written)
+                    if budget.placement == "own" and placement not in PLACEMENTS.own:
+                        names = ", ".join(PLACEMENTS.own)
+                        raise ParamsError(f"budget '@own': {placement!r} has no count of its own. Allowed for: {names}.")
+                yield placement, budget.text
+
+    def _cell(self, model: str, task: str, placement: str, budget: str, axis: Axis) -> Cell:
+        # Nothing is trained or drawn without parameters, so one replicate says it all.
+        draws, reruns = (1, 1) if placement == "none" else (axis.draws, axis.reruns)
+        plm, data = self.plm_digests[model], self.task_digests[task]
+        study = self.study
+        return Cell(
+            model, task, placement, budget, draws, reruns, study.seed, study.methods, axis.training, plm, data
+        )
+
+
+class located:
+    """Puts the place (a file, a key) in front of the message of any ApetError raised inside."""
+
+    def __init__(self, place: object):
+        self.place = place
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, ApetError):
+            raise type(error)(f"{self.place}: {error}") from None
+
+
+def select(cells: Sequence[Cell], paths: Sequence[str]) -> list[Cell]:
+    """The cells at these paths. Raises ParamsError for a path that is not the study's."""
+    known = {c.path: c for c in cells}
+    for path in paths:
+        if path not in known:
+            raise ParamsError(unknown("cell", path, known))
+    return [known[path] for path in paths]
+
+
+def _slug(budget: str) -> str:
+    """A budget as part of a file's name: @lora -> lora, 0.01% -> 0.01pct."""
+    return re.sub(r"[^A-Za-z0-9.]", "", budget.replace("%", "pct"))

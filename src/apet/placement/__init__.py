@@ -1,0 +1,20 @@
+"""Where tunable parameters may sit (sites), how many there are to spend (budgets), and who gets them (plans)."""
+
+from apet.placement.budgets import Budget, resolve
+from apet.placement.plans import Plan, Units, make_plan, own_count
+from apet.placement.rules import PLACEMENTS, Methods
+from apet.placement.sites import STRUCTURES, Inventory, Site
+
+__all__ = [
+    "PLACEMENTS",
+    "STRUCTURES",
+    "Budget",
+    "Inventory",
+    "Methods",
+    "Plan",
+    "Site",
+    "Units",
+    "make_plan",
+    "own_count",
+    "resolve",
+]

@@ -1,0 +1,55 @@
+"""Budgets: the number of tunable parameters, as a user writes it and as a plan meets it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from decimal import Decimal
+
+from apet.errors import BudgetError
+from apet.placement.rules import PLACEMENTS, Methods
+from apet.placement.sites import Inventory
+
+ALLOWED = "a whole number (4096), a share of the PLM (0.01%), or another placement's count (@lora, @own, …)"
+
+
+@dataclass(frozen=True)
+class Budget:
+    """A budget as written: exactly one of count, share (a fraction of the PLM's parameters) and placement is set."""
+
+    text: str
+    count: int | None = None
+    share: Decimal | None = None
+    placement: str | None = None
+
+    @classmethod
+    def parse(cls, written: int | str) -> Budget:
+        """Read a budget. Raises BudgetError for anything but the three forms, a share over 100 %, or a negative count."""
+        text = str(written).strip()
+        if re.fullmatch(r"\d+", text) and not isinstance(written, bool):
+            return cls(str(int(text)), count=int(text))
+        if match := re.fullmatch(r"(\d+(?:\.\d+)?)\s*%", text):
+            if not 0 < Decimal(match[1]) <= 100:
+                raise BudgetError(f"budget {text!r}: a share lies above 0 % and at most at 100 %.")
+            return cls(f"{match[1]}%", share=Decimal(match[1]) / 100)
+        if text.startswith("@") and text[1:] in {*PLACEMENTS.own, "own"}:
+            return cls(text, placement=text[1:])
+        if text.startswith("@"):
+            names = ", ".join(f"@{n}" for n in ("own", *sorted(PLACEMENTS.own)))
+            raise BudgetError(f"budget {text!r}: no placement of that name has a count of its own. Allowed: {names}.")
+        raise BudgetError(f"budget {text!r} is not {ALLOWED}.")
+
+
+def resolve(budget: Budget, placement: str, inventory: Inventory, methods: Methods) -> int:
+    """The number of tunable parameters that `budget` means for `placement` on this PLM.
+
+    A share is rounded to the nearest whole number, at least 1. Raises BudgetError where `@own` has no meaning.
+    """
+    if budget.count is not None:
+        return budget.count
+    if budget.share is not None:
+        return max(1, round(budget.share * inventory.parameters))
+    name = placement if budget.placement == "own" else budget.placement
+    if name not in PLACEMENTS.own:
+        raise BudgetError(f"placement {placement!r} has no count of its own: give it a number, a share or @lora, ….")
+    return sum(n * site.cost for site, n in PLACEMENTS.own[name](inventory, methods).items())

@@ -1,0 +1,1 @@
+"""Pretrained language models: families, loading, and the scale ladder that is pretrained here."""

@@ -1,0 +1,124 @@
+"""Where a result comes from: digests, seeds, versions, and writes that are whole or not there."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, is_dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+LIBRARIES = ("apet", "torch", "transformers", "tokenizers", "safetensors", "numpy", "pandas", "pyarrow")
+
+
+def canonical(value: Any) -> str:
+    """JSON text that equal values share: keys sorted, no spaces, dataclasses as objects, NaN refused."""
+    return json.dumps(
+        value,
+        sort_keys=True,
+        separators=(",", ":"),
+        ensure_ascii=False,
+        allow_nan=False,
+        default=lambda v: asdict(v) if is_dataclass(v) and not isinstance(v, type) else str(v),
+    )
+
+
+def digest(value: Any) -> str:
+    """SHA-256 (64 hex digits) of a value's canonical JSON."""
+    return bytes_digest(canonical(value).encode())
+
+
+def bytes_digest(content: bytes) -> str:
+    """SHA-256 (64 hex digits) of bytes."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 (64 hex digits) of a file's bytes."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def folder_digest(folder: Path) -> str:
+    """SHA-256 over the names and bytes of a folder's files, independent of their order on disk."""
+    files = sorted(p for p in folder.rglob("*") if p.is_file())
+    return digest({p.relative_to(folder).as_posix(): file_digest(p) for p in files})
+
+
+def seed_for(*coordinates: Any) -> int:
+    """A seed in [0, 2**63) that is a hash of its coordinates, so that no two streams of a study coincide.
+
+    Products such as budget × seed collide ((4096, 2) and (8192, 1)); a hash of the tuple does not.
+    """
+    return int(digest(list(coordinates))[:16], 16) >> 1
+
+
+def versions() -> dict[str, str]:
+    """Version of Python and of each library whose change may change a number."""
+    found = {"python": platform.python_version()}
+    for name in LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "absent"
+    return found
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file under a temporary name beside its own, flush it to disk, and rename it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """`write_bytes` for text, UTF-8."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: Path, value: Any) -> None:
+    """`write_bytes` for a JSON document: readable, keys in their given order, one trailing newline."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """A temporary folder that becomes `folder` when the block ends well, and vanishes when it does not.
+
+    A non-empty `folder` of that name is replaced: what stood there was incomplete, or the caller would have kept it.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    try:
+        yield temporary
+        for file in temporary.rglob("*"):
+            if file.is_file():
+                _flush(file)
+        os.chmod(temporary, 0o755)
+        if folder.exists() and any(folder.iterdir()):
+            shutil.rmtree(folder)
+        os.replace(temporary, folder)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def _flush(file: Path) -> None:
+    with open(file, "rb") as handle:
+        os.fsync(handle.fileno())

@@ -1,0 +1,1 @@
+"""Training cells: determinism, the one loop, and blocks of cells written whole."""

@@ -1,0 +1,18 @@
+"""What must be fixed before the first tensor for the same cell to give the same bytes on one class of machine."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+THREADS = 1
+"""Threads a process: sums over more are taken in another order, and cells side by side use the cores better."""
+
+
+def make_deterministic() -> None:
+    """One thread, deterministic kernels only, no reduced-precision products. Call it at the start of a process."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.set_num_threads(THREADS)
+    torch.use_deterministic_algorithms(True)
+    torch.set_float32_matmul_precision("highest")

@@ -1,0 +1,23 @@
+"""lowrank: rank-1 components of a linear map's update, y + (x Aᵀ) B (LoRA, Hu et al. 2022, with scale 1)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Generator, Tensor
+
+from apet.placement.plans import Units
+
+
+def initial(units: Units, generator: Generator, words: Tensor) -> Tensor:
+    """A ~ U(±1/√d_in), the library default of LoRA; B = 0, so the update starts at zero. Per unit: a row of A, then of B."""
+    outputs, inputs = units.site.shape
+    values = torch.zeros(units.count, inputs + outputs)
+    values[:, :inputs].uniform_(-(inputs**-0.5), inputs**-0.5, generator=generator)
+    return values.flatten()
+
+
+def update(x: Tensor, values: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """The update for inputs x [..., d_in]: shape [..., d_out]."""
+    outputs, inputs = shape
+    a, b = values.view(-1, inputs + outputs).split((inputs, outputs), dim=1)
+    return (x @ a.T) @ b

@@ -1,0 +1,43 @@
+"""θ: all tunable parameters of one replicate as one flat vector, structure by structure, site by site, unit by unit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from apet.placement.plans import Plan, Units
+from apet.placement.sites import STRUCTURES
+from apet.tuning.structures import INITIAL
+
+
+@dataclass(frozen=True)
+class Slot:
+    """The part θ[start:stop] that belongs to a plan's units at one site."""
+
+    units: Units
+    start: int
+    stop: int
+
+
+def layout(plan: Plan) -> list[Slot]:
+    """Slots in the order of θ; the last one stops at exactly the plan's budget."""
+    slots, start = [], 0
+    for units in plan.units:
+        slots.append(Slot(units, start, start + units.size))
+        start += units.size
+    return slots
+
+
+def initial_theta(plan: Plan, seed: int, words: Tensor) -> Tensor:
+    """θ at step 0, shape (budget,), float32. words: the PLM's word embeddings [words, d], from which prompts start."""
+    generator = torch.Generator().manual_seed(seed)
+    parts = [INITIAL[u.site.structure](u, generator, words) for u in plan.units]
+    return torch.cat(parts) if parts else torch.zeros(0)
+
+
+def split_by_structure(plan: Plan, theta: Tensor) -> dict[str, Tensor]:
+    """Views of θ by structure, those of size zero left out: each may have a learning rate of its own."""
+    sizes = [plan.structures[s] for s in STRUCTURES]
+    return {s: part for s, part in zip(STRUCTURES, theta.split(sizes), strict=True) if len(part)}

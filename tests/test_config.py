@@ -1,0 +1,155 @@
+"""params.yaml: what ships is valid, what is wrong is one clear error, and cells have names of their own."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from apet.config import load_study
+from apet.errors import ApetError
+from apet.grid import Cell, Grid
+
+ROOT = Path(__file__).parent.parent
+PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text())
+
+
+def grid_of(folder: Path, values: dict) -> Grid:
+    path = folder / "params.yaml"
+    path.write_text(yaml.safe_dump(values, sort_keys=False))
+    return Grid(load_study(path), path)
+
+
+def changed(key: str, value: object) -> dict:
+    """The shipped study with one key (dotted; numbers are positions in a list) set to something else."""
+    values = yaml.safe_load(yaml.safe_dump(PARAMS))
+    place, parts = values, key.split(".")
+    for part in parts[:-1]:
+        place = place[int(part) if isinstance(place, list) else part]
+    place[int(parts[-1]) if isinstance(place, list) else parts[-1]] = value
+    return values
+
+
+@pytest.mark.parametrize("path", [ROOT / "params.yaml", *sorted((ROOT / "studies").glob("*.yaml"))], ids=lambda p: p.name)
+def test_every_shipped_study_is_valid(path):
+    grid = Grid(load_study(path), path)
+    assert grid.cells
+    assert len({c.path for c in grid.cells}) == len(grid.cells)
+
+
+def test_params_is_the_quick_study():
+    assert yaml.safe_load((ROOT / "studies" / "quick.yaml").read_text()) == PARAMS
+
+
+WRONG = [
+    ("models", ["bloom-33x2"], "bloom-33x2"),
+    ("models", ["blom-32x2"], "blom"),
+    ("models", [], "at least one"),
+    ("models", ["bloom-32x2", "bloom-32x2"], "different"),
+    ("tasks", ["bbc_topic"], "Did you mean 'bbc_topics'"),
+    ("tasks", ["x; touch pwned"], "task"),
+    ("grid.0.placements", ["loora"], "Did you mean 'lora'"),
+    ("grid.0.budgets", [-5], "budgets"),
+    ("grid.0.budgets", ["-5"], "budget '-5'"),
+    ("grid.0.budgets", ["200%"], "100"),
+    ("grid.0.budgets", ["@foo"], "@lora"),
+    ("grid.0.budgets", [], "different budgets"),
+    ("grid.3.budgets", ["@own"], "no count of its own"),
+    ("grid.0.draws", 0, "from 1"),
+    ("grid.0.seeds", 3, "unknown key 'seeds'"),
+    ("stduy", "x", "Did you mean 'study'"),
+    ("study", "My Study", "small letters"),
+    ("seed", -1, "from 0"),
+    ("seed", "one", "whole number"),
+    ("rows.train", 0, "from 2"),
+    ("rows.dev", 5, "unknown key 'dev'"),
+    ("methods.lora_rank", 0, "from 1"),
+    ("methods.rank", 8, "unknown key 'rank'"),
+    ("training.steps", 0, "from 1"),
+    ("training.steps", 1.5, "whole number"),
+    ("training.loss", "all", "Allowed: labels, vocabulary"),
+    ("training.schedule", "cosine", "Allowed: constant, linear"),
+    ("training.rates.entry", 0, "above 0"),
+    ("training.rates.lora", 0.1, "unknown key 'lora'"),
+    ("training.rate_grid", [], "factors"),
+    ("training.rate", 0.1, "Did you mean"),
+    ("pretraining.tokns", 5, "tokens"),
+    ("cells_per_job", 0, "from 1"),
+]
+
+
+@pytest.mark.parametrize(("key", "value", "said"), WRONG, ids=[f"{k}={v}" for k, v, _ in WRONG])
+def test_a_wrong_study_is_one_clear_error(tmp_path, key, value, said):
+    with pytest.raises(ApetError) as caught:
+        grid_of(tmp_path, changed(key, value))
+    message = str(caught.value)
+    assert said in message
+    assert "params.yaml" in message
+    assert len(message.splitlines()) <= 5
+
+
+@pytest.mark.parametrize("key", sorted(PARAMS))
+def test_every_key_is_required(tmp_path, key):
+    with pytest.raises(ApetError, match=key):
+        grid_of(tmp_path, {k: v for k, v in PARAMS.items() if k != key})
+
+
+@pytest.mark.parametrize("text", ["", "- a\n", "study: [\n", "study: a\nstudy: b\n", "\tstudy: a\n", "!!python/object:x {}"])
+def test_what_is_not_a_study_at_all_is_refused(tmp_path, text):
+    path = tmp_path / "params.yaml"
+    path.write_text(text)
+    with pytest.raises(ApetError, match=r"params\.yaml"):
+        load_study(path)
+
+
+def test_same_pair_twice_is_refused(tmp_path):
+    values = changed("grid", [{"placements": ["lora"], "budgets": ["@own"]}, {"placements": ["lora"], "budgets": ["@own"]}])
+    with pytest.raises(ApetError, match="stands twice"):
+        grid_of(tmp_path, values)
+
+
+def test_one_axis_edited_renames_only_its_cells(tmp_path):
+    before = {c.path for c in grid_of(tmp_path, PARAMS).cells}
+    after = {c.path for c in grid_of(tmp_path, changed("grid.2.reruns", 5)).cells}
+    gone = before - after
+    assert {path.split("/")[2].split("-")[0] for path in gone} == {"lora", "adapter", "bitfit", "prompt"}
+    assert len(gone) == len(after - before) == 4 * len(PARAMS["models"]) * len(PARAMS["tasks"])
+
+
+@pytest.mark.parametrize("key", ["training.steps", "seed", "rows.train"])
+def test_what_decides_all_bytes_renames_all_cells(tmp_path, key):
+    before = {c.path for c in grid_of(tmp_path, PARAMS).cells}
+    after = {c.path for c in grid_of(tmp_path, changed(key, 77)).cells}
+    assert not before & after
+
+
+@pytest.mark.parametrize(("key", "value"), [("study", "other"), ("cells_per_job", 3)])
+def test_what_decides_no_byte_renames_nothing(tmp_path, key, value):
+    assert grid_of(tmp_path, PARAMS).id == grid_of(tmp_path, changed(key, value)).id
+
+
+def test_seeds_never_coincide(tmp_path):
+    cells = grid_of(tmp_path, PARAMS).cells
+    seeds = [c.seed_of(s, d, r) for c in cells for d, r in c.replicates for s in ("plan", "start", "order")]
+    assert len(set(seeds)) == len(seeds)
+
+
+def test_a_cell_survives_its_record(tmp_path):
+    grid = grid_of(tmp_path, PARAMS)
+    record = grid.record()["cells"]
+    assert [Cell.of(values) for values in record.values()] == list(grid.cells)
+
+
+def test_blocks_hold_every_cell_once_and_stay_few(tmp_path):
+    grid = grid_of(tmp_path, changed("cells_per_job", 7))
+    blocks = grid.blocks()
+    assert sorted(c.path for b in blocks for c in b.cells) == sorted(c.path for c in grid.cells)
+    assert all(len({(c.model, c.task) for c in b.cells}) == 1 and len(b.cells) <= 7 for b in blocks)
+
+
+def test_the_grid_needs_no_torch():
+    code = "import sys, apet.grid, apet.figures, apet.store; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import pytest
+
+from apet.data import corpus
+from apet.data.corpus import build_corpus, corpus_digest, read_corpus
+from apet.data.prepare import task_splits
+from apet.data.tables import read_record
+from apet.errors import DataError
+from apet.provenance import folder_digest
+from toy_wheels import TAB, pin_toy, tab, toy_task
+
+TASK_ROWS = [
+    ("ab"[i % 2], f"Story {i} says in many words that nothing else was said about {i} by them.") for i in range(60)
+]
+OTHER = "toy/other.tab"
+
+
+@pytest.fixture
+def toy(monkeypatch, tmp_path):
+    """One task and two sources: the task's own table, and a table that quotes its test texts."""
+    own = {"wheel": "toy", "reader": "tab", "members": {"all": TAB}, "text": "Text"}
+    sources = {"own": own, "other": {**own, "members": {"all": OTHER}}}
+    monkeypatch.setattr(corpus, "_sources", lambda: sources)
+    monkeypatch.setattr(corpus, "task_names", lambda: ["toy"])
+    monkeypatch.setattr(corpus, "load_task", lambda name: toy_task())
+    pin_toy(monkeypatch, tmp_path, {TAB: tab(TASK_ROWS)})
+    sides = task_splits(toy_task(), tmp_path).sides
+    quotes = [f"Before it. {example.text} And after {i}." for i, example in enumerate(sides["test"])]
+    parts = [" ".join(example.text.split()[:8]) for example in sides["validation"]]
+    kept = [f"Other document number {i}, about something else." for i in range(200)]
+    dropped = [*quotes, *parts, "too short"]
+    rows = [("x", text) for text in [*dropped, *kept, kept[0].upper()]]
+    pin_toy(monkeypatch, tmp_path, {TAB: tab(TASK_ROWS), OTHER: tab(rows)})
+    return tmp_path, sides, kept
+
+
+def test_held_out_texts_their_quotes_and_parts_are_left_out_and_counted(toy):
+    folder, sides, kept = toy
+    build_corpus(folder, folder / "out", 0)
+    texts = {text for side in ("train", "heldout") for text in read_corpus(folder / "out", side).text}
+    assert texts == {example.text for example in sides["train"]} | set(kept)
+    sources = read_record(folder / "out" / "corpus.json")["sources"]
+    held_out = len(sides["test"]) + len(sides["validation"])
+    assert sources["own"]["held_out_by_a_task"] == sources["other"]["held_out_by_a_task"] == held_out > 0
+    assert sources["other"]["short"] == sources["other"]["duplicate"] == 1
+    assert sources["other"]["documents"] == len(kept)
+
+
+def test_two_runs_write_the_same_bytes_and_a_seed_only_orders(toy):
+    folder = toy[0]
+    for name, seed in [("one", 0), ("two", 0), ("other", 1)]:
+        build_corpus(folder, folder / name, seed)
+    assert folder_digest(folder / "one") == folder_digest(folder / "two")
+    one, other = (read_corpus(folder / name, "train") for name in ("one", "other"))
+    assert list(one.id) != list(other.id) and sorted(one.id) == sorted(other.id)
+
+
+def test_the_digest_reads_no_wheel_and_knows_the_tasks(toy, monkeypatch):
+    folder = toy[0]
+    for path in folder.glob("*.whl"):
+        path.unlink()
+    digests = {corpus_digest(0), corpus_digest(1)}
+    monkeypatch.setattr(corpus, "load_task", lambda name: toy_task(prompt="{text}\nKind:"))
+    assert corpus_digest(0) in digests
+    source = {"wheel": "toy", "reader": "tab", "members": {"all": OTHER}, "text": "Text", "label": "Category"}
+    monkeypatch.setattr(corpus, "load_task", lambda name: toy_task(source=source))
+    assert len(digests | {corpus_digest(0)}) == 3
+
+
+def test_a_folder_that_is_no_corpus_is_named(tmp_path):
+    with pytest.raises(DataError, match=r"train.parquet: cannot be read"):
+        read_corpus(tmp_path, "train")

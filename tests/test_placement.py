@@ -1,0 +1,174 @@
+"""Laws of budgets and plans: exact, pure, independent of order, and the paper's counts."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from apet.errors import BudgetError, ParamsError
+from apet.placement import PLACEMENTS, Budget, Inventory, Methods, Site, make_plan, own_count, resolve
+from apet.placement.sites import STRUCTURES, capacity
+from apet.plms.load import inventory_of_config
+
+
+def bloom(width: int, layers: int, vocabulary: int = 4096) -> Inventory:
+    config = {"model_type": "bloom", "vocab_size": vocabulary, "hidden_size": width, "n_layer": layers}
+    return inventory_of_config(config | {"n_head": max(2, width // 64)})
+
+
+SMALL = bloom(32, 2, 100)
+LARGE = bloom(1024, 24, 250880)
+RANDOM = sorted(PLACEMENTS.random)
+
+
+def paper(width: int, layers: int) -> dict[str, int]:
+    """The published code's counts for BLOOM, as formulas of width d and layers L."""
+    d, n = width, layers
+    return {"lora": 32 * d * n, "adapter": 2 * n * (49 * d + 24), "prompt": 100 * d, "bitfit": 11 * d * n + 2 * d}
+
+
+@pytest.mark.parametrize(("width", "layers", "lora"), [(1024, 24, 786_432), (1536, 24, 1_179_648), (4096, 30, 3_932_160)])
+def test_counts_of_bloom_are_the_papers(width, layers, lora):
+    inventory = bloom(width, layers, 250880)
+    counts = {name: own_count(name, inventory, Methods()) for name in ("lora", "adapter", "prompt", "bitfit")}
+    assert counts == paper(width, layers)
+    assert counts["lora"] == lora
+    assert own_count("full", inventory, Methods()) == inventory.parameters
+    assert own_count("none", inventory, Methods()) == 0
+
+
+@settings(max_examples=150, deadline=None)
+@given(placement=st.sampled_from(RANDOM), share=st.floats(0, 1), seed=st.integers(0, 2**63 - 1), large=st.booleans())
+def test_random_plan_meets_any_budget_exactly(placement, share, seed, large):
+    inventory = LARGE if large else SMALL
+    allowed = [s for s in inventory.drawn if PLACEMENTS.random[placement](s, inventory)]
+    top = min(capacity(allowed), inventory.parameters, 50_000_000)
+    budget = max(1, int(top * share**4))
+    try:
+        plan = make_plan(inventory, placement, budget, seed)
+    except BudgetError:
+        assert not any(s.structure in ("entry", "bias") for s in allowed) or budget > top // 2
+        return
+    assert sum(u.size for u in plan.units) == budget
+    for units in plan.units:
+        assert 0 < units.count <= units.site.units
+        assert units.site.drawn
+        if units.index is not None:
+            assert len(units.index) == units.count
+            assert len(set(units.index.tolist())) == units.count
+            assert 0 <= units.index.min() <= units.index.max() < units.site.units
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    placement=st.sampled_from(["lora", "adapter", "prompt", "bitfit"]), share=st.floats(0, 1), seed=st.integers(0, 2**32)
+)
+def test_named_placement_meets_any_budget_it_holds(placement, share, seed):
+    holds = capacity(PLACEMENTS.own[placement](SMALL, Methods()))
+    budget = max(1, int(min(holds, SMALL.parameters) * share))
+    plan = make_plan(SMALL, placement, budget, seed)
+    assert sum(u.size for u in plan.units) == budget
+
+
+def test_named_placement_at_its_own_count_takes_its_own_units():
+    for name in ("lora", "adapter", "prompt", "bitfit", "full"):
+        own = PLACEMENTS.own[name](SMALL, Methods())
+        plan = make_plan(SMALL, name, own_count(name, SMALL, Methods()), seed=7)
+        assert {u.site: u.count for u in plan.units} == own
+    lora = make_plan(SMALL, "lora", own_count("lora", SMALL, Methods()), seed=7)
+    assert {u.site.place.rsplit(".", 1)[1] for u in lora.units} == {"query", "value"}
+
+
+def test_adapter_of_half_the_width_keeps_its_output_biases():
+    half = own_count("adapter", SMALL, Methods(adapter_width=12))
+    plan = make_plan(SMALL, "adapter", half, seed=7)
+    assert {u.count for u in plan.units if u.site.structure == "bottleneck"} == {12}
+    assert {u.count for u in plan.units if u.site.structure == "bias"} == {32}
+
+
+@given(seed=st.integers(0, 2**32), order=st.randoms(use_true_random=False))
+@settings(max_examples=30, deadline=None)
+def test_plan_does_not_depend_on_the_order_of_sites(seed, order):
+    shuffled = list(SMALL.sites)
+    order.shuffle(shuffled)
+    again = Inventory.of(SMALL.family, SMALL.layers, SMALL.parameters, SMALL.non_embedding, shuffled)
+    assert again == SMALL
+    assert make_plan(again, "uniform", 5000, seed).digest == make_plan(SMALL, "uniform", 5000, seed).digest
+
+
+def test_other_seed_other_plan_same_seed_same_plan():
+    digests = [make_plan(SMALL, "uniform", 2000, seed).digest for seed in (1, 1, 2, 3)]
+    assert digests[0] == digests[1]
+    assert len(set(digests)) == 3
+
+
+def test_uniform_draws_sites_with_equal_chances():
+    """Counts of the sites of one cost differ only by chance: chi-square below its 99.99 % point, by a wide margin."""
+    wide = [replace(s, shape=(4096, 4096)) for s in SMALL.sites if s.structure == "lowrank"]
+    inventory = Inventory.of("bloom", 2, 10**9, 10**9, [*wide, *(s for s in SMALL.sites if s.structure == "entry")])
+    plan = make_plan(inventory, "lowrank_only", 8192 * 8000, seed=5)
+    counts = [u.count for u in plan.units if u.site.structure == "lowrank"]
+    assert len(counts) == len(wide)
+    mean = sum(counts) / len(counts)
+    assert sum((c - mean) ** 2 for c in counts) / mean < 3 * len(counts)
+
+
+def test_restrictions_stay_inside():
+    inventory = bloom(32, 6, 100)
+    for name, inside in {
+        "bottom": lambda s: s.layer in (0, 1),
+        "top": lambda s: s.layer in (4, 5),
+        "attention": lambda s: ".attention." in s.place,
+        "ffn": lambda s: ".ffn." in s.place,
+    }.items():
+        plan = make_plan(inventory, name, 3001, seed=3)
+        assert all(inside(u.site) for u in plan.units), name
+
+
+def test_scalars_alone_when_nothing_larger_fits():
+    plan = make_plan(SMALL, "uniform", 31, seed=1)
+    assert plan.structures["entry"] + plan.structures["bias"] == 31
+
+
+@pytest.mark.parametrize(
+    ("written", "count"),
+    [("4096", 4096), (4096, 4096), ("50%", 0.5), ("0.01%", 0.0001), ("@lora", "lora"), ("@full", "full")],
+)
+def test_budget_forms(written, count):
+    expected = own_count(count, SMALL, Methods()) if isinstance(count, str) else count
+    expected = round(expected * SMALL.parameters) if isinstance(expected, float) else expected
+    assert resolve(Budget.parse(written), "uniform", SMALL, Methods()) == expected
+
+
+@pytest.mark.parametrize("written", ["-1", -5, "many", "101%", "0%", "1.5", "@lorra", "", "1e3", True])
+def test_bad_budget_is_one_clear_error(written):
+    with pytest.raises(BudgetError, match="budget"):
+        Budget.parse(written)
+
+
+@pytest.mark.parametrize(
+    ("placement", "budget"),
+    [("uniform", 0), ("uniform", 10**12), ("full", 5), ("none", 5), ("bitfit", 100_000), ("prompt", 32 * 512 + 40)],
+)
+def test_budget_that_cannot_be_met_is_refused(placement, budget):
+    with pytest.raises(BudgetError, match=placement):
+        make_plan(SMALL, placement, budget, seed=1)
+
+
+def test_unknown_placement_is_refused_with_a_suggestion():
+    with pytest.raises(ParamsError, match="Did you mean 'uniform'"):
+        make_plan(SMALL, "unifrom", 5, seed=1)
+
+
+def test_own_has_no_meaning_for_a_random_placement():
+    with pytest.raises(BudgetError, match="no count of its own"):
+        resolve(Budget.parse("@own"), "uniform", SMALL, Methods())
+
+
+def test_key_biases_and_word_rows_are_counted_but_never_drawn():
+    sites = {s.name: s for s in SMALL.sites}
+    assert not sites["decoder.0.attention.key/bias"].drawn
+    assert not sites["decoder.embedding/entry"].drawn
+    assert {s.structure for s in SMALL.sites} == set(STRUCTURES)
+    assert isinstance(SMALL.sites[0], Site)

@@ -1,0 +1,184 @@
+"""The laws of tuning, for every family, structure and site: identity at step 0, every unit acts, nothing else moves."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from apet.placement import Methods, Plan, Units, make_plan, own_count
+from apet.tuning import TunedPLM, initial_theta, layout, split_by_structure
+from apet.tuning.structures import lowrank
+from tiny import CONFIGS, WORDS, tiny_plm
+
+torch.set_num_threads(1)
+PLMS = {family: tiny_plm(family) for family in CONFIGS}
+SITES = [(family, site) for family, plm in PLMS.items() for site in plm.inventory.sites]
+EVERY_WORD = torch.arange(WORDS)
+
+
+def batch(rows: int = 3, length: int = 7) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    ids = torch.randint(WORDS, (rows, length), generator=generator)
+    return ids, torch.tensor([length - 1, length - 3, length - 2])[:rows]
+
+
+def library_logits(family: str, ids: torch.Tensor, last: torch.Tensor) -> torch.Tensor:
+    """What the library's unchanged model says at each row's position, one row at a time, without padding."""
+    model = tiny_plm(family, fused=False).model
+    with torch.no_grad():
+        return torch.stack([model(ids[r : r + 1, : last[r] + 1]).logits[0, -1] for r in range(len(ids))])
+
+
+def embeddings(family: str) -> torch.Tensor:
+    return PLMS[family].model.get_input_embeddings().weight
+
+
+def one_unit(site) -> Plan:
+    """A plan with one unit of a site; for a word's row, one of a word that the batch holds."""
+    index = None
+    if site.structure in ("entry", "bias"):
+        row = int(batch()[0][0, 0]) if "embedding" in site.place and len(site.shape) > 1 else 0
+        index = np.array([row * (site.shape[1] if len(site.shape) > 1 else 0) + 1])
+    return Plan("test", site.cost, 0, (Units(site, 1, index),))
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+@pytest.mark.parametrize("placement", ["none", "full", "lora", "bitfit", "adapter"])
+def test_named_methods_start_as_the_frozen_plm(family, placement):
+    plm, (ids, last) = PLMS[family], batch()
+    plan = make_plan(plm.inventory, placement, own_count(placement, plm.inventory, Methods()), 3)
+    theta = initial_theta(plan, 4, embeddings(family))
+    with TunedPLM(plm, plan) as tuned, torch.no_grad():
+        logits = tuned([theta], ids, last, EVERY_WORD)
+    torch.testing.assert_close(logits, library_logits(family, ids, last), atol=2e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_prompt_starts_as_the_frozen_plm_on_a_text_with_those_words_in_front(family):
+    plm, (ids, last) = PLMS[family], batch()
+    words = torch.tensor([5, 9, 2])
+    plan = make_plan(plm.inventory, "prompt", 3 * embeddings(family).shape[1], 3)
+    with TunedPLM(plm, plan) as tuned, torch.no_grad():
+        logits = tuned([embeddings(family)[words].flatten()], ids, last, EVERY_WORD)
+    longer = torch.cat([words.expand(len(ids), -1), ids], dim=1)
+    torch.testing.assert_close(logits, library_logits(family, longer, last + 3), atol=2e-5, rtol=1e-5)
+    start = initial_theta(plan, 4, embeddings(family)).view(3, -1)
+    assert all((embeddings(family) == row).all(dim=1).any() for row in start)
+
+
+@pytest.mark.parametrize(("family", "site"), SITES, ids=[f"{f}-{s.name}" for f, s in SITES])
+def test_each_unit_alone_moves_the_output_and_only_it_has_a_gradient(family, site):
+    plm, (ids, last) = PLMS[family], batch()
+    plan = one_unit(site)
+    theta = (0.3 * torch.randn(site.cost, generator=torch.Generator().manual_seed(2))).requires_grad_()
+    frozen = library_logits(family, ids, last)
+    with TunedPLM(plm, plan) as tuned:
+        logits = tuned([theta], ids, last, EVERY_WORD)
+        logits.square().sum().backward()
+    moved = (logits.detach() - frozen).abs().max()
+    inert = site.place.endswith(".attention.key") and site.structure == "bias"
+    if inert:  # a key's bias adds the same number to all scores of a query
+        assert moved < 1e-4
+        assert not site.drawn
+    else:
+        assert moved > 1e-3
+        assert (theta.grad.abs() > 1e-6).all()
+    assert all(p.grad is None for p in plm.model.parameters())
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+@pytest.mark.parametrize("placement", ["full", "uniform", "adapter"])
+def test_training_changes_theta_and_not_one_bit_of_the_plm(family, placement):
+    plm, (ids, last) = PLMS[family], batch()
+    before = {name: p.clone() for name, p in plm.model.state_dict().items()}
+    budget = 700 if placement == "uniform" else own_count(placement, plm.inventory, Methods())
+    plan = make_plan(plm.inventory, placement, budget, 3)
+    theta = initial_theta(plan, 4, embeddings(family))
+    assert theta.shape == (budget,)
+    leaf = theta.clone().requires_grad_()
+    optimiser = torch.optim.SGD([leaf], lr=0.1)
+    with TunedPLM(plm, plan) as tuned:
+        for _ in range(2):
+            tuned([leaf], ids, last, EVERY_WORD).square().mean().backward()
+            optimiser.step()
+            optimiser.zero_grad()
+        trained = tuned([leaf], ids, last, EVERY_WORD).detach()
+    assert not torch.equal(leaf.detach(), theta)
+    assert not torch.allclose(trained, library_logits(family, ids, last), atol=1e-3)
+    assert all(torch.equal(p, before[name]) for name, p in plm.model.state_dict().items())
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_hooks_are_gone_afterwards(family):
+    plm, (ids, last) = PLMS[family], batch()
+    none = Plan("none", 0, 0, ())
+    plan = make_plan(plm.inventory, "uniform", 900, 1)
+    with TunedPLM(plm, none) as tuned, torch.no_grad():
+        before = tuned([], ids, last, EVERY_WORD)
+    with TunedPLM(plm, plan) as tuned, torch.no_grad():
+        tuned([torch.randn(900)], ids, last, EVERY_WORD)
+    with TunedPLM(plm, none) as tuned, torch.no_grad():
+        assert torch.equal(tuned([], ids, last, EVERY_WORD), before)
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_full_is_the_plm_with_other_weights(family):
+    """Full fine-tuning as θ gives what the library gives with θ added to its own parameters."""
+    plm, (ids, last) = PLMS[family], batch()
+    plan = make_plan(plm.inventory, "full", plm.inventory.parameters, 3)
+    theta = 0.05 * torch.randn(plan.budget, generator=torch.Generator().manual_seed(2))
+    with TunedPLM(plm, plan) as tuned, torch.no_grad():
+        logits = tuned([theta], ids, last, EVERY_WORD)
+    # The sum of squares of all changes is θ's own: nothing is left out and nothing is counted twice.
+    other = tiny_plm(family)
+    places = {p.name: p for p in plm.family.places(plm.model)}
+    with torch.no_grad():
+        for slot in layout(plan):
+            site, place = slot.units.site, places[slot.units.site.place]
+            parameter = other.model.get_submodule(place.module).get_parameter(
+                "bias" if site.structure == "bias" else "weight"
+            )
+            rows = slice(None)
+            if place.fused:
+                rows = place.fused.rows(len(parameter), plm.model.config.num_attention_heads)
+            parameter[rows] += theta[slot.start : slot.stop].view(site.shape)
+        changed = sum((a - b).square().sum() for a, b in zip(other.model.parameters(), plm.model.parameters(), strict=True))
+        expected = other.model(ids).logits[torch.arange(len(ids)), last]
+    torch.testing.assert_close(changed, theta.square().sum(), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(logits, expected, atol=2e-5, rtol=1e-4)
+
+
+def test_theta_is_laid_out_by_structure_site_and_unit():
+    plan = make_plan(PLMS["bloom"].inventory, "uniform", 3000, 8)
+    slots = layout(plan)
+    assert [s.start for s in slots] == [0, *[s.stop for s in slots[:-1]]]
+    assert slots[-1].stop == 3000
+    theta = initial_theta(plan, 1, embeddings("bloom"))
+    parts = split_by_structure(plan, theta)
+    assert torch.equal(torch.cat(list(parts.values())), theta)
+    assert {name: len(part) for name, part in parts.items()} == {n: c for n, c in plan.structures.items() if c}
+
+
+def test_theta_in_parts_is_theta_as_a_whole():
+    plm, (ids, last) = PLMS["bloom"], batch()
+    plan = make_plan(plm.inventory, "uniform", 3000, 8)
+    theta = torch.randn(3000, generator=torch.Generator().manual_seed(2)) * 0.1
+    with TunedPLM(plm, plan) as tuned, torch.no_grad():
+        whole = tuned([theta], ids, last, EVERY_WORD)
+        parts = tuned(list(split_by_structure(plan, theta).values()), ids, last, EVERY_WORD)
+    assert torch.equal(whole, parts)
+
+
+def test_initial_values_depend_on_the_seed_alone():
+    plan = make_plan(PLMS["bloom"].inventory, "uniform", 3000, 8)
+    starts = [initial_theta(plan, seed, embeddings("bloom")) for seed in (1, 1, 2)]
+    assert torch.equal(starts[0], starts[1])
+    assert not torch.equal(starts[0], starts[2])
+
+
+def test_lowrank_is_the_product_of_its_factors():
+    x, values = torch.randn(4, 6), torch.randn(3 * 11)
+    units = values.view(3, 11)
+    update = sum(torch.outer(unit[6:], unit[:6]) for unit in units)
+    torch.testing.assert_close(lowrank.update(x, values, (5, 6)), x @ update.T)
