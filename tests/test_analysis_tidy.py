@@ -35,7 +35,8 @@ def test_one_row_a_replicate_with_documented_types() -> None:
     frame = tidy([one()])
     assert list(frame.columns) == list(SCHEMA)
     assert {name: str(dtype) for name, dtype in frame.dtypes.items()} == SCHEMA
-    assert frame[["draw", "rerun", "score"]].to_numpy().tolist() == [[0, 0, 0.8], [0, 1, 0.7], [1, 0, 0.75], [1, 1, 0.65]]
+    found = frame[["draw", "rerun", "score"]].to_numpy().tolist()
+    assert found == [[0, 0, 0.8], [0, 1, 0.7], [1, 0, 0.75], [1, 1, 0.65]]
     row = frame.iloc[0]
     assert (row.model, row.task, row.placement, row.budget) == ("bloom-mid", "topics", "uniform", "@lora")
     assert (row.entry, row.token, row.n, row.validation_n, row.labels) == (19_200, 0, 400, 200, 5)

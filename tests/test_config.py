@@ -33,7 +33,10 @@ def changed(key: str, value: object) -> dict:
     return values
 
 
-@pytest.mark.parametrize("path", [ROOT / "params.yaml", *sorted((ROOT / "studies").glob("*.yaml"))], ids=lambda p: p.name)
+STUDIES = [ROOT / "params.yaml", *sorted((ROOT / "studies").glob("*.yaml"))]
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda p: p.name)
 def test_every_shipped_study_is_valid(path):
     grid = Grid(load_study(path), path)
     assert grid.cells
@@ -97,7 +100,10 @@ def test_every_key_is_required(tmp_path, key):
         grid_of(tmp_path, {k: v for k, v in PARAMS.items() if k != key})
 
 
-@pytest.mark.parametrize("text", ["", "- a\n", "study: [\n", "study: a\nstudy: b\n", "\tstudy: a\n", "!!python/object:x {}"])
+NO_STUDY = ["", "- a\n", "study: [\n", "study: a\nstudy: b\n", "\tstudy: a\n", "!!python/object:x {}"]
+
+
+@pytest.mark.parametrize("text", NO_STUDY)
 def test_what_is_not_a_study_at_all_is_refused(tmp_path, text):
     path = tmp_path / "params.yaml"
     path.write_text(text)
@@ -106,7 +112,8 @@ def test_what_is_not_a_study_at_all_is_refused(tmp_path, text):
 
 
 def test_same_pair_twice_is_refused(tmp_path):
-    values = changed("grid", [{"placements": ["lora"], "budgets": ["@own"]}, {"placements": ["lora"], "budgets": ["@own"]}])
+    entry = {"placements": ["lora"], "budgets": ["@own"]}
+    values = changed("grid", [entry, dict(entry)])
     with pytest.raises(ApetError, match="stands twice"):
         grid_of(tmp_path, values)
 

@@ -28,7 +28,10 @@ def paper(width: int, layers: int) -> dict[str, int]:
     return {"lora": 32 * d * n, "adapter": 2 * n * (49 * d + 24), "prompt": 100 * d, "bitfit": 11 * d * n + 2 * d}
 
 
-@pytest.mark.parametrize(("width", "layers", "lora"), [(1024, 24, 786_432), (1536, 24, 1_179_648), (4096, 30, 3_932_160)])
+SIZES = [(1024, 24, 786_432), (1536, 24, 1_179_648), (4096, 30, 3_932_160)]
+
+
+@pytest.mark.parametrize(("width", "layers", "lora"), SIZES)
 def test_counts_of_bloom_are_the_papers(width, layers, lora):
     inventory = bloom(width, layers, 250880)
     counts = {name: own_count(name, inventory, Methods()) for name in ("lora", "adapter", "prompt", "bitfit")}
@@ -61,9 +64,7 @@ def test_random_plan_meets_any_budget_exactly(placement, share, seed, large):
 
 
 @settings(max_examples=80, deadline=None)
-@given(
-    placement=st.sampled_from(["lora", "adapter", "prompt", "bitfit"]), share=st.floats(0, 1), seed=st.integers(0, 2**32)
-)
+@given(st.sampled_from(["lora", "adapter", "prompt", "bitfit"]), st.floats(0, 1), st.integers(0, 2**32))
 def test_named_placement_meets_any_budget_it_holds(placement, share, seed):
     holds = capacity(PLACEMENTS.own[placement](SMALL, Methods()))
     budget = max(1, int(min(holds, SMALL.parameters) * share))

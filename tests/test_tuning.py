@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from apet.placement import Methods, Plan, Units, make_plan, own_count
+from apet.plms.load import PLM
 from apet.tuning import TunedPLM, initial_theta, layout, split_by_structure
 from apet.tuning.structures import lowrank
-from tiny import CONFIGS, WORDS, tiny_plm
+from tiny import CONFIGS, DECODER, WORDS, tiny_plm
 
 torch.set_num_threads(1)
 PLMS = {family: tiny_plm(family) for family in CONFIGS}
@@ -20,14 +21,21 @@ EVERY_WORD = torch.arange(WORDS)
 def batch(rows: int = 3, length: int = 7) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(1)
     ids = torch.randint(WORDS, (rows, length), generator=generator)
-    return ids, torch.tensor([length - 1, length - 3, length - 2])[:rows]
+    return ids, torch.tensor([length, length - 2, length - 1])[:rows]
 
 
-def library_logits(family: str, ids: torch.Tensor, last: torch.Tensor) -> torch.Tensor:
-    """What the library's unchanged model says at each row's position, one row at a time, without padding."""
-    model = tiny_plm(family, fused=False).model
+def read(family: str, plm: PLM, ids: torch.Tensor, length: torch.Tensor) -> torch.Tensor:
+    """The library's own logits [words] where the answer of one row is read, without padding."""
     with torch.no_grad():
-        return torch.stack([model(ids[r : r + 1, : last[r] + 1]).logits[0, -1] for r in range(len(ids))])
+        if family == "t5":
+            return plm.model(input_ids=ids[None, :length], decoder_input_ids=torch.tensor([DECODER])).logits[0, -1]
+        return plm.model(ids[None, :length]).logits[0, length - plm.family.slot]
+
+
+def library_logits(family: str, ids: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    """What the library's unchanged model says on a batch, row by row."""
+    plm = tiny_plm(family, fused=False)
+    return torch.stack([read(family, plm, row, length) for row, length in zip(ids, lengths, strict=True)])
 
 
 def embeddings(family: str) -> torch.Tensor:
@@ -38,7 +46,7 @@ def one_unit(site) -> Plan:
     """A plan with one unit of a site; for a word's row, one of a word that the batch holds."""
     index = None
     if site.structure in ("entry", "bias"):
-        row = int(batch()[0][0, 0]) if "embedding" in site.place and len(site.shape) > 1 else 0
+        row = int(batch()[0][0, 0]) if site.place.endswith("embedding") else 0
         index = np.array([row * (site.shape[1] if len(site.shape) > 1 else 0) + 1])
     return Plan("test", site.cost, 0, (Units(site, 1, index),))
 
@@ -46,43 +54,43 @@ def one_unit(site) -> Plan:
 @pytest.mark.parametrize("family", CONFIGS)
 @pytest.mark.parametrize("placement", ["none", "full", "lora", "bitfit", "adapter"])
 def test_named_methods_start_as_the_frozen_plm(family, placement):
-    plm, (ids, last) = PLMS[family], batch()
+    plm, (ids, lengths) = PLMS[family], batch()
     plan = make_plan(plm.inventory, placement, own_count(placement, plm.inventory, Methods()), 3)
     theta = initial_theta(plan, 4, embeddings(family))
     with TunedPLM(plm, plan) as tuned, torch.no_grad():
-        logits = tuned([theta], ids, last, EVERY_WORD)
-    torch.testing.assert_close(logits, library_logits(family, ids, last), atol=2e-5, rtol=1e-5)
+        logits = tuned([theta], ids, lengths, EVERY_WORD)
+    torch.testing.assert_close(logits, library_logits(family, ids, lengths), atol=2e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("family", CONFIGS)
 def test_prompt_starts_as_the_frozen_plm_on_a_text_with_those_words_in_front(family):
-    plm, (ids, last) = PLMS[family], batch()
+    plm, (ids, lengths) = PLMS[family], batch()
     words = torch.tensor([5, 9, 2])
     plan = make_plan(plm.inventory, "prompt", 3 * embeddings(family).shape[1], 3)
     with TunedPLM(plm, plan) as tuned, torch.no_grad():
-        logits = tuned([embeddings(family)[words].flatten()], ids, last, EVERY_WORD)
+        logits = tuned([embeddings(family)[words].flatten()], ids, lengths, EVERY_WORD)
     longer = torch.cat([words.expand(len(ids), -1), ids], dim=1)
-    torch.testing.assert_close(logits, library_logits(family, longer, last + 3), atol=2e-5, rtol=1e-5)
+    torch.testing.assert_close(logits, library_logits(family, longer, lengths + 3), atol=2e-5, rtol=1e-5)
     start = initial_theta(plan, 4, embeddings(family)).view(3, -1)
     assert all((embeddings(family) == row).all(dim=1).any() for row in start)
 
 
 @pytest.mark.parametrize(("family", "site"), SITES, ids=[f"{f}-{s.name}" for f, s in SITES])
 def test_each_unit_alone_moves_the_output_and_only_it_has_a_gradient(family, site):
-    plm, (ids, last) = PLMS[family], batch()
+    plm, (ids, lengths) = PLMS[family], batch()
     plan = one_unit(site)
     theta = (0.3 * torch.randn(site.cost, generator=torch.Generator().manual_seed(2))).requires_grad_()
-    frozen = library_logits(family, ids, last)
+    frozen = library_logits(family, ids, lengths)
     with TunedPLM(plm, plan) as tuned:
-        logits = tuned([theta], ids, last, EVERY_WORD)
+        logits = tuned([theta], ids, lengths, EVERY_WORD)
         logits.square().sum().backward()
     moved = (logits.detach() - frozen).abs().max()
-    inert = site.place.endswith(".attention.key") and site.structure == "bias"
-    if inert:  # a key's bias adds the same number to all scores of a query
+    key_bias = site.place.endswith("attention.key") and site.structure == "bias"
+    if key_bias and family in ("bert", "bloom", "t5"):  # it adds the same number to all scores of a query
         assert moved < 1e-4
         assert not site.drawn
     else:
-        assert moved > 1e-3
+        assert moved > 1e-4
         assert (theta.grad.abs() > 1e-6).all()
     assert all(p.grad is None for p in plm.model.parameters())
 
@@ -90,7 +98,7 @@ def test_each_unit_alone_moves_the_output_and_only_it_has_a_gradient(family, sit
 @pytest.mark.parametrize("family", CONFIGS)
 @pytest.mark.parametrize("placement", ["full", "uniform", "adapter"])
 def test_training_changes_theta_and_not_one_bit_of_the_plm(family, placement):
-    plm, (ids, last) = PLMS[family], batch()
+    plm, (ids, lengths) = PLMS[family], batch()
     before = {name: p.clone() for name, p in plm.model.state_dict().items()}
     budget = 700 if placement == "uniform" else own_count(placement, plm.inventory, Methods())
     plan = make_plan(plm.inventory, placement, budget, 3)
@@ -100,36 +108,36 @@ def test_training_changes_theta_and_not_one_bit_of_the_plm(family, placement):
     optimiser = torch.optim.SGD([leaf], lr=0.1)
     with TunedPLM(plm, plan) as tuned:
         for _ in range(2):
-            tuned([leaf], ids, last, EVERY_WORD).square().mean().backward()
+            tuned([leaf], ids, lengths, EVERY_WORD).square().mean().backward()
             optimiser.step()
             optimiser.zero_grad()
-        trained = tuned([leaf], ids, last, EVERY_WORD).detach()
+        trained = tuned([leaf], ids, lengths, EVERY_WORD).detach()
     assert not torch.equal(leaf.detach(), theta)
-    assert not torch.allclose(trained, library_logits(family, ids, last), atol=1e-3)
+    assert not torch.allclose(trained, library_logits(family, ids, lengths), atol=1e-3)
     assert all(torch.equal(p, before[name]) for name, p in plm.model.state_dict().items())
 
 
 @pytest.mark.parametrize("family", CONFIGS)
 def test_hooks_are_gone_afterwards(family):
-    plm, (ids, last) = PLMS[family], batch()
+    plm, (ids, lengths) = PLMS[family], batch()
     none = Plan("none", 0, 0, ())
     plan = make_plan(plm.inventory, "uniform", 900, 1)
     with TunedPLM(plm, none) as tuned, torch.no_grad():
-        before = tuned([], ids, last, EVERY_WORD)
+        before = tuned([], ids, lengths, EVERY_WORD)
     with TunedPLM(plm, plan) as tuned, torch.no_grad():
-        tuned([torch.randn(900)], ids, last, EVERY_WORD)
+        tuned([torch.randn(900)], ids, lengths, EVERY_WORD)
     with TunedPLM(plm, none) as tuned, torch.no_grad():
-        assert torch.equal(tuned([], ids, last, EVERY_WORD), before)
+        assert torch.equal(tuned([], ids, lengths, EVERY_WORD), before)
 
 
 @pytest.mark.parametrize("family", CONFIGS)
 def test_full_is_the_plm_with_other_weights(family):
     """Full fine-tuning as θ gives what the library gives with θ added to its own parameters."""
-    plm, (ids, last) = PLMS[family], batch()
+    plm, (ids, lengths) = PLMS[family], batch()
     plan = make_plan(plm.inventory, "full", plm.inventory.parameters, 3)
     theta = 0.05 * torch.randn(plan.budget, generator=torch.Generator().manual_seed(2))
     with TunedPLM(plm, plan) as tuned, torch.no_grad():
-        logits = tuned([theta], ids, last, EVERY_WORD)
+        logits = tuned([theta], ids, lengths, EVERY_WORD)
     # The sum of squares of all changes is θ's own: nothing is left out and nothing is counted twice.
     other = tiny_plm(family)
     places = {p.name: p for p in plm.family.places(plm.model)}
@@ -143,8 +151,9 @@ def test_full_is_the_plm_with_other_weights(family):
             if place.fused:
                 rows = place.fused.rows(len(parameter), plm.model.config.num_attention_heads)
             parameter[rows] += theta[slot.start : slot.stop].view(site.shape)
-        changed = sum((a - b).square().sum() for a, b in zip(other.model.parameters(), plm.model.parameters(), strict=True))
-        expected = other.model(ids).logits[torch.arange(len(ids)), last]
+        pairs = zip(other.model.parameters(), plm.model.parameters(), strict=True)
+        changed = sum((a - b).square().sum() for a, b in pairs)
+    expected = torch.stack([read(family, other, i, n) for i, n in zip(ids, lengths, strict=True)])
     torch.testing.assert_close(changed, theta.square().sum(), rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(logits, expected, atol=2e-5, rtol=1e-4)
 
@@ -161,12 +170,12 @@ def test_theta_is_laid_out_by_structure_site_and_unit():
 
 
 def test_theta_in_parts_is_theta_as_a_whole():
-    plm, (ids, last) = PLMS["bloom"], batch()
+    plm, (ids, lengths) = PLMS["bloom"], batch()
     plan = make_plan(plm.inventory, "uniform", 3000, 8)
     theta = torch.randn(3000, generator=torch.Generator().manual_seed(2)) * 0.1
     with TunedPLM(plm, plan) as tuned, torch.no_grad():
-        whole = tuned([theta], ids, last, EVERY_WORD)
-        parts = tuned(list(split_by_structure(plan, theta).values()), ids, last, EVERY_WORD)
+        whole = tuned([theta], ids, lengths, EVERY_WORD)
+        parts = tuned(list(split_by_structure(plan, theta).values()), ids, lengths, EVERY_WORD)
     assert torch.equal(whole, parts)
 
 

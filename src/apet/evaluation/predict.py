@@ -19,6 +19,5 @@ def predict(tuned: TunedPLM, theta: Sequence[Tensor], data: Encoded, words: Tens
     """Logits [n, labels], in the split's order. Rows are batched by length, so that little padding is computed."""
     logits = torch.empty(len(data), len(words))
     for rows in data.lengths.argsort(stable=True).split(ROWS):
-        ids, last = data.batch(rows)
-        logits[rows] = tuned(theta, ids, last, words).float()
+        logits[rows] = tuned(theta, *data.batch(rows), words).float()
     return logits

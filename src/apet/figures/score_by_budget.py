@@ -24,7 +24,7 @@ def draw(tidy: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
     fig, axes = style.panels(len(keys), columns, 44, _note(tidy))
     for (task, model), ax in zip(keys, axes, strict=True):
         ax.set_title(f"{task}, {model}")
-        style.count_axis(ax, data.tunable[data.tunable > 0])
+        style.count_axis(ax, data.tunable)
         _panel(ax, data[data.task.eq(task) & data.model.eq(model)])
     style.name_axes(axes, columns, "tunable parameters", [style.metric_label(tidy)])
     style.legend(fig, axes, 5)

@@ -143,8 +143,12 @@ def scale_axis(ax: Axes, sizes: Sequence[int]) -> None:
 
 
 def count_axis(ax: Axes, counts: Iterable[float]) -> None:
-    """A log axis of numbers of parameters: a tick a decade, every second one labelled where there are many."""
-    low, high = np.log10(min(counts)), np.log10(max(counts))
+    """A log axis of numbers of parameters: a tick a decade, every second one labelled where there are many.
+
+    Counts of 0 have no place on it.
+    """
+    positive = [count for count in counts if count > 0] or [1]
+    low, high = np.log10(min(positive)), np.log10(max(positive))
     decades = 10.0 ** np.arange(np.floor(low), np.ceil(high) + 1)
     ax.set_xscale("log")
     ax.set_xlim(10 ** (low - 0.4), 10 ** (high + 0.4))
@@ -172,7 +176,7 @@ def note_missing(ax: Axes, names: Sequence[str]) -> None:
     """Words in the panel for cells without data that have no place on its x axis."""
     if names:
         lines = textwrap.wrap(f"{MISSING}: {', '.join(names)}", 44)
-        ax.text(0.98, 0.03, "\n".join(lines), transform=ax.transAxes, ha="right", va="bottom", fontsize=5.5, bbox=BOX)
+        ax.text(0.98, 0.03, "\n".join(lines), transform=ax.transAxes, ha="right", va="bottom", fontsize=6, bbox=BOX)
 
 
 def empty(ax: Axes) -> None:

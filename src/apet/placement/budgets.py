@@ -24,7 +24,7 @@ class Budget:
 
     @classmethod
     def parse(cls, written: int | str) -> Budget:
-        """Read a budget. Raises BudgetError for anything but the three forms, a share over 100 %, or a negative count."""
+        """Read a budget. Raises BudgetError for anything but the three forms, and for a share of 0 or over 100 %."""
         text = str(written).strip()
         if re.fullmatch(r"\d+", text) and not isinstance(written, bool):
             return cls(str(int(text)), count=int(text))

@@ -93,7 +93,7 @@ def _check(inventory: Inventory, placement: str, budget: int, holds: int) -> Non
     """The budgets that no spreading can meet, told apart before anything is drawn."""
     if placement in ("none", "full"):
         if budget != holds:
-            raise BudgetError(f"placement {placement!r} takes {holds:,} parameters on this PLM, not {budget:,}: say @own.")
+            raise BudgetError(f"placement {placement!r} takes {holds:,} parameters on this PLM, not {budget:,}.")
     elif budget < 1:
         raise BudgetError(f"budget {budget} of placement {placement!r}: at least 1 parameter, or placement 'none'.")
     elif budget > min(holds, inventory.parameters):
@@ -161,7 +161,7 @@ def _fill(inventory: Inventory, take: Take, rest: int, random: np.random.Generat
     free = {s: s.units - take.get(s, 0) for s in inventory.drawn if s.structure in SCALARS}
     added = _draw(free, rest, random)
     if _size(added) < rest:
-        raise BudgetError(f"the last {rest:,} parameters of the budget fit no free scalar of this PLM: lower the budget.")
+        raise BudgetError(f"the last {rest:,} parameters of the budget fit no free scalar: lower the budget.")
     return take | {s: take.get(s, 0) + n for s, n in added.items()}
 
 

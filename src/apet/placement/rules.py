@@ -48,13 +48,14 @@ def _lora(inventory: Inventory, methods: Methods) -> Take:
 
 
 def _bitfit(inventory: Inventory, methods: Methods) -> Take:
-    """Ben Zaken et al. 2022: all biases."""
-    return {s: s.units for s in sites_of(inventory, "bias")}
+    """Ben Zaken et al. 2022: all biases; cross-attention's maps keep theirs, as in the published counts for T5."""
+    crossed = ("cross_attention.query", "cross_attention.key", "cross_attention.value", "cross_attention.output")
+    return {s: s.units for s in sites_of(inventory, "bias") if not s.place.endswith(crossed)}
 
 
 def _adapter(inventory: Inventory, methods: Methods) -> Take:
     """Houlsby et al. 2019: an adapter after attention and after the feed-forward block, with its output's bias."""
-    plugs = list(sites_of(inventory, "bottleneck"))
+    plugs = list(sites_of(inventory, "bottleneck", ".attention.output", ".ffn.down"))
     places = {s.place for s in plugs}
     biases = {s: s.units for s in sites_of(inventory, "bias") if s.place in places}
     return {**biases, **dict.fromkeys(plugs, methods.adapter_width)}
@@ -62,8 +63,9 @@ def _adapter(inventory: Inventory, methods: Methods) -> Take:
 
 def _prompt(inventory: Inventory, methods: Methods) -> Take:
     """Lester et al. 2021: virtual tokens in front of the input."""
-    first = next(sites_of(inventory, "token"))  # an encoder-decoder's own input stands before its decoder's
-    return {first: methods.prompt_tokens}
+    inputs = {site.place: site for site in sites_of(inventory, "token")}
+    text = inputs.get("encoder.input", next(iter(inputs.values())))
+    return {text: methods.prompt_tokens}
 
 
 def _third(number: int) -> Callable[[Site, Inventory], bool]:

@@ -16,7 +16,7 @@ def inventory_of(model: PreTrainedModel) -> Inventory:
     """All sites of a model of a supported family. Raises ModelError for another architecture."""
     family = family_of(model.config.model_type)
     places = family.places(model)
-    sites = [site for place in places for site in _sites(place, model)]
+    sites = list(_sites_of(places, model))
     words = {id(p): p.numel() for p in _word_parameters(model, places)}
     total = sum(p.numel() for p in model.parameters())
     layers = max(len(model.get_submodule(path)) for path, _ in family.blocks.values())
@@ -27,7 +27,7 @@ def shapes_of(config: PretrainedConfig) -> PreTrainedModel:
     """A model of this configuration with shapes and no numbers (meta device)."""
     family: Family = family_of(config.model_type)
     with torch.device("meta"):
-        return family.model_class(config)
+        return family.class_of(config)(config)
 
 
 def _word_parameters(model: PreTrainedModel, places: list[Place]) -> Iterator[nn.Parameter]:
@@ -35,6 +35,18 @@ def _word_parameters(model: PreTrainedModel, places: list[Place]) -> Iterator[nn
     for place in places:
         if place.kind in ("embedding", "head"):
             yield from model.get_submodule(place.module).parameters(recurse=False)
+
+
+def _sites_of(places: list[Place], model: PreTrainedModel) -> Iterator[Site]:
+    """Sites of all places; the entries of a weight that two places share (a tied head) belong to the first."""
+    seen: set[int] = set()
+    for place in places:
+        weight = id(model.get_submodule(place.module).weight)
+        for site in _sites(place, model):
+            if site.structure != "entry" or place.fused or weight not in seen:
+                yield site
+        if place.kind != "input":
+            seen.add(weight)
 
 
 def _sites(place: Place, model: PreTrainedModel) -> Iterator[Site]:

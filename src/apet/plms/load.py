@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedT
 
 from apet.errors import ModelError
 from apet.placement.sites import Inventory
-from apet.plms.families import Family, family_of
+from apet.plms.families import Family, Frame, family_of
 from apet.plms.inventory import inventory_of, shapes_of
 from apet.provenance import digest, file_digest
 
@@ -26,6 +26,7 @@ class PLM:
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     content: str
+    frame: Frame = field(default_factory=Frame)
 
     @cached_property
     def inventory(self) -> Inventory:
@@ -39,16 +40,16 @@ def load_plm(folder: Path, name: str, dtype: torch.dtype = torch.float32) -> PLM
     """
     for needed in ("config.json", "model.safetensors"):
         if not (folder / needed).is_file():
-            raise ModelError(f"{folder}: no {needed}. A PLM's folder holds config.json, model.safetensors, a tokenizer.")
+            raise ModelError(f"{folder}: no {needed}, which a PLM's folder holds beside its tokenizer.")
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     family = family_of(config.model_type)
-    model = family.model_class.from_pretrained(
+    model = family.class_of(config).from_pretrained(
         folder, dtype=dtype, use_safetensors=True, trust_remote_code=False, attn_implementation="eager"
     )
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     model.requires_grad_(False).eval()
     family.fuse(model)
-    return PLM(name, family, model, tokenizer, content_of(folder))
+    return PLM(name, family, model, tokenizer, content_of(folder), family.frame(tokenizer))
 
 
 def content_of(folder: Path) -> str:

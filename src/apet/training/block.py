@@ -8,6 +8,7 @@ import resource
 import time
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,7 +42,8 @@ def train_block(cells: Sequence[Cell], plm_folder: Path, data_folder: Path, root
     plm = load_plm(plm_folder, cells[0].model)
     benches = {n: Bench.of(plm, data_folder, n) for n in sorted({cell.training.length for cell in missing})}
     failed = {}
-    for cell in tqdm(missing, desc=f"{cells[0].model} {cells[0].task}", unit="cell", mininterval=10 if _logged() else 0.1):
+    title = f"{cells[0].model} {cells[0].task}"
+    for cell in tqdm(missing, desc=title, unit="cell", mininterval=10 if _logged() else 0.1):
         try:
             _run(cell, benches[cell.training.length], roots)
         except Exception as error:
@@ -75,9 +77,11 @@ def _run(cell: Cell, bench: Bench, roots: Roots) -> None:
 
 def processor() -> str:
     """The CPU's own name, part of the class of machine within which equal bits are promised."""
-    cpuinfo = Path("/proc/cpuinfo")
-    names = [line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")] if cpuinfo.exists() else []
-    return names[0].partition(":")[2].strip() if names else platform.processor()
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor()
 
 
 def _logged() -> bool:

@@ -32,8 +32,14 @@ FORMAT = 1
 
 THETA, PLANS, PREDICTIONS, METRICS = "theta.safetensors", "plans.json", "predictions.parquet", "metrics.json"
 PREDICTED = pa.schema(
-    [("draw", pa.int16()), ("rerun", pa.int16()), ("id", pa.string()), ("label", pa.int16())]
-    + [("prediction", pa.int16()), ("correct", pa.bool_())]
+    {
+        "draw": pa.int16(),
+        "rerun": pa.int16(),
+        "id": pa.string(),
+        "label": pa.int16(),
+        "prediction": pa.int16(),
+        "correct": pa.bool_(),
+    }.items()
 )
 
 
@@ -51,7 +57,7 @@ class Bench:
         """length: most tokens of a prompt with its text; a task may ask for fewer."""
         task = read_task(data)
         longest = min(length, task["length"])
-        train, validation, test = (encode_split(data, s, task, plm.tokenizer, longest) for s in SPLITS)
+        train, validation, test = (encode_split(data, s, task, plm, longest) for s in SPLITS)
         words = plm.model.get_input_embeddings().weight.shape[0]
         return cls(plm, task, Splits(train, validation, label_words(task, plm.tokenizer), words), test)
 
@@ -82,12 +88,12 @@ def is_complete(folder: Path) -> bool:
     try:
         files = json.loads(record.read_text())["files"]
     except (ValueError, KeyError) as error:
-        raise CorruptError(f"{record}: not a cell's record ({error}). Delete {folder} to train the cell again.") from None
+        raise CorruptError(f"{record}: not a cell's record ({error}). Delete {folder} to train again.") from None
     for name, digest in files.items():
         if not (folder / name).is_file():
             return False
         if file_digest(folder / name) != digest:
-            raise CorruptError(f"{folder / name}: its bytes are not those of {METRICS}. Delete {folder} to train again.")
+            raise CorruptError(f"{folder / name}: not the bytes that {METRICS} names. Delete {folder} to train again.")
     return True
 
 

@@ -28,7 +28,7 @@ class Trained:
 
 @dataclass(frozen=True)
 class Splits:
-    """What training may see: the training rows, the validation rows, the label words [labels], the vocabulary's size."""
+    """What training may see: rows of two splits, the label words [labels], the size of the vocabulary."""
 
     train: Encoded
     validation: Encoded
@@ -45,9 +45,7 @@ class Splits:
         return torch.arange(self.vocabulary), self.words[self.train.labels]
 
 
-def train(
-    tuned: TunedPLM, parts: dict[str, Tensor], data: Splits, recipe: Training, seed: int, rate: float
-) -> Trained:
+def train(tuned: TunedPLM, parts: dict[str, Tensor], data: Splits, recipe: Training, seed: int, rate: float) -> Trained:
     """Train θ and keep the step that is best on validation (score, then loss, then the earlier one).
 
     parts: θ at step 0 by structure; not changed. seed: of the data's order. rate: multiplies every learning rate.
@@ -64,8 +62,7 @@ def train(
     words, targets = data.targets(recipe.loss)
     best, losses, recent = None, [], []
     for step, rows in enumerate(batches(len(data.train), recipe, seed), start=1):
-        ids, last = data.train.batch(rows)
-        loss = F.cross_entropy(tuned(theta, ids, last, words).float(), targets[rows])
+        loss = F.cross_entropy(tuned(theta, *data.train.batch(rows), words).float(), targets[rows])
         if not torch.isfinite(loss):
             break
         loss.backward()

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from apet.placement.plans import Plan
-from apet.plms.families import Place
+from apet.plms.families import Inputs, Place
 from apet.plms.load import PLM
-from apet.tuning.structures import bottleneck, lowrank, token
+from apet.tuning.structures import bottleneck, lowrank
 from apet.tuning.structures.entry import Scatter
 from apet.tuning.theta import Slot, layout
 
@@ -21,24 +21,16 @@ Effect = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 class Reader(nn.Module):
-    """The PLM from token ids to the logits of a few words at one position a row."""
+    """The PLM from rows of token ids to the logits of a few words where the answer is read."""
 
     def __init__(self, plm: PLM):
         super().__init__()
         self.model = plm.model
         self.family = plm.family
 
-    def forward(self, ids: Tensor, last: Tensor, words: Tensor, virtual: Sequence[Tensor]) -> Tensor:
-        """ids [rows, length], position `last` [rows] of each, words [k]: logits [rows, k]."""
-        embeddings = self.model.get_input_embeddings()(ids)
-        for values in virtual:
-            embeddings = token.extend(embeddings, values)
-        states = self.family.states(self.model, embeddings)
-        if states.shape[1] > 1:
-            states = states[torch.arange(len(ids)), last + embeddings.shape[1] - ids.shape[1]]
-        else:
-            states = states[:, 0]
-        return self.family.logits(self.model, states, words)
+    def forward(self, inputs: Inputs, words: Tensor) -> Tensor:
+        """Logits [rows, k] of words [k]."""
+        return self.family.logits(self.model, self.family.states(self.model, inputs), words)
 
 
 class TunedPLM:
@@ -50,20 +42,22 @@ class TunedPLM:
 
     def __init__(self, plm: PLM, plan: Plan):
         self.reader = Reader(plm)
+        self.plm = plm
         self.slots = layout(plan)
         self.scatters: dict[str, list[tuple[int, Scatter]]] = defaultdict(list)
         self.effects: dict[str, list[tuple[int, Effect]]] = defaultdict(list)
-        self.virtual: list[int] = []
+        self.virtual: dict[str, int] = {}
+        self.head: list[tuple[int, Scatter]] = []
         self.pieces: tuple[Tensor, ...] = ()
-        self.last = torch.zeros(0, dtype=torch.long)
+        self.position = torch.zeros(0, dtype=torch.long)
         places = {p.name: p for p in plm.family.places(plm.model)}
         plugged = {s.units.site.place for s in self.slots if s.units.site.structure == "bottleneck"}
         for number, slot in enumerate(self.slots):
             place = places[slot.units.site.place]
             self._enter(number, slot, place, rows_of(place, plm), place.name in plugged)
         self.handles = [plm.model.get_submodule(m).register_forward_hook(self._acts(m)) for m in self.effects]
-        narrowed = plm.model.get_submodule(plm.family.narrow(plm.model.config))
-        self.handles.append(narrowed.register_forward_hook(self._narrow))
+        if narrow := plm.family.narrow(plm.model.config):
+            self.handles.append(plm.model.get_submodule(narrow).register_forward_hook(self._narrow))
 
     def __enter__(self) -> TunedPLM:
         return self
@@ -76,21 +70,26 @@ class TunedPLM:
         for handle in self.handles:
             handle.remove()
 
-    def __call__(self, theta: Sequence[Tensor], ids: Tensor, last: Tensor, words: Tensor) -> Tensor:
-        """Logits [rows, k] of `words` [k] at position `last` [rows] of right-padded ids [rows, length].
+    def __call__(self, theta: Sequence[Tensor], ids: Tensor, lengths: Tensor, words: Tensor) -> Tensor:
+        """Logits [rows, k] of `words` [k] for right-padded ids [rows, longest] of lengths [rows].
 
         theta: θ in consecutive parts (one, or one a structure), in order.
         """
         self.pieces = self._split(theta)
-        virtual = [self.pieces[n] for n in self.virtual]
-        self.last = last + sum(len(v) for v in virtual) // self.reader.model.get_input_embeddings().weight.shape[1]
+        virtual = {place: self.pieces[n].view(-1, self.slots[n].units.site.cost) for place, n in self.virtual.items()}
+        inputs = Inputs(ids, lengths, virtual, self.plm.family.slot, self.plm.frame.decoder)
+        self.position = inputs.position(self.plm.family.input)
         standing_in = {}
         for name, scatters in self.scatters.items():
             value = self.reader.get_parameter(name)
             for number, scatter in scatters:
                 value = scatter(value, self.pieces[number])
             standing_in[name] = value
-        return functional_call(self.reader, standing_in, (ids, last, words, virtual))
+        logits = functional_call(self.reader, standing_in, (inputs, words))
+        for number, scatter in self.head:
+            absent = logits.new_zeros(self.slots[number].units.site.shape)
+            logits = logits + scatter(absent, self.pieces[number])[words]
+        return logits
 
     def _split(self, theta: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """One tensor a slot, by one split of each part, whose gradient is one concatenation."""
@@ -108,14 +107,16 @@ class TunedPLM:
         """Decide how a slot's values reach the PLM."""
         site, index = slot.units.site, slot.units.index
         if site.structure == "token":
-            self.virtual.append(number)
+            self.virtual[place.name] = number
         elif site.structure == "lowrank":
             self.effects[place.module].append((number, _lowrank(site.shape, rows)))
         elif site.structure == "bottleneck":
             self.effects[place.module].append((number, _bottleneck(site.shape)))
         else:
             scatter = Scatter(site.shape, rows, None if index is None else torch.from_numpy(index))
-            if site.structure == "bias" and (plugged or not site.present):
+            if place.kind == "head" and site.structure == "bias" and not site.present:
+                self.head.append((number, scatter))
+            elif site.structure == "bias" and (plugged or not site.present):
                 self.effects[place.module].append((number, _added_bias(scatter)))
             else:
                 parameter = "weight" if site.structure == "entry" else "bias"
@@ -136,7 +137,7 @@ class TunedPLM:
     def _narrow(self, _: nn.Module, inputs: object, output: Tensor | tuple) -> Tensor | tuple:
         """Keep only the position that is read: what follows the last attention does not mix positions."""
         states = output[0] if isinstance(output, tuple) else output
-        states = states[torch.arange(len(states)), self.last].unsqueeze(1)
+        states = states[torch.arange(len(states)), self.position].unsqueeze(1)
         return (states, *output[1:]) if isinstance(output, tuple) else states
 
 

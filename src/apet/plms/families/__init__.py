@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from apet.errors import ModelError, unknown
-from apet.plms.families.base import Family, Fused, Place
+from apet.plms.families.base import Family, Frame, Fused, Inputs, Place
+from apet.plms.families.bert import BERT
 from apet.plms.families.bloom import BLOOM
+from apet.plms.families.gpt_neox import GPT_NEOX
+from apet.plms.families.llama import LLAMA
+from apet.plms.families.t5 import T5
 
-FAMILIES: dict[str, Family] = {family.name: family for family in (BLOOM,)}
+FAMILIES: dict[str, Family] = {family.name: family for family in (BERT, BLOOM, T5, GPT_NEOX, LLAMA)}
 
-__all__ = ["FAMILIES", "Family", "Fused", "Place", "family_of"]
+__all__ = ["FAMILIES", "Family", "Frame", "Fused", "Inputs", "Place", "family_of"]
 
 
 def family_of(model_type: str) -> Family:
     """The family of a Hugging Face `model_type`. Raises ModelError naming the supported ones."""
-    for family in FAMILIES.values():
-        if model_type == family.model_type:
-            return family
-    raise ModelError(unknown("architecture", model_type, [f.model_type for f in FAMILIES.values()]))
+    known = {model_type: family for family in FAMILIES.values() for model_type in family.classes}
+    if model_type not in known:
+        raise ModelError(unknown("architecture", model_type, known))
+    return known[model_type]

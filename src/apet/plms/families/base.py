@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from apet.errors import ModelError
 
 
 @dataclass(frozen=True)
@@ -28,9 +30,9 @@ class Place:
 
     name: canonical, the same in every family; inside a block relative to it (`attention.query`).
     module: dotted path in the library's model; inside a block relative to it.
-    kind: `linear`, `norm`, `embedding` (words), `head` (an LM head of its own) or `input` (a sequence's start).
+    kind: `linear`, `norm`, `embedding` (of words, positions, …), `head` (the LM head) or `input` (a sequence's start).
     fused: which rows of a shared weight are this part. ends_block: an adapter goes behind it. inert_bias: a bias here
-    cannot move the output (a key's, where the softmax cancels it).
+    cannot move the output, or not all of it can (a key's, which the softmax cancels where no rotation follows).
     """
 
     name: str
@@ -42,32 +44,100 @@ class Place:
 
 
 @dataclass(frozen=True)
+class Frame:
+    """Token ids that a family puts before and after a prompt with its text, and those its decoder starts from."""
+
+    before: tuple[int, ...] = ()
+    after: tuple[int, ...] = ()
+    decoder: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Right-padded rows, and how a family reads them.
+
+    ids [rows, longest]; lengths [rows]; virtual: place of an input -> virtual tokens [tokens, d] that go in front;
+    slot: the answer is read so many tokens before a row's end (1: at its last token).
+    """
+
+    ids: Tensor
+    lengths: Tensor
+    virtual: Mapping[str, Tensor]
+    slot: int
+    decoder: tuple[int, ...] = ()
+
+    def embed(self, words: nn.Module, place: str, ids: Tensor | None = None) -> Tensor:
+        """Embeddings [rows, tokens + length, d] of an input, its virtual tokens first."""
+        embeddings = words(self.ids if ids is None else ids)
+        if place not in self.virtual:
+            return embeddings
+        virtual = self.virtual[place].to(embeddings.dtype)
+        return torch.cat((virtual.expand(len(embeddings), -1, -1), embeddings), dim=1)
+
+    def tokens(self, place: str) -> int:
+        """Number of virtual tokens in front of an input."""
+        return len(self.virtual[place]) if place in self.virtual else 0
+
+    def mask(self, place: str) -> Tensor:
+        """1 where a position holds a token, 0 where padding, [rows, tokens + longest]."""
+        extra = self.tokens(place)
+        positions = torch.arange(extra + self.ids.shape[1], device=self.ids.device)
+        return (positions < (self.lengths + extra)[:, None]).long()
+
+    def position(self, place: str) -> Tensor:
+        """Where each row's answer is read, virtual tokens counted, [rows]."""
+        return self.lengths - self.slot + self.tokens(place)
+
+    def read(self, states: Tensor, place: str) -> Tensor:
+        """The states [rows, d] that the answer is read from; where the model was narrowed only they are left."""
+        return states[:, 0] if states.shape[1] == 1 else states[torch.arange(len(states)), self.position(place)]
+
+
+@dataclass(frozen=True)
 class Family:
     """An architecture.
 
-    outer: places outside the blocks. blocks: canonical stack name -> (path of the list of blocks, places of a block).
-    narrow: (config) -> path of the last module that needs every position when one position's output is read.
-    states: (model, input embeddings [rows, length, d]) -> last hidden states [rows, length, d] (or [rows, 1, d] where
-    the model was narrowed). logits: (model, states [rows, d], words [k]) -> logits of those words [rows, k].
-    fuse: puts fast kernels in place of the library's slow ones, equal to float tolerance.
+    classes: Hugging Face `model_type` -> model class with its LM head. outer: places outside the blocks. blocks:
+    canonical stack -> (path of the list of blocks, places of a block). states: (model, inputs) -> the states [rows, d]
+    that answers are read from. logits: (model, states, words [k]) -> logits of those words [rows, k]. slot: see
+    Inputs. frame: (tokenizer) -> what goes around a text. narrow: (config) -> path of the last module that needs every
+    position when only one is read, or None. fuse: puts fast kernels in place of the library's slow ones, equal to
+    float tolerance.
     """
 
     name: str
-    model_type: str
-    model_class: type[PreTrainedModel]
+    classes: Mapping[str, type[PreTrainedModel]]
     outer: tuple[Place, ...]
-    blocks: dict[str, tuple[str, tuple[Place, ...]]]
-    narrow: Callable[[PretrainedConfig], str]
-    states: Callable[[PreTrainedModel, Tensor], Tensor]
+    blocks: Mapping[str, tuple[str, tuple[Place, ...]]]
+    states: Callable[[PreTrainedModel, Inputs], Tensor]
     logits: Callable[[PreTrainedModel, Tensor, Tensor], Tensor]
-    fuse: Callable[[PreTrainedModel], None]
+    slot: int = 1
+    frame: Callable[[PreTrainedTokenizerBase], Frame] = lambda tokenizer: Frame()
+    narrow: Callable[[PretrainedConfig], str | None] = lambda config: None
+    fuse: Callable[[PreTrainedModel], None] = lambda model: None
 
-    def places(self, model: nn.Module) -> list[Place]:
-        """All places of a model of this family, with full names and paths."""
+    def class_of(self, config: PretrainedConfig) -> type[PreTrainedModel]:
+        """The model class for a configuration of this family."""
+        return self.classes[config.model_type]
+
+    @property
+    def input(self) -> str:
+        """The place where a text enters: an encoder's input where there is one."""
+        names = [place.name for place in self.outer if place.kind == "input"]
+        return "encoder.input" if "encoder.input" in names else names[0]
+
+    def places(self, model: PreTrainedModel) -> list[Place]:
+        """All places of a model of this family, with full names and paths.
+
+        Raises ModelError where the model lacks one: its architecture has the family's name and not its parts.
+        """
         found = list(self.outer)
         for stack, (path, places) in self.blocks.items():
             for i in range(len(model.get_submodule(path))):
-                for p in places:
-                    name, module = f"{stack}.{i}.{p.name}", f"{path}.{i}.{p.module}"
-                    found.append(Place(name, module, p.kind, p.fused, p.ends_block, p.inert_bias))
+                inside = (replace(p, name=f"{stack}.{i}.{p.name}", module=f"{path}.{i}.{p.module}") for p in places)
+                found.extend(inside)
+        modules = {name for name, _ in model.named_modules()}
+        missing = [place.module for place in found if place.module not in modules]
+        if missing:
+            raise ModelError(f"a {model.config.model_type} model of family {self.name} lacks its part {missing[0]!r}.")
         return found

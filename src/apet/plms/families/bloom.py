@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from transformers import BloomForCausalLM
 from transformers.models.bloom.modeling_bloom import BloomGelu
 
-from apet.plms.families.base import Family, Fused, Place
+from apet.plms.families.base import Family, Fused, Inputs, Place
 
 QKV = "self_attention.query_key_value"
 
@@ -30,9 +30,11 @@ OUTER = (
 )
 
 
-def states(model: BloomForCausalLM, embeddings: Tensor) -> Tensor:
-    """Causal states; rows are padded on the right, so no mask is needed for what stands before the padding."""
-    return model.transformer(inputs_embeds=embeddings, use_cache=False).last_hidden_state
+def states(model: BloomForCausalLM, inputs: Inputs) -> Tensor:
+    """Causal: what stands before the padding on the right does not see it, so no mask is needed."""
+    embeddings = inputs.embed(model.transformer.word_embeddings, "decoder.input")
+    output = model.transformer(inputs_embeds=embeddings, use_cache=False).last_hidden_state
+    return inputs.read(output, "decoder.input")
 
 
 def logits(model: BloomForCausalLM, states: Tensor, words: Tensor) -> Tensor:
@@ -48,12 +50,11 @@ def fuse(model: BloomForCausalLM) -> None:
 
 BLOOM = Family(
     name="bloom",
-    model_type="bloom",
-    model_class=BloomForCausalLM,
+    classes={"bloom": BloomForCausalLM},
     outer=OUTER,
     blocks={"decoder": ("transformer.h", BLOCK)},
-    narrow=lambda config: f"transformer.h.{config.num_hidden_layers - 1}.self_attention",
     states=states,
     logits=logits,
+    narrow=lambda config: f"transformer.h.{config.num_hidden_layers - 1}.self_attention",
     fuse=fuse,
 )

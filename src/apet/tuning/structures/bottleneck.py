@@ -10,7 +10,7 @@ from apet.placement.plans import Units
 
 
 def initial(units: Units, generator: Generator, words: Tensor) -> Tensor:
-    """D ~ U(±1/√d), c = 0, U = 0, so the adapter starts as the identity. Per unit: its row of D, its c, its row of U."""
+    """D ~ U(±1/√d), c = 0, U = 0: the adapter starts as the identity. Per unit: its row of D, its c, its row of U."""
     (width,) = units.site.shape
     values = torch.zeros(units.count, 2 * width + 1)
     values[:, :width].uniform_(-(width**-0.5), width**-0.5, generator=generator)

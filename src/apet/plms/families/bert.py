@@ -1,0 +1,60 @@
+"""BERT (Devlin et al. 2019): an encoder that sees both sides, read at a [MASK] with its own masked-LM head."""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import BertForMaskedLM, PreTrainedTokenizerBase
+
+from apet.plms.families.base import Family, Frame, Inputs, Place
+
+BLOCK = (
+    Place("attention.query", "attention.self.query", "linear"),
+    Place("attention.key", "attention.self.key", "linear", inert_bias=True),
+    Place("attention.value", "attention.self.value", "linear"),
+    Place("attention.output", "attention.output.dense", "linear", ends_block=True),
+    Place("attention.norm", "attention.output.LayerNorm", "norm"),
+    Place("ffn.up", "intermediate.dense", "linear"),
+    Place("ffn.down", "output.dense", "linear", ends_block=True),
+    Place("ffn.norm", "output.LayerNorm", "norm"),
+)
+
+OUTER = (
+    Place("encoder.input", "bert.embeddings.word_embeddings", "input"),
+    Place("encoder.embedding", "bert.embeddings.word_embeddings", "embedding"),
+    Place("encoder.embedding.position", "bert.embeddings.position_embeddings", "embedding"),
+    Place("encoder.embedding.type", "bert.embeddings.token_type_embeddings", "embedding"),
+    Place("encoder.embedding.norm", "bert.embeddings.LayerNorm", "norm"),
+    Place("head.transform", "cls.predictions.transform.dense", "linear"),
+    Place("head.norm", "cls.predictions.transform.LayerNorm", "norm"),
+    Place("head", "cls.predictions.decoder", "head"),
+)
+
+
+def frame(tokenizer: PreTrainedTokenizerBase) -> Frame:
+    """[CLS] prompt [MASK] [SEP]: the answer is read one token before the end."""
+    return Frame((tokenizer.cls_token_id,), (tokenizer.mask_token_id, tokenizer.sep_token_id))
+
+
+def states(model: BertForMaskedLM, inputs: Inputs) -> Tensor:
+    embeddings = inputs.embed(model.bert.embeddings.word_embeddings, "encoder.input")
+    output = model.bert(inputs_embeds=embeddings, attention_mask=inputs.mask("encoder.input")).last_hidden_state
+    return inputs.read(output, "encoder.input")
+
+
+def logits(model: BertForMaskedLM, states: Tensor, words: Tensor) -> Tensor:
+    head = model.cls.predictions
+    return F.linear(head.transform(states), head.decoder.weight[words], head.decoder.bias[words])
+
+
+BERT = Family(
+    name="bert",
+    classes={"bert": BertForMaskedLM},
+    outer=OUTER,
+    blocks={"encoder": ("bert.encoder.layer", BLOCK)},
+    states=states,
+    logits=logits,
+    slot=2,
+    frame=frame,
+    narrow=lambda config: f"bert.encoder.layer.{config.num_hidden_layers - 1}.attention",
+)

@@ -1,0 +1,49 @@
+"""GPT-NeoX (Black et al. 2022; Pythia): a decoder with rotary positions, fused query, key and value, parallel FFN."""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import GPTNeoXForCausalLM
+
+from apet.plms.families.base import Family, Fused, Inputs, Place
+
+QKV = "attention.query_key_value"
+
+BLOCK = (
+    Place("attention.norm", "input_layernorm", "norm"),
+    Place("attention.query", QKV, "linear", Fused(0)),
+    # Only a part of each head is rotated; the softmax cancels the bias of the rest.
+    Place("attention.key", QKV, "linear", Fused(1), inert_bias=True),
+    Place("attention.value", QKV, "linear", Fused(2)),
+    Place("attention.output", "attention.dense", "linear", ends_block=True),
+    Place("ffn.norm", "post_attention_layernorm", "norm"),
+    Place("ffn.up", "mlp.dense_h_to_4h", "linear"),
+    Place("ffn.down", "mlp.dense_4h_to_h", "linear", ends_block=True),
+)
+
+OUTER = (
+    Place("decoder.input", "gpt_neox.embed_in", "input"),
+    Place("decoder.embedding", "gpt_neox.embed_in", "embedding"),
+    Place("decoder.norm", "gpt_neox.final_layer_norm", "norm"),
+    Place("head", "lm_head", "head"),
+)
+
+
+def states(model: GPTNeoXForCausalLM, inputs: Inputs) -> Tensor:
+    embeddings = inputs.embed(model.gpt_neox.embed_in, "decoder.input")
+    return inputs.read(model.gpt_neox(inputs_embeds=embeddings, use_cache=False).last_hidden_state, "decoder.input")
+
+
+def logits(model: GPTNeoXForCausalLM, states: Tensor, words: Tensor) -> Tensor:
+    return F.linear(states, model.lm_head.weight[words])
+
+
+GPT_NEOX = Family(
+    name="gpt_neox",
+    classes={"gpt_neox": GPTNeoXForCausalLM},
+    outer=OUTER,
+    blocks={"decoder": ("gpt_neox.layers", BLOCK)},
+    states=states,
+    logits=logits,
+)

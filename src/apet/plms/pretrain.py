@@ -1,0 +1,201 @@
+"""One rung from nothing to an ordinary Hugging Face folder, with the same bytes however often it was interrupted."""
+
+from __future__ import annotations
+
+import io
+import math
+import pickle
+import platform
+import shutil
+import time
+from dataclasses import asdict, dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import AdamW, Muon, Optimizer
+from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from apet.data.tables import read_record
+from apet.errors import CorruptError, DataError
+from apet.plms.families import family_of
+from apet.plms.inventory import inventory_of
+from apet.plms.ladder import PRETRAIN_VERSION, Recipe, Rung, rung_digest
+from apet.plms.load import content_of
+from apet.plms.objectives import heldout_loss, initialise, training_loss
+from apet.plms.packing import heldout_rows, training_rows, unigram_entropy
+from apet.plms.progress import Progress
+from apet.plms.tokenizer import TOKENIZER_FILES
+from apet.provenance import digest, file_digest, seed_for, versions, whole_folder, write_bytes, write_json
+
+POINTS = 20
+"""Points of the recorded loss curve."""
+
+KEEP_EVERY = 30.0
+"""Seconds of work that a killed run may lose."""
+
+
+def pretrain(
+    rung: Rung,
+    recipe: Recipe,
+    corpus_folder: Path,
+    tokenizer_folder: Path,
+    out_folder: Path,
+    run_record: Path | None = None,
+) -> None:
+    """Write `out_folder` whole: weights (float32 safetensors), config.json, the tokenizer, and pretraining.json.
+
+    Its bytes are a function of rung, recipe, corpus and tokenizer on one class of machine, where
+    `apet.training.determinism.make_deterministic` was called before. A killed run leaves a hidden file beside
+    `out_folder`, from which the next goes on to the same bytes. `run_record`: a file for what differs between runs
+    (seconds, host, versions). DataError for a corpus or tokenizer that is absent, or does not fit the recipe.
+    """
+    start = time.monotonic()
+    tokenizer = _tokenizer(tokenizer_folder, recipe)
+    rows = training_rows(corpus_folder, tokenizer, recipe)
+    heldout = heldout_rows(corpus_folder, tokenizer, recipe.length)
+    corpus = read_record(corpus_folder / "corpus.json").get("digest")
+    key = digest([rung_digest(rung, recipe, str(corpus)), file_digest(tokenizer_folder / TOKENIZER_FILES[0])])
+    kept = out_folder.parent / f".{out_folder.name}.state"
+    run = Run.new(rung, recipe)
+    run.train(rows, kept, key)
+    loss = heldout_loss(run.model.eval(), heldout)
+    sizes = inventory_of(run.model)
+    record = {
+        "version": PRETRAIN_VERSION,
+        "rung": asdict(rung),
+        "recipe": asdict(recipe),
+        "corpus": corpus,
+        "tokens": recipe.steps * recipe.batch * recipe.length,
+        "parameters": sizes.parameters,
+        "non_embedding": sizes.non_embedding,
+        "heldout": {
+            "tokens": len(heldout) * recipe.length,
+            "loss": round(loss, 6),
+            "unigram_entropy": round(unigram_entropy(rows, heldout, recipe.vocabulary), 6),
+        },
+        "curve": _curve(run.losses, recipe),
+    }
+    _save(run.model, tokenizer_folder, record, out_folder)
+    kept.unlink(missing_ok=True)
+    if run_record:
+        took = {"seconds": round(time.monotonic() - start, 1), "host": platform.node(), "versions": versions()}
+        write_json(run_record, {"rung": rung.name, **took})
+
+
+@dataclass
+class Run:
+    """A rung in training. `losses`: one number a step so far, so that their count is the step to go on from."""
+
+    rung: Rung
+    recipe: Recipe
+    model: PreTrainedModel
+    optimizers: tuple[Optimizer, ...]
+    losses: list[float] = field(default_factory=list)
+
+    @classmethod
+    def new(cls, rung: Rung, recipe: Recipe) -> Run:
+        config = AutoConfig.for_model(**rung.config(recipe))
+        family = family_of(config.model_type)
+        torch.manual_seed(seed_for("initial", recipe.seed, rung.name))
+        model = family.class_of(config)(config)
+        initialise(model)
+        family.fuse(model)
+        return cls(rung, recipe, model.train(), optimizers_for(model, recipe))
+
+    def train(self, rows: Tensor, kept: Path, key: str) -> None:
+        """All steps that are left over rows [steps · batch, length + 1]; progress is kept in the file `kept`."""
+        recipe = self.recipe
+        self._load(kept, key)
+        last = time.monotonic()
+        with Progress(self.rung.name, recipe.steps, len(self.losses), recipe.batch * recipe.length) as progress:
+            for step in range(len(self.losses), recipe.steps):
+                self.losses.append(self._step(step, rows[step * recipe.batch :][: recipe.batch].long()))
+                progress.step(self.losses[-1])
+                if time.monotonic() - last >= KEEP_EVERY:
+                    self._keep(kept, key)
+                    last = time.monotonic()
+
+    def _step(self, step: int, rows: Tensor) -> float:
+        share = rate_share(step, self.recipe)
+        loss = training_loss(self.model, rows, getattr(torch, self.recipe.precision))
+        loss.backward()
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = share * group["peak"]
+            optimizer.step()
+            optimizer.zero_grad()
+        return loss.item()
+
+    def _keep(self, kept: Path, key: str) -> None:
+        buffer = io.BytesIO()
+        optimizers = [optimizer.state_dict() for optimizer in self.optimizers]
+        state = {"key": key, "model": self.model.state_dict(), "optimizers": optimizers, "losses": self.losses}
+        torch.save(state, buffer)
+        write_bytes(kept, buffer.getvalue())
+
+    def _load(self, kept: Path, key: str) -> None:
+        """Go on from a state file, if there is one of this very run."""
+        if not kept.is_file():
+            return
+        try:
+            state = torch.load(kept, weights_only=True)
+        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+            raise CorruptError(f"{kept}: not a state of pretraining ({error}). Delete it to begin again.") from None
+        if state["key"] != key:
+            return
+        self.model.load_state_dict(state["model"])
+        for optimizer, values in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(values)
+        self.losses = state["losses"]
+
+
+def optimizers_for(model: PreTrainedModel, recipe: Recipe) -> tuple[Optimizer, ...]:
+    """Muon (Jordan 2024) for the matrices of the blocks, AdamW for words, biases and norms.
+
+    Every group has its highest rate as `peak`.
+    """
+    words = model.get_input_embeddings().weight
+    others = [p for p in model.parameters() if p is not words]
+    groups = [
+        {"params": [words], "peak": recipe.rate_words},
+        {"params": [p for p in others if p.ndim != 2], "peak": recipe.rate_vectors},
+    ]
+    matrices = [{"params": [p for p in others if p.ndim == 2], "peak": recipe.rate_matrices}]
+    return AdamW(groups, betas=(0.9, 0.95), weight_decay=0.0, fused=True), Muon(matrices, weight_decay=0.0)
+
+
+def rate_share(step: int, recipe: Recipe) -> float:
+    """The share of its peak that a rate has at a step: up in a line over the warmup, then down to 0 by the end."""
+    warmup = recipe.warmup * recipe.steps
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    left = (recipe.steps - step) / (recipe.steps - warmup)
+    return left if recipe.schedule == "linear" else (1 - math.cos(math.pi * left)) / 2
+
+
+def _tokenizer(folder: Path, recipe: Recipe) -> PreTrainedTokenizerBase:
+    if not (folder / TOKENIZER_FILES[0]).is_file():
+        raise DataError(f"{folder}: no {TOKENIZER_FILES[0]}. Make it with `apet tokenizer`.")
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    if len(tokenizer) > recipe.vocabulary:
+        raise DataError(f"{folder}: {len(tokenizer)} words, and the recipe's vocabulary is {recipe.vocabulary}.")
+    return tokenizer
+
+
+def _curve(losses: list[float], recipe: Recipe) -> list[dict[str, float]]:
+    """Means of the training loss over equal spans of steps, with the tokens seen by the end of each."""
+    edges = sorted({len(losses) * point // POINTS for point in range(POINTS + 1)})
+    spans = [(end, losses[start:end]) for start, end in pairwise(edges)]
+    each = recipe.batch * recipe.length
+    return [{"tokens": end * each, "loss": round(sum(span) / len(span), 4)} for end, span in spans]
+
+
+def _save(model: PreTrainedModel, tokenizer_folder: Path, record: dict[str, Any], out_folder: Path) -> None:
+    with whole_folder(out_folder) as folder:
+        model.save_pretrained(folder)
+        for name in TOKENIZER_FILES:
+            shutil.copyfile(tokenizer_folder / name, folder / name)
+        write_json(folder / "pretraining.json", {**record, "content": content_of(folder)})

@@ -1,0 +1,44 @@
+"""The ladder's tokenizer: byte-level BPE, trained on the corpus, and saved as the library's own fast tokenizer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+
+from apet.data.corpus import read_corpus
+from apet.plms.ladder import END, PAD, SPECIAL
+from apet.provenance import whole_folder
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
+
+
+def train_tokenizer(corpus_folder: Path, vocabulary: int, out_folder: Path) -> None:
+    """Write `out_folder` whole: a tokenizer of at most `vocabulary` words, trained on the corpus' train side.
+
+    It adds no token of its own to a text, and pads on the right. Equal corpora give equal bytes.
+    """
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=list(SPECIAL),
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(read_corpus(corpus_folder, "train")["text"], trainer)
+    pad, end, mask, unknown = SPECIAL
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token=pad,
+        eos_token=end,
+        mask_token=mask,
+        unk_token=unknown,
+        padding_side="right",
+        clean_up_tokenization_spaces=False,
+    )
+    assert (fast.pad_token_id, fast.eos_token_id) == (PAD, END)
+    with whole_folder(out_folder) as folder:
+        fast.save_pretrained(folder)

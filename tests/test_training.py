@@ -1,0 +1,180 @@
+"""The loop and its cells: learns, selects on validation, records divergence, and writes the same bytes every time."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import WORDS, tiny_plm
+
+from apet.config import load_study
+from apet.errors import ApetError, CorruptError
+from apet.evaluation import Encoded, predict, score
+from apet.grid import Cell
+from apet.placement import Methods, make_plan
+from apet.training.block import Roots
+from apet.training.cells import METRICS, THETA, Bench, is_complete, train_cell
+from apet.training.determinism import make_deterministic
+from apet.training.loop import Splits, batches, schedule_of, train
+from apet.tuning import TunedPLM, initial_theta, split_by_structure
+
+RECIPE = replace(
+    load_study(Path(__file__).parent.parent / "params.yaml").grid[0].training, steps=40, batch=8, evaluations=4
+)
+make_deterministic()
+
+
+def rows(count: int, seed: int) -> Encoded:
+    """Rows whose label is whether word 7 or word 8 stands at a random place."""
+    generator = torch.Generator().manual_seed(seed)
+    lengths = torch.randint(4, 9, (count,), generator=generator)
+    ids = torch.randint(10, WORDS, (count, 8), generator=generator)
+    labels = torch.randint(2, (count,), generator=generator)
+    places = (torch.rand(count, generator=generator) * (lengths - 1)).long()
+    ids[torch.arange(count), places] = 7 + labels
+    ids[torch.arange(8) >= lengths[:, None]] = 0
+    return Encoded([f"{seed}-{i}" for i in range(count)], ids, lengths, labels)
+
+
+def bench() -> Bench:
+    task = {
+        "task": "toy", "type": "classification", "metric": "accuracy", "labels": {"a": " a", "b": " b"},
+        "chance": {"uniform": 0.5, "majority": 0.5}, "rows": {"train": 64, "validation": 32, "test": 48}, "digest": "0",
+    }  # fmt: skip
+    splits = Splits(rows(64, 1), rows(32, 2), torch.tensor([3, 4]), WORDS)
+    return Bench(tiny_plm("bloom"), task, splits, rows(48, 3))
+
+
+BENCH = bench()
+
+
+def cell(placement: str = "uniform", budget: str = "700", **changes) -> Cell:
+    base = Cell("tiny", "toy", placement, budget, 2, 1, 1, Methods(adapter_width=4), RECIPE, "plm", "data")
+    return replace(base, **changes)
+
+
+def start(placement: str = "uniform", budget: int = 700):
+    plan = make_plan(BENCH.plm.inventory, placement, budget, 3)
+    words = BENCH.plm.model.get_input_embeddings().weight
+    return plan, split_by_structure(plan, initial_theta(plan, 4, words))
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in sorted(folder.iterdir())}
+
+
+def test_full_fine_tuning_learns_the_task():
+    plan, parts = start("full", BENCH.plm.inventory.parameters)
+    recipe = replace(RECIPE, steps=150, rates=replace(RECIPE.rates, entry=0.003, bias=0.003))
+    with TunedPLM(BENCH.plm, plan) as tuned:
+        trained = train(tuned, parts, BENCH.splits, recipe, seed=1, rate=1.0)
+        after = score(predict(tuned, [trained.theta], BENCH.test, BENCH.splits.words), BENCH.test.labels)
+    assert after.score > 0.85
+    assert trained.losses[-1][1] < trained.losses[0][1]
+
+
+def test_best_step_is_the_best_of_the_looks():
+    plan, parts = start()
+    with TunedPLM(BENCH.plm, plan) as tuned:
+        trained = train(tuned, parts, BENCH.splits, RECIPE, seed=1, rate=1.0)
+        again = score(predict(tuned, [trained.theta], BENCH.splits.validation, BENCH.splits.words),
+                      BENCH.splits.validation.labels)  # fmt: skip
+    assert trained.best_step in {10, 20, 30, 40}
+    assert [step for step, _ in trained.losses] == [10, 20, 30, 40]
+    assert again.score == trained.validation.score
+    assert trained.theta.shape == (700,)
+
+
+def test_loss_over_the_vocabulary_also_learns_the_label_words():
+    plan, parts = start("full", BENCH.plm.inventory.parameters)
+    recipe = replace(RECIPE, loss="vocabulary", steps=150, rates=replace(RECIPE.rates, entry=0.003, bias=0.003))
+    with TunedPLM(BENCH.plm, plan) as tuned:
+        trained = train(tuned, parts, BENCH.splits, recipe, seed=1, rate=1.0)
+    assert trained.validation.score > 0.85
+
+
+def test_a_loss_that_is_not_finite_is_an_outcome():
+    plan, parts = start()
+    with TunedPLM(BENCH.plm, plan) as tuned:
+        trained = train(tuned, parts, BENCH.splits, replace(RECIPE, clip=1e30), seed=1, rate=1e20)
+    assert trained.outcome == "diverged"
+    assert torch.isfinite(trained.theta).all()
+
+
+def test_rate_is_chosen_on_validation(tmp_path):
+    grid = cell(training=replace(RECIPE, rate_grid=(1e-6, 1.0)), draws=1)
+    record = train_cell(grid, BENCH, tmp_path / "cell")
+    assert record["replicates"][0]["rate"] == 1.0
+    assert record["replicates"][0]["validation"]["score"] > 0.5
+
+
+@pytest.mark.parametrize("placement", ["none", "full", "lora", "bitfit", "adapter", "uniform"])
+def test_the_same_cell_gives_the_same_bytes(tmp_path, placement):
+    same = cell(placement, "700" if placement == "uniform" else "@own", training=replace(RECIPE, steps=8))
+    train_cell(same, BENCH, tmp_path / "a")
+    train_cell(cell(training=replace(RECIPE, steps=4)), BENCH, tmp_path / "between")
+    train_cell(same, bench(), tmp_path / "b")
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+    assert is_complete(tmp_path / "a")
+
+
+def test_replicates_differ_in_plan_and_start(tmp_path):
+    record = train_cell(cell(draws=2, reruns=2, training=replace(RECIPE, steps=4)), BENCH, tmp_path / "cell")
+    plans = [r["plan"] for r in record["replicates"]]
+    assert plans[0] == plans[1] != plans[2] == plans[3]
+    assert len({r["theta"] for r in record["replicates"]}) == 4
+
+
+def test_a_cell_without_parameters_is_the_frozen_plm(tmp_path):
+    record = train_cell(cell("none", "@own", draws=1), BENCH, tmp_path / "cell")
+    (replicate,) = record["replicates"]
+    assert (record["tunable"], replicate["steps"], replicate["best_step"]) == (0, 0, 0)
+
+
+def test_a_damaged_file_is_named_and_not_taken_for_whole(tmp_path):
+    folder = tmp_path / "cell"
+    train_cell(cell(training=replace(RECIPE, steps=4)), BENCH, folder)
+    theta = folder / THETA
+    whole = theta.read_bytes()
+    theta.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(CorruptError, match=THETA):
+        is_complete(folder)
+    theta.unlink()
+    assert not is_complete(folder)
+    (folder / METRICS).write_text("{")
+    with pytest.raises(CorruptError, match=METRICS):
+        is_complete(folder)
+
+
+def test_one_failed_cell_leaves_its_siblings(tmp_path, monkeypatch):
+    from apet.training import block
+
+    good, bad = cell(training=replace(RECIPE, steps=4), draws=1), cell("bitfit", "100000")
+    monkeypatch.setattr(block, "load_plm", lambda folder, name: BENCH.plm)
+    monkeypatch.setattr(block.Bench, "of", lambda plm, data, length: BENCH)
+    roots = Roots(tmp_path / "cells", tmp_path / "runs")
+    with pytest.raises(ApetError, match="1 of 2 cells failed"):
+        block.train_block([bad, good], tmp_path, tmp_path, roots)
+    assert is_complete(roots.cells / good.path)
+    assert not (roots.cells / bad.path).exists()
+    run = json.loads((roots.runs / f"{good.path}.json").read_text())
+    assert run["seconds"] > 0
+    assert block.train_block([good], tmp_path, tmp_path, roots) == 0
+
+
+def test_batches_are_shuffled_epochs():
+    recipe = replace(RECIPE, steps=10, batch=8)
+    taken = torch.cat(list(batches(20, recipe, seed=5)))
+    assert sorted(taken[:20].tolist()) == sorted(taken[20:40].tolist()) == sorted(range(20))
+    assert not torch.equal(taken[:20], taken[20:40])
+    assert torch.equal(taken, torch.cat(list(batches(20, recipe, seed=5))))
+
+
+def test_schedule_warms_up_then_falls_to_zero_or_stays():
+    factor = schedule_of(replace(RECIPE, steps=100, warmup=0.1, schedule="linear"))
+    assert [factor(0), factor(9), factor(10), factor(55), factor(100)] == [0.1, 1.0, 1.0, 0.5, 0.0]
+    constant = schedule_of(replace(RECIPE, steps=100, warmup=0.1, schedule="constant"))
+    assert [constant(0), constant(10), constant(100)] == [0.1, 1.0, 1.0]
