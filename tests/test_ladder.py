@@ -9,11 +9,11 @@ from dataclasses import fields, replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import AutoConfig
 
 from apet.errors import ModelError, ParamsError
 from apet.plms.inventory import inventory_of, shapes_of
 from apet.plms.ladder import HEAD_WIDTH, Recipe, Rung, parse_rung, rung_digest
-from transformers import AutoConfig
 
 CORPUS = "data/corpus/0123456789"
 

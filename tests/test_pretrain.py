@@ -241,8 +241,8 @@ def test_what_does_not_fit_is_named(corpus: Path, tokenizer: Path, tmp_path: Pat
         pretrain(RUNG, replace(RECIPE, vocabulary=299), corpus, tokenizer, tmp_path / "out")
     with pytest.raises(DataError, match=r"nothing: no tokenizer\.json"):
         pretrain(RUNG, RECIPE, corpus, tmp_path / "nothing", tmp_path / "out")
-    with pytest.raises(DataError, match="heldout.parquet: fewer than the 100001 tokens"):
+    with pytest.raises(DataError, match=r"heldout\.parquet: fewer than the 100001 tokens"):
         pretrain(RUNG, replace(RECIPE, length=100_000), corpus, tokenizer, tmp_path / "out")
     short = write_corpus(tmp_path / "short", 0, 3)
-    with pytest.raises(DataError, match="train.parquet: no document"):
+    with pytest.raises(DataError, match=r"train\.parquet: no document"):
         pretrain(RUNG, RECIPE, short, tokenizer, tmp_path / "out")

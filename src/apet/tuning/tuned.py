@@ -12,12 +12,13 @@ from torch.func import functional_call
 from apet.placement.plans import Plan
 from apet.plms.families import Inputs, Place
 from apet.plms.load import PLM
-from apet.tuning.structures import bottleneck, lowrank
+from apet.tuning.factors import Factors, Part, is_thin
+from apet.tuning.structures import bottleneck
 from apet.tuning.structures.entry import Scatter
 from apet.tuning.theta import Slot, layout
 
-Effect = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""(input of the module, its output so far, the slot's values) -> its output."""
+Effect = Callable[[Tensor, Tensor], Tensor]
+"""(output of a module so far, the slot's values) -> its output."""
 
 
 class Reader(nn.Module):
@@ -50,12 +51,14 @@ class TunedPLM:
         self.head: list[tuple[int, Scatter]] = []
         self.pieces: tuple[Tensor, ...] = ()
         self.position = torch.zeros(0, dtype=torch.long)
+        self.parts: dict[str, list[Part]] = defaultdict(list)
         places = {p.name: p for p in plm.family.places(plm.model)}
         plugged = {s.units.site.place for s in self.slots if s.units.site.structure == "bottleneck"}
         for number, slot in enumerate(self.slots):
             place = places[slot.units.site.place]
             self._enter(number, slot, place, rows_of(place, plm), place.name in plugged)
-        self.handles = [plm.model.get_submodule(m).register_forward_hook(self._acts(m)) for m in self.effects]
+        touched = dict.fromkeys([*self.parts, *self.effects])
+        self.handles = [plm.model.get_submodule(m).register_forward_hook(self._acts(m)) for m in touched]
         if narrow := plm.family.narrow(plm.model.config):
             self.handles.append(plm.model.get_submodule(narrow).register_forward_hook(self._narrow))
 
@@ -108,8 +111,8 @@ class TunedPLM:
         site, index = slot.units.site, slot.units.index
         if site.structure == "token":
             self.virtual[place.name] = number
-        elif site.structure == "lowrank":
-            self.effects[place.module].append((number, _lowrank(site.shape, rows)))
+        elif place.kind == "linear" and is_thin(slot):
+            self.parts[place.module].append(Part(number, slot, rows))
         elif site.structure == "bottleneck":
             self.effects[place.module].append((number, _bottleneck(site.shape)))
         else:
@@ -123,13 +126,19 @@ class TunedPLM:
                 self.scatters[f"model.{place.module}.{parameter}"].append((number, scatter))
 
     def _acts(self, module: str) -> Callable:
-        """The hook of a module: low-rank updates, then adapters, then the biases that stand behind them."""
-        order = {"lowrank": 0, "bottleneck": 1, "bias": 2}
+        """The hook of a module: thin updates of its map, then adapters, then the biases that stand behind them."""
+        order = {"bottleneck": 0, "bias": 1}
         effects = sorted(self.effects[module], key=lambda e: order[self.slots[e[0]].units.site.structure])
+        factors = None
+        if parts := self.parts[module]:
+            outputs, inputs = self.plm.model.get_submodule(module).weight.shape
+            factors = Factors(outputs, inputs, parts)
 
         def hook(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            if factors:
+                output = factors(inputs[0], output, self.pieces)
             for number, effect in effects:
-                output = effect(inputs[0], output, self.pieces[number])
+                output = effect(output, self.pieces[number])
             return output
 
         return hook
@@ -149,17 +158,9 @@ def rows_of(place: Place, plm: PLM) -> Tensor | None:
     return place.fused.rows(outputs, plm.model.config.num_attention_heads)
 
 
-def _lowrank(shape: tuple[int, ...], rows: Tensor | None) -> Effect:
-    def effect(x: Tensor, y: Tensor, values: Tensor) -> Tensor:
-        update = lowrank.update(x, values, shape)
-        return y + update if rows is None else y.index_add(-1, rows, update)
-
-    return effect
-
-
 def _bottleneck(shape: tuple[int, ...]) -> Effect:
-    return lambda x, y, values: y + bottleneck.update(y, values, shape)
+    return lambda y, values: y + bottleneck.update(y, values, shape)
 
 
 def _added_bias(scatter: Scatter) -> Effect:
-    return lambda x, y, values: y + scatter(y.new_zeros(y.shape[-1]), values)
+    return lambda y, values: y + scatter(y.new_zeros(y.shape[-1]), values)

@@ -1,4 +1,4 @@
-"""lowrank: rank-1 components of a linear map's update, y + (x Aᵀ) B (LoRA, Hu et al. 2022, with scale 1)."""
+"""lowrank: rank-1 components of a linear map's update (LoRA, Hu et al. 2022, with scale 1); see `factors`."""
 
 from __future__ import annotations
 
@@ -14,10 +14,3 @@ def initial(units: Units, generator: Generator, words: Tensor) -> Tensor:
     values = torch.zeros(units.count, inputs + outputs)
     values[:, :inputs].uniform_(-(inputs**-0.5), inputs**-0.5, generator=generator)
     return values.flatten()
-
-
-def update(x: Tensor, values: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """The update for inputs x [..., d_in]: shape [..., d_out]."""
-    outputs, inputs = shape
-    a, b = values.view(-1, inputs + outputs).split((inputs, outputs), dim=1)
-    return (x @ a.T) @ b
