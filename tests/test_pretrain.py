@@ -154,14 +154,8 @@ def test_a_damaged_state_is_named(corpus: Path, tokenizer: Path, tmp_path: Path)
 
 
 def test_the_folder_is_an_ordinary_one(plm: Path, corpus: Path) -> None:
-    assert sorted(p.name for p in plm.iterdir()) == [
-        "config.json",
-        "generation_config.json",
-        "model.safetensors",
-        "pretraining.json",
-        "tokenizer.json",
-        "tokenizer_config.json",
-    ]
+    names = "config.json generation_config.json model.safetensors pretraining.json tokenizer.json tokenizer_config.json"
+    assert sorted(p.name for p in plm.iterdir()) == names.split()
     model, words = AutoModelForCausalLM.from_pretrained(plm), AutoTokenizer.from_pretrained(plm)
     assert model.dtype == torch.float32 and model.config.eos_token_id == words.eos_token_id
     rows = heldout_rows(corpus, words, RECIPE.length).long()
@@ -219,6 +213,8 @@ def test_rows_are_the_documents_each_once_an_epoch(corpus: Path, tokenizer: Path
     rows = training_rows(corpus, words, recipe)
     assert rows.shape == (recipe.steps, 2)
     assert (rows == END).sum() == 2 * len(texts)
+    joined = words.decode(rows.flatten())
+    assert not any(text in joined for text in texts), "rows are not mixed"
     assert torch.equal(rows, training_rows(corpus, words, recipe))
     assert not torch.equal(rows, training_rows(corpus, words, replace(recipe, seed=2)))
 
@@ -245,4 +241,8 @@ def test_what_does_not_fit_is_named(corpus: Path, tokenizer: Path, tmp_path: Pat
         pretrain(RUNG, replace(RECIPE, length=100_000), corpus, tokenizer, tmp_path / "out")
     short = write_corpus(tmp_path / "short", 0, 3)
     with pytest.raises(DataError, match=r"train\.parquet: no document"):
+        pretrain(RUNG, RECIPE, short, tokenizer, tmp_path / "out")
+    (short / "corpus.json").write_text("{}")
+    write_table(short / "train.parquet", {"id": ["0"], "source": ["toy"], "text": [document(0)]}, SCHEMA)
+    with pytest.raises(DataError, match=r"corpus\.json: digest is None"):
         pretrain(RUNG, RECIPE, short, tokenizer, tmp_path / "out")

@@ -19,6 +19,9 @@ from apet.provenance import seed_for
 DOCUMENTS = 500
 """Documents tokenised at one time."""
 
+HELD_OUT = 2**16
+"""Most held-out tokens that a loss is measured on: the same for every rung, and enough to tell rungs apart."""
+
 
 def training_rows(corpus_folder: Path, tokenizer: PreTrainedTokenizerBase, recipe: Recipe) -> Tensor:
     """The recipe's rows [steps · batch, length + 1] of ids (int32), each predicting `length` tokens.
@@ -41,9 +44,9 @@ def training_rows(corpus_folder: Path, tokenizer: PreTrainedTokenizerBase, recip
 
 
 def heldout_rows(corpus_folder: Path, tokenizer: PreTrainedTokenizerBase, length: int) -> Tensor:
-    """Rows [k, length + 1] of ids (int32) of the documents that are never trained on, in their own order."""
+    """Rows [k, length + 1] of ids (int32) of the first HELD_OUT tokens that are never trained on."""
     parts = list(_tokens(iter(read_corpus(corpus_folder, "heldout")["text"]), tokenizer))
-    rows = _cut(np.concatenate([np.empty(0, np.int32), *parts]), length)
+    rows = _cut(np.concatenate([np.empty(0, np.int32), *parts]), length)[: max(1, HELD_OUT // length)]
     if not len(rows):
         raise DataError(f"{corpus_folder}/heldout.parquet: fewer than the {length + 1} tokens of one row.")
     return rows

@@ -56,28 +56,12 @@ def pretrain(
     tokenizer = _tokenizer(tokenizer_folder, recipe)
     rows = training_rows(corpus_folder, tokenizer, recipe)
     heldout = heldout_rows(corpus_folder, tokenizer, recipe.length)
-    corpus = read_record(corpus_folder / "corpus.json").get("digest")
-    key = digest([rung_digest(rung, recipe, str(corpus)), file_digest(tokenizer_folder / TOKENIZER_FILES[0])])
+    corpus = _corpus_digest(corpus_folder)
+    key = digest([rung_digest(rung, recipe, corpus), file_digest(tokenizer_folder / TOKENIZER_FILES[0])])
     kept = out_folder.parent / f".{out_folder.name}.state"
     run = Run.new(rung, recipe)
     run.train(rows, kept, key)
-    loss = heldout_loss(run.model.eval(), heldout)
-    sizes = inventory_of(run.model)
-    record = {
-        "version": PRETRAIN_VERSION,
-        "rung": asdict(rung),
-        "recipe": asdict(recipe),
-        "corpus": corpus,
-        "tokens": recipe.steps * recipe.batch * recipe.length,
-        "parameters": sizes.parameters,
-        "non_embedding": sizes.non_embedding,
-        "heldout": {
-            "tokens": len(heldout) * recipe.length,
-            "loss": round(loss, 6),
-            "unigram_entropy": round(unigram_entropy(rows, heldout, recipe.vocabulary), 6),
-        },
-        "curve": _curve(run.losses, recipe),
-    }
+    record = {"version": PRETRAIN_VERSION, "corpus": corpus, **run.record(rows, heldout)}
     _save(run.model, tokenizer_folder, record, out_folder)
     kept.unlink(missing_ok=True)
     if run_record:
@@ -117,6 +101,24 @@ class Run:
                 if time.monotonic() - last >= KEEP_EVERY:
                     self._keep(kept, key)
                     last = time.monotonic()
+
+    def record(self, rows: Tensor, heldout: Tensor) -> dict[str, Any]:
+        """What became of the rung, its sizes counted from shapes with tied weights once, its losses in nats a token."""
+        sizes = inventory_of(self.model)
+        entropy = unigram_entropy(rows, heldout, self.recipe.vocabulary)
+        return {
+            "rung": asdict(self.rung),
+            "recipe": asdict(self.recipe),
+            "tokens": rows[:, 1:].numel(),
+            "parameters": sizes.parameters,
+            "non_embedding": sizes.non_embedding,
+            "heldout": {
+                "tokens": heldout[:, 1:].numel(),
+                "loss": round(heldout_loss(self.model.eval(), heldout), 6),
+                "unigram_entropy": round(entropy, 6),
+            },
+            "curve": _curve(self.losses, self.recipe),
+        }
 
     def _step(self, step: int, rows: Tensor) -> float:
         share = rate_share(step, self.recipe)
@@ -177,6 +179,14 @@ def rate_share(step: int, recipe: Recipe) -> float:
     return left if recipe.schedule == "linear" else (1 - math.cos(math.pi * left)) / 2
 
 
+def _corpus_digest(folder: Path) -> str:
+    path = folder / "corpus.json"
+    found = read_record(path).get("digest")
+    if not isinstance(found, str):
+        raise DataError(f"{path}: digest is {found!r}, not that of a corpus. Make it with `apet corpus`.")
+    return found
+
+
 def _tokenizer(folder: Path, recipe: Recipe) -> PreTrainedTokenizerBase:
     if not (folder / TOKENIZER_FILES[0]).is_file():
         raise DataError(f"{folder}: no {TOKENIZER_FILES[0]}. Make it with `apet tokenizer`.")
@@ -197,6 +207,8 @@ def _curve(losses: list[float], recipe: Recipe) -> list[dict[str, float]]:
 def _save(model: PreTrainedModel, tokenizer_folder: Path, record: dict[str, Any], out_folder: Path) -> None:
     with whole_folder(out_folder) as folder:
         model.save_pretrained(folder)
+        # The library makes its weights readable to their owner alone.
+        (folder / "model.safetensors").chmod(0o644)
         for name in TOKENIZER_FILES:
             shutil.copyfile(tokenizer_folder / name, folder / name)
         write_json(folder / "pretraining.json", {**record, "content": content_of(folder)})
