@@ -36,10 +36,22 @@ def record(model: str, task: str, placement: str, budget: str, scores: Any, tuna
     return f"{model}/{task}/{placement}-{budget}", {
         "format": 1,
         "cell": {"model": model, "task": task, "placement": placement, "budget": budget},
-        "plm": {"name": model, "family": "bloom", "content": "c0", "parameters": parameters,
-                "non_embedding": non_embedding},
-        "task": {"name": task, "type": "classification", "metric": "accuracy", "labels": labels, "chance": chance,
-                 "majority": majority, "rows": {"train": 1000, "validation": 200, "test": n}},
+        "plm": {
+            "name": model,
+            "family": "bloom",
+            "content": "c0",
+            "parameters": parameters,
+            "non_embedding": non_embedding,
+        },
+        "task": {
+            "name": task,
+            "type": "classification",
+            "metric": "accuracy",
+            "labels": labels,
+            "chance": chance,
+            "majority": majority,
+            "rows": {"train": 1000, "validation": 200, "test": n},
+        },
         "tunable": tunable,
         "replicates": [replicate(d, r, float(rows[d, r]), n, tunable) for d, r in np.ndindex(rows.shape)],
     }

@@ -31,10 +31,22 @@ from simulated_study import MODELS, TASKS, record, study
 def frame_of(scores: np.ndarray, n: int = 400) -> pd.DataFrame:
     """Cells m0, m1, … of one draw; `scores`: (cells, reruns)."""
     cells, reruns = scores.shape
-    return pd.DataFrame({
-        "model": np.repeat([f"m{i}" for i in range(cells)], reruns), "family": "f", "non_embedding": 1, "tunable": 1,
-        "task": "t", "placement": "lora", "budget": "@own", "draw": 0, "rerun": np.tile(np.arange(reruns), cells),
-        "score": scores.ravel(), "n": n, "outcome": "ok"})
+    return pd.DataFrame(
+        {
+            "model": np.repeat([f"m{i}" for i in range(cells)], reruns),
+            "family": "f",
+            "non_embedding": 1,
+            "tunable": 1,
+            "task": "t",
+            "placement": "lora",
+            "budget": "@own",
+            "draw": 0,
+            "rerun": np.tile(np.arange(reruns), cells),
+            "score": scores.ravel(),
+            "n": n,
+            "outcome": "ok",
+        }
+    )
 
 
 @given(st.integers(1, 500), st.data())
@@ -107,8 +119,10 @@ def test_rows_in_any_order_give_the_same_numbers() -> None:
 
 
 def test_mean_over_tasks_and_its_variance() -> None:
-    cells = [record("bloom-mid", "topics", "lora", "@own", [[0.8, 0.7]], 10),
-             record("bloom-mid", "sentiment", "lora", "@own", [[0.6, 0.62]], 10)]
+    cells = [
+        record("bloom-mid", "topics", "lora", "@own", [[0.8, 0.7]], 10),
+        record("bloom-mid", "sentiment", "lora", "@own", [[0.6, 0.62]], 10),
+    ]
     scores = cell_scores(tidy(cells))
     mean = over_tasks(scores, ["sentiment", "topics"]).iloc[0]
     assert mean["mean"] == pytest.approx((0.75 + 0.61) / 2)
@@ -191,12 +205,23 @@ def test_position_spread_is_of_apet_alone() -> None:
 
 
 def test_own_count_knows_both_ways_to_write_it() -> None:
-    cells = [record("bloom-mid", "topics", placement, budget, [[0.5]], 10) for placement, budget in
-             [("lora", "@own"), ("bitfit", "@bitfit"), ("none", "0"), ("lora", "4096"), ("uniform", "@lora"),
-              ("attention", "@own")]]
+    cells = [
+        record("bloom-mid", "topics", placement, budget, [[0.5]], 10)
+        for placement, budget in [
+            ("lora", "@own"),
+            ("bitfit", "@bitfit"),
+            ("none", "0"),
+            ("lora", "4096"),
+            ("uniform", "@lora"),
+            ("attention", "@own"),
+        ]
+    ]
     frame = tidy(cells)
     assert set(zip(frame.placement[own_count(frame)], frame.budget[own_count(frame)], strict=True)) == {
-        ("lora", "@own"), ("bitfit", "@bitfit"), ("none", "0")}
+        ("lora", "@own"),
+        ("bitfit", "@bitfit"),
+        ("none", "0"),
+    }
     assert set(method_scores(frame).placement) == {"lora", "bitfit", "none"}
 
 

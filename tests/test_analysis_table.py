@@ -13,10 +13,12 @@ from simulated_study import MODELS, record, study
 
 
 def test_entries_are_mean_sd_and_n_in_per_cent() -> None:
-    cells = [record("bloom-mid", "topics", "lora", "@own", [[0.8, 0.7]], 19_200),
-             record("bloom-mid", "topics", "none", "0", [[0.2]], 0),
-             record("bloom-mid", "topics", "uniform", "@lora", [[0.5], [0.6], [0.7]], 19_200),
-             record("bloom-mid", "topics", "uniform", "100", [[0.1]], 100)]
+    cells = [
+        record("bloom-mid", "topics", "lora", "@own", [[0.8, 0.7]], 19_200),
+        record("bloom-mid", "topics", "none", "0", [[0.2]], 0),
+        record("bloom-mid", "topics", "uniform", "@lora", [[0.5], [0.6], [0.7]], 19_200),
+        record("bloom-mid", "topics", "uniform", "100", [[0.1]], 100),
+    ]
     markdown, long = methods_table(tidy(cells))
     lines = markdown.splitlines()
     assert lines[0] == "| PLM | method | tunable parameters | topics | mean over tasks |"

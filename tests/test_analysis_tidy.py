@@ -91,15 +91,18 @@ def test_wrong_type_names_file_and_key(column, value) -> None:
     assert f"{cell}/metrics.json" in str(error.value)
 
 
-@pytest.mark.parametrize(("key", "value", "words"), [
-    ("replicate.test.score", 80.0, "fraction from 0 to 1"),
-    ("replicate.test.score", -0.1, "fraction from 0 to 1"),
-    ("task.majority", 2, "fraction from 0 to 1"),
-    ("replicate.outcome", "fine", "ok, diverged"),
-    ("replicate.test.score", None, "a number"),
-    ("plm.parameters", 0, "above 0"),
-    ("tunable", 1.5, "an integer"),
-])
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("replicate.test.score", 80.0, "fraction from 0 to 1"),
+        ("replicate.test.score", -0.1, "fraction from 0 to 1"),
+        ("task.majority", 2, "fraction from 0 to 1"),
+        ("replicate.outcome", "fine", "ok, diverged"),
+        ("replicate.test.score", None, "a number"),
+        ("plm.parameters", 0, "above 0"),
+        ("tunable", 1.5, "an integer"),
+    ],
+)
 def test_values_out_of_range(key: str, value: object, words: str) -> None:
     cell, metrics = one()
     holder, last = place(metrics, key)
@@ -121,10 +124,15 @@ def test_a_diverged_replicate_may_lack_its_score_and_generation_its_labels() -> 
     assert frame.majority.isna().all()
 
 
-@pytest.mark.parametrize(("change", "words"), [
-    ({"format": 2}, "'format'"), ({"replicates": []}, "'replicates'"), ({"replicates": {}}, "'replicates'"),
-    ({"replicates": [3]}, "replicate.draw"),
-])
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"format": 2}, "'format'"),
+        ({"replicates": []}, "'replicates'"),
+        ({"replicates": {}}, "'replicates'"),
+        ({"replicates": [3]}, "replicate.draw"),
+    ],
+)
 def test_malformed_records(change: dict, words: str) -> None:
     cell, metrics = one()
     with pytest.raises(DataError, match=words):

@@ -104,7 +104,8 @@ def test_positions_by_scale_draws_the_spread_of_the_table(whole: pd.DataFrame) -
     expected = spread[spread.budget.eq("@lora")]
     tasks = found[found.task.ne(positions_by_scale.MEAN)]
     assert tasks.set_index(["model", "task"]).value.to_dict() == pytest.approx(
-        (100 * expected.set_index(["model", "task"]).sd).to_dict())
+        (100 * expected.set_index(["model", "task"]).sd).to_dict()
+    )
     means = found[found.task.eq(positions_by_scale.MEAN)].set_index("model")
     assert means.value.to_dict() == pytest.approx((100 * expected.groupby("model").sd.mean()).to_dict())
     assert (means.low < means.value).all()
@@ -173,7 +174,8 @@ def test_families_are_never_joined_by_a_line(whole: pd.DataFrame) -> None:
     other = whole.assign(family="bert", model=whole.model.str.replace("bloom", "bert"))
     fig, data = methods_by_scale.draw(pd.concat([whole, other], ignore_index=True))
     assert {ax.get_title() for ax in fig.axes if ax.get_title()} == {
-        f"{family}: {task}" for family in ("bert", "bloom") for task in (*TASKS, methods_by_scale.MEAN)}
+        f"{family}: {task}" for family in ("bert", "bloom") for task in (*TASKS, methods_by_scale.MEAN)
+    }
     assert all(len(line.get_xdata()) <= len(MODELS) for ax in fig.axes for line in ax.lines)
     assert data.groupby("family").model.nunique().to_dict() == {"bert": 3, "bloom": 3}
 
@@ -183,14 +185,19 @@ def test_files_and_equal_bytes_in_another_process(tmp_path: Path, whole: pd.Data
     draw_all(tmp_path / "tidy.parquet", tmp_path / "a")
     names = {path.name for path in (tmp_path / "a").iterdir()}
     assert names == {f"{name}.{kind}" for name in FIGURES for kind in ("svg", "png", "csv")}
-    script = ("import sys; import matplotlib; matplotlib.rcParams['axes.facecolor'] = 'red'; from pathlib import Path; "
-              "from apet.figures import draw_all; draw_all(Path(sys.argv[1]), Path(sys.argv[2]))")
+    script = (
+        "import sys; import matplotlib; matplotlib.rcParams['axes.facecolor'] = 'red'; from pathlib import Path; "
+        "from apet.figures import draw_all; draw_all(Path(sys.argv[1]), Path(sys.argv[2]))"
+    )
     subprocess.run([sys.executable, "-c", script, tmp_path / "tidy.parquet", tmp_path / "b"], check=True)
     for name in names:
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes(), name
     for name in FIGURES:
-        pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "a" / f"{name}.csv", dtype={"budget": str}),
-                                      FIGURES[name](whole)[1], check_dtype=False)
+        pd.testing.assert_frame_equal(
+            pd.read_csv(tmp_path / "a" / f"{name}.csv", dtype={"budget": str}),
+            FIGURES[name](whole)[1],
+            check_dtype=False,
+        )
 
 
 def test_neither_floor_imports_torch() -> None:

@@ -42,7 +42,9 @@ CONFIGS = {
 def tiny_plm(family: str, fused: bool = True) -> PLM:
     """A frozen PLM with random weights of std 0.3: at the library's 0.02 a dead part would hide below rounding."""
     torch.manual_seed(0)
-    model = CONFIGS[family]().eval()
+    model = CONFIGS[family]()
+    FAMILIES[family].untie(model)
+    model.eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))

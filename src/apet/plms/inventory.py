@@ -27,7 +27,9 @@ def shapes_of(config: PretrainedConfig) -> PreTrainedModel:
     """A model of this configuration with shapes and no numbers (meta device)."""
     family: Family = family_of(config.model_type)
     with torch.device("meta"):
-        return family.class_of(config)(config)
+        model = family.class_of(config)(config)
+        family.untie(model)
+    return model
 
 
 def _word_parameters(model: PreTrainedModel, places: list[Place]) -> Iterator[nn.Parameter]:

@@ -44,9 +44,10 @@ def training_rows(corpus_folder: Path, tokenizer: PreTrainedTokenizerBase, recip
 
 
 def heldout_rows(corpus_folder: Path, tokenizer: PreTrainedTokenizerBase, length: int) -> Tensor:
-    """Rows [k, length + 1] of ids (int32) of the first HELD_OUT tokens that are never trained on."""
+    """Rows [k, length + 1] of ids (int32) of documents never trained on: every n-th, to stay within HELD_OUT tokens."""
     parts = list(_tokens(iter(read_corpus(corpus_folder, "heldout")["text"]), tokenizer))
-    rows = _cut(np.concatenate([np.empty(0, np.int32), *parts]), length)[: max(1, HELD_OUT // length)]
+    rows = _cut(np.concatenate([np.empty(0, np.int32), *parts]), length)
+    rows = rows[:: -(-rows[:, 1:].numel() // HELD_OUT) or 1]
     if not len(rows):
         raise DataError(f"{corpus_folder}/heldout.parquet: fewer than the {length + 1} tokens of one row.")
     return rows

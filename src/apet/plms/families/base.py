@@ -102,7 +102,8 @@ class Family:
     that answers are read from. logits: (model, states, words [k]) -> logits of those words [rows, k]. slot: see
     Inputs. frame: (tokenizer) -> what goes around a text. narrow: (config) -> path of the last module that needs every
     position when only one is read, or None. fuse: puts fast kernels in place of the library's slow ones, equal to
-    float tolerance.
+    float tolerance. untie: gives a model made from a configuration alone a head of its own,
+    where a checkpoint would bring one.
     """
 
     name: str
@@ -115,6 +116,7 @@ class Family:
     frame: Callable[[PreTrainedTokenizerBase], Frame] = lambda tokenizer: Frame()
     narrow: Callable[[PretrainedConfig], str | None] = lambda config: None
     fuse: Callable[[PreTrainedModel], None] = lambda model: None
+    untie: Callable[[PreTrainedModel], None] = lambda model: None
 
     def class_of(self, config: PretrainedConfig) -> type[PreTrainedModel]:
         """The model class for a configuration of this family."""

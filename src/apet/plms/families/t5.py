@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedTokenizerBase, T5ForConditionalGeneration
 
@@ -74,6 +74,12 @@ def logits(model: T5ForConditionalGeneration, states: Tensor, words: Tensor) -> 
     return F.linear(states * scale, model.lm_head.weight[words])
 
 
+def untie(model: T5ForConditionalGeneration) -> None:
+    """The library ties every T5's head until a checkpoint brings one; v1.1 has its own, as the scale shows."""
+    if not model.config.scale_decoder_outputs:
+        model.lm_head.weight = nn.Parameter(model.lm_head.weight.detach().clone())
+
+
 T5 = Family(
     name="t5",
     classes={"t5": T5ForConditionalGeneration},
@@ -82,4 +88,5 @@ T5 = Family(
     states=states,
     logits=logits,
     frame=frame,
+    untie=untie,
 )
