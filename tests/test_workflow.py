@@ -126,14 +126,14 @@ def test_dvc_records_what_snakemake_made_and_trains_nothing(copied):
     copied.run("git", "add", "-A")
     copied.run("git", "commit", "-qm", "study")
     before = copied.trained()
-    copied.run("dvc", "repro", "-q")
+    copied.run("dvc", "repro")
     assert trainings(before, copied.trained()) == set()
     assert "up to date" in copied.run("dvc", "status").stdout
     copied.run("git", "add", "-A")
     copied.run("git", "commit", "-qm", "first results")
 
     copied.write(edited(grid=[*PARAMS["grid"], {"placements": ["bitfit"], "budgets": [7]}]))
-    copied.run("dvc", "repro", "-q")
+    copied.run("dvc", "repro")
     assert len(trainings(before, copied.trained())) == 2
     changes = copied.run("dvc", "metrics", "diff").stdout
     assert "bitfit@7" in changes
@@ -143,7 +143,7 @@ def test_dvc_records_what_snakemake_made_and_trains_nothing(copied):
     after = copied.trained()
     copied.run("git", "checkout", "-q", "HEAD~1")
     copied.run("dvc", "checkout", "-q")
-    copied.run("dvc", "repro", "-q")
+    copied.run("dvc", "repro")
     assert copied.nothing_to_do()
     assert trainings(after, copied.trained()) == set()
     assert "bitfit" not in (copied.folder / "results" / "tidy.csv").read_text()

@@ -11,7 +11,7 @@ from pathlib import Path
 import yaml
 
 ROOT = Path(__file__).parent.parent
-PIPELINE = ("Snakefile", "dvc.yaml", "workflow", "envs")
+PIPELINE = ("Snakefile", "dvc.yaml", "workflow", "envs", ".gitignore")
 
 PARAMS = {
     "study": "toy",

@@ -1,5 +1,6 @@
 """The study that all rules speak of, read, checked and resolved before anything runs."""
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -20,12 +21,16 @@ except ApetError as error:
 STUDY = f"results/studies/{GRID.id[:12]}.json"
 
 if not Path(STUDY).exists():
-    checked = subprocess.run(["apet", "check", "--params", PARAMS, "--out", STUDY], capture_output=True, text=True)
+    checked = subprocess.run(
+        ["apet", "check", "--params", PARAMS, "--out", STUDY],
+        capture_output=True,
+        text=True,
+    )
     if checked.returncode:
         raise WorkflowError(checked.stderr.strip())
 
 restore(GRID)
 
-# The results' names are fixed: those of another study must count as outdated, however new they are.
-if published_study() != GRID.id:
-    Path(STUDY).touch()
+# The results' names are fixed, so their times cannot tell whose they are: a checkout or a pull writes them anew. The
+# resolved study stands for that: newer than any result of another study, older than every result of this one.
+os.utime(STUDY, (0, 0) if published_study() == GRID.id else None)

@@ -1,4 +1,4 @@
-"""From cells to tables and figures."""
+"""From cells to tables and figures, in one job: results of one study stand together or not at all."""
 
 from apet.figures import FIGURES
 
@@ -23,18 +23,6 @@ rule aggregate:
         cells=ancient(metrics_of(GRID.cells)),
     output:
         TABLES,
-    log:
-        "results/logs/aggregate.log",
-    conda:
-        "../../envs/apet.yaml"
-    shell:
-        "apet aggregate --study {input.study} --cells results/cells --out results > {log} 2>&1"
-
-
-rule figures:
-    input:
-        "results/tidy.parquet",
-    output:
         report(
             expand("results/figures/{figure}.svg", figure=FIGURES),
             caption="../report/figure.rst",
@@ -42,8 +30,9 @@ rule figures:
         ),
         expand("results/figures/{figure}.{form}", figure=FIGURES, form=["png", "csv"]),
     log:
-        "results/logs/figures.log",
+        "results/logs/aggregate.log",
     conda:
         "../../envs/apet.yaml"
     shell:
-        "apet figures --tidy {input} --out results/figures > {log} 2>&1"
+        "(apet aggregate --study {input.study} --cells results/cells --out results"
+        " && apet figures --tidy results/tidy.parquet --out results/figures) > {log} 2>&1"

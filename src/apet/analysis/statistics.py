@@ -79,9 +79,17 @@ def cell_scores(frame: pd.DataFrame) -> pd.DataFrame:
     units = frame.assign(unit=frame.rerun.where(draws == 1, frame.draw)).groupby([*CELL, "unit"]).score.mean()
     scores = units.groupby(CELL).agg(mean="mean", sd="std", units="count")
     diverged = frame.outcome.eq("diverged")
-    facts = frame.assign(diverged=diverged).groupby(CELL).agg(
-        **{name: (name, "first") for name in FACTS}, n=("n", "min"),
-        draws=("draw", "nunique"), reruns=("rerun", "nunique"), diverged=("diverged", "sum"))
+    facts = (
+        frame.assign(diverged=diverged)
+        .groupby(CELL)
+        .agg(
+            **{name: (name, "first") for name in FACTS},
+            n=("n", "min"),
+            draws=("draw", "nunique"),
+            reruns=("rerun", "nunique"),
+            diverged=("diverged", "sum"),
+        )
+    )
     cells = facts.join(scores).reset_index()
     between = (cells.sd**2 / cells.units).fillna(0.0)
     cells["variance"] = between + cells["mean"] * (1 - cells["mean"]) / cells.n
@@ -104,9 +112,15 @@ def over_tasks(cells: pd.DataFrame, tasks: list[str]) -> pd.DataFrame:
     """
     groups = cells.assign(weight=cells.variance**2 / cells.df).groupby(["model", "placement", "budget"])
     means = groups.agg(
-        **{name: (name, "first") for name in FACTS}, n=("n", "sum"), units=("units", "min"), mean=("mean", "mean"),
-        sd=("sd", lambda sds: sds.mean(skipna=False)), variance=("variance", "sum"), weight=("weight", "sum"),
-        tasks=("mean", "count")).reset_index()
+        **{name: (name, "first") for name in FACTS},
+        n=("n", "sum"),
+        units=("units", "min"),
+        mean=("mean", "mean"),
+        sd=("sd", lambda sds: sds.mean(skipna=False)),
+        variance=("variance", "sum"),
+        weight=("weight", "sum"),
+        tasks=("mean", "count"),
+    ).reset_index()
     means["df"] = _satterthwaite(means.variance, means.weight)
     means["variance"] /= means.tasks**2
     whole = means.tasks == len(tasks)

@@ -73,8 +73,12 @@ COLUMNS = (
 )
 SCHEMA: dict[str, str] = {column.name: column.dtype for column in COLUMNS}
 FRACTIONS = ("score", "validation_score", "chance", "majority")
-KINDS = {"str": (str, "a string"), "int64": (int, "an integer"), "Int64": (int, "an integer"),
-         "float64": ((int, float), "a number")}
+KINDS = {
+    "str": (str, "a string"),
+    "int64": (int, "an integer"),
+    "Int64": (int, "an integer"),
+    "float64": ((int, float), "a number"),
+}
 
 
 def read_records(root: Path, cells: Iterable[str]) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -67,7 +67,10 @@ def _panel(ax: Axes, data: pd.DataFrame) -> None:
 def _note(tidy: pd.DataFrame) -> str:
     scores = method_scores(tidy)
     absent = [style.LOOKS[name][2] for name in METHODS if name not in set(scores.placement)]
-    return (f"Each method at its own count of tunable parameters, {style.span(scores.units)} replicates a "
-            "cell. Whiskers: 95 % intervals over replicates and test rows (test rows alone where there is one "
-            "replicate). Chance: the larger of the uniform guess and the majority share. "
-            + (f"Not in this study: {', '.join(absent)}. " if absent else "") + style.rows_note(tidy))
+    return (
+        f"Each method at its own count of tunable parameters, {style.span(scores.units)} replicates a "
+        "cell. Whiskers: 95 % intervals over replicates and test rows (test rows alone where there is one "
+        "replicate). Chance: the larger of the uniform guess and the majority share. "
+        + (f"Not in this study: {', '.join(absent)}. " if absent else "")
+        + style.rows_note(tidy)
+    )

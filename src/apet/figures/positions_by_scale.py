@@ -17,10 +17,22 @@ KEYS = ["model", "task", "method"]
 DODGE = 0.06
 DARK = "#444444"
 DOTS = {
-    "draw": {"marker": "o", "s": 7, "linewidth": 0, "facecolor": style.LOOKS[RANDOM][0],
-             "edgecolor": style.LOOKS[RANDOM][0], "label": "APET, one draw"},
-    "method": {"marker": "D", "s": 13, "linewidth": 0.8, "facecolor": "none", "edgecolor": DARK,
-               "label": "the method itself"},
+    "draw": {
+        "marker": "o",
+        "s": 7,
+        "linewidth": 0,
+        "facecolor": style.LOOKS[RANDOM][0],
+        "edgecolor": style.LOOKS[RANDOM][0],
+        "label": "APET, one draw",
+    },
+    "method": {
+        "marker": "D",
+        "s": 13,
+        "linewidth": 0.8,
+        "facecolor": "none",
+        "edgecolor": DARK,
+        "label": "the method itself",
+    },
 }
 
 
@@ -77,11 +89,17 @@ def _at(frame: pd.DataFrame, values: pd.Series) -> np.ndarray:
 def _sds(grid: pd.DataFrame, spread: pd.DataFrame, own: pd.DataFrame) -> pd.DataFrame:
     """The rows of the three S.D.s, by task and, after them, as mean over tasks."""
     spread = spread.assign(method=spread.budget.str.lstrip("@"))
-    tables = {"sd": spread[[*KEYS, "sd", "draws", "low", "high"]], "plan sd": spread[[*KEYS, "between"]],
-              "rerun sd": own[[*KEYS, "sd"]]}
-    tasks = pd.concat([
-        grid.merge(table.rename(columns={"sd": "value", "between": "value"}), "left").assign(kind=kind)
-        for kind, table in tables.items()])
+    tables = {
+        "sd": spread[[*KEYS, "sd", "draws", "low", "high"]],
+        "plan sd": spread[[*KEYS, "between"]],
+        "rerun sd": own[[*KEYS, "sd"]],
+    }
+    tasks = pd.concat(
+        [
+            grid.merge(table.rename(columns={"sd": "value", "between": "value"}), "left").assign(kind=kind)
+            for kind, table in tables.items()
+        ]
+    )
     means = []
     for _, group in tasks.groupby(["model", "method", "kind"], sort=False):
         low, high = sd_interval(group.value.to_numpy(), group.draws.to_numpy() - 1)
@@ -109,18 +127,45 @@ def _spread_panel(ax: Axes, data: pd.DataFrame) -> None:
     if spread.value.isna().all():
         style.empty(ax)
     for _, line in spread[spread.task.ne(MEAN)].groupby("task"):
-        ax.plot(line.non_embedding, line.value, color="#9A9A9A", linewidth=0.6, marker=".", markersize=2,
-                label="S.D. between draws, one task")
+        ax.plot(
+            line.non_embedding,
+            line.value,
+            color="#9A9A9A",
+            linewidth=0.6,
+            marker=".",
+            markersize=2,
+            label="S.D. between draws, one task",
+        )
     reruns = data[data.kind.eq("rerun sd") & data.task.eq(MEAN)]
-    ax.plot(reruns.non_embedding, reruns.value, linestyle="--", color=DARK, marker="D", markerfacecolor="white",
-            label="S.D. between reruns of the method, mean over tasks")
+    ax.plot(
+        reruns.non_embedding,
+        reruns.value,
+        linestyle="--",
+        color=DARK,
+        marker="D",
+        markerfacecolor="white",
+        label="S.D. between reruns of the method, mean over tasks",
+    )
     plans = data[data.kind.eq("plan sd") & data.task.eq(MEAN)]
     if plans.value.notna().any():
-        ax.plot(plans.non_embedding, plans.value, linestyle=":", marker="o", markerfacecolor="white",
-                color=style.look(RANDOM)["color"], label="S.D. due to the plan alone, mean over tasks")
+        ax.plot(
+            plans.non_embedding,
+            plans.value,
+            linestyle=":",
+            marker="o",
+            markerfacecolor="white",
+            color=style.look(RANDOM)["color"],
+            label="S.D. due to the plan alone, mean over tasks",
+        )
     mean = spread[spread.task.eq(MEAN)]
-    style.errorbars(ax, mean.non_embedding, mean.value, mean.low, mean.high,
-                    **style.look(RANDOM) | {"label": "S.D. between draws, mean over tasks", "linewidth": 1.4})
+    style.errorbars(
+        ax,
+        mean.non_embedding,
+        mean.value,
+        mean.low,
+        mean.high,
+        **style.look(RANDOM) | {"label": "S.D. between draws, mean over tasks", "linewidth": 1.4},
+    )
     style.mark_missing(ax, list(mean.non_embedding[mean.value.isna()]), style.look(RANDOM)["color"])
     style.scale_axis(ax, list(data.non_embedding))
 
@@ -130,6 +175,8 @@ def _note(tidy: pd.DataFrame) -> str:
     own = method_scores(tidy)
     reruns = own.units[own.placement.isin(MATCHED)]
     counts = chosen.groupby(["model", "task", "budget"]).agg(draws=("draw", "nunique"), reruns=("rerun", "nunique"))
-    return (f"APET: {style.span(counts.draws)} draws a cell, {style.span(counts.reruns)} run(s) a draw; the method: "
-            f"{style.span(reruns)} reruns. Above, tasks stand side by side at each PLM. Whiskers: "
-            f"95 % intervals. The S.D. between draws holds the noise of reruns too. {style.rows_note(tidy)}")
+    return (
+        f"APET: {style.span(counts.draws)} draws a cell, {style.span(counts.reruns)} run(s) a draw; the method: "
+        f"{style.span(reruns)} reruns. Above, tasks stand side by side at each PLM. Whiskers: "
+        f"95 % intervals. The S.D. between draws holds the noise of reruns too. {style.rows_note(tidy)}"
+    )

@@ -46,8 +46,10 @@ def numbers(tidy: pd.DataFrame) -> pd.DataFrame:
     data[["mean", "low", "high", "chance", "majority"]] *= 100
     order = {name: index for index, name in enumerate([*models, RANDOM, *METHODS])}
     return data.sort_values(
-        ["task", "model", "placement", "tunable", "budget"], ignore_index=True,
-        key=lambda column: column.map(order) if column.name in ("model", "placement") else column)
+        ["task", "model", "placement", "tunable", "budget"],
+        ignore_index=True,
+        key=lambda column: column.map(order) if column.name in ("model", "placement") else column,
+    )
 
 
 def _panel(ax: Axes, data: pd.DataFrame) -> None:
@@ -65,16 +67,27 @@ def _panel(ax: Axes, data: pd.DataFrame) -> None:
     if len(lost) == len(data):
         style.empty(ax)
     else:
-        style.note_missing(ax, [f"APET {r.budget}" if r.placement == RANDOM else style.LOOKS[r.placement][2]
-                                for r in lost.itertuples()])
+        style.note_missing(
+            ax,
+            [f"APET {r.budget}" if r.placement == RANDOM else style.LOOKS[r.placement][2] for r in lost.itertuples()],
+        )
 
 
 def _method(ax: Axes, row: tuple) -> None:
     """A method at its own count; no parameters at all have no place on a log axis and stand on its left edge."""
     look = style.look(row.placement)
     x = row.tunable if row.tunable > 0 else ax.get_xlim()[0]
-    style.errorbars(ax, [x], [row.mean], [row.low], [row.high], linestyle="none", zorder=4, clip_on=False,
-                    **look | {"markersize": 4.2})
+    style.errorbars(
+        ax,
+        [x],
+        [row.mean],
+        [row.low],
+        [row.high],
+        linestyle="none",
+        zorder=4,
+        clip_on=False,
+        **look | {"markersize": 4.2},
+    )
     if row.placement == "full":
         ax.axhline(row.mean, color=look["color"], linewidth=0.8, zorder=1)
 

@@ -121,8 +121,14 @@ def legend(fig: Figure, axes: Iterable[Axes], columns: int = 8) -> None:
     for ax in axes:
         for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
             entries.setdefault(label, handle)
-    fig.legend(entries.values(), entries.keys(), loc="outside upper center", ncols=columns, columnspacing=1.4,
-               handletextpad=0.5)
+    fig.legend(
+        entries.values(),
+        entries.keys(),
+        loc="outside upper center",
+        ncols=columns,
+        columnspacing=1.4,
+        handletextpad=0.5,
+    )
 
 
 def scale_axis(ax: Axes, sizes: Sequence[int]) -> None:
@@ -168,8 +174,20 @@ def errorbars(ax: Axes, x: Any, y: Any, low: Any, high: Any, **keywords: Any) ->
 def mark_missing(ax: Axes, x: Sequence[float], colour: str) -> None:
     """A hatched box on the x axis for each cell without data, in its method's colour."""
     if len(x):
-        ax.scatter(x, [0] * len(x), transform=ax.get_xaxis_transform(), marker="s", s=14, facecolor="white",
-                   edgecolor=colour, hatch="/" * 9, linewidth=0.6, clip_on=False, zorder=5, label=MISSING)
+        ax.scatter(
+            x,
+            [0] * len(x),
+            transform=ax.get_xaxis_transform(),
+            marker="s",
+            s=14,
+            facecolor="white",
+            edgecolor=colour,
+            hatch="/" * 9,
+            linewidth=0.6,
+            clip_on=False,
+            zorder=5,
+            label=MISSING,
+        )
 
 
 def note_missing(ax: Axes, names: Sequence[str]) -> None:
@@ -210,5 +228,3 @@ def metric_label(frame: pd.DataFrame) -> str:
     """The score's axis label: the metric's name if all tasks share one."""
     metrics = sorted(frame.metric.unique())
     return f"test {metrics[0] if len(metrics) == 1 else 'score'} (%)"
-
-
