@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -155,8 +153,3 @@ def test_blocks_hold_every_cell_once_and_stay_few(tmp_path):
     blocks = grid.blocks()
     assert sorted(c.path for b in blocks for c in b.cells) == sorted(c.path for c in grid.cells)
     assert all(len({(c.model, c.task) for c in b.cells}) == 1 and len(b.cells) <= 7 for b in blocks)
-
-
-def test_the_grid_needs_no_torch():
-    code = "import sys, apet.grid, apet.figures, apet.store; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

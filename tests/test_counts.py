@@ -34,8 +34,8 @@ CONFIGS = {
 
 # lora, adapter, prompt, bitfit; None where nothing was published.
 # Two numbers of the published table are errors and stand here corrected:
-# - bloom-1b1's adapter count there, 2,409,600, is a copy of bloom-560m's; by the formula of all others it is 3,613,824;
-# - t5-v1_1-xxl's bitfit count there, 2,444,644, follows no rule of the other rows; by theirs it is 2,442,624 + …, below.
+# - bloom-1b1's adapter count there, 2,409,600, is a copy of bloom-560m's; by the others' formula it is 3,613,824;
+# - t5-v1_1-xxl's bitfit count there, 2,444,644, follows no rule of the other rows; by theirs it is 2,497,920.
 XXL_BITFIT = 2 * 24 * (3 * 4096 + 2 * 4096 + 2 * 10240) + (5 * 24 + 2) * 4096 + 32128
 PAPER = {
     "bloom-560m": (786_432, 2_409_600, 102_400, 272_384),

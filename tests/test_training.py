@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import WORDS, tiny_plm
 
 from apet.config import load_study
 from apet.errors import ApetError, CorruptError
@@ -20,6 +19,7 @@ from apet.training.cells import METRICS, THETA, Bench, is_complete, train_cell
 from apet.training.determinism import make_deterministic
 from apet.training.loop import Splits, batches, schedule_of, train
 from apet.tuning import TunedPLM, initial_theta, split_by_structure
+from tiny import WORDS, tiny_plm
 
 RECIPE = replace(
     load_study(Path(__file__).parent.parent / "params.yaml").grid[0].training, steps=40, batch=8, evaluations=4

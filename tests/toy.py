@@ -1,4 +1,4 @@
-"""A toy study that real Snakemake and DVC run in a minute: two tiny rungs on the real wheels' text, few rows and steps."""
+"""A toy study that real Snakemake and DVC run in a minute: two tiny rungs, real text, few rows and steps."""
 
 from __future__ import annotations
 
