@@ -148,3 +148,15 @@ def test_dvc_records_what_snakemake_made_and_trains_nothing(copied):
     assert copied.nothing_to_do()
     assert trainings(after, copied.trained()) == set()
     assert "bitfit" not in (copied.folder / "results" / "tidy.csv").read_text()
+
+
+def test_a_killed_run_goes_on_where_it_was(tmp_path, wheels_folder, finished):
+    """SIGKILL to snakemake and its jobs in the middle of a block: what was finished stays, the rest is the same."""
+    checkout = Checkout(tmp_path / "study", wheels_folder)
+    checkout.kill_once(lambda: len(checkout.trained()) >= 2, "cells")
+    done = checkout.trained()
+    assert 2 <= len(done) < 8
+    checkout.snakemake("--unlock")
+    checkout.snakemake("cells")
+    assert trainings(done, checkout.trained()) == set(checkout.trained()) - set(done)
+    assert checkout.cells() == finished.cells()

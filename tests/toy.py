@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import yaml
@@ -52,19 +55,34 @@ class Checkout:
     def write(self, params: dict) -> None:
         (self.folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
 
-    def run(self, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        """A command with this Python's programs first in PATH; its output is in the error where it fails."""
+    @property
+    def environment(self) -> dict[str, str]:
+        """This Python's programs first in PATH, and an author for git."""
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        # DVC finds no user configuration, and git has an author.
         git = {f"GIT_{who}_{what}": "toy@example.org" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
-        environment = {**os.environ, "PATH": path, "DVC_NO_ANALYTICS": "1", **git}
-        done = subprocess.run(command, cwd=self.folder, env=environment, capture_output=True, text=True, check=False)
+        return {**os.environ, "PATH": path, "DVC_NO_ANALYTICS": "1", **git}
+
+    def run(self, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """A command in the working copy; its output is in the error where it fails."""
+        options = {"cwd": self.folder, "env": self.environment, "capture_output": True, "text": True}
+        done = subprocess.run(command, check=False, **options)
         assert not check or done.returncode == 0, f"{command}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
         return done
 
     def snakemake(self, *arguments: str, check: bool = True) -> str:
         done = self.run("snakemake", "--profile", "workflow/profiles/local", *arguments, check=check)
         return done.stdout + done.stderr
+
+    def kill_once(self, ripe: Callable[[], bool], *targets: str) -> None:
+        """Start Snakemake, and kill it with all its jobs, unwarned, as soon as `ripe` is true."""
+        command = ["snakemake", "--profile", "workflow/profiles/local", *targets]
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        process = subprocess.Popen(command, cwd=self.folder, env=self.environment, start_new_session=True, **quiet)
+        while not ripe():
+            assert process.poll() is None, "the run ended before it could be killed"
+            time.sleep(0.02)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
     def nothing_to_do(self) -> bool:
         return "Nothing to be done" in self.snakemake("-n")
