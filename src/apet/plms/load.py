@@ -65,5 +65,8 @@ def inventory_of_config(values: dict) -> Inventory:
 
 
 def read_config(folder: Path) -> dict:
-    """The mapping in a folder's config.json."""
-    return json.loads((folder / "config.json").read_text())
+    """The mapping in a folder's config.json. Raises ModelError where there is none."""
+    try:
+        return json.loads((folder / "config.json").read_text())
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{folder / 'config.json'}: cannot be read ({error}).") from None
