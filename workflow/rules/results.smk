@@ -2,14 +2,14 @@
 
 from apet.figures import FIGURES
 
-TABLES = multiext(
-    "results/", "tidy.parquet", "tidy.csv", "metrics.json", "methods.md", "methods.csv"
-)
+TABLES = multiext("results/", "tidy.parquet", "tidy.csv", "metrics.json", "methods.md")
+METHODS = "results/methods.csv"
 
 
 rule results:
     input:
         TABLES,
+        METHODS,
         expand(
             "results/figures/{figure}.{form}",
             figure=FIGURES,
@@ -23,6 +23,7 @@ rule aggregate:
         cells=ancient(metrics_of(GRID.cells)),
     output:
         TABLES,
+        report(METHODS, caption="../report/table.rst", category="Tables"),
         report(
             expand("results/figures/{figure}.svg", figure=FIGURES),
             caption="../report/figure.rst",
