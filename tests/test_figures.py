@@ -200,11 +200,6 @@ def test_files_and_equal_bytes_in_another_process(tmp_path: Path, whole: pd.Data
         )
 
 
-def test_neither_floor_imports_torch() -> None:
-    code = "import sys, apet.figures, apet.analysis.table; sys.exit('torch' in sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True)
-
-
 def test_colours_and_markers_are_distinct() -> None:
     colours, markers, labels = zip(*style.LOOKS.values(), strict=True)
     assert len(set(colours)) == len(set(markers)) == len(set(labels)) == len(style.LOOKS)

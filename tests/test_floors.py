@@ -14,7 +14,16 @@ FLOORS = (
     "errors", "provenance", "yamls", "placement", "config", "data", "plms", "grid", "store", "tuning", "evaluation",
     "training", "analysis", "figures", "study", "check", "cli",
 )  # fmt: skip
-LIGHT = ("apet.placement", "apet.config", "apet.data.prepare", "apet.grid", "apet.store", "apet.figures", "apet.study")
+LIGHT = (
+    "apet.placement",
+    "apet.config",
+    "apet.data.prepare",
+    "apet.grid",
+    "apet.store",
+    "apet.figures",
+    "apet.study",
+    "apet.analysis.table",
+)
 
 
 def floor(path: Path) -> str:
