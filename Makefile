@@ -6,13 +6,14 @@ BIN    := $(VENV)/bin
 # Another build of torch: make run TORCH_INDEX=https://download.pytorch.org/whl/cpu (or …/cu130)
 TORCH_INDEX ?=
 STUDY  ?= params.yaml
+SLURM  ?= yes
 ACTIVE := PATH="$(CURDIR)/$(BIN):$$PATH"
 
 .PHONY: help run report test lint clean
 
 help:
 	@echo "make run     set up, run the study of $(STUDY), draw figures and the report"
-	@echo "make test    set up, run all tests"
+	@echo "make test    set up, run all tests; SLURM=no without those that start a Slurm, as root"
 	@echo "make lint    ruff and snakefmt"
 	@echo "make clean   remove results and .venv (data, PLMs and cells stay)"
 
@@ -35,7 +36,7 @@ report: $(VENV)/.ready
 	$(ACTIVE) snakemake --profile workflow/profiles/local --config params=$(STUDY) --report results/report.html
 
 test: $(VENV)/.ready
-	$(ACTIVE) pytest
+	$(ACTIVE) pytest $(if $(filter no,$(SLURM)),-m "not slurm")
 
 lint: $(VENV)/.ready
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/snakefmt --check Snakefile workflow

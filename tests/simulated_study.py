@@ -53,6 +53,7 @@ def record(model: str, task: str, placement: str, budget: str, scores: Any, tuna
             "rows": {"train": 1000, "validation": 200, "test": n},
         },
         "tunable": tunable,
+        "head": {"parameters": 0},
         "replicates": [replicate(d, r, float(rows[d, r]), n, tunable) for d, r in np.ndindex(rows.shape)],
     }
 

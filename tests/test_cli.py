@@ -25,12 +25,12 @@ def apet(*arguments: str) -> subprocess.CompletedProcess[str]:
 def test_help_names_every_step():
     text = apet("--help").stdout
     data = ("check", "fetch", "corpus", "prepare", "tokenizer", "pretrain")
-    for command in (*data, "plan", "train", "aggregate", "figures", "prune"):
+    for command in (*data, "snapshot", "plan", "train", "verify", "aggregate", "figures", "prune"):
         assert command in text
 
 
 def test_plan_from_shapes_alone(plm):
-    plan = json.loads(apet("plan", "--plm", plm, "--placement", "uniform", "--budget", "@lora").stdout)
+    plan = json.loads(apet("plan", "--model", plm, "--placement", "uniform", "--budget", "@lora").stdout)
     assert sum(plan["structures"].values()) == plan["budget"] == 2 * 2 * 8 * 64
 
 
@@ -44,7 +44,7 @@ def test_plan_from_shapes_alone(plm):
     ],
 )
 def test_a_wrong_plan_is_one_message(plm, arguments, said):
-    done = apet("plan", "--plm", plm, *arguments)
+    done = apet("plan", "--model", plm, *arguments)
     assert done.returncode == 2
     assert said in done.stderr
     assert len(done.stderr.splitlines()) == 1
@@ -52,13 +52,13 @@ def test_a_wrong_plan_is_one_message(plm, arguments, said):
 
 def test_an_unsupported_architecture_names_the_supported_ones(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "gpt2"}))
-    done = apet("plan", "--plm", str(tmp_path), "--placement", "lora")
+    done = apet("plan", "--model", str(tmp_path), "--placement", "lora")
     assert done.returncode == 2
     assert all(name in done.stderr for name in ("bert", "bloom", "gpt_neox", "llama", "t5"))
 
 
 def test_a_missing_file_is_an_error_that_names_it(tmp_path):
-    for command in (["plan", "--plm", str(tmp_path / "no"), "--placement", "lora"],
+    for command in (["plan", "--model", str(tmp_path / "no"), "--placement", "lora"],
                     ["figures", "--tidy", str(tmp_path / "no"), "--out", str(tmp_path)],
                     ["check", "--params", str(tmp_path / "no"), "--out", str(tmp_path / "study.json")]):  # fmt: skip
         done = apet(*command)

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from apet.data.batches import encode, label_ids
+from apet.data.batches import encode, encode_targets, label_ids, shares
 from apet.errors import DataError, ParamsError
 
 WORDS = ["good morning to all of you", "It was a good film", "Input: a long text of many words", "Topic: business"]
@@ -26,10 +26,17 @@ PROMPTS = ["{text}\nTopic:", "{text} It was", "Input: {text} Output:", "Input:\n
 prompts = st.sampled_from(PROMPTS)
 
 
+PAIR = "Input: one: {one} [SEP] two: {two} Output:"
+
+
+def ids_of(texts: list[str], prompt: str, length: int) -> list[list[int]]:
+    return encode({"text": texts}, TOKENIZER, prompt, length).ids
+
+
 @given(st.lists(st.text(max_size=60), max_size=3), prompts, st.integers(20, 60))
 def test_length_holds_and_the_prompt_stays_whole(texts, prompt, length):
     head, tail = prompt.split("{text}")
-    encoded = encode(texts, TOKENIZER, prompt, length)
+    encoded = ids_of(texts, prompt, length)
     assert len(encoded) == len(texts)
     for ids in encoded:
         assert len(ids) <= length
@@ -39,35 +46,74 @@ def test_length_holds_and_the_prompt_stays_whole(texts, prompt, length):
 
 @given(st.text("good mrnigtaly .", max_size=40), prompts)
 def test_a_text_that_fits_is_rendered_as_written(text, prompt):
-    (ids,) = encode([text], TOKENIZER, prompt, 200)
+    (ids,) = ids_of([text], prompt, 200)
     assert TOKENIZER.decode(ids) == prompt.replace("{text}", text.strip())
-    assert encode([f" {text}\n"], TOKENIZER, prompt, 200) == [ids]
+    assert ids_of([f" {text}\n"], prompt, 200) == [ids]
 
 
 @given(st.text(min_size=1, max_size=60), prompts, st.integers(20, 40))
-def test_a_cut_takes_only_the_texts_last_tokens(text, prompt, length):
-    (whole,), (cut,) = (encode([text], TOKENIZER, prompt, n) for n in (1000, length))
+def test_a_cut_takes_only_the_texts_last_tokens_and_is_counted(text, prompt, length):
+    (whole,) = ids_of([text], prompt, 1000)
+    encoded = encode({"text": [text]}, TOKENIZER, prompt, length)
+    (cut,) = encoded.ids
     tail = TOKENIZER(prompt.split("{text}")[1], add_special_tokens=False)["input_ids"]
     body = cut[: len(cut) - len(tail)]
     assert cut[len(body) :] == tail and body == whole[: len(body)]
-    assert len(cut) == min(length, len(whole))
+    assert len(cut) == min(length, len(whole)) and encoded.cut == [len(whole) - len(cut)]
+
+
+short = st.text("good mrnigtaly.", min_size=1, max_size=30).map(str.strip)
+
+
+@given(short, short, st.integers(50, 80))
+def test_of_a_pair_the_longer_text_is_cut_first_and_every_part_of_the_prompt_stays(one, two, length):
+    def tokens(text: str) -> list[int]:
+        return TOKENIZER(text, add_special_tokens=False)["input_ids"]
+
+    encoded = encode({"two": [two], "one": [one]}, TOKENIZER, PAIR, length)
+    first, second = tokens(" " + one), tokens(" " + two)
+    start, middle, end = tokens("Input: one:"), tokens(" [SEP] two:"), tokens(" Output:")
+    kept = length - len(start) - len(middle) - len(end)
+    a, b = shares([len(first), len(second)], kept)
+    assert encoded.ids == [start + first[:a] + middle + second[:b] + end]
+    assert encoded.cut == [len(first) + len(second) - a - b]
+
+
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=4), st.integers(4, 90))
+def test_shares_are_what_cutting_the_longest_one_by_one_leaves(sizes, room):
+    kept = list(sizes)
+    while sum(kept) > room:
+        longest = max(kept)
+        kept[len(kept) - 1 - kept[::-1].index(longest)] -= 1
+    found = shares(sizes, room)
+    assert sum(found) == min(room, sum(sizes)) and all(1 <= a <= b for a, b in zip(found, sizes, strict=True))
+    assert sorted(found) == sorted(kept)
 
 
 def test_a_space_before_the_slot_stays_with_the_first_word():
-    (ids,) = encode(["good"], TOKENIZER, "Input: {text} Output:", 30)
+    (ids,) = ids_of(["good"], "Input: {text} Output:", 30)
     assert ids == [token for part in ("Input:", " good", " Output:") for token in TOKENIZER(part)["input_ids"]]
 
 
 def test_ids_of_the_family_count_into_the_length():
-    (ids,) = encode(["good " * 50], TOKENIZER, "{text} It was", 12, before=[7], after=[8, 9])
-    assert len(ids) == 12 and ids[0] == 7 and ids[-2:] == [8, 9]
+    ((ids,), cut) = encode({"text": ["good " * 50]}, TOKENIZER, "{text} It was", 12, before=[7], after=[8, 9])
+    assert len(ids) == 12 and ids[0] == 7 and ids[-2:] == [8, 9] and cut[0] > 30
 
 
 def test_a_prompt_that_fills_the_length_is_an_error():
     need = len(TOKENIZER("\nTopic:")["input_ids"])
-    assert len(encode(["good"], TOKENIZER, "{text}\nTopic:", need + 1)[0]) == need + 1
+    assert len(ids_of(["good"], "{text}\nTopic:", need + 1)[0]) == need + 1
     with pytest.raises(ParamsError, match=f"length is {need}; the prompt .* alone takes {need} tokens"):
-        encode(["good"], TOKENIZER, "{text}\nTopic:", need)
+        ids_of(["good"], "{text}\nTopic:", need)
+    need = sum(len(TOKENIZER(part)["input_ids"]) for part in ("Input: one:", " [SEP] two:", " Output:"))
+    with pytest.raises(ParamsError, match=f"length is {need + 1}; the prompt"):
+        encode({"one": ["good"], "two": ["film"]}, TOKENIZER, PAIR, need + 1)
+
+
+def test_answers_are_cut_and_closed():
+    (whole, cut), counts = encode_targets(["good", " good film " * 9], TOKENIZER, 6, end=[3])
+    assert whole == [*TOKENIZER(" good")["input_ids"], 3] and counts[0] == 0
+    assert len(cut) == 6 and cut[-1] == 3 and counts[1] > 0
 
 
 def test_label_words_have_ids_of_their_own():

@@ -3,12 +3,14 @@ from __future__ import annotations
 import pytest
 
 from apet.data import corpus
+from apet.data.choice import choose_source
 from apet.data.corpus import build_corpus, corpus_digest, read_corpus
-from apet.data.prepare import task_splits
+from apet.data.prepare import prepare_task, read_split, read_task, task_splits
+from apet.data.splits import normalise
 from apet.data.tables import read_record
 from apet.errors import DataError
 from apet.provenance import folder_digest
-from toy_wheels import TAB, pin_toy, tab, toy_task
+from toy_wheels import TAB, pin_toy, tab, toy_source, toy_task, write_jsonl
 
 TASK_ROWS = [
     ("ab"[i % 2], f"Story {i} says in many words that nothing else was said about {i} by them.") for i in range(60)
@@ -19,15 +21,15 @@ OTHER = "toy/other.tab"
 @pytest.fixture
 def toy(monkeypatch, tmp_path):
     """One task and two sources: the task's own table, and a table that quotes its test texts."""
-    own = {"wheel": "toy", "reader": "tab", "members": {"all": TAB}, "text": "Text"}
+    own = toy_source(columns={"text": "Text"})
     sources = {"own": own, "other": {**own, "members": {"all": OTHER}}}
     monkeypatch.setattr(corpus, "_sources", lambda: sources)
     monkeypatch.setattr(corpus, "task_names", lambda: ["toy"])
     monkeypatch.setattr(corpus, "load_task", lambda name: toy_task())
     pin_toy(monkeypatch, tmp_path, {TAB: tab(TASK_ROWS)})
     sides = task_splits(toy_task(), tmp_path).sides
-    quotes = [f"Before it. {example.text} And after {i}." for i, example in enumerate(sides["test"])]
-    parts = [" ".join(example.text.split()[:8]) for example in sides["validation"]]
+    quotes = [f"Before it. {example.texts[0]} And after {i}." for i, example in enumerate(sides["test"])]
+    parts = [" ".join(example.texts[0].split()[:8]) for example in sides["validation"]]
     kept = [f"Other document number {i}, about something else." for i in range(200)]
     dropped = [*quotes, *parts, "too short"]
     rows = [("x", text) for text in [*dropped, *kept, kept[0].upper()]]
@@ -39,7 +41,7 @@ def test_held_out_texts_their_quotes_and_parts_are_left_out_and_counted(toy):
     folder, sides, kept = toy
     build_corpus(folder, folder / "out", 0)
     texts = {text for side in ("train", "heldout") for text in read_corpus(folder / "out", side).text}
-    assert texts == {example.text for example in sides["train"]} | set(kept)
+    assert texts == {example.texts[0] for example in sides["train"]} | set(kept)
     sources = read_record(folder / "out" / "corpus.json")["sources"]
     held_out = len(sides["test"]) + len(sides["validation"])
     assert sources["own"]["held_out_by_a_task"] == sources["other"]["held_out_by_a_task"] == held_out > 0
@@ -63,9 +65,26 @@ def test_the_digest_reads_no_wheel_and_knows_the_tasks(toy, monkeypatch):
     digests = {corpus_digest(0), corpus_digest(1)}
     monkeypatch.setattr(corpus, "load_task", lambda name: toy_task(prompt="{text}\nKind:"))
     assert corpus_digest(0) in digests
-    source = {"wheel": "toy", "reader": "tab", "members": {"all": OTHER}, "text": "Text", "label": "Category"}
-    monkeypatch.setattr(corpus, "load_task", lambda name: toy_task(source=source))
+    assert corpus_digest(0, ["x", "y"]) == corpus_digest(0, ["y", "x"]) not in digests
+    sources = {"wheel": toy_source(members={"all": OTHER})}
+    monkeypatch.setattr(corpus, "load_task", lambda name: toy_task(sources=sources))
     assert len(digests | {corpus_digest(0)}) == 3
+
+
+def test_what_other_tasks_of_a_study_hold_out_is_left_out_too(toy):
+    folder, _, kept = toy
+    rows = [{"text": text.lower(), "label": i % 2} for i, text in enumerate(kept)]
+    write_jsonl(folder / "mine" / "train.jsonl", rows[:150])
+    write_jsonl(folder / "mine" / "test.jsonl", rows[150:])
+    task = toy_task(name="mine", sources={})
+    prepare_task(task, folder, folder / "prepared", {}, 0, choose_source(task, {"mine": str(folder)}))
+    build_corpus(folder, folder / "out", 0, [folder / "prepared"])
+    texts = {text for side in ("train", "heldout") for text in read_corpus(folder / "out", side).text}
+    trained = {normalise(text) for text in read_split(folder / "prepared", "train").text}
+    assert {text for text in kept if text in texts} == {text for text in kept if normalise(text) in trained}
+    record = read_record(folder / "out" / "corpus.json")
+    assert record["tasks_held_out"] == ["toy", "mine"]
+    assert record["corpus_digest"] == corpus_digest(0, [read_task(folder / "prepared")["task_digest"]])
 
 
 def test_a_folder_that_is_no_corpus_is_named(tmp_path):

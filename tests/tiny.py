@@ -23,26 +23,42 @@ WORDS = 50
 DECODER = (0, 4)
 """What a T5 of these tests has said before its answer is read: its start, and a sentinel."""
 
-SIZE = {"vocab_size": WORDS, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
 
-CONFIGS = {
-    "bloom": lambda: BloomForCausalLM(BloomConfig(vocab_size=WORDS, hidden_size=16, n_layer=2, n_head=2)),
-    "gpt_neox": lambda: GPTNeoXForCausalLM(GPTNeoXConfig(**SIZE, intermediate_size=24)),
-    "llama": lambda: LlamaForCausalLM(LlamaConfig(**SIZE, intermediate_size=24, num_key_value_heads=1)),
-    "bert": lambda: BertForMaskedLM(BertConfig(**SIZE, intermediate_size=24, max_position_embeddings=32)),
-    "t5": lambda: T5ForConditionalGeneration(
+def _sizes(vocabulary: int, width: int) -> dict[str, int]:
+    return {"vocab_size": vocabulary, "hidden_size": width, "num_hidden_layers": 2, "num_attention_heads": 2}
+
+
+def _t5(vocabulary: int, width: int) -> T5ForConditionalGeneration:
+    return T5ForConditionalGeneration(
         T5Config(
-            vocab_size=WORDS, d_model=16, d_kv=6, d_ff=24, num_layers=2, num_heads=2,
+            vocab_size=vocabulary, d_model=width, d_kv=3 * width // 8, d_ff=3 * width // 2, num_layers=2, num_heads=2,
             feed_forward_proj="gated-gelu", tie_word_embeddings=False, relative_attention_num_buckets=8,
         )
+    )  # fmt: skip
+
+
+def _bloom(v: int, w: int) -> BloomForCausalLM:
+    return BloomForCausalLM(BloomConfig(vocab_size=v, hidden_size=w, n_layer=2, n_head=2))
+
+
+CONFIGS = {
+    "bloom": _bloom,
+    "gpt_neox": lambda v, w: GPTNeoXForCausalLM(GPTNeoXConfig(**_sizes(v, w), intermediate_size=3 * w // 2)),
+    "llama": lambda v, w: LlamaForCausalLM(
+        LlamaConfig(**_sizes(v, w), intermediate_size=3 * w // 2, num_key_value_heads=1)
     ),
-}  # fmt: skip
+    "bert": lambda v, w: BertForMaskedLM(
+        BertConfig(**_sizes(v, w), intermediate_size=3 * w // 2, max_position_embeddings=32)
+    ),
+    "t5": _t5,
+}
+"""family -> (words, width) -> its model, of two layers and heads."""
 
 
-def tiny_plm(family: str, fused: bool = True) -> PLM:
+def tiny_plm(family: str, fused: bool = True, vocabulary: int = WORDS, width: int = 16) -> PLM:
     """A frozen PLM with random weights of std 0.3: at the library's 0.02 a dead part would hide below rounding."""
     torch.manual_seed(0)
-    model = CONFIGS[family]()
+    model = CONFIGS[family](vocabulary, width)
     FAMILIES[family].untie(model)
     model.eval()
     with torch.no_grad():

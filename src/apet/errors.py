@@ -7,7 +7,9 @@ from difflib import get_close_matches
 
 
 class ApetError(Exception):
-    """Base of all errors that are the input's fault: the command line prints the message alone and exits with 2."""
+    """Base of all errors that are the input's fault: the command line prints the message alone, and exits with 2."""
+
+    status = 2
 
 
 class ParamsError(ApetError):
@@ -28,6 +30,12 @@ class BudgetError(ApetError):
 
 class CorruptError(ApetError):
     """A result on disk is not what its own digest says."""
+
+
+class MismatchError(ApetError):
+    """A rerun that did not give the same bytes."""
+
+    status = 1
 
 
 def unknown(what: str, value: object, allowed: Iterable[str], where: str = "") -> str:

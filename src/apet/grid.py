@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from apet.config import Axis, Study, Training
+from apet.data.choice import check_sisters, choose_source
 from apet.data.corpus import corpus_digest
 from apet.data.prepare import task_digest
-from apet.data.tasks import load_task
+from apet.data.tasks import Task, load_task
 from apet.errors import ApetError, ParamsError, unknown
 from apet.placement import PLACEMENTS, Budget, Methods
-from apet.plms.ladder import Recipe, parse_rung, rung_digest
+from apet.plms.ladder import PRETRAIN_VERSION, Recipe, Rung, rung_digest
+from apet.plms.registry import Model, Snapshot, head_of, parse_model, slug
 from apet.provenance import digest, seed_for
 
-TRAINER_VERSION = 1
+TRAINER_VERSION = 2
 """Raised whenever the numerics (tuning, training, evaluation) change, so that old cells are not taken for new ones."""
 
 MOST_JOBS = 500
@@ -52,7 +54,15 @@ class Cell:
     @property
     def path(self) -> str:
         """The cell's folder below the cells' root: readable first, then a short hash of everything."""
-        return f"{self.model}/{self.task}/{self.placement}-{_slug(self.budget)}-{self.digest[:10]}"
+        return f"{slug(self.model)}/{self.task}/{self.placement}-{_slug(self.budget)}-{self.digest[:10]}"
+
+    @property
+    def plm_folder(self) -> str:
+        return plm_folder(self.model, self.plm)
+
+    @property
+    def data_folder(self) -> str:
+        return data_folder(self.task, self.data)
 
     @property
     def replicates(self) -> Iterator[tuple[int, int]]:
@@ -79,6 +89,11 @@ class Block:
     number: int
     cells: tuple[Cell, ...]
 
+    @property
+    def name(self) -> str:
+        """Readable, and part of files' names."""
+        return f"{slug(self.model)}/{self.task}-{self.number}"
+
 
 class Grid:
     """A study's cells and folders. Building it checks every name and budget as far as that needs no PLM."""
@@ -88,32 +103,52 @@ class Grid:
         self.params = params
         with located(params):
             self.recipe = Recipe.of(study.pretraining)
-            self.rungs = {name: parse_rung(name) for name in study.models}
-            self.tasks = {name: load_task(name) for name in study.tasks}
-        self.corpus = f"data/corpus/{corpus_digest(study.seed)[:10]}"
-        self.tokenizer = f"models/tokenizer-{digest([self.corpus, self.recipe.vocabulary])[:10]}"
-        self.plm_digests = {n: rung_digest(r, self.recipe, self.corpus) for n, r in self.rungs.items()}
-        self.task_digests = {n: task_digest(t, dict(study.rows), study.seed) for n, t in self.tasks.items()}
+            self.models = _named(parse_model(entry) for entry in study.models)
+            self.tasks = _tasks(study.tasks)
+            self.sources = {n: choose_source(t, study.sources, self.tasks) for n, t in self.tasks.items()}
+            check_sisters(self.tasks, self.sources)
+            self.task_digests = {name: self._task_digest(name) for name in self.tasks}
+        self.guarded = tuple(name for name, source in self.sources.items() if source.kind != "wheel")
+        corpus = corpus_digest(study.seed, [self.task_digests[name] for name in self.guarded])
+        self.corpus = f"data/corpus/{corpus[:10]}"
+        self.tokenizer = f"models/tokenizer-{digest([PRETRAIN_VERSION, self.corpus, self.recipe.vocabulary])[:10]}"
+        self.plm_digests = {name: self._plm_digest(model) for name, model in self.models.items()}
         self.cells = tuple(self._cells())
         self.id = digest([cell.path for cell in self.cells])
 
     def task_folder(self, task: str) -> str:
-        return f"data/tasks/{task}-{self.task_digests[task][:10]}"
+        return data_folder(task, self.task_digests[task])
 
     def plm_folder(self, model: str) -> str:
-        return f"models/{model}-{self.plm_digests[model][:10]}"
+        return plm_folder(model, self.plm_digests[model])
+
+    def plm_record(self, model: str) -> str:
+        """The file that tells where a PLM is from, the last to be there when its folder is whole."""
+        return f"{self.plm_folder(model)}/{'pretraining' if model in self.rungs else 'snapshot'}.json"
+
+    @property
+    def rungs(self) -> dict[str, Rung]:
+        """The PLMs that are pretrained here."""
+        return {name: model for name, model in self.models.items() if isinstance(model, Rung)}
+
+    @property
+    def snapshots(self) -> dict[str, Snapshot]:
+        """The PLMs that are fetched."""
+        return {name: model for name, model in self.models.items() if isinstance(model, Snapshot)}
 
     def size(self, model: str) -> int:
         """Rank of a PLM by cost, for the order of jobs: the largest should start first."""
-        rung = self.rungs[model]
-        return rung.layers * rung.width**2
+        found = self.models[model]
+        if isinstance(found, Rung):
+            return found.layers * found.width**2
+        return found.parameters or 10**9
 
     def blocks(self) -> list[Block]:
         """The training jobs, in a fixed order; cells of one job share model and task."""
         size = max(self.study.cells_per_job, -(-len(self.cells) // MOST_JOBS))
         found = []
-        for model in self.study.models:
-            for task in self.study.tasks:
+        for model in self.models:
+            for task in self.tasks:
                 cells = [c for c in self.cells if (c.model, c.task) == (model, task)]
                 parts = [tuple(cells[i : i + size]) for i in range(0, len(cells), size)]
                 found += [Block(model, task, number, part) for number, part in enumerate(parts)]
@@ -124,6 +159,15 @@ class Grid:
         cells = {c.path: asdict(c) for c in self.cells}
         return {"study": self.id, "name": self.study.name, "cells": cells}
 
+    def _task_digest(self, task: str) -> str:
+        return task_digest(self.tasks[task], self.study.rows, self.study.seed, self.sources[task])
+
+    def _plm_digest(self, model: Model) -> str:
+        if isinstance(model, Rung):
+            return rung_digest(model, self.recipe, self.corpus)
+        with located(self.params):
+            return model.digest
+
     def _cells(self) -> Iterator[Cell]:
         seen: set[tuple[str, str]] = set()
         for number, axis in enumerate(self.study.grid):
@@ -131,8 +175,8 @@ class Grid:
                 if (placement, budget) in seen:
                     raise ParamsError(f"{self.params}: grid.{number}: {placement} at {budget} stands twice.")
                 seen.add((placement, budget))
-                for model in self.study.models:
-                    for task in self.study.tasks:
+                for model in self.models:
+                    for task in self.tasks:
                         yield self._cell(model, task, placement, budget, axis)
 
     def _pairs(self, axis: Axis, where: str) -> Iterator[tuple[str, str]]:
@@ -148,8 +192,10 @@ class Grid:
                 yield placement, budget.text
 
     def _cell(self, model: str, task: str, placement: str, budget: str, axis: Axis) -> Cell:
-        # Nothing is trained or drawn without parameters, so one replicate says it all.
-        draws, reruns = (1, 1) if placement == "none" else (axis.draws, axis.reruns)
+        # Without parameters nothing is drawn, and nothing is trained but a head: one replicate says it all.
+        tuned = placement != "none"
+        draws = axis.draws if tuned else 1
+        reruns = axis.reruns if tuned or head_of(self.models[model]) == "trained" else 1
         plm, data = self.plm_digests[model], self.task_digests[task]
         study = self.study
         return Cell(model, task, placement, budget, draws, reruns, study.seed, study.methods, axis.training, plm, data)
@@ -169,6 +215,16 @@ class located:
             raise type(error)(f"{self.place}: {error}") from None
 
 
+def plm_folder(model: str, digest: str) -> str:
+    """Where a PLM lies in a working copy."""
+    return f"models/{slug(model)}-{digest[:10]}"
+
+
+def data_folder(task: str, digest: str) -> str:
+    """Where a prepared task lies in a working copy."""
+    return f"data/tasks/{task}-{digest[:10]}"
+
+
 def select(cells: Sequence[Cell], paths: Sequence[str]) -> list[Cell]:
     """The cells at these paths. Raises ParamsError for a path that is not the study's."""
     known = {c.path: c for c in cells}
@@ -176,6 +232,27 @@ def select(cells: Sequence[Cell], paths: Sequence[str]) -> list[Cell]:
         if path not in known:
             raise ParamsError(unknown("cell", path, known))
     return [known[path] for path in paths]
+
+
+def _named(models: Iterable[Model]) -> dict[str, Model]:
+    """Models by name. Raises ParamsError for two that could not be told apart on disk."""
+    found: dict[str, Model] = {}
+    for model in models:
+        if slug(model.name) in map(slug, found):
+            raise ParamsError(f"models: {model.name!r} stands twice. Give one of them another `name`.")
+        found[model.name] = model
+    return found
+
+
+def _tasks(entries: Iterable[str]) -> dict[str, Task]:
+    """Tasks by name. Raises ParamsError for two of one name."""
+    found: dict[str, Task] = {}
+    for entry in entries:
+        task = load_task(entry)
+        if task.name in found:
+            raise ParamsError(f"tasks: {entry!r}: a task named {task.name!r} stands twice.")
+        found[task.name] = task
+    return found
 
 
 def _slug(budget: str) -> str:

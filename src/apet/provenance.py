@@ -15,6 +15,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+DIGESTS = Path(".apet/digests.json")
+"""Digests of large files that stand outside the working copy."""
+
 LIBRARIES = ("apet", "torch", "transformers", "tokenizers", "safetensors", "numpy", "pandas", "pyarrow")
 
 
@@ -44,6 +47,20 @@ def file_digest(path: Path) -> str:
     """SHA-256 (64 hex digits) of a file's bytes."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def remembered_digest(path: Path) -> str:
+    """`file_digest`, remembered with the file's size and time of change, so that large files are read once."""
+    state = path.stat()
+    key, stamp = str(path.resolve()), [state.st_size, state.st_mtime_ns]
+    try:
+        known = json.loads(DIGESTS.read_text())
+    except (OSError, ValueError):
+        known = {}
+    if known.get(key, [None])[0] != stamp:
+        known[key] = [stamp, file_digest(path)]
+        write_json(DIGESTS, known)
+    return known[key][1]
 
 
 def folder_digest(folder: Path) -> str:

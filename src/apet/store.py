@@ -30,7 +30,8 @@ def entries(grid: Grid) -> set[str]:
     """All entries of the tracked folders that the study names."""
     cells = {f"results/cells/{cell.path}" for cell in grid.cells}
     tasks = {grid.task_folder(task) for task in grid.tasks}
-    return cells | tasks | {grid.plm_folder(model) for model in grid.rungs} | {grid.corpus, grid.tokenizer}
+    ladder = {grid.corpus, grid.tokenizer} if grid.rungs else set()
+    return cells | tasks | {grid.plm_folder(model) for model in grid.models} | ladder
 
 
 def restore(grid: Grid, root: Path = Path()) -> list[str]:

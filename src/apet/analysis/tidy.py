@@ -48,6 +48,7 @@ COLUMNS = (
     Column("budget", "str", "cell.budget", "budget as the study writes it"),
     Column("tunable", "int64", "tunable", "tunable parameters, the budget as a number"),
     Column("share", "float64", "", "tunable / parameters"),
+    Column("head", "int64", "head.parameters", "parameters of a trained classification head, apart from `tunable`"),
     Column("draw", "int64", "replicate.draw", "draw of the plan: which positions"),
     Column("rerun", "int64", "replicate.rerun", "repetition of one plan: other initialisation and data order"),
     Column("entry", "int64", "replicate.structures.entry", "tunable parameters in scalars of frozen weights"),

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import asdict
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,12 +11,11 @@ import pandas as pd
 import pyarrow as pa
 
 from apet.data.leakage import SHORTEST, Guard
-from apet.data.prepare import DATA_VERSION, in_hash_order, task_splits, text_id
-from apet.data.readers import check_source, read_source
-from apet.data.splits import Example, edges, fraction, keep_apart, normalise
+from apet.data.prepare import DATA_VERSION, held_out_texts, in_hash_order, read_task, task_splits
+from apet.data.sources import Source, wheel
+from apet.data.splits import Example, fraction, keep_apart, normalise, text_id
 from apet.data.tables import read_table, write_table
-from apet.data.tasks import load_task, task_names
-from apet.data.wheels import find_wheel, open_wheel
+from apet.data.tasks import Task, load_task, task_names
 from apet.provenance import digest, file_digest, whole_folder, write_json
 from apet.yamls import read_yaml
 
@@ -28,33 +26,36 @@ SCHEMA = pa.schema([("id", pa.string()), ("source", pa.string()), ("text", pa.st
 Counts = dict[str, dict[str, int]]
 
 
-def corpus_digest(seed: int) -> str:
+def corpus_digest(seed: int, others: Sequence[str] = ()) -> str:
     """Digest (64 hex digits) that names the corpus folder; nothing is fetched or read for it.
 
-    The sources of all tasks that come with apet enter it, since their held-out texts are left out of the corpus.
+    The wheels' tasks that come with apet enter it, since their held-out texts are left out of the corpus. `others`:
+    the digests of the study's tasks from other sources (see `build_corpus`); their order does not matter.
     """
-    held_out = [load_task(name).source for name in task_names()]
-    hashes = {source["wheel"]: find_wheel(source["wheel"]).sha256 for source in [*_sources().values(), *held_out]}
-    return digest(["corpus", DATA_VERSION, list(_sources().items()), held_out, hashes, seed])
+    sources = [(name, wheel.identity(spec)) for name, spec in _sources().items()]
+    held_out = [(task.name, task.fields, task.group, source.identity(task)) for task, source in _guarded()]
+    columns = [spec.get("columns", {}) for spec in _sources().values()]
+    return digest(["corpus", DATA_VERSION, sources, columns, held_out, sorted(others), seed])
 
 
-def build_corpus(wheels_folder: Path, out_folder: Path, seed: int) -> None:
+def build_corpus(wheels_folder: Path, out_folder: Path, seed: int, others: Sequence[Path] = ()) -> None:
     """Write `out_folder` whole: {train, heldout}.parquet (id, source, text), in an order hashed from the seed, and
     corpus.json.
 
     Left out are documents of fewer than SHORTEST words, copies, and documents that touch (see `Guard`) a validation or
-    test text of any task that comes with apet, uncapped. DataError if a wheel does not hold what it should.
+    test text of any task that comes with apet in a wheel, uncapped, or of the prepared folders `others`: a study's
+    tasks from the hub or a local folder, which may hold the same sentences (SST-2 and the film reviews here do).
+    DataError if a wheel or a folder does not hold what it should.
     """
     counts: Counts = {}
     claims: dict[str, list[Example]] = {"heldout": [], "train": []}
-    for document in _documents(wheels_folder, counts):
-        drawn = fraction("corpus", edges(document.normal)[0])
-        claims["heldout" if drawn < HELD_OUT else "train"].append(document)
+    for document in _documents(wheels_folder, others, counts):
+        claims["heldout" if fraction("corpus", document.draw) < HELD_OUT else "train"].append(document)
     sides = {side: in_hash_order(documents, seed) for side, documents in keep_apart(claims).items()}
     with whole_folder(out_folder) as folder:
         for side, documents in sides.items():
             write_table(folder / f"{side}.parquet", _columns(documents), SCHEMA)
-        write_json(folder / "corpus.json", _record(sides, counts, seed, folder))
+        write_json(folder / "corpus.json", _record(sides, counts, seed, others, folder))
 
 
 def read_corpus(folder: Path, side: str) -> pd.DataFrame:
@@ -64,68 +65,80 @@ def read_corpus(folder: Path, side: str) -> pd.DataFrame:
 
 @cache
 def _sources() -> dict[str, dict[str, Any]]:
-    sources = read_yaml(CORPUS)
-    for name, source in sources.items():
-        check_source(source, f"{CORPUS.name}: {name}")
-    return sources
+    return {name: wheel.check(spec, f"{CORPUS.name}: {name}") for name, spec in read_yaml(CORPUS).items()}
 
 
-def _documents(wheels_folder: Path, counts: Counts) -> Iterator[Example]:
+def _guarded() -> list[tuple[Task, Source]]:
+    """The tasks that come with apet and are in a wheel."""
+    tasks = [load_task(name) for name in task_names()]
+    return [(task, Source("wheel", task.sources["wheel"])) for task in tasks if "wheel" in task.sources]
+
+
+def _documents(wheels_folder: Path, others: Sequence[Path], counts: Counts) -> Iterator[Example]:
     """Documents that may be in the corpus, with their source as label; what is left out is counted."""
-    guard = Guard(_held_out_texts(wheels_folder))
+    guard = Guard(_held_out_texts(wheels_folder, others))
     seen: set[str] = set()
-    for name, source in _sources().items():
+    for name, spec in _sources().items():
         count = counts[name] = {"read": 0, "short": 0, "duplicate": 0, "held_out_by_a_task": 0}
-        with open_wheel(source["wheel"], wheels_folder) as archive:
-            for row in read_source(source, archive):
-                normal = normalise(row.text)
-                count["read"] += 1
-                if normal.count(" ") + 1 < SHORTEST:
-                    count["short"] += 1
-                elif (identity := text_id(normal)) in seen:
-                    count["duplicate"] += 1
-                elif guard.touches(normal):
-                    count["held_out_by_a_task"] += 1
-                else:
-                    seen.add(identity)
-                    yield Example(row.text, normal, name)
+        column = spec.get("columns", {}).get("text", "text")
+        for record in wheel.records(spec, None, wheels_folder):
+            text = record.values[column].strip()
+            normal = normalise(text)
+            count["read"] += 1
+            if normal.count(" ") + 1 < SHORTEST:
+                count["short"] += 1
+            elif (identity := text_id(normal)) in seen:
+                count["duplicate"] += 1
+            elif guard.touches(normal):
+                count["held_out_by_a_task"] += 1
+            else:
+                seen.add(identity)
+                yield Example.of([text], [normal], name)
 
 
-def _held_out_texts(wheels_folder: Path) -> Iterator[str]:
-    for name in task_names():
-        sides = task_splits(load_task(name), wheels_folder).sides
-        yield from (example.normal for side in ("validation", "test") for example in sides[side])
+def _held_out_texts(wheels_folder: Path, others: Sequence[Path]) -> Iterator[str]:
+    """Normalised held-out texts: of all fields, and of references, which may stand in a corpus as well."""
+    for task, source in _guarded():
+        sides = task_splits(task, wheels_folder, source).sides
+        for example in (*sides["validation"], *sides["test"]):
+            yield from map(normalise, (*example.texts, *example.references))
+    for folder in others:
+        yield from held_out_texts(folder)
 
 
 def _columns(documents: list[Example]) -> dict[str, list]:
     return {
-        "id": [text_id(document.normal) for document in documents],
+        "id": [document.id for document in documents],
         "source": [document.label for document in documents],
-        "text": [document.text for document in documents],
+        "text": [document.texts[0] for document in documents],
     }
 
 
-def _record(sides: dict[str, list[Example]], counts: Counts, seed: int, folder: Path) -> dict[str, Any]:
-    wheels = sorted({source["wheel"] for source in _sources().values()})
+def _record(
+    sides: dict[str, list[Example]], counts: Counts, seed: int, others: Sequence[Path], folder: Path
+) -> dict[str, Any]:
+    packages = {spec["package"]: wheel.find_wheel(spec["package"]).sha256 for spec in _sources().values()}
+    records = [read_task(other) for other in others]
     sources = {}
     for name, count in counts.items():
-        kept = _sizes([document for documents in sides.values() for document in documents if document.label == name])
+        kept = _sizes(document for documents in sides.values() for document in documents if document.label == name)
         near = count["read"] - count["short"] - count["duplicate"] - count["held_out_by_a_task"] - kept["documents"]
         sources[name] = {**count, "near_duplicate_of_heldout": near, **kept}
     return {
-        "corpus_digest": corpus_digest(seed),
+        "corpus_digest": corpus_digest(seed, [record["task_digest"] for record in records]),
         "seed": seed,
-        "tasks_held_out": task_names(),
+        "tasks_held_out": [*(task.name for task, _ in _guarded()), *sorted(record["task"] for record in records)],
         "sides": {side: _sizes(documents) for side, documents in sides.items()},
         "sources": sources,
-        "wheels": [asdict(find_wheel(name)) for name in wheels],
+        "wheels": dict(sorted(packages.items())),
         "digest": digest({side: file_digest(folder / f"{side}.parquet") for side in sides}),
     }
 
 
-def _sizes(documents: list[Example]) -> dict[str, int]:
-    return {
-        "documents": len(documents),
-        "words": sum(len(document.text.split()) for document in documents),
-        "characters": sum(len(document.text) for document in documents),
-    }
+def _sizes(documents: Iterable[Example]) -> dict[str, int]:
+    sizes = {"documents": 0, "words": 0, "characters": 0}
+    for document in documents:
+        text = document.texts[0]
+        for name, size in zip(sizes, (1, len(text.split()), len(text)), strict=True):
+            sizes[name] += size
+    return sizes

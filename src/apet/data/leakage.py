@@ -28,8 +28,8 @@ class Guard:
             longest = max(hashes, default=0)
             if longest and len(hashes[longest]) == 1:
                 wholes[longest].append(hashes[longest])
-        self._parts = {n: _merged(arrays) for n, arrays in runs.items()}
-        self._wholes = {n: _merged(arrays) for n, arrays in wholes.items() if arrays}
+        self._parts = {n: _Known(arrays) for n, arrays in runs.items()}
+        self._wholes = {n: _Known(arrays) for n, arrays in wholes.items() if arrays}
 
     def touches(self, normal: str) -> bool:
         """Whether the text and a guarded one share RUN words in a row, or the shorter stands whole in the other.
@@ -40,9 +40,9 @@ class Guard:
         if not runs:
             return False
         longest = max(runs)
-        if _meet(runs[longest], self._parts[longest]):
+        if self._parts[longest].meets(runs[longest]):
             return True
-        return any(_meet(runs[n], whole) for n, whole in self._wholes.items() if n in runs)
+        return any(whole.meets(runs[n]) for n, whole in self._wholes.items() if n in runs)
 
     def _runs(self, normal: str) -> dict[int, np.ndarray]:
         """Hashes of all runs of n words, n from SHORTEST to RUN: polynomials in the words' codes, modulo 2**64."""
@@ -61,12 +61,19 @@ class _WordCodes(dict[str, int]):
         return self[word]
 
 
-def _merged(arrays: list[np.ndarray]) -> np.ndarray:
-    return np.sort(np.concatenate(arrays)) if arrays else np.empty(0, np.uint64)
+class _Known:
+    """A set of hashes, asked for many at a time: a table of their last bits answers most, a search the rest."""
 
+    def __init__(self, arrays: list[np.ndarray]) -> None:
+        self._sorted = np.sort(np.concatenate(arrays)) if arrays else np.empty(0, np.uint64)
+        self._mask = np.uint64((1 << (4 * len(self._sorted) + 1).bit_length()) - 1)
+        self._table = np.zeros(int(self._mask) + 1, bool)
+        self._table[self._sorted & self._mask] = True
 
-def _meet(hashes: np.ndarray, known: np.ndarray) -> bool:
-    if not len(known):
-        return False
-    places = np.minimum(np.searchsorted(known, hashes), len(known) - 1)
-    return bool((known[places] == hashes).any())
+    def meets(self, hashes: np.ndarray) -> bool:
+        """Whether one of these hashes is in the set."""
+        likely = hashes[self._table[hashes & self._mask]]
+        if not len(likely):
+            return False
+        places = np.minimum(np.searchsorted(self._sorted, likely), len(self._sorted) - 1)
+        return bool((self._sorted[places] == likely).any())

@@ -3,48 +3,72 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pyarrow as pa
 
-from apet.data.readers import Row, read_source
-from apet.data.splits import SIDES, Example, Splits, overlaps, split_rows
-from apet.data.tables import read_record, read_table, write_table
+from apet.data.answers import shuffled_scores
+from apet.data.choice import choose_source, sisters_of
+from apet.data.leakage import Guard
+from apet.data.sources import Source
+from apet.data.splits import SIDES, Example, Splits, drop_train, normalise, overlaps, split_rows
+from apet.data.tables import read_record, read_table, write_batches
 from apet.data.tasks import Task
-from apet.data.wheels import find_wheel, open_wheel
 from apet.errors import DataError, ParamsError, unknown
 from apet.provenance import digest, file_digest, seed_for, whole_folder, write_json
 
-DATA_VERSION = 1  # raised when the same inputs give other rows
+DATA_VERSION = 2  # raised when the same inputs give other rows
 SPLITS = ("train", "validation", "test")
-SCHEMA = pa.schema([("id", pa.string()), ("text", pa.string()), ("label", pa.int64())])
+ROWS = 1000  # in memory at once while a table is written
+ANSWERS = {
+    "classification": pa.field("label", pa.int64()),
+    "generation": pa.field("targets", pa.list_(pa.field("element", pa.string()))),  # as parquet names it
+}
 
-Rows = dict[str, int | None]
-
-
-def task_digest(task: Task, rows: Rows, seed: int) -> str:
-    """Digest (64 hex digits) that names the prepared folder; nothing is fetched or read for it."""
-    return digest(["task", DATA_VERSION, task.definition(), _caps(rows), seed])
-
-
-def task_splits(task: Task, wheels_folder: Path) -> Splits:
-    """All examples of a task by side, uncapped. DataError if its wheel, a row or a label is not as it should be."""
-    with open_wheel(task.source["wheel"], wheels_folder) as archive:
-        return split_rows(_known_labels(read_source(task.source, archive), task))
+Rows = Mapping[str, int | None]
 
 
-def prepare_task(task: Task, wheels_folder: Path, out_folder: Path, rows: Rows, seed: int) -> None:
-    """Write `out_folder` whole: {train, validation, test}.parquet (id, text, label) and task.json.
+def task_digest(task: Task, rows: Rows, seed: int, source: Source | None = None) -> str:
+    """Digest (64 hex digits) that names the prepared folder. Nothing is fetched for it; a local source's files are
+    read. `source` as `choose_source` gives it; None: the task's first own.
+    """
+    source = source or choose_source(task)
+    sisters = [[t.name, t.fields, t.group, t.splits, s.identity(t)] for t, s in sisters_of(task, source)]
+    return digest(["task", DATA_VERSION, task.definition(), source.identity(task), sisters, _caps(rows), seed])
 
-    `rows` caps each split (None: all). Rows stand in an order hashed from seed and text and a cap takes the first, so
-    a smaller subset is the beginning of a larger one. DataError as in `task_splits`, or if a split has no row.
+
+def task_splits(task: Task, wheels_folder: Path, source: Source | None = None) -> Splits:
+    """All examples of a task by side, uncapped, without train rows that touch (see `Guard`) what a sister holds out.
+
+    DataError if its source, a row or a label is not as it should be.
+    """
+    source = source or choose_source(task)
+    splits = _own_splits(task, wheels_folder, source)
+    held_out = [text for t, s in sisters_of(task, source) for text in _held_out(_own_splits(t, wheels_folder, s))]
+    guard = Guard(held_out)
+    whole = set(held_out)
+
+    def touches(example: Example) -> bool:
+        return any((n := normalise(text)) in whole or guard.touches(n) for text in example.texts)
+
+    return drop_train(splits, "held_out_by_a_sister", touches if held_out else lambda example: False)
+
+
+def prepare_task(
+    task: Task, wheels_folder: Path, out_folder: Path, rows: Rows, seed: int, source: Source | None = None
+) -> None:
+    """Write `out_folder` whole: {train, validation, test}.parquet and task.json.
+
+    Columns: id, one a field, and label (int64) or targets (list of strings). `rows` caps each split (None: all). Rows
+    stand in an order hashed from seed and text and a cap takes the first, so a smaller subset is the beginning of a
+    larger one. DataError as in `task_splits`, or if a split has no row.
     """
     caps = _caps(rows)
-    splits = task_splits(task, wheels_folder)
+    source = source or choose_source(task)
+    splits = task_splits(task, wheels_folder, source)
     chosen = {}
     for split in SPLITS:
         chosen[split] = in_hash_order(splits.sides[split], seed)[: caps[split]]
@@ -52,13 +76,24 @@ def prepare_task(task: Task, wheels_folder: Path, out_folder: Path, rows: Rows, 
             raise DataError(f"task {task.name}: split {split} has no rows.")
     with whole_folder(out_folder) as folder:
         for split, examples in chosen.items():
-            write_table(folder / f"{split}.parquet", _columns(examples, list(task.labels)), SCHEMA)
-        write_json(folder / "task.json", _record(task, splits, chosen, caps, seed, folder))
+            write_batches(folder / f"{split}.parquet", _batches(examples, task), _schema(task.type, task.fields))
+        files = digest({split: file_digest(folder / f"{split}.parquet") for split in SPLITS})
+        names = {"task_digest": task_digest(task, caps, seed, source), "seed": seed}
+        write_json(folder / "task.json", {**_said(task), **names, **_found(task, splits, chosen), "source":
+                   source.identity(task), "digest": files})  # fmt: skip
 
 
 def read_split(folder: Path, split: str) -> pd.DataFrame:
-    """Columns id (str), text (str), label (int64) of one prepared split. DataError if it is absent or another table."""
-    return read_table(folder / f"{split}.parquet", SCHEMA)
+    """Columns id (str), one a field (str), label (int64) or targets (arrays of str) of one prepared split.
+
+    DataError if it is absent or another table than its task.json says.
+    """
+    record = read_task(folder)
+    try:
+        schema = _schema(record["type"], record["fields"])
+    except (KeyError, TypeError):
+        raise DataError(f"{folder / 'task.json'}: is not the record of a prepared task: no type or fields.") from None
+    return read_table(folder / f"{split}.parquet", schema)
 
 
 def read_task(folder: Path) -> dict[str, Any]:
@@ -66,24 +101,30 @@ def read_task(folder: Path) -> dict[str, Any]:
     return read_record(folder / "task.json")
 
 
-def text_id(normal: str) -> str:
-    """Id of a text (16 hex digits): the same for all texts with one normalised form, in every task and corpus."""
-    return digest(normal)[:16]
+def held_out_texts(folder: Path) -> Iterator[str]:
+    """Normalised texts of all fields and references of a prepared folder's validation and test rows."""
+    for split in ("validation", "test"):
+        table = read_split(folder, split)
+        for column in [*read_task(folder)["fields"], *(["targets"] if "targets" in table else [])]:
+            for cell in table[column]:
+                yield from (normalise(text) for text in ([cell] if isinstance(cell, str) else cell))
 
 
 def in_hash_order(examples: Sequence[Example], seed: int) -> list[Example]:
     """The examples in an order that depends on seed and texts alone; more examples never change the order of these."""
-    return sorted(examples, key=lambda example: seed_for("order", seed, example.normal))
+    return sorted(examples, key=lambda example: seed_for("order", seed, example.id))
 
 
-def _known_labels(rows: Iterator[Row], task: Task) -> Iterator[Row]:
-    for row in rows:
-        if row.label not in task.labels:
-            raise DataError(unknown("label", row.label, task.labels, f"task {task.name}: {row.where}"))
-        yield row
+def _own_splits(task: Task, wheels_folder: Path, source: Source) -> Splits:
+    return split_rows(source.rows(task, wheels_folder), task.group_numbers)
 
 
-def _caps(rows: Rows) -> Rows:
+def _held_out(splits: Splits) -> Iterator[str]:
+    for side in ("validation", "test"):
+        yield from (normalise(text) for example in splits.sides[side] for text in example.texts)
+
+
+def _caps(rows: Rows) -> dict[str, int | None]:
     for split, cap in rows.items():
         if split not in SPLITS:
             raise ParamsError(unknown("split", split, SPLITS, "rows"))
@@ -92,37 +133,55 @@ def _caps(rows: Rows) -> Rows:
     return {split: rows.get(split) for split in SPLITS}
 
 
-def _columns(examples: list[Example], labels: list[str]) -> dict[str, list]:
-    return {
-        "id": [text_id(example.normal) for example in examples],
-        "text": [example.text for example in examples],
-        "label": [labels.index(example.label) for example in examples],
-    }
+def _schema(kind: str, fields: Sequence[str]) -> pa.Schema:
+    return pa.schema([("id", pa.string()), *((name, pa.string()) for name in fields), ANSWERS[kind]])
 
 
-def _record(
-    task: Task, splits: Splits, chosen: dict[str, list[Example]], caps: Rows, seed: int, folder: Path
-) -> dict[str, Any]:
+def _batches(examples: list[Example], task: Task) -> Iterator[dict[str, list]]:
+    """Columns of ROWS examples at a time."""
+    labels = {name: number for number, name in enumerate(task.labels)}
+    answer = ANSWERS[task.type].name
+    for start in range(0, len(examples), ROWS):
+        part = examples[start : start + ROWS]
+        texts = zip(*(example.texts for example in part), strict=True)
+        yield {
+            "id": [example.id for example in part],
+            **dict(zip(task.fields, map(list, texts), strict=True)),
+            answer: [labels[e.label] if answer == "label" else list(e.references) for e in part],
+        }
+
+
+def _said(task: Task) -> dict[str, Any]:
+    """What the task's YAML says, as training and evaluation need it."""
+    keys = ("version", "type", "fields", "prompt", "prompts", "labels", "metric", "metrics", "length", "target_length")
+    said = {key: getattr(task, key) for key in keys}
+    return {"task": task.name, **{key: list(v) if isinstance(v, tuple) else v for key, v in said.items()}}
+
+
+def _found(task: Task, splits: Splits, chosen: Mapping[str, list[Example]]) -> dict[str, Any]:
+    """What the rows turned out to be."""
     counts = {}
     for split, examples in chosen.items():
         found = Counter(example.label for example in examples)
         counts[split] = {label: found[label] for label in task.labels}
     return {
-        "task": task.name,
-        "version": task.version,
-        "type": task.type,
-        "prompt": task.prompt,
-        "labels": task.labels,
-        "metric": task.metric,
-        "length": task.length,
-        "task_digest": task_digest(task, caps, seed),
-        "seed": seed,
         "rows": {split: len(examples) for split, examples in chosen.items()},
         "rows_uncapped": {split: len(splits.sides[split]) for split in SPLITS},
+        "origin": {split: splits.origin[split] for split in SPLITS},
         "label_counts": counts,
-        "chance": {"uniform": 1 / len(task.labels), "majority": max(counts["test"].values()) / len(chosen["test"])},
+        "chance": _chance(task, counts["test"], chosen["test"]),
         "dropped": splits.dropped,
         "overlap": overlaps({side: splits.sides[side] for side in SIDES}),
-        "source": asdict(find_wheel(task.source["wheel"])),
-        "digest": digest({split: file_digest(folder / f"{split}.parquet") for split in SPLITS}),
     }
+
+
+def _chance(task: Task, counts: Mapping[str, int], test: Sequence[Example]) -> dict[str, Any]:
+    """`level`: what a score of the reported metric must exceed. Classes: the larger of a uniform guess and the majority
+    share of test. Generation: the scores of test's references shuffled against its inputs, a metric each.
+    """
+    if task.type == "classification":
+        guesses = {"uniform": 1 / len(task.labels), "majority": max(counts.values()) / len(test)}
+        return {"level": max(guesses.values()), **guesses}
+    references = [example.references for example in test]
+    shuffled = {metric: float(shuffled_scores(metric, references).mean()) for metric in task.metrics}
+    return {"level": shuffled[task.metric], "shuffled": shuffled}

@@ -1,19 +1,21 @@
-"""Which side a text is on: decided by the text itself, so that no text is on two sides, now or after more are added.
+"""Which side a row is on: decided by its own text, so that no text is on two sides, now or after more are added.
 
 Two texts are the same if their normalised forms are, and near-duplicates if those share their first or their last EDGE
-characters (a story with a new headline, a message quoted under a new reply).
+characters (a story with a new headline, a message quoted under a new reply). A row holds the texts of its task's
+`group` fields: a premise, a question, a document, that must not be met again on another side.
 """
 
 from __future__ import annotations
 
+import json
 import re
 import unicodedata
-from collections import Counter
-from collections.abc import Iterable
+import zlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from apet.data.readers import Row
-from apet.provenance import seed_for
+from apet.data.records import Row
+from apet.provenance import digest, seed_for
 
 SHARES = {"test": 0.2, "validation": 0.1}
 SIDES = ("test", "validation", "train")  # a text that two sides claim stays on the first of them
@@ -22,17 +24,52 @@ WORD = re.compile(r"[^\W_]+")
 
 
 class Example(NamedTuple):
-    """A row that is unique in its task, with its normalised text."""
+    """A row that is unique in its task. `packed`: its texts and references, compressed, since 50,000 long documents
+    must fit. `label`: its class, None where it has references.
 
-    text: str
-    normal: str
-    label: str
+    `keys`: the edges of its group's texts. `draw`: a number in [0, 1) that decides its side where none is official.
+    """
+
+    id: str
+    packed: bytes
+    label: str | None
+    keys: frozenset[str]
+    draw: float
+
+    @classmethod
+    def of(
+        cls,
+        texts: Sequence[str],
+        normals: Sequence[str],
+        answer: str | tuple[str, ...],
+        group: Sequence[int] | None = None,
+    ) -> Example:
+        """The example of a row's texts and their normalised forms; `group`: those that must stay on one side (None:
+        all).
+        """
+        held = [normals[i] for i in (range(len(normals)) if group is None else group)]
+        label, references = (answer, ()) if isinstance(answer, str) else (None, answer)
+        packed = zlib.compress(json.dumps([texts, references]).encode(), 1)
+        return cls(text_id(*normals), packed, label, frozenset(e for n in held for e in edges(n)), draw_of(held))
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        return tuple(json.loads(zlib.decompress(self.packed))[0])
+
+    @property
+    def references(self) -> tuple[str, ...]:
+        return tuple(json.loads(zlib.decompress(self.packed))[1])
+
+    def joined(self, references: Iterable[str]) -> Example:
+        """The same example with these references."""
+        return self._replace(packed=zlib.compress(json.dumps([self.texts, list(references)]).encode(), 1))
 
 
 class Splits(NamedTuple):
-    """Examples of each side, in no order that means anything, and how many rows were dropped for which reason."""
+    """Examples of each side, in no order that means anything; where each side is from; rows dropped by reason."""
 
     sides: dict[str, list[Example]]
+    origin: dict[str, str]
     dropped: dict[str, int]
 
 
@@ -40,6 +77,11 @@ def normalise(text: str) -> str:
     """The text's letters and digits: NFKC, case folded, words parted by one space."""
     folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
     return " ".join(WORD.findall(folded))
+
+
+def text_id(*normals: str) -> str:
+    """Id of normalised texts (16 hex digits): the same for all rows that hold them, in every task and corpus."""
+    return digest("\n".join(normals))[:16]
 
 
 def edges(normal: str) -> tuple[str, str]:
@@ -52,70 +94,104 @@ def fraction(*coordinates: object) -> float:
     return seed_for(*coordinates) / 2**63
 
 
-def split_rows(rows: Iterable[Row]) -> Splits:
-    """Unique examples of each side. Official sides are kept; where one is missing it is drawn out of train by hash.
+def draw_of(held: Sequence[str]) -> float:
+    """The number that decides the side of a row with these normalised texts: a hash of the one its hash names.
 
-    The hash is of the text's first EDGE characters and knows neither task nor seed: a sentence that two tasks share is
-    on the same side of both, and no choice of seed can move a test text into a corpus made with another seed.
-    Copies with one label count once, copies with several labels not at all. A text goes if it is a near-duplicate of
-    one on a stronger side (see SIDES). Adding rows may drop a text, but moves none to another side, unless what is
-    added is a copy of it in a stronger official side.
+    It knows neither task nor seed: a sentence that two tasks share is on the same side of both, and no choice of seed
+    can move a test text into a corpus made with another seed. A row's other texts may be named by rows of another
+    side; `keep_apart` then drops what is on the weaker one, so that every set of rows that are connected by common
+    texts is on one side. (To draw a side for the set would move it whenever a new row joins two sets.)
     """
-    rows = list(rows)
-    official = {row.split for row in rows}
-    unique, dropped = _unique(rows)
+    heads = [normal[:EDGE] for normal in held]
+    named = heads[0] if len(heads) == 1 else min(heads, key=lambda head: fraction("named", head))
+    return fraction("side", named)
+
+
+def drawn_side(draw: float, missing: Iterable[str] = tuple(SHARES)) -> str:
+    """The side of a draw in [0, 1), where only the `missing` sides take their shares from train."""
+    bound = 0.0
+    for side, share in SHARES.items():
+        bound += share if side in missing else 0
+        if draw < bound:
+            return side
+    return "train"
+
+
+def split_rows(rows: Iterable[Row], group: Sequence[int] | None = None) -> Splits:
+    """Unique examples of each side. Official labelled sides are kept. Without a test, validation becomes the test; a
+    side that is still missing is drawn out of train by `draw_of`.
+
+    Copies with one class count once, copies with several not at all; the references of copies are joined. A row goes
+    if its group has a near-duplicate on a stronger side (see SIDES). Adding rows may drop a row, but moves none to
+    another side, unless what is added is a copy of it in a stronger official side.
+    """
+    unique, dropped = _unique(rows, group)
+    official = {split for _, split in unique}
+    moved = {"validation": "test"} if "validation" in official and "test" not in official else {}
+    kept = {moved.get(split, split) for split in official}
+    missing = [side for side in SHARES if side not in kept]
     claims: dict[str, list[Example]] = {side: [] for side in SIDES}
     for example, split in unique:
-        claims[_side(example.normal, split, official)].append(example)
+        side = moved.get(split, split)
+        claims[side if side in SHARES else drawn_side(example.draw, missing)].append(example)
     sides = keep_apart(claims)
     dropped["near_duplicate"] = len(unique) - sum(map(len, sides.values()))
-    return Splits(sides, dropped)
+    names = {moved.get(split, split): f"{split} of the source" for split in SIDES if split in official}
+    return Splits(sides, {side: names.get(side, "drawn out of train") for side in SIDES}, dropped)
 
 
-def keep_apart(claims: dict[str, list[Example]]) -> dict[str, list[Example]]:
-    """The same sides, strongest first, without those examples that share an edge with one of a stronger side."""
+def keep_apart(claims: Mapping[str, list[Example]]) -> dict[str, list[Example]]:
+    """The same sides, strongest first, without those examples that share a key with one of a stronger side."""
     taken: set[str] = set()
     kept = {}
     for side, examples in claims.items():
-        kept[side] = [example for example in examples if taken.isdisjoint(edges(example.normal))]
-        taken.update(edge for example in kept[side] for edge in edges(example.normal))
+        kept[side] = [example for example in examples if taken.isdisjoint(example.keys)]
+        taken.update(key for example in kept[side] for key in example.keys)
     return kept
 
 
-def overlaps(sides: dict[str, list[Example]]) -> dict[str, int]:
-    """For each pair of sides, how many examples of the second are copies or near-duplicates of one of the first."""
-    found = {side: {edge for example in examples for edge in edges(example.normal)} for side, examples in sides.items()}
+def overlaps(sides: Mapping[str, list[Example]]) -> dict[str, int]:
+    """For each pair of sides, how many examples of the second share a key with one of the first."""
+    found = {side: {key for example in examples for key in example.keys} for side, examples in sides.items()}
     names = list(sides)
     return {
-        f"{first}/{second}": sum(not found[first].isdisjoint(edges(example.normal)) for example in sides[second])
+        f"{first}/{second}": sum(not found[first].isdisjoint(example.keys) for example in sides[second])
         for i, first in enumerate(names)
         for second in names[i + 1 :]
     }
 
 
-def _unique(rows: list[Row]) -> tuple[list[tuple[Example, str | None]], dict[str, int]]:
-    copies: dict[str, list[Row]] = {}
+def drop_train(splits: Splits, reason: str, goes: Callable[[Example], bool]) -> Splits:
+    """The same splits without the train rows that must go, counted under a reason."""
+    kept = [example for example in splits.sides["train"] if not goes(example)]
+    dropped = {**splits.dropped, reason: len(splits.sides["train"]) - len(kept)}
+    return splits._replace(sides={**splits.sides, "train": kept}, dropped=dropped)
+
+
+def _unique(rows: Iterable[Row], group: Sequence[int] | None) -> tuple[list[tuple[Example, str | None]], dict]:
+    copies: dict[str, list[tuple[Example, str | None]]] = {}
+    dropped = {"unlabelled": 0, "empty": 0, "conflicting": 0, "duplicate": 0}
     for row in rows:
-        copies.setdefault(normalise(row.text), []).append(row)
-    dropped = Counter(empty=len(copies.pop("", [])), conflicting=0, duplicate=0)
+        normals = [normalise(text) for text in row.texts]
+        if row.answer is None:
+            dropped["unlabelled"] += 1
+        elif not all(normals):
+            dropped["empty"] += 1
+        else:
+            example = Example.of(row.texts, normals, row.answer, group)
+            copies.setdefault(example.id, []).append((example, row.split))
     unique = []
-    for normal, same in copies.items():
-        if len({row.label for row in same}) > 1:
+    for same in copies.values():
+        if len(same) > 1:
+            # not the first read, so that the rows' order does not matter
+            same.sort(key=lambda copy: (copy[0].texts, copy[0].references))
+        first = same[0][0]
+        if len({example.label for example, _ in same}) > 1:
             dropped["conflicting"] += len(same)
             continue
+        if first.label is None and len(same) > 1:
+            first = first.joined(dict.fromkeys(reference for example, _ in same for reference in example.references))
         dropped["duplicate"] += len(same) - 1
-        first = min(same, key=lambda row: row.text)  # not the first read, so that the rows' order does not matter
-        splits = {row.split for row in same}
-        unique.append((Example(first.text, normal, first.label), next((s for s in SIDES if s in splits), None)))
-    return unique, dict(dropped)
-
-
-def _side(normal: str, split: str | None, official: set[str | None]) -> str:
-    if split in SHARES:
-        return split
-    drawn, bound = fraction("side", normal[:EDGE]), 0.0
-    for side, share in SHARES.items():
-        bound += 0 if side in official else share
-        if drawn < bound:
-            return side
-    return "train"
+        splits = {split for _, split in same}
+        unique.append((first, next((side for side in SIDES if side in splits), None)))
+    return unique, dropped

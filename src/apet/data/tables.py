@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,13 @@ from apet.errors import DataError
 def write_table(path: Path, columns: dict[str, list], schema: pa.Schema) -> None:
     """Parquet without timestamps or pandas metadata, so that equal columns are equal files under one pyarrow."""
     pq.write_table(pa.table(columns, schema), path, compression="zstd", version="2.6")
+
+
+def write_batches(path: Path, batches: Iterable[dict[str, list]], schema: pa.Schema) -> None:
+    """`write_table` for columns that come some rows at a time, each time a row group, so that few are in memory."""
+    with pq.ParquetWriter(path, schema, compression="zstd", version="2.6") as writer:
+        for columns in batches:
+            writer.write_table(pa.table(columns, schema))
 
 
 def read_table(path: Path, schema: pa.Schema) -> pd.DataFrame:

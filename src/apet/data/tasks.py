@@ -1,45 +1,66 @@
-"""A task: a short, versioned YAML that says where its text is, how it is asked, and how it is scored."""
+"""A task: a short, versioned YAML that says where its rows are, how they are asked, and how answers are scored."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from apet.data.readers import check_source
+from apet.data.sources import KINDS
 from apet.data.splits import SIDES
-from apet.data.wheels import find_wheel
 from apet.errors import ParamsError, unknown
 from apet.yamls import check_keys, read_yaml
 
 FOLDER = Path(__file__).parent / "tasks"
-TYPES = {"classification": ("accuracy",)}
-SLOT = "{text}"
+METRICS = {"classification": ("accuracy", "f1"), "generation": ("em", "f1", "rouge_l")}
+SLOT = re.compile(r"\{(\w+)\}")
 
 
 @dataclass(frozen=True)
 class Task:
     """What `tasks/*.yaml` says.
 
-    `labels` maps a class name of the source to its label word with the word's leading space; its order numbers the
-    classes from 0. `length` is the most tokens an encoded text may have, prompt included.
+    sources: kind (hub, local, wheel) → its spec; the first is the task's own. fields: the texts of a row, by the
+    hub's names of their columns. group: those that must not be met on two sides. prompt: a text with a slot a field;
+    prompts: family → another prompt. labels: class → label word with its leading space; their order numbers the
+    classes from 0. answer: column of the class, or of the references. metrics: the first is the one that is reported.
+    length: most tokens of an encoded row, prompt included; target_length: of a generated answer. splits: side → the
+    source's name of it. sisters: tasks over the same texts, whose held-out rows leave this one's train.
     """
 
     name: str
     version: int
     description: str
     type: str
-    source: dict[str, Any]
+    sources: Mapping[str, Mapping[str, Any]]
+    fields: tuple[str, ...]
     prompt: str
-    labels: dict[str, str]
-    metric: str
+    metrics: tuple[str, ...]
     length: int
+    prompts: Mapping[str, str] = field(default_factory=dict)
+    labels: Mapping[str, str] = field(default_factory=dict)
+    answer: str = "label"
+    group: tuple[str, ...] = ()
+    target_length: int = 0
+    splits: Mapping[str, str] = field(default_factory=lambda: {side: side for side in reversed(SIDES)})
+    sisters: tuple[str, ...] = ()
+
+    @property
+    def metric(self) -> str:
+        return self.metrics[0]
+
+    @property
+    def group_numbers(self) -> list[int]:
+        """Which texts of a row are its group's."""
+        return [self.fields.index(name) for name in self.group or self.fields]
 
     def definition(self) -> list[Any]:
-        """All that the prepared folder depends on, as plain values; labels as pairs, since their order counts."""
-        apart = {"description", "labels", "source"}
-        plain = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in apart}
-        return [plain, self.source, list(self.labels.items()), find_wheel(self.source["wheel"]).sha256]
+        """All but the source that the prepared folder depends on, as plain values; labels as pairs, in their order."""
+        apart = {"description", "labels", "sources"}
+        plain = {one.name: getattr(self, one.name) for one in fields(self) if one.name not in apart}
+        return [plain, list(self.labels.items())]
 
 
 def task_names() -> list[str]:
@@ -55,35 +76,74 @@ def load_task(name_or_path: str | Path) -> Task:
         path = FOLDER / f"{name_or_path}.yaml"
     else:
         raise ParamsError(unknown("task", name_or_path, task_names()))
-    content = read_yaml(path)
-    where = path.name
-    check_keys(content, [field.name for field in fields(Task)], (), where)
+    return _task(read_yaml(path), path.name, path.parent)
+
+
+def _task(content: dict[str, Any], where: str, folder: Path) -> Task:
+    answers = {"classification": ("labels",), "generation": ("targets", "target_length")}
+    if content.get("type") not in answers:
+        raise ParamsError(unknown("type", content.get("type"), answers, where))
+    required = ("name", "version", "description", "type", "fields", "prompt", "metrics", "length")
+    optional = (*KINDS, "label", "group", "splits", "sisters")
+    check_keys(content, (*required, *answers[content["type"]]), optional, where)
+    for key in ("fields", "metrics", "group", "sisters"):
+        content[key] = _names(content.get(key, []), f"{where}: {key}", key in required)
     _check_values(content, where)
-    _check_labels(content["labels"], where)
-    check_source(content["source"], f"{where}: source")
-    for split in content["source"].get("members", {}):
-        if split not in (*SIDES, "all"):
-            raise ParamsError(unknown("split", split, (*SIDES, "all"), f"{where}: source: members"))
-    return Task(**content)
+    prompts = _prompts(content.pop("prompt"), content["fields"], where)
+    if content["type"] == "classification":
+        _check_labels(content["labels"], content["metrics"], where)
+    splits = {side: side for side in reversed(SIDES)} | _splits(content.pop("splits", {}), where)
+    sources = _sources(content, where, folder)
+    answer = content.pop("targets", None) or content.pop("label", "label")
+    return Task(
+        **content, sources=sources, prompt=prompts.pop("default"), prompts=prompts, answer=answer, splits=splits
+    )
 
 
-def _check_values(content: dict[str, Any], where: str) -> None:
-    for key in ("name", "description", "prompt"):
+def _names(value: Any, where: str, some: bool) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(one, str) for one in value) or (some and not value):
+        raise ParamsError(f"{where} is {value!r}; it must be a list of names.")
+    if len(set(value)) < len(value):
+        raise ParamsError(f"{where} is {value!r}; a name stands twice.")
+    return tuple(value)
+
+
+def _check_values(content: Mapping[str, Any], where: str) -> None:
+    for key in {"name", "description", "label", "targets"} & set(content):
         if not isinstance(content[key], str) or not content[key]:
             raise ParamsError(f"{where}: {key} is {content[key]!r}; it must be a text.")
-    for key in ("version", "length"):
+    if not re.fullmatch(r"[A-Za-z0-9_-]+", content["name"]):
+        raise ParamsError(f"{where}: name is {content['name']!r}; it must be of letters, digits, - and _.")
+    for key in {"version", "length", "target_length"} & set(content):
         if type(content[key]) is not int or content[key] < 1:
             raise ParamsError(f"{where}: {key} is {content[key]!r}; it must be a whole number from 1.")
-    if content["type"] not in TYPES:
-        raise ParamsError(unknown("type", content["type"], TYPES, where))
-    if content["metric"] not in TYPES[content["type"]]:
-        raise ParamsError(unknown("metric", content["metric"], TYPES[content["type"]], where))
-    prompt = content["prompt"]
-    if prompt.count(SLOT) != 1 or prompt != prompt.rstrip():
-        raise ParamsError(f"{where}: prompt is {prompt!r}; it must hold {SLOT} once and end without a space.")
+    for metric in content["metrics"]:
+        if metric not in METRICS[content["type"]]:
+            raise ParamsError(unknown("metric", metric, METRICS[content["type"]], f"{where}: metrics"))
+    for name in content["group"]:
+        if name not in content["fields"]:
+            raise ParamsError(unknown("field", name, content["fields"], f"{where}: group"))
+    for name in content["fields"]:
+        if not name.isidentifier() or name in ("id", "label", "targets"):
+            raise ParamsError(f"{where}: fields has {name!r}; it must be a word other than id, label and targets.")
 
 
-def _check_labels(labels: Any, where: str) -> None:
+def _prompts(value: Any, slots: tuple[str, ...], where: str) -> dict[str, str]:
+    """`default` and family → prompt, from one text or such a mapping; each field has its slot once in every one."""
+    prompts = {"default": value} if isinstance(value, str) else value
+    if not isinstance(prompts, dict) or "default" not in prompts:
+        raise ParamsError(f"{where}: prompt is {value!r}; it must be a text, or a mapping with `default`.")
+    for family, prompt in prompts.items():
+        found = SLOT.findall(prompt) if isinstance(prompt, str) else []
+        if sorted(found) != sorted(slots) or prompt != prompt.rstrip():
+            shown = ", ".join(f"{{{name}}}" for name in slots)
+            raise ParamsError(
+                f"{where}: prompt ({family}) is {prompt!r}; it must hold {shown} once each and end without a space."
+            )
+    return dict(prompts)
+
+
+def _check_labels(labels: Any, metrics: tuple[str, ...], where: str) -> None:
     if not isinstance(labels, dict) or len(labels) < 2:
         raise ParamsError(f"{where}: labels is {labels!r}; it must map two or more class names to label words.")
     words = list(labels.values())
@@ -92,3 +152,30 @@ def _check_labels(labels: Any, where: str) -> None:
             raise ParamsError(f"{where}: label {name!r} has the word {word!r}; both must be texts.")
         if words.count(word) > 1:
             raise ParamsError(f"{where}: labels have the word {word!r} more than once.")
+    if "f1" in metrics and len(labels) != 2:
+        raise ParamsError(f"{where}: metrics has f1, which is of the second of two labels; there are {len(labels)}.")
+
+
+def _splits(splits: Any, where: str) -> dict[str, str]:
+    check_keys(splits, (), SIDES, f"{where}: splits")
+    for side, name in splits.items():
+        if not isinstance(name, str) or not re.fullmatch(r"[\w.-]+", name):
+            raise ParamsError(f"{where}: splits: {side} is {name!r}; it must be a name.")
+    return splits
+
+
+def _sources(content: dict[str, Any], where: str, folder: Path) -> dict[str, Mapping[str, Any]]:
+    """The sources, taken out of a task's content, in the order that they are written in."""
+    sources = {}
+    for kind in [key for key in content if key in KINDS]:
+        place = f"{where}: {kind}"
+        spec = sources[kind] = KINDS[kind].check(content.pop(kind), place, folder)
+        own = {*content["fields"], content.get("targets") or content.get("label", "label")}
+        check_keys(spec.get("columns", {}), (), own, f"{place}: columns")
+        for split in [*spec.get("members", {}), *spec.get("splits", [])]:
+            if split not in (*SIDES, "all"):
+                raise ParamsError(unknown("split", split, (*SIDES, "all"), f"{place}: members"))
+        for old, new in spec.get("classes", {}).items():
+            if new not in content.get("labels", {}):
+                raise ParamsError(unknown("label", new, content.get("labels", {}), f"{place}: classes: {old}"))
+    return sources

@@ -10,27 +10,33 @@ from typing import Any
 from apet.errors import ModelError, ParamsError, unknown
 from apet.provenance import digest
 
-PRETRAIN_VERSION = 2
+PRETRAIN_VERSION = 3
 """Raised whenever tokenizer, data order, initial values or training change, so that old rungs are not taken for new."""
 
 HEAD_WIDTH = 16
 """Width of an attention head. Wider ones, and so fewer, were faster and worse."""
 
-SPECIAL = ("<pad>", "<eos>", "<mask>", "<unk>")
-"""The tokenizer's first words. A byte-level tokenizer never needs the last; some libraries ask for it."""
+SENTINELS = tuple(f"<extra_id_{number}>" for number in range(8))
+"""Words that stand for spans left out of a text (T5)."""
 
-PAD, END = 0, 1
-"""Their ids: what fills a row, and what ends every document."""
+SPECIAL = ("<pad>", "<eos>", "<mask>", "<unk>", "<cls>", "<sep>", *SENTINELS)
+"""The tokenizer's first words, whatever the family. A byte-level one never needs <unk>; some libraries ask for it."""
+
+PAD, END, MASK, _, CLS, SEP, SENTINEL = range(7)
+"""Ids: what fills a row, ends a document, hides a token, begins and ends BERT's row; the first sentinel."""
 
 NAME = re.compile(r"([a-z0-9]+)-([1-9]\d*)x([1-9]\d*)", re.ASCII)
 
-LEAST = {"seed": 0, "vocabulary": 256 + len(SPECIAL)}
+LEAST = {"seed": 0, "length": 8, "vocabulary": 256 + len(SPECIAL)}
 CHOICES = {"schedule": ("linear", "cosine"), "precision": ("bfloat16", "float32")}
 
 
 @dataclass(frozen=True)
 class Rung:
-    """One PLM of the ladder: hidden states of `width` numbers in `layers` blocks of `heads` heads."""
+    """One PLM of the ladder: hidden states of `width` numbers in `layers` blocks of `heads` heads.
+
+    As in T5's own sizes, a T5 has `layers` blocks in its encoder and as many in its decoder.
+    """
 
     name: str
     family: str
@@ -50,8 +56,9 @@ class Recipe:
     vocabulary: words of the tokenizer. tokens: predicted in all. batch: rows a step. length: tokens a row.
     rate_matrices: Muon's step size for the blocks' matrices. rate_words and rate_vectors: AdamW's for the word
     embeddings, and for biases and norms. warmup: share of the steps in which the rates rise from 0; after it they fall
-    to 0 as `schedule` says. precision: of the products of matrices; `bfloat16` took two thirds of the time where
-    the processor has it, and is slow elsewhere. seed: of initial values and of the order of the documents.
+    to 0 as `schedule` says. causal_share: share of the steps, the first, in which BERT and T5's encoder read with a
+    causal mask; BLOOM always does. precision: of the products of matrices; `bfloat16` took two thirds of the time where
+    the processor has it, and is slow elsewhere. seed: of initial values, the order of the documents and what is hidden.
     """
 
     vocabulary: int = 4096
@@ -63,6 +70,7 @@ class Recipe:
     rate_vectors: float = 0.01
     warmup: float = 0.05
     schedule: str = "linear"
+    causal_share: float = 0.5
     precision: str = "bfloat16"
     seed: int = 1
 
@@ -83,6 +91,10 @@ class Recipe:
     def steps(self) -> int:
         """Whole batches in `tokens`, at least one."""
         return max(1, self.tokens // (self.batch * self.length))
+
+    def is_causal(self, step: int) -> bool:
+        """Whether a step belongs to the causal first phase of a family that has one."""
+        return step < self.causal_share * self.steps
 
 
 def parse_rung(name: str) -> Rung:
@@ -127,5 +139,43 @@ def _bloom(rung: Rung, recipe: Recipe) -> dict[str, Any]:
     }
 
 
-FAMILIES: dict[str, Callable[[Rung, Recipe], dict[str, Any]]] = {"bloom": _bloom}
+def _bert(rung: Rung, recipe: Recipe) -> dict[str, Any]:
+    return {
+        "model_type": "bert",
+        "vocab_size": recipe.vocabulary,
+        "hidden_size": rung.width,
+        "num_hidden_layers": rung.layers,
+        "num_attention_heads": rung.heads,
+        "intermediate_size": 4 * rung.width,
+        # A row has two more words around it and one more than it predicts.
+        "max_position_embeddings": max(512, recipe.length + 3),
+        "hidden_dropout_prob": 0.0,
+        "attention_probs_dropout_prob": 0.0,
+        "pad_token_id": PAD,
+    }
+
+
+def _t5(rung: Rung, recipe: Recipe) -> dict[str, Any]:
+    """T5 v1.1: a gated FFN, as wide to the hidden states as in its XL, and a head of its own.
+
+    With a head that is tied and scaled, as in v1.0, words learnt at an eighth of the rate.
+    """
+    return {
+        "model_type": "t5",
+        "vocab_size": recipe.vocabulary,
+        "d_model": rung.width,
+        "d_kv": HEAD_WIDTH,
+        "d_ff": 5 * rung.width // 2,
+        "num_layers": rung.layers,
+        "num_heads": rung.heads,
+        "feed_forward_proj": "gated-gelu",
+        "dropout_rate": 0.0,
+        "tie_word_embeddings": False,
+        "pad_token_id": PAD,
+        "eos_token_id": END,
+        "decoder_start_token_id": PAD,
+    }
+
+
+FAMILIES: dict[str, Callable[[Rung, Recipe], dict[str, Any]]] = {"bloom": _bloom, "bert": _bert, "t5": _t5}
 """What a family's configuration says for a rung; its objective stands in `apet.plms.objectives`."""

@@ -1,25 +1,42 @@
-"""Loading a frozen PLM from a Hugging Face folder: safetensors only, no remote code, the dtype said."""
+"""Loading a frozen PLM from a Hugging Face folder: safetensors only, no remote code, nothing left at random."""
 
 from __future__ import annotations
 
 import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from fnmatch import fnmatch
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging as library
 
-from apet.errors import ModelError
+from apet.errors import CorruptError, ModelError, unknown
 from apet.placement.sites import Inventory
 from apet.plms.families import Family, Frame, family_of
+from apet.plms.files import PICKLED, names_in, plm_files
 from apet.plms.inventory import inventory_of, shapes_of
+from apet.plms.registry import DTYPES, HEADS, read_config
 from apet.provenance import digest, file_digest
+
+WEIGHTS, SHARDS, SNAPSHOT = "model.safetensors", "model.safetensors.index.json", "snapshot.json"
+TOKENIZERS = ("tokenizer.json", "spiece.model", "tokenizer.model", "vocab.txt", "vocab.json")
+"""Files of which a tokenizer needs at least one."""
 
 
 @dataclass
 class PLM:
-    """A frozen PLM: `content` is the SHA-256 over its weights, configuration and tokenizer."""
+    """A frozen PLM: `content` is the SHA-256 over its weights, configuration and tokenizer.
+
+    head: `own`, answers are read as words by the PLM's LM head; or `trained`, as labels by a linear classifier that is
+    tuned too. revision: what was really fetched (a commit, a wheel's hash); None for a rung.
+    """
 
     name: str
     family: Family
@@ -27,46 +44,174 @@ class PLM:
     tokenizer: PreTrainedTokenizerBase
     content: str
     frame: Frame = field(default_factory=Frame)
+    head: str = "own"
+    dtype: str = "float32"
+    revision: str | None = None
 
     @cached_property
     def inventory(self) -> Inventory:
         return inventory_of(self.model)
 
+    def head_size(self, labels: int) -> int:
+        """Parameters of the trained head, a weight a state's number and a bias a label; 0 where the head is its own."""
+        return labels * (self.model.get_input_embeddings().weight.shape[1] + 1) if self.head == "trained" else 0
 
-def load_plm(folder: Path, name: str, dtype: torch.dtype = torch.float32) -> PLM:
+
+def load_plm(folder: Path, name: str) -> PLM:
     """The PLM in a folder, in evaluation mode, without gradients, with the family's fast kernels in place.
 
-    Raises ModelError for a folder that lacks a file or whose architecture is not supported.
+    `snapshot.json` beside the weights may state the `dtype` they are loaded in (default float32), the `head` that
+    answers are read by (default own) and the `content` the folder had when it was made. Raises ModelError for a folder
+    that lacks a file or a weight, or whose architecture is not supported; CorruptError where its content has changed.
     """
-    for needed in ("config.json", "model.safetensors"):
-        if not (folder / needed).is_file():
-            raise ModelError(f"{folder}: no {needed}, which a PLM's folder holds beside its tokenizer.")
-    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    _complete(folder)
+    stated = _stated(folder)
+    content = _checked(folder, stated)
+    config = _config(folder)
     family = family_of(config.model_type)
-    model = family.class_of(config).from_pretrained(
-        folder, dtype=dtype, use_safetensors=True, trust_remote_code=False, attn_implementation="eager"
-    )
-    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    with _quiet():
+        model = _model(folder, family, config, getattr(torch, stated["dtype"]), stated["head"], name)
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        except Exception as error:
+            raise ModelError(f"{folder}: its tokenizer cannot be read ({_first_line(error)}).") from None
     model.requires_grad_(False).eval()
     family.fuse(model)
-    return PLM(name, family, model, tokenizer, content_of(folder), family.frame(tokenizer))
+    said = stated["head"], stated["dtype"], stated.get("revision")
+    return PLM(name, family, model, tokenizer, content, family.frame(tokenizer), *said)
 
 
 def content_of(folder: Path) -> str:
-    """SHA-256 over the files that decide what the PLM computes: weights, configuration, tokenizer."""
-    names = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
-    return digest({n: file_digest(folder / n) for n in names if (folder / n).is_file()})
+    """SHA-256 over the files that decide what the PLM computes: weights (all shards), configuration, tokenizer."""
+    return digest({name: file_digest(folder / name) for name in plm_files(names_in(folder), folder)})
 
 
-def inventory_of_config(values: dict) -> Inventory:
-    """The inventory of a configuration given as the mapping of a config.json, without weights."""
-    family_of(str(values.get("model_type")))
-    return inventory_of(shapes_of(AutoConfig.for_model(**values)))
+def _complete(folder: Path) -> None:
+    """Raises ModelError for a file that is missing, naming it."""
+    names = set(names_in(folder)) if folder.is_dir() else set()
+    if "config.json" not in names:
+        raise ModelError(
+            f"{folder}: no config.json, which a PLM's folder holds beside weights and tokenizer. "
+            "`apet snapshot` fetches a PLM, `apet pretrain` makes a rung of the ladder."
+        )
+    if WEIGHTS not in names and SHARDS not in names:
+        others = sorted(n for n in names if any(fnmatch(n, p) for p in ("*.safetensors", *PICKLED)))
+        found = f", only {others[0]}" if others else ""
+        raise ModelError(f"{folder}: no {WEIGHTS} and no {SHARDS}{found}. Weights are read from safetensors alone.")
+    if WEIGHTS not in names:
+        _shards(folder, names)
+    if not names.intersection(TOKENIZERS):
+        raise ModelError(f"{folder}: no tokenizer. One of these files is needed: {', '.join(TOKENIZERS)}.")
 
 
-def read_config(folder: Path) -> dict:
-    """The mapping in a folder's config.json. Raises ModelError where there is none."""
+def _shards(folder: Path, names: set[str]) -> None:
+    """Raises ModelError for a shard that the index names and the folder lacks; no other path is followed."""
+    shards = _json(folder / SHARDS).get("weight_map")
+    if not isinstance(shards, dict) or not shards:
+        raise ModelError(f"{folder / SHARDS}: names no shards under weight_map.")
+    for name in sorted(set(map(str, shards.values()))):
+        if name not in names or not name.endswith(".safetensors"):
+            raise ModelError(f"{folder}: no {name}, which {SHARDS} names as a shard in safetensors.")
+
+
+def _stated(folder: Path) -> dict[str, Any]:
+    """What the folder says about itself: snapshot.json, with defaults."""
+    path = folder / SNAPSHOT
+    stated = {"dtype": "float32", "head": "own"} | (_json(path) if path.is_file() else {})
+    for key, allowed in (("dtype", DTYPES), ("head", HEADS)):
+        if stated[key] not in allowed:
+            raise ModelError(unknown(key, stated[key], allowed, str(path)))
+    return stated
+
+
+def _checked(folder: Path, stated: dict[str, Any]) -> str:
+    """The content, if it is what the folder states. A ladder's rung states it in pretraining.json."""
+    content, record = content_of(folder), folder / "pretraining.json"
+    claims = {SNAPSHOT: stated, record.name: _json(record) if record.is_file() else {}}
+    for name, values in claims.items():
+        if values.get("content", content) != content:
+            raise CorruptError(
+                f"{folder}: its files are not those that {name} was written for (content {content[:12]}, stated "
+                f"{str(values['content'])[:12]}). Delete the folder and make it again: fetch or pretrain this PLM."
+            )
+    return content
+
+
+def _config(folder: Path) -> PretrainedConfig:
+    family_of(str(read_config(folder).get("model_type")))
     try:
-        return json.loads((folder / "config.json").read_text())
+        return AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except Exception as error:
+        raise ModelError(f"{folder / 'config.json'}: cannot be used ({_first_line(error)}).") from None
+
+
+def _model(
+    folder: Path, family: Family, config: PretrainedConfig, dtype: torch.dtype, head: str, name: str
+) -> PreTrainedModel:
+    """The model with its weights. Raises ModelError where the checkpoint lacks some: they would be random."""
+    try:
+        model, report = family.class_of(config).from_pretrained(
+            folder,
+            config=config,
+            dtype=dtype,
+            use_safetensors=True,
+            trust_remote_code=False,
+            local_files_only=True,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise ModelError(f"{folder}: its weights cannot be read ({_first_line(error)}).") from None
+    missing = sorted(report["missing_keys"])
+    body = [key for key in missing if not key.startswith(f"{family.head_part}.")]
+    if body:
+        raise ModelError(f"{folder}: the weights lack {_first(body)}, which a {config.model_type} model needs.")
+    if head == "trained":
+        family.behead(model)
+    elif missing:
+        raise ModelError(
+            f"{folder}: PLM {name!r} has no LM head (the weights lack {_first(missing)}), so answers cannot be read as "
+            "words. Write `head: trained` for this PLM in the study or registry: a linear classifier, tuned with θ and "
+            "counted apart, reads them as labels."
+        )
+    return model
+
+
+def inventory_of_config(values: dict, head: str = "own") -> Inventory:
+    """The inventory of a configuration given as the mapping of a config.json, without weights. head: see `PLM`."""
+    family = family_of(str(values.get("model_type")))
+    model = shapes_of(AutoConfig.for_model(**values))
+    if head == "trained":
+        family.behead(model)
+    return inventory_of(model)
+
+
+def _json(path: Path) -> dict:
+    try:
+        values = json.loads(path.read_text())
     except (OSError, ValueError) as error:
-        raise ModelError(f"{folder / 'config.json'}: cannot be read ({error}).") from None
+        raise ModelError(f"{path}: cannot be read ({error}).") from None
+    if not isinstance(values, dict):
+        raise ModelError(f"{path}: holds a {type(values).__name__} where a mapping is needed.")
+    return values
+
+
+def _first(keys: list[str]) -> str:
+    return ", ".join(keys[:3]) + (f" and {len(keys) - 3} more" if len(keys) > 3 else "")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The library's bars and warnings off: what matters of them is an error here."""
+    level, bars = library.get_verbosity(), library.is_progress_bar_enabled()
+    library.set_verbosity(logging.CRITICAL)
+    library.disable_progress_bar()
+    try:
+        yield
+    finally:
+        library.set_verbosity(level)
+        if bars:
+            library.enable_progress_bar()

@@ -53,13 +53,13 @@ def heldout_rows(corpus_folder: Path, tokenizer: PreTrainedTokenizerBase, length
     return rows
 
 
-def unigram_entropy(train: Tensor, heldout: Tensor, vocabulary: int) -> float:
-    """Nats per predicted held-out token under the training rows' own counts, one added to each word.
+def unigram_entropy(train: Tensor, targets: Tensor, vocabulary: int) -> float:
+    """Nats per predicted held-out token of `targets` under the training rows' own counts, one added to each word.
 
     A model that ignores the context stays on this plateau.
     """
     counts = torch.bincount(train.flatten(), minlength=vocabulary).double() + 1
-    return -(counts / counts.sum()).log()[heldout[:, 1:].long()].mean().item()
+    return -(counts / counts.sum()).log()[targets.long()].mean().item()
 
 
 def _endless(texts: list[str], seed: int) -> Iterator[str]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import AdamW, Muon, Optimizer
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -24,7 +24,7 @@ from apet.plms.families import family_of
 from apet.plms.inventory import inventory_of
 from apet.plms.ladder import PRETRAIN_VERSION, Recipe, Rung, rung_digest
 from apet.plms.load import content_of
-from apet.plms.objectives import heldout_loss, initialise, training_loss
+from apet.plms.objectives import draws_for, heldout_loss, initialise, training_loss
 from apet.plms.packing import heldout_rows, training_rows, unigram_entropy
 from apet.plms.progress import Progress
 from apet.plms.tokenizer import TOKENIZER_FILES
@@ -86,6 +86,8 @@ class Run:
         torch.manual_seed(seed_for("initial", recipe.seed, rung.name))
         model = family.class_of(config)(config)
         initialise(model)
+        # The library's fused attention takes twice as long for short rows and narrow heads.
+        model.set_attn_implementation("eager")
         family.fuse(model)
         return cls(rung, recipe, model.train(), optimizers_for(model, recipe))
 
@@ -105,7 +107,7 @@ class Run:
     def record(self, rows: Tensor, heldout: Tensor) -> dict[str, Any]:
         """What became of the rung, its sizes counted from shapes with tied weights once, its losses in nats a token."""
         sizes = inventory_of(self.model)
-        entropy = unigram_entropy(rows, heldout, self.recipe.vocabulary)
+        loss, targets = heldout_loss(self.model.eval(), heldout)
         return {
             "rung": asdict(self.rung),
             "recipe": asdict(self.recipe),
@@ -113,16 +115,18 @@ class Run:
             "parameters": sizes.parameters,
             "non_embedding": sizes.non_embedding,
             "heldout": {
-                "tokens": heldout[:, 1:].numel(),
-                "loss": round(heldout_loss(self.model.eval(), heldout), 6),
-                "unigram_entropy": round(entropy, 6),
+                "tokens": targets.numel(),
+                "loss": round(loss, 6),
+                "unigram_entropy": round(unigram_entropy(rows, targets, self.recipe.vocabulary), 6),
             },
             "curve": _curve(self.losses, self.recipe),
         }
 
     def _step(self, step: int, rows: Tensor) -> float:
         share = rate_share(step, self.recipe)
-        loss = training_loss(self.model, rows, getattr(torch, self.recipe.precision))
+        draws = draws_for(self.recipe.seed, step)
+        dtype = getattr(torch, self.recipe.precision)
+        loss = training_loss(self.model, rows, dtype, self.recipe.is_causal(step), draws)
         loss.backward()
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
@@ -155,19 +159,21 @@ class Run:
 
 
 def optimizers_for(model: PreTrainedModel, recipe: Recipe) -> tuple[Optimizer, ...]:
-    """Muon (Jordan 2024) for the matrices of the blocks, AdamW for words, biases and norms.
+    """Muon (Jordan 2024) for the matrices of the blocks, AdamW for words (embeddings and head), biases and norms.
 
-    Every group has its highest rate as `peak`.
+    Tables of positions go with biases. Every group has its highest rate as `peak`.
     """
-    words = model.get_input_embeddings().weight
-    others = [p for p in model.parameters() if p is not words]
+    words = {model.get_input_embeddings().weight, model.get_output_embeddings().weight}
+    tables = {module.weight for module in model.modules() if isinstance(module, nn.Embedding)}
+    others = [p for p in model.parameters() if p not in words]
     groups = [
-        {"params": [words], "peak": recipe.rate_words},
-        {"params": [p for p in others if p.ndim != 2], "peak": recipe.rate_vectors},
+        {"params": [p for p in model.parameters() if p in words], "peak": recipe.rate_words},
+        {"params": [p for p in others if p.ndim != 2 or p in tables], "peak": recipe.rate_vectors},
     ]
-    matrices = [{"params": [p for p in others if p.ndim == 2], "peak": recipe.rate_matrices}]
+    matrices = [p for p in others if p.ndim == 2 and p not in tables]
     # Three of Muon's five iterations gave the same loss at a sixteenth less time.
-    return AdamW(groups, betas=(0.9, 0.98), weight_decay=0.0, fused=True), Muon(matrices, weight_decay=0.0, ns_steps=3)
+    muon = Muon([{"params": matrices, "peak": recipe.rate_matrices}], weight_decay=0.0, ns_steps=3)
+    return AdamW(groups, betas=(0.9, 0.98), weight_decay=0.0, fused=True), muon
 
 
 def rate_share(step: int, recipe: Recipe) -> float:

@@ -8,7 +8,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from apet.data.corpus import read_corpus
-from apet.plms.ladder import END, PAD, SPECIAL
+from apet.plms.ladder import SENTINELS, SPECIAL
 from apet.provenance import whole_folder
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
@@ -17,7 +17,8 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 def train_tokenizer(corpus_folder: Path, vocabulary: int, out_folder: Path) -> None:
     """Write `out_folder` whole: a tokenizer of at most `vocabulary` words, trained on the corpus' train side.
 
-    It adds no token of its own to a text, and pads on the right. Equal corpora give equal bytes.
+    It adds no token of its own to a text, and pads on the right. `SPECIAL` are its first words, whatever the family.
+    Equal corpora give equal bytes.
     """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -29,16 +30,19 @@ def train_tokenizer(corpus_folder: Path, vocabulary: int, out_folder: Path) -> N
         show_progress=False,
     )
     tokenizer.train_from_iterator(read_corpus(corpus_folder, "train")["text"], trainer)
-    pad, end, mask, unknown = SPECIAL
+    pad, end, mask, unknown, first, last = SPECIAL[: -len(SENTINELS)]
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token=pad,
         eos_token=end,
         mask_token=mask,
         unk_token=unknown,
+        cls_token=first,
+        sep_token=last,
+        extra_special_tokens=list(SENTINELS),
         padding_side="right",
         clean_up_tokenization_spaces=False,
     )
-    assert (fast.pad_token_id, fast.eos_token_id) == (PAD, END)
+    assert fast.convert_tokens_to_ids(list(SPECIAL)) == list(range(len(SPECIAL)))
     with whole_folder(out_folder) as folder:
         fast.save_pretrained(folder)

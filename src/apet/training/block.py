@@ -8,7 +8,6 @@ import resource
 import time
 import traceback
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,9 +16,9 @@ from tqdm import tqdm
 from apet.errors import ApetError
 from apet.grid import Cell
 from apet.plms.load import load_plm
-from apet.provenance import versions, write_json
+from apet.provenance import write_json
 from apet.training.cells import Bench, is_complete, train_cell
-from apet.training.determinism import THREADS, make_deterministic
+from apet.training.determinism import machine_class, make_deterministic
 
 
 @dataclass(frozen=True)
@@ -66,22 +65,10 @@ def _run(cell: Cell, bench: Bench, roots: Roots) -> None:
         "cpu_seconds": round(time.process_time() - cpu, 3),
         "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
         "host": platform.node(),
-        "machine": platform.machine(),
-        "processor": processor(),
-        "threads": THREADS,
-        "versions": versions(),
+        **machine_class(),
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
     write_json(roots.runs / f"{cell.path}.json", run)
-
-
-def processor() -> str:
-    """The CPU's own name, part of the class of machine within which equal bits are promised."""
-    with suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor()
 
 
 def _logged() -> bool:

@@ -7,40 +7,36 @@ goes to a run record elsewhere.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
+import numpy as np
 import pyarrow as pa
+import torch
 from safetensors.torch import save
-from torch import Tensor
 
 from apet.data.prepare import SPLITS, read_task
 from apet.data.tables import write_table
-from apet.errors import CorruptError
-from apet.evaluation import Encoded, encode_split, label_words, predict, score
+from apet.errors import CorruptError, ParamsError
+from apet.evaluation import Encoded, Evaluated, encode_split, objective_of
 from apet.grid import Cell
 from apet.placement import Budget, Plan, make_plan, resolve
 from apet.plms.load import PLM
 from apet.provenance import bytes_digest, file_digest, whole_folder, write_bytes, write_json
-from apet.training.loop import Splits, Trained, train
+from apet.training.loop import HEAD, Splits, Trained, train
 from apet.tuning import TunedPLM, initial_theta, split_by_structure
 
 FORMAT = 1
 """Of the files in a cell's folder; another number is not read."""
 
 THETA, PLANS, PREDICTIONS, METRICS = "theta.safetensors", "plans.json", "predictions.parquet", "metrics.json"
-PREDICTED = pa.schema(
-    {
-        "draw": pa.int16(),
-        "rerun": pa.int16(),
-        "id": pa.string(),
-        "label": pa.int16(),
-        "prediction": pa.int16(),
-        "correct": pa.bool_(),
-    }.items()
-)
+HEADS = "head.safetensors"
+"""Trained heads, apart from θ; only in cells of a PLM that has one."""
+
+PREDICTED = {"draw": pa.int16(), "rerun": pa.int16(), "id": pa.string()}
+"""Columns of the predictions that every task has; its objective names the others."""
 
 
 @dataclass(frozen=True)
@@ -54,23 +50,32 @@ class Bench:
 
     @classmethod
     def of(cls, plm: PLM, data: Path, length: int) -> Bench:
-        """length: most tokens of a prompt with its text; a task may ask for fewer."""
+        """length: most tokens of a prompt with its text; a task may ask for fewer. Raises as `objective_of`."""
         task = read_task(data)
-        longest = min(length, task["length"])
-        train, validation, test = (encode_split(data, s, task, plm, longest) for s in SPLITS)
-        words = plm.model.get_input_embeddings().weight.shape[0]
-        return cls(plm, task, Splits(train, validation, label_words(task, plm.tokenizer), words), test)
+        objective, longest = objective_of(task, plm), min(length, task["length"])
+        train, validation, test = (encode_split(data, s, task, plm, longest, objective.end) for s in SPLITS)
+        return cls(plm, task, Splits(train, validation, objective), test)
+
+    @property
+    def head_size(self) -> int:
+        """Parameters of the trained head; 0 where the PLM reads by its own."""
+        return self.plm.head_size(self.splits.objective.labels)
+
+    @property
+    def encoded(self) -> dict[str, Encoded]:
+        """The splits by name."""
+        return dict(zip(SPLITS, (self.splits.train, self.splits.validation, self.test), strict=True))
 
 
 @dataclass(frozen=True)
 class Replicate:
-    """One run of a cell."""
+    """One run of a cell. tested: on the test split."""
 
     draw: int
     rerun: int
     plan: Plan
     trained: Trained
-    logits: Tensor
+    tested: Evaluated
 
     @property
     def name(self) -> str:
@@ -98,7 +103,15 @@ def is_complete(folder: Path) -> bool:
 
 
 def train_cell(cell: Cell, bench: Bench, folder: Path) -> dict[str, Any]:
-    """Train every replicate of a cell and write its folder whole. Returns the metrics record."""
+    """Train every replicate of a cell and write its folder whole. Returns the metrics record.
+
+    Raises ParamsError for a loss over the vocabulary with a PLM that is read through a trained head.
+    """
+    if bench.head_size and cell.training.loss != "labels":
+        raise ParamsError(
+            f"training.loss {cell.training.loss!r}: PLM {bench.plm.name!r} has `head: trained`, whose outputs are "
+            "labels and not words. Allowed for it: labels."
+        )
     inventory = bench.plm.inventory
     budget = resolve(Budget.parse(cell.budget), cell.placement, inventory, cell.methods)
     replicates = []
@@ -112,35 +125,43 @@ def _replicate(cell: Cell, bench: Bench, plan: Plan, draw: int, rerun: int) -> R
     """Train at every rate of the grid, keep the one that is best on validation, and predict the test split."""
     words = bench.plm.model.get_input_embeddings().weight
     parts = split_by_structure(plan, initial_theta(plan, cell.seed_of("start", draw, rerun), words))
+    if bench.head_size:
+        # Zero: every label is equally likely at step 0.
+        parts[HEAD] = torch.zeros(bench.head_size)
     order = cell.seed_of("order", draw, rerun)
     # Without parameters there is nothing to choose.
     rates = cell.training.rate_grid if parts else (1.0,)
-    with TunedPLM(bench.plm, plan) as tuned:
-        runs = [train(tuned, parts, bench.splits, cell.training, order, rate) for rate in rates]
+    with TunedPLM(bench.plm, plan, cell.training.checkpointing) as tuned:
+        runs = (train(tuned, parts, bench.splits, cell.training, order, rate) for rate in rates)
         best = max(runs, key=lambda run: (run.outcome == "ok", run.validation.score, -run.validation.loss))
-        logits = predict(tuned, [best.theta] if parts else [], bench.test, bench.splits.words)
-    return Replicate(draw, rerun, plan, best, logits)
+        tested = bench.splits.objective.evaluate(tuned, best.parts, bench.test)
+    return Replicate(draw, rerun, plan, best, tested)
 
 
 def _write(cell: Cell, bench: Bench, budget: int, replicates: list[Replicate], folder: Path) -> dict[str, Any]:
     with whole_folder(folder) as new:
         write_bytes(new / THETA, save({r.name: r.trained.theta for r in replicates}, {"format": "pt"}))
         write_json(new / PLANS, {r.name: r.plan.record() for r in replicates if r.rerun == 0})
-        write_table(new / PREDICTIONS, _predictions(bench, replicates), PREDICTED)
-        files = {name: file_digest(new / name) for name in (THETA, PLANS, PREDICTIONS)}
+        write_table(new / PREDICTIONS, *_predictions(bench, replicates))
+        if bench.head_size:
+            write_bytes(new / HEADS, save({r.name: r.trained.head for r in replicates}, {"format": "pt"}))
+        written = [name for name in (THETA, HEADS, PLANS, PREDICTIONS) if (new / name).is_file()]
+        files = {name: file_digest(new / name) for name in written}
         record = _record(cell, bench, budget, replicates) | {"files": files}
         write_json(new / METRICS, record)
     return record
 
 
-def _predictions(bench: Bench, replicates: list[Replicate]) -> dict[str, Any]:
-    parts = []
-    for r in replicates:
-        prediction = r.logits.argmax(dim=1)
-        columns = {"id": bench.test.names, "label": bench.test.labels, "prediction": prediction}
-        part = pd.DataFrame({"draw": r.draw, "rerun": r.rerun, **columns})
-        parts.append(part.assign(correct=part["label"] == part["prediction"]))
-    return pd.concat(parts).to_dict("list")
+def _predictions(bench: Bench, replicates: list[Replicate]) -> tuple[dict[str, Sequence[Any]], pa.Schema]:
+    """Columns of all replicates, one after another, and their types."""
+    names, own = bench.test.names, bench.splits.objective.columns
+    columns = {
+        "draw": np.repeat([r.draw for r in replicates], len(names)),
+        "rerun": np.repeat([r.rerun for r in replicates], len(names)),
+        "id": names * len(replicates),
+        **{name: np.concatenate([r.tested.rows[name] for r in replicates]) for name in own},
+    }
+    return columns, pa.schema({**PREDICTED, **own}.items())
 
 
 def _record(cell: Cell, bench: Bench, budget: int, replicates: list[Replicate]) -> dict[str, Any]:
@@ -153,7 +174,9 @@ def _record(cell: Cell, bench: Bench, budget: int, replicates: list[Replicate]) 
         "plm": {
             "name": plm.name,
             "family": plm.family.name,
+            "revision": plm.revision,
             "content": plm.content,
+            "dtype": plm.dtype,
             "parameters": inventory.parameters,
             "non_embedding": inventory.non_embedding,
         },
@@ -161,13 +184,18 @@ def _record(cell: Cell, bench: Bench, budget: int, replicates: list[Replicate]) 
             "name": task["task"],
             "type": task["type"],
             "metric": task["metric"],
-            "labels": len(task["labels"]),
-            "chance": chance["uniform"],
-            "majority": chance["majority"],
+            "metrics": task["metrics"],
+            # Where there are no labels to guess, chance is what shuffled references score.
+            "labels": len(task["labels"]) or None,
+            "chance": chance.get("uniform", chance["level"]),
+            "majority": chance.get("majority"),
             "rows": task["rows"],
             "digest": task["digest"],
+            "truncated": {name: split.truncated for name, split in bench.encoded.items()},
+            "lengths": {name: split.tokens for name, split in bench.encoded.items()},
         },
         "tunable": budget,
+        "head": {"parameters": bench.head_size},
         "replicates": [_replicate_record(cell, bench, r) for r in replicates],
     }
 
@@ -188,8 +216,8 @@ def _replicate_record(cell: Cell, bench: Bench, r: Replicate) -> dict[str, Any]:
         "outcome": r.trained.outcome,
         "rate": r.trained.rate,
         "best_step": r.trained.best_step,
-        "steps": cell.training.steps if r.plan.units else 0,
+        "steps": cell.training.steps if r.trained.parts else 0,
         "validation": asdict(r.trained.validation),
-        "test": asdict(score(r.logits, bench.test.labels)),
+        "test": asdict(r.tested.score),
         "losses": [[step, round(loss, 6)] for step, loss in r.trained.losses],
     }

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import os
+import platform
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
 
 import torch
+
+from apet.provenance import versions
 
 THREADS = 1
 """Threads a process: sums over more are taken in another order, and cells side by side use the cores better."""
@@ -18,3 +24,23 @@ def make_deterministic() -> None:
     # The deterministic mode also fills fresh memory, which costs time and changes nothing that is read.
     torch.utils.deterministic.fill_uninitialized_memory = False
     torch.set_float32_matmul_precision("highest")
+
+
+def machine_class() -> dict[str, Any]:
+    """What must be equal for equal bytes to be promised: kind of processor, device, threads, library versions."""
+    return {
+        "machine": platform.machine(),
+        "processor": _processor(),
+        "device": "cpu",
+        "threads": THREADS,
+        "versions": versions(),
+    }
+
+
+def _processor() -> str:
+    """The processor's own name."""
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor()

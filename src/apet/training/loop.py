@@ -1,54 +1,56 @@
-"""The one training loop: it knows θ, a function from θ to logits, and data, and no method's name."""
+"""The one training loop: it knows θ, an objective of θ, and data, and no method's or task's name."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from apet.config import Training
-from apet.evaluation import Encoded, Score, predict, score
+from apet.evaluation import Encoded, Objective, Score
 from apet.tuning import TunedPLM
+
+HEAD = "head"
+"""Among the parts that are trained: a classification head's numbers, which are no part of θ."""
 
 
 @dataclass(frozen=True)
 class Trained:
-    """theta: flat, of the step that was best on validation. losses: (step, mean training loss since the last one)."""
+    """theta: flat, of the step that was best on validation, and the head's numbers at that step (none without one).
+
+    losses: (step, mean training loss since the last one).
+    """
 
     theta: Tensor
+    head: Tensor
     rate: float
     best_step: int
     validation: Score
     losses: list[tuple[int, float]]
     outcome: str
 
+    @property
+    def parts(self) -> list[Tensor]:
+        """What a TunedPLM takes as its θ."""
+        return [part for part in (self.theta, self.head) if len(part)]
+
 
 @dataclass(frozen=True)
 class Splits:
-    """What training may see: rows of two splits, the label words [labels], the size of the vocabulary."""
+    """What training may see: rows of two splits, and what is asked about them."""
 
     train: Encoded
     validation: Encoded
-    words: Tensor
-    vocabulary: int
-
-    def targets(self, loss: str) -> tuple[Tensor, Tensor]:
-        """The words [k] whose logits the loss compares, and which of them is right in each training row [n].
-
-        labels: the label words alone. vocabulary: every word, as the published code does.
-        """
-        if loss == "labels":
-            return self.words, self.train.labels
-        return torch.arange(self.vocabulary), self.words[self.train.labels]
+    objective: Objective
 
 
 def train(tuned: TunedPLM, parts: dict[str, Tensor], data: Splits, recipe: Training, seed: int, rate: float) -> Trained:
     """Train θ and keep the step that is best on validation (score, then loss, then the earlier one).
 
-    parts: θ at step 0 by structure; not changed. seed: of the data's order. rate: multiplies every learning rate.
+    parts: θ at step 0 by structure, and then the head's numbers where the PLM has a trained head; not changed. seed: of
+    the data's order. rate: multiplies every learning rate. `clip` bounds the gradient of all parts together.
     A loss that is not finite ends the run with outcome `diverged` and the best θ so far (θ at step 0 if none).
     """
     if not parts:
@@ -59,10 +61,9 @@ def train(tuned: TunedPLM, parts: dict[str, Tensor], data: Splits, recipe: Train
     optimiser = torch.optim.AdamW(groups, weight_decay=0.0, fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, schedule_of(recipe))
     looks = {recipe.steps * (i + 1) // recipe.evaluations for i in range(recipe.evaluations)}
-    words, targets = data.targets(recipe.loss)
     best, losses, recent = None, [], []
     for step, rows in enumerate(batches(len(data.train), recipe, seed), start=1):
-        loss = F.cross_entropy(tuned(theta, *data.train.batch(rows), words).float(), targets[rows])
+        loss = data.objective.loss(tuned, theta, data.train, rows, recipe.loss)
         if not torch.isfinite(loss):
             break
         loss.backward()
@@ -74,25 +75,26 @@ def train(tuned: TunedPLM, parts: dict[str, Tensor], data: Splits, recipe: Train
         if step in looks:
             losses.append((step, float(torch.stack(recent).mean())))
             recent = []
-            seen = score(predict(tuned, theta, data.validation, data.words), data.validation.labels)
+            seen = data.objective.evaluate(tuned, theta, data.validation).score
             if best is None or (seen.score, -seen.loss) > (best[1].score, -best[1].loss):
-                best = step, seen, flat(theta)
+                best = step, seen, kept(leaves)
     outcome = "ok" if losses and losses[-1][0] == recipe.steps else "diverged"
     if best is None:
         return _untrained(tuned, parts, data, rate, outcome)
-    return Trained(best[2], rate, best[0], best[1], losses, outcome)
+    return Trained(*best[2], rate, best[0], best[1], losses, outcome)
 
 
 def _untrained(tuned: TunedPLM, parts: dict[str, Tensor], data: Splits, rate: float, outcome: str) -> Trained:
     """θ at step 0: of a plan without parameters, or of a run that diverged before the first look at validation."""
-    theta = list(parts.values())
-    seen = score(predict(tuned, theta, data.validation, data.words), data.validation.labels)
-    return Trained(flat(theta), rate, 0, seen, [], outcome)
+    seen = data.objective.evaluate(tuned, list(parts.values()), data.validation).score
+    return Trained(*kept(parts), rate, 0, seen, [], outcome)
 
 
-def flat(theta: list[Tensor]) -> Tensor:
-    """θ as one vector of its own."""
-    return torch.cat([part.detach() for part in theta]) if theta else torch.zeros(0)
+def kept(parts: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """θ as one vector of its own, and the head's numbers apart from it."""
+    theta = [part.detach() for name, part in parts.items() if name != HEAD]
+    head = parts[HEAD].detach().clone() if HEAD in parts else torch.zeros(0)
+    return (torch.cat(theta) if theta else torch.zeros(0)), head
 
 
 def batches(rows: int, recipe: Training, seed: int) -> Iterator[Tensor]:

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from apet.tuning.theta import Slot
 
@@ -47,7 +46,7 @@ class Factors:
         self.entries = [p for p in parts if p.slot.units.site.structure == "entry"]
         self.rank = sum(p.slot.units.count for p in parts)
         picked = [_index(p) for p in self.entries]
-        self.columns = F.one_hot(torch.cat([i % inputs for i in picked]), inputs).float() if picked else None
+        self.columns = torch.cat([i % inputs for i in picked])[:, None] if picked else None
         self.flat = self._places(picked)
 
     def _places(self, picked: list[Tensor]) -> Tensor:
@@ -66,7 +65,11 @@ class Factors:
         return torch.cat(places)
 
     def __call__(self, x: Tensor, y: Tensor, pieces: Sequence[Tensor]) -> Tensor:
-        """x [..., inputs] and the map's output y [..., outputs] -> the updated output."""
+        """x [..., inputs] and the map's output y [..., outputs] -> the updated output, computed in y's dtype.
+
+        θ's own float32 keeps what many small steps add up to; bfloat16 has the same exponents, so nothing small is lost
+        in the factors, and the product is rounded once, with y.
+        """
         a, b = [], []
         for part in self.lowrank:
             units = pieces[part.number].view(part.slot.units.count, -1)
@@ -74,10 +77,11 @@ class Factors:
             a.append(left)
             b.append(right.flatten())
         if self.columns is not None:
-            a.append(self.columns)
+            a.append(x.new_zeros(len(self.columns), self.inputs).scatter_(1, self.columns, 1.0))
             b.extend(pieces[part.number] for part in self.entries)
-        u = y.new_zeros(self.rank * self.outputs).scatter(0, self.flat, torch.cat(b)).view(self.rank, self.outputs)
-        z = x.reshape(-1, self.inputs) @ torch.cat(a).T
+        u = y.new_zeros(self.rank * self.outputs).scatter(0, self.flat, torch.cat(b).to(y.dtype))
+        u = u.view(self.rank, self.outputs)
+        z = x.reshape(-1, self.inputs) @ torch.cat([part.to(x.dtype) for part in a]).T
         return torch.addmm(y.reshape(-1, self.outputs), z, u).view_as(y)
 
 

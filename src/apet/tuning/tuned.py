@@ -7,60 +7,55 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
+from torch.nn import functional as F
 
 from apet.placement.plans import Plan
 from apet.plms.families import Inputs, Place
+from apet.plms.families.base import at
 from apet.plms.load import PLM
+from apet.tuning import beside
+from apet.tuning.beside import Effect
 from apet.tuning.factors import Factors, Part, is_thin
-from apet.tuning.structures import bottleneck
-from apet.tuning.structures.entry import Scatter
+from apet.tuning.recompute import Call, Calls, Recomputed
+from apet.tuning.structures.entry import Scatter, Sparse
 from apet.tuning.theta import Slot, layout
+from apet.tuning.written import Written
 
-Effect = Callable[[Tensor, Tensor], Tensor]
-"""(output of a module so far, the slot's values) -> its output."""
-
-
-class Reader(nn.Module):
-    """The PLM from rows of token ids to the logits of a few words where the answer is read."""
-
-    def __init__(self, plm: PLM):
-        super().__init__()
-        self.model = plm.model
-        self.family = plm.family
-
-    def forward(self, inputs: Inputs, words: Tensor) -> Tensor:
-        """Logits [rows, k] of words [k]."""
-        return self.family.logits(self.model, self.family.states(self.model, inputs), words)
+ORDER = ("entry", "bottleneck", "bias")
+"""In which structures act on a module's output, after the thin updates of its map: a bias stands behind an adapter."""
 
 
 class TunedPLM:
     """θ -> logits. Use as a context manager, or call `remove`, to take the hooks off the PLM again.
 
-    Scalars (entry, bias) become tensors that stand in for the PLM's parameters during one call; larger structures act
-    on a module's output through a hook; virtual tokens lengthen the input. Nothing frozen gets a gradient.
+    A few numbers of a map, and low-rank units, act as thin factors; embeddings and the LM head by the rows and products
+    that a text needs; adapters and absent biases on a module's output; virtual tokens lengthen the input. Norms, biases
+    and maps that are trained as a whole become tensors that stand in for the PLM's parameters during one call (in
+    float32; otherwise see `beside`). θ is float32 whatever the PLM's dtype. Nothing frozen gets a gradient.
+    checkpointing: compute the blocks' activations again in the backward pass instead of keeping them.
     """
 
-    def __init__(self, plm: PLM, plan: Plan):
-        self.reader = Reader(plm)
-        self.plm = plm
+    def __init__(self, plm: PLM, plan: Plan, checkpointing: bool = False):
+        self.plm, self.model, self.family = plm, plm.model, plm.family
         self.slots = layout(plan)
-        self.scatters: dict[str, list[tuple[int, Scatter]]] = defaultdict(list)
-        self.effects: dict[str, list[tuple[int, Effect]]] = defaultdict(list)
-        self.virtual: dict[str, int] = {}
-        self.head: list[tuple[int, Scatter]] = []
-        self.pieces: tuple[Tensor, ...] = ()
-        self.position = torch.zeros(0, dtype=torch.long)
+        self.calls = Calls()
+        self.scatters: dict[tuple[str, str], list[tuple[int, Scatter]]] = defaultdict(list)
         self.parts: dict[str, list[Part]] = defaultdict(list)
-        places = {p.name: p for p in plm.family.places(plm.model)}
+        self.effects: dict[str, list[tuple[int, Effect]]] = defaultdict(list)
+        self.words: list[tuple[int, Callable]] = []
+        self.virtual: dict[str, int] = {}
+        places = {p.name: p for p in self.family.places(self.model)}
         plugged = {s.units.site.place for s in self.slots if s.units.site.structure == "bottleneck"}
         for number, slot in enumerate(self.slots):
             place = places[slot.units.site.place]
-            self._enter(number, slot, place, rows_of(place, plm), place.name in plugged)
+            self._enter(number, slot, place, place.name in plugged)
         touched = dict.fromkeys([*self.parts, *self.effects])
-        self.handles = [plm.model.get_submodule(m).register_forward_hook(self._acts(m)) for m in touched]
-        if narrow := plm.family.narrow(plm.model.config):
-            self.handles.append(plm.model.get_submodule(narrow).register_forward_hook(self._narrow))
+        self.handles = [self.model.get_submodule(m).register_forward_hook(self._acts(m)) for m in touched]
+        self.mean = plm.head == "trained" and self.family.pools
+        if (narrow := self.family.narrow(self.model.config)) and not self.mean:
+            self.handles.append(self.model.get_submodule(narrow).register_forward_hook(self._narrow))
+        if checkpointing:
+            self.handles.append(Recomputed(self.family.stacked(self.model), self.calls))
 
     def __enter__(self) -> TunedPLM:
         return self
@@ -72,27 +67,54 @@ class TunedPLM:
         """Take the hooks off: the PLM is as it was."""
         for handle in self.handles:
             handle.remove()
+        self.handles = []
 
-    def __call__(self, theta: Sequence[Tensor], ids: Tensor, lengths: Tensor, words: Tensor) -> Tensor:
-        """Logits [rows, k] of `words` [k] for right-padded ids [rows, longest] of lengths [rows].
+    def __call__(
+        self,
+        theta: Sequence[Tensor],
+        ids: Tensor,
+        lengths: Tensor,
+        words: Tensor | None,
+        said: Tensor | None = None,
+        every: bool = False,
+    ) -> Tensor:
+        """Logits [rows, k] of `words` [k] (None: of every word), float32, for right-padded ids [rows, longest] of
+        lengths [rows], where tokens said [rows, s] of the answer may follow.
 
-        theta: θ in consecutive parts (one, or one a structure), in order.
+        theta: θ in consecutive parts (one, or one a structure), in order; where the PLM is read through a trained head,
+        its numbers [k × (d + 1)] as one more part at the end, and `words` only says how many labels there are.
+        every: logits [rows, s + 1, k], of each said token's place and the next; said may be right-padded then. Not for
+        an encoder, which would see what it is asked for.
         """
-        self.pieces = self._split(theta)
-        virtual = {place: self.pieces[n].view(-1, self.slots[n].units.site.cost) for place, n in self.virtual.items()}
-        inputs = Inputs(ids, lengths, virtual, self.plm.family.slot, self.plm.frame.decoder)
-        self.position = inputs.position(self.plm.family.input)
-        standing_in = {}
-        for name, scatters in self.scatters.items():
-            value = self.reader.get_parameter(name)
-            for number, scatter in scatters:
-                value = scatter(value, self.pieces[number])
-            standing_in[name] = value
-        logits = functional_call(self.reader, standing_in, (inputs, words))
-        for number, scatter in self.head:
-            absent = logits.new_zeros(self.slots[number].units.site.shape)
-            logits = logits + scatter(absent, self.pieces[number])[words]
-        return logits
+        theta = list(theta)
+        head = theta.pop() if self.plm.head == "trained" else None
+        inputs, call = self._prepared(theta, ids, lengths, said, every)
+        with self.calls.during(call):
+            states = self.family.states(self.model, inputs)
+            return self.read(states, words, call) if head is None else classify(states, head)
+
+    def write(self, theta: Sequence[Tensor], ids: Tensor, lengths: Tensor) -> Written:
+        """Answers under way to ids and lengths as above, read by the PLM's own head; for families that can write."""
+        return Written(self, *self._prepared(theta, ids, lengths))
+
+    def read(self, states: Tensor, words: Tensor | None, call: Call) -> Tensor:
+        """Logits [..., k] of states [..., d] by the PLM's own head, with what θ changes about it; inside a call."""
+        flat = self.family.transform(self.model, states.flatten(0, -2))
+        logits = self.family.project(self.model, flat, words)
+        for number, change in self.words:
+            logits = logits + change(flat.float(), words, call.pieces[number])
+        return logits.view(*states.shape[:-1], -1)
+
+    def _prepared(
+        self, theta: Sequence[Tensor], ids: Tensor, lengths: Tensor, said: Tensor | None = None, every: bool = False
+    ) -> tuple[Inputs, Call]:
+        """What a family's forward pass reads, and what the hooks do."""
+        pieces = self._split(theta)
+        virtual = {place: pieces[n].view(-1, self.slots[n].units.site.cost) for place, n in self.virtual.items()}
+        inputs = Inputs(ids, lengths, virtual, self.family.slot, self.plm.frame.decoder, self.mean)
+        if said is not None:
+            inputs = inputs.saying(said, len(self.plm.frame.after), every)
+        return inputs, Call(pieces, inputs.position(self.family.input), self._stand_ins(pieces))
 
     def _split(self, theta: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """One tensor a slot, by one split of each part, whose gradient is one concatenation."""
@@ -106,48 +128,91 @@ class TunedPLM:
             pieces.extend(part.split(taken))
         return tuple(pieces)
 
-    def _enter(self, number: int, slot: Slot, place: Place, rows: Tensor | None, plugged: bool) -> None:
+    def _stand_ins(self, pieces: Sequence[Tensor]) -> tuple[tuple[nn.Module, str, Tensor], ...]:
+        found = []
+        for (path, name), scatters in self.scatters.items():
+            module = self.model.get_submodule(path)
+            value = module.get_parameter(name)
+            for number, scatter in scatters:
+                value = scatter(value, pieces[number])
+            found.append((module, name, value))
+        return tuple(found)
+
+    def _enter(self, number: int, slot: Slot, place: Place, plugged: bool) -> None:
         """Decide how a slot's values reach the PLM."""
-        site, index = slot.units.site, slot.units.index
+        site = slot.units.site
+        index = None if slot.units.index is None else torch.from_numpy(slot.units.index)
+        rows = rows_of(place, self.plm)
         if site.structure == "token":
             self.virtual[place.name] = number
+        elif place.kind in ("embedding", "head"):
+            self._enter_words(number, slot, place, index)
         elif place.kind == "linear" and is_thin(slot):
             self.parts[place.module].append(Part(number, slot, rows))
-        elif site.structure == "bottleneck":
-            self.effects[place.module].append((number, _bottleneck(site.shape)))
+        elif effect := self._effect(slot, place, rows, index, plugged):
+            self.effects[place.module].append((number, effect))
         else:
-            scatter = Scatter(site.shape, rows, None if index is None else torch.from_numpy(index))
-            if place.kind == "head" and site.structure == "bias" and not site.present:
-                self.head.append((number, scatter))
-            elif site.structure == "bias" and (plugged or not site.present):
-                self.effects[place.module].append((number, _added_bias(scatter)))
-            else:
-                parameter = "weight" if site.structure == "entry" else "bias"
-                self.scatters[f"model.{place.module}.{parameter}"].append((number, scatter))
+            parameter = "weight" if site.structure == "entry" else "bias"
+            self.scatters[place.module, parameter].append((number, Scatter(site.shape, rows, index)))
 
-    def _acts(self, module: str) -> Callable:
-        """The hook of a module: thin updates of its map, then adapters, then the biases that stand behind them."""
-        order = {"bottleneck": 0, "bias": 1}
-        effects = sorted(self.effects[module], key=lambda e: order[self.slots[e[0]].units.site.structure])
+    def _enter_words(self, number: int, slot: Slot, place: Place, index: Tensor | None) -> None:
+        """An embedding acts where words are looked up, and on their logits too where the head is tied to it."""
+        module, site = self.model.get_submodule(place.module), slot.units.site
+        if site.structure == "bias":
+            self.words.append((number, _word_biases(site.shape[0], index)))
+            return
+        if place.kind == "embedding":
+            self.effects[place.module].append((number, beside.embedding_entries(site.shape, index)))
+        head = None if self.plm.head == "trained" else self.model.get_submodule(self.family.head)
+        if head is not None and head.weight is module.weight:
+            self.words.append((number, Sparse(site.shape, index).products))
+
+    def _effect(
+        self, slot: Slot, place: Place, rows: Tensor | None, index: Tensor | None, plugged: bool
+    ) -> Effect | None:
+        """How a slot acts on its module's output; None where a stand-in for the parameter does it."""
+        site, module = slot.units.site, self.model.get_submodule(place.module)
+        exact = module.weight.dtype == torch.float32
+        if site.structure == "bottleneck":
+            return beside.adapter(site.shape)
+        if site.structure == "bias":
+            behind = plugged or not site.present or not exact
+            return beside.bias_entries(rows, site.shape[0], index) if behind else None
+        if exact:
+            return None
+        if place.kind == "norm":
+            return beside.norm_entries(module, site.shape[0], index)
+        return beside.linear_entries(site.shape, rows, index)
+
+    def _acts(self, path: str) -> Callable:
+        """The hook of a module: thin updates of its map, then its effects in their order."""
+        effects = sorted(self.effects[path], key=lambda e: ORDER.index(self.slots[e[0]].units.site.structure))
         factors = None
-        if parts := self.parts[module]:
-            outputs, inputs = self.plm.model.get_submodule(module).weight.shape
+        if parts := self.parts[path]:
+            outputs, inputs = self.model.get_submodule(path).weight.shape
             factors = Factors(outputs, inputs, parts)
 
         def hook(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            pieces = self.calls.now.pieces
             if factors:
-                output = factors(inputs[0], output, self.pieces)
+                output = factors(inputs[0], output, pieces)
             for number, effect in effects:
-                output = effect(output, self.pieces[number])
+                output = effect(inputs[0], output, pieces[number])
             return output
 
         return hook
 
     def _narrow(self, _: nn.Module, inputs: object, output: Tensor | tuple) -> Tensor | tuple:
-        """Keep only the position that is read: what follows the last attention does not mix positions."""
+        """Keep only the positions that are read: what follows the last attention does not mix positions."""
         states = output[0] if isinstance(output, tuple) else output
-        states = states[torch.arange(len(states)), self.position].unsqueeze(1)
+        states = at(states, self.calls.now.position)
         return (states, *output[1:]) if isinstance(output, tuple) else states
+
+
+def classify(states: Tensor, head: Tensor) -> Tensor:
+    """Logits [rows, labels] of a linear classifier on states [rows, d]; head [labels × (d + 1)]: a row is w, then b."""
+    rows = head.view(-1, states.shape[1] + 1)
+    return F.linear(states.float(), rows[:, :-1], rows[:, -1])
 
 
 def rows_of(place: Place, plm: PLM) -> Tensor | None:
@@ -158,9 +223,9 @@ def rows_of(place: Place, plm: PLM) -> Tensor | None:
     return place.fused.rows(outputs, plm.model.config.num_attention_heads)
 
 
-def _bottleneck(shape: tuple[int, ...]) -> Effect:
-    return lambda y, values: y + bottleneck.update(y, values, shape)
+def _word_biases(words: int, index: Tensor | None) -> Callable:
+    def change(states: Tensor, chosen: Tensor | None, values: Tensor) -> Tensor:
+        biases = beside.spread(values, words, index)
+        return biases if chosen is None else biases[chosen]
 
-
-def _added_bias(scatter: Scatter) -> Effect:
-    return lambda y, values: y + scatter(y.new_zeros(y.shape[-1]), values)
+    return change

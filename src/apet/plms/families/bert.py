@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from torch import Tensor
-from torch.nn import functional as F
 from transformers import BertForMaskedLM, PreTrainedTokenizerBase
 
 from apet.plms.families.base import Family, Frame, Inputs, Place
@@ -42,9 +41,8 @@ def states(model: BertForMaskedLM, inputs: Inputs) -> Tensor:
     return inputs.read(output, "encoder.input")
 
 
-def logits(model: BertForMaskedLM, states: Tensor, words: Tensor) -> Tensor:
-    head = model.cls.predictions
-    return F.linear(head.transform(states), head.decoder.weight[words], head.decoder.bias[words])
+def transform(model: BertForMaskedLM, states: Tensor) -> Tensor:
+    return model.cls.predictions.transform(states)
 
 
 BERT = Family(
@@ -53,7 +51,9 @@ BERT = Family(
     outer=OUTER,
     blocks={"encoder": ("bert.encoder.layer", BLOCK)},
     states=states,
-    logits=logits,
+    head="cls.predictions.decoder",
+    transform=transform,
+    pools=True,
     slot=2,
     frame=frame,
     narrow=lambda config: f"bert.encoder.layer.{config.num_hidden_layers - 1}.attention",

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import nn
 from transformers import BloomForCausalLM
 from transformers.models.bloom.modeling_bloom import BloomGelu
 
-from apet.plms.families.base import Family, Fused, Inputs, Place
+from apet.plms.families.base import Family, Fused, Place
+from apet.plms.families.causal import Continuation, states
 
 QKV = "self_attention.query_key_value"
 
@@ -30,17 +30,6 @@ OUTER = (
 )
 
 
-def states(model: BloomForCausalLM, inputs: Inputs) -> Tensor:
-    """Causal: what stands before the padding on the right does not see it, so no mask is needed."""
-    embeddings = inputs.embed(model.transformer.word_embeddings, "decoder.input")
-    output = model.transformer(inputs_embeds=embeddings, use_cache=False).last_hidden_state
-    return inputs.read(output, "decoder.input")
-
-
-def logits(model: BloomForCausalLM, states: Tensor, words: Tensor) -> Tensor:
-    return F.linear(states, model.lm_head.weight[words])
-
-
 def fuse(model: BloomForCausalLM) -> None:
     """The library's GELU makes many passes over memory; PyTorch's kernel for the same formula makes one."""
     for module in list(model.modules()):
@@ -54,7 +43,7 @@ BLOOM = Family(
     outer=OUTER,
     blocks={"decoder": ("transformer.h", BLOCK)},
     states=states,
-    logits=logits,
+    write=Continuation,
     narrow=lambda config: f"transformer.h.{config.num_hidden_layers - 1}.self_attention",
     fuse=fuse,
 )

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from torch import Tensor
-from torch.nn import functional as F
 from transformers import GPTNeoXForCausalLM
 
-from apet.plms.families.base import Family, Fused, Inputs, Place
+from apet.plms.families.base import Family, Fused, Place
+from apet.plms.families.causal import Continuation, states
 
 QKV = "attention.query_key_value"
 
@@ -30,20 +29,11 @@ OUTER = (
 )
 
 
-def states(model: GPTNeoXForCausalLM, inputs: Inputs) -> Tensor:
-    embeddings = inputs.embed(model.gpt_neox.embed_in, "decoder.input")
-    return inputs.read(model.gpt_neox(inputs_embeds=embeddings, use_cache=False).last_hidden_state, "decoder.input")
-
-
-def logits(model: GPTNeoXForCausalLM, states: Tensor, words: Tensor) -> Tensor:
-    return F.linear(states, model.lm_head.weight[words])
-
-
 GPT_NEOX = Family(
     name="gpt_neox",
     classes={"gpt_neox": GPTNeoXForCausalLM},
     outer=OUTER,
     blocks={"decoder": ("gpt_neox.layers", BLOCK)},
     states=states,
-    logits=logits,
+    write=Continuation,
 )

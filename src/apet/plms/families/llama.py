@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from torch import Tensor
-from torch.nn import functional as F
-from transformers import LlamaForCausalLM, MistralForCausalLM, PreTrainedModel, Qwen2ForCausalLM
+from transformers import LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM
 
-from apet.plms.families.base import Family, Inputs, Place
+from apet.plms.families.base import Family, Place
+from apet.plms.families.causal import Continuation, states
 
 BLOCK = (
     Place("attention.norm", "input_layernorm", "norm"),
@@ -28,20 +27,11 @@ OUTER = (
 )
 
 
-def states(model: PreTrainedModel, inputs: Inputs) -> Tensor:
-    embeddings = inputs.embed(model.model.embed_tokens, "decoder.input")
-    return inputs.read(model.model(inputs_embeds=embeddings, use_cache=False).last_hidden_state, "decoder.input")
-
-
-def logits(model: PreTrainedModel, states: Tensor, words: Tensor) -> Tensor:
-    return F.linear(states, model.lm_head.weight[words])
-
-
 LLAMA = Family(
     name="llama",
     classes={"llama": LlamaForCausalLM, "mistral": MistralForCausalLM, "qwen2": Qwen2ForCausalLM},
     outer=OUTER,
     blocks={"decoder": ("model.layers", BLOCK)},
     states=states,
-    logits=logits,
+    write=Continuation,
 )

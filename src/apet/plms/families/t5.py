@@ -1,11 +1,9 @@
-"""T5 v1.1 (Raffel et al. 2020; Shazeer 2020): encoder and decoder with cross-attention, gated FFN, no biases."""
+"""T5 (Raffel et al. 2020; v1.1: Shazeer 2020): encoder and decoder with cross-attention, no biases."""
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
-from transformers import PreTrainedTokenizerBase, T5ForConditionalGeneration
+from transformers import DynamicCache, EncoderDecoderCache, PreTrainedTokenizerBase, T5ForConditionalGeneration
 
 from apet.plms.families.base import Family, Frame, Inputs, Place
 
@@ -26,11 +24,13 @@ def attention(name: str, number: int, module: str) -> tuple[Place, ...]:
 
 
 def ffn(number: int) -> tuple[Place, ...]:
+    """Gated (v1.1: wi_0, wi_1) or not (v1.0: wi)."""
     path = f"layer.{number}.DenseReluDense"
     return (
         Place("ffn.norm", f"layer.{number}.layer_norm", "norm"),
-        Place("ffn.gate", f"{path}.wi_0", "linear"),
-        Place("ffn.up", f"{path}.wi_1", "linear"),
+        Place("ffn.gate", f"{path}.wi_0", "linear", optional=True),
+        Place("ffn.up", f"{path}.wi_1", "linear", optional=True),
+        Place("ffn.up", f"{path}.wi", "linear", optional=True),
         Place("ffn.down", f"{path}.wo", "linear", ends_block=True),
     )
 
@@ -57,21 +57,43 @@ def frame(tokenizer: PreTrainedTokenizerBase) -> Frame:
 
 
 def states(model: T5ForConditionalGeneration, inputs: Inputs) -> Tensor:
-    mask = inputs.mask("encoder.input")
-    encoded = model.encoder(inputs_embeds=inputs.embed(model.shared, "encoder.input"), attention_mask=mask)
-    said = torch.tensor(inputs.decoder, device=mask.device).expand(len(mask), -1)
-    output = model.decoder(
-        inputs_embeds=inputs.embed(model.shared, "decoder.input", said),
-        encoder_hidden_states=encoded.last_hidden_state,
-        encoder_attention_mask=mask,
-        use_cache=False,
-    )
-    return output.last_hidden_state[:, -1]
+    return Continuation(model, inputs, cached=False).states
 
 
-def logits(model: T5ForConditionalGeneration, states: Tensor, words: Tensor) -> Tensor:
-    scale = model.model_dim**-0.5 if model.config.scale_decoder_outputs else 1.0
-    return F.linear(states * scale, model.lm_head.weight[words])
+class Continuation:
+    """Answers under way: the text is encoded once, and the decoder keeps keys and values of what it has said."""
+
+    def __init__(self, model: T5ForConditionalGeneration, inputs: Inputs, cached: bool = True):
+        self.model, self.mask = model, inputs.mask("encoder.input")
+        self.cache = EncoderDecoderCache(DynamicCache(), DynamicCache()) if cached else None
+        text = inputs.embed(model.shared, "encoder.input")
+        self.encoded = model.encoder(inputs_embeds=text, attention_mask=self.mask).last_hidden_state
+        states = self._decode(inputs.embed(model.shared, "decoder.input", inputs.begun))
+        self.states = states[:, -1] if inputs.reads == 1 else states[:, -inputs.reads :]
+
+    def step(self, tokens: Tensor) -> Tensor:
+        """Say one token a row, [rows]; the states [rows, d] that the next are read from."""
+        return self._decode(self.model.shared(tokens[:, None]))[:, 0]
+
+    def keep(self, rows: Tensor) -> None:
+        """Go on with these rows alone."""
+        self.mask, self.encoded = self.mask[rows], self.encoded[rows]
+        self.cache.batch_select_indices(rows)
+
+    def _decode(self, embeddings: Tensor) -> Tensor:
+        output = self.model.decoder(
+            inputs_embeds=embeddings,
+            encoder_hidden_states=self.encoded,
+            encoder_attention_mask=self.mask,
+            cache=self.cache,
+            use_cache=self.cache is not None,
+        )
+        return output.last_hidden_state
+
+
+def transform(model: T5ForConditionalGeneration, states: Tensor) -> Tensor:
+    """A head that is tied to the embeddings (v1.0) reads scaled states."""
+    return states * model.config.d_model**-0.5 if model.config.scale_decoder_outputs else states
 
 
 def untie(model: T5ForConditionalGeneration) -> None:
@@ -86,7 +108,8 @@ T5 = Family(
     outer=OUTER,
     blocks={"encoder": ("encoder.block", (*SELF, *ffn(1))), "decoder": ("decoder.block", (*SELF, *CROSS, *ffn(2)))},
     states=states,
-    logits=logits,
+    write=Continuation,
+    transform=transform,
     frame=frame,
     untie=untie,
 )

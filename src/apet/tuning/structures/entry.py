@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Generator, Tensor
+from torch.nn import functional as F
 
 from apet.placement.plans import Units
 
@@ -17,7 +18,9 @@ class Scatter:
     """Adds values to chosen scalars of a weight or bias, of which the site may be only some rows.
 
     rows: the rows of the module's parameter that the site owns, None for all. index: flat positions within the site,
-    None for all. The parameter is not changed: a new tensor comes back, with a gradient only for the values.
+    None for all. The parameter is not changed: a new tensor comes back, with a gradient only for the values. It is as
+    large as the parameter and lives until the backward pass, so this is for vectors, and for maps of which so many
+    entries are trained that factors would cost more (`factors.is_thin`): there θ is of the map's own order of size.
     """
 
     def __init__(self, shape: tuple[int, ...], rows: Tensor | None, index: Tensor | None):
@@ -34,3 +37,37 @@ class Scatter:
         if self.rows is not None:
             return parameter.index_add(0, self.rows, values.view(len(self.rows), *parameter.shape[1:]))
         return parameter + values.view_as(parameter)
+
+
+class Sparse:
+    """An update Δ of a matrix [rows, width] with a row a word, known by its chosen entries and never built.
+
+    index: flat positions, sorted; None for all, where Δ is θ itself. What a text needs of it are the rows of its words
+    and the products with a few states: memory grows with the text, not with the vocabulary.
+    """
+
+    def __init__(self, shape: tuple[int, ...], index: Tensor | None):
+        self.shape = shape
+        self.row, self.column = (None, None) if index is None else (index // shape[1], index % shape[1])
+
+    def rows(self, ids: Tensor, values: Tensor) -> Tensor:
+        """Rows [*ids.shape, width] of Δ."""
+        if self.row is None:
+            return F.embedding(ids, values.view(self.shape))
+        flat = ids.flatten()
+        first, last = torch.searchsorted(self.row, flat), torch.searchsorted(self.row, flat, right=True)
+        counts = last - first
+        # Pairs of a position in the text and an entry in its word's row.
+        position = torch.repeat_interleave(counts)
+        entry = torch.arange(len(position), device=ids.device) + (first - counts.cumsum(0) + counts)[position]
+        rows = values.new_zeros(len(flat) * self.shape[1])
+        rows = rows.index_add(0, position * self.shape[1] + self.column[entry], values[entry])
+        return rows.view(*ids.shape, self.shape[1])
+
+    def products(self, states: Tensor, words: Tensor | None, values: Tensor) -> Tensor:
+        """states [n, width] times the rows of words [k] (None: all), [n, k]."""
+        if words is not None:
+            return states @ self.rows(words, values).T
+        if self.row is None:
+            return states @ values.view(self.shape).T
+        return states.new_zeros(len(states), self.shape[0]).index_add(1, self.row, states[:, self.column] * values)

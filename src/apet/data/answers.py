@@ -1,0 +1,77 @@
+"""How a written answer is compared with its references: SQuAD's exact match and F1, and ROUGE-L.
+
+Each function takes one answer and its references, at least one, and gives a fraction; the best reference counts.
+"""
+
+from __future__ import annotations
+
+import re
+import string
+from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+ARTICLES = re.compile(r"\b(a|an|the)\b")
+PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+
+def plain(answer: str) -> str:
+    """An answer as SQuAD's evaluation compares it: lower case, no punctuation, no articles, single spaces."""
+    return " ".join(ARTICLES.sub(" ", answer.lower().translate(PUNCTUATION)).split())
+
+
+def exact_match(answer: str, references: Sequence[str]) -> float:
+    """1 if the plain answer is one of the plain references, else 0 (Rajpurkar et al., 2016)."""
+    return float(plain(answer) in {plain(reference) for reference in references})
+
+
+def token_f1(answer: str, references: Sequence[str]) -> float:
+    """F1 of the words of the plain answer, with their counts (Rajpurkar et al., 2016).
+
+    An answer or reference without words scores 1 if both have none, else 0, as in SQuAD 2.0's evaluation.
+    """
+    return max(_word_f1(plain(answer).split(), plain(reference).split()) for reference in references)
+
+
+def rouge_l(answer: str, references: Sequence[str]) -> float:
+    """F of the longest common subsequence of stemmed words (Lin, 2004), by the `rouge_score` package."""
+    return max(score["rougeL"].fmeasure for score in (_scorer().score(r, answer) for r in references))
+
+
+TEXT_METRICS: dict[str, Callable[[str, Sequence[str]], float]] = {
+    "em": exact_match,
+    "f1": token_f1,
+    "rouge_l": rouge_l,
+}
+
+
+def answer_scores(metric: str, answers: Sequence[str], references: Sequence[Sequence[str]]) -> np.ndarray:
+    """The score of each answer, fractions [n]."""
+    score = TEXT_METRICS[metric]
+    return np.array([score(a, r) for a, r in zip(answers, references, strict=True)], float)
+
+
+def shuffled_scores(metric: str, references: Sequence[Sequence[str]]) -> np.ndarray:
+    """What answers score that know nothing of their inputs: each row is given its successor's first reference, [n].
+
+    The rows must stand in an order that has nothing to do with them; prepared rows do.
+    """
+    answers = [reference[0] for reference in references]
+    return answer_scores(metric, answers[1:] + answers[:1], references)
+
+
+@cache
+def _scorer() -> Any:
+    from rouge_score.rouge_scorer import RougeScorer  # half a second, which only summaries should cost
+
+    return RougeScorer(["rougeL"], use_stemmer=True)
+
+
+def _word_f1(answer: list[str], reference: list[str]) -> float:
+    if not answer or not reference:
+        return float(answer == reference)
+    common = sum((Counter(answer) & Counter(reference)).values())
+    return 2 * common / (len(answer) + len(reference))

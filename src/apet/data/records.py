@@ -1,0 +1,83 @@
+"""What a source gives (records) and what a task makes of it (rows)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from apet.errors import DataError, unknown
+
+if TYPE_CHECKING:
+    from apet.data.tasks import Task
+
+UNLABELLED = (None, "", -1, "-1")  # how the hub's copies write that a label is kept secret
+
+
+class Record(NamedTuple):
+    """One row as its source has it: column → value; its official split, if any; `where` names file and line."""
+
+    values: Mapping[str, Any]
+    split: str | None
+    where: str
+
+
+class Row(NamedTuple):
+    """One row of a task: a text a field; the class name, or the references, or None where it is not told."""
+
+    texts: tuple[str, ...]
+    answer: str | tuple[str, ...] | None
+    split: str | None
+    where: str
+
+
+def to_rows(records: Iterable[Record], task: Task, spec: Mapping[str, Any]) -> Iterator[Row]:
+    """The rows of a task. `spec` is its source's: `columns` (our name → the source's, where they differ) and `classes`
+    (the source's class → ours). DataError for a missing column or an unknown label, with file and line.
+    """
+    columns, classes = spec.get("columns", {}), spec.get("classes", {})
+    names = [columns.get(field, field) for field in task.fields]
+    answer = columns.get(task.answer, task.answer)
+    for record in records:
+        where = f"task {task.name}: {record.where}"
+        texts = tuple(_text(_cell(record, name, where), name, where) for name in names)
+        value = _cell(record, answer, where)
+        if task.type == "generation":
+            found = _references(value, answer, where)
+        else:
+            ours = classes.get(value, value) if isinstance(value, str) else value
+            found = _class(ours, list(task.labels), where)
+        yield Row(texts, found, record.split, where)
+
+
+def _cell(record: Record, column: str, where: str) -> Any:
+    if column not in record.values:
+        raise DataError(unknown("column", column, record.values, where))
+    return record.values[column]
+
+
+def _text(value: Any, column: str, where: str) -> str:
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise DataError(f"{where}: column {column!r} holds {value!r}; it must be a text.")
+    return value.encode("utf-8", "replace").decode().strip()  # half a surrogate pair can be in JSON, not in a table
+
+
+def _class(value: Any, labels: list[str], where: str) -> str | None:
+    """A label is a class's name, or its number in the order of the task's labels."""
+    if value in UNLABELLED:
+        return None
+    if value in labels:
+        return value
+    number = int(value) if isinstance(value, str) and value.isascii() and value.isdecimal() else value
+    if type(number) is int and 0 <= number < len(labels):
+        return labels[number]
+    raise DataError(unknown("label", value, labels, where))
+
+
+def _references(value: Any, column: str, where: str) -> tuple[str, ...] | None:
+    """Answers, each once, in their own order; None if there is none but blank ones."""
+    many = [value] if isinstance(value, str) or value is None else value
+    if not isinstance(many, list | tuple):
+        raise DataError(f"{where}: column {column!r} holds {value!r}; it must be a text or a list of texts.")
+    return tuple(dict.fromkeys(text for one in many if (text := _text(one, column, where)))) or None

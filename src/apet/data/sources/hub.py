@@ -1,0 +1,68 @@
+"""Datasets of the hub, streamed: parquet files at a revision, by their paths, so that no code of a repository runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from apet.data.records import Record
+from apet.data.splits import SIDES
+from apet.errors import DataError, ParamsError
+from apet.yamls import check_keys
+
+if TYPE_CHECKING:
+    from apet.data.tasks import Task
+
+FILES = "{config}/{split}/*.parquet"  # on refs/convert/parquet, the branch where the hub keeps copies of all datasets
+
+
+def check(spec: Any, where: str, folder: Path) -> dict[str, Any]:
+    """The spec of a YAML: dataset, config, revision; files, where they lie elsewhere than FILES says; splits, those of
+    the task's that are there and labelled, where not all are. ParamsError if it is none.
+    """
+    check_keys(spec, ("dataset", "config", "revision"), ("files", "splits", "columns", "classes"), where)
+    for key in ("dataset", "config", "revision", "files"):
+        if not isinstance(spec.get(key, FILES), str) or not spec.get(key, FILES) or "@" in spec.get(key, FILES):
+            raise ParamsError(f"{where}: {key} is {spec[key]!r}; it must be a name.")
+    if not isinstance(spec.get("splits", []), list):
+        raise ParamsError(f"{where}: splits is {spec['splits']!r}; it must be a list.")
+    return spec
+
+
+def identity(spec: Mapping[str, Any], task: Task) -> dict[str, Any]:
+    """The dataset at its revision, and what of it is read. A revision that is a branch may change unseen."""
+    names = {key: spec[key] for key in ("dataset", "config", "revision")}
+    return {**names, "files": spec.get("files", FILES), "splits": _sides(spec)}
+
+
+def records(spec: Mapping[str, Any], task: Task, wheels_folder: Path) -> Iterator[Record]:
+    """The rows of the splits that the spec lists. DataError if the hub cannot be reached or lacks a file."""
+    for side in _sides(spec):
+        split = task.splits[side]
+        place = f"{spec['dataset']}/{spec['config']}/{split}"
+        path = spec.get("files", FILES).format(config=spec["config"], split=split)
+        try:
+            for number, values in enumerate(stream(f"hf://datasets/{spec['dataset']}@{spec['revision']}/{path}"), 1):
+                yield Record(values, side, f"{place}, row {number}")
+        except Exception as error:  # the hub's client and its network library each have classes of their own
+            raise DataError(
+                f"task {task.name}: {place}: the hub did not give it ({type(error).__name__}: {error}). "
+                f"`apet prepare --task {task.name} …` fetches it on a machine with network; the folder that it writes "
+                f"may be copied here. Or let a local folder stand in, with `sources: {{{task.name}: FOLDER}}` in the "
+                f"study, where FOLDER/{task.name}/{split}.jsonl (or csv, tsv, parquet) holds the rows."
+            ) from error
+
+
+def stream(files: str) -> Iterator[dict[str, Any]]:
+    """The rows of parquet files (a pattern), a few at a time in memory. The only function that asks the hub."""
+    from datasets import load_dataset
+    from pyarrow.dataset import ParquetFragmentScanOptions
+
+    # Without the buffer and with small batches, half of the memory.
+    few = {"batch_size": 100, "fragment_scan_options": ParquetFragmentScanOptions(pre_buffer=False)}
+    return iter(load_dataset("parquet", data_files=files, split="train", streaming=True, **few))
+
+
+def _sides(spec: Mapping[str, Any]) -> list[str]:
+    return list(spec.get("splits", reversed(SIDES)))

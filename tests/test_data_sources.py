@@ -1,0 +1,362 @@
+"""The hub, local folders and files, and the choice between them, on toy files with the hub's columns."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from apet.data.choice import check_sisters, choose_source
+from apet.data.prepare import SPLITS, prepare_task, read_split, read_task, task_digest
+from apet.data.sources import Source, hub
+from apet.data.tasks import load_task
+from apet.errors import ApetError, DataError, ParamsError
+from apet.provenance import folder_digest
+from toy_wheels import toy_task, write_jsonl
+
+WORDS = ["alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "iota", "kappa"]
+
+
+def said(number: int, what: str = "") -> str:
+    """A sentence that no other number has."""
+    return " ".join([what, *(WORDS[int(digit)] for digit in str(number)), "was said."]).strip()
+
+
+def labelled(*fields: str, labels: int = 2, start: int = 0, count: int = 120) -> list[dict]:
+    rows = [{f: said(n, f) for f in fields} for n in range(start, start + count)]
+    return [{**row, "label": number % labels, "idx": number} for number, row in enumerate(rows)]
+
+
+def answered(field: str, column: str, many: bool, start: int = 0, count: int = 120) -> list[dict]:
+    rows = range(start, start + count)
+    return [{field: said(n, field), column: [said(n % 7), "none"] if many else said(n % 7), "id": str(n)} for n in rows]
+
+
+def toy_rows(name: str) -> dict[str, list[dict]]:
+    """Split of the hub → rows in its columns, for each of the paper's tasks."""
+    task = load_task(name)
+    labels = len(task.labels)
+    if task.type == "generation":
+        made = [answered(task.fields[0], task.answer, name == "nq_open", start, 60) for start in (0, 100, 200)]
+    else:
+        made = [labelled(*task.fields, labels=labels, start=start, count=120) for start in (0, 200, 400)]
+    found = dict(zip(task.splits.values(), made, strict=True))
+    listed = {task.splits[side] for side in task.sources["hub"].get("splits", SPLITS)}
+    return {split: rows for split, rows in found.items() if split in listed}
+
+
+def as_hub(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the one function that asks the hub read a copy of its tree below a folder."""
+    real = datasets.load_dataset
+
+    def load(form: str, *, data_files: str, split: str, streaming: bool, **few: object):
+        assert (form, split, streaming) == ("parquet", "train", True)
+        path = data_files.removeprefix("hf://datasets/")
+        return real(form, data_files=str(folder / path), split=split, streaming=True, **few)
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+
+
+def write_hub(folder: Path, name: str, rows: dict[str, list[dict]]) -> None:
+    spec = load_task(name).sources["hub"]
+    for split, some in rows.items():
+        path = spec.get("files", hub.FILES).format(config=spec["config"], split=split)
+        path = path.replace("*.parquet", "00000-of-00001.parquet").replace("*", "plain")
+        target = folder / f"{spec['dataset']}@{spec['revision']}" / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(pa.Table.from_pylist(some), target)
+
+
+def write_form(path: Path, rows: list[dict]) -> None:
+    """A file of rows in the form of its suffix."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    elif path.suffix == ".jsonl":
+        write_jsonl(path, rows)
+    else:
+        text = io.StringIO()
+        delimiter = "\t" if path.suffix == ".tsv" else ","
+        writer = csv.DictWriter(text, list(rows[0]), delimiter=delimiter, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        path.write_text(text.getvalue(), "utf-8")
+
+
+PAPER = ["sst2", "rotten_tomatoes", "imdb", "mnli", "qnli", "rte", "qqp", "mrpc", "nq_open", "samsum", "multi_news"]
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_the_hub_and_a_folder_with_its_columns_give_the_same_rows(name, monkeypatch, tmp_path):
+    task, rows = load_task(name), toy_rows(name)
+    for one in {name, *task.sisters}:
+        write_hub(tmp_path / "hub", one, toy_rows(one))
+        for split, some in toy_rows(one).items():
+            write_jsonl(tmp_path / "local" / one / f"{split}.jsonl", some)
+    as_hub(tmp_path / "hub", monkeypatch)
+    for kind in ("hub", str(tmp_path / "local")):
+        out = tmp_path / ("from_hub" if kind == "hub" else "from_local")
+        prepare_task(task, tmp_path, out, {}, 3, choose_source(task, {"all": kind}))
+    records = [read_task(tmp_path / out) for out in ("from_hub", "from_local")]
+    apart = ("source", "task_digest")
+    assert {k: v for k, v in records[0].items() if k not in apart} == {
+        k: v for k, v in records[1].items() if k not in apart
+    }
+    assert records[0]["task_digest"] != records[1]["task_digest"]
+    assert sum(records[0]["rows"].values()) + sum(records[0]["dropped"].values()) == sum(map(len, rows.values()))
+    assert set(records[0]["overlap"].values()) == {0}
+    table = read_split(tmp_path / "from_hub", "test")
+    assert list(table) == ["id", *task.fields, "label" if task.labels else "targets"]
+    test = rows.get(task.splits["test"], rows.get(task.splits["validation"]))
+    truth = {tuple(row[field] for field in task.fields): row[task.answer] for row in test}
+    for row in table.to_dict("records"):
+        found = truth[tuple(row[field] for field in task.fields)]
+        assert (
+            row["label"] == found
+            if task.labels
+            else list(row["targets"]) == ([found] if isinstance(found, str) else found)
+        )
+
+
+def test_secret_labels_of_the_hub_are_no_rows(monkeypatch, tmp_path):
+    rows = {**toy_rows("mrpc"), "test": [{**row, "label": -1} for row in labelled("sentence1", "sentence2", start=900)]}
+    write_hub(tmp_path, "mrpc", rows)
+    as_hub(tmp_path, monkeypatch)
+    task = load_task("mrpc")
+    prepare_task(task, tmp_path, tmp_path / "out", {}, 0, choose_source(task, {"mrpc": "hub"}))
+    record = read_task(tmp_path / "out")
+    assert record["dropped"]["unlabelled"] == 120 and record["rows"]["test"] == 120
+    assert record["origin"]["test"] == "validation of the source"
+
+
+def test_without_network_one_error_says_what_to_do(monkeypatch, tmp_path):
+    def offline(*arguments: object, **keywords: object) -> None:
+        raise ConnectionError("no route")
+
+    monkeypatch.setattr(datasets, "load_dataset", offline)
+    task = load_task("rte")
+    with pytest.raises(DataError, match=r"nyu-mll/glue/rte/train: .*no route.*apet prepare --task rte.*sources: \{rte"):
+        prepare_task(task, tmp_path, tmp_path / "out", {}, 0, choose_source(task))
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_hub_is_asked_for_parquet_files_at_the_pinned_revision(monkeypatch, tmp_path):
+    asked = []
+    monkeypatch.setattr(hub, "stream", lambda files: asked.append(files) or iter(()))
+    for name in ("mnli", "nq_open"):
+        task = load_task(name)
+        assert list(choose_source(task).rows(task, tmp_path)) == []
+    revision = load_task("mnli").sources["hub"]["revision"]
+    assert len(revision) == 40
+    assert asked == [
+        f"hf://datasets/nyu-mll/glue@{revision}/mnli/train-*.parquet",
+        f"hf://datasets/nyu-mll/glue@{revision}/mnli/validation_matched-*.parquet",
+        "hf://datasets/google-research-datasets/nq_open@refs/convert/parquet/nq_open/train/*.parquet",
+        "hf://datasets/google-research-datasets/nq_open@refs/convert/parquet/nq_open/validation/*.parquet",
+    ]
+
+
+@pytest.mark.parametrize("form", ["jsonl", "csv", "tsv", "parquet"])
+def test_a_folder_in_any_form_gives_the_same_rows(form, tmp_path):
+    task = toy_task(sources={})
+    rows = labelled("text", count=200)
+    write_jsonl(tmp_path / "first" / "toy" / "train.jsonl", rows)
+    write_form(tmp_path / "second" / "toy" / f"train.{form}", rows)
+    for name in ("first", "second"):
+        prepare_task(
+            task, tmp_path, tmp_path / f"{name}.out", {}, 0, choose_source(task, {"toy": str(tmp_path / name)})
+        )
+    for split in SPLITS:
+        assert read_split(tmp_path / "first.out", split).equals(read_split(tmp_path / "second.out", split))
+
+
+def test_the_digest_knows_a_files_content_and_not_its_place(tmp_path):
+    task = toy_task(sources={})
+    for name in ("here", "there", "other"):
+        write_jsonl(tmp_path / name / "toy" / "train.jsonl", labelled("text", start=int(name == "other")))
+    here, there, other = (
+        task_digest(task, {}, 0, choose_source(task, {"all": str(tmp_path / name)}))
+        for name in ("here", "there", "other")
+    )
+    assert here == there != other
+    write_jsonl(tmp_path / "there" / "toy" / "validation.jsonl", labelled("text", start=500))
+    assert task_digest(task, {}, 0, choose_source(task, {"all": str(tmp_path / "there")})) != here
+    prepare_task(task, tmp_path, tmp_path / "one", {}, 0, choose_source(task, {"all": str(tmp_path / "here")}))
+    (tmp_path / "moved").mkdir()
+    (tmp_path / "here").rename(tmp_path / "moved" / "here")
+    source = choose_source(task, {"all": str(tmp_path / "moved" / "here")})
+    prepare_task(task, tmp_path, tmp_path / "two", {}, 0, source)
+    assert folder_digest(tmp_path / "one") == folder_digest(tmp_path / "two")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("train.jsonl", '{"text": "one", "label": 0}\n{"text": \n', "train.jsonl, line 2: is not JSON"),
+        ("train.jsonl", "[1]\n", "line 1: holds [1], not an object"),
+        ("train.jsonl", '{"txt": "one", "label": 0}\n', "line 1: unknown column 'text'. Did you mean 'txt'"),
+        ("train.jsonl", '{"text": 3, "label": 0}\n', "column 'text' holds 3; it must be a text"),
+        ("train.jsonl", '{"text": "one", "label": 2}\n', "line 1: unknown label 2."),
+        ("train.jsonl", '{"text": "one", "label": "c"}\n', "unknown label 'c'"),
+        ("train.jsonl", '{"text": "one", "label": true}\n', "unknown label True."),
+        ("train.jsonl", '{"text": "one", "label": 0.5}\n', "unknown label 0.5."),
+        ("train.jsonl", '{"text": "one", "label": [0]}\n', "unknown label [0]."),
+        ("train.jsonl", b"\xff\xfe\n", "line 1: is not JSON"),
+        ("train.csv", 'text,label\n"one\n', "train.csv, after line 2"),
+        ("train.csv", "text,label\none\n", "train.csv, line 2: has 1 columns"),
+        ("train.parquet", "no parquet", "train.parquet: cannot be read as parquet"),
+        ("test.jsonl", '{"text": "one", "label": 0}\n', "has no train.* in one of the forms"),
+        ("train.jsonl", '{"text": "one", "label": 0}\n', "split train has no rows"),
+    ],
+)
+def test_a_bad_file_is_one_clear_error(tmp_path, name, content, message):
+    path = tmp_path / "in" / "toy" / name
+    path.parent.mkdir(parents=True)
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    task = toy_task(sources={})
+    if "no rows" in message:
+        write_jsonl(path.with_name("test.jsonl"), [{"text": "one", "label": 0}])
+    with pytest.raises(DataError) as error:
+        prepare_task(task, tmp_path, tmp_path / "out", {}, 0, choose_source(task, {"all": str(tmp_path / "in")}))
+    assert message in str(error.value) and "toy" in str(error.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_two_forms_of_one_split_are_an_error(tmp_path):
+    task = toy_task(sources={})
+    for form in ("csv", "jsonl"):
+        write_form(tmp_path / "toy" / f"train.{form}", labelled("text"))
+    with pytest.raises(DataError, match=r"train.jsonl and train.csv: which of them"):
+        task_digest(task, {}, 0, choose_source(task, {"all": str(tmp_path)}))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.binary(max_size=30), max_size=4), st.sampled_from(["jsonl", "csv", "tsv", "parquet"]))
+def test_any_bytes_are_rows_or_a_named_error(tmp_path_factory, lines, form):
+    folder = tmp_path_factory.mktemp("fuzz")
+    (folder / "toy").mkdir()
+    (folder / "toy" / f"train.{form}").write_bytes(b"text,label\n" * (form == "csv") + b"\n".join(lines))
+    task = toy_task(sources={})
+    try:
+        list(choose_source(task, {"all": str(folder)}).rows(task, folder))
+    except ApetError as error:
+        assert f"train.{form}" in str(error)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.dictionaries(st.sampled_from(["text", "label", "x"]), st.none() | st.booleans() | st.floats() | st.text()))
+def test_any_json_values_are_rows_or_a_named_error(tmp_path_factory, values):
+    folder = tmp_path_factory.mktemp("fuzz")
+    (folder / "toy").mkdir()
+    (folder / "toy" / "train.jsonl").write_text(json.dumps(values))
+    task = toy_task(sources={})
+    try:
+        list(choose_source(task, {"all": str(folder)}).rows(task, folder))
+    except DataError as error:
+        assert "train.jsonl, line 1" in str(error)
+
+
+def test_half_a_surrogate_pair_does_not_stop_a_table(tmp_path):
+    rows = labelled("text")
+    rows[0]["text"] += " \ud83d"
+    write_jsonl(tmp_path / "toy" / "train.jsonl", rows)
+    task = toy_task(sources={})
+    prepare_task(task, tmp_path, tmp_path / "out", {}, 0, choose_source(task, {"all": str(tmp_path)}))
+    texts = [text for split in SPLITS for text in read_split(tmp_path / "out", split).text]
+    assert len(texts) == 120 and sum(text.endswith("?") for text in texts) == 1
+
+
+def test_the_study_chooses_a_source(tmp_path):
+    (tmp_path / "rotten_tomatoes").mkdir()
+    films, topics = load_task("rotten_tomatoes"), load_task("bbc_topics")
+    assert choose_source(films) == choose_source(films, {"all": "wheel"}) == choose_source(films, {"sst2": "hub"})
+    assert choose_source(films, {"all": "hub", "rotten_tomatoes": "wheel"}).kind == "wheel"
+    assert choose_source(films, {"all": "hub"}) == Source("hub", films.sources["hub"])
+    assert choose_source(films, {"all": str(tmp_path)}) == Source("local", {"folder": str(tmp_path / films.name)})
+    assert choose_source(topics, {"mine": "hub"}, names=["mine"]).kind == "wheel"
+
+
+def test_sisters_of_one_study_come_from_one_place(tmp_path):
+    for name in ("sst2", "rotten_tomatoes"):
+        (tmp_path / name).mkdir()
+    tasks = {name: load_task(name) for name in ("sst2", "rotten_tomatoes", "bbc_topics")}
+
+    def check(**sources: str) -> None:
+        check_sisters(tasks, {name: choose_source(task, sources) for name, task in tasks.items()})
+
+    check(rotten_tomatoes="hub")
+    check(sst2=str(tmp_path), rotten_tomatoes=str(tmp_path))
+    for sources in ({}, {"sst2": str(tmp_path), "rotten_tomatoes": "hub"}, {"rotten_tomatoes": str(tmp_path)}):
+        with pytest.raises(ParamsError, match="sst2 and rotten_tomatoes hold the same texts"):
+            check(**sources)
+    del tasks["sst2"]
+    check()
+
+
+@pytest.mark.parametrize(
+    ("sources", "message"),
+    [
+        ({"bbc_topic": "wheel"}, "sources: unknown task 'bbc_topic'. Did you mean 'bbc_topics'"),
+        ({"bbc_topics": "hub"}, "sources: bbc_topics: task bbc_topics has no source 'hub'. It has: wheel"),
+        ({"all": "hub"}, "sources: all: task bbc_topics has no source 'hub'"),
+        ({"bbc_topics": "hbu"}, "'hbu': no folder, nor a kind of source. bbc_topics has: wheel"),
+        ({"all": "."}, "which has no folder 'bbc_topics'"),
+    ],
+)
+def test_a_source_that_is_not_there_is_one_clear_error(tmp_path, monkeypatch, sources, message):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ParamsError) as error:
+        choose_source(load_task("bbc_topics"), sources)
+    assert message in str(error.value)
+
+
+MINE = {
+    "name": "mine",
+    "version": 1,
+    "description": "Whether two questions are the same.",
+    "type": "classification",
+    "fields": ["one", "two"],
+    "prompt": "One: {one} Two: {two} Same:",
+    "labels": {"no": " no", "yes": " yes"},
+    "metrics": ["f1", "accuracy"],
+    "length": 32,
+}
+
+
+@pytest.mark.parametrize("source", [{"file": "rows.csv", "columns": {"label": "same"}}, {"folder": "."}])
+def test_a_users_own_task_is_a_yaml_and_a_file(tmp_path, monkeypatch, source):
+    folder = tmp_path / "study"
+    rows = [{"one": said(n, "one"), "two": said(n, "two"), "same": ["no", "yes"][n % 3 == 0]} for n in range(200)]
+    write_form(folder / "rows.csv", rows)
+    for side, some in {"train": rows[:150], "test": rows[150:]}.items():
+        write_form(folder / f"{side}.tsv", [{"one": r["one"], "two": r["two"], "label": r["same"]} for r in some])
+    (folder / "mine.yaml").write_text(yaml.safe_dump({**MINE, "local": source}), "utf-8")
+    monkeypatch.chdir(tmp_path)
+    task = load_task("study/mine.yaml")
+    prepare_task(task, tmp_path, tmp_path / "out", {}, 0, choose_source(task, {"bbc_topics": "wheel"}))
+    record = read_task(tmp_path / "out")
+    assert (record["task"], record["metric"]) == ("mine", "f1") and sum(record["rows"].values()) == 200
+    assert record["rows"]["test"] == 50 or "file" in source
+    truth = {row["one"]: row["same"] for row in rows}
+    test = read_split(tmp_path / "out", "test")
+    assert [["no", "yes"][label] for label in test.label] == [truth[text] for text in test.one]
+    assert str(tmp_path) not in (tmp_path / "out" / "task.json").read_text()
+
+
+def test_a_task_without_a_source_asks_for_one(tmp_path):
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(MINE), "utf-8")
+    task = load_task(tmp_path / "mine.yaml")
+    with pytest.raises(ParamsError, match=r"task mine has no source 'of its own'\. It has: none"):
+        choose_source(task)
+    source = Source("local", {"file": str(tmp_path / "absent.csv")})
+    with pytest.raises(DataError, match=r"absent.csv: there is no such file"):
+        task_digest(task, {}, 0, source)

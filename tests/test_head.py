@@ -1,0 +1,120 @@
+"""A trained classification head: the PLM's own computation untouched at step 0, counted and saved apart from θ."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from apet.errors import ParamsError
+from apet.evaluation import Classify, Labels
+from apet.placement import Methods, Plan, make_plan, own_count
+from apet.plms.families import Inputs
+from apet.plms.load import PLM
+from apet.provenance import file_digest
+from apet.training.cells import HEADS, THETA, Bench, is_complete, train_cell
+from apet.training.determinism import make_deterministic
+from apet.training.loop import HEAD, Splits, train
+from apet.tuning import TunedPLM, initial_theta, split_by_structure
+from test_training import BENCH, RECIPE, cell, contents, rows
+from tiny import CONFIGS, tiny_plm
+
+make_deterministic()
+LABELS = torch.arange(2)
+SPLITS = Splits(rows(64, 1), rows(32, 2), Classify(Labels.of([[0], [1]])))
+
+
+def headed(family: str) -> PLM:
+    plm = tiny_plm(family)
+    plm.family.behead(plm.model)
+    return replace(plm, head="trained")
+
+
+def bench(family: str) -> Bench:
+    return Bench(headed(family), BENCH.task, SPLITS, rows(48, 3))
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_step_0_is_uniform_and_a_head_is_linear_in_the_plm_s_state(family):
+    plm = headed(family)
+    budget = own_count("lora", plm.inventory, Methods())
+    plan = make_plan(plm.inventory, "lora", budget, 3)
+    theta = initial_theta(plan, 4, plm.model.get_input_embeddings().weight)
+    assert theta.shape == (budget,)
+    assert plm.head_size(2) == 2 * 17
+    data = SPLITS.train.batch(torch.arange(5))
+    head = torch.randn(34, generator=torch.Generator().manual_seed(1))
+    with TunedPLM(plm, plan) as tuned, torch.no_grad():
+        assert torch.equal(tuned([theta, torch.zeros(34)], *data, LABELS), torch.zeros(5, 2))
+        logits = tuned([theta, head], *data, LABELS)
+    inputs = Inputs(*data, {}, plm.family.slot, plm.frame.decoder)
+    with torch.no_grad():
+        states = plm.family.states(plm.model, inputs)
+        if plm.family.pools:
+            output = plm.model.bert(input_ids=data[0], attention_mask=inputs.mask("")).last_hidden_state
+            states = torch.stack([row[:length].mean(dim=0) for row, length in zip(output, data[1], strict=True)])
+    weight = head.view(2, 17)
+    torch.testing.assert_close(logits, states @ weight[:, :16].T + weight[:, 16], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_theta_and_head_are_trained_together_at_rates_of_their_own(family):
+    plm = headed(family)
+    plan = make_plan(plm.inventory, "uniform", 700, 3)
+    parts = split_by_structure(plan, initial_theta(plan, 4, plm.model.get_input_embeddings().weight))
+    parts[HEAD] = torch.zeros(plm.head_size(2))
+    rates = replace(RECIPE.rates, head=0.0)
+    with TunedPLM(plm, plan) as tuned:
+        both = train(tuned, parts, SPLITS, replace(RECIPE, steps=12), seed=1, rate=1.0)
+        still = train(tuned, parts, SPLITS, replace(RECIPE, steps=12, rates=rates), seed=1, rate=1.0)
+    start = torch.cat([part for name, part in parts.items() if name != HEAD])
+    assert both.theta.shape == (700,) and both.head.shape == (34,)
+    assert not torch.equal(both.theta, start) and both.head.abs().max() > 0
+    assert torch.equal(still.head, torch.zeros(34)) and torch.equal(still.theta, start)  # nothing flows through zeros
+
+
+@pytest.mark.parametrize("placement", ["none", "lora", "uniform"])
+def test_a_cell_counts_and_saves_the_head_apart(tmp_path, placement):
+    same = cell(placement, "700" if placement == "uniform" else "@own", training=replace(RECIPE, steps=8), draws=1)
+    record = train_cell(same, bench("bert"), tmp_path / "a")
+    train_cell(same, bench("bert"), tmp_path / "b")
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+    assert is_complete(tmp_path / "a")
+    assert record["head"] == {"parameters": 34}
+    assert record["files"][HEADS] == file_digest(tmp_path / "a" / HEADS)
+    (replicate,) = record["replicates"]
+    assert (replicate["steps"], replicate["best_step"] > 0) == (8, True)
+    name = "draw0.rerun0"
+    assert load_file(tmp_path / "a" / HEADS)[name].shape == (34,)
+    assert load_file(tmp_path / "a" / THETA)[name].shape == (record["tunable"],)
+
+
+def test_a_plm_with_its_own_head_has_no_other(tmp_path):
+    record = train_cell(cell(training=replace(RECIPE, steps=4), draws=1), BENCH, tmp_path / "cell")
+    assert record["head"] == {"parameters": 0} and HEADS not in record["files"]
+
+
+def test_a_linear_probe_learns():
+    plm = headed("bert")
+    plan = Plan("none", 0, 0, ())
+    recipe = replace(RECIPE, steps=200, rates=replace(RECIPE.rates, head=0.03))
+    with TunedPLM(plm, plan) as tuned:
+        trained = train(tuned, {HEAD: torch.zeros(plm.head_size(2))}, SPLITS, recipe, seed=1, rate=1.0)
+    assert trained.losses[-1][1] < 0.63  # ln 2 is what a head of zeros has
+    assert trained.theta.shape == (0,)
+
+
+def test_a_loss_over_the_vocabulary_needs_words(tmp_path):
+    with pytest.raises(ParamsError, match=r"head: trained.*labels"):
+        train_cell(cell(training=replace(RECIPE, loss="vocabulary")), bench("bert"), tmp_path / "cell")
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_a_cell_with_recomputed_activations_has_the_same_theta(tmp_path, family):
+    """The study's key says how a cell is computed and not what."""
+    plain = cell(training=replace(RECIPE, steps=4), draws=1)
+    again = replace(plain, training=replace(plain.training, checkpointing=True))
+    found = [train_cell(c, bench(family), tmp_path / str(n)) for n, c in enumerate((plain, again))]
+    assert found[0]["replicates"] == found[1]["replicates"]

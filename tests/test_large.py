@@ -1,0 +1,251 @@
+"""What large PLMs ask for: bfloat16 weights under a float32 θ, memory that grows with θ, recomputed activations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+
+from apet.placement import Methods, Plan, Units, make_plan, own_count
+from apet.plms.load import PLM
+from apet.tuning import TunedPLM, initial_theta, layout
+from apet.tuning.beside import linear_entries
+from apet.tuning.factors import is_thin
+from tiny import CONFIGS, WORDS, tiny_plm
+
+torch.set_num_threads(1)
+STRUCTURES = ("entry", "bias", "lowrank", "bottleneck", "token")
+WAYS = [(f, s) for f in CONFIGS for s in (*STRUCTURES, "all")]
+EVERY_WORD = torch.arange(WORDS)
+NOTHING = Plan("none", 0, 0, ())
+
+
+@cache
+def plm_of(family: str, dtype: torch.dtype = torch.float32) -> PLM:
+    """A tiny PLM; in float32 its weights are those that bfloat16 can hold, so that both dtypes hold the same PLM."""
+    plm = tiny_plm(family)
+    if family == "t5":  # without 1/√d its attention is all on one position, and blind to small changes
+        for name, parameter in plm.model.named_parameters():
+            parameter.mul_(0.25 if name.endswith(".q.weight") else 0.7)
+    plm.model.to(torch.bfloat16).to(dtype)
+    return plm
+
+
+def batch() -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randint(WORDS, (4, 9), generator=generator), torch.tensor([9, 7, 8, 9])
+
+
+def plan_of(plm: PLM, structure: str, many: bool = False) -> Plan:
+    """A few units (or as many entries as make updates dense) at every site of a structure, or of all structures."""
+    units = []
+    for site in plm.inventory.sites:
+        if structure not in (site.structure, "all"):
+            continue
+        count = min(2, site.units)
+        if many and site.structure in ("entry", "bias"):
+            units.append(Units(site, site.units))
+        elif site.structure in ("entry", "bias"):
+            row = int(batch()[0][0, 0]) * (site.shape[1] if site.place.endswith("embedding") else 0)
+            units.append(Units(site, count, np.array([row, row + 1])[:count]))
+        else:
+            units.append(Units(site, count))
+    return Plan("test", sum(u.size for u in units), 0, tuple(units))
+
+
+def theta_of(plan: Plan, scale: float = 0.05) -> torch.Tensor:
+    return (scale * torch.randn(plan.budget, generator=torch.Generator().manual_seed(2))).requires_grad_()
+
+
+def run(plm: PLM, plan: Plan, theta: torch.Tensor, words=EVERY_WORD, checkpointing: bool = False):
+    """Logits of `words`, and the gradient in θ of a loss over them."""
+    with TunedPLM(plm, plan, checkpointing) as tuned:
+        logits = tuned([theta], *batch(), words)
+        (gradient,) = torch.autograd.grad(torch.nn.functional.cross_entropy(logits, torch.arange(4)), theta)
+    return logits.detach(), gradient
+
+
+def frozen_logits(plm: PLM) -> torch.Tensor:
+    with TunedPLM(plm, NOTHING) as tuned, torch.no_grad():
+        return tuned([], *batch(), EVERY_WORD)
+
+
+def loaded_in(family: str) -> PLM:
+    return plm_of(family, torch.bfloat16)
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+@pytest.mark.parametrize("placement", ["full", "lora", "bitfit", "adapter"])
+def test_in_bfloat16_step_0_is_exactly_the_frozen_plm(family, placement):
+    plm = loaded_in(family)
+    plan = make_plan(plm.inventory, placement, own_count(placement, plm.inventory, Methods()), 3)
+    theta = initial_theta(plan, 4, plm.model.get_input_embeddings().weight)
+    assert theta.dtype == torch.float32
+    for words in (EVERY_WORD, None):
+        with TunedPLM(plm, NOTHING) as tuned, torch.no_grad():
+            frozen = tuned([], *batch(), words)
+        with TunedPLM(plm, plan) as tuned, torch.no_grad():
+            assert torch.equal(tuned([theta], *batch(), words), frozen)
+    assert frozen.dtype == torch.float32
+
+
+@pytest.mark.parametrize("many", [False, True], ids=["few", "many"])
+@pytest.mark.parametrize(("family", "structure"), WAYS)
+def test_in_bfloat16_the_gradient_is_float32_s(family, structure, many):
+    exact, rough = plm_of(family), loaded_in(family)
+    plan = plan_of(exact, structure, many)
+    theta = theta_of(plan)
+    logits, gradient = run(exact, plan, theta)
+    rough_logits, rough_gradient = run(rough, plan, theta)
+    assert rough_gradient.dtype == torch.float32
+    assert (rough_logits - logits).abs().max() < 0.1 * logits.abs().max()
+    assert torch.cosine_similarity(gradient, rough_gradient, dim=0) > 0.98
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_in_bfloat16_each_unit_alone_moves_the_output(family):
+    plm = loaded_in(family)
+    frozen = frozen_logits(plm)
+    plan = plan_of(plm, "all")
+    for units in plan.units:
+        if not units.site.drawn and units.site.structure == "bias" and "key" in units.site.place:
+            continue  # cancels in the softmax
+        one = Plan("test", units.size, 0, (units,))
+        with TunedPLM(plm, one) as tuned, torch.no_grad():
+            moved = [tuned([theta_of(one, scale)], *batch(), EVERY_WORD) for scale in (0.3, -0.3, 2.0, 20.0)]
+        assert not all(torch.equal(logits, frozen) for logits in moved), units.site.name
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_in_bfloat16_a_small_change_of_a_large_weight_is_not_lost(family):
+    """W + θ in bfloat16 would round every θ of these away; beside W they move the output."""
+    plm = loaded_in(family)
+    site = next(s for s in plm.inventory.sites if s.structure == "entry" and s.place.endswith("0.ffn.up"))
+    module = next(p.module for p in plm.family.places(plm.model) if p.name == site.place)
+    weight = plm.model.get_submodule(module).weight
+    signs = torch.randn(weight.shape, generator=torch.Generator().manual_seed(3)).sign()
+    theta = 0.0015 * signs * weight.float()
+    assert torch.equal((weight + theta).bfloat16(), weight)
+    plan = Plan("test", site.units, 0, (Units(site, site.units),))
+    frozen = frozen_logits(plm)
+    with TunedPLM(plm, plan) as tuned, torch.no_grad():
+        assert not torch.equal(tuned([theta.flatten()], *batch(), EVERY_WORD), frozen)
+    x = torch.randn(50, site.shape[1], generator=torch.Generator().manual_seed(2)).bfloat16()
+    change = linear_entries(site.shape, None, None)(x, x.new_zeros(50, site.shape[0]), theta.flatten())
+    torch.testing.assert_close(change.float(), x.float() @ theta.T, rtol=0.02, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("many", [False, True], ids=["few", "many"])
+@pytest.mark.parametrize(("family", "structure"), WAYS)
+def test_recomputed_activations_give_the_same_bits(family, structure, many, dtype):
+    plm = plm_of(family, dtype)
+    plan = plan_of(plm, structure, many)
+    logits, gradient = run(plm, plan, theta_of(plan))
+    again, recomputed = run(plm, plan, theta_of(plan), checkpointing=True)
+    assert torch.equal(logits, again)
+    assert torch.equal(gradient, recomputed)
+    assert gradient.abs().max() > 0
+    assert not [block for block in plm.family.stacked(plm.model) if "forward" in vars(block)]
+
+
+def test_a_call_between_forward_and_backward_leaves_the_recomputation_alone():
+    plm = plm_of("bert")
+    plan = plan_of(plm, "all", many=True)
+    _, expected = run(plm, plan, theta_of(plan))
+    theta = theta_of(plan)
+    with TunedPLM(plm, plan, checkpointing=True) as tuned:
+        loss = torch.nn.functional.cross_entropy(tuned([theta], *batch(), EVERY_WORD), torch.arange(4))
+        with torch.no_grad():
+            tuned([theta + 1], *batch(), EVERY_WORD)
+        loss.backward()
+    assert torch.equal(theta.grad, expected)
+
+
+def saved_bytes(plm: PLM, plan: Plan, checkpointing: bool = False, words=EVERY_WORD) -> list[int]:
+    """Sizes of the tensors that one call keeps for the backward pass, beside the PLM's own parameters."""
+    theta = theta_of(plan)
+    seen = {p.untyped_storage().data_ptr() for p in (*plm.model.parameters(), theta)}
+    sizes = []
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        pointer = tensor.untyped_storage().data_ptr()
+        if pointer not in seen:
+            seen.add(pointer)
+            kept.append(tensor)  # so that no address is used twice
+            sizes.append(tensor.untyped_storage().nbytes())
+        return tensor
+
+    kept: list[torch.Tensor] = []
+    with TunedPLM(plm, plan, checkpointing) as tuned:
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            loss = tuned([theta], *batch(), words).square().sum()
+        loss.backward()
+    return sizes
+
+
+@pytest.mark.parametrize(("family", "structure"), WAYS)
+def test_recomputing_keeps_less(family, structure):
+    plm = plm_of(family)
+    plan = plan_of(plm, structure)
+    assert sum(saved_bytes(plm, plan, checkpointing=True)) < 0.6 * sum(saved_bytes(plm, plan))
+
+
+def wide(family: str) -> tuple[PLM, int]:
+    """A PLM with a large vocabulary, and the bytes of its word embeddings."""
+    plm = tiny_plm(family, vocabulary=5000)
+    return plm, plm.model.get_input_embeddings().weight.nbytes
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_a_few_entries_of_the_vocabulary_make_no_tensor_of_its_size(family):
+    """Neither kept for the backward pass nor made at all, as every operation's outputs tell."""
+    plm, size = wide(family)
+    sites = [s for s in plm.inventory.sites if s.structure == "entry" and max(s.shape) == 5000]
+    plan = Plan("test", 3 * len(sites), 0, tuple(Units(s, 3, np.array([5, 40, 41])) for s in sites))
+    largest = Largest()
+    with largest:
+        assert sum(saved_bytes(plm, plan, words=torch.tensor([1, 2]))) < size / 2
+    assert largest.bytes < size / 2
+
+
+class Largest(torch.utils._python_dispatch.TorchDispatchMode):
+    """Watches every operation and keeps the size of the largest tensor that one of them made anew."""
+
+    bytes = 0
+
+    def __torch_dispatch__(self, operation, types: Sequence, args=(), kwargs=None):
+        output = operation(*args, **(kwargs or {}))
+        view = any(r.alias_info is not None for r in operation._schema.returns)
+        for tensor in output if isinstance(output, (tuple, list)) else (output,):
+            if isinstance(tensor, torch.Tensor) and not view:
+                self.bytes = max(self.bytes, tensor.untyped_storage().nbytes())
+        return output
+
+
+@pytest.mark.parametrize("placement", ["lora", "adapter", "bitfit", "prompt", "uniform"])
+@pytest.mark.parametrize("family", CONFIGS)
+def test_a_small_plan_makes_no_copy_of_a_map(family, placement):
+    """A step of a small plan never makes a tensor as large as a map's weight, frozen or not."""
+    plm = tiny_plm(family, width=256)
+    budget = own_count(placement, plm.inventory, Methods(2, 2, 2)) if placement != "uniform" else 1500
+    plan = make_plan(plm.inventory, placement, budget, 3, Methods(2, 2, 2))
+    assert all(is_thin(s) for s in layout(plan) if s.units.site.structure == "entry" and len(s.units.site.shape) > 1)
+    with Largest() as largest:
+        saved_bytes(plm, plan, words=torch.tensor([1, 2]))
+    assert largest.bytes < 256 * 256 * 4
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+@pytest.mark.parametrize("many", [False, True], ids=["few", "all"])
+def test_the_vocabulary_s_logits_are_the_words_logits(family, many):
+    """With entries of embeddings and head in θ: all logits at once, or word by word."""
+    plm = plm_of(family)
+    plan = plan_of(plm, "entry", many)
+    theta = theta_of(plan, 0.3)
+    (logits, gradient), (whole, other) = run(plm, plan, theta), run(plm, plan, theta, words=None)
+    torch.testing.assert_close(logits, whole, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(gradient, other, atol=1e-4, rtol=1e-3)

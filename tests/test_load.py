@@ -1,0 +1,185 @@
+"""Loading: our logits are the library's, a folder tells its dtype and head, and nothing is ever left at random."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import BertModel, T5Config, T5ForConditionalGeneration
+
+from apet.errors import CorruptError, ModelError
+from apet.placement import Plan
+from apet.plms.families import FAMILIES
+from apet.plms.load import content_of, inventory_of_config, load_plm, read_config
+from apet.tuning import TunedPLM
+from saved import save_plm
+from tiny import CONFIGS, WORDS, tiny_plm
+
+NOTHING = Plan("none", 0, 0, ())
+TIED_T5 = T5Config(vocab_size=WORDS, d_model=16, d_kv=6, d_ff=24, num_layers=2, num_heads=2)
+
+
+def model_of(name: str):
+    """A model of a family with weights of std 0.3; `t5-tied` is version 1.0, whose head is its embedding, scaled."""
+    if name != "t5-tied":
+        return tiny_plm(name, fused=False).model
+    torch.manual_seed(0)
+    model = T5ForConditionalGeneration(TIED_T5).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    return model
+
+
+def state(folder: Path, **values) -> Path:
+    (folder / "snapshot.json").write_text(json.dumps(values))
+    return folder
+
+
+def tuned_logits(plm, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows of one length in the family's frame, and our logits of every word for them."""
+    before, after = torch.tensor(plm.frame.before).long(), torch.tensor(plm.frame.after).long()
+    rows = torch.stack([torch.cat((before, row, after)) for row in ids])
+    with TunedPLM(plm, NOTHING) as tuned, torch.no_grad():
+        return rows, tuned([], rows, torch.full((len(rows),), rows.shape[1]), torch.arange(WORDS))
+
+
+@pytest.mark.parametrize("shards", [{}, {"max_shard_size": "4KB"}], ids=["one file", "shards"])
+@pytest.mark.parametrize("name", [*CONFIGS, "t5-tied"])
+def test_a_saved_plm_gives_the_library_s_own_logits(tmp_path, name, shards):
+    model = model_of(name)
+    plm = load_plm(save_plm(model, tmp_path, **shards), name)
+    assert (len(list(tmp_path.glob("*.safetensors"))) > 1) == bool(shards)
+    ids, ours = tuned_logits(plm, torch.randint(7, WORDS, (3, 6), generator=torch.Generator().manual_seed(1)))
+    with torch.no_grad():
+        if name.startswith("t5"):
+            assert plm.frame.decoder == (0, 6)
+            theirs = model(input_ids=ids, decoder_input_ids=torch.tensor([[0, 6]] * len(ids))).logits[:, -1]
+        else:
+            theirs = model(input_ids=ids).logits[:, ids.shape[1] - plm.family.slot]
+    torch.testing.assert_close(ours, theirs, atol=2e-5, rtol=1e-5)
+    with TunedPLM(plm, NOTHING) as tuned, torch.no_grad():
+        lengths = torch.full((len(ids),), ids.shape[1])
+        torch.testing.assert_close(tuned([], ids, lengths, None), theirs, atol=2e-5, rtol=1e-5)
+    assert plm.inventory.digest == inventory_of_config(read_config(tmp_path)).digest
+
+
+def test_a_t5_head_is_tied_or_its_own_as_the_checkpoint_says(tmp_path):
+    own = load_plm(save_plm(model_of("t5"), tmp_path / "own"), "own").model
+    tied = load_plm(save_plm(model_of("t5-tied"), tmp_path / "tied"), "tied").model
+    assert own.lm_head.weight is not own.shared.weight and not own.config.scale_decoder_outputs
+    assert tied.lm_head.weight is tied.shared.weight and tied.config.scale_decoder_outputs
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_the_folder_states_the_dtype(tmp_path, dtype):
+    folder = state(save_plm(model_of("llama"), tmp_path), dtype=dtype, family="llama")
+    assert load_plm(folder, "x").model.dtype == getattr(torch, dtype)
+
+
+@pytest.mark.parametrize(
+    ("values", "said"), [({"dtype": "bf16"}, "bfloat16"), ({"head": "new"}, "trained"), ([], "mapping")]
+)
+def test_a_wrong_statement_names_what_is_allowed(tmp_path, values, said):
+    save_plm(model_of("llama"), tmp_path)
+    (tmp_path / "snapshot.json").write_text(json.dumps(values))
+    with pytest.raises(ModelError, match=said):
+        load_plm(tmp_path, "x")
+
+
+@pytest.mark.parametrize("shards", [{}, {"max_shard_size": "4KB"}], ids=["one file", "shards"])
+def test_content_covers_every_file_and_a_change_is_named(tmp_path, shards):
+    folder = save_plm(model_of("llama"), tmp_path, **shards)
+    content = content_of(folder)
+    state(folder, content=content)
+    assert load_plm(folder, "x").content == content
+    own = [*folder.glob("*.safetensors*"), folder / "config.json", folder / "tokenizer.json"]
+    for file in own:
+        whole = file.read_bytes()
+        file.write_bytes(whole + b" ")
+        with pytest.raises(CorruptError, match=r"snapshot.json.*[Dd]elete"):
+            load_plm(folder, "x")
+        file.write_bytes(whole)
+    state(folder)
+    (folder / "pretraining.json").write_text(json.dumps({"content": "0" * 64}))
+    with pytest.raises(CorruptError, match=r"pretraining.json"):
+        load_plm(folder, "x")
+
+
+def test_what_is_missing_is_named(tmp_path):
+    folder = save_plm(model_of("bert"), tmp_path)
+    for name in ("tokenizer.json", "model.safetensors", "config.json"):
+        (folder / name).unlink()
+        with pytest.raises(ModelError, match="no tokenizer" if "tokenizer" in name else name):
+            load_plm(folder, "x")
+
+
+def test_pickled_weights_are_refused(tmp_path):
+    folder = save_plm(model_of("bert"), tmp_path)
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(ModelError, match=r"pytorch_model.bin.*safetensors alone"):
+        load_plm(folder, "x")
+
+
+@pytest.mark.parametrize("shard", ["../elsewhere.safetensors", "model-00009-of-00009.safetensors"])
+def test_an_index_names_only_shards_of_its_folder(tmp_path, shard):
+    folder = save_plm(model_of("llama"), tmp_path, max_shard_size="4KB")
+    index = folder / "model.safetensors.index.json"
+    values = json.loads(index.read_text())
+    values["weight_map"]["lm_head.weight"] = shard
+    index.write_text(json.dumps(values))
+    with pytest.raises(ModelError, match=shard):
+        load_plm(folder, "x")
+
+
+@pytest.mark.parametrize("name", [*CONFIGS, "t5-tied"])
+def test_a_weight_that_the_checkpoint_lacks_is_an_error_and_not_random(tmp_path, name):
+    file = save_plm(model_of(name), tmp_path) / "model.safetensors"
+    weights = load_file(file)
+    gone = next(key for key in sorted(weights) if "layer" in key or "block" in key or ".h." in key)
+    del weights[gone]
+    save_file(weights, file, {"format": "pt"})
+    with pytest.raises(ModelError, match=gone.removeprefix("model.")):
+        load_plm(tmp_path, "x")
+
+
+def test_a_damaged_file_of_weights_is_named(tmp_path):
+    file = save_plm(model_of("llama"), tmp_path) / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(ModelError, match=str(tmp_path)):
+        load_plm(tmp_path, "x")
+
+
+def test_an_encoder_without_its_head_asks_for_a_trained_one(tmp_path):
+    torch.manual_seed(0)
+    encoder = BertModel(model_of("bert").config)
+    folder = save_plm(encoder, tmp_path)
+    with pytest.raises(ModelError, match="head: trained"):
+        load_plm(folder, "mini")
+    plm = load_plm(state(folder, head="trained"), "mini")
+    pooler = sum(p.numel() for p in encoder.pooler.parameters())
+    assert plm.inventory.parameters == sum(p.numel() for p in encoder.parameters()) - pooler
+    assert not [site for site in plm.inventory.sites if site.place.startswith("head")]
+    assert inventory_of_config(read_config(folder), "trained").digest == plm.inventory.digest
+    for key, value in encoder.state_dict().items():
+        if not key.startswith("pooler"):
+            assert torch.equal(plm.model.state_dict()[f"bert.{key}"], value)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_family_can_go_without_its_head(tmp_path, name):
+    plm = load_plm(state(save_plm(model_of(name), tmp_path), head="trained"), "x")
+    present = sum(s.units for s in plm.inventory.sites if s.structure in ("entry", "bias") and s.present)
+    assert present == plm.inventory.parameters == sum(p.numel() for p in plm.model.parameters())
+    assert not [site for site in plm.inventory.sites if site.place.startswith("head")]
+    assert plm.family is FAMILIES[name]
+
+
+def test_loading_says_nothing(tmp_path, capfd):
+    load_plm(save_plm(model_of("t5"), tmp_path), "x")
+    capfd.readouterr()
+    load_plm(tmp_path, "x")
+    assert capfd.readouterr() == ("", "")

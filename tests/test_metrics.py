@@ -1,0 +1,136 @@
+"""Metrics against other implementations of their definitions."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from fractions import Fraction
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from nltk.stem.porter import PorterStemmer
+
+from apet.data.answers import answer_scores, exact_match, plain, rouge_l, shuffled_scores, token_f1
+from apet.errors import ParamsError
+from apet.evaluation import Score, score, score_answers
+from apet.evaluation.metrics import label_metrics, text_metrics
+
+WORDS = ["the", "a", "An", "cat", "cats", "running", "sat", "Mat.", "mat", "it's", "U.S.", "1,000", "ponies", "--", ""]
+sentences = st.lists(st.sampled_from(WORDS), max_size=12).map(" ".join)
+pairs = st.lists(st.tuples(st.integers(0, 1), st.integers(0, 1)), min_size=1, max_size=30)
+
+
+def confusion(predicted: list[int], labels: list[int]) -> Counter:
+    return Counter(zip(predicted, labels, strict=True))
+
+
+@given(pairs)
+def test_accuracy_and_f1_are_those_of_the_confusion_table(rows):
+    predicted, labels = map(list, zip(*rows, strict=True))
+    table = confusion(predicted, labels)
+    precision = Fraction(table[1, 1], max(1, table[1, 1] + table[1, 0]))
+    recall = Fraction(table[1, 1], max(1, table[1, 1] + table[0, 1]))
+    f1 = 2 * precision * recall / (precision + recall) if precision + recall else 0
+    found = label_metrics(["accuracy", "f1"], torch.tensor(predicted), torch.tensor(labels))
+    assert found == {
+        "accuracy": pytest.approx((table[0, 0] + table[1, 1]) / len(rows)),
+        "f1": pytest.approx(float(f1)),
+    }
+
+
+def test_a_score_names_its_metrics_and_the_first_is_the_score():
+    logits, labels = torch.tensor([[0.0, 1.0], [2.0, 1.0], [0.0, 3.0], [1.0, 1.0]]), torch.tensor([1, 0, 0, 0])
+    plain_score = score(logits, labels)
+    assert (plain_score.score, plain_score.n, plain_score.metrics) == (0.75, 4, {"accuracy": 0.75})
+    both = score(logits, labels, ("f1", "accuracy"))
+    assert both.score == both.metrics["f1"] == pytest.approx(2 / 3) and both.metrics["accuracy"] == 0.75
+    assert both.loss == plain_score.loss == pytest.approx(float(torch.logsumexp(logits, 1).sub(
+        logits[range(4), labels]).mean()))  # fmt: skip
+    assert Score(0.5, 2, 1.0).metrics == {}
+
+
+def test_plain_answers_are_squads():
+    assert plain("The  Cat's (hat), an “A”-team!") == "cats hat “ ”team"
+    assert plain("a.b. the") == "ab" and plain("Theatre another") == "theatre another"
+    assert plain("U.S.") == "us" and plain("the an a") == ""
+
+
+def squad_words(text: str) -> list[str]:
+    """SQuAD's normalisation, a character and a word at a time."""
+    kept = "".join(c for c in text.lower() if c not in "!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~")
+    spans = [m.span() for m in re.finditer(r"\w+", kept) if m.group() in ("a", "an", "the")]
+    for start, end in reversed(spans):
+        kept = kept[:start] + " " + kept[end:]
+    return kept.split()
+
+
+@given(sentences, st.lists(sentences, min_size=1, max_size=3))
+def test_exact_match_and_f1_are_the_best_over_all_references(answer, references):
+    mine = squad_words(answer)
+    matches, f1s = [], []
+    for reference in map(squad_words, references):
+        matches.append(mine == reference)
+        left, common = list(reference), 0
+        for word in mine:
+            if word in left:
+                left.remove(word)
+                common += 1
+        precision = common / len(mine) if mine else 0
+        recall = common / len(reference) if reference else 0
+        f1s.append(2 * precision * recall / (precision + recall) if common else float(mine == reference == []))
+    assert exact_match(answer, references) == max(matches)
+    assert token_f1(answer, references) == pytest.approx(max(f1s))
+
+
+def longest_common(one: list[str], other: list[str]) -> int:
+    """Hunt and Szymanski: the longest strictly increasing sequence of matching positions, by patience sorting."""
+    piles: list[int] = []
+    for word in one:
+        for place in (i for i in reversed(range(len(other))) if other[i] == word):
+            left = sum(top < place for top in piles)
+            piles[left : left + 1] = [place]
+    return len(piles)
+
+
+def stems(text: str) -> list[str]:
+    """Letters and digits in lower case, words of more than three letters stemmed."""
+    stemmer = PorterStemmer()
+    words = re.split(r"[^a-z0-9]+", text.lower())
+    return [stemmer.stem(word) if len(word) > 3 else word for word in words if word]
+
+
+@given(sentences, st.lists(sentences, min_size=1, max_size=3))
+def test_rouge_l_is_the_f_of_the_longest_common_subsequence(answer, references):
+    mine, best = stems(answer), 0.0
+    for reference in map(stems, references):
+        common = longest_common(mine, reference)
+        best = max(best, 2 * common / (len(mine) + len(reference)) if common else 0.0)
+    assert rouge_l(answer, references) == pytest.approx(best)
+
+
+def test_rouge_l_stems_and_takes_the_best_reference():
+    assert rouge_l("the cat was running", ["a dog", "the cats run"]) == pytest.approx(2 * 3 / 7)
+
+
+def test_scores_of_answers_come_one_by_one_and_as_means():
+    answers, references = ["Paris", "in 1999", "x"], [["paris", "Lyon"], ["1999"], ["y"]]
+    found = text_metrics(["em", "f1"], answers, references)
+    assert found["em"].tolist() == [1, 0, 0] and found["f1"].tolist() == pytest.approx([1, 2 / 3, 0])
+    scored = score_answers(text_metrics(["f1", "em"], answers, references), loss=2.5)
+    assert scored == Score(pytest.approx(5 / 9), 3, 2.5, {"f1": pytest.approx(5 / 9), "em": pytest.approx(1 / 3)})
+    with pytest.raises(ValueError):
+        answer_scores("em", answers, references[:2])
+
+
+def test_shuffled_references_are_scored_against_other_rows():
+    references = [["a b"], ["b c", "x"], ["c d"]]  # a is an article
+    assert shuffled_scores("f1", references).tolist() == pytest.approx([2 / 3, 1 / 2, 0])
+
+
+def test_an_unknown_metric_is_named():
+    with pytest.raises(ParamsError, match=r"unknown metric 'rouge_1'\. Did you mean 'rouge_l'"):
+        text_metrics(["rouge_1"], ["x"], [["x"]])
+    with pytest.raises(ParamsError, match="Allowed: accuracy, f1"):
+        label_metrics(["em"], torch.tensor([1]), torch.tensor([1]))

@@ -1,0 +1,214 @@
+"""The pipeline on a real Slurm of one node: what jobs ask for, and what survives when jobs or Snakemake are killed."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from apet.demand import memory_mb, minutes
+from slurm_cluster import IMPATIENT, Cluster, SlurmCheckout, slurm, wait_for
+from toy import ROOT, trainings
+
+pytestmark = pytest.mark.slurm
+
+CPU_RULES = ("corpus", "task", "tokenizer", "aggregate")
+RERUN = ("snakemake", "--profile", "slurm")
+CANCELLED, TIMED_OUT, OUT_OF_MEMORY, FAILED_CELL = range(4)
+"""What befalls the blocks of the study, by number."""
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    made = Cluster(tmp_path_factory.mktemp("cluster"))
+    made.script("up.sh")
+    yield made
+    made.script("down.sh")
+
+
+@pytest.fixture(scope="module")
+def local(tmp_path_factory: pytest.TempPathFactory, wheels_folder: Path) -> Iterator[SlurmCheckout]:
+    """The study without Slurm. It is under way while the tests wait for Slurm; `local.process` is its run."""
+    checkout = SlurmCheckout(tmp_path_factory.mktemp("local") / "study", wheels_folder)
+    with checkout.running("snakemake", "--profile", "workflow/profiles/local", "--cores", "1") as checkout.process:
+        yield checkout
+
+
+@pytest.fixture(scope="module")
+def faulted(cluster: Cluster, local, tmp_path_factory: pytest.TempPathFactory, wheels_folder: Path) -> SlurmCheckout:
+    """The study on Slurm with a GPU for each training, while its jobs are cancelled, hang, fail and get too little.
+
+    `before` says which cells of a block were trained when it was hit.
+    """
+    checkout = SlurmCheckout(tmp_path_factory.mktemp("slurm") / "study", wheels_folder)
+    blocks = checkout.grid.blocks()
+    rules = [checkout.rule(block) for block in blocks]
+    cpu = {rule: {"slurm_partition": "'cpu'"} for rule in CPU_RULES}
+    little = {rules[OUT_OF_MEMORY]: {"mem_mb": "200 * 10 ** (attempt - 1)"}}
+    checkout.edit_profile({"default-resources": {"slurm_partition": "'gpu'", "gpu": 1}, "set-resources": cpu | little})
+    # A folder where its run record should be: the cell is an error, once.
+    (checkout.folder / "results" / "runs" / f"{blocks[FAILED_CELL].cells[2].path}.json").mkdir(parents=True)
+    with checkout.running(*IMPATIENT) as process:
+        hit = {CANCELLED: cancel, TIMED_OUT: hang}
+        checkout.before = {}
+
+        def all_hit() -> bool:
+            for number in set(hit) - set(checkout.before):
+                if checkout.trained_of(blocks[number]):
+                    hit[number](cluster, cluster.jobs(checkout, rules[number])[-1])
+                    checkout.before[number] = checkout.trained_of(blocks[number])
+            return set(hit) <= set(checkout.before)
+
+        wait_for(all_hit, "one job was cancelled and one hangs", process)
+        checkout.finish(process)
+    return checkout
+
+
+def cancel(cluster: Cluster, job: dict[str, str]) -> None:
+    slurm("scancel", job["JobId"])
+    wait_for(lambda: job["JobId"] in cluster.ended(), "the cancelled job's end")
+
+
+def hang(cluster: Cluster, job: dict[str, str]) -> None:
+    """Stop the training process and shorten the job's time: it reaches its limit however fast the machine is."""
+    workers = cluster.workers(job)
+    assert workers, job
+    for process in workers:
+        os.kill(process, signal.SIGSTOP)
+    slurm("scontrol", "update", f"JobId={job['JobId']}", "TimeLimit=1")
+
+
+def test_a_run_with_faults_has_the_bytes_of_a_local_one(faulted, local):
+    local.finish(local.process)
+    here, there = local.results(), faulted.results()
+    assert here.keys() == there.keys()
+    assert [path for path in here if here[path] != there[path]] == []
+    assert faulted.nothing_to_do()
+
+
+def test_every_rule_ran_as_a_job_of_slurm(faulted, cluster):
+    jobs = cluster.jobs(faulted)
+    rules = {job["Comment"].removeprefix("rule_").partition("_wildcards_")[0] for job in jobs}
+    trained = {faulted.rule(block) for block in faulted.grid.blocks()}
+    assert rules == {*CPU_RULES, "pretrain_bloom-16x1", *trained}
+    assert cluster.queued(faulted) == []
+    assert {job["JobId"] for job in jobs} <= set(cluster.ended())
+
+
+def test_partition_and_gpu_arrive(faulted, cluster):
+    for job in cluster.jobs(faulted):
+        trains = job["Comment"].startswith(("rule_train_", "rule_pretrain_"))
+        assert job["Partition"] == ("gpu" if trains else "cpu"), job
+        assert job.get("TresPerJob") == ("gres:gpu:1" if trains else None), job
+
+
+def test_memory_and_time_are_the_estimates_and_a_cancelled_job_gets_twice_that(faulted, cluster):
+    block = faulted.grid.blocks()[CANCELLED]
+    first, second = cluster.jobs(faulted, faulted.rule(block))
+    assert (first["JobState"], second["JobState"]) == ("CANCELLED", "COMPLETED")
+    for attempt, job in enumerate((first, second), start=1):
+        assert megabytes(job["MinMemoryNode"]) == attempt * memory_mb(faulted.grid, block)
+        assert limit(job["TimeLimit"]) == attempt * minutes(faulted.grid, block)
+
+
+def test_a_hanging_job_times_out_and_gets_more_time(faulted, cluster):
+    block = faulted.grid.blocks()[TIMED_OUT]
+    first, second = cluster.jobs(faulted, faulted.rule(block))
+    assert (first["JobState"], second["JobState"]) == ("TIMEOUT", "COMPLETED")
+    assert limit(second["TimeLimit"]) == 2 * minutes(faulted.grid, block)
+
+
+def test_a_job_without_enough_memory_gets_more(faulted, cluster):
+    first, second = cluster.jobs(faulted, faulted.rule(faulted.grid.blocks()[OUT_OF_MEMORY]))
+    assert first["JobState"] != "COMPLETED"
+    assert second["JobState"] == "COMPLETED"
+    assert (megabytes(first["MinMemoryNode"]), megabytes(second["MinMemoryNode"])) == (200, 2000)
+    assert "exceeded memory limit" in Path(first["StdOut"]).read_text()
+
+
+def test_what_a_job_had_trained_is_not_trained_again(faulted):
+    blocks = faulted.grid.blocks()
+    for number in (CANCELLED, TIMED_OUT):
+        before = faulted.before[number]
+        assert 1 <= len(before) < len(blocks[number].cells)
+        assert trainings(before, faulted.trained_of(blocks[number])).isdisjoint(before)
+
+
+def test_a_failed_cell_does_not_cost_its_block(faulted, cluster):
+    """Its siblings were trained by the first job; the second found nothing to train."""
+    block = faulted.grid.blocks()[FAILED_CELL]
+    first, second = cluster.jobs(faulted, faulted.rule(block))
+    assert (first["JobState"], second["JobState"]) == ("FAILED", "COMPLETED")
+    log = (faulted.folder / "results" / "logs" / "train" / f"{block.name}.log").read_text()
+    assert f"trained 0 of {len(block.cells)} cells" in log
+    assert len(faulted.trained_of(block)) == len(block.cells)
+
+
+@pytest.fixture(scope="module")
+def untrained(faulted: SlurmCheckout, tmp_path_factory: pytest.TempPathFactory) -> SlurmCheckout:
+    """Data and PLMs, no cells, all of them in one block, and the profile as it is shipped."""
+    checkout = faulted.copy(tmp_path_factory.mktemp("killed") / "study")
+    for name in ("cells", "runs"):
+        shutil.rmtree(checkout.folder / "results" / name)
+    (checkout.folder / "results" / "metrics.json").unlink()
+    checkout.write(checkout.params | {"cells_per_job": 24})
+    return checkout
+
+
+def test_interrupting_snakemake_cancels_its_jobs_and_killing_it_does_not(untrained, cluster, faulted):
+    """And what the documentation says to do then brings the study to its end, with the same bytes."""
+    with untrained.running(*IMPATIENT, "cells") as process:
+        wait_for(untrained.trained, "a cell is trained", process)
+        process.send_signal(signal.SIGINT)
+        wait_for(lambda: not cluster.queued(untrained), "the interrupted run's jobs end")
+        wait_for(lambda: process.poll() is not None, "the interrupted Snakemake ends")
+    assert process.returncode != 0
+    interrupted = untrained.trained()
+    assert len(interrupted) < 24
+    assert [job["JobState"] for job in cluster.jobs(untrained)] == ["CANCELLED"]
+
+    with untrained.running(*IMPATIENT, "cells") as process:
+        wait_for(lambda: len(untrained.trained()) > len(interrupted), "another cell is trained", process)
+        os.killpg(process.pid, signal.SIGKILL)
+    killed = untrained.trained()
+    wait_for(lambda: len(untrained.trained()) > len(killed), "a cell is trained by the job that is left")
+    assert len(cluster.queued(untrained)) == 1
+
+    untrained.run("bash", "-euo", "pipefail", "-c", recipe())
+    assert cluster.queued(untrained) == []
+    recovered = untrained.trained()
+    assert len(killed) < len(recovered) < 24
+    with untrained.running(*IMPATIENT, "cells") as process:
+        untrained.finish(process)
+    with untrained.running(*RERUN) as process:
+        untrained.finish(process)
+    assert len(cluster.jobs(untrained)) == 4
+    assert untrained.results() == faulted.results()
+    assert trainings(recovered, untrained.trained()).isdisjoint(recovered)
+
+
+def recipe() -> str:
+    """What the documentation says to do after Snakemake was killed, but for the last line, a new run."""
+    page = (ROOT / "docs" / "executors.md").read_text()
+    (block,) = re.findall(r"```bash\n(run=.*?)```", page, flags=re.DOTALL)
+    *lines, last = block.strip().splitlines()
+    assert tuple(last.split()) == RERUN
+    return "\n".join(lines)
+
+
+def megabytes(said: str) -> int:
+    """Slurm's 2000M or 2G as MB."""
+    number, unit = float(said[:-1]), said[-1]
+    return round(number * {"M": 1, "G": 1024}[unit])
+
+
+def limit(said: str) -> int:
+    """Slurm's [days-]hours:minutes:seconds as minutes."""
+    days, _, clock = said.rpartition("-")
+    hour, minute, _ = map(int, clock.split(":"))
+    return (int(days or 0) * 24 + hour) * 60 + minute

