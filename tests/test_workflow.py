@@ -142,7 +142,9 @@ def test_a_plm_of_ones_own_is_fetched_tuned_and_tracked(tmp_path, wheels_folder)
     checkout = Checkout(tmp_path / "study", wheels_folder)
     labels = {"negative": " w20", "positive": " w30"}
     task = yaml.safe_load((checkout.folder / "src/apet/data/tasks/rotten_tomatoes.yaml").read_text())
-    (checkout.folder / "reviews.yaml").write_text(yaml.safe_dump({**task, "name": "reviews", "labels": labels}))
+    (checkout.folder / "reviews.yaml").write_text(
+        yaml.safe_dump({**task, "name": "reviews", "labels": labels}, sort_keys=False)
+    )
     trained = {"name": "read-by-a-head", "source": {"folder": str(plm)}, "head": "trained", "dtype": "bfloat16"}
     checkout.write(edited(models=[str(plm), trained], tasks=["reviews.yaml"]))
     checkout.snakemake()
