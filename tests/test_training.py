@@ -45,6 +45,7 @@ def bench() -> Bench:
         "labels": {"a": " a", "b": " b"},
         "chance": {"level": 0.5, "uniform": 0.5, "majority": 0.5},
         "rows": {"train": 64, "validation": 32, "test": 48}, "digest": "0",
+        "label_counts": {"test": {"a": 24, "b": 24}},
     }  # fmt: skip
     splits = Splits(rows(64, 1), rows(32, 2), Classify(Labels.of([[3], [4]])))
     return Bench(tiny_plm("bloom"), task, splits, rows(48, 3))

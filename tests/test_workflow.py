@@ -38,7 +38,7 @@ def edited(**changes) -> dict:
 
 def test_a_run_leaves_every_result_and_nothing_to_do(finished):
     results = finished.folder / "results"
-    for name in ("tidy.parquet", "tidy.csv", "metrics.json", "methods.md", "figures/methods_by_scale.svg"):
+    for name in ("tidy.parquet", "tidy.csv", "metrics.json", "methods.md", "tasks.csv", "figures/methods_by_scale.svg"):
         assert (results / name).stat().st_size > 0
     assert len(finished.trained()) == 2 * 4
     assert finished.nothing_to_do()

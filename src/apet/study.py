@@ -7,6 +7,7 @@ from pathlib import Path
 
 from apet.analysis.statistics import summary
 from apet.analysis.table import write_table
+from apet.analysis.tasks import write_tasks
 from apet.analysis.tidy import read_records, tidy, write_tidy
 from apet.errors import CorruptError, ParamsError
 from apet.grid import Cell
@@ -38,6 +39,7 @@ def aggregate(study: Path, cells: Path, out: Path) -> None:
     frame = tidy(records)
     write_tidy(frame, out, record["study"])
     write_table(frame, out)
+    write_tasks((metrics for _, metrics in records), out)
     write_json(out / "metrics.json", summary(frame, record["study"]))
 
 

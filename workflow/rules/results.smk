@@ -4,12 +4,14 @@ from apet.figures import FIGURES
 
 TABLES = multiext("results/", "tidy.parquet", "tidy.csv", "metrics.json", "methods.md")
 METHODS = "results/methods.csv"
+TASKS = "results/tasks.csv"
 
 
 rule results:
     input:
         TABLES,
         METHODS,
+        TASKS,
         expand(
             "results/figures/{figure}.{form}",
             figure=FIGURES,
@@ -24,6 +26,7 @@ rule aggregate:
     output:
         TABLES,
         report(METHODS, caption="../report/table.rst", category="Tables"),
+        report(TASKS, caption="../report/tasks.rst", category="Tables"),
         report(
             expand("results/figures/{figure}.svg", figure=FIGURES),
             caption="../report/figure.rst",

@@ -23,6 +23,10 @@ COORDINATES = ["model", "task", "placement", "budget", "draw", "rerun"]
 ORDER = ["family", "non_embedding", "model", "task", "placement", "tunable", "budget", "draw", "rerun"]
 
 
+METRICS = ("accuracy", "f1", "em", "rouge_l")
+"""Every metric a task may ask for; one of them is its `score`."""
+
+
 @dataclass(frozen=True)
 class Column:
     """A column of the tidy table and the dotted key of `metrics.json` that fills it (empty: derived here).
@@ -61,6 +65,7 @@ COLUMNS = (
     Column("labels", "Int64", "task.labels", "number of labels (none in generation)", "always"),
     Column("n", "int64", "replicate.test.n", "test rows scored"),
     Column("score", "float64", "replicate.test.score", "test score, fraction", "diverged"),
+    *(Column(name, "float64", "", f"test {name}, fraction (where the task asks for it)", "always") for name in METRICS),
     Column("test_loss", "float64", "replicate.test.loss", "mean test loss, nats", "always"),
     Column("validation_score", "float64", "replicate.validation.score", "validation score, fraction", "diverged"),
     Column("validation_n", "int64", "replicate.validation.n", "validation rows scored"),
@@ -150,7 +155,19 @@ def _rows(cell: str, metrics: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         row = {c.name: _value(record, c, f"{where}: replicate {index}") for c in COLUMNS if c.key}
         if row["parameters"] <= 0:
             raise DataError(f"{where}: key 'plm.parameters' is {row['parameters']}; allowed: above 0.")
-        yield {**row, "share": row["tunable"] / row["parameters"], "cell": cell}
+        others = _metrics(replicate, f"{where}: replicate {index}")
+        yield {**row, **others, "share": row["tunable"] / row["parameters"], "cell": cell}
+
+
+def _metrics(replicate: Mapping[str, Any], where: str) -> dict[str, float | None]:
+    """Every metric of the test split by name, None where the task does not ask for it."""
+    found = replicate["test"].get("metrics", {})
+    for name, value in found.items():
+        if name not in METRICS or not isinstance(value, float | int) or not 0 <= value <= 1:
+            raise DataError(
+                f"{where}: test.metrics has {name!r}: {value!r}; allowed: fractions of {', '.join(METRICS)}."
+            )
+    return {name: found.get(name) for name in METRICS}
 
 
 def _value(record: Mapping[str, Any], column: Column, where: str) -> Any:

@@ -190,6 +190,7 @@ def _record(cell: Cell, bench: Bench, budget: int, replicates: list[Replicate]) 
             "chance": chance.get("uniform", chance["level"]),
             "majority": chance.get("majority"),
             "rows": task["rows"],
+            "label_counts": task["label_counts"],
             "digest": task["digest"],
             "truncated": {name: split.truncated for name, split in bench.encoded.items()},
             "lengths": {name: split.tokens for name, split in bench.encoded.items()},
