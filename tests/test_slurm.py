@@ -17,7 +17,7 @@ from toy import ROOT, trainings
 
 pytestmark = pytest.mark.slurm
 
-CPU_RULES = ("corpus", "task", "tokenizer", "aggregate")
+CPU_RULES = ("corpus", "tokenizer", "aggregate")
 RERUN = ("snakemake", "--profile", "slurm")
 CANCELLED, TIMED_OUT, OUT_OF_MEMORY, FAILED_CELL = range(4)
 """What befalls the blocks of the study, by number."""

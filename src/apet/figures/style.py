@@ -76,11 +76,20 @@ def styled(function: Any) -> Any:
 def save(fig: Figure, data: pd.DataFrame, folder: Path, name: str) -> None:
     """Write `name.svg`, `name.png` (200 dpi) and `name.csv`, the numbers drawn; equal input gives equal bytes."""
     FigureCanvasAgg(fig)
+    _settle(fig)
     for kind, metadata in (("svg", {"Date": None}), ("png", {"Software": None})):
         buffer = io.BytesIO()
         fig.savefig(buffer, format=kind, dpi=DPI, metadata=metadata)
         write_bytes(folder / f"{name}.{kind}", buffer.getvalue())
     write_text(folder / f"{name}.csv", data.to_csv(index=False, lineterminator="\n", float_format="%.10g"))
+
+
+def _settle(fig: Figure) -> None:
+    """Lay the panels out once, and round: the layout's solver gives the last digits in no fixed order."""
+    fig.draw_without_rendering()
+    fig.set_layout_engine("none")
+    for ax in fig.axes:
+        ax.set_position(np.round(ax.get_position().bounds, 4))
 
 
 def look(placement: str) -> dict[str, Any]:
