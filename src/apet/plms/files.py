@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
 
 from apet.errors import ModelError
 from apet.provenance import digest, remembered_digest
@@ -50,6 +52,17 @@ def folder_content(folder: Path) -> str:
 def names_in(folder: Path) -> list[str]:
     """Names of the files directly in a folder."""
     return [path.name for path in folder.iterdir() if path.is_file()]
+
+
+def read_mapping(path: Path) -> dict[str, Any]:
+    """The mapping in a PLM's JSON file. Raises ModelError where there is none."""
+    try:
+        values = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path}: cannot be read ({error}).") from None
+    if not isinstance(values, dict):
+        raise ModelError(f"{path}: holds a {type(values).__name__} where a mapping is needed.")
+    return values
 
 
 def _matching(names: Iterable[str], patterns: Iterable[str]) -> list[str]:

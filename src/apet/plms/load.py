@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +19,7 @@ from transformers.utils import logging as library
 from apet.errors import CorruptError, ModelError, unknown
 from apet.placement.sites import Inventory
 from apet.plms.families import Family, Frame, family_of
-from apet.plms.files import PICKLED, names_in, plm_files
+from apet.plms.files import PICKLED, names_in, plm_files, read_mapping
 from apet.plms.inventory import inventory_of, shapes_of
 from apet.plms.registry import DTYPES, HEADS, read_config
 from apet.provenance import digest, file_digest
@@ -106,7 +105,7 @@ def _complete(folder: Path) -> None:
 
 def _shards(folder: Path, names: set[str]) -> None:
     """Raises ModelError for a shard that the index names and the folder lacks; no other path is followed."""
-    shards = _json(folder / SHARDS).get("weight_map")
+    shards = read_mapping(folder / SHARDS).get("weight_map")
     if not isinstance(shards, dict) or not shards:
         raise ModelError(f"{folder / SHARDS}: names no shards under weight_map.")
     for name in sorted(set(map(str, shards.values()))):
@@ -117,7 +116,7 @@ def _shards(folder: Path, names: set[str]) -> None:
 def _stated(folder: Path) -> dict[str, Any]:
     """What the folder says about itself: snapshot.json, with defaults."""
     path = folder / SNAPSHOT
-    stated = {"dtype": "float32", "head": "own"} | (_json(path) if path.is_file() else {})
+    stated = {"dtype": "float32", "head": "own"} | (read_mapping(path) if path.is_file() else {})
     for key, allowed in (("dtype", DTYPES), ("head", HEADS)):
         if stated[key] not in allowed:
             raise ModelError(unknown(key, stated[key], allowed, str(path)))
@@ -127,7 +126,7 @@ def _stated(folder: Path) -> dict[str, Any]:
 def _checked(folder: Path, stated: dict[str, Any]) -> str:
     """The content, if it is what the folder states. A ladder's rung states it in pretraining.json."""
     content, record = content_of(folder), folder / "pretraining.json"
-    claims = {SNAPSHOT: stated, record.name: _json(record) if record.is_file() else {}}
+    claims = {SNAPSHOT: stated, record.name: read_mapping(record) if record.is_file() else {}}
     for name, values in claims.items():
         if values.get("content", content) != content:
             raise CorruptError(
@@ -183,16 +182,6 @@ def inventory_of_config(values: dict, head: str = "own") -> Inventory:
     if head == "trained":
         family.behead(model)
     return inventory_of(model)
-
-
-def _json(path: Path) -> dict:
-    try:
-        values = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path}: cannot be read ({error}).") from None
-    if not isinstance(values, dict):
-        raise ModelError(f"{path}: holds a {type(values).__name__} where a mapping is needed.")
-    return values
 
 
 def _first(keys: list[str]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -12,7 +11,7 @@ from typing import Any
 
 from apet.data.wheels import find_wheel
 from apet.errors import ModelError, ParamsError, unknown
-from apet.plms.files import folder_content
+from apet.plms.files import folder_content, read_mapping
 from apet.plms.ladder import NAME as RUNG
 from apet.plms.ladder import Recipe, Rung, parse_rung
 from apet.provenance import digest
@@ -128,14 +127,7 @@ def values_of(model: Model, recipe: Recipe, fetched: Path) -> dict[str, Any]:
 
 def read_config(folder: Path) -> dict[str, Any]:
     """The mapping in a folder's config.json. Raises ModelError where there is none."""
-    path = folder / "config.json"
-    try:
-        found = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path}: cannot be read ({error}).") from None
-    if not isinstance(found, dict):
-        raise ModelError(f"{path}: holds {type(found).__name__}, not a mapping.")
-    return found
+    return read_mapping(folder / "config.json")
 
 
 def slug(name: str) -> str:
