@@ -15,7 +15,7 @@ help:
 	@echo "make run     set up, run the study of $(STUDY), draw figures and the report"
 	@echo "make test    set up, run all tests; SLURM=no without those that start a Slurm, as root"
 	@echo "make lint    ruff and snakefmt"
-	@echo "make clean   remove results and .venv (data, PLMs and cells stay)"
+	@echo "make clean   remove results and .venv (data and PLMs stay)"
 
 $(VENV)/.ready: envs/requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "apet needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Say make PYTHON=python3.12 …")'

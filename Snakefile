@@ -20,3 +20,7 @@ rule all:
     input:
         rules.cells.input,
         rules.results.input,
+
+
+onerror:
+    shell(f"apet status --failed --study {STUDY} --results results")

@@ -1,9 +1,10 @@
 """Cells per CPU hour against the practitioner's tool: PEFT + transformers.Trainer with dynamic padding.
 
 Both sides train LoRA (rank 8 on query and value) on the same PLM, rows, batch, steps, thread and dtype, on the same
-loss over the label words, and score the same test rows. Repeats alternate, each side in a process of its own; figures
-are CPU seconds, medians over all cells. Start-up (imports, PLM, data) is measured apart: a practitioner's script
-pays it for every cell, apet once a block.
+loss over the label words (or with a classification head, where the PLM's is trained), and score the same validation
+rows twice and test rows once. Repeats alternate, each side in a process of its own; figures are CPU seconds, medians
+over all cells. Start-up (imports, PLM, data) is measured apart: a practitioner's script pays it for every cell, apet
+once a block.
 
     python benchmarks/speed.py --plm models/bloom-64x4-… --data data/tasks/bbc_topics-…
 """
@@ -87,8 +88,10 @@ def apet(args: argparse.Namespace) -> dict:
     from apet.plms.load import load_plm
     from apet.training.cells import Bench, train_cell
     from apet.training.determinism import make_deterministic
+    from apet.training.memory import keep_freed_memory
 
     make_deterministic()
+    keep_freed_memory()
     bench = Bench.of(load_plm(args.plm, args.plm.name), args.data, args.length)
     startup = time.process_time() - start
     cells = []
@@ -105,18 +108,26 @@ def peft(args: argparse.Namespace) -> dict:
     start = time.process_time()
     import torch
     from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForCausalLM, Trainer, TrainingArguments, set_seed
+    from transformers import (
+        AutoModelForCausalLM,
+        AutoModelForSequenceClassification,
+        Trainer,
+        TrainingArguments,
+        set_seed,
+    )
 
     torch.set_num_threads(1)
     rows, words = peer_rows(args)
+    headed = trained_head(args.plm)
     startup = time.process_time() - start
 
     class LabelTrainer(Trainer):
         def compute_loss(self, model, inputs, return_outputs=False, **_):
             labels = inputs["labels"]
             logits = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits
-            last = inputs["attention_mask"].sum(1) - 1
-            logits = logits[torch.arange(len(last)), last][:, words]
+            if not headed:
+                last = inputs["attention_mask"].sum(1) - 1
+                logits = logits[torch.arange(len(last)), last][:, words]
             loss = torch.nn.functional.cross_entropy(logits, labels)
             return (loss, {"logits": logits}) if return_outputs else loss
 
@@ -140,9 +151,13 @@ def peft(args: argparse.Namespace) -> dict:
         start = time.process_time()
         seed = args.seed * args.cells + number
         set_seed(seed)
-        model = AutoModelForCausalLM.from_pretrained(args.plm, dtype=torch.float32)
+        if headed:
+            model = AutoModelForSequenceClassification.from_pretrained(args.plm, num_labels=len(words))
+        else:
+            model = AutoModelForCausalLM.from_pretrained(args.plm, dtype=torch.float32)
         modules = args.modules.split(",") if args.modules else MODULES[model.config.model_type]
-        model = get_peft_model(model, LoraConfig(r=8, lora_alpha=8, target_modules=modules, task_type="CAUSAL_LM"))
+        kind = "SEQ_CLS" if headed else "CAUSAL_LM"
+        model = get_peft_model(model, LoraConfig(r=8, lora_alpha=8, target_modules=modules, task_type=kind))
         with tempfile.TemporaryDirectory() as scratch:
             settings = TrainingArguments(
                 scratch, max_steps=args.steps, per_device_train_batch_size=args.batch, per_device_eval_batch_size=64,
@@ -161,26 +176,38 @@ def peft(args: argparse.Namespace) -> dict:
 
 
 MODULES = {
+    "bert": ["query", "value"],
     "bloom": ["query_key_value"],
     "gpt_neox": ["query_key_value"],
     "llama": ["q_proj", "v_proj"],
 }
 
 
+def trained_head(plm: Path) -> bool:
+    """Whether the PLM's folder asks for a classification head."""
+    stated = plm / "snapshot.json"
+    return stated.is_file() and json.loads(stated.read_text()).get("head") == "trained"
+
+
 def peer_rows(args: argparse.Namespace) -> tuple[dict, list[int]]:
-    """The same tokens as apet's, as the rows of a dataset; and the label words."""
-    from transformers import AutoTokenizer
+    """The same tokens as apet's, as the rows of a dataset; and each label's word, or its number for a trained head."""
+    from transformers import AutoConfig, AutoTokenizer
 
     from apet.data.batches import encode, label_ids
     from apet.data.prepare import SPLITS, read_split, read_task
+    from apet.plms.families import family_of
 
     tokenizer, task = AutoTokenizer.from_pretrained(args.plm), read_task(args.data)
+    frame = family_of(AutoConfig.from_pretrained(args.plm).model_type).frame(tokenizer)
+    around = {"before": frame.before, "after": frame.after}
     rows = {}
     for split in SPLITS:
         table = read_split(args.data, split)
         texts = {name: table[name].tolist() for name in task["fields"]}
-        ids = encode(texts, tokenizer, task["prompt"], min(args.length, task["length"])).ids
+        ids = encode(texts, tokenizer, task["prompt"], min(args.length, task["length"]), **around).ids
         rows[split] = [{"input_ids": i, "label": int(label)} for i, label in zip(ids, table["label"], strict=True)]
+    if trained_head(args.plm):
+        return rows, list(range(len(task["labels"])))
     return rows, [ids[0] for ids in label_ids(tokenizer, list(task["labels"].values()))]
 
 

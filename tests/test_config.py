@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,9 @@ import yaml
 
 from apet.config import load_study
 from apet.errors import ApetError
-from apet.grid import Cell, Grid
+from apet.grid import Grid
+from apet.provenance import digest, write_json
+from apet.study import read_study
 
 ROOT = Path(__file__).parent.parent
 PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text())
@@ -45,7 +48,21 @@ def test_params_is_the_quick_study():
     assert yaml.safe_load((ROOT / "studies" / "quick.yaml").read_text()) == PARAMS
 
 
+def test_excluded_pairs_have_no_cells_and_rename_no_other(tmp_path):
+    whole = grid_of(tmp_path, PARAMS)
+    part = grid_of(tmp_path, changed("exclude", [{"models": ["bloom-32x2"], "tasks": ["reuters8", "bbc_topics"]}]))
+    gone = {c.path for c in whole.cells} - {c.path for c in part.cells}
+    assert {c.path for c in part.cells} < {c.path for c in whole.cells}
+    assert {tuple(path.split("/")[:2]) for path in gone} == {("bloom-32x2", "reuters8"), ("bloom-32x2", "bbc_topics")}
+    assert {(b.model, b.task) for b in part.blocks()} == set(part.pairs) and len(part.pairs) == 7
+
+
 WRONG = [
+    ("exclude", [{"models": ["bloom-32x3"], "tasks": ["reuters8"]}], "Did you mean 'bloom-32x2'"),
+    ("exclude", [{"models": ["bloom-32x2"], "tasks": ["rte"]}], "exclude.0.tasks: unknown task 'rte'"),
+    ("exclude", [{"models": ["bloom-32x2"], "tasks": PARAMS["tasks"]}], "leaves nothing of 'bloom-32x2'"),
+    ("exclude", [{"models": ["bloom-32x2"]}], "exclude.0"),
+    ("exclude", {"bloom-32x2": "reuters8"}, "exclude"),
     ("models", ["bloom-33x2"], "bloom-33x2"),
     ("models", ["blom-32x2"], "blom"),
     ("models", [], "at least one"),
@@ -144,8 +161,10 @@ def test_seeds_never_coincide(tmp_path):
 
 def test_a_cell_survives_its_record(tmp_path):
     grid = grid_of(tmp_path, PARAMS)
-    record = grid.record()["cells"]
-    assert [Cell.of(values) for values in record.values()] == list(grid.cells)
+    write_json(tmp_path / "study.json", grid.record())
+    assert read_study(tmp_path / "study.json") == list(grid.cells)
+    last = grid.cells[-1]
+    assert read_study(tmp_path / "study.json", [last.path]) == [last] and last.digest == digest(asdict(last))
 
 
 def test_blocks_hold_every_cell_once_and_stay_few(tmp_path):

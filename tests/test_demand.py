@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from apet.config import load_study
-from apet.demand import LONGEST_MINUTES, START_MINUTES, memory_mb, minutes, parameters, pretraining_mb
+from apet.demand import LONGEST_MINUTES, START_MINUTES, devices, memory_mb, minutes, parameters, pretraining_mb, program
 from apet.grid import Block, Grid
+from apet.plms.registry import registry
 from toy import PARAMS
 
 T5 = "google/t5-v1_1-xxl"
@@ -34,10 +35,17 @@ def block(grid: Grid, model: str, *numbers: int) -> Block:
 
 def test_memory_is_the_hint_and_sixteen_bytes_a_number(grid: Grid):
     few, many, share, full = (memory_mb(grid, block(grid, T5, number)) for number in range(4))
-    assert few == pretraining_mb(grid, T5) == 2000 + 1000 * grid.models[T5].memory_gb
+    assert pretraining_mb(grid, T5) == 2000 + 1000 * grid.models[T5].memory_gb
+    assert few == pretraining_mb(grid, T5) + 2000 * (grid.models[T5].devices - 1)  # the libraries in each process
     assert many - few == 16_000
     assert full - few == pytest.approx(16 * grid.models[T5].parameters / 1e6, abs=1)
     assert share - few == pytest.approx((full - few) / 100, abs=1)
+
+
+def test_a_plm_in_parts_asks_for_its_devices_and_is_launched_on_them(grid: Grid):
+    assert devices(grid, block(grid, "bloom-16x1")) == 1 and program(1) == "apet"
+    assert devices(grid, block(grid, T5)) == registry()[T5].devices == 4
+    assert "--num_processes 4 " in program(4) and program(4).endswith("--module apet.cli")
 
 
 def test_a_block_asks_for_its_largest_cell_and_for_the_time_of_all(grid: Grid):

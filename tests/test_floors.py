@@ -11,8 +11,8 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "src" / "apet"
 FLOORS = (
-    "errors", "provenance", "yamls", "placement", "config", "data", "plms", "grid", "demand", "store", "tuning",
-    "evaluation", "training", "analysis", "figures", "study", "check", "cli",
+    "errors", "provenance", "yamls", "placement", "config", "data", "plms", "grid", "demand", "store", "status",
+    "tuning", "evaluation", "training", "analysis", "figures", "study", "check", "cost", "commands", "cli",
 )  # fmt: skip
 LIGHT = (
     "apet.placement",
@@ -21,6 +21,7 @@ LIGHT = (
     "apet.grid",
     "apet.demand",
     "apet.store",
+    "apet.status",
     "apet.figures",
     "apet.study",
     "apet.analysis.table",

@@ -60,10 +60,10 @@ def test_a_saved_plm_gives_the_library_s_own_logits(tmp_path, name, shards):
             theirs = model(input_ids=ids, decoder_input_ids=torch.tensor([[0, 6]] * len(ids))).logits[:, -1]
         else:
             theirs = model(input_ids=ids).logits[:, ids.shape[1] - plm.family.slot]
-    torch.testing.assert_close(ours, theirs, atol=2e-5, rtol=1e-5)
+    torch.testing.assert_close(ours, theirs, atol=5e-5, rtol=2e-5)
     with TunedPLM(plm, NOTHING) as tuned, torch.no_grad():
         lengths = torch.full((len(ids),), ids.shape[1])
-        torch.testing.assert_close(tuned([], ids, lengths, None), theirs, atol=2e-5, rtol=1e-5)
+        torch.testing.assert_close(tuned([], ids, lengths, None), theirs, atol=5e-5, rtol=2e-5)
     assert plm.inventory.digest == inventory_of_config(read_config(tmp_path)).digest
 
 

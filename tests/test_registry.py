@@ -48,6 +48,8 @@ def test_a_mapping_changes_what_the_registry_says():
     known = registry()["EleutherAI/pythia-70m"]
     assert (own.dtype, own.source, own.config) == ("bfloat16", known.source, known.config)
     assert own.digest != known.digest
+    # On how many devices a PLM lies says nothing about what it is.
+    assert parse_model({"name": "EleutherAI/pythia-70m", "devices": 2}).digest == known.digest
     moved = parse_model({"name": "EleutherAI/pythia-70m", "source": HUB})
     assert moved.config is None and moved.family == "gpt_neox"
 
@@ -65,6 +67,8 @@ def test_a_mapping_changes_what_the_registry_says():
         ({"name": "x", "source": HUB, "dtype": "int8"}, "unknown value 'int8'"),
         ({"name": "x", "source": HUB, "head": "new"}, "unknown value 'new'"),
         ({"name": "x", "source": HUB, "memory_gb": 0}, "memory_gb is 0"),
+        ({"name": "x", "source": HUB, "devices": 0}, "devices is 0"),
+        ({"name": "x", "source": HUB, "devices": True}, "devices is True"),
         ({"name": "x", "source": HUB, "config": {"hidden_size": 8}}, "with `family` beside it"),
         ({"name": "x", "source": {"hub": "a/b", "revision": 3}}, "revision is 3"),
     ],

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -11,13 +13,14 @@ import torch
 
 from apet.config import load_study
 from apet.errors import ApetError, CorruptError
-from apet.evaluation import Classify, Encoded, Labels
+from apet.evaluation import Classify, Encoded, Evaluated, Labels, Score
 from apet.grid import Cell
 from apet.placement import Methods, make_plan
-from apet.training.block import Roots
-from apet.training.cells import METRICS, THETA, Bench, is_complete, train_cell
+from apet.store import Results
+from apet.training import cells
+from apet.training.cells import METRICS, PREDICTIONS, THETA, Bench, is_complete, train_cell
 from apet.training.determinism import make_deterministic
-from apet.training.loop import Splits, batches, schedule_of, train
+from apet.training.loop import Splits, Trained, batches, schedule_of, train
 from apet.tuning import TunedPLM, initial_theta, split_by_structure
 from tiny import WORDS, tiny_plm
 
@@ -106,6 +109,93 @@ def test_a_loss_that_is_not_finite_is_an_outcome():
     assert torch.isfinite(trained.theta).all()
 
 
+class Losses(Classify):
+    """The objective with losses of one's own, a step each, and scores of one's own, a look each."""
+
+    def __init__(self, losses: list[float], scores: list[float]) -> None:
+        super().__init__(BENCH.splits.objective.words)
+        object.__setattr__(self, "losses", iter(losses))
+        object.__setattr__(self, "scores", iter(scores))
+
+    def loss(self, *args) -> torch.Tensor:
+        loss = super().loss(*args)
+        return loss * next(self.losses) / loss.detach()
+
+    def evaluate(self, *args) -> Evaluated:
+        return Evaluated(Score(next(self.scores), 32, 1.0), {})
+
+
+def trained_on(losses: list[float], scores: list[float], **recipe) -> Trained:
+    plan, parts = start()
+    recipe = replace(RECIPE, steps=len(losses), **recipe)
+    with TunedPLM(BENCH.plm, plan) as tuned:
+        return train(tuned, parts, replace(BENCH.splits, objective=Losses(losses, scores)), recipe, seed=1, rate=1.0)
+
+
+@pytest.mark.parametrize(
+    ("losses", "steps", "outcome"),
+    [
+        ([0.5, 99.0, 1.0, 1.0], 4, "ok"),
+        ([0.5, 101.0, 1.0, 1.0], 2, "diverged"),
+        ([3.0, 299.0, 1.0, 1.0], 4, "ok"),
+        ([3.0, 1.0, 1.0, 301.0], 4, "diverged"),
+        ([math.nan, 1.0, 1.0, 1.0], 1, "diverged"),
+        ([math.inf, 1.0, 1.0, 1.0], 1, "diverged"),
+    ],
+)
+def test_a_loss_explodes_beyond_a_hundred_times_the_first(losses, steps, outcome):
+    trained = trained_on(losses, [0.5, 0.6], evaluations=2)
+    assert (trained.steps, trained.outcome) == (steps, outcome)
+    assert trained.stopped == ("divergence" if outcome == "diverged" else None)
+    assert torch.isfinite(trained.theta).all()
+
+
+def test_divergence_keeps_the_best_look_so_far():
+    trained = trained_on([1.0, 1.0, 1.0, math.nan], [0.7, 0.6], evaluations=2)
+    assert (trained.best_step, trained.validation.score, trained.outcome) == (2, 0.7, "diverged")
+    assert trained.losses == [(2, 1.0)]
+
+
+@pytest.mark.parametrize(
+    ("patience", "steps", "best"),
+    [(None, 12, 8), (1, 4, 2), (2, 6, 2), (3, 12, 8), (4, 12, 8)],
+)
+def test_patience_ends_a_run_after_so_many_looks_without_a_better_one(patience, steps, best):
+    trained = trained_on([1.0] * 12, [0.5, 0.4, 0.5, 0.6, 0.6, 0.5], evaluations=6, patience=patience)
+    assert (trained.steps, trained.best_step) == (steps, best)
+    assert (trained.outcome, trained.stopped) == ("ok", "patience" if steps < 12 else None)
+
+
+def test_a_cells_record_tells_the_steps_taken(tmp_path):
+    recipe = replace(RECIPE, steps=40, evaluations=20, patience=2)
+    record = train_cell(cell(training=recipe), BENCH, tmp_path / "cell")
+    stopped = [r for r in record["replicates"] if r["stopped"] == "patience"]
+    assert stopped
+    for replicate in stopped:
+        assert replicate["steps"] == replicate["best_step"] + 4 < 40
+        assert replicate["outcome"] == "ok"
+        assert replicate["losses"][-1][0] == replicate["steps"]
+
+
+def test_test_rows_cannot_influence_what_is_trained_or_chosen(tmp_path, monkeypatch):
+    """Other labels and other texts in the test split: θ, plans and every choice are the same bytes."""
+    recipe = replace(RECIPE, steps=8, rate_grid=(0.3, 1.0), patience=1)
+    poison = replace(rows(48, 99), labels=1 - rows(48, 99).labels, names=BENCH.test.names)
+    splits = {"train": BENCH.splits.train, "validation": BENCH.splits.validation}
+    monkeypatch.setattr(cells, "read_task", lambda data: BENCH.task | {"length": 8})
+    monkeypatch.setattr(cells, "objective_of", lambda task, plm: BENCH.splits.objective)
+    records = {}
+    for name, test in (("clean", BENCH.test), ("poisoned", poison)):
+        found = splits | {"test": test}
+        monkeypatch.setattr(cells, "encode_split", lambda data, split, *_, found=found: found[split])
+        records[name] = train_cell(cell(training=recipe), Bench.of(BENCH.plm, tmp_path, 8), tmp_path / name)
+    first, second = contents(tmp_path / "clean"), contents(tmp_path / "poisoned")
+    assert {name for name in first if first[name] != second[name]} == {METRICS, PREDICTIONS}
+    for one, two in zip(*(record["replicates"] for record in records.values()), strict=True):
+        assert one.pop("test") != two.pop("test")
+        assert one == two
+
+
 def test_rate_is_chosen_on_validation(tmp_path):
     grid = cell(training=replace(RECIPE, rate_grid=(1e-6, 1.0)), draws=1)
     record = train_cell(grid, BENCH, tmp_path / "cell")
@@ -157,22 +247,71 @@ def test_one_failed_cell_leaves_its_siblings(tmp_path, monkeypatch):
     good, bad = cell(training=replace(RECIPE, steps=4), draws=1), cell("bitfit", "100000")
     monkeypatch.setattr(block, "load_plm", lambda folder, name: BENCH.plm)
     monkeypatch.setattr(block.Bench, "of", lambda plm, data, length: BENCH)
-    roots = Roots(tmp_path / "cells", tmp_path / "runs")
+    roots = Results(tmp_path)
     with pytest.raises(ApetError, match="1 of 2 cells failed"):
         block.train_block([bad, good], tmp_path, tmp_path, roots)
     assert is_complete(roots.cells / good.path)
     assert not (roots.cells / bad.path).exists()
+    failure = json.loads((roots.failed / f"{bad.path}.json").read_text())
+    assert failure["error"].startswith("BudgetError: ")
+    assert "100,000" in failure["error"] and any(
+        "make_plan" in line or "resolve" in line for line in failure["traceback"]
+    )
     run = json.loads((roots.runs / f"{good.path}.json").read_text())
     assert run["seconds"] > 0
+    assert run["dtype"] == "float32" and run["threads"] == 1
     assert block.train_block([good], tmp_path, tmp_path, roots) == 0
 
 
-def test_batches_are_shuffled_epochs():
-    recipe = replace(RECIPE, steps=10, batch=8)
-    taken = torch.cat(list(batches(20, recipe, seed=5)))
-    assert sorted(taken[:20].tolist()) == sorted(taken[20:40].tolist()) == sorted(range(20))
-    assert not torch.equal(taken[:20], taken[20:40])
-    assert torch.equal(taken, torch.cat(list(batches(20, recipe, seed=5))))
+def test_a_damaged_cell_does_not_take_its_siblings_along(tmp_path, monkeypatch):
+    from apet.training import block
+
+    damaged, good = (cell(training=replace(RECIPE, steps=4), draws=n) for n in (1, 2))
+    monkeypatch.setattr(block, "load_plm", lambda folder, name: BENCH.plm)
+    monkeypatch.setattr(block.Bench, "of", lambda plm, data, length: BENCH)
+    results = Results(tmp_path)
+    block.train_block([damaged], tmp_path, tmp_path, results)
+    (results.cells / damaged.path / THETA).write_bytes(b"")
+    with pytest.raises(ApetError, match=f"1 of 2 cells failed, the others are saved. {damaged.path}: .*{THETA}"):
+        block.train_block([damaged, good], tmp_path, tmp_path, results)
+    assert is_complete(results.cells / good.path)
+    assert "CorruptError" in json.loads((results.failed / f"{damaged.path}.json").read_text())["error"]
+
+
+def test_a_failure_is_forgotten_when_the_cell_succeeds(tmp_path, monkeypatch):
+    from apet.training import block
+
+    one, results = cell(training=replace(RECIPE, steps=4), draws=1), Results(tmp_path)
+    monkeypatch.setattr(block, "load_plm", lambda folder, name: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        block.train_block([one], tmp_path, tmp_path, results)
+    record = results.failed / f"{one.path}.json"
+    assert "ZeroDivisionError" in json.loads(record.read_text())["error"]
+    monkeypatch.setattr(block, "load_plm", lambda folder, name: BENCH.plm)
+    monkeypatch.setattr(block.Bench, "of", lambda plm, data, length: BENCH)
+    block.train_block([one], tmp_path, tmp_path, results)
+    assert not record.exists()
+
+
+@pytest.mark.parametrize("buckets", [1, 5])
+def test_batches_are_shuffled_epochs(buckets):
+    recipe, lengths = replace(RECIPE, batch=8, buckets=buckets), torch.arange(20) % 7
+    first, second = (torch.cat(list(islice(batches(lengths, recipe, seed=5), 10))) for _ in range(2))
+    assert torch.equal(first, second)
+    assert first[:40].bincount().tolist() == [2] * 20
+    assert not torch.equal(first[:20], first[20:40])
+    assert not torch.equal(first, torch.cat(list(islice(batches(lengths, recipe, seed=6), 10))))
+
+
+def test_buckets_save_padding_and_keep_the_order_of_batches_random():
+    lengths = torch.randint(5, 60, (400,), generator=torch.Generator().manual_seed(1))
+
+    def longest(buckets: int) -> list[int]:
+        recipe = replace(RECIPE, batch=8, buckets=buckets)
+        return [int(lengths[rows].max()) for rows in islice(batches(lengths, recipe, seed=5), 48)]
+
+    assert sum(longest(8)) < 0.7 * sum(longest(1))
+    assert longest(8) not in (sorted(longest(8)), sorted(longest(8), reverse=True))
 
 
 def test_schedule_warms_up_then_falls_to_zero_or_stays():

@@ -214,3 +214,23 @@ def test_thin_updates_are_the_map_with_another_weight(family):
             weight[rows] += update
     expected = torch.stack([read(family, other, i, n) for i, n in zip(ids, lengths, strict=True)])
     torch.testing.assert_close(logits, expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+@pytest.mark.parametrize("placement", ["full", "lora", "uniform", "prompt"])
+def test_what_follows_from_theta_may_be_computed_once_for_many_calls(family, placement):
+    plm, (ids, lengths) = PLMS[family], batch()
+    width = embeddings(family).shape[1]
+    budget = {"uniform": 900, "prompt": 3 * width}.get(placement) or own_count(placement, plm.inventory, Methods())
+    plan = make_plan(plm.inventory, placement, budget, 3)
+    theta = 0.2 * torch.randn(budget, generator=torch.Generator().manual_seed(2))
+    with TunedPLM(plm, plan) as tuned, torch.no_grad():
+        before = tuned([theta], ids, lengths, EVERY_WORD)
+        with tuned.settling([theta]):
+            settled = tuned([theta], ids, lengths, EVERY_WORD)
+            again = tuned([theta], ids[:1], lengths[:1], EVERY_WORD)
+        after = tuned([theta], ids, lengths, EVERY_WORD)
+    assert (before - library_logits(family, ids, lengths)).abs().max() > 1e-2
+    torch.testing.assert_close(settled, before, atol=3e-5, rtol=1e-4)
+    torch.testing.assert_close(again, before[:1], atol=3e-5, rtol=1e-4)
+    assert torch.equal(after, before)

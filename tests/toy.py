@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import shutil
 import signal
@@ -9,18 +10,26 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import yaml
 
 ROOT = Path(__file__).parent.parent
-PIPELINE = ("Snakefile", "dvc.yaml", "workflow", "envs", ".gitignore")
+PIPELINE = (
+    "Snakefile", "dvc.yaml", "workflow", "envs", ".gitignore", ".dvcignore",
+    ".dvc/config", ".dvc/.gitignore", ".dvc/plots",
+)  # fmt: skip
+ENTRIES = {"snakemake": ("snakemake", "--profile", "workflow/profiles/local"), "dvc repro": ("dvc", "repro")}
+"""The two ways to run a study."""
 
 PARAMS = {
     "study": "toy",
     "seed": 1,
     "models": ["bloom-16x1", "bloom-16x2"],
     "tasks": ["rotten_tomatoes"],
+    "exclude": [],
     "sources": {},
     "rows": {"train": 40, "validation": 20, "test": 30},
     "methods": {"lora_rank": 1, "adapter_width": 2, "prompt_tokens": 2},
@@ -37,6 +46,9 @@ PARAMS = {
     "cells_per_job": 10,
 }  # fmt: skip
 
+OLDER = PARAMS | {"grid": PARAMS["grid"][:1]}
+"""The study before an axis was added to it."""
+
 
 class Checkout:
     """A working copy of the pipeline in a folder of its own, with the verified wheels already there."""
@@ -46,6 +58,7 @@ class Checkout:
         folder.mkdir()
         for name in PIPELINE:
             source = ROOT / name
+            (folder / name).parent.mkdir(exist_ok=True)
             (shutil.copytree if source.is_dir() else shutil.copy)(source, folder / name)
         # DVC's stages name the package's folders as dependencies.
         shutil.copytree(ROOT / "src", folder / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
@@ -74,29 +87,90 @@ class Checkout:
         done = self.run("snakemake", "--profile", "workflow/profiles/local", *arguments, check=check)
         return done.stdout + done.stderr
 
-    def kill_once(self, ripe: Callable[[], bool], *targets: str) -> None:
-        """Start Snakemake, and kill it with all its jobs, unwarned, as soon as `ripe` is true."""
-        command = ["snakemake", "--profile", "workflow/profiles/local", *targets]
-        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        process = subprocess.Popen(command, cwd=self.folder, env=self.environment, start_new_session=True, **quiet)
-        while not ripe():
-            assert process.poll() is None, "the run ended before it could be killed"
-            time.sleep(0.02)
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+    def enter(self, entry: str, *targets: str) -> str:
+        """Run the study by one of `ENTRIES`. Returns what it said."""
+        done = self.run(*ENTRIES[entry], *targets)
+        return done.stdout + done.stderr
 
-    def nothing_to_do(self) -> bool:
-        return "Nothing to be done" in self.snakemake("-n")
+    def stop(self, entry: str, sign: signal.Signals, ripe: Callable[[], bool], *targets: str) -> bool:
+        """Run, and signal all its processes, as a terminal does, once `ripe`. False if it had ended well by then."""
+        with (self.folder / ".said").open("w+") as said:
+            options = {"cwd": self.folder, "env": self.environment, "stdout": said, "stderr": said}
+            process = subprocess.Popen([*ENTRIES[entry], *targets], start_new_session=True, **options)
+            while not ripe() and process.poll() is None:
+                time.sleep(0.01)
+            if running := process.poll() is None:
+                os.killpg(process.pid, sign)
+            code = process.wait()
+            said.seek(0)
+            assert running or code == 0, said.read()[-3000:]
+        while self.is_busy():
+            time.sleep(0.05)
+        return running
+
+    def is_busy(self) -> bool:
+        """Whether any process still works in this folder."""
+        alive = (p.info for p in psutil.process_iter(["cwd", "status"]) if p.info["status"] != psutil.STATUS_ZOMBIE)
+        return any(Path(p["cwd"] or "/").is_relative_to(self.folder) for p in alive)
+
+    def nothing_to_do(self, entry: str = "snakemake") -> bool:
+        if entry == "snakemake":
+            return "Nothing to be done" in self.snakemake("-n")
+        return "up to date" in self.run("dvc", "status").stdout
+
+    def git(self, *arguments: str) -> str:
+        return self.run("git", *arguments).stdout
+
+    def record(self, tag: str) -> None:
+        """Commit all that git tracks, and give the commit a name."""
+        self.git("add", "--all")
+        self.git("commit", "--quiet", "--message", tag)
+        self.git("tag", tag)
+
+    def copy(self, folder: Path) -> Checkout:
+        """Another folder with the same files and their times; without the wheels, for their text is read."""
+        made = copy.copy(self)
+        made.folder = folder
+        shutil.copytree(self.folder, folder, copy_function=shutil.copy2, ignore=shutil.ignore_patterns("wheels"))
+        return made
+
+    def clone(self, folder: Path) -> Checkout:
+        """What git brings to another machine."""
+        made = copy.copy(self)
+        made.folder = folder
+        self.git("clone", "--quiet", str(self.folder), str(folder))
+        return made
 
     def trained(self) -> dict[str, int]:
         """Cell -> the moment its last training ended, in nanoseconds: a training leaves a new run record."""
         runs = self.folder / "results" / "runs"
         return {p.relative_to(runs).as_posix()[:-5]: p.stat().st_mtime_ns for p in sorted(runs.rglob("*.json"))}
 
+    def metrics(self) -> bytes:
+        return (self.folder / "results" / "metrics.json").read_bytes()
+
     def cells(self) -> dict[str, bytes]:
-        """Every file of every cell, by path."""
+        """Every file of every cell, by path. (A killed job may leave a folder with a dot before its name.)"""
         root = self.folder / "results" / "cells"
-        return {p.relative_to(root).as_posix(): p.read_bytes() for p in sorted(root.rglob("*")) if p.is_file()}
+        files = [p for p in sorted(root.glob("*/*/[!.]*/*")) if p.is_file()]
+        return {p.relative_to(root).as_posix(): p.read_bytes() for p in files}
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """The toy study at its second revision, with git tags `older` and `newer`, all pushed to a local remote.
+
+    trained: by which step, which cells. published: results/metrics.json of each revision.
+    """
+
+    checkout: Checkout
+    trained: dict[str, set[str]]
+    published: dict[str, bytes]
+
+
+def edited(**changes: object) -> dict:
+    """The toy study with some keys changed."""
+    return {**copy.deepcopy(PARAMS), **changes}
 
 
 def trainings(before: dict[str, int], after: dict[str, int]) -> set[str]:

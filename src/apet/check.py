@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from apet.config import load_study
-from apet.errors import BudgetError
+from apet.errors import BudgetError, ParamsError, located
 from apet.evaluation import check_can_write
-from apet.grid import Grid, located
-from apet.placement import Budget, make_plan, resolve
-from apet.plms.families import family_of
+from apet.grid import Grid
+from apet.placement import Budget, Inventory, check_plan, resolve
+from apet.plms.families import Family, family_of
 from apet.plms.load import inventory_of_config
 from apet.plms.registry import head_of, values_of
 from apet.provenance import write_json
@@ -21,31 +22,49 @@ def check_study(params: Path, out: Path) -> None:
     Raises ParamsError or BudgetError for whatever could not be run, before anything is fetched or trained.
     """
     grid = Grid(load_study(params), params)
-    write_json(out, {**grid.record(), "plms": {name: _budgets(grid, name) for name in grid.models}})
+    write_json(out, {**grid.record(), "plms": sizes(grid)})
 
 
-def _budgets(grid: Grid, model: str) -> dict:
-    """A PLM's size and what each (placement, budget) of the grid comes to on it, each proved by a plan."""
-    with located(grid.params):
-        values = values_of(grid.models[model], grid.recipe, Path(grid.plm_folder(model)))
-        head, family = head_of(grid.models[model]), family_of(str(values.get("model_type")))
-        for task in grid.tasks.values():
-            if task.type == "generation":
-                check_can_write(task.name, model, family, head)
-        inventory = inventory_of_config(values, head)
+def sizes(grid: Grid) -> dict[str, dict[str, Any]]:
+    """By PLM: parameters, non_embedding, sites, and tunable, where "placement budget" has its number of parameters.
+
+    Each number is proved by a plan. Raises as `check_study`.
+    """
+    return {model: _sizes(grid, model) for model in grid.models}
+
+
+def _sizes(grid: Grid, model: str) -> dict[str, Any]:
+    inventory = _inventory(grid, model)
+    methods = grid.study.methods
     counts: dict[str, int] = {}
-    for cell in grid.cells:
-        name = f"{cell.placement} {cell.budget}"
-        if cell.model != model or name in counts:
-            continue
+    for placement, budget in grid.spendings:
         try:
-            counts[name] = resolve(Budget.parse(cell.budget), cell.placement, inventory, cell.methods)
-            make_plan(inventory, cell.placement, counts[name], 0, cell.methods)
+            count = resolve(Budget.parse(budget), placement, inventory, methods)
+            check_plan(inventory, placement, count, methods)
         except BudgetError as error:
             raise BudgetError(f"{grid.params}: model {model}: {error}") from None
+        counts[f"{placement} {budget}"] = count
     return {
         "parameters": inventory.parameters,
         "non_embedding": inventory.non_embedding,
         "sites": len(inventory.sites),
         "tunable": counts,
     }
+
+
+def _check_can_write(task: str, model: str, family: Family, head: str) -> None:
+    try:
+        check_can_write(task, model, family, head)
+    except ParamsError as error:
+        raise ParamsError(f"{error} To leave the pair out, name it under `exclude`.") from None
+
+
+def _inventory(grid: Grid, model: str) -> Inventory:
+    """A PLM's sites. Raises ParamsError where it cannot do one of the tasks that the study gives it."""
+    with located(grid.params):
+        values = values_of(grid.models[model], grid.recipe, Path(grid.plm_folder(model)))
+        head, family = head_of(grid.models[model]), family_of(str(values.get("model_type")))
+        for task in (grid.tasks[name] for other, name in grid.pairs if other == model):
+            if task.type == "generation":
+                _check_can_write(task.name, model, family, head)
+        return inventory_of_config(values, head)

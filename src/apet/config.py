@@ -44,12 +44,16 @@ class Training:
     evaluations: int
     clip: float
     checkpointing: bool
+    patience: int | None = None
+    buckets: int = 8
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Training:
         grid = tuple(float(x) for x in values["rate_grid"])
         rates = Rates(**{k: float(v) for k, v in values["rates"].items()})
-        return cls(**{**values, "rates": rates, "rate_grid": grid})
+        # 1 and 1.0 are one value, so they must give one name.
+        plain = {key: float(values[key]) for key in ("warmup", "clip")}
+        return cls(**{**values, **plain, "rates": rates, "rate_grid": grid})
 
     def override(self, values: Mapping[str, Any]) -> Training:
         """The same training with some keys changed (within `rates`, some rates)."""
@@ -77,6 +81,7 @@ class Study:
     seed: int
     models: tuple[str | Mapping[str, Any], ...]
     tasks: tuple[str, ...]
+    exclude: tuple[Mapping[str, list[str]], ...]
     sources: Mapping[str, str]
     rows: Mapping[str, int | None]
     methods: Methods
@@ -95,6 +100,7 @@ def load_study(path: Path) -> Study:
         seed=values["seed"],
         models=tuple(values["models"]),
         tasks=tuple(values["tasks"]),
+        exclude=tuple(values["exclude"]),
         sources=values["sources"],
         rows=values["rows"],
         methods=replace(Methods(), **values["methods"]),

@@ -8,6 +8,7 @@ from __future__ import annotations
 from apet.grid import Block, Cell, Grid
 from apet.placement import Budget
 from apet.plms.ladder import Rung
+from apet.plms.registry import devices_of
 
 LIBRARIES_MB = 2000
 """Memory of a process that has loaded the libraries and a prepared task."""
@@ -29,10 +30,29 @@ SMALL, CORE, GPU = 10**8, 2e10, 2e13
 fifth of what either was seen to do."""
 
 
+def devices(grid: Grid, block: Block) -> int:
+    """How many devices of one machine, and processes, train the block."""
+    return devices_of(grid.models[block.model])
+
+
+def program(devices: int) -> str:
+    """The beginning of a command line that runs `apet` in a process for each of so many devices."""
+    if devices == 1:
+        return "apet"
+    # --multi_gpu is the launcher's word for several processes, with or without GPUs; port 0: any that is free.
+    return (
+        f"accelerate launch --multi_gpu --num_machines 1 --num_processes {devices} --main_process_port 0"
+        " --mixed_precision no --dynamo_backend no --module apet.cli"
+    )
+
+
 def memory_mb(grid: Grid, block: Block) -> int:
-    """Memory in MB (10⁶ bytes) of a job that trains the block: its PLM, and the largest θ of its cells."""
+    """Memory in MB (10⁶ bytes) of a job that trains the block: its PLM, and the largest θ of its cells, of which each
+    device has its part; and the libraries in every process.
+    """
     theta = max(_theta(cell, parameters(grid, block.model)) for cell in block.cells)
-    return pretraining_mb(grid, block.model) + theta * NUMBER_BYTES // 10**6
+    others = (devices(grid, block) - 1) * LIBRARIES_MB
+    return pretraining_mb(grid, block.model) + others + theta * NUMBER_BYTES // 10**6
 
 
 def minutes(grid: Grid, block: Block) -> int:

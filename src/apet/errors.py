@@ -38,6 +38,29 @@ class MismatchError(ApetError):
     status = 1
 
 
+class Interrupted(BaseException):
+    """SIGTERM or SIGINT: the work is kept, and going on is left to the next run. No failure, so no `Exception`.
+
+    Its exit status says so too: 75 is EX_TEMPFAIL of sysexits.h, "try again".
+    """
+
+    status = 75
+
+
+class located:
+    """Puts the place (a file, a key) in front of the message of any ApetError raised inside."""
+
+    def __init__(self, place: object):
+        self.place = place
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, ApetError):
+            raise type(error)(f"{self.place}: {error}") from None
+
+
 def unknown(what: str, value: object, allowed: Iterable[str], where: str = "") -> str:
     """One sentence for a name outside a closed set, with the nearest allowed name as a suggestion."""
     names = sorted(map(str, allowed))

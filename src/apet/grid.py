@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from functools import cached_property
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, fields
+from functools import cache, cached_property
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,13 @@ from apet.data.choice import check_sisters, choose_source
 from apet.data.corpus import corpus_digest
 from apet.data.prepare import task_digest
 from apet.data.tasks import Task, load_task
-from apet.errors import ApetError, ParamsError, unknown
+from apet.errors import ParamsError, located, unknown
 from apet.placement import PLACEMENTS, Budget, Methods
 from apet.plms.ladder import PRETRAIN_VERSION, Recipe, Rung, rung_digest
 from apet.plms.registry import Model, Snapshot, head_of, parse_model, slug
 from apet.provenance import digest, seed_for
 
-TRAINER_VERSION = 2
+TRAINER_VERSION = 3
 """Raised whenever the numerics (tuning, training, evaluation) change, so that old cells are not taken for new ones."""
 
 MOST_JOBS = 500
@@ -49,9 +50,9 @@ class Cell:
 
     @cached_property
     def digest(self) -> str:
-        return digest(self)
+        return digest({**{name: getattr(self, name) for name in FIELDS}, **_nested(self.methods, self.training)})
 
-    @property
+    @cached_property
     def path(self) -> str:
         """The cell's folder below the cells' root: readable first, then a short hash of everything."""
         return f"{slug(self.model)}/{self.task}/{self.placement}-{_slug(self.budget)}-{self.digest[:10]}"
@@ -80,6 +81,17 @@ class Cell:
         return cls(**{**values, **nested})
 
 
+FIELDS = tuple(field.name for field in fields(Cell))
+OWN = ("model", "task", "placement", "budget", "draws", "reruns")
+"""What a cell does not share with all others of its study, PLM, task or recipe."""
+
+
+@cache
+def _nested(methods: Methods, training: Training) -> dict[str, Any]:
+    """What thousands of cells share, taken apart once."""
+    return {"methods": asdict(methods), "training": asdict(training)}
+
+
 @dataclass(frozen=True)
 class Block:
     """Cells of one (model, task) that one job trains, so that start-up, PLM and data are paid for once."""
@@ -94,6 +106,11 @@ class Block:
         """Readable, and part of files' names."""
         return f"{slug(self.model)}/{self.task}-{self.number}"
 
+    @property
+    def job(self) -> str:
+        """The same in one word."""
+        return self.name.replace("/", "_")
+
 
 class Grid:
     """A study's cells and folders. Building it checks every name and budget as far as that needs no PLM."""
@@ -107,13 +124,15 @@ class Grid:
             self.tasks = _tasks(study.tasks)
             self.sources = {n: choose_source(t, study.sources, self.tasks) for n, t in self.tasks.items()}
             check_sisters(self.tasks, self.sources)
+            self.pairs = self._pairs()
             self.task_digests = {name: self._task_digest(name) for name in self.tasks}
         self.guarded = tuple(name for name, source in self.sources.items() if source.kind != "wheel")
         corpus = corpus_digest(study.seed, [self.task_digests[name] for name in self.guarded])
         self.corpus = f"data/corpus/{corpus[:10]}"
         self.tokenizer = f"models/tokenizer-{digest([PRETRAIN_VERSION, self.corpus, self.recipe.vocabulary])[:10]}"
         self.plm_digests = {name: self._plm_digest(model) for name, model in self.models.items()}
-        self.cells = tuple(self._cells())
+        self.spendings = self._spendings()
+        self.cells = tuple(self._cell(*pair, *spent) for spent in self.spendings for pair in self.pairs)
         self.id = digest([cell.path for cell in self.cells])
 
     def task_folder(self, task: str) -> str:
@@ -146,18 +165,30 @@ class Grid:
     def blocks(self) -> list[Block]:
         """The training jobs, in a fixed order; cells of one job share model and task."""
         size = max(self.study.cells_per_job, -(-len(self.cells) // MOST_JOBS))
+        together: dict[tuple[str, str], list[Cell]] = {pair: [] for pair in self.pairs}
+        for cell in self.cells:
+            together[cell.model, cell.task].append(cell)
         found = []
-        for model in self.models:
-            for task in self.tasks:
-                cells = [c for c in self.cells if (c.model, c.task) == (model, task)]
-                parts = [tuple(cells[i : i + size]) for i in range(0, len(cells), size)]
-                found += [Block(model, task, number, part) for number, part in enumerate(parts)]
+        for (model, task), cells in together.items():
+            parts = [tuple(cells[i : i + size]) for i in range(0, len(cells), size)]
+            found += [Block(model, task, number, part) for number, part in enumerate(parts)]
         return found
 
     def record(self) -> dict[str, Any]:
-        """The resolved study, as jobs read it: one edit of params.yaml cannot change a job that is under way."""
-        cells = {c.path: asdict(c) for c in self.cells}
-        return {"study": self.id, "name": self.study.name, "cells": cells}
+        """The resolved study, as jobs read it: one edit of params.yaml cannot change a job that is under way.
+
+        What cells share stands once; `apet.study.read_study` makes the cells again.
+        """
+        trainings = list(dict.fromkeys(axis.training for axis in self.study.grid))
+        number = {training: n for n, training in enumerate(trainings)}
+        return {
+            "study": self.id,
+            "name": self.study.name,
+            "shared": {"seed": self.study.seed, "methods": asdict(self.study.methods), "trainer": TRAINER_VERSION},
+            "digests": {"plm": self.plm_digests, "data": self.task_digests},
+            "trainings": [asdict(training) for training in trainings],
+            "cells": {c.path: {n: getattr(c, n) for n in OWN} | {"training": number[c.training]} for c in self.cells},
+        }
 
     def _task_digest(self, task: str) -> str:
         return task_digest(self.tasks[task], self.study.rows, self.study.seed, self.sources[task])
@@ -168,30 +199,34 @@ class Grid:
         with located(self.params):
             return model.digest
 
-    def _cells(self) -> Iterator[Cell]:
-        seen: set[tuple[str, str]] = set()
+    def _spendings(self) -> dict[tuple[str, str], Axis]:
+        """Every (placement, budget) with its entry of the grid. Raises ParamsError for one that stands twice."""
+        found: dict[tuple[str, str], Axis] = {}
         for number, axis in enumerate(self.study.grid):
-            for placement, budget in self._pairs(axis, f"{self.params}: grid.{number}"):
-                if (placement, budget) in seen:
+            for placement, budget in _product(axis, f"{self.params}: grid.{number}"):
+                if (placement, budget) in found:
                     raise ParamsError(f"{self.params}: grid.{number}: {placement} at {budget} stands twice.")
-                seen.add((placement, budget))
-                for model in self.models:
-                    for task in self.tasks:
-                        yield self._cell(model, task, placement, budget, axis)
+                found[placement, budget] = axis
+        return found
 
-    def _pairs(self, axis: Axis, where: str) -> Iterator[tuple[str, str]]:
-        for placement in axis.placements:
-            if placement not in PLACEMENTS.names:
-                raise ParamsError(unknown("placement", placement, PLACEMENTS.names, f"{where}.placements"))
-            for written in axis.budgets:
-                with located(f"{where}.budgets"):
-                    budget = Budget.parse(written)
-                    if budget.placement == "own" and placement not in PLACEMENTS.own:
-                        allowed = ", ".join(PLACEMENTS.own)
-                        raise ParamsError(f"budget '@own': {placement!r} has no count of its own. For: {allowed}.")
-                yield placement, budget.text
+    def _pairs(self) -> tuple[tuple[str, str], ...]:
+        """(model, task), model by model, without those that the study excludes. Raises ParamsError for a name that is
+        not the study's, and for a model or task that would be left alone.
+        """
+        excluded = set()
+        for number, entry in enumerate(self.study.exclude):
+            for key, known in (("models", self.models), ("tasks", self.tasks)):
+                for name in (name for name in entry[key] if name not in known):
+                    raise ParamsError(unknown(key[:-1], name, known, f"exclude.{number}.{key}"))
+            excluded |= set(product(entry["models"], entry["tasks"]))
+        pairs = tuple(pair for pair in product(self.models, self.tasks) if pair not in excluded)
+        kept = {name for pair in pairs for name in pair}
+        for name in (name for name in (*self.models, *self.tasks) if name not in kept):
+            raise ParamsError(f"exclude leaves nothing of {name!r}: take it out of `models` or `tasks`.")
+        return pairs
 
-    def _cell(self, model: str, task: str, placement: str, budget: str, axis: Axis) -> Cell:
+    def _cell(self, model: str, task: str, placement: str, budget: str) -> Cell:
+        axis = self.spendings[placement, budget]
         # Without parameters nothing is drawn, and nothing is trained but a head: one replicate says it all.
         tuned = placement != "none"
         draws = axis.draws if tuned else 1
@@ -201,18 +236,18 @@ class Grid:
         return Cell(model, task, placement, budget, draws, reruns, study.seed, study.methods, axis.training, plm, data)
 
 
-class located:
-    """Puts the place (a file, a key) in front of the message of any ApetError raised inside."""
-
-    def __init__(self, place: object):
-        self.place = place
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, ApetError):
-            raise type(error)(f"{self.place}: {error}") from None
+def _product(axis: Axis, where: str) -> Iterator[tuple[str, str]]:
+    """The placements × budgets of one entry of the grid, budgets in the one way of writing them."""
+    for placement in axis.placements:
+        if placement not in PLACEMENTS.names:
+            raise ParamsError(unknown("placement", placement, PLACEMENTS.names, f"{where}.placements"))
+        for written in axis.budgets:
+            with located(f"{where}.budgets"):
+                budget = Budget.parse(written)
+                if budget.placement == "own" and placement not in PLACEMENTS.own:
+                    allowed = ", ".join(PLACEMENTS.own)
+                    raise ParamsError(f"budget '@own': {placement!r} has no count of its own. For: {allowed}.")
+            yield placement, budget.text
 
 
 def plm_folder(model: str, digest: str) -> str:
@@ -223,15 +258,6 @@ def plm_folder(model: str, digest: str) -> str:
 def data_folder(task: str, digest: str) -> str:
     """Where a prepared task lies in a working copy."""
     return f"data/tasks/{task}-{digest[:10]}"
-
-
-def select(cells: Sequence[Cell], paths: Sequence[str]) -> list[Cell]:
-    """The cells at these paths. Raises ParamsError for a path that is not the study's."""
-    known = {c.path: c for c in cells}
-    for path in paths:
-        if path not in known:
-            raise ParamsError(unknown("cell", path, known))
-    return [known[path] for path in paths]
 
 
 def _named(models: Iterable[Model]) -> dict[str, Model]:

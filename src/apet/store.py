@@ -9,13 +9,56 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from apet.grid import Grid
+from apet.errors import DataError
+from apet.provenance import file_digest, write_json
+
+if TYPE_CHECKING:  # it takes a second, which `apet status` should not
+    from apet.grid import Grid
 
 ATTIC = Path(".attic")
 TRACKED = ("data/corpus", "data/tasks", "models", "results/cells")
 """Folders under DVC whose entries carry the hash of all that decides their bytes."""
+
+UNFINISHED = "results/progress"
+"""What killed jobs have kept of their cells. Not under DVC."""
+
+BY_CELL = ("results/cells", UNFINISHED)
+"""Folders with an entry a cell, at the cell's path."""
+
+
+@dataclass(frozen=True)
+class Results:
+    """The folders below one root in which a cell leaves something, each by the cell's path.
+
+    cells: its results. runs: time, memory and host of its training. progress: what is kept of it while it is under way.
+    failed: what went wrong with it. loggers: what optional loggers write.
+    """
+
+    root: Path
+
+    @property
+    def cells(self) -> Path:
+        return self.root / "cells"
+
+    @property
+    def runs(self) -> Path:
+        return self.root / "runs"
+
+    @property
+    def progress(self) -> Path:
+        return self.root / "progress"
+
+    @property
+    def failed(self) -> Path:
+        return self.root / "failed"
+
+    @property
+    def loggers(self) -> Path:
+        return self.root / "loggers"
 
 
 def published_study() -> str | None:
@@ -27,8 +70,8 @@ def published_study() -> str | None:
 
 
 def entries(grid: Grid) -> set[str]:
-    """All entries of the tracked folders that the study names."""
-    cells = {f"results/cells/{cell.path}" for cell in grid.cells}
+    """All entries of the tracked folders, and of what is kept of cells under way, that the study names."""
+    cells = {f"{root}/{cell.path}" for cell in grid.cells for root in BY_CELL}
     tasks = {grid.task_folder(task) for task in grid.tasks}
     ladder = {grid.corpus, grid.tokenizer} if grid.rungs else set()
     return cells | tasks | {grid.plm_folder(model) for model in grid.models} | ladder
@@ -46,17 +89,34 @@ def restore(grid: Grid, root: Path = Path()) -> list[str]:
 
 
 def prune(grid: Grid, root: Path = Path()) -> list[str]:
-    """Move what the study does not name to the attic. Returns what was moved."""
+    """Move what the study does not name to the attic. Returns what was moved. Its failures are forgotten."""
     wanted = entries(grid)
-    moved = [e for tracked in TRACKED for e in _found(root, tracked) if e not in wanted]
+    for record in (root / "results/failed").glob("*/*/*.json"):
+        if f"{UNFINISHED}/{record.relative_to(root / 'results/failed').with_suffix('')}" not in wanted:
+            record.unlink()
+    moved = [e for tracked in (*TRACKED, UNFINISHED) for e in _found(root, tracked) if e not in wanted]
     for entry in moved:
         _move(root / entry, root / ATTIC / entry)
     return moved
 
 
+def write_index(grid: Grid, out: Path, root: Path = Path()) -> None:
+    """Write each cell's path with the SHA-256 of its metrics.json, which names those of its other files.
+
+    Whoever depends on all cells may depend on this one file. Raises DataError for a cell that is not there.
+    """
+    found = {}
+    for path in sorted(cell.path for cell in grid.cells):
+        record = root / "results/cells" / path / "metrics.json"
+        if not record.is_file():
+            raise DataError(f"{record}: not there; `snakemake cells` trains what is missing.")
+        found[path] = file_digest(record)
+    write_json(out, found)
+
+
 def _found(root: Path, tracked: str) -> Iterator[str]:
     """Entries that are there: folders at the depth at which the tracked folder has them."""
-    depth = "*/*/*" if tracked == "results/cells" else "*"
+    depth = "*/*/*" if tracked in BY_CELL else "*"
     for path in sorted((root / tracked).glob(depth)):
         yield path.relative_to(root).as_posix()
 

@@ -1,22 +1,21 @@
 """Training and evaluation: blocks of cells of one (model, task), each cell a declared output."""
 
-from apet.demand import memory_mb, minutes
+from apet.demand import devices, memory_mb, minutes, program
 
-
-def metrics_of(cells):
-    return [f"results/cells/{cell.path}/metrics.json" for cell in cells]
+# snakemake … --config logger=tensorboard (or dvclive): curves in results/loggers, no part of any result.
+LOGGER = f"--logger {config['logger']}" if "logger" in config else ""
 
 
 rule cells:
     input:
-        metrics_of(GRID.cells),
+        all_cells,
 
 
 for block in GRID.blocks():
 
     rule:
         name:
-            f"train_{block.name.replace('/', '_')}"
+            f"train_{block.job}"
         input:
             study=ancient(STUDY),
             plm=ancient(GRID.plm_record(block.model)),
@@ -29,23 +28,27 @@ for block in GRID.blocks():
         priority: GRID.size(block.model)
         conda:
             "../../envs/apet.yaml"
+        threads: devices(GRID, block)
         resources:
+            **gpus(devices(GRID, block)),
             mem_mb=more_each_attempt(memory_mb(GRID, block)),
             runtime=more_each_attempt(minutes(GRID, block)),
         params:
-            plm=GRID.plm_folder(block.model),
-            task=GRID.task_folder(block.task),
+            program=program(devices(GRID, block)),
+            plm=subpath(input.plm, parent=True),
+            task=subpath(input.task, parent=True),
             cells=[cell.path for cell in block.cells],
+            logger=LOGGER,
         shell:
-            "apet train --study {input.study} --plm {params.plm} --data {params.task}"
-            " --cells results/cells --runs results/runs {params.cells} > {log} 2>&1"
+            "{params.program} train --study {input.study} --plm {params.plm} --data {params.task}"
+            " --results results {params.logger} {params.cells} > {log} 2>&1"
 
 
 rule verify:
     # Without outputs it runs whenever it is asked for: snakemake … verify --config sample=10
     input:
         study=ancient(STUDY),
-        cells=ancient(metrics_of(GRID.cells)),
+        cells=all_cells,
     log:
         "results/logs/verify.log",
     conda:
@@ -54,5 +57,5 @@ rule verify:
         sample=config.get("sample", 5),
         seed=config.get("seed", 1),
     shell:
-        "apet verify --study {input.study} --cells results/cells --runs results/runs --sample {params.sample}"
+        "apet verify --study {input.study} --results results --sample {params.sample}"
         " --seed {params.seed} 2>&1 | tee {log}"

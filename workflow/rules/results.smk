@@ -22,7 +22,7 @@ rule results:
 rule aggregate:
     input:
         study=STUDY,
-        cells=ancient(metrics_of(GRID.cells)),
+        cells=all_cells,
     output:
         TABLES,
         report(METHODS, caption="../report/table.rst", category="Tables"),

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from apet.evaluation.encoded import Encoded, padded
 from apet.tuning import TunedPLM
 
-ROWS = 64
+ROWS = 32
 """Rows a batch: fixed, since another number may change the last bits of a logit."""
 
 

@@ -70,7 +70,8 @@ class Classify:
         return answer_loss(tuned, theta, *data.batch(rows), *self.words.answers(right))
 
     def evaluate(self, tuned: TunedPLM, theta: Theta, data: Encoded) -> Evaluated:
-        scores = predict(tuned, theta, data, self.words)
+        with tuned.settling(theta):
+            scores = predict(tuned, theta, data, self.words)
         prediction = scores.argmax(dim=1)
         rows = {"label": data.labels, "prediction": prediction, "correct": data.labels == prediction}
         return Evaluated(score(scores, data.labels, self.metrics), {name: c.numpy() for name, c in rows.items()})
@@ -94,11 +95,13 @@ class Write:
         return answer_loss(tuned, theta, *data.batch(rows), *data.answers(rows))
 
     def evaluate(self, tuned: TunedPLM, theta: Theta, data: Encoded) -> Evaluated:
-        ids = generate(tuned, theta, data, *self.end, self.longest)
+        with tuned.settling(theta):
+            ids = generate(tuned, theta, data, *self.end, self.longest)
+            loss = split_loss(tuned, theta, data)
         answers = [self.tokenizer.decode(row, skip_special_tokens=True).strip() for row in ids]
         found = text_metrics(self.metrics, answers, data.references)
         rows = {"prediction": answers, "score": found[self.metrics[0]]}
-        return Evaluated(score_answers(found, split_loss(tuned, theta, data)), rows)
+        return Evaluated(score_answers(found, loss), rows)
 
 
 def objective_of(task: Mapping[str, Any], plm: PLM) -> Objective:

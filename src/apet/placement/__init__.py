@@ -1,7 +1,7 @@
 """Where tunable parameters may sit (sites), how many there are to spend (budgets), and who gets them (plans)."""
 
 from apet.placement.budgets import Budget, resolve
-from apet.placement.plans import Plan, Units, make_plan, own_count
+from apet.placement.plans import Plan, Units, check_plan, make_plan, own_count
 from apet.placement.rules import PLACEMENTS, Methods
 from apet.placement.sites import STRUCTURES, Inventory, Site
 
@@ -14,6 +14,7 @@ __all__ = [
     "Plan",
     "Site",
     "Units",
+    "check_plan",
     "make_plan",
     "own_count",
     "resolve",

@@ -70,23 +70,34 @@ def make_plan(inventory: Inventory, placement: str, budget: int, seed: int, meth
 
     Raises ParamsError for an unknown placement, BudgetError for a budget that the placement cannot meet.
     """
+    random = np.random.default_rng(seed)
+    take = _spread(inventory, placement, budget, random, methods or Methods())
+    chosen = (site for site in inventory.sites if take.get(site))
+    return Plan(placement, budget, seed, tuple(_pick(site, take[site], random) for site in chosen))
+
+
+def check_plan(inventory: Inventory, placement: str, budget: int, methods: Methods) -> None:
+    """Raises as `make_plan` does, without the work of drawing which scalars: millions of them on a large PLM."""
+    _spread(inventory, placement, budget, np.random.default_rng(0), methods)
+
+
+def _spread(inventory: Inventory, placement: str, budget: int, random: np.random.Generator, methods: Methods) -> Take:
+    """How many units each site gets."""
     if placement not in PLACEMENTS.names:
         raise ParamsError(unknown("placement", placement, PLACEMENTS.names))
-    random = np.random.default_rng(seed)
     if placement in PLACEMENTS.random:
         allowed = PLACEMENTS.random[placement]
         holds = {s: s.units for s in inventory.drawn if allowed(s, inventory)}
         _check(inventory, placement, budget, _size(holds))
         take = _draw(holds, budget, random)
     else:
-        own = PLACEMENTS.own[placement](inventory, methods or Methods())
+        own = PLACEMENTS.own[placement](inventory, methods)
         whole = _size(own) if placement in ("none", "full") else capacity(own)
         _check(inventory, placement, budget, whole)
         take = _named(own, budget, random)
     if rest := budget - _size(take):
         take = _fill(inventory, take, rest, random)
-    chosen = (site for site in inventory.sites if take.get(site))
-    return Plan(placement, budget, seed, tuple(_pick(site, take[site], random) for site in chosen))
+    return take
 
 
 def _check(inventory: Inventory, placement: str, budget: int, holds: int) -> None:

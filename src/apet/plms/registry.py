@@ -43,6 +43,7 @@ class Snapshot:
     head: str = "own"
     family: str | None = None
     memory_gb: int | None = None
+    devices: int = 1
     parameters: int | None = None
     config: Mapping[str, Any] | None = None
 
@@ -106,6 +107,11 @@ def head_of(model: Model) -> str:
     return "own" if isinstance(model, Rung) else model.head
 
 
+def devices_of(model: Model) -> int:
+    """On how many devices a PLM's weights lie, each with a process of its own."""
+    return 1 if isinstance(model, Rung) else model.devices
+
+
 def values_of(model: Model, recipe: Recipe, fetched: Path) -> dict[str, Any]:
     """The mapping of a config.json that decides a PLM's shapes, before or after it is in the folder `fetched`.
 
@@ -155,7 +161,7 @@ def _snapshot(name: str, entry: Mapping[str, Any], where: str) -> Snapshot:
     for key, allowed in (("dtype", DTYPES), ("head", HEADS)):
         if key in entry and entry[key] not in allowed:
             raise ParamsError(unknown("value", entry[key], allowed, f"{where}: {key}"))
-    for key in ("memory_gb", "parameters"):
+    for key in ("memory_gb", "devices", "parameters"):
         if key in entry and (type(entry[key]) is not int or entry[key] < 1):
             raise ParamsError(f"{where}: {key} is {entry[key]!r}; it must be a whole number from 1.")
     if entry.get("config") is not None and not (isinstance(entry["config"], dict) and entry.get("family")):

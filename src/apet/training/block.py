@@ -2,62 +2,126 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import resource
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-
-from tqdm import tqdm
 
 from apet.errors import ApetError
 from apet.grid import Cell
 from apet.plms.load import load_plm
-from apet.provenance import write_json
-from apet.training.cells import Bench, is_complete, train_cell
+from apet.plms.sharded import is_first, load_sharded, processes
+from apet.provenance import digest, write_json
+from apet.store import Results
+from apet.training.cells import FORMAT, Bench, is_complete, train_cell
 from apet.training.determinism import machine_class, make_deterministic
+from apet.training.failures import forget_failure, record_failure
+from apet.training.journal import BlockJournal
+from apet.training.kept import KEEP_EVERY, Kept, discard
+from apet.training.loggers import opener
+from apet.training.memory import keep_freed_memory
+from apet.training.report import Report
+from apet.training.stop import Stop
 
 
 @dataclass(frozen=True)
-class Roots:
-    """cells: folders of cells. runs: run records (time, memory, host), which differ from run to run."""
+class Aside:
+    """What goes along with a block and never into its bytes.
 
-    cells: Path
-    runs: Path
+    keep_every: seconds of work that a killed process may lose. logger: a name of `loggers.LOGGERS`, or None.
+    """
+
+    keep_every: float = KEEP_EVERY
+    logger: str | None = None
 
 
-def train_block(cells: Sequence[Cell], plm_folder: Path, data_folder: Path, roots: Roots) -> int:
+def train_block(
+    cells: Sequence[Cell],
+    plm_folder: Path,
+    data_folder: Path,
+    results: Results,
+    aside: Aside = Aside(),
+) -> int:
     """Train the cells (all of one model and task) that are not complete. Returns how many were trained.
 
-    Raises ApetError at the end, naming the cells that failed, after all others are done and saved.
+    Raises ApetError at the end, naming the cells that failed, after all others are done and saved; Interrupted after
+    SIGTERM or SIGINT, when what is under way is kept.
     """
-    missing = [cell for cell in cells if not is_complete(roots.cells / cell.path)]
-    if not missing:
-        return 0
-    make_deterministic()
-    plm = load_plm(plm_folder, cells[0].model)
-    benches = {n: Bench.of(plm, data_folder, n) for n in sorted({cell.training.length for cell in missing})}
-    failed = {}
-    title = f"{cells[0].model} {cells[0].task}"
-    for cell in tqdm(missing, desc=title, unit="cell", mininterval=10 if _logged() else 0.1):
-        try:
-            _run(cell, benches[cell.training.length], roots)
-        except Exception as error:
-            traceback.print_exc()
-            failed[cell.path] = error
+    missing, failed = unfinished(cells, results)
+    if missing:
+        logger = opener(aside.logger) if aside.logger else None
+        make_deterministic()
+        keep_freed_memory()
+        stop = Stop()
+        with stop.listening():
+            benches = load_benches(missing, plm_folder, data_folder, results)
+            with Report(f"{cells[0].model} {cells[0].task}", len(missing)) as report:
+                for cell in missing:
+                    bench, folder = benches[cell.training.length], results.progress / cell.path
+                    kept = Kept(folder, _identity(cell, bench), _class(bench), stop, aside.keep_every)
+                    journal = BlockJournal(kept, report, logger, results.loggers / cell.path)
+                    report.begin(cell.path)
+                    with _failing(cell, results, failed), stop.held():
+                        run_cell(cell, bench, results, journal)
+                    report.end()
     if failed:
         listed = "; ".join(f"{path}: {error}" for path, error in failed.items())
-        raise ApetError(f"{len(failed)} of {len(missing)} cells failed, the others are saved. {listed}")
+        raise ApetError(f"{len(failed)} of {len(cells)} cells failed, the others are saved. {listed}")
     return len(missing)
 
 
-def _run(cell: Cell, bench: Bench, roots: Roots) -> None:
+def unfinished(cells: Sequence[Cell], results: Results) -> tuple[list[Cell], dict[str, Exception]]:
+    """The cells that are to be trained, and those that cannot even be looked at, with their errors."""
+    missing, failed = [], {}
+    for cell in cells:
+        with _failing(cell, results, failed):
+            if not is_done(cell, results):
+                missing.append(cell)
+    return missing, failed
+
+
+@contextmanager
+def _failing(cell: Cell, results: Results, failed: dict[str, Exception]) -> Iterator[None]:
+    """What goes wrong in here is the cell's failure: it is said, written down and put into `failed`."""
+    try:
+        yield
+    except Exception as error:
+        traceback.print_exc()
+        record_failure(results, cell.path, error)
+        failed[cell.path] = error
+
+
+def is_done(cell: Cell, results: Results) -> bool:
+    """Whether a cell is complete; then nothing is left of attempts before."""
+    done = is_complete(results.cells / cell.path)
+    if done:
+        discard(results.progress / cell.path)
+        forget_failure(results, cell.path)
+    return done
+
+
+def load_benches(cells: Sequence[Cell], plm_folder: Path, data_folder: Path, results: Results) -> dict[int, Bench]:
+    """Length of texts -> PLM and task at that length. What cannot be loaded is a failure of every cell."""
+    try:
+        load = load_plm if processes() == 1 else load_sharded
+        plm = load(plm_folder, cells[0].model)
+        return {n: Bench.of(plm, data_folder, n) for n in sorted({cell.training.length for cell in cells})}
+    except Exception as error:
+        for cell in cells:
+            record_failure(results, cell.path, error)
+        raise
+
+
+def run_cell(cell: Cell, bench: Bench, results: Results, journal: BlockJournal) -> None:
     """Train one cell and write down what the run took."""
     start, cpu = time.monotonic(), time.process_time()
-    record = train_cell(cell, bench, roots.cells / cell.path)
+    record = train_cell(cell, bench, results.cells / cell.path, journal)
+    if not is_first():
+        return
     run = {
         "cell": cell.path,
         "trained": [r["theta"] for r in record["replicates"]],
@@ -65,12 +129,21 @@ def _run(cell: Cell, bench: Bench, roots: Roots) -> None:
         "cpu_seconds": round(time.process_time() - cpu, 3),
         "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
         "host": platform.node(),
-        **machine_class(),
+        **_class(bench),
+        # Whether a process before had begun it, whose time is not in these; and classes of other machines that had.
+        "resumed": journal.kept.used,
+        "begun_on": journal.kept.others,
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
-    write_json(roots.runs / f"{cell.path}.json", run)
+    write_json(results.runs / f"{cell.path}.json", run)
+    discard(results.progress / cell.path)
+    forget_failure(results, cell.path)
 
 
-def _logged() -> bool:
-    """Whether progress goes to a log and not to a terminal."""
-    return not os.isatty(2)
+def _class(bench: Bench) -> dict[str, object]:
+    return machine_class(bench.plm.dtype)
+
+
+def _identity(cell: Cell, bench: Bench) -> str:
+    """Of all that decides a cell's bytes on one class of machine."""
+    return digest([FORMAT, cell.digest, bench.plm.content, bench.task["digest"]])

@@ -7,7 +7,7 @@ goes to a run record elsewhere.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,13 +20,15 @@ from safetensors.torch import save
 from apet.data.prepare import SPLITS, read_task
 from apet.data.tables import write_table
 from apet.errors import CorruptError, ParamsError
-from apet.evaluation import Encoded, Evaluated, encode_split, objective_of
+from apet.evaluation import Encoded, Evaluated, Score, encode_split, objective_of
 from apet.grid import Cell
 from apet.placement import Budget, Plan, make_plan, resolve
 from apet.plms.load import PLM
+from apet.plms.sharded import is_first
 from apet.provenance import bytes_digest, file_digest, whole_folder, write_bytes, write_json
+from apet.training.journal import UNWATCHED, Journal
 from apet.training.loop import HEAD, Splits, Trained, train
-from apet.tuning import TunedPLM, initial_theta, split_by_structure
+from apet.tuning import start, tune
 
 FORMAT = 1
 """Of the files in a cell's folder; another number is not read."""
@@ -79,7 +81,23 @@ class Replicate:
 
     @property
     def name(self) -> str:
-        return f"draw{self.draw}.rerun{self.rerun}"
+        return replicate_name(self.draw, self.rerun)
+
+    def values(self) -> dict[str, Any]:
+        """What was computed, as numbers and tensors; draw, rerun and plan are known."""
+        rows = {name: np.asarray(column).tolist() for name, column in self.tested.rows.items()}
+        return {"trained": self.trained.values(), "score": asdict(self.tested.score), "rows": rows}
+
+    @classmethod
+    def of(cls, draw: int, rerun: int, plan: Plan, values: Mapping[str, Any]) -> Replicate:
+        """The one that `values` was taken of."""
+        tested = Evaluated(Score(**values["score"]), values["rows"])
+        return cls(draw, rerun, plan, Trained.of(values["trained"]), tested)
+
+
+def replicate_name(draw: int, rerun: int) -> str:
+    """Of a replicate within its cell."""
+    return f"draw{draw}.rerun{rerun}"
 
 
 def is_complete(folder: Path) -> bool:
@@ -102,10 +120,12 @@ def is_complete(folder: Path) -> bool:
     return True
 
 
-def train_cell(cell: Cell, bench: Bench, folder: Path) -> dict[str, Any]:
-    """Train every replicate of a cell and write its folder whole. Returns the metrics record.
+def train_cell(cell: Cell, bench: Bench, folder: Path, journal: Journal = UNWATCHED) -> dict[str, Any]:
+    """Train every replicate of a cell and write its folder whole. Returns the metrics record; of several processes that
+    share the PLM the first one writes, and all others return an empty one.
 
-    Raises ParamsError for a loss over the vocabulary with a PLM that is read through a trained head.
+    Raises ParamsError for a loss over the vocabulary with a PLM that is read through a trained head, and Interrupted,
+    when all that was done is kept, if the journal has been told to stop.
     """
     if bench.head_size and cell.training.loss != "labels":
         raise ParamsError(
@@ -117,24 +137,42 @@ def train_cell(cell: Cell, bench: Bench, folder: Path) -> dict[str, Any]:
     replicates = []
     for draw, rerun in cell.replicates:
         plan = make_plan(inventory, cell.placement, budget, cell.seed_of("plan", draw), cell.methods)
-        replicates.append(_replicate(cell, bench, plan, draw, rerun))
-    return _write(cell, bench, budget, replicates, folder)
+        name = replicate_name(draw, rerun)
+        if kept := journal.find(name):
+            replicates.append(Replicate.of(draw, rerun, plan, kept))
+        else:
+            replicates.append(_replicate(cell, bench, plan, draw, rerun, journal))
+            journal.finished(name, replicates[-1].values)
+    return _write(cell, bench, budget, replicates, folder) if is_first() else {}
 
 
-def _replicate(cell: Cell, bench: Bench, plan: Plan, draw: int, rerun: int) -> Replicate:
-    """Train at every rate of the grid, keep the one that is best on validation, and predict the test split."""
-    words = bench.plm.model.get_input_embeddings().weight
-    parts = split_by_structure(plan, initial_theta(plan, cell.seed_of("start", draw, rerun), words))
+def _replicate(cell: Cell, bench: Bench, plan: Plan, draw: int, rerun: int, journal: Journal) -> Replicate:
+    """Train at every rate of the grid, keep the one that is best on validation, and predict the test split.
+
+    The pass over the test split is one piece of work: who is killed in it takes it again.
+    """
+    parts = start(bench.plm, plan, cell.seed_of("start", draw, rerun))
     if bench.head_size:
         # Zero: every label is equally likely at step 0.
         parts[HEAD] = torch.zeros(bench.head_size)
     order = cell.seed_of("order", draw, rerun)
     # Without parameters there is nothing to choose.
     rates = cell.training.rate_grid if parts else (1.0,)
-    with TunedPLM(bench.plm, plan, cell.training.checkpointing) as tuned:
-        runs = (train(tuned, parts, bench.splits, cell.training, order, rate) for rate in rates)
+    runs_before, share = (draw * cell.reruns + rerun) * len(rates), 1 / (cell.draws * cell.reruns * len(rates))
+    with tune(bench.plm, plan, cell.training.checkpointing) as tuned:
+
+        def run(number: int, rate: float) -> Trained:
+            name = f"{replicate_name(draw, rerun)}.rate{number}"
+            if kept := journal.find(name):
+                return Trained.of(kept)
+            with journal.watch(name, (runs_before + number) * share, share) as watch:
+                trained = train(tuned, parts, bench.splits, cell.training, order, rate, watch)
+            journal.finished(name, trained.values)
+            return trained
+
+        runs = (run(number, rate) for number, rate in enumerate(rates))
         best = max(runs, key=lambda run: (run.outcome == "ok", run.validation.score, -run.validation.loss))
-        tested = bench.splits.objective.evaluate(tuned, best.parts, bench.test)
+        tested = bench.splits.objective.evaluate(tuned, tuned.spread(best.parts), bench.test)
     return Replicate(draw, rerun, plan, best, tested)
 
 
@@ -217,7 +255,8 @@ def _replicate_record(cell: Cell, bench: Bench, r: Replicate) -> dict[str, Any]:
         "outcome": r.trained.outcome,
         "rate": r.trained.rate,
         "best_step": r.trained.best_step,
-        "steps": cell.training.steps if r.trained.parts else 0,
+        "steps": r.trained.steps,
+        "stopped": r.trained.stopped,
         "validation": asdict(r.trained.validation),
         "test": asdict(r.tested.score),
         "losses": [[step, round(loss, 6)] for step, loss in r.trained.losses],

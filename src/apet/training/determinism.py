@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from apet.plms.sharded import device_type, processes
 from apet.provenance import versions
 
 THREADS = 1
@@ -26,13 +27,17 @@ def make_deterministic() -> None:
     torch.set_float32_matmul_precision("highest")
 
 
-def machine_class() -> dict[str, Any]:
-    """What must be equal for equal bytes to be promised: kind of processor, device, threads, library versions."""
+def machine_class(dtype: str) -> dict[str, Any]:
+    """What must be equal for equal bytes to be promised: kind of processor, device, how many of them share the PLM,
+    threads, the type of the PLM's numbers, library versions.
+    """
     return {
         "machine": platform.machine(),
         "processor": _processor(),
-        "device": "cpu",
-        "threads": THREADS,
+        "device": device_type(),
+        "devices": processes(),
+        "threads": torch.get_num_threads(),
+        "dtype": dtype,
         "versions": versions(),
     }
 

@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
+from itertools import islice, pairwise
+from statistics import fmean
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from apet.config import Training
 from apet.evaluation import Encoded, Objective, Score
-from apet.tuning import TunedPLM
+from apet.tuning import TunedPLM, whole
 
 HEAD = "head"
 """Among the parts that are trained: a classification head's numbers, which are no part of θ."""
+
+EXPLODED = 100.0
+"""A loss above so many times the first step's (or 1 nat, where that is more) has exploded."""
 
 
 @dataclass(frozen=True)
 class Trained:
     """theta: flat, of the step that was best on validation, and the head's numbers at that step (none without one).
 
-    losses: (step, mean training loss since the last one).
+    losses: (step, mean training loss since the last one). steps: taken. outcome: `ok` or `diverged`. stopped: what
+    ended the run before its last step, `patience` or `divergence`; None where it took all.
     """
 
     theta: Tensor
@@ -29,12 +37,25 @@ class Trained:
     best_step: int
     validation: Score
     losses: list[tuple[int, float]]
-    outcome: str
+    steps: int
+    stopped: str | None
+
+    @property
+    def outcome(self) -> str:
+        return "diverged" if self.stopped == "divergence" else "ok"
 
     @property
     def parts(self) -> list[Tensor]:
         """What a TunedPLM takes as its θ."""
         return [part for part in (self.theta, self.head) if len(part)]
+
+    def values(self) -> dict[str, Any]:
+        """All of it as numbers and tensors, from which `of` makes it again."""
+        return vars(self) | {"validation": asdict(self.validation)}
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Trained:
+        return cls(**{**values, "validation": Score(**values["validation"])})
 
 
 @dataclass(frozen=True)
@@ -46,66 +67,183 @@ class Splits:
     objective: Objective
 
 
-def train(tuned: TunedPLM, parts: dict[str, Tensor], data: Splits, recipe: Training, seed: int, rate: float) -> Trained:
+@dataclass
+class Run:
+    """One training at one rate: all that the loop works on, and all that must be kept to go on to the same bytes.
+
+    theta: the trained parts by name, as leaves. best: θ and the head's numbers at the best look (at step 0 before the
+    first). losses: one a step so far, so their number is the step; the order of the data and the schedule are
+    functions of seed and step, and nothing else is drawn. looks: (step, score on validation).
+    """
+
+    recipe: Training
+    theta: dict[str, Tensor]
+    optimiser: torch.optim.Optimizer | None
+    best: tuple[Tensor, Tensor]
+    losses: list[float] = field(default_factory=list)
+    looks: list[tuple[int, Score]] = field(default_factory=list)
+
+    @classmethod
+    def start(cls, tuned: TunedPLM, parts: Mapping[str, Tensor], recipe: Training, rate: float) -> Run:
+        """At step 0. Every group of the optimiser has its highest learning rate as `peak`."""
+        leaves = tuned.leaves(parts)
+        peaks = {name: rate * getattr(recipe.rates, name.partition(".")[0]) for name in leaves}
+        groups = [{"params": [leaf], "peak": peaks[name]} for name, leaf in leaves.items()]
+        optimiser = torch.optim.AdamW(groups, weight_decay=0.0, fused=True) if groups else None
+        return cls(recipe, leaves, optimiser, flat(parts))
+
+    @property
+    def step(self) -> int:
+        return len(self.losses)
+
+    @property
+    def parts(self) -> list[Tensor]:
+        """What a TunedPLM takes as its θ."""
+        return list(self.theta.values())
+
+    @property
+    def diverged(self) -> bool:
+        """Whether the last step's loss is not finite, or has exploded."""
+        last, first = (self.losses[-1], self.losses[0]) if self.losses else (0.0, 0.0)
+        return not math.isfinite(last) or last > EXPLODED * max(1.0, first)
+
+    @property
+    def stopped(self) -> str | None:
+        """What ended the run before its last step."""
+        patience = self.recipe.patience
+        if patience and self.looks and len(self.looks) - 1 - self.looks.index(self.best_look) >= patience:
+            return "patience"
+        return "divergence" if self.diverged else None
+
+    @property
+    def is_over(self) -> bool:
+        return not self.theta or self.step == self.recipe.steps or self.stopped is not None
+
+    @property
+    def best_look(self) -> tuple[int, Score]:
+        """By score, then by loss, then the earlier one."""
+        return max(self.looks, key=lambda look: (look[1].score, -look[1].loss))
+
+    def descend(self, loss: Tensor, factor: float) -> None:
+        """One step down the gradient of a loss, which is not taken where the loss says that the run has diverged."""
+        self.losses.append(loss.item())
+        if self.diverged:
+            return
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.parts, self.recipe.clip)
+        for group in self.optimiser.param_groups:
+            group["lr"] = group["peak"] * factor
+        self.optimiser.step()
+        self.optimiser.zero_grad()
+
+    def look(self, seen: Score) -> None:
+        """Write down the score on validation, and keep θ if it is the best so far."""
+        self.looks.append((self.step, seen))
+        if self.best_look is self.looks[-1]:
+            self.best = flat(self.theta)
+
+    def curve(self) -> list[tuple[int, float]]:
+        """(step, mean training loss since the last one) at every look."""
+        edges = [0, *(step for step, _ in self.looks if step)]
+        return [(end, fmean(self.losses[start:end])) for start, end in pairwise(edges)]
+
+    def state(self) -> dict[str, Any]:
+        """Numbers and tensors from which `restore` goes on."""
+        return {
+            "theta": {name: leaf.detach() for name, leaf in self.theta.items()},
+            "optimiser": {name: dict(self.optimiser.state[leaf]) for name, leaf in self.theta.items()},
+            "best": list(self.best),
+            "losses": self.losses,
+            "looks": [[step, asdict(seen)] for step, seen in self.looks],
+        }
+
+    @torch.no_grad()
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Become the run, begun alike, that `state` was taken of."""
+        for name, leaf in self.theta.items():
+            leaf.copy_(state["theta"][name])
+            self.optimiser.state[leaf] = dict(state["optimiser"][name])
+        self.best = tuple(state["best"])
+        self.losses = list(state["losses"])
+        self.looks = [(step, Score(**seen)) for step, seen in state["looks"]]
+
+
+class Watch:
+    """Who goes along with a run: told when it begins, where it may be set further, and after every step.
+
+    A context manager, for what must be closed however the run ends.
+    """
+
+    def __enter__(self) -> Watch:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        return None
+
+    def begin(self, run: Run) -> None:
+        """At step 0."""
+
+    def step(self, run: Run) -> None:
+        """After a step, and the look that belongs to it."""
+
+
+def train(
+    tuned: TunedPLM,
+    parts: Mapping[str, Tensor],
+    data: Splits,
+    recipe: Training,
+    seed: int,
+    rate: float,
+    watch: Watch = Watch(),  # noqa: B008 (it holds nothing)
+) -> Trained:
     """Train θ and keep the step that is best on validation (score, then loss, then the earlier one).
 
     parts: θ at step 0 by structure, and then the head's numbers where the PLM has a trained head; not changed. seed: of
     the data's order. rate: multiplies every learning rate. `clip` bounds the gradient of all parts together.
-    A loss that is not finite ends the run with outcome `diverged` and the best θ so far (θ at step 0 if none).
+    A loss that is not finite or has exploded ends the run with outcome `diverged` and the best θ so far (θ at step 0 if
+    none); so does `patience`, so many looks in a row without a better one, with outcome `ok`.
+
+    A look at validation is one piece of work: a run that is killed in it takes it again, from the last step kept.
     """
-    if not parts:
-        return _untrained(tuned, parts, data, rate, "ok")
-    leaves = {name: part.clone().requires_grad_() for name, part in parts.items()}
-    theta = list(leaves.values())
-    groups = [{"params": [leaf], "lr": rate * getattr(recipe.rates, name)} for name, leaf in leaves.items()]
-    optimiser = torch.optim.AdamW(groups, weight_decay=0.0, fused=True)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, schedule_of(recipe))
-    looks = {recipe.steps * (i + 1) // recipe.evaluations for i in range(recipe.evaluations)}
-    best, losses, recent = None, [], []
-    for step, rows in enumerate(batches(len(data.train), recipe, seed), start=1):
-        loss = data.objective.loss(tuned, theta, data.train, rows, recipe.loss)
-        if not torch.isfinite(loss):
-            break
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(theta, recipe.clip)
-        optimiser.step()
-        schedule.step()
-        optimiser.zero_grad()
-        recent.append(loss.detach())
-        if step in looks:
-            losses.append((step, float(torch.stack(recent).mean())))
-            recent = []
-            seen = data.objective.evaluate(tuned, theta, data.validation).score
-            if best is None or (seen.score, -seen.loss) > (best[1].score, -best[1].loss):
-                best = step, seen, kept(leaves)
-    outcome = "ok" if losses and losses[-1][0] == recipe.steps else "diverged"
-    if best is None:
-        return _untrained(tuned, parts, data, rate, outcome)
-    return Trained(*best[2], rate, best[0], best[1], losses, outcome)
+    run, objective = Run.start(tuned, parts, recipe, rate), data.objective
+    watch.begin(run)
+    factor, looks = schedule_of(recipe), looks_of(recipe)
+    order = islice(batches(data.train.lengths, recipe, seed), run.step, None)
+    while not run.is_over:
+        rows = next(order)
+        run.descend(objective.loss(tuned, run.parts, data.train, rows, recipe.loss), factor(run.step))
+        if run.step in looks and not run.diverged:
+            run.look(objective.evaluate(tuned, run.parts, data.validation).score)
+        watch.step(run)
+    if not run.looks:  # nothing to train, or it diverged before the first look: θ at step 0
+        begun = tuned.spread([part for part in run.best if len(part)])
+        run.looks.append((0, objective.evaluate(tuned, begun, data.validation).score))
+    return Trained(*run.best, rate, *run.best_look, run.curve(), run.step, run.stopped)
 
 
-def _untrained(tuned: TunedPLM, parts: dict[str, Tensor], data: Splits, rate: float, outcome: str) -> Trained:
-    """θ at step 0: of a plan without parameters, or of a run that diverged before the first look at validation."""
-    seen = data.objective.evaluate(tuned, list(parts.values()), data.validation).score
-    return Trained(*kept(parts), rate, 0, seen, [], outcome)
-
-
-def kept(parts: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+def flat(parts: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
     """θ as one vector of its own, and the head's numbers apart from it."""
-    theta = [part.detach() for name, part in parts.items() if name != HEAD]
-    head = parts[HEAD].detach().clone() if HEAD in parts else torch.zeros(0)
-    return (torch.cat(theta) if theta else torch.zeros(0)), head
+    return whole([part for name, part in parts.items() if name != HEAD]), whole([parts[HEAD]] if HEAD in parts else [])
 
 
-def batches(rows: int, recipe: Training, seed: int) -> Iterator[Tensor]:
-    """Row numbers [batch] of every step: shuffled epochs, one after another, without a seam."""
+def looks_of(recipe: Training) -> set[int]:
+    """The steps after which validation is looked at, the last one among them."""
+    return {recipe.steps * (i + 1) // recipe.evaluations for i in range(recipe.evaluations)}
+
+
+def batches(lengths: Tensor, recipe: Training, seed: int) -> Iterator[Tensor]:
+    """Row numbers [batch] of every step: shuffled epochs, one after another, without a seam, of rows of lengths [n].
+
+    `buckets` batches are drawn at a time, cut by length and taken in random order, so that little padding is computed.
+    """
     generator = torch.Generator().manual_seed(seed)
     queue = torch.empty(0, dtype=torch.long)
-    for _ in range(recipe.steps):
-        while len(queue) < recipe.batch:
-            queue = torch.cat((queue, torch.randperm(rows, generator=generator)))
-        yield queue[: recipe.batch]
-        queue = queue[recipe.batch :]
+    while True:
+        while len(queue) < recipe.batch * recipe.buckets:
+            queue = torch.cat((queue, torch.randperm(len(lengths), generator=generator)))
+        drawn, queue = queue.split((recipe.batch * recipe.buckets, len(queue) - recipe.batch * recipe.buckets))
+        drawn = drawn[lengths[drawn].argsort(stable=True)].view(recipe.buckets, recipe.batch)
+        yield from drawn[torch.randperm(recipe.buckets, generator=generator)]
 
 
 def schedule_of(recipe: Training) -> Callable[[int], float]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,9 +11,10 @@ from pathlib import Path
 from apet.errors import ApetError, DataError
 from apet.grid import Cell
 from apet.provenance import file_digest
-from apet.training.block import Roots, train_block
+from apet.status import differences, read_class
+from apet.store import Results
+from apet.training.block import train_block
 from apet.training.cells import is_complete
-from apet.training.determinism import machine_class
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Verdict:
     """What became of one cell. differing: names of its files that came out otherwise, or are on one side only.
 
     elsewhere: in which points the machine that trained it is of another class than this one, where equal bytes are
-    not promised; empty where it is the same, None where no run record says.
+    not promised; empty where it is the same, None where a run record does not say.
     """
 
     cell: str
@@ -47,7 +47,7 @@ def sample_of(cells: Sequence[Cell], count: int, seed: int) -> list[Cell]:
     return random.Random(seed).sample(list(cells), min(count, len(cells)))
 
 
-def verify_cells(cells: Sequence[Cell], root: Path, results: Roots, scratch: Path) -> Iterator[Verdict]:
+def verify_cells(cells: Sequence[Cell], root: Path, results: Results, scratch: Path) -> Iterator[Verdict]:
     """Retrain cells below `scratch`, and compare each file with that of `results`, block by block.
 
     root: of the working copy that holds data/ and models/. Raises DataError for a cell that has not been trained.
@@ -55,7 +55,7 @@ def verify_cells(cells: Sequence[Cell], root: Path, results: Roots, scratch: Pat
     for cell in cells:
         if not is_complete(results.cells / cell.path):
             raise DataError(f"{results.cells / cell.path}: not trained yet, so there is nothing to compare with.")
-    again = Roots(scratch / "cells", scratch / "runs")
+    again = Results(scratch)
     for (plm, data), block in groupby(sorted(cells, key=lambda c: c.path), lambda c: (c.plm_folder, c.data_folder)):
         block = list(block)
         error = ""
@@ -67,23 +67,14 @@ def verify_cells(cells: Sequence[Cell], root: Path, results: Roots, scratch: Pat
             yield _compare(cell, results, again, error)
 
 
-def _compare(cell: Cell, results: Roots, again: Roots, error: str) -> Verdict:
+def _compare(cell: Cell, results: Results, again: Results, error: str) -> Verdict:
     first, second = results.cells / cell.path, again.cells / cell.path
     names = sorted({path.name for folder in (first, second) if folder.is_dir() for path in folder.iterdir()})
     differing = tuple(name for name in names if not _same(first / name, second / name))
-    elsewhere = _elsewhere(results.runs / f"{cell.path}.json")
+    there, here = (read_class(root.runs / f"{cell.path}.json") for root in (results, again))
+    elsewhere = differences(there, here) if there and here else None
     return Verdict(cell.path, differing, elsewhere, "" if second.is_dir() else error)
 
 
 def _same(first: Path, second: Path) -> bool:
     return first.is_file() and second.is_file() and file_digest(first) == file_digest(second)
-
-
-def _elsewhere(run: Path) -> tuple[str, ...] | None:
-    """Differences between the class of machine in a run record and this machine's."""
-    try:
-        record = json.loads(run.read_text())
-    except (OSError, ValueError):
-        return None
-    here = machine_class()
-    return tuple(f"{key}: {record.get(key)} there, {here[key]} here" for key in here if record.get(key) != here[key])

@@ -1,6 +1,16 @@
 """How a plan's units enter a PLM: one flat vector θ, its layout, and the structures that read it."""
 
+from __future__ import annotations
+
+from apet.placement.plans import Plan
+from apet.plms.load import PLM
+from apet.tuning.sharded import ShardedPLM, start, whole
 from apet.tuning.theta import Slot, initial_theta, layout, split_by_structure
 from apet.tuning.tuned import TunedPLM
 
-__all__ = ["Slot", "TunedPLM", "initial_theta", "layout", "split_by_structure"]
+__all__ = ["Slot", "TunedPLM", "initial_theta", "layout", "split_by_structure", "start", "tune", "whole"]
+
+
+def tune(plm: PLM, plan: Plan, checkpointing: bool = False) -> TunedPLM:
+    """A PLM with a plan's units in it, whether it is whole or in parts. checkpointing: see `TunedPLM`."""
+    return TunedPLM(plm, plan, checkpointing) if plm.mesh is None else ShardedPLM(plm, plan)

@@ -70,6 +70,17 @@ class Factors:
         θ's own float32 keeps what many small steps add up to; bfloat16 has the same exponents, so nothing small is lost
         in the factors, and the product is rounded once, with y.
         """
+        a, u = self._maps(x, y, pieces)
+        z = x.reshape(-1, self.inputs) @ a.T
+        return torch.addmm(y.reshape(-1, self.outputs), z, u).view_as(y)
+
+    def added(self, weight: Tensor, pieces: Sequence[Tensor]) -> Tensor:
+        """weight [outputs, inputs] + Uᵀ A, with which the map alone gives the updated output."""
+        a, u = self._maps(weight, weight, pieces)
+        return torch.addmm(weight, u.T, a)
+
+    def _maps(self, x: Tensor, y: Tensor, pieces: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """A [rank, inputs] in x's dtype and U [rank, outputs] in y's."""
         a, b = [], []
         for part in self.lowrank:
             units = pieces[part.number].view(part.slot.units.count, -1)
@@ -80,10 +91,8 @@ class Factors:
             a.append(x.new_zeros(len(self.columns), self.inputs).scatter_(1, self.columns, 1.0))
             b.extend(pieces[part.number] for part in self.entries)
         u = y.new_zeros(self.rank * self.outputs).scatter(0, self.flat, torch.cat(b).to(y.dtype))
-        u = u.view(self.rank, self.outputs)
-        z = x.reshape(-1, self.inputs) @ torch.cat([part.to(x.dtype) for part in a]).T
-        return torch.addmm(y.reshape(-1, self.outputs), z, u).view_as(y)
+        return torch.cat([part.to(x.dtype) for part in a]), u.view(self.rank, self.outputs)
 
 
 def _index(part: Part) -> Tensor:
-    return torch.from_numpy(part.slot.units.index)
+    return torch.as_tensor(part.slot.units.index)

@@ -12,14 +12,22 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+StandIns = tuple[tuple[nn.Module, str, Tensor], ...]
+"""(module, parameter, the tensor in its place during a call)."""
+
 
 @dataclass(frozen=True)
 class Call:
-    """pieces: θ slot by slot. position [rows, k]: where each row is read. stand_ins: (module, parameter, tensor)."""
+    """pieces: θ slot by slot, None where it is not at hand. position [rows, k]: where each row is read. settled: the
+    stand-ins have small updates in them, where the PLM is in float32. parts: θ as it was given, where a block takes its
+    pieces when it runs.
+    """
 
-    pieces: tuple[Tensor, ...] = ()
+    pieces: tuple[Tensor | None, ...] = ()
     position: Tensor | None = None
-    stand_ins: tuple[tuple[nn.Module, str, Tensor], ...] = ()
+    stand_ins: StandIns = ()
+    settled: bool = False
+    parts: tuple[Tensor, ...] = ()
 
 
 class Calls:
@@ -47,25 +55,28 @@ class Calls:
 
 
 class Recomputed:
-    """Blocks whose activations are not kept for the backward pass but computed again (Chen et al. 2016)."""
+    """Blocks whose activations are not kept for the backward pass but computed again (Chen et al. 2016).
 
-    def __init__(self, blocks: Sequence[nn.Module], calls: Calls):
-        self.blocks, self.calls = blocks, calls
-        for block in blocks:
-            block.forward = partial(self._forward, block.forward)
+    inside: (number of a block, the call under way) -> the call that the block works with.
+    """
+
+    def __init__(self, blocks: Sequence[nn.Module], calls: Calls, inside: Callable[[int, Call], Call]):
+        self.blocks, self.calls, self.inside = blocks, calls, inside
+        for number, block in enumerate(blocks):
+            block.forward = partial(self._forward, number, block.forward)
 
     def remove(self) -> None:
         """Give the blocks their own forward back."""
         for block in self.blocks:
             del vars(block)["forward"]
 
-    def _forward(self, forward: Callable, *args: Any, **kwargs: Any) -> Any:
+    def _forward(self, number: int, forward: Callable, *args: Any, **kwargs: Any) -> Any:
+        run = partial(self._run, number, forward, self.calls.now)
         if not torch.is_grad_enabled():
-            return forward(*args, **kwargs)
-        run = partial(self._run, forward, self.calls.now)
+            return run(*args, **kwargs)
         # No dropout is active in a frozen PLM, so there is no random state to restore.
         return checkpoint(run, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
 
-    def _run(self, forward: Callable, call: Call, *args: Any, **kwargs: Any) -> Any:
-        with self.calls.during(call):
+    def _run(self, number: int, forward: Callable, call: Call, *args: Any, **kwargs: Any) -> Any:
+        with self.calls.during(self.inside(number, call)):
             return forward(*args, **kwargs)

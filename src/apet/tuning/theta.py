@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -28,6 +29,19 @@ def layout(plan: Plan) -> list[Slot]:
         slots.append(Slot(units, start, start + units.size))
         start += units.size
     return slots
+
+
+def cut(parts: Sequence[Tensor], sizes: Iterable[int]) -> list[Tensor]:
+    """Consecutive parts cut into pieces of these sizes, by one split of each, whose gradient is one concatenation."""
+    sizes = iter(sizes)
+    pieces: list[Tensor] = []
+    for part in parts:
+        taken, rest = [], len(part)
+        while rest:
+            taken.append(next(sizes))
+            rest -= taken[-1]
+        pieces.extend(part.split(taken))
+    return pieces
 
 
 def initial_theta(plan: Plan, seed: int, words: Tensor) -> Tensor:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,14 +13,13 @@ from torch.nn import functional as F
 
 from apet.placement.plans import Plan
 from apet.plms.families import Inputs, Place
-from apet.plms.families.base import at
 from apet.plms.load import PLM
 from apet.tuning import beside
 from apet.tuning.beside import Effect
 from apet.tuning.factors import Factors, Part, is_thin
-from apet.tuning.recompute import Call, Calls, Recomputed
+from apet.tuning.recompute import Call, Calls, Recomputed, StandIns
 from apet.tuning.structures.entry import Scatter, Sparse
-from apet.tuning.theta import Slot, layout
+from apet.tuning.theta import Slot, cut, layout
 from apet.tuning.written import Written
 
 ORDER = ("entry", "bottleneck", "bias")
@@ -49,13 +50,16 @@ class TunedPLM:
         for number, slot in enumerate(self.slots):
             place = places[slot.units.site.place]
             self._enter(number, slot, place, place.name in plugged)
+        self.factors = {path: self._factors(path) for path in self.parts}
+        self.settled: tuple[tuple[Tensor, ...], StandIns] | None = None
         touched = dict.fromkeys([*self.parts, *self.effects])
         self.handles = [self.model.get_submodule(m).register_forward_hook(self._acts(m)) for m in touched]
         self.mean = plm.head == "trained" and self.family.pools
         if (narrow := self.family.narrow(self.model.config)) and not self.mean:
-            self.handles.append(self.model.get_submodule(narrow).register_forward_hook(self._narrow))
+            last = self.model.get_submodule(narrow)
+            self.handles.append(last.register_forward_pre_hook(self._narrow, with_kwargs=True))
         if checkpointing:
-            self.handles.append(Recomputed(self.family.stacked(self.model), self.calls))
+            self.handles.append(Recomputed(self.family.stacked(self.model), self.calls, self._inside))
 
     def __enter__(self) -> TunedPLM:
         return self
@@ -68,6 +72,16 @@ class TunedPLM:
         for handle in self.handles:
             handle.remove()
         self.handles = []
+
+    def leaves(self, parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """θ's parts and a head's numbers, in order, as an optimiser trains them: by name, or as `name.0`, `name.1`, …
+        where a part is trained in several.
+        """
+        return {name: part.clone().requires_grad_() for name, part in parts.items()}
+
+    def spread(self, parts: Sequence[Tensor]) -> list[Tensor]:
+        """Whole parts of θ, and of a head, as a call takes them."""
+        return list(parts)
 
     def __call__(
         self,
@@ -93,6 +107,25 @@ class TunedPLM:
             states = self.family.states(self.model, inputs)
             return self.read(states, words, call) if head is None else classify(states, head)
 
+    @contextmanager
+    def settling(self, theta: Sequence[Tensor]) -> Iterator[None]:
+        """For many calls with this θ and no gradient: what follows from θ alone is computed once. Where the PLM is in
+        float32, small updates are added to copies of the maps they update, which live as long.
+        """
+        theta = list(theta)[: -1 if self.plm.head == "trained" else None]
+        with torch.no_grad():
+            pieces = self._split(theta)
+            values = {(module, name): value for module, name, value in self._stand_ins(pieces)}
+            for path, factors in self.factors.items():
+                weight = self.model.get_submodule(path), "weight"
+                if weight[0].weight.dtype == torch.float32:
+                    values[weight] = factors.added(values.get(weight, weight[0].weight), pieces)
+            self.settled = pieces, tuple((*place, value) for place, value in values.items())
+        try:
+            yield
+        finally:
+            self.settled = None
+
     def write(self, theta: Sequence[Tensor], ids: Tensor, lengths: Tensor) -> Written:
         """Answers under way to ids and lengths as above, read by the PLM's own head; for families that can write."""
         return Written(self, *self._prepared(theta, ids, lengths))
@@ -109,28 +142,31 @@ class TunedPLM:
         self, theta: Sequence[Tensor], ids: Tensor, lengths: Tensor, said: Tensor | None = None, every: bool = False
     ) -> tuple[Inputs, Call]:
         """What a family's forward pass reads, and what the hooks do."""
-        pieces = self._split(theta)
+        pieces, stand_ins = self.settled or self._values(theta)
         virtual = {place: pieces[n].view(-1, self.slots[n].units.site.cost) for place, n in self.virtual.items()}
         inputs = Inputs(ids, lengths, virtual, self.family.slot, self.plm.frame.decoder, self.mean)
         if said is not None:
             inputs = inputs.saying(said, len(self.plm.frame.after), every)
-        return inputs, Call(pieces, inputs.position(self.family.input), self._stand_ins(pieces))
+        return inputs, Call(pieces, inputs.position(self.family.input), stand_ins, bool(self.settled))
 
-    def _split(self, theta: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """One tensor a slot, by one split of each part, whose gradient is one concatenation."""
-        sizes = iter([s.stop - s.start for s in self.slots])
-        pieces: list[Tensor] = []
-        for part in theta:
-            taken, rest = [], len(part)
-            while rest:
-                taken.append(next(sizes))
-                rest -= taken[-1]
-            pieces.extend(part.split(taken))
-        return tuple(pieces)
+    def _values(self, theta: Sequence[Tensor]) -> tuple[tuple[Tensor | None, ...], StandIns]:
+        pieces = self._split(theta)
+        return pieces, self._stand_ins(pieces)
 
-    def _stand_ins(self, pieces: Sequence[Tensor]) -> tuple[tuple[nn.Module, str, Tensor], ...]:
+    def _split(self, theta: Sequence[Tensor]) -> tuple[Tensor | None, ...]:
+        """θ slot by slot."""
+        return tuple(cut(theta, [s.stop - s.start for s in self.slots]))
+
+    def _inside(self, block: int, call: Call) -> Call:
+        """What a block works with in a call."""
+        return call
+
+    def _stand_ins(self, pieces: Sequence[Tensor | None]) -> StandIns:
+        """Of the parameters whose values are at hand."""
         found = []
         for (path, name), scatters in self.scatters.items():
+            if pieces[scatters[0][0]] is None:
+                continue
             module = self.model.get_submodule(path)
             value = module.get_parameter(name)
             for number, scatter in scatters:
@@ -141,7 +177,7 @@ class TunedPLM:
     def _enter(self, number: int, slot: Slot, place: Place, plugged: bool) -> None:
         """Decide how a slot's values reach the PLM."""
         site = slot.units.site
-        index = None if slot.units.index is None else torch.from_numpy(slot.units.index)
+        index = None if slot.units.index is None else torch.as_tensor(slot.units.index)
         rows = rows_of(place, self.plm)
         if site.structure == "token":
             self.virtual[place.name] = number
@@ -187,14 +223,13 @@ class TunedPLM:
     def _acts(self, path: str) -> Callable:
         """The hook of a module: thin updates of its map, then its effects in their order."""
         effects = sorted(self.effects[path], key=lambda e: ORDER.index(self.slots[e[0]].units.site.structure))
-        factors = None
-        if parts := self.parts[path]:
-            outputs, inputs = self.model.get_submodule(path).weight.shape
-            factors = Factors(outputs, inputs, parts)
+        factors = self.factors.get(path)
 
-        def hook(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-            pieces = self.calls.now.pieces
-            if factors:
+        def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            call = self.calls.now
+            pieces = call.pieces
+            # Otherwise they are in the weight already.
+            if factors and not (call.settled and module.weight.dtype == torch.float32):
                 output = factors(inputs[0], output, pieces)
             for number, effect in effects:
                 output = effect(inputs[0], output, pieces[number])
@@ -202,11 +237,13 @@ class TunedPLM:
 
         return hook
 
-    def _narrow(self, _: nn.Module, inputs: object, output: Tensor | tuple) -> Tensor | tuple:
-        """Keep only the positions that are read: what follows the last attention does not mix positions."""
-        states = output[0] if isinstance(output, tuple) else output
-        states = at(states, self.calls.now.position)
-        return (states, *output[1:]) if isinstance(output, tuple) else states
+    def _factors(self, path: str) -> Factors:
+        outputs, inputs = self.model.get_submodule(path).weight.shape
+        return Factors(outputs, inputs, self.parts[path])
+
+    def _narrow(self, _: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+        """Tell the last attention which positions are read: what follows it does not mix positions."""
+        return args, {**kwargs, "read": self.calls.now.position}
 
 
 def classify(states: Tensor, head: Tensor) -> Tensor:

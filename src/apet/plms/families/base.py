@@ -164,7 +164,8 @@ class Family:
     encoder, which can name a word and not go on. head: path of the linear map from states to words. transform: (model,
     states) -> what that map multiplies. pools: a trained head reads the mean state: in an encoder every position sees
     the whole text, and the slot's state is made to name a word. slot: see Inputs. frame: (tokenizer) -> what goes
-    around a text. narrow: (config) -> path of the last module that needs every position when only one is read, or None.
+    around a text. narrow: (config) -> path of the last attention, whose forward then takes `read` [rows, k], the
+    positions that ask there and go on; None where the family does without.
     fuse: puts fast kernels in place of the library's slow ones, equal to float tolerance. untie: gives a model made
     from a configuration alone a head of its own, where a checkpoint would bring one.
     """

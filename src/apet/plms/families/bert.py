@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
 from torch import Tensor
 from transformers import BertForMaskedLM, PreTrainedTokenizerBase
+from transformers.models.bert.modeling_bert import BertAttention
 
-from apet.plms.families.base import Family, Frame, Inputs, Place
+from apet.plms.families.base import Family, Frame, Inputs, Place, at
 
 BLOCK = (
     Place("attention.query", "attention.self.query", "linear"),
@@ -45,6 +49,20 @@ def transform(model: BertForMaskedLM, states: Tensor) -> Tensor:
     return model.cls.predictions.transform(states)
 
 
+def fuse(model: BertForMaskedLM) -> None:
+    """An attention that can leave out the positions that are not read."""
+    for block in model.bert.encoder.layer:
+        block.attention.forward = partial(attend, block.attention)
+
+
+def attend(attention: BertAttention, hidden: Tensor, *args: Any, read: Tensor | None = None, **kwargs: Any) -> tuple:
+    """The library's attention sublayer. read [rows, k]: only the states of these positions come out."""
+    found, *chances = attention.self(hidden, *args, **kwargs)
+    if read is not None:
+        found, hidden = at(found, read), at(hidden, read)
+    return attention.output(found, hidden), *chances
+
+
 BERT = Family(
     name="bert",
     classes={"bert": BertForMaskedLM},
@@ -57,4 +75,5 @@ BERT = Family(
     slot=2,
     frame=frame,
     narrow=lambda config: f"bert.encoder.layer.{config.num_hidden_layers - 1}.attention",
+    fuse=fuse,
 )

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from torch import nn
-from transformers import BloomForCausalLM
-from transformers.models.bloom.modeling_bloom import BloomGelu
+from functools import partial
 
-from apet.plms.families.base import Family, Fused, Place
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import BloomForCausalLM, DynamicCache
+from transformers.models.bloom.modeling_bloom import BloomAttention, BloomGelu
+
+from apet.plms.families.base import Family, Fused, Place, at
 from apet.plms.families.causal import Continuation, states
+from apet.plms.kernels import Gelu
 
 QKV = "self_attention.query_key_value"
 
@@ -31,10 +36,45 @@ OUTER = (
 
 
 def fuse(model: BloomForCausalLM) -> None:
-    """The library's GELU makes many passes over memory; PyTorch's kernel for the same formula makes one."""
-    for module in list(model.modules()):
-        if isinstance(getattr(module, "gelu_impl", None), BloomGelu):
-            module.gelu_impl = nn.GELU(approximate="tanh")
+    """A GELU in fewer passes over memory, and an attention that copies query, key and value once."""
+    for block in model.transformer.h:
+        if isinstance(block.mlp.gelu_impl, BloomGelu):
+            block.mlp.gelu_impl = Gelu()
+        block.self_attention.forward = partial(attend, block.self_attention)
+
+
+def attend(
+    attention: BloomAttention,
+    hidden: Tensor,
+    residual: Tensor,
+    alibi: Tensor,
+    attention_mask: Tensor | None = None,
+    layer_past: DynamicCache | None = None,
+    read: Tensor | None = None,
+    **_: object,
+) -> tuple[Tensor, None]:
+    """The library's attention sublayer on hidden [rows, n, d] with alibi [rows × heads, 1, keys], residual added.
+
+    read [rows, k]: only these positions ask, and only their states [rows, k, d] come out.
+    """
+    rows, heads = len(hidden), attention.num_heads
+    fused = attention.query_key_value(hidden)
+    # [3, rows, heads, n, d of a head], so that each of the three is a batch of matrices as it lies.
+    query, key, value = fused.view(rows, -1, heads, 3, attention.head_dim).permute(3, 0, 2, 1, 4).contiguous().unbind()
+    if layer_past is not None:
+        key, value = layer_past.update(key, value, attention.layer_idx)
+    bias = alibi.view(rows, heads, 1, -1)
+    if attention_mask is not None:
+        bias = bias + attention_mask
+    if read is not None:
+        query = at(query.transpose(1, 2), read).transpose(1, 2)
+        residual = at(residual, read)
+        bias = at(bias.expand(rows, heads, fused.shape[1], -1).transpose(1, 2), read).transpose(1, 2)
+    query, key, value, bias = (x.flatten(0, 1) for x in (query, key, value, bias))
+    scores = torch.baddbmm(bias, query, key.transpose(1, 2), alpha=attention.inv_norm_factor)
+    chances = F.softmax(scores, dim=-1, dtype=torch.float32).to(scores.dtype)
+    found = torch.bmm(chances, value).view(rows, heads, -1, attention.head_dim).transpose(1, 2).flatten(2)
+    return residual + attention.dense(found), None
 
 
 BLOOM = Family(

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from transformers import LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM
 
 from apet.plms.families.base import Family, Place
 from apet.plms.families.causal import Continuation, states
+from apet.plms.kernels import rms_norm
 
 BLOCK = (
     Place("attention.norm", "input_layernorm", "norm"),
@@ -27,6 +30,13 @@ OUTER = (
 )
 
 
+def fuse(model: LlamaForCausalLM) -> None:
+    """Norms in fewer passes over memory."""
+    for module in model.modules():
+        if isinstance(module, type(model.model.norm)):
+            module.forward = partial(rms_norm, module)
+
+
 LLAMA = Family(
     name="llama",
     classes={"llama": LlamaForCausalLM, "mistral": MistralForCausalLM, "qwen2": Qwen2ForCausalLM},
@@ -34,4 +44,5 @@ LLAMA = Family(
     blocks={"decoder": ("model.layers", BLOCK)},
     states=states,
     write=Continuation,
+    fuse=fuse,
 )

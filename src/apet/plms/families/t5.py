@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from torch import Tensor, nn
 from transformers import DynamicCache, EncoderDecoderCache, PreTrainedTokenizerBase, T5ForConditionalGeneration
+from transformers.activations import NewGELUActivation
 
 from apet.plms.families.base import Family, Frame, Inputs, Place
+from apet.plms.kernels import Gelu, rms_norm
 
 SPAN = "<extra_id_0>"
 """The sentinel that stands for a span left out of the text; the decoder says it and then the span."""
@@ -102,6 +106,15 @@ def untie(model: T5ForConditionalGeneration) -> None:
         model.lm_head.weight = nn.Parameter(model.lm_head.weight.detach().clone())
 
 
+def fuse(model: T5ForConditionalGeneration) -> None:
+    """Norms and GELU in fewer passes over memory."""
+    for module in model.modules():
+        if isinstance(module, type(model.encoder.final_layer_norm)):
+            module.forward = partial(rms_norm, module)
+        elif isinstance(getattr(module, "act", None), NewGELUActivation):
+            module.act = Gelu()
+
+
 T5 = Family(
     name="t5",
     classes={"t5": T5ForConditionalGeneration},
@@ -111,5 +124,6 @@ T5 = Family(
     write=Continuation,
     transform=transform,
     frame=frame,
+    fuse=fuse,
     untie=untie,
 )

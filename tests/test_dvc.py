@@ -1,0 +1,176 @@
+"""DVC as people use it on the toy study: compare, share through remotes, draw again from part of it, experiment.
+
+Commands that docs/dvc.md shows are taken from there.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import boto3
+import pytest
+import yaml
+from moto.server import ThreadedMotoServer
+
+from toy import ROOT, Checkout, trainings
+
+GUIDE = (ROOT / "docs" / "dvc.md").read_text()
+
+
+def shown(begins: str) -> str:
+    """The command of the guide that begins so, with the lines it goes on in, without its comment."""
+    lines = iter(line for block in re.findall(r"```\w*\n(.*?)```", GUIDE, re.DOTALL) for line in block.splitlines())
+    command = next(line for line in lines if line.startswith(f"$ {begins}"))[2:]
+    while command.endswith("\\"):
+        command = command[:-1] + next(lines)
+    return command.split("  #")[0].strip()
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def results(checkout: Checkout) -> dict[str, bytes]:
+    """Tables, metrics and figures: what the stage `figures` makes."""
+    stage = yaml.safe_load((checkout.folder / "dvc.yaml").read_text())["stages"]["figures"]
+    made = [name.removeprefix("results/") for out in (*stage["outs"], *stage["metrics"]) for name in out]
+    found = files(checkout.folder / "results")
+    return {name: content for name, content in found.items() if name.split("/")[0] in made}
+
+
+def weights(checkout: Checkout) -> list[Path]:
+    """Files of θ or of PLMs, in the working copy or in DVC's cache."""
+    folders = [checkout.folder / name for name in ("models", "results/cells")]
+    named = [path for folder in folders for path in folder.rglob("*.safetensors")]
+    large = [
+        p
+        for p in (checkout.folder / ".dvc" / "cache").rglob("*")
+        if p.is_file() and b'"__metadata__"' in p.read_bytes()[:400]
+    ]
+    return named + large
+
+
+def test_status_metrics_and_params(finished):
+    assert "up to date" in finished.run("dvc", "status").stdout
+    (metrics,) = json.loads(finished.run("dvc", "metrics", "show", "--json").stdout)[""]["data"].values()
+    assert set(metrics["data"]["score"]["bloom-16x1"]) == {"none@own", "lora@own", "uniform@lora", "uniform@5"}
+    assert metrics["data"] == json.loads(finished.metrics())
+    changes = json.loads(finished.run("dvc", "metrics", "diff", "older", "newer", "--json").stdout)
+    changed = changes["results/metrics.json"]
+    assert {key.split(".")[-1] for key in changed if key.startswith("score.")} == {"uniform@lora", "uniform@5"}
+    params = json.loads(finished.run("dvc", "params", "diff", "older", "newer", "--json").stdout)
+    assert set(params["params.yaml"]) == {"grid"}
+
+
+def plots(html: str) -> dict[str, dict]:
+    """Vega-Lite specifications of a page of `dvc plots`, by the file they draw."""
+    specs = [json.loads(spec) for spec in re.findall(r"var spec = (\{.*\});\n", html)]
+    return {spec["data"]["values"][0]["filename"]: spec for spec in specs}
+
+
+def test_plots_hold_both_revisions(finished, tmp_path):
+    finished.run("dvc", "plots", "diff", "older", "newer", "--out", str(tmp_path))
+    drawn = plots((tmp_path / "index.html").read_text())
+    folder = finished.folder / "results" / "figures"
+    assert set(drawn) == {f"results/figures/{path.name}" for path in folder.glob("*.csv")}
+    for name, spec in drawn.items():
+        rows = list(csv.DictReader((finished.folder / name).open()))
+        newer = [point for point in spec["data"]["values"] if point["rev"] == "newer"]
+        assert [{key: point[key] for key in rows[0]} for point in newer] == rows
+        assert {point["rev"] for point in spec["data"]["values"]} == {"older", "newer"}
+        assert "<DVC_METRIC" not in json.dumps(spec)
+        fields = set(re.findall(r"datum\.(\w+)", json.dumps(spec))) - {"x", "y"}
+        assert fields <= {"placement", "method", "kind", "task", "model", "tunable"}
+    for path in folder.glob("*.png"):
+        static = tmp_path / "static" / f"newer_results_figures_{path.name}"
+        assert static.read_bytes() == path.read_bytes()
+        assert static.with_name(static.name.replace("newer", "older", 1)).read_bytes() != path.read_bytes()
+
+
+def test_tables_and_figures_without_any_cell(finished, tmp_path):
+    clone = finished.clone(tmp_path / "clone")
+    clone.run("bash", "-c", shown("dvc pull figures"))
+    assert results(clone) == results(finished)
+    assert not (clone.folder / "results" / "cells").exists() and not weights(clone)
+    for path in (clone.folder / "results" / "figures").iterdir():
+        path.unlink()
+    clone.run("bash", "-c", shown("apet figures"))
+    assert files(clone.folder / "results" / "figures") == files(finished.folder / "results" / "figures")
+
+
+def test_records_and_predictions_without_checkpoints(finished, tmp_path):
+    clone = finished.clone(tmp_path / "clone")
+    clone.run("bash", "-c", shown("dvc ls"))
+    kept = {name: content for name, content in finished.cells().items() if not name.endswith(".safetensors")}
+    assert clone.cells() == kept
+    assert not weights(clone)
+    for command in ("apet check", "apet aggregate", "apet figures"):
+        clone.run("bash", "-c", shown(command))
+    assert results(clone) == results(finished)
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, str]]:
+    """URL of a server that speaks S3, and the name of an empty bucket there."""
+    for name, value in {"ACCESS_KEY_ID": "toy", "SECRET_ACCESS_KEY": "toy", "DEFAULT_REGION": "us-east-1"}.items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    url = f"http://{host}:{port}"
+    boto3.client("s3", endpoint_url=url).create_bucket(Bucket="apet")
+    yield url, "apet"
+    server.stop()
+
+
+def test_an_s3_remote_brings_all_to_a_fresh_clone(copied, tmp_path, bucket):
+    url, name = bucket
+    copied.run(*shown("dvc remote add --default s3").replace("my-bucket", name).split())
+    copied.run(*shown("dvc remote modify").replace("https://minio.example.org:9000", url).split())
+    copied.record("remote")
+    copied.run("dvc", "push")
+    assert "in sync" in copied.run("dvc", "status", "--cloud").stdout
+    stored = boto3.client("s3", endpoint_url=url).list_objects_v2(Bucket=name)["Contents"]
+    assert all(entry["Key"].startswith("study/files/md5/") for entry in stored)
+
+    clone = copied.clone(tmp_path / "clone")
+    clone.run("dvc", "pull")
+    assert clone.cells() == copied.cells()
+    assert results(clone) == results(copied)
+    assert clone.nothing_to_do()
+
+
+def test_an_experiment_runs_and_is_listed(copied, recorded):
+    (copied.folder / "notes.txt").write_text("a file that git does not know\n")
+    before = copied.trained()
+    copied.run(*shown("dvc exp run").replace("training.steps=300", "training.steps=4").split())
+    assert len(trainings(before, copied.trained())) == 8
+    assert (copied.folder / "notes.txt").exists()
+
+    workspace, newer = json.loads(copied.run("dvc", "exp", "show", "--json").stdout)
+    (listed,) = newer["experiments"]
+    assert listed["name"] == "longer"
+    (experiment,) = listed["revs"]
+    assert experiment["data"]["params"]["params.yaml"]["data"]["training"]["steps"] == 4
+    assert experiment["data"]["metrics"]["results/metrics.json"]["data"] == json.loads(copied.metrics())
+    assert newer["data"]["metrics"]["results/metrics.json"]["data"] == json.loads(recorded.published["newer"])
+    assert workspace["data"]["metrics"] == experiment["data"]["metrics"] != newer["data"]["metrics"]
+    changes = json.loads(copied.run("dvc", "params", "diff", "--json").stdout)["params.yaml"]
+    assert changes == {"training.steps": {"old": 3, "new": 4, "diff": 1}}
+
+    copied.run("git", "checkout", "--quiet", ".")
+    copied.run("dvc", "checkout", "--quiet")
+    assert copied.metrics() == recorded.published["newer"]
+    assert copied.nothing_to_do("dvc repro")
+
+
+def test_an_experiment_with_an_unknown_key_says_so(copied):
+    done = copied.run("dvc", "exp", "run", "-S", "+rows.dev=5", check=False)
+    assert done.returncode
+    assert "unknown key 'dev'" in done.stdout + done.stderr
+    assert copied.run("dvc", "exp", "list", "--name-only").stdout == ""

@@ -1,0 +1,78 @@
+"""One cell, trained in every circumstance there is, by real processes: always the same bytes."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+
+import pytest
+
+from apet.grid import Cell
+from lab import Lab
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
+    """One block of all cells has been trained, in the study's order."""
+    made = Lab(tmp_path_factory.mktemp("exact"), steps=12)
+    made.train("block", *made.cells.values())
+    return made
+
+
+def same(lab: Lab, results: str, *cells: Cell) -> None:
+    for cell in cells:
+        assert lab.contents(results, cell) == lab.contents("block", cell), cell.path
+
+
+def test_a_cell_alone_is_the_cell_in_a_block(lab):
+    lab.train("alone", lab.cells["uniform"])
+    same(lab, "alone", lab.cells["uniform"])
+
+
+def test_another_order_and_other_neighbours_change_nothing(lab):
+    others = [lab.cells[name] for name in ("uniform", "full", "lora")]
+    lab.train("order", *others)
+    same(lab, "order", *others)
+
+
+def test_more_cores_change_nothing(lab):
+    """Libraries told to use four threads, and a process that may use one core alone."""
+    cells = [lab.cells["full"], lab.cells["uniform"]]
+    four = {f"{library}_NUM_THREADS": "4" for library in ("OMP", "MKL", "OPENBLAS")}
+    lab.train("four", *cells, **four)
+    same(lab, "four", *cells)
+    allowed = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, {min(allowed)})  # which children inherit
+        lab.train("one", *cells)
+    finally:
+        os.sched_setaffinity(0, allowed)
+    same(lab, "one", *cells)
+    run = json.loads((lab.results("four").runs / f"{cells[0].path}.json").read_text())
+    assert run["threads"] == 1
+
+
+def test_verify_says_equal_and_which_machine_made_what_differs(lab):
+    shutil.copytree(lab.folder / "block", lab.folder / "elsewhere")
+    one = lab.cells["lora"].path
+    path = lab.results("elsewhere").runs / f"{one}.json"
+    run = json.loads(path.read_text())
+    run["processor"], run["dtype"], run["versions"]["torch"] = "another", "bfloat16", "1.0"
+    path.write_text(json.dumps(run))
+    done = lab.apet("verify", "--study", "study.json", "--results", "elsewhere", one)
+    assert done.returncode == 0, done.stderr
+    assert f"equal      {one}" in done.stdout
+    said = done.stdout.partition("trained on another class of machine: ")[2]
+    assert "processor: another there, " in said
+    assert "dtype: bfloat16 there, float32 here" in said
+    assert "torch: 1.0 there, " in said and "numpy" not in said
+    again = lab.apet("verify", "--study", "study.json", "--results", "block", one)
+    assert "another class" not in again.stdout
+
+
+def test_what_defines_the_class_of_machine_is_recorded(lab):
+    run = json.loads((lab.results("block").runs / f"{lab.cells['full'].path}.json").read_text())
+    assert {"machine", "processor", "device", "threads", "dtype", "versions"} <= run.keys()
+    assert run["versions"]["torch"] and run["dtype"] == "float32"
+    assert (run["resumed"], run["begun_on"]) == (False, [])

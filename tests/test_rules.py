@@ -1,0 +1,135 @@
+"""The rules as files: clean by Snakemake's own lint and formatter, environments that pin what is pinned elsewhere, and
+dry runs that need neither the hub nor a PLM.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+from apet.cli import main
+from apet.config import load_study
+from apet.grid import Grid
+from apet.provenance import write_json
+from apet.study import read_study
+from toy import PARAMS, ROOT, Checkout
+
+ENVIRONMENTS = sorted((ROOT / "envs").glob("*.yaml"))
+
+NOT_IN_JOBS = {"dvc", "snakemake-executor-plugin-slurm"}
+"""What versions data and starts jobs stands around them, not in them."""
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Checkout:
+    return Checkout(tmp_path / "study", None)
+
+
+def test_lint_has_nothing_to_say(checkout: Checkout):
+    """Of a study with every kind of rule: rungs, a snapshot, tasks from wheels and from the hub."""
+    changes = {"models": ["bloom-16x1", "EleutherAI/pythia-70m"], "tasks": ["rotten_tomatoes", "rte"]}
+    checkout.write({**copy.deepcopy(PARAMS), **changes})
+    assert "Congratulations, your workflow is in a good condition!" in checkout.snakemake("--lint")
+
+
+def test_snakefmt_agrees(checkout: Checkout):
+    done = checkout.run("snakefmt", "--check", "Snakefile", "workflow")
+    assert "would be left unchanged" in done.stdout + done.stderr
+
+
+def test_the_papers_study_dry_runs_without_hub_and_plm(checkout: Checkout):
+    checkout.folder.joinpath("params.yaml").write_text((ROOT / "studies/paper.yaml").read_text())
+    said = checkout.snakemake("-n")
+    counts = dict(re.findall(r"^(\S+) +(\d+)$", said, re.MULTILINE))
+    training = [name for name in counts if name.startswith("train_")]
+    assert len(training) == 450 and not any("--bert" in n and "samsum" in n for n in training)
+    assert sum(name.startswith("snapshot_") for name in counts) == 9 and counts["task"] == "11"
+    assert not (checkout.folder / "models").exists() and not (checkout.folder / "data").exists()
+
+
+def pins(lines: list[str]) -> dict[str, str]:
+    """Package -> version, names as the index writes them."""
+    found = [re.fullmatch(r"([A-Za-z0-9._-]+)==(\S+)", line.strip()) for line in lines]
+    assert all(found), "only exact versions"
+    return {normal(match[1]): match[2] for match in found}
+
+
+def normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+LOCK = pins([line for line in (ROOT / "envs/requirements.lock").read_text().splitlines() if line[:1] not in ("#", "")])
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def needed(lines: list[str]) -> set[str]:
+    return {normal(re.match(r"[A-Za-z0-9._-]+", line)[0]) for line in lines}
+
+
+def test_the_lock_holds_all_that_the_project_needs():
+    wanted = needed(PROJECT["dependencies"]) | needed(PROJECT["optional-dependencies"]["test"])
+    assert wanted <= set(LOCK)
+
+
+@pytest.mark.parametrize("path", ENVIRONMENTS, ids=lambda path: path.name)
+def test_an_environment_pins_what_the_lock_pins(path: Path):
+    found = yaml.safe_load(path.read_text())
+    assert set(found) == {"channels", "dependencies"} and found["channels"][-1] == "nodefaults"
+    packages = [entry for entry in found["dependencies"] if isinstance(entry, str)]
+    assert all(re.fullmatch(r"[a-z0-9-]+=[\d.]+", entry) for entry in packages)
+    (pip,) = (entry["pip"] for entry in found["dependencies"] if isinstance(entry, dict))
+    pinned = pins(pip)
+    assert pinned == {name: LOCK.get(name) for name in pinned}
+    assert set(pinned) == needed(PROJECT["dependencies"]) - NOT_IN_JOBS
+    python = next(entry.split("=")[1] for entry in packages if entry.startswith("python="))
+    least = PROJECT["requires-python"].removeprefix(">=")
+    assert [int(n) for n in python.split(".")] >= [int(n) for n in least.split(".")]
+
+
+def test_every_rule_that_runs_names_an_environment_that_is_there():
+    for path in sorted((ROOT / "workflow/rules").glob("*.smk")):
+        text = path.read_text()
+        named = re.findall(r'conda:\n\s+"([^"]+)"', text)
+        assert len(named) == text.count("shell:"), path.name
+        assert all((path.parent / name).resolve() in ENVIRONMENTS for name in named)
+
+
+def test_a_new_environment_gets_the_package():
+    """Snakemake runs <environment>.post-deploy.sh in it."""
+    for path in ENVIRONMENTS:
+        script = path.with_suffix(".post-deploy.sh").read_text()
+        assert script.startswith("#!") and "pip install --no-deps ." in script
+
+
+def test_a_pair_that_cannot_be_done_is_refused_and_may_be_left_out(checkout: Checkout, monkeypatch, capsys):
+    monkeypatch.chdir(checkout.folder)
+    pairs = {"models": ["bloom-16x1", "bert-16x1"], "tasks": ["rotten_tomatoes", "bbc_titles"]}
+    checkout.write({**copy.deepcopy(PARAMS), **pairs})
+    assert main(["check", "--out", "study.json"]) == 2
+    said = capsys.readouterr().err
+    assert "bert-16x1" in said and "name it under `exclude`" in said
+    checkout.write({**copy.deepcopy(PARAMS), **pairs, "exclude": [{"models": ["bert-16x1"], "tasks": ["bbc_titles"]}]})
+    assert main(["check", "--out", "study.json"]) == 0
+    assert len({(c.model, c.task) for c in read_study(Path("study.json"))}) == 3
+
+
+def test_the_index_names_every_cells_record_and_misses_none(checkout: Checkout, monkeypatch):
+    monkeypatch.chdir(checkout.folder)
+    grid = Grid(load_study(Path("params.yaml")), Path("params.yaml"))
+    for cell in grid.cells:
+        write_json(Path("results/cells") / cell.path / "metrics.json", {"cell": cell.path})
+    assert main(["prune", "--index", "results/cells.json"]) == 0
+    index = json.loads(Path("results/cells.json").read_text())
+    assert set(index) == {cell.path for cell in grid.cells} and len(set(index.values())) == len(grid.cells)
+    last = grid.cells[-1].path
+    write_json(Path("results/cells") / last / "metrics.json", {"cell": "other"})
+    assert main(["prune", "--index", "results/cells.json"]) == 0
+    assert json.loads(Path("results/cells.json").read_text())[last] != index[last]
+    Path("results/cells", last, "metrics.json").unlink()
+    assert main(["prune", "--index", "results/cells.json"]) == 2

@@ -1,0 +1,167 @@
+"""A PLM in parts on two processes (gloo, CPU): θ, predictions and files as from one process, in half the memory."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+import subprocess
+from contextlib import chdir
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+from transformers.models.bloom import BloomConfig
+
+from apet.cli import main
+from apet.config import load_study
+from apet.demand import program
+from apet.grid import Cell, Grid
+from apet.placement import Budget, Inventory, make_plan, resolve
+from apet.plms.ladder import Recipe, parse_rung
+from apet.plms.load import inventory_of_config
+from apet.training.cells import METRICS, PREDICTIONS, THETA
+from apet.tuning import layout
+from lab import TASK
+from saved import save_plm
+from sharded_worker import cases, train_all
+from tiny import WORDS
+from toy import PARAMS, Checkout
+
+LAUNCH = program(2).removesuffix("--module apet.cli").split()
+WORKER = Path(__file__).with_name("sharded_worker.py")
+CASES = {name: (bench, of) for name, bench, of in cases()}
+WITHIN = 1e-4
+"""Two processes add up in another order than one, in float32."""
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The cells of all cases, from one process and from two."""
+    folder = tmp_path_factory.mktemp("sharded")
+    done = subprocess.run([*LAUNCH, WORKER, folder / "two"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-5000:]
+    train_all(folder / "one")
+    return folder / "one", folder / "two"
+
+
+def moved(of: Cell, inventory: Inventory) -> torch.Tensor:
+    """Which numbers of θ have a gradient: a key's bias cancels in the softmax, and Adam makes steps of the rounding."""
+    budget = resolve(Budget.parse(of.budget), of.placement, inventory, of.methods)
+    counts = torch.ones(budget, dtype=torch.bool)
+    for slot in layout(make_plan(inventory, of.placement, budget, of.seed_of("plan", 0), of.methods)):
+        if slot.units.site.name.endswith(".key/bias"):
+            counts[slot.start : slot.stop] = False
+    return counts
+
+
+def compare(one: Path, two: Path, of: Cell, inventory: Inventory) -> None:
+    """The folders of a cell from one process and from two."""
+    counts = moved(of, inventory)
+    assert sorted(p.name for p in one.iterdir()) == sorted(p.name for p in two.iterdir())
+    for name in (path.name for path in one.glob("*.safetensors")):
+        whole, shared = load_file(one / name), load_file(two / name)
+        assert whole.keys() == shared.keys()
+        for replicate, theta in whole.items():
+            some = counts if name == THETA else slice(None)
+            torch.testing.assert_close(shared[replicate][some], theta[some], atol=WITHIN, rtol=0)
+    assert (one / "plans.json").read_bytes() == (two / "plans.json").read_bytes()
+    assert pq.read_table(one / PREDICTIONS).equals(pq.read_table(two / PREDICTIONS))
+    records = [json.loads((folder / METRICS).read_text()) for folder in (one, two)]
+    for whole, shared in zip(*(record["replicates"] for record in records), strict=True):
+        assert whole["plan"] == shared["plan"] and whole["best_step"] == shared["best_step"]
+        torch.testing.assert_close(*(torch.tensor(r["losses"]) for r in (shared, whole)), atol=WITHIN, rtol=0)
+        for split in ("validation", "test"):
+            assert shared[split]["loss"] == pytest.approx(whole[split]["loss"], abs=WITHIN)
+            assert shared[split]["score"] == whole[split]["score"]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_two_processes_train_what_one_does(folders, name):
+    bench, of = CASES[name]
+    compare(*(folder / name for folder in folders), of, bench.plm.inventory)
+
+
+def test_two_processes_write_what_one_does(folders):
+    one, two = (json.loads((folder / "said.json").read_text()) for folder in folders)
+    assert one == two
+    assert any(len({len(answer) for answer in answers}) > 1 for answers in one.values())  # some end before others
+
+
+def test_two_processes_give_the_same_bytes_again(folders):
+    first, again = folders[1] / next(iter(CASES)), folders[1] / "again"
+    assert {p.name: p.read_bytes() for p in first.iterdir()} == {p.name: p.read_bytes() for p in again.iterdir()}
+
+
+def test_each_process_holds_half(folders):
+    shares = json.loads((folders[1] / "shares.json").read_text())
+    assert len(shares) == 2
+    for share in shares:
+        assert share["frozen"] == share["theta"] == share["moments"] == pytest.approx(0.5, abs=0.01)
+        assert share["gathered"] == [0, 0]
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
+    """A study of a rung of the ladder, in shape, that wants two devices."""
+    made = Checkout(tmp_path_factory.mktemp("rung") / "study", wheels=None)
+    torch.manual_seed(0)
+    values = parse_rung("bloom-32x2").config(Recipe()) | {"vocab_size": WORDS}
+    save_plm(AutoModelForCausalLM.from_config(BloomConfig(**values)), made.folder / "rung")
+    rows = [f"w{11 + i % 30} w{8 + i % 2} w{12 + i % 7},{('eight', 'nine')[i % 2]}" for i in range(300)]
+    (made.folder / "words.csv").write_text("\n".join(("text,label", *rows, "")))
+    (made.folder / "words.yaml").write_text(yaml.safe_dump(TASK, sort_keys=False))
+    study = copy.deepcopy(PARAMS)
+    study |= {"models": [{"name": "rung", "source": {"folder": "./rung"}, "devices": 2}], "tasks": ["words.yaml"]}
+    study["grid"] = [
+        {"placements": ["full", "lora"], "budgets": ["@own"]},
+        {"placements": ["uniform"], "budgets": [700]},
+    ]
+    made.write(study)
+    with chdir(made.folder):
+        grid = Grid(load_study(Path("params.yaml")), Path("params.yaml"))
+        made.cells_of_study, made.study = grid.cells, f"results/studies/{grid.id[:12]}.json"
+        for command in (
+            ["check", "--out", made.study],
+            ["prepare", "--task", "words"],
+            ["snapshot", "--model", "rung"],
+        ):
+            assert main(command) == 0
+    return made
+
+
+def train(checkout: Checkout, results: str) -> list[str]:
+    """`apet train` of all cells, without the program's name."""
+    first, *_ = checkout.cells_of_study
+    inputs = ["--plm", first.plm_folder, "--data", first.data_folder, "--results", results]
+    return ["train", "--study", checkout.study, *inputs, *(cell.path for cell in checkout.cells_of_study)]
+
+
+def test_the_rule_trains_a_rung_on_two_devices(checkout):
+    said = checkout.snakemake("cells", "--printshellcmds")
+    assert f"{program(2)} train" in said
+    assert re.search(r"resources: .*\bgpu=2\b", said)
+    with chdir(checkout.folder):
+        assert main(train(checkout, "alone")) == 0
+    roots = [checkout.folder / name for name in ("alone", "results")]
+    inventory = inventory_of_config(json.loads((checkout.folder / "rung" / "config.json").read_text()))
+    for cell in checkout.cells_of_study:
+        compare(*(root / "cells" / cell.path for root in roots), cell, inventory)
+        runs = [json.loads((root / "runs" / f"{cell.path}.json").read_text()) for root in roots]
+        assert [run["devices"] for run in runs] == [1, 2]
+
+
+def test_a_killed_process_is_told_and_leaves_no_half_cell(checkout):
+    done = checkout.run(*LAUNCH, str(WORKER), *train(checkout, "killed"), check=False)
+    refused, whole, lost = (cell.path for cell in checkout.cells_of_study)
+    assert done.returncode != 0
+    # The other process notices, or its launcher tells it to end first.
+    assert re.search(f"apet: {lost}: .*a process of this job has failed or is gone", done.stderr), done.stderr
+    root = checkout.folder / "killed"
+    assert (root / "cells" / whole / THETA).is_file()
+    assert [p.name for p in (root / "cells" / lost).parent.iterdir()] == [Path(whole).name]
+    assert json.loads((root / "failed" / f"{refused}.json").read_text())["error"] == "ModelError: refused"

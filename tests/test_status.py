@@ -1,0 +1,312 @@
+"""How far a study is: counted from what lies on disk, told while it is trained, and told when something failed."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import shutil
+import signal
+import subprocess
+import sys
+import termios
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from apet.provenance import write_json
+from apet.status import CLOCK, differences, read_status, span
+from apet.store import Results
+from apet.training import report as report_module
+from apet.training.loggers import opener
+from apet.training.report import Report
+from lab import Lab
+from toy import Checkout
+
+NOW = 1_800_000_000.0
+HERE = {"machine": "x86_64", "processor": "A", "device": "cpu", "devices": 1, "threads": 1, "versions": {"torch": "2"}}
+
+
+def path(number: int) -> str:
+    return f"{'small' if number % 2 else 'large'}/task/cell-{number}"
+
+
+def done(results: Results, number: int, seconds: float = 30.0, ago: float = 0.0, **other) -> None:
+    write_json(results.cells / path(number) / "metrics.json", {})
+    finished = time.strftime(CLOCK, time.gmtime(NOW - ago))
+    dtype = "float32" if number % 2 else "bfloat16"
+    run = {"cell": path(number), "seconds": seconds, "finished": finished, **HERE, "dtype": dtype, **other}
+    write_json(results.runs / f"{path(number)}.json", run)
+
+
+def failed(results: Results, number: int, error: str = "ValueError: no") -> None:
+    write_json(results.failed / f"{path(number)}.json", {"cell": path(number), "error": error, "log": "some.log"})
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Results:
+    """Of ten cells: four done by two processes in a minute, one failed, one under way for 20 s, four not begun."""
+    found = Results(tmp_path / "results")
+    for number in range(4):
+        done(found, number, ago=30.0 * (number // 2))
+    failed(found, 4)
+    kept = found.progress / path(5) / "draw0.rerun0.safetensors"
+    kept.parent.mkdir(parents=True)
+    kept.write_bytes(b"")
+    os.utime(kept, (NOW - 20, NOW - 20))
+    return found
+
+
+def lines(results: Results, count: int = 10) -> list[str]:
+    return read_status(map(path, range(count)), results, NOW).lines(NOW)
+
+
+def test_cells_are_counted_in_all_and_by_plm(results):
+    said = lines(results)
+    assert said[0] == "10 cells: 4 done, 1 failed, 1 under way, 4 left"
+    assert "  small: 2 done, 1 under way, 2 left" in said
+    assert "  large: 2 done, 1 failed, 2 left" in said
+    assert f"under way: {path(5)} (kept 20 s ago)" in said
+    assert f"failed: {path(4)}: ValueError: no" in said
+
+
+def test_the_end_is_estimated_from_run_records(results):
+    """Four cells of 30 s in 60 s are two at a time; six more take 90 s."""
+    (said,) = (line for line in lines(results) if "cells/min" in line)
+    assert "4.0 cells/min on 2.0 processes at a time" in said
+    assert "about 90 s left" in said
+
+
+def test_what_a_plm_has_taken_is_what_it_will_take(tmp_path):
+    found = Results(tmp_path)
+    done(found, 0, seconds=90.0)
+    done(found, 1, seconds=9.0)
+    assert read_status(map(path, (0, 1)), found, NOW).pace.lanes == pytest.approx(1.1)
+    assert "about 16 s left" in "\n".join(read_status(map(path, (0, 1, 3, 5)), found, NOW).lines(NOW))
+    done(found, 2, seconds=10_000.0, ago=50_000.0)
+    assert read_status(map(path, (0, 1, 2)), found, NOW).pace.lanes == pytest.approx(1.1)
+
+
+def test_a_cell_that_was_done_after_it_failed_has_not_failed(results):
+    done(results, 4)
+    later = time.time() + 10
+    os.utime(results.cells / path(4) / "metrics.json", (later, later))
+    assert lines(results)[0] == "10 cells: 5 done, 1 under way, 4 left"
+
+
+def test_more_than_one_class_of_machine_is_said(results):
+    assert not any("machine" in line for line in lines(results))
+    done(results, 6, processor="B", versions={"torch": "3"})
+    (said,) = (line for line in lines(results) if line.startswith("machines: "))
+    assert said.startswith("machines: 1 cells were trained on another class of machine than 4")
+    assert "processor: B there, A here; torch: 3 there, 2 here" in said
+    done(results, 6, begun_on=[{**HERE, "processor": "C", "dtype": "float32"}])
+    assert any("processor: C there, A here" in line for line in lines(results))
+
+
+def test_differences_name_only_what_differs():
+    assert differences(HERE, HERE) == ()
+    assert differences({**HERE, "dtype": "float16"}, {**HERE, "dtype": "float32"}) == (
+        "dtype: float16 there, float32 here",
+    )
+
+
+def test_a_damaged_record_hides_nothing_else(results):
+    (results.runs / f"{path(0)}.json").write_text("{")
+    assert lines(results)[0].startswith("10 cells: 4 done")
+
+
+def test_ten_thousand_cells_take_about_a_second(tmp_path):
+    found, count = Results(tmp_path / "results"), 10_000
+    (tmp_path / "study.json").write_text(json.dumps({"cells": {path(number): {} for number in range(count)}}))
+    record, run = json.dumps({}), json.dumps({"seconds": 1.0, "finished": time.strftime(CLOCK), **HERE})
+    for number in range(count):
+        (found.cells / path(number)).mkdir(parents=True)
+        (found.cells / path(number) / "metrics.json").write_text(record)
+        (found.runs / path(number)).parent.mkdir(parents=True, exist_ok=True)
+        (found.runs / f"{path(number)}.json").write_text(run)
+    command = [sys.executable, "-X", "importtime", "-m", "apet.cli", "status", "--study", "study.json"]
+    usage = os.times()
+    said = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    took = sum(os.times()[2:4]) - sum(usage[2:4])
+    assert said.stdout.startswith("10,000 cells: 10,000 done, 0 left")
+    assert not {"torch", "pandas", "transformers"} & {line.split("|")[-1].strip() for line in said.stderr.splitlines()}
+    assert took < 5, f"{took:.1f} s of processor time"
+
+
+def test_times_are_readable():
+    assert [span(s) for s in (5, 119, 120, 3600, 9000, 200_000)] == [
+        "5 s",
+        "119 s",
+        "2 min",
+        "60 min",
+        "2.5 h",
+        "2.3 days",
+    ]
+
+
+class Clock:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 1000.0
+        monkeypatch.setattr(report_module.time, "monotonic", lambda: self.now)
+
+
+def test_a_log_has_a_line_now_and_then(monkeypatch, capsys):
+    clock = Clock(monkeypatch)
+    with Report("bloom-64x4 bbc_topics", 20) as report:
+        for number in range(20):
+            report.begin(f"bloom-64x4/bbc_topics/cell-{number}")
+            clock.now += 12
+            report.step("draw0.rerun0.rate0", 50, 50, 0.5, 1.0)
+            report.end()
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 20 * 12 // 36 + 1
+    assert said[0] == "bloom-64x4 bbc_topics: 3 of 20 cells, 5.0 cells/min, about 3 min left"
+    assert said[-1] == "bloom-64x4 bbc_topics: 20 of 20 cells in 4 min"
+
+
+def test_a_long_cell_tells_its_steps(monkeypatch, capsys):
+    clock = Clock(monkeypatch)
+    report = Report("t5 squad", 2)
+    report.begin("t5/squad/full-own-0123456789")
+    for step in range(1, 101):
+        clock.now += 6
+        report.step("draw0.rerun0.rate0", step, 1000, 0.5, step / 1000)
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 100 * 6 // 30
+    last = "t5 squad: 0 of 2 cells, 0.0 cells/min, about 3.2 h left; full-own-0123456789 draw0.rerun0.rate0: "
+    assert said[-1] == last + "step 100 of 1,000, loss 0.500"
+
+
+def test_what_was_kept_is_not_counted_as_speed(monkeypatch, capsys):
+    clock = Clock(monkeypatch)
+    report = Report("t5 squad", 1)
+    report.begin("t5/squad/full")
+    report.begin_run(0.5)
+    for step in range(501, 601):
+        clock.now += 6
+        report.step("run", step, 1000, 0.5, step / 1000)
+    assert "about 40 min left" in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
+    return Lab(tmp_path_factory.mktemp("status"), steps=12, rate_grid=[1.0])
+
+
+def test_loggers_write_beside_and_change_no_byte(lab):
+    one = lab.cells["lora"]
+    lab.train("plain", one)
+    for name in ("tensorboard", "dvclive"):
+        lab.train(name, one, options=("--logger", name))
+        assert lab.contents(name, one) == lab.contents("plain", one)
+        assert not any(lab.results("plain").root.glob("loggers"))
+    (record,) = json.loads(lab.contents("plain", one)["metrics.json"])["replicates"]
+    where = f"{one.path}/draw0.rerun0.rate0"
+    events = scalars(lab.results("tensorboard").loggers / where)
+    assert [step for step, _ in events["train/loss"]] == list(range(1, 13))
+    assert [step for step, _ in events["validation/score"]] == [3, 6, 9, 12]
+    assert dict(events["validation/score"])[record["best_step"]] == pytest.approx(record["validation"]["score"])
+    table = (lab.results("dvclive").loggers / where / "plots/metrics/train/loss.tsv").read_text().split()
+    assert len(table) == 2 + 2 * 12
+    assert float(table[-1]) == pytest.approx(events["train/loss"][-1][1], rel=1e-5)
+
+
+def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    """What TensorBoard itself reads from an event file."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(folder)).Reload()
+    return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+
+
+def test_a_logger_that_is_not_installed_is_one_message(monkeypatch):
+    from apet.errors import ParamsError
+
+    monkeypatch.setitem(sys.modules, "dvclive", None)
+    with pytest.raises(ParamsError, match=r"--logger dvclive.*not installed.*apet\[loggers\]"):
+        opener("dvclive")
+
+
+def test_a_terminal_has_a_bar(lab):
+    parent, child = pty.openpty()
+    termios.tcsetwinsize(child, (24, 120))
+    process = lab.start("terminal", lab.cells["lora"], terminal=child)
+    os.close(child)
+    said = b""
+    while True:
+        try:
+            chunk = os.read(parent, 4096)
+        except OSError:  # the other end is closed
+            break
+        said += chunk
+    assert process.wait() == 0
+    assert b"plm words: 100%" in said and b"1/1" in said
+
+
+@pytest.fixture
+def checkout(lab: Lab, tmp_path: Path) -> Checkout:
+    """The pipeline with the study, its PLM and its text, one cell a job but for the long one."""
+    made = Checkout(tmp_path / "study", None)
+    for name in ("params.yaml", "words.yaml", "words.csv"):
+        shutil.copy(lab.folder / name, made.folder)
+    for name in ("plm", "models", "data"):
+        shutil.copytree(lab.folder / name, made.folder / name)
+    return made
+
+
+def test_a_run_with_failures_ends_with_a_table_and_keeps_the_rest(checkout, lab):
+    """A folder where a cell's run record should be: the cell is an error."""
+    bad = lab.cells["lora"].path
+    (checkout.folder / "results" / "runs" / f"{bad}.json").mkdir(parents=True)
+    said = checkout.snakemake("cells", check=False)
+    (line,) = (line for line in said.splitlines() if line.startswith(f"{bad}  "))
+    assert "IsADirectoryError" in line
+    assert line.endswith("results/logs/train/plm/words-0.log")
+    results = Results(checkout.folder / "results")
+    good = {cell.path for cell in lab.cells.values()} - {bad}
+    assert {path for path in {bad, *good} if (results.runs / f"{path}.json").is_file()} == good
+    said = checkout.run("apet", "status").stdout
+    assert "4 cells: 3 done, 1 failed, 0 left" in said and f"failed: {bad}: IsADirectoryError" in said
+    (results.runs / f"{bad}.json").rmdir()
+    (results.cells / bad / "metrics.json").unlink()
+    checkout.snakemake("cells")
+    assert "4 cells: 4 done, 0 left" in checkout.run("apet", "status").stdout
+    assert not (results.failed / f"{bad}.json").exists()
+
+
+def test_a_warned_job_is_tried_again_and_goes_on(checkout):
+    """As on a cluster: SIGTERM to the job alone, whose rule is retried by the same run of Snakemake."""
+    study = yaml.safe_load((checkout.folder / "params.yaml").read_text())
+    study["grid"] = [{"placements": ["lora"], "budgets": ["@own"], "training": {"steps": 5000}}]
+    checkout.write(study)
+    command = ["snakemake", "--profile", "workflow/profiles/local", "--retries", "3", "cells"]
+    options = {"cwd": checkout.folder, "env": checkout.environment, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(command, **options)
+    while (worker := listening(checkout.folder)) is None:
+        assert process.poll() is None
+        time.sleep(0.05)
+    time.sleep(4)
+    os.kill(worker, signal.SIGTERM)
+    said = process.communicate(timeout=300)[1]
+    assert process.returncode == 0, said
+    assert "exit code 75" in said or "exit status 75" in said, said
+    log = (checkout.folder / "results/logs/train/plm/words-0.log").read_text()
+    assert "going on from results/progress/plm/words/lora" in log
+    (run,) = (checkout.folder / "results/runs").rglob("*.json")
+    assert json.loads(run.read_text())["resumed"]
+
+
+def listening(folder: Path) -> int | None:
+    """The process that trains in a folder and has SIGTERM come to itself; None while there is none."""
+    for found in Path("/proc").glob("[0-9]*"):
+        try:
+            if b"\0train\0" in (found / "cmdline").read_bytes() and (found / "cwd").resolve() == folder.resolve():
+                caught = next(line for line in (found / "status").read_text().splitlines() if line.startswith("SigCgt"))
+                if int(caught.split()[1], 16) >> (signal.SIGTERM - 1) & 1:
+                    return int(found.name)
+        except OSError:  # it has ended
+            continue
+    return None
