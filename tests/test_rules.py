@@ -53,6 +53,15 @@ def test_the_papers_study_dry_runs_without_hub_and_plm(checkout: Checkout):
     assert not (checkout.folder / "models").exists() and not (checkout.folder / "data").exists()
 
 
+def test_a_job_that_gets_a_gpu_trains_on_it_unless_told_otherwise(checkout: Checkout):
+    def devices(*options: str) -> set[str]:
+        return set(re.findall(r"--device (\S+)", checkout.snakemake("-n", "--printshellcmds", *options)))
+
+    assert devices() == {"cpu"}
+    assert devices("--default-resources", "gpu=1") == {"cuda"}
+    assert devices("--default-resources", "gpu=1", "--config", "device=cpu") == {"cpu"}
+
+
 def pins(lines: list[str]) -> dict[str, str]:
     """Package -> version, names as the index writes them."""
     found = [re.fullmatch(r"([A-Za-z0-9._-]+)==(\S+)", line.strip()) for line in lines]

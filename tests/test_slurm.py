@@ -53,7 +53,8 @@ def faulted(cluster: Cluster, local, tmp_path_factory: pytest.TempPathFactory, w
     checkout.edit_profile({"default-resources": {"slurm_partition": "'gpu'", "gpu": 1}, "set-resources": cpu | little})
     # A folder where its run record should be: the cell is an error, once.
     (checkout.folder / "results" / "runs" / f"{blocks[FAILED_CELL].cells[2].path}.json").mkdir(parents=True)
-    with checkout.running(*IMPATIENT) as process:
+    # The cluster's GPU is one in name: what is looked at is whether it was asked for.
+    with checkout.running(*IMPATIENT, "--config", "device=cpu") as process:
         hit = {CANCELLED: cancel, TIMED_OUT: hang}
         checkout.before = {}
 
@@ -102,9 +103,9 @@ def test_every_rule_ran_as_a_job_of_slurm(faulted, cluster):
 
 def test_partition_and_gpu_arrive(faulted, cluster):
     for job in cluster.jobs(faulted):
-        trains = job["Comment"].startswith(("rule_train_", "rule_pretrain_"))
-        assert job["Partition"] == ("gpu" if trains else "cpu"), job
-        assert job.get("TresPerJob") == ("gres:gpu:1" if trains else None), job
+        train, pretrain = (job["Comment"].startswith(rule) for rule in ("rule_train_", "rule_pretrain_"))
+        assert job["Partition"] == ("gpu" if train or pretrain else "cpu"), job
+        assert job.get("TresPerJob") == ("gres:gpu:1" if train else None), job
 
 
 def test_memory_and_time_are_the_estimates_and_a_cancelled_job_gets_twice_that(faulted, cluster):

@@ -245,7 +245,7 @@ def test_one_failed_cell_leaves_its_siblings(tmp_path, monkeypatch):
     from apet.training import block
 
     good, bad = cell(training=replace(RECIPE, steps=4), draws=1), cell("bitfit", "100000")
-    monkeypatch.setattr(block, "load_plm", lambda folder, name: BENCH.plm)
+    monkeypatch.setattr(block, "load_plm", lambda folder, name, device: BENCH.plm)
     monkeypatch.setattr(block.Bench, "of", lambda plm, data, length: BENCH)
     roots = Results(tmp_path)
     with pytest.raises(ApetError, match="1 of 2 cells failed"):
@@ -267,7 +267,7 @@ def test_a_damaged_cell_does_not_take_its_siblings_along(tmp_path, monkeypatch):
     from apet.training import block
 
     damaged, good = (cell(training=replace(RECIPE, steps=4), draws=n) for n in (1, 2))
-    monkeypatch.setattr(block, "load_plm", lambda folder, name: BENCH.plm)
+    monkeypatch.setattr(block, "load_plm", lambda folder, name, device: BENCH.plm)
     monkeypatch.setattr(block.Bench, "of", lambda plm, data, length: BENCH)
     results = Results(tmp_path)
     block.train_block([damaged], tmp_path, tmp_path, results)
@@ -282,12 +282,12 @@ def test_a_failure_is_forgotten_when_the_cell_succeeds(tmp_path, monkeypatch):
     from apet.training import block
 
     one, results = cell(training=replace(RECIPE, steps=4), draws=1), Results(tmp_path)
-    monkeypatch.setattr(block, "load_plm", lambda folder, name: 1 / 0)
+    monkeypatch.setattr(block, "load_plm", lambda folder, name, device: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         block.train_block([one], tmp_path, tmp_path, results)
     record = results.failed / f"{one.path}.json"
     assert "ZeroDivisionError" in json.loads(record.read_text())["error"]
-    monkeypatch.setattr(block, "load_plm", lambda folder, name: BENCH.plm)
+    monkeypatch.setattr(block, "load_plm", lambda folder, name, device: BENCH.plm)
     monkeypatch.setattr(block.Bench, "of", lambda plm, data, length: BENCH)
     block.train_block([one], tmp_path, tmp_path, results)
     assert not record.exists()

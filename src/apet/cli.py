@@ -41,6 +41,7 @@ RESULTS = path("--results", "root of what cells leave: cells, runs, progress, fa
 WHEELS = ("--wheels", {"type": Path, "default": Path("data/wheels"), "help": "folder of wheels (default: data/wheels)"})
 CORPUS = path("--corpus", "corpus folder")
 OUT = path("--out", "folder to write")
+DEVICE = ("--device", {"choices": ["cpu", "cuda"], "default": "cpu", "help": "what to train on (default: cpu)"})
 
 
 def data_commands(command: Callable[..., None]) -> None:
@@ -85,12 +86,13 @@ def cell_commands(command: Callable[..., None]) -> None:
     every = {"type": float, "default": 60.0, "help": "seconds of work that a kill may cost (default: 60)"}
     aside = [("--keep-every", every), ("--logger", {"choices": ["tensorboard", "dvclive"], "help": "log losses too"})]
     text = "train cells of one model and task; complete ones are skipped, interrupted ones go on"
-    command(commands.train, text, STUDY, *inputs, RESULTS, *aside, some)
+    command(commands.train, text, STUDY, *inputs, RESULTS, DEVICE, *aside, some)
     command(
         commands.verify,
         "retrain finished cells in a scratch place and compare bytes",
         STUDY,
         RESULTS,
+        DEVICE,
         ("--root", {"type": Path, "default": Path(), "help": "where data/ and models/ are (default: here)"}),
         ("--sample", {"type": int, "default": 5, "help": "how many cells, drawn at random (default: 5)"}),
         SEED,

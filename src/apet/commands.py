@@ -111,8 +111,8 @@ def train(args: argparse.Namespace) -> None:
 
     cells = read_study(args.study, args.cell)
     aside = Aside(args.keep_every, args.logger)
-    train_here = train_block if processes() == 1 else train_together
-    count = train_here(cells, args.plm, args.data, Results(args.results), aside)
+    block = cells, args.plm, args.data, Results(args.results), aside
+    count = train_block(*block, args.device) if processes() == 1 else train_together(*block)
     if is_first():
         print(f"trained {count} of {len(cells)} cells")
 
@@ -129,7 +129,7 @@ def verify(args: argparse.Namespace) -> None:
     chosen = named if args.cell else sample_of(named, args.sample, args.seed)
     different = 0
     with tempfile.TemporaryDirectory(dir=args.scratch) as scratch:
-        for verdict in verify_cells(chosen, args.root, Results(args.results), Path(scratch)):
+        for verdict in verify_cells(chosen, args.root, Results(args.results), Path(scratch), args.device):
             different += not verdict.equal
             print(verdict.line(), flush=True)
     if different:

@@ -38,10 +38,11 @@ for block in GRID.blocks():
             plm=subpath(input.plm, parent=True),
             task=subpath(input.task, parent=True),
             cells=[cell.path for cell in block.cells],
+            device=lambda wildcards, resources: device_of(resources),
             logger=LOGGER,
         shell:
             "{params.program} train --study {input.study} --plm {params.plm} --data {params.task}"
-            " --results results {params.logger} {params.cells} > {log} 2>&1"
+            " --results results --device {params.device} {params.logger} {params.cells} > {log} 2>&1"
 
 
 rule verify:

@@ -46,6 +46,11 @@ def gpus(devices):
     return {"gpu": devices} if devices > 1 else {}
 
 
+def device_of(resources):
+    """A job that is given a GPU trains on it, unless told otherwise: snakemake … --config device=cpu"""
+    return config.get("device", "cuda" if resources.get("gpu", 0) else "cpu")
+
+
 def metrics_of(cells):
     """The files that tell that cells are complete, the last to be there."""
     return [f"results/cells/{cell.path}/metrics.json" for cell in cells]

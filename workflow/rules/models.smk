@@ -53,6 +53,7 @@ for model in GRID.rungs:
         conda:
             "../../envs/apet.yaml"
         resources:
+            gpu=0,  # it runs on the CPU
             mem_mb=more_each_attempt(pretraining_mb(GRID, model)),
             runtime=more_each_attempt(pretraining_minutes(GRID, model)),
         params:

@@ -33,14 +33,14 @@ def answer_loss(
     targets = answers.masked_fill(torch.arange(answers.shape[1]) >= sizes[:, None], NO_TOKEN)
     if tuned.family.write:
         logits = tuned(theta, ids, lengths, None, answers[:, :-1], every=True).flatten(0, -2)
-        return F.cross_entropy(logits, targets.flatten(), reduction=reduction)
+        return F.cross_entropy(logits, targets.flatten().to(logits.device), reduction=reduction)
     # An encoder sees both sides, so it is asked for one token at a time.
     found, asked = [], []
     for place in range(answers.shape[1]):
         rows = (sizes > place).nonzero().flatten()
         found.append(tuned(theta, ids[rows], lengths[rows], None, answers[rows, :place]))
         asked.append(targets[rows, place])
-    return F.cross_entropy(torch.cat(found), torch.cat(asked), reduction=reduction)
+    return F.cross_entropy(torch.cat(found), torch.cat(asked).to(tuned.plm.device), reduction=reduction)
 
 
 @torch.no_grad()
@@ -62,7 +62,7 @@ def generate(tuned: TunedPLM, theta: Sequence[Tensor], data: Encoded, end: int, 
     for rows in data.by_length(ROWS):
         written = tuned.write(theta, *data.batch(rows))
         for left in reversed(range(longest)):
-            tokens = written.logits.argmax(dim=1)
+            tokens = written.logits.argmax(dim=1).cpu()
             going = (tokens != end).nonzero().flatten()
             rows, tokens = rows[going], tokens[going]
             for row, token in zip(rows.tolist(), tokens.tolist(), strict=True):

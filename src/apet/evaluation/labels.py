@@ -29,9 +29,9 @@ class Fork:
     turn: Tensor
 
     def logits(self, tuned: TunedPLM, theta: Sequence[Tensor], ids: Tensor, lengths: Tensor) -> Tensor:
-        """Logits [rows, k] of the words that may follow."""
+        """Logits [rows, k] of the words that may follow, on the CPU."""
         said = torch.tensor(self.said).expand(len(ids), -1) if self.said else None
-        return tuned(theta, ids, lengths, self.words, said).float()
+        return tuned(theta, ids, lengths, self.words, said).float().cpu()
 
 
 @dataclass(frozen=True)

@@ -56,12 +56,17 @@ class PLM:
     def inventory(self) -> Inventory:
         return inventory_of(self.model)
 
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are, and the parts of θ that are trained with them."""
+        return self.model.get_input_embeddings().weight.device
+
     def head_size(self, labels: int) -> int:
         """Parameters of the trained head, a weight a state's number and a bias a label; 0 where the head is its own."""
         return labels * (self.model.get_input_embeddings().weight.shape[1] + 1) if self.head == "trained" else 0
 
 
-def load_plm(folder: Path, name: str, weights: bool = True) -> PLM:
+def load_plm(folder: Path, name: str, weights: bool = True, device: str = "cpu") -> PLM:
     """The PLM in a folder, in evaluation mode, without gradients, with the family's fast kernels in place.
 
     `snapshot.json` beside the weights may state the `dtype` they are loaded in (default float32), the `head` that
@@ -85,6 +90,8 @@ def load_plm(folder: Path, name: str, weights: bool = True) -> PLM:
             raise ModelError(f"{folder}: its tokenizer cannot be read ({_first_line(error)}).") from None
     model.requires_grad_(False).eval()
     family.fuse(model)
+    if weights:
+        model.to(device)
     said = stated["head"], stated["dtype"], stated.get("revision")
     return PLM(name, family, model, tokenizer, content, family.frame(tokenizer), *said)
 

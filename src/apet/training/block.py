@@ -45,20 +45,22 @@ def train_block(
     data_folder: Path,
     results: Results,
     aside: Aside = Aside(),
+    device: str = "cpu",
 ) -> int:
     """Train the cells (all of one model and task) that are not complete. Returns how many were trained.
 
-    Raises ApetError at the end, naming the cells that failed, after all others are done and saved; Interrupted after
-    SIGTERM or SIGINT, when what is under way is kept.
+    device: cpu or cuda, a part of the class of machine that run records name. Raises ApetError at the end, naming the
+    cells that failed, after all others are done and saved; Interrupted after SIGTERM or SIGINT, when what is under way
+    is kept.
     """
     missing, failed = unfinished(cells, results)
     if missing:
         logger = opener(aside.logger) if aside.logger else None
-        make_deterministic()
+        make_deterministic(device)
         keep_freed_memory()
         stop = Stop()
         with stop.listening():
-            benches = load_benches(missing, plm_folder, data_folder, results)
+            benches = load_benches(missing, plm_folder, data_folder, results, device)
             with Report(f"{cells[0].model} {cells[0].task}", len(missing)) as report:
                 for cell in missing:
                     bench, folder = benches[cell.training.length], results.progress / cell.path
@@ -104,11 +106,13 @@ def is_done(cell: Cell, results: Results) -> bool:
     return done
 
 
-def load_benches(cells: Sequence[Cell], plm_folder: Path, data_folder: Path, results: Results) -> dict[int, Bench]:
+def load_benches(
+    cells: Sequence[Cell], plm_folder: Path, data_folder: Path, results: Results, device: str = "cpu"
+) -> dict[int, Bench]:
     """Length of texts -> PLM and task at that length. What cannot be loaded is a failure of every cell."""
     try:
-        load = load_plm if processes() == 1 else load_sharded
-        plm = load(plm_folder, cells[0].model)
+        name = cells[0].model
+        plm = load_plm(plm_folder, name, device=device) if processes() == 1 else load_sharded(plm_folder, name)
         return {n: Bench.of(plm, data_folder, n) for n in sorted({cell.training.length for cell in cells})}
     except Exception as error:
         for cell in cells:
@@ -141,7 +145,7 @@ def run_cell(cell: Cell, bench: Bench, results: Results, journal: BlockJournal) 
 
 
 def _class(bench: Bench) -> dict[str, object]:
-    return machine_class(bench.plm.dtype)
+    return machine_class(bench.plm.dtype, bench.plm.device)
 
 
 def _identity(cell: Cell, bench: Bench) -> str:

@@ -10,31 +10,43 @@ from typing import Any
 
 import torch
 
-from apet.plms.sharded import device_type, processes
+from apet.errors import ParamsError
+from apet.plms.sharded import processes
 from apet.provenance import versions
 
 THREADS = 1
 """Threads a process: sums over more are taken in another order, and cells side by side use the cores better."""
 
 
-def make_deterministic() -> None:
-    """One thread, deterministic kernels only, no reduced-precision products. Call it at the start of a process."""
+def make_deterministic(device: str = "cpu") -> None:
+    """One thread, deterministic kernels only, no reduced-precision products. Call it at the start of a process.
+
+    device: cpu, or cuda for the first GPU that PyTorch sees. Raises ParamsError where it sees none.
+    """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.set_num_threads(THREADS)
     torch.use_deterministic_algorithms(True)
     # The deterministic mode also fills fresh memory, which costs time and changes nothing that is read.
     torch.utils.deterministic.fill_uninitialized_memory = False
     torch.set_float32_matmul_precision("highest")
+    if device == "cuda":
+        if not torch.cuda.is_available():
+            raise ParamsError(f"--device cuda: PyTorch {torch.__version__} sees no GPU here. Allowed: cpu.")
+        torch.backends.cudnn.allow_tf32 = False
+        # The fused attentions add up their gradients in any order.
+        torch.backends.cuda.enable_flash_sdp(False)
+        torch.backends.cuda.enable_mem_efficient_sdp(False)
+        torch.backends.cuda.enable_cudnn_sdp(False)
 
 
-def machine_class(dtype: str) -> dict[str, Any]:
+def machine_class(dtype: str, device: torch.device) -> dict[str, Any]:
     """What must be equal for equal bytes to be promised: kind of processor, device, how many of them share the PLM,
     threads, the type of the PLM's numbers, library versions.
     """
     return {
         "machine": platform.machine(),
         "processor": _processor(),
-        "device": device_type(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "devices": processes(),
         "threads": torch.get_num_threads(),
         "dtype": dtype,

@@ -162,7 +162,7 @@ class Run:
         """Become the run, begun alike, that `state` was taken of."""
         for name, leaf in self.theta.items():
             leaf.copy_(state["theta"][name])
-            self.optimiser.state[leaf] = dict(state["optimiser"][name])
+            self.optimiser.state[leaf] = {key: x.to(leaf.device) for key, x in state["optimiser"][name].items()}
         self.best = tuple(state["best"])
         self.losses = list(state["losses"])
         self.looks = [(step, Score(**seen)) for step, seen in state["looks"]]

@@ -47,7 +47,9 @@ def sample_of(cells: Sequence[Cell], count: int, seed: int) -> list[Cell]:
     return random.Random(seed).sample(list(cells), min(count, len(cells)))
 
 
-def verify_cells(cells: Sequence[Cell], root: Path, results: Results, scratch: Path) -> Iterator[Verdict]:
+def verify_cells(
+    cells: Sequence[Cell], root: Path, results: Results, scratch: Path, device: str = "cpu"
+) -> Iterator[Verdict]:
     """Retrain cells below `scratch`, and compare each file with that of `results`, block by block.
 
     root: of the working copy that holds data/ and models/. Raises DataError for a cell that has not been trained.
@@ -60,7 +62,7 @@ def verify_cells(cells: Sequence[Cell], root: Path, results: Results, scratch: P
         block = list(block)
         error = ""
         try:
-            train_block(block, root / plm, root / data, again)
+            train_block(block, root / plm, root / data, again, device=device)
         except ApetError as found:
             error = str(found)
         for cell in block:

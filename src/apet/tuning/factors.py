@@ -40,12 +40,12 @@ def is_thin(slot: Slot) -> bool:
 class Factors:
     """The update of one linear map (outputs, inputs) by the parts of θ that touch it."""
 
-    def __init__(self, outputs: int, inputs: int, parts: Sequence[Part]):
-        self.outputs, self.inputs = outputs, inputs
+    def __init__(self, outputs: int, inputs: int, parts: Sequence[Part], device: torch.device):
+        self.outputs, self.inputs, self.device = outputs, inputs, device
         self.lowrank = [p for p in parts if p.slot.units.site.structure == "lowrank"]
         self.entries = [p for p in parts if p.slot.units.site.structure == "entry"]
         self.rank = sum(p.slot.units.count for p in parts)
-        picked = [_index(p) for p in self.entries]
+        picked = [torch.as_tensor(p.slot.units.index).to(device) for p in self.entries]
         self.columns = torch.cat([i % inputs for i in picked])[:, None] if picked else None
         self.flat = self._places(picked)
 
@@ -53,16 +53,19 @@ class Factors:
         """Where θ's values go in U, flat, in the order in which `__call__` puts them."""
         places, row = [], 0
         for part in self.lowrank:
-            units = torch.arange(row, row + part.slot.units.count)[:, None]
-            rows = torch.arange(self.outputs) if part.rows is None else part.rows
+            units = self._range(row, row + part.slot.units.count)[:, None]
+            rows = self._range(0, self.outputs) if part.rows is None else part.rows
             places.append((units * self.outputs + rows).flatten())
             row += part.slot.units.count
         for part, index in zip(self.entries, picked, strict=True):
             local = index // self.inputs
             rows = local if part.rows is None else part.rows[local]
-            places.append(torch.arange(row, row + len(index)) * self.outputs + rows)
+            places.append(self._range(row, row + len(index)) * self.outputs + rows)
             row += len(index)
         return torch.cat(places)
+
+    def _range(self, start: int, stop: int) -> Tensor:
+        return torch.arange(start, stop, device=self.device)
 
     def __call__(self, x: Tensor, y: Tensor, pieces: Sequence[Tensor]) -> Tensor:
         """x [..., inputs] and the map's output y [..., outputs] -> the updated output, computed in y's dtype.
@@ -92,7 +95,3 @@ class Factors:
             b.extend(pieces[part.number] for part in self.entries)
         u = y.new_zeros(self.rank * self.outputs).scatter(0, self.flat, torch.cat(b).to(y.dtype))
         return torch.cat([part.to(x.dtype) for part in a]), u.view(self.rank, self.outputs)
-
-
-def _index(part: Part) -> Tensor:
-    return torch.as_tensor(part.slot.units.index)

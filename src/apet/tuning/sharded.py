@@ -166,9 +166,9 @@ class ShardedWritten(Written):
 def start(plm: PLM, plan: Plan, seed: int) -> dict[str, Tensor]:
     """θ at step 0 by structure, which only the first of several processes has the numbers of."""
     words = plm.model.get_input_embeddings().weight
+    words = unsharded(words).cpu() if plan.structures["token"] else words
     if plm.mesh is None:
         return split_by_structure(plan, initial_theta(plan, seed, words))
-    words = unsharded(words).cpu() if plan.structures["token"] else words
     theta = initial_theta(plan, seed, words) if is_first() else of_no_memory((plan.budget,))
     return split_by_structure(plan, theta)
 

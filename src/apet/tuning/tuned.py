@@ -77,11 +77,11 @@ class TunedPLM:
         """θ's parts and a head's numbers, in order, as an optimiser trains them: by name, or as `name.0`, `name.1`, …
         where a part is trained in several.
         """
-        return {name: part.clone().requires_grad_() for name, part in parts.items()}
+        return {name: part.to(self.plm.device, copy=True).requires_grad_() for name, part in parts.items()}
 
     def spread(self, parts: Sequence[Tensor]) -> list[Tensor]:
         """Whole parts of θ, and of a head, as a call takes them."""
-        return list(parts)
+        return [part.to(self.plm.device) for part in parts]
 
     def __call__(
         self,
@@ -98,13 +98,15 @@ class TunedPLM:
         theta: θ in consecutive parts (one, or one a structure), in order; where the PLM is read through a trained head,
         its numbers [k × (d + 1)] as one more part at the end, and `words` only says how many labels there are.
         every: logits [rows, s + 1, k], of each said token's place and the next; said may be right-padded then. Not for
-        an encoder, which would see what it is asked for.
+        an encoder, which would see what it is asked for. θ and logits are on the PLM's device; all else may be
+        elsewhere.
         """
         theta = list(theta)
         head = theta.pop() if self.plm.head == "trained" else None
         inputs, call = self._prepared(theta, ids, lengths, said, every)
         with self.calls.during(call):
             states = self.family.states(self.model, inputs)
+            words = None if words is None else words.to(self.plm.device)
             return self.read(states, words, call) if head is None else classify(states, head)
 
     @contextmanager
@@ -144,9 +146,10 @@ class TunedPLM:
         """What a family's forward pass reads, and what the hooks do."""
         pieces, stand_ins = self.settled or self._values(theta)
         virtual = {place: pieces[n].view(-1, self.slots[n].units.site.cost) for place, n in self.virtual.items()}
+        ids, lengths = ids.to(self.plm.device), lengths.to(self.plm.device)
         inputs = Inputs(ids, lengths, virtual, self.family.slot, self.plm.frame.decoder, self.mean)
         if said is not None:
-            inputs = inputs.saying(said, len(self.plm.frame.after), every)
+            inputs = inputs.saying(said.to(self.plm.device), len(self.plm.frame.after), every)
         return inputs, Call(pieces, inputs.position(self.family.input), stand_ins, bool(self.settled))
 
     def _values(self, theta: Sequence[Tensor]) -> tuple[tuple[Tensor | None, ...], StandIns]:
@@ -177,7 +180,7 @@ class TunedPLM:
     def _enter(self, number: int, slot: Slot, place: Place, plugged: bool) -> None:
         """Decide how a slot's values reach the PLM."""
         site = slot.units.site
-        index = None if slot.units.index is None else torch.as_tensor(slot.units.index)
+        index = None if slot.units.index is None else torch.as_tensor(slot.units.index).to(self.plm.device)
         rows = rows_of(place, self.plm)
         if site.structure == "token":
             self.virtual[place.name] = number
@@ -239,7 +242,7 @@ class TunedPLM:
 
     def _factors(self, path: str) -> Factors:
         outputs, inputs = self.model.get_submodule(path).weight.shape
-        return Factors(outputs, inputs, self.parts[path])
+        return Factors(outputs, inputs, self.parts[path], self.plm.device)
 
     def _narrow(self, _: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
         """Tell the last attention which positions are read: what follows it does not mix positions."""
@@ -257,7 +260,7 @@ def rows_of(place: Place, plm: PLM) -> Tensor | None:
     if place.fused is None:
         return None
     outputs = plm.model.get_submodule(place.module).weight.shape[0]
-    return place.fused.rows(outputs, plm.model.config.num_attention_heads)
+    return place.fused.rows(outputs, plm.model.config.num_attention_heads).to(plm.device)
 
 
 def _word_biases(words: int, index: Tensor | None) -> Callable:

@@ -28,6 +28,7 @@ class Written:
         """Go on with the rows of numbers `kept` [k] alone, which say tokens [k]."""
         if len(kept) < len(self.logits):
             self.rows.keep(kept)
+        tokens = tokens.to(self.tuned.plm.device)
         # What is computed is one position a row, and that one is read.
         call = replace(self.call, position=torch.zeros(len(kept), 1, dtype=torch.long, device=tokens.device))
         with self.tuned.calls.during(call):
