@@ -12,6 +12,23 @@ from apet.data.wheels import fetch_wheel, known_wheels
 from toy import OLDER, PARAMS, Checkout, Recorded, trainings
 
 
+LONGEST = ("recorded", "test_slurm", "test_resume")
+"""Groups of tests that take minutes, and so begin first."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """For several processes: a file's tests stay together, and those of the recorded study, so that what they share is
+    made once.
+    """
+
+    def group(item: pytest.Item) -> str:
+        return "recorded" if "recorded" in item.fixturenames else item.path.stem
+
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(group(item)))
+    items.sort(key=lambda item: LONGEST.index(group(item)) if group(item) in LONGEST else len(LONGEST))
+
+
 @pytest.fixture(scope="session")
 def wheels_folder(pytestconfig: pytest.Config) -> Path:
     """The real pinned wheels: in the folder APET_TEST_WHEELS, or in pytest's cache, fetched once."""
