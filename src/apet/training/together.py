@@ -60,7 +60,7 @@ def train_together(cells: Sequence[Cell], plm_folder: Path, data_folder: Path, r
         missing = _told(missing)
         with Stop().listening():
             if missing:
-                with _in_step("loading"):
+                with _named("loading"), _in_step("loading"):
                     benches = load_benches(missing, plm_folder, data_folder, results)
                 failed |= _train(missing, benches, results, aside.logger)
     finally:
@@ -80,20 +80,31 @@ def _train(
     with Report(title, len(cells)) if is_first() else nullcontext() as report:
         for cell in cells:
             bench = benches[cell.training.length]
-            try:
-                with _in_step(cell.path):
-                    run_cell(cell, bench, results, _journal(cell, results, report, logger))
-            except OutOfStepError as error:
-                record_failure(results, cell.path, error)
-                raise
-            except ApetError as error:
-                failed[cell.path] = error
-                bench.plm.whole.reset_iter_state()
-                if is_first():
+            with _named(cell.path):
+                try:
+                    with _in_step(cell.path):
+                        run_cell(cell, bench, results, _journal(cell, results, report, logger))
+                except OutOfStepError as error:
                     record_failure(results, cell.path, error)
-            if report:
-                report.end()
+                    raise
+                except ApetError as error:
+                    failed[cell.path] = error
+                    bench.plm.whole.reset_iter_state()
+                    if is_first():
+                        record_failure(results, cell.path, error)
+                if report:
+                    report.end()
     return failed
+
+
+@contextmanager
+def _named(what: str) -> Iterator[None]:
+    """An interruption says what it interrupted, wherever it comes, also while another error is dealt with."""
+    try:
+        yield
+    except Interrupted as error:
+        asked = str(error).partition(":")[0]
+        raise Interrupted(f"{what}: {asked}, by a scheduler or as {GONE}") from None
 
 
 @contextmanager
@@ -103,9 +114,6 @@ def _in_step(what: str) -> Iterator[None]:
         yield
     except ApetError:
         raise
-    except Interrupted as error:
-        asked = str(error).partition(":")[0]
-        raise Interrupted(f"{what}: {asked}, by a scheduler or as {GONE}") from None
     except Exception as error:
         traceback.print_exc()
         said = (str(error).strip() or type(error).__name__).splitlines()[0]
