@@ -11,19 +11,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from apet.analysis.statistics import (
+from apet.analysis.components import components, position_spread, sd_interval
+from apet.analysis.means import (
     cell_scores,
     chance_level,
-    components,
     interval,
     method_scores,
     models_by_scale,
     over_tasks,
     own_count,
-    position_spread,
-    sd_interval,
-    summary,
 )
+from apet.analysis.summary import summary
 from apet.analysis.tidy import tidy
 from simulated_study import MODELS, TASKS, record, study
 

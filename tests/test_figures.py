@@ -13,7 +13,8 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from apet.analysis.statistics import cell_scores, method_scores, position_spread
+from apet.analysis.components import position_spread
+from apet.analysis.means import cell_scores, method_scores
 from apet.analysis.tidy import tidy, write_tidy
 from apet.figures import FIGURES, draw_all, methods_by_scale, positions_by_scale, score_by_budget, style
 from simulated_study import MODELS, TASKS, study

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from apet.analysis.statistics import summary
+from apet.analysis.summary import summary
 from apet.analysis.table import write_table
 from apet.analysis.tasks import write_tasks
 from apet.analysis.tidy import read_records, tidy, write_tidy

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from apet.analysis.statistics import (
+from apet.analysis.means import (
     MATCHED,
     METHODS,
     RANDOM,

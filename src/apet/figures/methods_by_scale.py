@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from apet.analysis.statistics import METHODS, chance_level, method_scores, over_tasks
+from apet.analysis.means import METHODS, chance_level, method_scores, over_tasks
 from apet.figures import style
 
 MEAN = "mean over tasks"

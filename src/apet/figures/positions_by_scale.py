@@ -9,7 +9,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from apet.analysis.statistics import MATCHED, RANDOM, method_scores, position_spread, sd_interval
+from apet.analysis.components import position_spread, sd_interval
+from apet.analysis.means import MATCHED, RANDOM, method_scores
 from apet.figures import style
 
 MEAN = "mean over tasks"

@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from apet.analysis.statistics import METHODS, RANDOM, cell_scores, method_scores, models_by_scale
+from apet.analysis.means import METHODS, RANDOM, cell_scores, method_scores, models_by_scale
 from apet.figures import style
 
 KEYS = ["model", "task", "placement", "budget"]
