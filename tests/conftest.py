@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +19,12 @@ SHARING = ("test_workflow", "test_dvc")
 """Files whose tests share the recorded study."""
 LONGEST = (*SHARING, "test_slurm", "test_resume")
 """Files whose tests take minutes, and so begin first."""
+
+
+def pytest_configure() -> None:
+    """What tests start must hear SIGINT, which the children of a shell's background job are born deaf to."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
