@@ -7,13 +7,17 @@ BIN    := $(VENV)/bin
 TORCH_INDEX ?=
 STUDY  ?= params.yaml
 SLURM  ?= yes
+CHROMIUM ?= yes
+SPACE  := $(subst ,, )
+WITHOUT := $(strip $(if $(filter no,$(SLURM)),slurm) $(if $(filter no,$(CHROMIUM)),chromium))
 ACTIVE := PATH="$(CURDIR)/$(BIN):$$PATH"
 
-.PHONY: help run report test lint clean
+.PHONY: help run test lint clean
 
 help:
 	@echo "make run     set up, run the study of $(STUDY), draw figures and the report"
-	@echo "make test    set up, run all tests; SLURM=no without those that start a Slurm, as root"
+	@echo "make test    set up, run all tests; SLURM=no without those that start a Slurm, as root,"
+	@echo "               CHROMIUM=no without those that open the report in a browser, which root can install"
 	@echo "make lint    ruff and snakefmt"
 	@echo "make clean   remove results and .venv (data and PLMs stay)"
 
@@ -26,17 +30,13 @@ $(VENV)/.ready: envs/requirements.lock pyproject.toml
 
 run: $(VENV)/.ready
 	$(ACTIVE) snakemake --profile workflow/profiles/local --config params=$(STUDY)
-	@$(MAKE) --no-print-directory report
 	@echo
 	@echo "figures  results/figures/*.svg, *.png, with the numbers behind each in *.csv"
-	@echo "table    results/tidy.csv (one row a replicate), results/methods.md (means)"
-	@echo "report   results/report.html"
-
-report: $(VENV)/.ready
-	$(ACTIVE) snakemake --profile workflow/profiles/local --config params=$(STUDY) --report results/report.html
+	@echo "tables   results/tidy.csv (one row a replicate), results/tables (means, differences, findings: md, csv, tex)"
+	@echo "answer   results/findings.md, results/report.html"
 
 test: $(VENV)/.ready
-	$(ACTIVE) pytest --numprocesses 2 --no-loadscope-reorder $(if $(filter no,$(SLURM)),-m "not slurm")
+	$(ACTIVE) pytest --numprocesses 2 --no-loadscope-reorder $(if $(WITHOUT),-m "not ($(subst $(SPACE), or ,$(WITHOUT)))")
 
 lint: $(VENV)/.ready
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/snakefmt --check Snakefile workflow

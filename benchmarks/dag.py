@@ -125,9 +125,13 @@ class Workspace:
         self.fill_cells(grid.cells)
         write_index(grid, self.folder / "results/cells.json", self.folder)
         write_json(self.folder / "results/metrics.json", {"study": grid.id})
-        names = ("tidy.parquet", "tidy.csv", "methods.md", "methods.csv", "tasks.csv")
-        self._write(f"results/{name}" for name in names)
+        self._write(out for out in self._outs("figures") if Path(out).suffix)
         self._write(f"results/figures/{figure}.{form}" for figure in FIGURES for form in ("svg", "png", "csv"))
+
+    def _outs(self, stage: str) -> list[str]:
+        """What a stage of dvc.yaml leaves."""
+        outs = yaml.safe_load((self.folder / "dvc.yaml").read_text())["stages"][stage]["outs"]
+        return [path for out in outs for path in out]
 
     def fill_cells(self, cells: Iterable[Cell]) -> None:
         names = ("theta.safetensors", "plans.json", "predictions.parquet", "metrics.json")

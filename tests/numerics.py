@@ -75,6 +75,7 @@ APART = {
 
 NONE = {
     "analysis": "tables of finished cells",
+    "api.py": "hands a notebook's values on",
     "check.py": "refuses studies",
     "cli.py": "reads options",
     "commands.py": "hands them on",
@@ -82,13 +83,16 @@ NONE = {
     "config.py": "a study's values, which are in the hash of all that they decide",
     "demand.py": "what is asked of a scheduler",
     "errors.py": "messages",
+    "export": "reads finished cells and writes them in other forms",
     "figures": "drawings of finished cells",
     "grid.py": "names cells, but for the seeds, which are Cell's",
+    "report": "a page about finished cells",
+    "show.py": "messages",
     "status.py": "messages",
     "store.py": "moves whole folders",
     "study.py": "reads a resolved study",
     "yamls.py": "reads files whose values are hashed",
-    "__init__.py": "one line",
+    "__init__.py": "names of the public functions",
 }
 """Folders and files of the package in which no version's numbers are made, and why."""
 

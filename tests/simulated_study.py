@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from apet.analysis.tidy import tidy
+from apet.data.tables import write_table
+from apet.provenance import file_digest
 
 MODELS = {"bloom-small": (25_000, 160_000), "bloom-mid": (200_000, 480_000), "bloom-large": (1_200_000, 1_750_000)}
 TASKS = {"topics": (5, 0.2, 0.237, 400), "sentiment": (2, 0.5, 0.566, 800)}
+MARGINS = {"low_margin": 2.0, "high_margin": 2.0, "same_within": 0.5}
 OWN = {"full": 1.0, "lora": 0.04, "adapter": 0.08, "prompt": 0.015, "bitfit": 0.006}
 SWEEP = ("1", "100", "10000")
 
@@ -35,7 +45,7 @@ def record(model: str, task: str, placement: str, budget: str, scores: Any, tuna
     rows = np.asarray(scores, float)
     return f"{model}/{task}/{placement}-{budget}", {
         "format": 1,
-        "cell": {"model": model, "task": task, "placement": placement, "budget": budget},
+        "cell": {"model": model, "task": task, "placement": placement, "budget": budget, "seed": 1, "trainer": 3},
         "plm": {
             "name": model,
             "family": "bloom",
@@ -47,6 +57,7 @@ def record(model: str, task: str, placement: str, budget: str, scores: Any, tuna
             "name": task,
             "type": "classification",
             "metric": "accuracy",
+            "digest": "d0",
             "labels": labels,
             "chance": chance,
             "majority": majority,
@@ -75,3 +86,43 @@ def study(seed: int = 0) -> list[tuple[str, dict[str, Any]]]:
                 scores = rng.binomial(n, rng.uniform(0.5, 0.9, shape)) / n
                 cells.append(record(model, task, placement, budget, scores, tunable))
     return cells
+
+
+def frame_of(cells: Iterable[tuple[str, dict[str, Any]]], seed: int = 0) -> pd.DataFrame:
+    """The tidy table of records, with scores of test rows that have their means, and the attrs of a read one."""
+    rng = np.random.default_rng(seed)
+    frame = tidy(cells)
+    frame["rows"] = [
+        np.empty(0, np.float32) if np.isnan(score) else (rng.permutation(n) < round(score * n)).astype(np.float32)
+        for score, n in zip(frame.score, frame.n, strict=True)
+    ]
+    frame.attrs = {"study": "simulated", "margins": MARGINS, "missing": []}
+    return frame
+
+
+def write_cells(root: Path, cells: Iterable[tuple[str, dict[str, Any]]], seed: int = 0) -> None:
+    """Folders of cells as a training leaves them, without θ and plans: predictions with the scores of the records."""
+    rng = np.random.default_rng(seed)
+    for path, metrics in cells:
+        folder = root / path
+        folder.mkdir(parents=True)
+        replicates, n = metrics["replicates"], metrics["replicates"][0]["test"]["n"]
+        correct = np.zeros((len(replicates), n), bool)
+        for row, replicate in zip(correct, replicates, strict=True):
+            row[rng.permutation(n)[: round(replicate["test"]["score"] * n)]] = True
+        write_predictions(folder, metrics, {"correct": correct})
+
+
+def write_predictions(folder: Path, metrics: dict[str, Any], columns: dict[str, np.ndarray]) -> None:
+    """A cell's predictions, each column (replicates, n), and its record with their digest."""
+    replicates, n = metrics["replicates"], metrics["replicates"][0]["test"]["n"]
+    types = {"draw": pa.int16(), "rerun": pa.int16(), "id": pa.string()}
+    types |= {name: pa.array(values.ravel()).type for name, values in columns.items()}
+    ids = [f"{metrics['task']['name']}{i:060d}" for i in range(n)]
+    found = {name: np.repeat([r[name] for r in replicates], n) for name in ("draw", "rerun")} | {
+        "id": ids * len(replicates),
+        **{name: values.ravel() for name, values in columns.items()},
+    }
+    write_table(folder / "predictions.parquet", found, pa.schema(types.items()))
+    files = {"predictions.parquet": file_digest(folder / "predictions.parquet")}
+    (folder / "metrics.json").write_text(json.dumps({**metrics, "files": files}))

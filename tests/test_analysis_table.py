@@ -1,15 +1,23 @@
-"""The table of methods: the numbers of the tidy table, and gaps that can be seen."""
+"""Tables for people, machines and papers: the numbers of the tidy table and the findings, and gaps that can be seen."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from apet.analysis.differences_table import differences_table, write_differences
+from apet.analysis.findings_table import write_findings_table
+from apet.analysis.latex import SPECIAL, escape
+from apet.analysis.resampling import Draws, draw_means
 from apet.analysis.table import MEAN, methods_table, write_table
-from apet.analysis.tidy import tidy
-from simulated_study import MODELS, record, study
+from made_findings import findings
+from simulated_study import MODELS, frame_of, record, study
 
 
 def test_entries_are_mean_sd_and_n_in_per_cent() -> None:
@@ -19,7 +27,7 @@ def test_entries_are_mean_sd_and_n_in_per_cent() -> None:
         record("bloom-mid", "topics", "uniform", "@lora", [[0.5], [0.6], [0.7]], 19_200),
         record("bloom-mid", "topics", "uniform", "100", [[0.1]], 100),
     ]
-    markdown, long = methods_table(tidy(cells))
+    markdown, long = methods_table(frame_of(cells))
     lines = markdown.splitlines()
     assert lines[0] == "| PLM | method | tunable parameters | topics | mean over tasks |"
     assert lines[2] == "| bloom-mid | lora | 19,200 | 75.0 ± 7.1 (2) | 75.0 ± 7.1 (2) |"
@@ -30,7 +38,7 @@ def test_entries_are_mean_sd_and_n_in_per_cent() -> None:
 
 
 def test_every_row_of_the_study_and_its_means() -> None:
-    frame = tidy(study())
+    frame = frame_of(study())
     _, long = methods_table(frame)
     assert len(long) == len(MODELS) * 10 * 3
     assert list(long.model.unique()) == list(MODELS)
@@ -41,7 +49,7 @@ def test_every_row_of_the_study_and_its_means() -> None:
 
 
 def test_a_missing_cell_is_seen_in_its_column_and_in_the_mean() -> None:
-    markdown, long = methods_table(tidy([c for c in study() if c[0] != "bloom-mid/topics/lora-@own"]))
+    markdown, long = methods_table(frame_of([c for c in study() if c[0] != "bloom-mid/topics/lora-@own"]))
     line = next(line for line in markdown.splitlines() if line.startswith("| bloom-mid | lora"))
     assert line.count("no data") == 2
     gap = long[long.model.eq("bloom-mid") & long.placement.eq("lora")].set_index("task")
@@ -50,9 +58,102 @@ def test_a_missing_cell_is_seen_in_its_column_and_in_the_mean() -> None:
 
 
 def test_equal_bytes_whatever_the_order(tmp_path: Path) -> None:
-    frame = tidy(study())
+    frame = frame_of(study())
     write_table(frame, tmp_path / "a")
     write_table(frame.sample(frac=1, random_state=1), tmp_path / "b")
-    for name in ("methods.md", "methods.csv"):
+    for name in ("methods.md", "methods.csv", "methods.tex"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
     assert len(pd.read_csv(tmp_path / "a" / "methods.csv")) == len(methods_table(frame)[1])
+
+
+def body(path: Path) -> list[list[str]]:
+    """Entries of a LaTeX table's rows, its structure checked: rules in their order, as many columns as are aligned."""
+    text = path.read_text()
+    assert [text.count(f"\\{rule}") for rule in ("toprule", "bottomrule", "label", "caption")] == [1] * 4
+    begun = re.findall(r"\\(begin|end){(\w+)}", text)
+    assert begun == [("begin", "table"), ("begin", "tabular"), ("end", "tabular"), ("end", "table")]
+    align, inner = re.search(r"\\begin{tabular}{((?:[lr]|p{[^}]*})*)}\n(.*)\\end{tabular}", text, re.DOTALL).groups()
+    lines = [line for line in inner.splitlines() if not line.endswith("rule")]
+    assert all(line.endswith(r" \\") for line in lines)
+    rows = [re.split(r"(?<!\\) ?& ?", line.removesuffix(r" \\")) for line in lines]
+    assert {len(row) for row in rows} == {len(re.sub("{[^}]*}", "", align))}
+    return rows
+
+
+def test_latex_has_the_best_of_each_plm_and_column_in_bold(tmp_path: Path) -> None:
+    cells = [
+        record("bloom-mid", "topics", "full", "@own", [[0.9, 0.9]], 480_000),
+        record("bloom-mid", "topics", "lora", "@own", [[0.8, 0.7]], 19_200),
+        record("bloom-mid", "topics", "bitfit", "@own", [[0.7, 0.8]], 2_880),
+        record("bloom-mid", "topics", "uniform", "@lora", [[0.5], [0.6]], 19_200),
+        record("bloom-large", "topics", "lora", "@own", [[0.2]], 70_000),
+    ]
+    write_table(frame_of(cells).assign(task="topics_&_all"), tmp_path)
+    rows = body(tmp_path / "methods.tex")
+    assert rows[0] == ["PLM", "method", "tunable", r"topics\_\&\_all", "mean over tasks"]
+    assert rows[1][:4] == ["bloom-mid", "full", "480,000", r"90.0 $\pm$ 0.0 (2)"]
+    assert rows[2][:4] == ["", "lora", "19,200", r"\textbf{75.0} $\pm$ 7.1 (2)"]
+    assert rows[3][3] == r"\textbf{75.0} $\pm$ 7.1 (2)" and rows[4][1:4] == [
+        "APET @lora",
+        "19,200",
+        r"55.0 $\pm$ 7.1 (2)",
+    ]
+    assert rows[5][:4] == ["bloom-large", "full", "no data", "no data"]
+    assert rows[6][3] == r"\textbf{20.0} (1)"
+    assert (tmp_path / "methods.tex").read_text().count(r"\midrule") == 2
+
+
+@given(st.text(alphabet=[*SPECIAL, "a", "1", " ", "é"]))
+def test_escaped_text_is_read_back_as_it_was(text: str) -> None:
+    back = {printed: character for character, printed in SPECIAL.items()}
+    tokens = re.findall("|".join(map(re.escape, sorted(back, key=len, reverse=True))) + "|.", escape(text))
+    assert "".join(back.get(token, token) for token in tokens) == text
+    assert not {"&", "%", "#", "_", "~", "^", "<"} & set(re.sub(r"\\[&%#_]|\^2", "", escape(text)))
+
+
+def test_findings_as_tables(tmp_path: Path) -> None:
+    write_findings_table(findings(), tmp_path)
+    rows = body(tmp_path / "findings.tex")
+    assert rows[0] == ["claim", "scope", "PLMs", "tasks", "estimate", r"95 \% interval", "adjusted p", "verdict"]
+    assert len(rows) == 1 + 2 * 6
+    assert rows[1][0] == "Positions matter less, the larger the PLM (points$^2$ a decade)" and rows[2][0] == ""
+    assert rows[1][1:] == ["overall", "3", "these", "$-$31.24", "$-$52.4 to $-$11.9", "0.006", "supported"]
+    assert rows[3][6] == r"\textless{} 0.001"
+    assert rows[7][4:] == ["not estimable", "", "", "undecided"]
+    assert rows[10][3:] == ["beyond them", "0.42", r"$-$$\infty$ to 2.5", "0.400", "undecided"]
+    assert rows[12][4:6] == ["$-$9.1", r"$-$40 to $\infty$"]
+    lines = (tmp_path / "findings.md").read_text().splitlines()
+    assert lines[2].endswith("| overall | 3 | these | −31.24 | −52.4 to −11.9 | 0.006 | supported |")
+    assert len({line.count("|") for line in lines[:14]}) == 1
+    assert lines[-1].endswith("Margins: low margin 2.0, high margin 2.0, same within 0.5.")
+
+
+@pytest.fixture(scope="module")
+def paired() -> Draws:
+    """LoRA errs on a tenth of the rows that full fine-tuning has right; on the other task both are the same."""
+    cells = [
+        record("bloom-mid", task, placement, "@own", [[score]], 100)
+        for task, scores in {"sentiment": (0.8, 0.7), "topics": (0.8, 0.8)}.items()
+        for placement, score in zip(("full", "lora"), scores, strict=True)
+    ]
+    frame = frame_of(cells)
+    rows = [(np.arange(n) < round(n * score)).astype(np.float32) for n, score in zip(frame.n, frame.score, strict=True)]
+    return draw_means(frame.assign(rows=rows))
+
+
+def test_differences_are_paired_and_in_points(paired: Draws, tmp_path: Path) -> None:
+    table = differences_table(paired).set_index("task")
+    assert list(table.index) == ["sentiment", "topics", MEAN]
+    assert table.difference.tolist() == pytest.approx([-10, 0, -5])
+    assert -13 < table.low["sentiment"] < -10 < table.high["sentiment"] < -7
+    write_differences(paired, tmp_path)
+    rows = body(tmp_path / "differences.tex")
+    assert rows[0] == ["PLM", "method", "against", "sentiment", "topics", MEAN]
+    assert rows[1][:3] == ["bloom-mid", "lora", "full"] and rows[1][3].startswith("$-$10.0* ($-$1")
+    assert "*" not in rows[1][4] and rows[1][5].startswith("$-$5.0*")
+    markdown = (tmp_path / "differences.md").read_text().splitlines()
+    assert (
+        markdown[2].startswith("| bloom-mid | lora | full | −10.0* (−1")
+        and len({x.count("|") for x in markdown[:3]}) == 1
+    )
+    assert pd.read_csv(tmp_path / "differences.csv").difference.tolist() == pytest.approx([-10, 0, -5])

@@ -6,14 +6,21 @@ import copy
 import json
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
-from apet.analysis.tidy import COLUMNS, SCHEMA, read_records, read_tidy, tidy, write_tidy
-from apet.errors import ApetError, DataError
-from simulated_study import record, study
+from apet.analysis.predictions import Predictions, f1_values
+from apet.analysis.tidy import COLUMNS, FLAT, SCHEMA, read_records, read_tidy, tidy, write_tidy
+from apet.config import Margins
+from apet.errors import ApetError, CorruptError, DataError
+from apet.provenance import bytes_digest, file_digest
+from simulated_study import record, study, write_cells, write_predictions
 
 STUDY = "ab" * 32
 KEYED = [column for column in COLUMNS if column.key]
@@ -55,18 +62,183 @@ def test_order_of_records_and_replicates_does_not_matter(random) -> None:
     pd.testing.assert_frame_equal(tidy(cells), tidy(shuffled))
 
 
-def test_round_trip_and_equal_bytes(tmp_path: Path) -> None:
-    cells = study()
-    frame = tidy(cells)
-    write_tidy(frame, tmp_path / "a", STUDY)
-    write_tidy(tidy(cells[::-1]), tmp_path / "b", STUDY)
-    for name in ("tidy.parquet", "tidy.csv"):
+@pytest.fixture(scope="module")
+def cells(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Root of the simulated study's cells, with predictions."""
+    root = tmp_path_factory.mktemp("cells")
+    write_cells(root, study())
+    return root
+
+
+def gathered(root: Path, paths: list[str]) -> pd.DataFrame:
+    return tidy(read_records(root, paths), Predictions(root))
+
+
+def test_round_trip_and_equal_bytes(cells: Path, tmp_path: Path) -> None:
+    paths = [path for path, _ in study()]
+    frame = gathered(cells, paths)
+    missing = [{"model": "a", "task": "b", "placement": "c", "budget": "d", "reason": "not trained"}]
+    about = {"study": STUDY, "margins": Margins(low_margin=3.0), "missing": missing}
+    write_tidy(frame, tmp_path / "a", **about)
+    write_tidy(gathered(cells, paths[::-1]), tmp_path / "b", **about)
+    for name in ("tidy.parquet", "tidy.csv", "tidy_columns.csv"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
     back = read_tidy(tmp_path / "a" / "tidy.parquet")
-    assert back.attrs["study"] == STUDY
-    pd.testing.assert_frame_equal(back, frame)
+    margins = {"low_margin": 3.0, "high_margin": 2.0, "same_within": 0.5}
+    assert back.attrs == {"study": STUDY, "margins": margins, "missing": missing}
+    pd.testing.assert_frame_equal(back[FLAT], frame[FLAT])
+    assert all(map(np.array_equal, back.rows, frame.rows))
     text = pd.read_csv(tmp_path / "a" / "tidy.csv", dtype=SCHEMA, keep_default_na=False, na_values=[""])
-    pd.testing.assert_frame_equal(text, frame)
+    pd.testing.assert_frame_equal(text, frame[FLAT])
+
+
+def test_every_column_says_what_it_means(tmp_path: Path) -> None:
+    write_tidy(tidy([one()]), tmp_path, STUDY)
+    schema = pq.read_schema(tmp_path / "tidy.parquet")
+    described = pd.read_csv(tmp_path / "tidy_columns.csv").set_index("column")
+    assert list(described.index) == schema.names == list(SCHEMA)
+    for column in COLUMNS:
+        assert schema.field(column.name).metadata[b"meaning"].decode() == described.meaning[column.name]
+    assert str(schema.field("rows").type).startswith("large_list") and described.type["rows"] == "list of float32"
+
+
+def test_rows_are_the_scores_on_each_test_row(cells: Path) -> None:
+    frame = gathered(cells, [path for path, _ in study()])
+    assert {rows.dtype for rows in frame.rows} == {np.dtype(np.float32)}
+    assert (frame.rows.map(len) == frame.n).all()
+    np.testing.assert_allclose(frame.rows.map(np.mean), frame.score, atol=1e-6)
+    row = frame.iloc[7]
+    found = pq.read_table(cells / row.cell / "predictions.parquet").to_pandas()
+    found = found[(found.draw == row.draw) & (found.rerun == row.rerun)]
+    assert row.rows.tolist() == found.correct.astype(float).tolist()
+
+
+def test_a_written_answers_rows_are_its_scores(tmp_path: Path) -> None:
+    cell, metrics = one()
+    scores = np.random.default_rng(0).random((4, 400))
+    for replicate, values in zip(metrics["replicates"], scores, strict=True):
+        replicate["test"]["score"] = float(values.mean())
+    metrics["replicates"][3] |= {"outcome": "diverged", "test": {"score": None, "n": 400, "loss": None}}
+    metrics["task"]["metric"] = "rouge_l"
+    (tmp_path / cell).mkdir(parents=True)
+    write_predictions(tmp_path / cell, metrics, {"prediction": np.full((4, 400), "an answer"), "score": scores})
+    frame = gathered(tmp_path, [cell])
+    np.testing.assert_array_equal(np.stack(frame.rows[:3]), scores[:3].astype(np.float32))
+    assert len(frame.rows[3]) == 0
+
+
+@settings(max_examples=50, deadline=None)
+@given(arrays(bool, (2, 3, 12)))
+def test_f1s_pseudo_values_have_it_as_their_mean(values) -> None:
+    labels, predicted = values
+    positive = (labels.sum(axis=1) + predicted.sum(axis=1)).clip(min=1)
+    f1 = 2 * (labels & predicted).sum(axis=1) / positive
+    np.testing.assert_allclose(f1_values(labels, predicted).mean(axis=1), f1, atol=1e-12)
+
+
+def test_f1s_pseudo_values_have_its_variance() -> None:
+    """Over many samples, the variance of their mean is that of F1."""
+    rng = np.random.default_rng(1)
+    labels = rng.random((4000, 300)) < 0.3
+    predicted = np.where(labels, rng.random(labels.shape) < 0.7, rng.random(labels.shape) < 0.2)
+    values = f1_values(labels, predicted)
+    estimated = (values.var(axis=1, ddof=1) / 300).mean()
+    assert estimated == pytest.approx(values.mean(axis=1).var(), rel=0.08)
+
+
+def test_labels_scored_by_f1(tmp_path: Path) -> None:
+    cell, metrics = one()
+    rng = np.random.default_rng(0)
+    labels = np.broadcast_to(rng.integers(0, 2, 400), (4, 400))
+    predicted = np.where(rng.random((4, 400)) < 0.7, labels, 1 - labels)
+    values = f1_values(labels == 1, predicted == 1)
+    for replicate, mean in zip(metrics["replicates"], values.mean(axis=1), strict=True):
+        replicate["test"]["score"] = float(mean)
+    metrics["task"]["metric"] = "f1"
+    (tmp_path / cell).mkdir(parents=True)
+    columns = {"label": labels, "prediction": predicted, "correct": labels == predicted}
+    write_predictions(tmp_path / cell, metrics, columns)
+    np.testing.assert_array_equal(np.stack(gathered(tmp_path, [cell]).rows), values.astype(np.float32))
+
+
+class TestPredictionsThatAreNotTheRecords:
+    @pytest.fixture
+    def place(self, tmp_path: Path) -> Path:
+        write_cells(tmp_path, [one()])
+        return tmp_path / one()[0]
+
+    def said(self, place: Path, kind: type[ApetError]) -> str:
+        with pytest.raises(kind) as error:
+            gathered(place.parents[2], [one()[0]])
+        assert f"{place}/" in str(error.value)
+        return str(error.value)
+
+    def rewrite(self, place: Path, change, **columns: np.ndarray) -> None:
+        metrics = json.loads((place / "metrics.json").read_text())
+        n = metrics["replicates"][0]["test"]["n"]
+        correct = np.array([np.arange(n) < r["test"]["score"] * n - 0.5 for r in metrics["replicates"]])
+        change(metrics)
+        write_predictions(place, metrics, columns or {"correct": correct})
+
+    def test_other_bytes(self, place: Path) -> None:
+        content = bytearray((place / "predictions.parquet").read_bytes())
+        content[100] ^= 1
+        (place / "predictions.parquet").write_bytes(content)
+        assert f"Delete {place} to train again" in self.said(place, CorruptError)
+
+    def test_no_file(self, place: Path) -> None:
+        (place / "predictions.parquet").unlink()
+        assert "dvc pull" in self.said(place, DataError)
+
+    def test_no_digest(self, place: Path) -> None:
+        metrics = json.loads((place / "metrics.json").read_text())
+        (place / "metrics.json").write_text(json.dumps({**metrics, "files": {}}))
+        assert "'files'" in self.said(place, DataError)
+
+    def test_another_score(self, place: Path) -> None:
+        self.rewrite(place, lambda metrics: metrics["replicates"][2]["test"].update(score=0.7475))
+        said = self.said(place, CorruptError)
+        assert "draw 1, rerun 0 score 0.750000" in said and "says 0.747500" in said
+
+    def test_other_replicates(self, place: Path) -> None:
+        self.rewrite(place, lambda metrics: None)
+        metrics = json.loads((place / "metrics.json").read_text())
+        metrics["replicates"].reverse()
+        (place / "metrics.json").write_text(json.dumps(metrics))
+        assert "one after another" in self.said(place, CorruptError)
+
+    def test_a_metric_that_labels_have_not(self, place: Path) -> None:
+        self.rewrite(place, lambda metrics: metrics["task"].update(metric="em"))
+        assert "'em'" in self.said(place, DataError)
+
+    def test_no_parquet(self, place: Path) -> None:
+        metrics = json.loads((place / "metrics.json").read_text())
+        (place / "predictions.parquet").write_bytes(b"none")
+        metrics["files"]["predictions.parquet"] = bytes_digest(b"none")
+        (place / "metrics.json").write_text(json.dumps(metrics))
+        assert "not a readable parquet file" in self.said(place, CorruptError)
+
+
+def test_other_test_rows_than_another_cell(tmp_path: Path) -> None:
+    first, (other, metrics) = one(), record("bloom-small", "topics", "lora", "@own", [[0.5]], 100)
+    write_cells(tmp_path, [first])
+    (tmp_path / other).mkdir(parents=True)
+    ids = [f"topics{i:060d}" for i in range(400)]
+    table = {"draw": [0] * 400, "rerun": [0] * 400, "id": ids[::-1], "correct": [True, False] * 200}
+    pq.write_table(pa.table(table), tmp_path / other / "predictions.parquet")
+    files = {"predictions.parquet": file_digest(tmp_path / other / "predictions.parquet")}
+    (tmp_path / other / "metrics.json").write_text(json.dumps({**metrics, "files": files}))
+    with pytest.raises(DataError, match="other test rows of topics, or in another order") as error:
+        gathered(tmp_path, [first[0], other])
+    assert first[0] in str(error.value) and other in str(error.value)
+
+
+def test_missing_cells_are_not_copied_with_the_frame(tmp_path: Path) -> None:
+    """pandas copies attrs at every step, which takes a second where thousands of cells are missing."""
+    missing = [{"model": "a", "task": "b", "placement": "c", "budget": str(i), "reason": "none"} for i in range(3)]
+    write_tidy(tidy([one()]), tmp_path, STUDY, missing=missing)
+    frame = read_tidy(tmp_path / "tidy.parquet")
+    assert frame[frame.draw == 0].copy().attrs["missing"] is frame.attrs["missing"]
 
 
 @pytest.mark.parametrize("column", KEYED, ids=lambda column: column.key)

@@ -25,7 +25,7 @@ def apet(*arguments: str) -> subprocess.CompletedProcess[str]:
 def test_help_names_every_step():
     text = apet("--help").stdout
     data = ("check", "fetch", "corpus", "prepare", "tokenizer", "pretrain")
-    for command in (*data, "snapshot", "plan", "train", "verify", "aggregate", "figures", "prune"):
+    for command in (*data, "snapshot", "plan", "train", "verify", "aggregate", "findings", "figures", "prune"):
         assert command in text
 
 

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from apet.config import load_study
-from apet.errors import ApetError
+from apet.errors import ApetError, ParamsError
 from apet.grid import Grid
 from apet.provenance import digest, write_json
 from apet.study import read_study
@@ -55,6 +55,19 @@ def test_excluded_pairs_have_no_cells_and_rename_no_other(tmp_path):
     assert {c.path for c in part.cells} < {c.path for c in whole.cells}
     assert {tuple(path.split("/")[:2]) for path in gone} == {("bloom-32x2", "reuters8"), ("bloom-32x2", "bbc_topics")}
     assert {(b.model, b.task) for b in part.blocks()} == set(part.pairs) and len(part.pairs) == 7
+
+
+def test_an_entry_of_the_grid_may_be_for_some_models_alone(tmp_path):
+    """Another entry may then train the same placement and budget of the others otherwise."""
+    entry = {"placements": ["attention"], "budgets": [64], "models": ["bloom-64x4"]}
+    others = {**entry, "models": ["bloom-32x2"], "training": {"steps": 7}}
+    whole, part = grid_of(tmp_path, PARAMS), grid_of(tmp_path, changed("grid", [*PARAMS["grid"], entry, others]))
+    more = [cell for cell in part.cells if cell.path not in {c.path for c in whole.cells}]
+    assert {(cell.model, cell.training.steps) for cell in more} == {("bloom-64x4", 50), ("bloom-32x2", 7)}
+    with pytest.raises(ParamsError, match="attention at 64 stands twice"):
+        grid_of(tmp_path, changed("grid", [*PARAMS["grid"], entry, entry]))
+    with pytest.raises(ParamsError, match="grid has no entry for 'bloom-32x2'"):
+        grid_of(tmp_path, changed("grid", [entry]))
 
 
 WRONG = [
@@ -109,7 +122,10 @@ def test_a_wrong_study_is_one_clear_error(tmp_path, key, value, said):
     assert len(message.splitlines()) <= 5
 
 
-@pytest.mark.parametrize("key", sorted(PARAMS))
+OPTIONAL = {"analysis"}
+
+
+@pytest.mark.parametrize("key", sorted({*PARAMS} - OPTIONAL))
 def test_every_key_is_required(tmp_path, key):
     with pytest.raises(ApetError, match=key):
         grid_of(tmp_path, {k: v for k, v in PARAMS.items() if k != key})

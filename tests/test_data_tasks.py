@@ -82,7 +82,7 @@ def test_a_prompt_may_differ_by_family(tmp_path):
         ({"metrics": ["rouge_l"]}, "unknown metric 'rouge_l'"),
         ({"metrics": "accuracy"}, "metrics is 'accuracy'; it must be a list"),
         ({"metrics": []}, "metrics is []"),
-        ({"fields": ["text", "text"]}, "a name stands twice"),
+        ({"fields": ["text", "text"]}, "'text' stands twice"),
         ({"fields": ["label"]}, "fields has 'label'"),
         ({"group": ["txt"]}, "group: unknown field 'txt'. Did you mean 'text'"),
         ({"prompt": "no slot"}, "is 'no slot'"),

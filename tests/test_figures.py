@@ -13,23 +13,103 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from apet.analysis.components import position_spread
-from apet.analysis.means import cell_scores, method_scores
-from apet.analysis.tidy import tidy, write_tidy
-from apet.figures import FIGURES, draw_all, methods_by_scale, positions_by_scale, score_by_budget, style
-from simulated_study import MODELS, TASKS, study
+from apet.analysis.claims import Evidence, position_variance
+from apet.analysis.components import position_components, position_spread
+from apet.analysis.means import MEAN, cell_scores, differences, method_differences, method_scores, methods
+from apet.analysis.resampling import draw_means
+from apet.analysis.thresholds import thresholds
+from apet.analysis.tidy import write_tidy
+from apet.config import Margins
+from apet.figures import (
+    FIGURES,
+    draw_all,
+    methods_by_scale,
+    noise_floor,
+    panels,
+    positions_by_scale,
+    score_by_budget,
+    style,
+    thresholds_by_scale,
+    where_it_helps,
+)
+from apet.figures.pairs import column_blocks
+from apet.placement.rules import PLACEMENTS
+from simulated_study import MARGINS, MODELS, OWN, TASKS, frame_of, record
 
 GAPS = ("bloom-mid/topics/lora-@own", "bloom-mid/topics/uniform-@lora", "bloom-mid/topics/uniform-100")
+KEPT_TO = {"bias_only": 0.1, "top": 0.0, "token_only": -0.1}
+"""Restricted placements of the simulated study, and by how much each is better than APET everywhere."""
+
+
+def cells(seed: int = 1) -> list:
+    """Every method at its own count and APET at each, with scores that rise with the number of parameters; two reruns
+    of APET's plans at the matched budgets; and three restricted placements at 100 parameters."""
+    rng = np.random.default_rng(seed)
+    found = []
+    for model, (_, parameters) in MODELS.items():
+        own = {name: int(share * parameters) for name, share in OWN.items()}
+        spent = [(name, "@own", own[name], (1, 2), 0.0) for name in OWN] + [("none", "0", 0, (1, 1), 0.0)]
+        spent += [("uniform", f"@{name}", own[name], (3, 2), 0.0) for name in OWN if name != "full"]
+        spent += [("uniform", budget, int(budget), (3, 1), 0.0) for budget in ("1", "100", "10000")]
+        spent += [(name, "100", 100, (2, 1), better) for name, better in KEPT_TO.items()]
+        for task, (_, _, majority, n) in TASKS.items():
+            for placement, budget, tunable, shape, better in spent:
+                rise = np.interp(np.log10(tunable + 1), [0.5, 3], [0, 0.3])
+                true = majority - 0.02 + rise + better + rng.normal(0, 0.01, shape)
+                found.append(record(model, task, placement, budget, rng.binomial(n, true) / n, tunable))
+    return found
+
+
+def evidence_of(frame: pd.DataFrame) -> Evidence:
+    return Evidence(frame, draw_means(frame), frame.attrs["margins"])
+
+
+def kept(frame: pd.DataFrame, mask: pd.Series) -> Evidence:
+    """The evidence of a part of the table."""
+    return evidence_of(frame[mask].reset_index(drop=True))
 
 
 @pytest.fixture(scope="module")
-def whole() -> pd.DataFrame:
-    return tidy(study())
+def frame() -> pd.DataFrame:
+    return frame_of(cells())
 
 
 @pytest.fixture(scope="module")
-def gappy() -> pd.DataFrame:
-    return tidy([cell for cell in study() if cell[0] not in GAPS])
+def whole(frame: pd.DataFrame) -> Evidence:
+    return evidence_of(frame)
+
+
+@pytest.fixture(scope="module")
+def drawn(whole: Evidence) -> dict[str, tuple[Figure, pd.DataFrame]]:
+    """Every figure of the whole study."""
+    return {name: draw(whole) for name, draw in FIGURES.items()}
+
+
+@pytest.fixture(scope="module")
+def gappy(frame: pd.DataFrame) -> Evidence:
+    """A study in which three cells are missing, as aggregating lists them."""
+    part = frame[~frame.cell.isin(GAPS)].reset_index(drop=True)
+    gaps = frame[frame.cell.isin(GAPS)].drop_duplicates("cell")[["model", "task", "placement", "budget"]]
+    part.attrs["missing"] = gaps.assign(reason="it failed").to_dict("records")
+    return evidence_of(part)
+
+
+@pytest.fixture(scope="module")
+def large() -> Evidence:
+    """Nine PLMs of three families on eleven tasks, of which one family does not do three; few cells of each."""
+    rows = []
+    for family, size in itertools.product(("bert", "bloom", "t5"), (3_000_000, 110_000_000, 7_000_000_000)):
+        for task in range(8 if family == "bert" else 11):
+            plan = [("full", "@own", size, (1, 2)), ("lora", "@own", size // 30, (1, 2))]
+            plan += [("uniform", str(10**x), 10**x, (2, 1)) for x in (0, 2, 4)]
+            for placement, budget, tunable, shape in plan:
+                path, made = record(
+                    "bloom-mid", "topics", placement, budget, np.full(shape, 0.2 + 0.06 * task), tunable
+                )
+                made["cell"] |= {"model": f"owner/{family}_L-12_H-{size}_uncased", "task": f"a_task_{task}"}
+                made["plm"] |= {"family": family, "non_embedding": size}
+                rows.append((f"{family}{size}/{task}/{path}", made))
+    return evidence_of(frame_of(rows))
 
 
 def words(fig: Figure) -> str:
@@ -47,67 +127,100 @@ def hatched(fig: Figure) -> list:
     return [c for ax in fig.axes for c in ax.collections if c.get_hatch()]
 
 
+def panel(fig: Figure, row: int, column: int, columns: int = len(MODELS)):
+    return fig.axes[row * columns + column]
+
+
 @pytest.mark.parametrize("name", FIGURES)
-def test_every_figure_says_n_and_its_unit_and_fits_the_page(name: str, whole: pd.DataFrame) -> None:
-    fig, data = FIGURES[name](whole)
+def test_every_figure_says_n_and_its_unit_and_fits_the_page(name: str, drawn: dict) -> None:
+    fig, data = drawn[name]
     text = words(fig)
     assert "topics 400" in text
     assert "sentiment 800" in text
     assert "diverged: 0 of" in text
-    assert "parameters" in text
-    assert "(%)" in text or "(points)" in text
+    assert "Cells missing: 0" in text
+    assert "95 % interval" in text
+    assert "parameters" in text or name == "noise_floor"
+    assert "(%)" in text or "(points)" in text or name == "thresholds_by_scale"
     assert fig.get_figwidth() == pytest.approx(180 / 25.4)
     assert len(data)
     assert "no data" not in text
     assert not hatched(fig)
 
 
-@pytest.mark.parametrize("name", FIGURES)
-def test_nothing_runs_off_the_page_or_over_another_text(name: str, whole: pd.DataFrame) -> None:
-    fig, _ = FIGURES[name](whole)
+def boxes_of(fig: Figure) -> list:
+    """The places of all text that stands outside of panels, and of the legends; none below 6 points."""
     with mpl.style.context(["default", style.RC]):
         fig.draw_without_rendering()
-    page = fig.bbox
-    labels = [*fig.texts, *(t for ax in fig.axes for t in (ax.title, ax.xaxis.label, ax.yaxis.label))]
-    labels += [t for ax in fig.axes for t in ax.get_xticklabels() if t.get_text()]
-    boxes = [t.get_window_extent() for t in labels if t.get_text() and t.get_visible()]
-    boxes += [legend.get_window_extent() for legend in fig.legends]
+    shown = [ax for ax in fig.axes if ax.axison]
+    labels = [*fig.texts, *(t for ax in shown for t in (ax.title, ax.xaxis.label, ax.yaxis.label))]
+    for axis in (axis for ax in shown for axis in (ax.xaxis, ax.yaxis)):
+        low, high = sorted(axis.get_view_interval())
+        labels += [
+            tick.label1
+            for tick in axis.get_major_ticks()
+            if low <= tick.get_loc() <= high and tick.label1.get_visible()
+        ]
+    labels = [t for t in labels if t.get_text() and t.get_visible() and t.get_window_extent().width]
+    assert min(t.get_fontsize() for t in labels) >= 6
+    return [t.get_window_extent() for t in labels] + [legend.get_window_extent() for legend in fig.legends]
+
+
+def check_layout(fig: Figure) -> None:
+    boxes, page = boxes_of(fig), fig.bbox
     for box in boxes:
         assert box.x0 >= page.x0 - 1
         assert box.x1 <= page.x1 + 1
         assert box.y0 >= page.y0 - 1
         assert box.y1 <= page.y1 + 1
-    assert not [pair for pair in itertools.combinations(boxes, 2) if pair[0].overlaps(pair[1])]
-    assert min(t.get_fontsize() for t in labels) >= 6
+    overlaps = [pair for pair in itertools.combinations(boxes, 2) if pair[0].overlaps(pair[1])]
+    assert not [pair for pair in overlaps if not np.allclose(pair[0].bounds, pair[1].bounds)]
 
 
-def test_methods_by_scale_draws_the_scores_of_the_table(whole: pd.DataFrame) -> None:
-    fig, data = methods_by_scale.draw(whole)
+@pytest.mark.parametrize("name", FIGURES)
+def test_nothing_runs_off_the_page_or_over_another_text(name: str, drawn: dict) -> None:
+    check_layout(drawn[name][0])
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_the_papers_size_fits_a_page(name: str, large: Evidence) -> None:
+    fig, data = FIGURES[name](large)
+    assert fig.get_figheight() * 25.4 <= panels.PAGE + 1
+    check_layout(fig)
+    if name in ("methods_by_scale", "score_by_budget"):
+        assert words(fig).count("not in this study") == (3 if name == "methods_by_scale" else 9)
+    if name == "methods_by_scale":
+        means = data[data.task.eq(MEAN) & data.placement.eq("full") & data.family.eq("bert")]
+        assert means["mean"].tolist() == pytest.approx([100 * np.mean(0.2 + 0.06 * np.arange(8))] * 3)
+
+
+def test_methods_by_scale_draws_the_scores_of_the_table(whole: Evidence, drawn: dict) -> None:
+    fig, data = drawn["methods_by_scale"]
     assert len(data) == len(MODELS) * (len(TASKS) + 1) * 6
-    expected = method_scores(whole).set_index(["model", "task", "placement"])
-    found = data[data.task.ne(methods_by_scale.MEAN)].set_index(["model", "task", "placement"])
+    expected = method_scores(whole.draws).set_index(["model", "task", "placement"])
+    found = data[data.task.ne(MEAN)].set_index(["model", "task", "placement"])
     for column in ("mean", "low", "high"):
         assert found[column].to_numpy() == pytest.approx(100 * expected[column].reindex(found.index).to_numpy())
-    panel = next(ax for ax in fig.axes if ax.get_title() == "topics")
-    drawn = {tuple(np.round(line.get_ydata(), 6)) for line in panel.lines}
+    topics = next(ax for ax in fig.axes if ax.get_title() == "topics")
+    lines = {tuple(np.round(np.asarray(line.get_ydata(), float), 6)) for line in topics.lines}
     lora = data[data.task.eq("topics") & data.placement.eq("lora")].sort_values("non_embedding")
-    assert tuple(np.round(lora["mean"], 6)) in drawn
-    assert (23.7, 23.7) in drawn
-    mean = data[data.task.eq(methods_by_scale.MEAN) & data.placement.eq("full")]
-    full = whole[whole.placement.eq("full")].groupby("model").score.mean()
+    assert tuple(np.round(lora["mean"], 6)) in lines
+    assert (23.7, 23.7) in lines
+    mean = data[data.task.eq(MEAN) & data.placement.eq("full")]
+    full = whole.frame[whole.frame.placement.eq("full")].groupby("model").score.mean()
     assert dict(zip(mean.model, mean["mean"], strict=True)) == pytest.approx((100 * full).to_dict())
 
 
-def test_positions_by_scale_draws_the_spread_of_the_table(whole: pd.DataFrame) -> None:
-    _, data = positions_by_scale.draw(whole)
-    spread = position_spread(whole)
+def test_positions_by_scale_draws_the_spread_of_the_table(whole: Evidence, drawn: dict) -> None:
+    _, data = drawn["positions_by_scale"]
+    spread = position_spread(whole.frame)
     found = data[data.kind.eq("sd") & data.method.eq("lora")]
     expected = spread[spread.budget.eq("@lora")]
-    tasks = found[found.task.ne(positions_by_scale.MEAN)]
+    tasks = found[found.task.ne(MEAN)]
     assert tasks.set_index(["model", "task"]).value.to_dict() == pytest.approx(
         (100 * expected.set_index(["model", "task"]).sd).to_dict()
     )
-    means = found[found.task.eq(positions_by_scale.MEAN)].set_index("model")
+    means = found[found.task.eq(MEAN)].set_index("model")
     assert means.value.to_dict() == pytest.approx((100 * expected.groupby("model").sd.mean()).to_dict())
     assert (means.low < means.value).all()
     assert (means.value < means.high).all()
@@ -117,34 +230,156 @@ def test_positions_by_scale_draws_the_spread_of_the_table(whole: pd.DataFrame) -
     assert sorted(cells) == pytest.approx(sorted(spread.sd[spread.budget.str.startswith("@")]))
 
 
-def test_score_by_budget_draws_the_sweep_of_the_table(whole: pd.DataFrame) -> None:
-    fig, data = score_by_budget.draw(whole)
+def test_the_plans_variance_is_not_cut_at_0_and_has_the_findings_intervals(whole: Evidence, drawn: dict) -> None:
+    _, data = drawn["positions_by_scale"]
+    cells = position_components(whole.frame).set_index(["model", "task", "budget"]).component
+    variance = data[data.kind.eq("plan variance") & data.task.ne(MEAN)]
+    keys = pd.MultiIndex.from_arrays([variance.model, variance.task, "@" + variance.method])
+    assert variance.value.to_numpy() == pytest.approx(1e4 * cells.reindex(keys).to_numpy())
+    assert (variance.value < 0).any()
+    assert data.value[data.kind.eq("plan sd")].min() == 0
+    lora = whole.frame[whole.frame.budget.eq("@lora")].reset_index(drop=True)
+    measured = position_variance(Evidence(lora, whole.draws, MARGINS))
+    small = measured.table.model.eq("bloom-small").to_numpy()
+    expected = measured.combine(small / small.sum())
+    at = data.kind.eq("plan variance") & data.task.eq(MEAN) & data.model.eq("bloom-small") & data.method.eq("lora")
+    row = data[at].iloc[0]
+    assert (row.value, row.low, row.high) == pytest.approx((expected.value, *expected.interval))
+
+
+def test_score_by_budget_draws_the_sweep_of_the_table(whole: Evidence, drawn: dict) -> None:
+    fig, data = drawn["score_by_budget"]
     assert len(fig.axes) == len(MODELS) * len(TASKS)
-    cells = cell_scores(whole).set_index(["model", "task", "placement", "budget"])
+    cells = cell_scores(whole.draws).set_index(["model", "task", "placement", "budget"])
     for row in data.itertuples():
-        budget = "0" if row.placement == "none" else row.budget
-        cell = cells.loc[(row.model, row.task, row.placement, budget)]
+        cell = cells.loc[(row.model, row.task, row.placement, row.budget if row.placement != "none" else "0")]
         assert (row.mean, row.low, row.high) == pytest.approx((100 * cell["mean"], 100 * cell.low, 100 * cell.high))
         assert row.tunable == cell.tunable
-    panel = next(ax for ax in fig.axes if ax.get_title() == "topics, bloom-mid")
+    lines = panel(fig, sorted(TASKS).index("topics"), list(MODELS).index("bloom-mid")).lines
     sweep = data[data.task.eq("topics") & data.model.eq("bloom-mid") & data.placement.eq("uniform")]
-    assert panel.lines[0].get_xdata().tolist() == sorted(sweep.tunable)
-    assert {20.0, 23.7} <= {round(line.get_ydata()[0], 6) for line in panel.lines}
+    assert lines[0].get_xdata().tolist() == sorted(sweep.tunable)
+    assert {20.0, 23.7} <= {round(line.get_ydata()[0], 6) for line in lines if len(line.get_ydata())}
+
+
+def test_thresholds_stand_in_the_sweep_and_in_their_own_figure(whole: Evidence, drawn: dict) -> None:
+    (sweep, wide), (_, long) = drawn["score_by_budget"], drawn["thresholds_by_scale"]
+    table = thresholds(whole.draws, MARGINS).set_index(["model", "task", "kind"])
+    assert len(long) == len(MODELS) * len(TASKS) * 2
+    for row in long.itertuples():
+        expected = table.loc[(row.model, row.task, row.threshold)]
+        numbers = [10**expected.log10, 10**expected.low, 10**expected.high]
+        assert [row.value, row.low, row.high] == pytest.approx(numbers)
+        pair = wide[wide.model.eq(row.model) & wide.task.eq(row.task)].iloc[0]
+        name = f"{row.threshold}_threshold"
+        assert [pair[name], pair[f"{name}_low"], pair[f"{name}_high"]] == pytest.approx(numbers)
+        if not row.censored:
+            ax = panel(sweep, sorted(TASKS).index(row.task), list(MODELS).index(row.model))
+            marks = [line.get_xdata()[0] for line in ax.lines if len(line.get_xdata()) == 1]
+            assert any(mark == pytest.approx(row.value) for mark in marks)
+
+
+def test_a_threshold_beyond_what_was_tested_is_an_arrow_and_no_observed_value(frame: pd.DataFrame) -> None:
+    hard = frame.placement.eq("uniform") & frame.budget.isin(["1", "100"]) | frame.placement.eq("full")
+    fig, data = thresholds_by_scale.draw(kept(frame, hard))
+    high = data[data.threshold.eq("high")]
+    assert high.censored.eq("above").all()
+    assert np.isinf(high.value).all()
+    assert "above all that was tested" in words(fig)
+    assert "high 0 of 6" in words(fig)
+    solid = [line for line in fig.axes[1].lines if line.get_markersize() == style.RC["lines.markersize"]]
+    assert not [line for line in solid if line.get_marker() != "None" and len(line.get_xdata())]
+    hollow = [line for line in fig.axes[1].lines if line.get_markerfacecolor() == "white" and len(line.get_xdata())]
+    assert sum(len(line.get_xdata()) for line in hollow) == 6
+    assert {y for line in hollow for y in line.get_ydata()} == {100}
+
+
+def test_where_it_helps_draws_paired_differences_from_apet(whole: Evidence, drawn: dict) -> None:
+    _, data = drawn["where_it_helps"]
+    chosen = whole.draws.select(whole.draws.cells.placement.isin([*KEPT_TO, "uniform"]))
+    expected = differences(
+        chosen, lambda cells: cells.assign(placement=cells.placement.where(cells.placement.eq("uniform"), "uniform"))
+    )
+    keys = ["model", "task", "placement", "budget"]
+    expected = expected[expected.placement.ne("uniform")].set_index(keys)
+    assert len(data) == len(MODELS) * (len(TASKS) + 1) * len(KEPT_TO) == len(expected)
+    for column in ("difference", "low", "high"):
+        found = data.set_index(keys)[column]
+        assert found.to_numpy() == pytest.approx(100 * expected[column].reindex(found.index).to_numpy())
+    means = data[data.task.eq(MEAN)].groupby("placement")
+    assert (means.low.min()["bias_only"] > 0) and (means.high.max()["token_only"] < 0)
+    assert data.n.gt(0).all() and data.units.eq(2).all()
+
+
+def test_where_it_helps_fills_what_is_told_from_0(drawn: dict) -> None:
+    fig, data = drawn["where_it_helps"]
+    told = data[data.task.eq(MEAN)].set_index(["model", "placement"]).p_adjusted < 0.05
+    assert told.any() and not told.all()
+    for column, model in enumerate(MODELS):
+        for name in KEPT_TO:
+            marker = style.LOOKS[name][1]
+            mark = next(
+                line for line in fig.axes[column].lines if line.get_marker() == marker and len(line.get_xdata())
+            )
+            assert (mark.get_markerfacecolor() != "white") == told[(model, name)]
+
+
+def test_a_study_without_restricted_placements_says_so(frame: pd.DataFrame) -> None:
+    fig, data = where_it_helps.draw(kept(frame, ~frame.placement.isin(KEPT_TO)))
+    assert empty_panels(fig) == len(MODELS)
+    assert "no restricted placement in this study" in words(fig)
+    assert data.empty
+
+
+def test_the_noise_floor_is_of_reruns_rows_and_differences(whole: Evidence, drawn: dict) -> None:
+    _, data = drawn["noise_floor"]
+    places = data.set_index(["kind", "model", "task", "placement"]).sort_index()
+    cells = methods(whole.draws).cells.set_index(["model", "task", "placement"])
+    lora = cells.loc[("bloom-mid", "topics", "lora")]
+    row = places.loc[("reruns", "bloom-mid", "topics", "lora")]
+    assert row.value == pytest.approx(100 * lora.error * np.sqrt(2))
+    assert row.low < row.value < row.high
+    apet = position_components(whole.frame[whole.frame.budget.str.startswith("@")])
+    apet = apet[apet.model.eq("bloom-mid") & apet.task.eq("topics")]
+    assert places.loc[("reruns", "bloom-mid", "topics", "uniform")].value == pytest.approx(
+        100 * np.sqrt(apet.within.mean())
+    )
+    row = places.loc[("test rows", "bloom-mid", "topics", "")]
+    scores = whole.frame[whole.frame.model.eq("bloom-mid") & whole.frame.task.eq("topics")].score
+    assert row.value == pytest.approx(100 * np.median(np.sqrt(scores * (1 - scores) / 400)))
+    found = method_differences(whole.draws)
+    pairs = found[found.model.eq("bloom-mid") & found.task.eq("topics")]
+    row = places.loc[("difference", "bloom-mid", "topics", "")]
+    assert row.value == pytest.approx(50 * np.median(pairs.high - pairs.low))
+    assert row.n == len(pairs)
 
 
 @pytest.mark.parametrize("name", FIGURES)
-def test_missing_cells_are_seen(name: str, gappy: pd.DataFrame) -> None:
+def test_missing_cells_are_seen(name: str, gappy: Evidence) -> None:
     fig, data = FIGURES[name](gappy)
+    assert "Cells missing: 3" in words(fig)
+    if name in ("noise_floor", "thresholds_by_scale"):
+        return
     assert "no data" in words(fig)
-    column = "value" if name == "positions_by_scale" else "mean"
-    kinds = data[data.get("kind", pd.Series("", index=data.index)) != "plan sd"]
-    lost = kinds[kinds[column].isna()]
+    column = {"positions_by_scale": "value", "where_it_helps": "difference"}.get(name, "mean")
+    lost = data[data[column].isna()]
     assert set(lost.model) == {"bloom-mid"}
     assert "topics" in set(lost.task)
     assert "sentiment" not in set(lost.task)
 
 
-def test_a_missing_cell_has_its_place_on_the_axis(gappy: pd.DataFrame) -> None:
+def test_a_pair_of_which_all_is_missing_has_its_panel(frame: pd.DataFrame) -> None:
+    gone = frame.model.eq("bloom-mid") & frame.task.eq("topics")
+    part = frame[~gone].reset_index(drop=True)
+    keys = ["model", "task", "placement", "budget"]
+    excluded = score_by_budget.draw(evidence_of(part))[0]
+    part.attrs["missing"] = frame[gone].drop_duplicates("cell")[keys].assign(reason="it failed").to_dict("records")
+    lost = score_by_budget.draw(evidence_of(part))[0]
+    assert (empty_panels(excluded), empty_panels(lost)) == (0, 1)
+    assert "not in this study" in words(excluded)
+    assert "not in this study" not in words(lost)
+
+
+def test_a_missing_cell_has_its_place_on_the_axis(gappy: Evidence) -> None:
     fig, _ = methods_by_scale.draw(gappy)
     marks = hatched(fig)
     assert len(marks) == 2
@@ -152,37 +387,68 @@ def test_a_missing_cell_has_its_place_on_the_axis(gappy: pd.DataFrame) -> None:
         assert mark.get_offsets()[0][0] == pytest.approx(MODELS["bloom-mid"][0], rel=0.5)
 
 
-@pytest.mark.parametrize("placements", [{"uniform"}, {"full", "lora"}, {"none"}])
-def test_a_study_without_apet_or_methods_is_drawn_as_such(placements: set[str], whole: pd.DataFrame) -> None:
-    part = whole[whole.placement.isin(placements)]
+@pytest.mark.parametrize("placements", [{"uniform"}, {"full", "lora"}, {"none"}, {"top"}])
+def test_a_study_without_apet_or_methods_is_drawn_as_such(placements: set[str], frame: pd.DataFrame) -> None:
+    part = kept(frame, frame.placement.isin(placements))
     assert empty_panels(positions_by_scale.draw(part)[0]) == (0 if "uniform" in placements else 8)
     fig, _ = methods_by_scale.draw(part)
-    assert empty_panels(fig) == (len(TASKS) + 1 if "uniform" in placements else 0)
+    assert empty_panels(fig) == (len(TASKS) + 1 if placements & {"uniform", "top"} else 0)
     assert "Not in this study" in words(fig)
-    assert empty_panels(score_by_budget.draw(part)[0]) == 0
+    assert empty_panels(score_by_budget.draw(part)[0]) == (6 if placements == {"top"} else 0)
+    assert empty_panels(thresholds_by_scale.draw(part)[0]) == {"uniform": 1}.get(next(iter(placements)), 2)
+    assert empty_panels(where_it_helps.draw(part)[0]) == len(MODELS)
+    noise_floor.draw(part)
 
 
-def test_generation_has_no_majority_line(whole: pd.DataFrame) -> None:
-    part = whole.assign(majority=whole.majority.where(whole.task.ne("topics")))
-    fig, data = score_by_budget.draw(part)
+@pytest.mark.parametrize("name", FIGURES)
+def test_one_plm_one_task_one_run_each(name: str, frame: pd.DataFrame) -> None:
+    one = frame.model.eq("bloom-mid") & frame.task.eq("topics") & frame.draw.eq(0) & frame.rerun.eq(0)
+    fig, data = FIGURES[name](kept(frame, one))
+    check_layout(fig)
+    assert len(data)
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_diverged_replicates_are_counted_and_leave_the_rest(name: str, frame: pd.DataFrame) -> None:
+    lost = frame.budget.isin(["@own", "100"]) & frame.model.eq("bloom-mid") & frame.rerun.eq(0) & frame.draw.eq(0)
+    lost |= frame.cell.isin(GAPS)
+    part = frame.assign(score=frame.score.mask(lost), outcome=frame.outcome.mask(lost, "diverged"))
+    part["rows"] = [np.empty(0, np.float32) if gone else rows for gone, rows in zip(lost, part["rows"], strict=True)]
+    fig, _ = FIGURES[name](evidence_of(part))
+    assert f"diverged: {lost.sum()} of {len(part)}" in words(fig)
+
+
+def test_generation_has_no_majority_line(frame: pd.DataFrame) -> None:
+    part = frame.assign(majority=frame.majority.where(frame.task.ne("topics")))
+    evidence = evidence_of(part)
+    fig, data = score_by_budget.draw(evidence)
     assert data.majority[data.task.eq("topics")].isna().all()
-    panel = next(ax for ax in fig.axes if ax.get_title() == "topics, bloom-mid")
-    assert "majority share" not in panel.get_legend_handles_labels()[1]
-    assert methods_by_scale.draw(part)[1].query("task == 'topics'").chance.unique() == pytest.approx([20.0])
+    topics = panel(fig, sorted(TASKS).index("topics"), 1)
+    assert "majority share" not in topics.get_legend_handles_labels()[1]
+    assert methods_by_scale.draw(evidence)[1].query("task == 'topics'").chance.unique() == pytest.approx([20.0])
 
 
-def test_families_are_never_joined_by_a_line(whole: pd.DataFrame) -> None:
-    other = whole.assign(family="bert", model=whole.model.str.replace("bloom", "bert"))
-    fig, data = methods_by_scale.draw(pd.concat([whole, other], ignore_index=True))
-    assert {ax.get_title() for ax in fig.axes if ax.get_title()} == {
-        f"{family}: {task}" for family in ("bert", "bloom") for task in (*TASKS, methods_by_scale.MEAN)
-    }
+@pytest.mark.parametrize("name", ["methods_by_scale", "thresholds_by_scale"])
+def test_families_are_never_joined_by_a_line(name: str, frame: pd.DataFrame) -> None:
+    other = frame.assign(family="bert", model=frame.model.str.replace("bloom", "bert"))
+    both = pd.concat([frame, other], ignore_index=True)
+    both.attrs = frame.attrs
+    fig, data = FIGURES[name](evidence_of(both))
+    assert [ax.get_title() for ax in fig.axes if ax.get_title()] == ["bert", "bloom"]
     assert all(len(line.get_xdata()) <= len(MODELS) for ax in fig.axes for line in ax.lines)
     assert data.groupby("family").model.nunique().to_dict() == {"bert": 3, "bloom": 3}
 
 
-def test_files_and_equal_bytes_in_another_process(tmp_path: Path, whole: pd.DataFrame) -> None:
-    write_tidy(whole, tmp_path, "ab" * 32)
+def test_columns_hold_families_together() -> None:
+    sizes = {"a": 3, "b": 5, "c": 3, "d": 12}
+    found = pd.DataFrame([(f, i, f"{f}{i:02}") for f, n in sizes.items() for i in range(n)])
+    found.columns = ["family", "non_embedding", "model"]
+    blocks = [[name[0] for name in block] for block in column_blocks(found, 9)]
+    assert ["".join(block) for block in blocks] == ["aaabbbbb", "ccc", "d" * 9, "ddd"]
+
+
+def test_files_and_equal_bytes_in_another_process(tmp_path: Path, whole: Evidence, drawn: dict) -> None:
+    write_tidy(whole.frame, tmp_path, "ab" * 32, Margins(**MARGINS))
     draw_all(tmp_path / "tidy.parquet", tmp_path / "a")
     names = {path.name for path in (tmp_path / "a").iterdir()}
     assert names == {f"{name}.{kind}" for name in FIGURES for kind in ("svg", "png", "csv")}
@@ -193,17 +459,40 @@ def test_files_and_equal_bytes_in_another_process(tmp_path: Path, whole: pd.Data
     subprocess.run([sys.executable, "-c", script, tmp_path / "tidy.parquet", tmp_path / "b"], check=True)
     for name in names:
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes(), name
+    for name, (_, data) in drawn.items():
+        text = dict.fromkeys(("budget", "placement", "censored"), str)
+        read = pd.read_csv(tmp_path / "a" / f"{name}.csv", dtype=text, keep_default_na=False, na_values={
+            column: [""] for column in data.columns if column not in text
+        })  # fmt: skip
+        strings = {column: data[column].fillna("") for column in text if column in data}
+        pd.testing.assert_frame_equal(read, data.assign(**strings), check_dtype=False)
+
+
+def test_every_figure_has_a_caption_with_its_question() -> None:
     for name in FIGURES:
-        pd.testing.assert_frame_equal(
-            pd.read_csv(tmp_path / "a" / f"{name}.csv", dtype={"budget": str}),
-            FIGURES[name](whole)[1],
-            check_dtype=False,
-        )
+        title, _, text = sys.modules[f"apet.figures.{name}"].__doc__.partition("\n\n")
+        assert ": " in title and title.endswith("?") and len(text) > 100
 
 
-def test_colours_and_markers_are_distinct() -> None:
-    colours, markers, labels = zip(*style.LOOKS.values(), strict=True)
-    assert len(set(colours)) == len(set(markers)) == len(set(labels)) == len(style.LOOKS)
+def test_looks_are_distinct() -> None:
+    _, markers, labels = zip(*style.LOOKS.values(), strict=True)
+    assert len(set(markers)) == len(set(labels)) == len(style.LOOKS)
+    own = [colour for name, (colour, *_) in style.LOOKS.items() if name not in where_it_helps.RESTRICTED]
+    assert len(set(own)) == len(own)
+    restricted = {style.LOOKS[name][0] for name in where_it_helps.RESTRICTED}
+    limits = {colour for colour, *_ in style.THRESHOLDS.values()}
+    assert not (restricted | limits) & set(own) and not restricted & limits
+    assert set(PLACEMENTS.names) == set(style.LOOKS)
+
+
+def test_names_are_broken_where_their_parts_are_joined() -> None:
+    assert style.plm_name("google/bert_uncased_L-4_H-512", 13) == "bert_uncased_\nL-4_H-512"
+    assert style.plm_name("bloom-mid", 20) == "bloom-mid"
+
+
+@pytest.mark.parametrize(("budget", "name"), [("@lora", "LoRA's count"), ("10000", "10k"), ("1%", "1%")])
+def test_budgets_in_words(budget: str, name: str) -> None:
+    assert style.budget_name(budget) == name
 
 
 @pytest.mark.parametrize(("number", "text"), [(1, "1"), (960, "960"), (25_000, "25k"), (1.2e6, "1.2M"), (7e9, "7B")])

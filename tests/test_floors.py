@@ -12,7 +12,8 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "src" / "apet"
 FLOORS = (
     "errors", "provenance", "yamls", "placement", "config", "data", "plms", "grid", "demand", "store", "status",
-    "tuning", "evaluation", "training", "analysis", "figures", "study", "check", "cost", "commands", "cli",
+    "tuning", "evaluation", "training", "analysis", "figures", "report", "study", "check", "cost", "export", "api",
+    "show", "commands", "cli",
 )  # fmt: skip
 LIGHT = (
     "apet.placement",
@@ -24,7 +25,10 @@ LIGHT = (
     "apet.status",
     "apet.figures",
     "apet.study",
+    "apet.show",
+    "apet",
     "apet.analysis.table",
+    "apet.report.page",
 )
 
 

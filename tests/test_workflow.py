@@ -6,6 +6,7 @@ counts are printed after the tests.
 
 from __future__ import annotations
 
+import base64
 import json
 import random
 import shutil
@@ -118,6 +119,18 @@ def test_killed_at_any_moment(copied, finished, entry, expect_trained):
     expect_trained("killed by KILL, TERM, INT in turn: finished cells again", entry, again, set())
 
 
+def test_what_a_kill_was_amid_does_not_hide_what_comes_after(copied, finished):
+    """Snakemake marks what it is making, and finds the mark when it was killed; that must not end the next run."""
+    (task, *_) = sorted(copied.folder.glob("data/tasks/*/task.json"))
+    mark = base64.urlsafe_b64encode(str(task.relative_to(copied.folder)).encode()).decode()
+    marks = copied.folder / ".snakemake" / "incomplete"
+    marks.mkdir(parents=True, exist_ok=True)
+    (marks / mark).touch()
+    shutil.rmtree(copied.folder / "results" / "cells")
+    copied.snakemake("cells")
+    assert copied.cells() == finished.cells()
+
+
 def random_moment(checkout: Checkout) -> Callable[[], bool]:
     """True from some moment on: up to 6 s after the start, or as soon as one or two cells more are finished."""
     least, last = len(checkout.trained()) + random.choice((1, 2)), time.monotonic() + random.uniform(0, 6)
@@ -145,7 +158,7 @@ def test_outputs_of_one_revision_under_the_parameters_of_another(copied, recorde
 
 def test_a_run_leaves_every_result_and_nothing_to_do(finished):
     results = finished.folder / "results"
-    for name in ("tidy.parquet", "tidy.csv", "metrics.json", "methods.md", "tasks.csv", "figures/methods_by_scale.svg"):
+    for name in ("tidy.parquet", "tidy.csv", "metrics.json", "findings.md", "tables/methods.md", "report.html"):
         assert (results / name).stat().st_size > 0
     assert len(finished.trained()) == 2 * 4
     assert finished.nothing_to_do()
@@ -218,7 +231,7 @@ def test_a_plm_of_ones_own_is_fetched_tuned_and_tracked(tmp_path, wheels_folder)
     snapshot = json.loads(next((checkout.folder / "models").glob("my-plm-*/snapshot.json")).read_text())
     mine = next(r["plm"] for r in records if r["plm"]["name"] == "my-plm")
     assert (mine["content"], mine["revision"]) == (snapshot["content"], snapshot["revision"])
-    assert "trained classification head of 34 parameters" in (checkout.folder / "results/methods.md").read_text()
+    assert "trained classification head of 34 parameters" in (checkout.folder / "results/tables/methods.md").read_text()
 
     checkout.git("init", "--quiet")
     checkout.run("dvc", "repro", "models")

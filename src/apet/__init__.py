@@ -1,1 +1,25 @@
-"""Reproducible study of how model scaling changes parameter-efficient tuning."""
+"""Reproducible study of how model scaling changes parameter-efficient tuning.
+
+For notebooks: `apet.load`, `apet.plm`, `apet.plan`, `apet.prepare`, `apet.tune`, `apet.plan_from_peft`; see
+docs/python.md. They are imported when they are asked for, so that `import apet` takes no time.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from apet.api import RECIPE, Methods, Plan, TunedModel, load, plan, plan_from_peft, plm, prepare, tune
+
+__all__ = ["RECIPE", "Methods", "Plan", "TunedModel", "load", "plan", "plan_from_peft", "plm", "prepare", "tune"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        return getattr(import_module("apet.api"), name)
+    raise AttributeError(f"module 'apet' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from apet.config import load_study
-from apet.errors import BudgetError, ParamsError, located
-from apet.evaluation import check_can_write
+from apet.data.tasks import Task
+from apet.errors import BudgetError, ParamsError, located, unknown
 from apet.grid import Grid
 from apet.placement import Budget, Inventory, check_plan, resolve
-from apet.plms.families import Family, family_of
-from apet.plms.load import inventory_of_config
-from apet.plms.registry import head_of, values_of
+from apet.plms.registry import FAMILIES, head_of, values_of
 from apet.provenance import write_json
+
+# What needs torch is imported where a study's names are in order, so that a wrong one is said within a second.
 
 
 def check_study(params: Path, out: Path) -> None:
@@ -37,7 +37,7 @@ def _sizes(grid: Grid, model: str) -> dict[str, Any]:
     inventory = _inventory(grid, model)
     methods = grid.study.methods
     counts: dict[str, int] = {}
-    for placement, budget in grid.spendings:
+    for placement, budget in grid.spendings[model]:
         try:
             count = resolve(Budget.parse(budget), placement, inventory, methods)
             check_plan(inventory, placement, count, methods)
@@ -52,19 +52,30 @@ def _sizes(grid: Grid, model: str) -> dict[str, Any]:
     }
 
 
-def _check_can_write(task: str, model: str, family: Family, head: str) -> None:
-    try:
-        check_can_write(task, model, family, head)
-    except ParamsError as error:
-        raise ParamsError(f"{error} To leave the pair out, name it under `exclude`.") from None
-
-
 def _inventory(grid: Grid, model: str) -> Inventory:
     """A PLM's sites. Raises ParamsError where it cannot do one of the tasks that the study gives it."""
+    from apet.plms.load import inventory_of_config
+
+    found = grid.models[model]
     with located(grid.params):
-        values = values_of(grid.models[model], grid.recipe, Path(grid.plm_folder(model)))
-        head, family = head_of(grid.models[model]), family_of(str(values.get("model_type")))
-        for task in (grid.tasks[name] for other, name in grid.pairs if other == model):
-            if task.type == "generation":
-                _check_can_write(task.name, model, family, head)
-        return inventory_of_config(values, head)
+        values = values_of(found, grid.recipe, Path(grid.plm_folder(model)))
+        with located(f"model {model}"):
+            inventory = inventory_of_config(values, head_of(found))
+        for name in (name for other, name in grid.pairs if other == model):
+            _check_task(grid.tasks[name], model, str(values["model_type"]), head_of(found))
+        return inventory
+
+
+def _check_task(task: Task, model: str, architecture: str, head: str) -> None:
+    """ParamsError where a PLM cannot do a task, or the task has a prompt for a family that is none."""
+    from apet.evaluation import check_can_write
+    from apet.plms.families import family_of
+
+    for family in task.prompts:
+        if family not in FAMILIES:
+            raise ParamsError(unknown("family", family, FAMILIES, f"task {task.name}: prompt"))
+    if task.type == "generation":
+        try:
+            check_can_write(task.name, model, family_of(architecture), head)
+        except ParamsError as error:
+            raise ParamsError(f"{error} To leave the pair out, name it under `exclude`.") from None

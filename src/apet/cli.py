@@ -36,7 +36,6 @@ def positive(text: str) -> float:
 PARAMS = ("--params", {"type": Path, "default": Path("params.yaml"), "help": "the study (default: params.yaml)"})
 SEED = ("--seed", {"type": int, "default": 1, "help": "seed (default: 1)"})
 STUDY = path("--study", "the resolved study that `apet check` wrote")
-CELLS = path("--cells", "root of the cells' folders")
 RESULTS = path("--results", "root of what cells leave: cells, runs, progress, failed, loggers")
 WHEELS = ("--wheels", {"type": Path, "default": Path("data/wheels"), "help": "folder of wheels (default: data/wheels)"})
 CORPUS = path("--corpus", "corpus folder")
@@ -103,14 +102,36 @@ def cell_commands(command: Callable[..., None]) -> None:
     root = ("--results", {"type": Path, "default": Path("results"), "help": "root of what cells leave"})
     failed = ("--failed", {"action": "store_true", "help": "a table of the cells that failed"})
     command(commands.status, "how far a study is: cells done, failed, under way, left", PARAMS, resolved, root, failed)
+    partial = ("--partial", {"action": "store_true", "help": "go on without cells that are missing, and list them"})
+    tidy, tables = path("--tidy", "tidy.parquet"), path("--out", "folder of the tables")
+    command(commands.aggregate, "gather the cells into the tidy table", STUDY, RESULTS, partial, tables)
+    command(commands.findings, "the claims, their estimates and verdicts, from the tidy table", tidy, tables)
+    command(commands.figures, "draw the figures", tidy, path("--out", "folder of the figures"))
+    whole = path("--results", "folder of tables, findings and figures")
     command(
-        commands.aggregate, "gather the cells into tables and metrics", STUDY, CELLS, path("--out", "results folder")
-    )
-    command(
-        commands.figures, "draw the figures", path("--tidy", "tidy.parquet"), path("--out", "folder of the figures")
+        commands.report, "one HTML file of all results, which opens anywhere", whole, path("--out", "file to write")
     )
     index = ("--index", {"type": Path, "help": "JSON file to write: the digest of each cell's record"})
     command(commands.prune, "move what is not the study's to .attic", PARAMS, index)
+
+
+def use_commands(command: Callable[..., None]) -> None:
+    """One finished cell: what it is, and its tuned model for others."""
+    one = ("cell", {"help": "a finished cell, as model/task/name or by its folder"})
+    root = ("--results", {"type": Path, "default": Path("results"), "help": "root of what cells leave"})
+    command(commands.show, "a cell's plans by layer and module, curves, scores, digests, run", root, one)
+    forms = {"peft": "an adapter of PEFT's", "merged": "a checkpoint", "delta": "θ and its plan"}
+    said = "; ".join(f"{form}: {what}" for form, what in forms.items())
+    command(
+        commands.export,
+        "write a cell's tuned model as a folder that others read",
+        ("--to", {"choices": list(forms), "required": True, "help": said}),
+        ("--replicate", {"default": "draw0.rerun0", "help": "which run (default: draw0.rerun0)"}),
+        path("--out", "folder to write, empty or new"),
+        root,
+        ("--root", {"type": Path, "default": Path(), "help": "where data/ and models/ are (default: here)"}),
+        one,
+    )
 
 
 def parser() -> argparse.ArgumentParser:
@@ -124,7 +145,7 @@ def parser() -> argparse.ArgumentParser:
             sub.add_argument(flags, **keywords)
         sub.set_defaults(run=run)
 
-    for part in (data_commands, plm_commands, cell_commands):
+    for part in (data_commands, plm_commands, cell_commands, use_commands):
         part(command)
     return top
 

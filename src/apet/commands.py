@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-# Heavy imports stand inside the commands, so that `apet --help` and a mistyped option answer at once.
+# Heavy imports stand inside the commands, and those of torch after the study is read, so that `apet --help`, a mistyped
+# option and a wrong study are answered at once.
 
 
 def check(args: argparse.Namespace) -> None:
@@ -63,13 +64,14 @@ def tokenizer(args: argparse.Namespace) -> None:
 def pretrain(args: argparse.Namespace) -> None:
     from apet.config import load_study
     from apet.plms.ladder import Recipe, parse_rung
+
+    recipe = Recipe.of(load_study(args.params).pretraining)
     from apet.plms.pretrain import pretrain as run
     from apet.training.determinism import make_deterministic
     from apet.training.memory import keep_freed_memory
 
     make_deterministic()
     keep_freed_memory()
-    recipe = Recipe.of(load_study(args.params).pretraining)
     run(parse_rung(args.model), recipe, args.corpus, args.tokenizer, args.out)
 
 
@@ -103,13 +105,14 @@ def plan(args: argparse.Namespace) -> None:
 
 
 def train(args: argparse.Namespace) -> None:
-    from apet.plms.sharded import is_first, processes
     from apet.store import Results
     from apet.study import read_study
+
+    cells = read_study(args.study, args.cell)
+    from apet.plms.sharded import is_first, processes
     from apet.training.block import Aside, train_block
     from apet.training.together import train_together
 
-    cells = read_study(args.study, args.cell)
     aside = Aside(args.keep_every, args.logger)
     block = cells, args.plm, args.data, Results(args.results), aside
     count = train_block(*block, args.device) if processes() == 1 else train_together(*block)
@@ -123,9 +126,10 @@ def verify(args: argparse.Namespace) -> None:
     from apet.errors import MismatchError
     from apet.store import Results
     from apet.study import read_study
-    from apet.training.verify import sample_of, verify_cells
 
     named = read_study(args.study, args.cell or None)
+    from apet.training.verify import sample_of, verify_cells
+
     chosen = named if args.cell else sample_of(named, args.sample, args.seed)
     different = 0
     with tempfile.TemporaryDirectory(dir=args.scratch) as scratch:
@@ -155,16 +159,55 @@ def status(args: argparse.Namespace) -> None:
     print("\n".join(found.failures() if args.failed else found.lines(now)))
 
 
+def show(args: argparse.Namespace) -> None:
+    from apet.export.finished import find_cell
+    from apet.show import show as run
+    from apet.store import Results
+
+    results = Results(args.results)
+    print("\n".join(run(find_cell(args.cell, results), results)))
+
+
+def export(args: argparse.Namespace) -> None:
+    from apet.export.finished import find_cell
+    from apet.export.load import load
+    from apet.store import Results
+
+    folder = find_cell(args.cell, Results(args.results))
+    print(load(folder, root=args.root, replicate=args.replicate).export(args.to, args.out))
+
+
 def aggregate(args: argparse.Namespace) -> None:
+    from apet.store import Results
     from apet.study import aggregate as run
 
-    run(args.study, args.cells, args.out)
+    run(args.study, Results(args.results), args.out, args.partial)
+
+
+def findings(args: argparse.Namespace) -> None:
+    from apet.analysis.differences_table import write_differences
+    from apet.analysis.findings import write_findings
+    from apet.analysis.resampling import draw_means
+    from apet.analysis.table import write_table
+    from apet.analysis.tidy import read_tidy
+
+    frame = read_tidy(args.tidy)
+    draws = draw_means(frame)
+    write_table(frame, args.out / "tables", draws)
+    write_differences(draws, args.out / "tables")
+    write_findings(frame, args.out, draws)
 
 
 def figures(args: argparse.Namespace) -> None:
     from apet.figures import draw_all
 
     draw_all(args.tidy, args.out)
+
+
+def report(args: argparse.Namespace) -> None:
+    from apet.report import write_report
+
+    write_report(args.results, args.out)
 
 
 def prune(args: argparse.Namespace) -> None:

@@ -10,9 +10,9 @@ from typing import Any
 
 import jsonschema
 
-from apet.errors import ParamsError, unknown
+from apet.errors import ParamsError, shown, unknown
 from apet.placement import Methods
-from apet.yamls import read_yaml
+from apet.yamls import MOST, is_whole, read_yaml
 
 SCHEMA = Path(__file__).with_name("params.schema.yaml")
 
@@ -64,13 +64,29 @@ class Training:
 
 @dataclass(frozen=True)
 class Axis:
-    """One entry of the grid: the product of its placements and budgets, with draws × reruns replicates each."""
+    """One entry of the grid: the product of its placements and budgets, with draws × reruns replicates each, for some
+    of the study's models (None: for all).
+    """
 
     placements: tuple[str, ...]
     budgets: tuple[str, ...]
     draws: int
     reruns: int
     training: Training
+    models: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Margins:
+    """What counts as above chance and as below full fine-tuning (points), and as about the same budget (decades)."""
+
+    low_margin: float = 2.0
+    high_margin: float = 2.0
+    same_within: float = 0.5
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Margins:
+        return cls(**{name: float(value) for name, value in values.items()})
 
 
 @dataclass(frozen=True)
@@ -87,14 +103,15 @@ class Study:
     methods: Methods
     pretraining: Mapping[str, Any] = field(repr=False)
     grid: tuple[Axis, ...] = field(repr=False)
+    margins: Margins
     cells_per_job: int
 
 
 def load_study(path: Path) -> Study:
     """Read a study. Raises ParamsError for a file that is not YAML, or that the schema does not allow."""
     values = read_yaml(path)
-    _validate(values, path)
-    training = Training.of(values["training"])
+    check_values(values, path)
+    training = _possible(Training.of(values["training"]), f"{path}: training")
     return Study(
         name=values["study"],
         seed=values["seed"],
@@ -105,37 +122,75 @@ def load_study(path: Path) -> Study:
         rows=values["rows"],
         methods=replace(Methods(), **values["methods"]),
         pretraining=values["pretraining"],
-        grid=tuple(_axis(entry, training) for entry in values["grid"]),
+        grid=tuple(_axis(entry, training, f"{path}: grid.{n}") for n, entry in enumerate(values["grid"])),
+        margins=Margins.of(values.get("analysis", {})),
         cells_per_job=values["cells_per_job"],
     )
 
 
-def _axis(entry: Mapping[str, Any], training: Training) -> Axis:
+def _axis(entry: Mapping[str, Any], training: Training, where: str) -> Axis:
     return Axis(
         placements=tuple(entry["placements"]),
         budgets=tuple(str(b) for b in entry["budgets"]),
         draws=entry.get("draws", 1),
         reruns=entry.get("reruns", 1),
-        training=training.override(entry.get("training", {})),
+        training=_possible(training.override(entry.get("training", {})), f"{where}.training"),
+        models=tuple(entry["models"]) if "models" in entry else None,
     )
 
 
+def _possible(training: Training, where: str) -> Training:
+    """The same; ParamsError for keys that are each allowed, and not together."""
+    if training.evaluations > training.steps:
+        raise ParamsError(f"{where}.evaluations: {training.evaluations}. Allowed: at most the {training.steps} steps.")
+    return training
+
+
+_Draft = jsonschema.Draft202012Validator
+_Schema = jsonschema.validators.extend(
+    _Draft,
+    # Without 1.0 for 1, NaN, infinity, and what JSON's readers would round.
+    type_checker=_Draft.TYPE_CHECKER.redefine_many(
+        {
+            "integer": lambda _, value: is_whole(value, -MOST),
+            "number": lambda _, value: type(value) in (int, float) and abs(value) <= MOST,
+        }
+    ),
+)
+
+
 @cache
-def _validator() -> jsonschema.protocols.Validator:
-    return jsonschema.Draft202012Validator(read_yaml(SCHEMA))
+def _validator(part: str | None) -> jsonschema.protocols.Validator:
+    schema = read_yaml(SCHEMA)
+    schema = schema if part is None else {"$ref": f"#/$defs/{part}", "$defs": schema["$defs"]}
+    return _Schema(schema)
 
 
-def _validate(values: Any, path: Path) -> None:
-    """The first error in the order of the file's keys, as one sentence."""
-    error = min(_validator().iter_errors(values), key=lambda e: (len(e.path), str(list(e.path))), default=None)
-    if error is None:
-        return
-    key = ".".join(map(str, error.absolute_path)) or "the top level"
+def check_values(values: Any, path: object, part: str | None = None) -> None:
+    """The first error in the order of the file's keys, as one sentence. part: a definition of the schema's, such as
+    training; None: a whole study.
+    """
+    errors = _validator(part).iter_errors(values)
+    error = min(errors, key=lambda e: (len(e.path), str(list(e.path))), default=None)
+    if error is not None:
+        key = ".".join(map(str, error.absolute_path)) or "the top level"
+        raise ParamsError(f"{path}: {_sentence(key, error)}")
+
+
+def _sentence(key: str, error: jsonschema.ValidationError) -> str:
+    """What is wrong at a key, in the words of the schema's descriptions."""
+    value, rule = error.instance, error.validator_value
     if error.validator == "additionalProperties":
         known = error.schema.get("properties", {})
-        extra = next(k for k in error.instance if k not in known)
-        raise ParamsError(unknown("key", extra, known, f"{path}: {key}"))
+        return unknown("key", next(k for k in value if k not in known), known, key)
+    if error.validator == "required":
+        return f"{key}: key {next(k for k in rule if k not in value)!r} is missing. Required: {', '.join(rule)}."
     if error.validator == "enum":
-        raise ParamsError(unknown("value", error.instance, error.validator_value, f"{path}: {key}"))
-    said = error.schema.get("description", "")
-    raise ParamsError(f"{path}: {key}: {error.message}." + (f" Allowed: {said}" if said else ""))
+        return unknown("value", value, rule, key)
+    allowed = error.schema.get("description") or f"{error.validator} {rule}"
+    if type(value) is int and abs(value) > MOST:
+        allowed += ", below 2**53"
+    if error.validator == "uniqueItems":
+        twice = next(v for n, v in enumerate(value) if v in value[:n])
+        return f"{key}: {shown(twice)} stands twice. Allowed: {allowed}."
+    return f"{key}: {shown(value)}. Allowed: {allowed}."

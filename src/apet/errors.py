@@ -61,10 +61,21 @@ class located:
             raise type(error)(f"{self.place}: {error}") from None
 
 
+MOST_SHOWN = 100
+"""Characters of a value that a message shows, so that a large one leaves it readable."""
+
+
+def shown(value: object) -> str:
+    """A value as a message shows it: in one line, and cut where it is long."""
+    text = repr(value)
+    return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}…"
+
+
 def unknown(what: str, value: object, allowed: Iterable[str], where: str = "") -> str:
     """One sentence for a name outside a closed set, with the nearest allowed name as a suggestion."""
     names = sorted(map(str, allowed))
-    near = get_close_matches(str(value), names, n=1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
-    shown = ", ".join(names[:20]) + (", …" if len(names) > 20 else "")
-    return f"{where + ': ' if where else ''}unknown {what} {value!r}.{hint} Allowed: {shown}."
+    folded = {name.casefold(): name for name in names}
+    near = get_close_matches(str(value)[:MOST_SHOWN].casefold(), folded, n=1)
+    hint = f" Did you mean {folded[near[0]]!r}?" if near else ""
+    some = ", ".join(names[:20]) + (", …" if len(names) > 20 else "")
+    return f"{where + ': ' if where else ''}unknown {what} {shown(value)}.{hint} Allowed: {some}."

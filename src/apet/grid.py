@@ -120,20 +120,22 @@ class Grid:
         self.params = params
         with located(params):
             self.recipe = Recipe.of(study.pretraining)
-            self.models = _named(parse_model(entry) for entry in study.models)
-            self.tasks = _tasks(study.tasks)
+            with located("models"):
+                self.models = _named(parse_model(entry) for entry in study.models)
+            with located("tasks"):
+                self.tasks = _tasks(study.tasks)
             self.sources = {n: choose_source(t, study.sources, self.tasks) for n, t in self.tasks.items()}
             check_sisters(self.tasks, self.sources)
             self.pairs = self._pairs()
             self.task_digests = {name: self._task_digest(name) for name in self.tasks}
+        self.spendings = self._spendings()
         self.guarded = tuple(name for name, source in self.sources.items() if source.kind != "wheel")
         corpus = corpus_digest(study.seed, [self.task_digests[name] for name in self.guarded])
         self.corpus = f"data/corpus/{corpus[:10]}"
         self.tokenizer = f"models/tokenizer-{digest([PRETRAIN_VERSION, self.corpus, self.recipe.vocabulary])[:10]}"
         self.plm_digests = {name: self._plm_digest(model) for name, model in self.models.items()}
-        self.spendings = self._spendings()
-        self.cells = tuple(self._cell(*pair, *spent) for spent in self.spendings for pair in self.pairs)
-        self.id = digest([cell.path for cell in self.cells])
+        self.cells = tuple(self._cell(*pair, *spent) for pair in self.pairs for spent in self.spendings[pair[0]])
+        self.id = digest({"cells": [cell.path for cell in self.cells], "analysis": study.margins})
 
     def task_folder(self, task: str) -> str:
         return data_folder(task, self.task_digests[task])
@@ -187,6 +189,7 @@ class Grid:
             "shared": {"seed": self.study.seed, "methods": asdict(self.study.methods), "trainer": TRAINER_VERSION},
             "digests": {"plm": self.plm_digests, "data": self.task_digests},
             "trainings": [asdict(training) for training in trainings],
+            "analysis": asdict(self.study.margins),
             "cells": {c.path: {n: getattr(c, n) for n in OWN} | {"training": number[c.training]} for c in self.cells},
         }
 
@@ -199,14 +202,21 @@ class Grid:
         with located(self.params):
             return model.digest
 
-    def _spendings(self) -> dict[tuple[str, str], Axis]:
-        """Every (placement, budget) with its entry of the grid. Raises ParamsError for one that stands twice."""
-        found: dict[tuple[str, str], Axis] = {}
+    def _spendings(self) -> dict[str, dict[tuple[str, str], Axis]]:
+        """By model every (placement, budget) with its entry of the grid. Raises ParamsError for one that stands twice,
+        and for a model that the study does not have or that no entry leaves a cell.
+        """
+        found: dict[str, dict[tuple[str, str], Axis]] = {model: {} for model in self.models}
         for number, axis in enumerate(self.study.grid):
-            for placement, budget in _product(axis, f"{self.params}: grid.{number}"):
-                if (placement, budget) in found:
-                    raise ParamsError(f"{self.params}: grid.{number}: {placement} at {budget} stands twice.")
-                found[placement, budget] = axis
+            where = f"{self.params}: grid.{number}"
+            for name in (name for name in axis.models or () if name not in self.models):
+                raise ParamsError(unknown("model", name, self.models, f"{where}.models"))
+            for spent, model in product(_product(axis, where), axis.models or self.models):
+                if spent in found[model]:
+                    raise ParamsError(f"{where}: {' at '.join(spent)} stands twice.")
+                found[model][spent] = axis
+        for model in (model for model, own in found.items() if not own):
+            raise ParamsError(f"{self.params}: grid has no entry for {model!r}: take it out of `models`.")
         return found
 
     def _pairs(self) -> tuple[tuple[str, str], ...]:
@@ -226,7 +236,7 @@ class Grid:
         return pairs
 
     def _cell(self, model: str, task: str, placement: str, budget: str) -> Cell:
-        axis = self.spendings[placement, budget]
+        axis = self.spendings[model][placement, budget]
         # Without parameters nothing is drawn, and nothing is trained but a head: one replicate says it all.
         tuned = placement != "none"
         draws = axis.draws if tuned else 1
@@ -264,8 +274,9 @@ def _named(models: Iterable[Model]) -> dict[str, Model]:
     """Models by name. Raises ParamsError for two that could not be told apart on disk."""
     found: dict[str, Model] = {}
     for model in models:
-        if slug(model.name) in map(slug, found):
-            raise ParamsError(f"models: {model.name!r} stands twice. Give one of them another `name`.")
+        # Some disks take two names for one that differ in capitals alone.
+        if slug(model.name).casefold() in (slug(name).casefold() for name in found):
+            raise ParamsError(f"{model.name!r} stands twice. Give one of them another `name`.")
         found[model.name] = model
     return found
 
@@ -275,8 +286,8 @@ def _tasks(entries: Iterable[str]) -> dict[str, Task]:
     found: dict[str, Task] = {}
     for entry in entries:
         task = load_task(entry)
-        if task.name in found:
-            raise ParamsError(f"tasks: {entry!r}: a task named {task.name!r} stands twice.")
+        if task.name.casefold() in map(str.casefold, found):
+            raise ParamsError(f"{entry!r}: a task named {task.name!r} stands twice.")
         found[task.name] = task
     return found
 

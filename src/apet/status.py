@@ -134,8 +134,8 @@ class Pace:
 def study_cells(study: Path) -> list[str]:
     """Paths of the cells of a resolved study. Raises ParamsError for a file that `apet check` did not write."""
     try:
-        return list(json.loads(study.read_bytes())["cells"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        return list(json.loads(study.read_bytes())["cells"].keys())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ParamsError(f"{study}: not a resolved study ({error}): make it with `apet check`.") from None
 
 

@@ -62,10 +62,12 @@ class Results:
 
 
 def published_study() -> str | None:
-    """The id of the study that results/metrics.json was made from; None where there is none that can be read."""
+    """The id of the study that results/metrics.json was made from; None where there is none that can be read, and where
+    cells were missing, for what came since is not in it."""
     try:
-        return json.loads(Path("results/metrics.json").read_text())["study"]
-    except (OSError, ValueError, KeyError, TypeError):
+        record = json.loads(Path("results/metrics.json").read_text())
+        return None if record.get("missing") else record["study"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 

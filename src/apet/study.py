@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from apet.analysis.summary import summary
-from apet.analysis.table import write_table
+import pandas as pd
+
+from apet.analysis.costs import write_costs
+from apet.analysis.predictions import Predictions
 from apet.analysis.tasks import write_tasks
 from apet.analysis.tidy import read_records, tidy, write_tidy
-from apet.errors import CorruptError, ParamsError, unknown
+from apet.config import Margins
+from apet.errors import CorruptError, DataError, ParamsError, unknown
 from apet.grid import Cell
-from apet.provenance import write_json
+from apet.provenance import write_text
+from apet.status import read_status
+from apet.store import Results
+
+COORDINATES = ("model", "task", "placement", "budget")
 
 
 def read_study(path: Path, cells: Sequence[str] | None = None) -> list[Cell]:
@@ -24,7 +32,7 @@ def read_study(path: Path, cells: Sequence[str] | None = None) -> list[Cell]:
     with _resolved(path) as record:
         known = record["cells"]
         for name in (name for name in cells or () if name not in known):
-            raise ParamsError(unknown("cell", name, known))
+            raise ParamsError(unknown("cell", name, known, str(path)))
         # Only those that are asked for: a job's are few, and a study has thousands.
         return [_cell(record, known[name]) for name in (known if cells is None else cells)]
 
@@ -38,25 +46,49 @@ def _cell(record: dict, own: dict) -> Cell:
 def _resolved(path: Path) -> Iterator[dict]:
     """The record that `apet check` wrote; ParamsError where it is not one."""
     try:
-        yield json.loads(path.read_text())
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        record = json.loads(path.read_text())
+        if not isinstance(record["cells"], dict):
+            raise TypeError("its cells are no mapping")
+        yield record
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ParamsError(f"{path}: not a resolved study ({error}): make it with `apet check`.") from None
 
 
-def aggregate(study: Path, cells: Path, out: Path) -> None:
-    """Write tidy.parquet, tidy.csv, the tables and metrics.json of a study from its cells' records.
+def aggregate(study: Path, results: Results, out: Path, partial: bool = False) -> None:
+    """Write a study's tidy table from its cells, with tasks.csv, costs.csv, and missing.csv of the cells not there.
 
-    Raises DataError for a cell that is missing, CorruptError where one model's cells used different PLMs.
+    Raises DataError for a cell that is not there, unless the table may be partial; CorruptError where one model's cells
+    used different PLMs; and as `tidy`.
     """
     with _resolved(study) as record:
-        name, paths = record["study"], sorted(record["cells"])
-    records = list(read_records(cells, paths))
+        name, cells, margins = record["study"], dict(sorted(record["cells"].items())), Margins(**record["analysis"])
+        coordinates = {path: {key: cells[path][key] for key in COORDINATES} for path in cells}
+    missing = _missing(coordinates, results)
+    if missing and not partial:
+        first = missing[0]
+        raise DataError(
+            f"{results.cells / first['cell']}/metrics.json: no such file ({first['reason']}); {len(missing)} of "
+            f"{len(cells)} cells are missing. `apet status` tells how far they are; `apet aggregate --partial` goes on "
+            "without them."
+        )
+    gone = {row["cell"] for row in missing}
+    records = list(read_records(results.cells, (path for path in cells if path not in gone)))
+    frame = tidy(records, Predictions(results.cells))
     _check_plms(records)
-    frame = tidy(records)
-    write_tidy(frame, out, name)
-    write_table(frame, out)
+    write_tidy(frame, out, name, margins, missing)
     write_tasks((metrics for _, metrics in records), out)
-    write_json(out / "metrics.json", summary(frame, name))
+    write_costs(coordinates, results.runs, out)
+    listed = pd.DataFrame(missing, columns=[*COORDINATES, "cell", "reason"])
+    write_text(out / "missing.csv", listed.to_csv(index=False, lineterminator="\n"))
+
+
+def _missing(cells: Mapping[str, Mapping[str, str]], results: Results) -> list[dict[str, str]]:
+    """The cells that are not there, with their coordinates and the reason."""
+    absent = [path for path in cells if not (results.cells / path / "metrics.json").is_file()]
+    status = read_status(absent, results, time.time())
+    reasons = {path: " ".join(str(record.get("error", "failed")).split()) for path, record in status.failed.items()}
+    reasons |= dict.fromkeys(status.under_way, "begun, not finished")
+    return [{**cells[path], "cell": path, "reason": reasons.get(path, "not trained")} for path in absent]
 
 
 def _check_plms(records: list[tuple[str, dict]]) -> None:

@@ -3,7 +3,7 @@
 from apet.demand import devices, memory_mb, minutes, program
 
 # snakemake … --config logger=tensorboard (or dvclive): curves in results/loggers, no part of any result.
-LOGGER = f"--logger {config['logger']}" if "logger" in config else ""
+LOGGER = ["--logger", config["logger"]] if "logger" in config else []
 
 
 rule cells:
@@ -41,8 +41,8 @@ for block in GRID.blocks():
             device=lambda wildcards, resources: device_of(resources),
             logger=LOGGER,
         shell:
-            "{params.program} train --study {input.study} --plm {params.plm} --data {params.task}"
-            " --results results --device {params.device} {params.logger} {params.cells} > {log} 2>&1"
+            "{params.program} train --study {input.study:q} --plm {params.plm:q} --data {params.task:q}"
+            " --results results --device {params.device:q} {params.logger:q} {params.cells:q} > {log:q} 2>&1"
 
 
 rule verify:
@@ -58,5 +58,5 @@ rule verify:
         sample=config.get("sample", 5),
         seed=config.get("seed", 1),
     shell:
-        "apet verify --study {input.study} --results results --sample {params.sample}"
-        " --seed {params.seed} 2>&1 | tee {log}"
+        "apet verify --study {input.study:q} --results results --sample {params.sample:q}"
+        " --seed {params.seed:q} 2>&1 | tee {log:q}"

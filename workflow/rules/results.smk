@@ -1,16 +1,33 @@
-"""From cells to tables and figures, in one job: results of one study stand together or not at all."""
+"""From cells to tables, findings and figures, in one job: results of one study stand together or not at all."""
 
 from apet.figures import FIGURES
 
-TABLES = multiext("results/", "tidy.parquet", "tidy.csv", "metrics.json", "methods.md")
-METHODS = "results/methods.csv"
+TABLES = expand(
+    "results/{name}",
+    name=[
+        "tidy.parquet",
+        "tidy.csv",
+        "tidy_columns.csv",
+        "findings.json",
+        "findings.md",
+        "findings_cells.csv",
+        "missing.csv",
+        "metrics.json",
+    ],
+) + expand(
+    "results/tables/{table}.{form}",
+    table=["methods", "differences", "findings"],
+    form=["md", "tex"],
+)
+# Those that Snakemake's own report shows too.
+SHOWN = ["results/tables/methods.csv", "results/tables/differences.csv"]
 TASKS = "results/tasks.csv"
 
 
 rule results:
     input:
         TABLES,
-        METHODS,
+        SHOWN,
         TASKS,
         expand(
             "results/figures/{figure}.{form}",
@@ -20,12 +37,13 @@ rule results:
 
 
 rule aggregate:
+    # It leaves results/costs.csv and report.html too, which are none of its outputs, for times differ from run to run.
     input:
         study=STUDY,
         cells=all_cells,
     output:
         TABLES,
-        report(METHODS, caption="../report/table.rst", category="Tables"),
+        report(SHOWN, caption="../report/table.rst", category="Tables"),
         report(TASKS, caption="../report/tasks.rst", category="Tables"),
         report(
             expand("results/figures/{figure}.svg", figure=FIGURES),
@@ -37,6 +55,10 @@ rule aggregate:
         "results/logs/aggregate.log",
     conda:
         "../../envs/apet.yaml"
+    params:
+        partial="--partial" if PARTIAL else [],
     shell:
-        "(apet aggregate --study {input.study} --cells results/cells --out results"
-        " && apet figures --tidy results/tidy.parquet --out results/figures) > {log} 2>&1"
+        "(apet aggregate --study {input.study:q} --results results {params.partial:q} --out results"
+        " && apet figures --tidy results/tidy.parquet --out results/figures"
+        " && apet findings --tidy results/tidy.parquet --out results"
+        " && apet report --results results --out results/report.html) > {log:q} 2>&1"

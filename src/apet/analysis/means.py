@@ -1,19 +1,23 @@
-"""Mean scores of cells, of methods and over tasks, each with its interval."""
+"""Mean scores of cells, of methods and over tasks, and paired differences of them, each with its interval."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
 from scipy import stats
+from statsmodels.stats.multitest import multipletests
 
-CELL = ["model", "task", "placement", "budget"]
-FACTS = ["family", "non_embedding", "tunable"]
+from apet.analysis.resampling import CELL, Draws
+
 METHODS = ("full", "lora", "adapter", "prompt", "bitfit", "none")
 MATCHED = ("lora", "adapter", "prompt", "bitfit")
 RANDOM = "uniform"
 CONFIDENCE = 0.95
+MEAN = "mean over tasks"
+PLACE = ["family", "non_embedding", "model", "placement", "budget"]
+"""What is one over tasks. The number of parameters may differ between tasks, by the trained head of a PLM."""
 
 
 def own_count(frame: pd.DataFrame) -> pd.Series:
@@ -32,88 +36,136 @@ def chance_level(frame: pd.DataFrame) -> pd.Series:
     return frame.assign(level=np.fmax(frame.chance, frame.majority)).groupby("task")["level"].max()
 
 
-def interval(mean: Any, variance: Any, df: Any, n: Any) -> tuple[Any, Any]:
-    """Two-sided 95 % interval for a mean of values in [0, 1]; all arguments broadcast.
+def methods(draws: Draws) -> Draws:
+    """The named methods at their own count, however the study writes that budget."""
+    return draws.select(own_count(draws.cells), budget="@own")
 
-    Wilson's score interval (1927) at the effective sample size mean (1 − mean) / variance, with Student's t at `df` in
-    place of the normal quantile (Kott and Carr, 1997; Dean and Pagano, 2015). With the binomial variance and df = ∞ it
-    is Wilson's own. `n` stands in for the effective size where the variance is 0: at 0 and at 1.
+
+def matched(draws: Draws) -> Draws:
+    """`methods`, and APET at each method's count."""
+    own = own_count(draws.cells)
+    apet = draws.cells.placement.eq(RANDOM) & draws.cells.budget.isin([f"@{name}" for name in MATCHED])
+    chosen = draws.select(own | apet)
+    return Draws(chosen.cells.assign(budget=chosen.cells.budget.where(~own_count(chosen.cells), "@own")), chosen.values)
+
+
+def cell_scores(draws: Draws) -> pd.DataFrame:
+    """`draws.cells` with `low` and `high`, the 95 % interval of each mean score over replicates and test rows."""
+    low, high = _quantiles(draws.values)
+    return draws.cells.assign(low=np.clip(low, 0, 1), high=np.clip(high, 0, 1))
+
+
+def method_scores(draws: Draws) -> pd.DataFrame:
+    """`cell_scores` of `methods`."""
+    return cell_scores(methods(draws))
+
+
+def wilson(score: float, n: int) -> tuple[float, float]:
+    """95 % interval of one run's mean score over n test rows: Wilson (1927), wide where rows score between 0 and 1."""
+    z = stats.norm.ppf((1 + CONFIDENCE) / 2)
+    pull = z**2 / n
+    half = np.sqrt(pull * score * (1 - score) + pull**2 / 4)
+    return float((score + pull / 2 - half) / (1 + pull)), float((score + pull / 2 + half) / (1 + pull))
+
+
+def over_tasks(draws: Draws, tasks: list[str]) -> pd.DataFrame:
+    """Mean over `tasks` of the mean scores, by PLM, placement and budget.
+
+    low, high: 95 % interval with these tasks fixed. low_beyond, high_beyond: with the tasks a sample of many, Student's
+    t over the tasks' means, which holds all noise (Hartung and Knapp 2001); NaN for one task. A mean that lacks one of
+    `tasks` is NaN, for a mean over other tasks would be another quantity. sd: mean over tasks of the S.D. between
+    units, n: sum of test rows, units: the fewest of a task.
     """
-    mean, variance, df, n = (np.asarray(x, float) for x in (mean, variance, df, n))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        size = np.where(variance > 0, mean * (1 - mean) / variance, n)
-        t = stats.t.ppf((1 + CONFIDENCE) / 2, df)
-        pull = t**2 / size
-        half = np.sqrt(pull * mean * (1 - mean) + pull**2 / 4)
-        low, high = (mean + pull / 2 - half) / (1 + pull), (mean + pull / 2 + half) / (1 + pull)
-    return np.clip(low, 0, 1), np.clip(high, 0, 1)
-
-
-def cell_scores(frame: pd.DataFrame) -> pd.DataFrame:
-    """One row a cell: mean score with its 95 % interval over replicates and test rows, S.D., and what it rests on.
-
-    The independent units are the draws, or the reruns where there is one draw. The variance of the mean is
-    s²/units + mean (1 − mean)/n: all replicates meet the same n test rows, so their sampling does not average out. The
-    second term is exact for accuracy and an upper bound for other scores in [0, 1], and test noise that replicates do
-    not share is in both, so the interval errs on the wide side. Degrees of freedom after Satterthwaite (1946), because
-    a bootstrap over two or three units covers far less than it says. A cell of one unit has Wilson's interval: test
-    rows alone. Replicates without a score are left out and counted in `diverged`.
-    """
-    draws = frame.groupby(CELL).draw.transform("nunique")
-    units = frame.assign(unit=frame.rerun.where(draws == 1, frame.draw)).groupby([*CELL, "unit"]).score.mean()
-    scores = units.groupby(CELL).agg(mean="mean", sd="std", units="count")
-    diverged = frame.outcome.eq("diverged")
-    facts = (
-        frame.assign(diverged=diverged)
-        .groupby(CELL)
-        .agg(
-            **{name: (name, "first") for name in FACTS},
-            n=("n", "min"),
-            draws=("draw", "nunique"),
-            reruns=("rerun", "nunique"),
-            diverged=("diverged", "sum"),
+    rows = []
+    for place, group in draws.cells.groupby(PLACE):
+        whole = len(group) == len(tasks) and group["mean"].notna().all()
+        means = group["mean"].to_numpy() if whole else np.full(len(group), np.nan)
+        low, high = np.clip(_quantiles(draws.values[:, group.index].mean(axis=1)), 0, 1) if whole else (np.nan, np.nan)
+        low_beyond, high_beyond = np.clip(beyond(means), 0, 1)
+        rows.append(
+            {
+                **dict(zip(PLACE, place, strict=True)),
+                "tunable": group.tunable.iloc[0],
+                "n": group.n.sum(),
+                "units": group.units.min(),
+                "mean": means.mean(),
+                "sd": group.sd.mean(skipna=False) if whole else np.nan,
+                "low": low,
+                "high": high,
+                "low_beyond": low_beyond,
+                "high_beyond": high_beyond,
+            }
         )
-    )
-    cells = facts.join(scores).reset_index()
-    between = (cells.sd**2 / cells.units).fillna(0.0)
-    cells["variance"] = between + cells["mean"] * (1 - cells["mean"]) / cells.n
-    cells["df"] = _satterthwaite(cells.variance, between**2 / (cells.units - 1).clip(lower=1))
-    cells["low"], cells["high"] = interval(cells["mean"], cells.variance, cells.df, cells.n)
-    return cells
+    columns = [*PLACE, "tunable", "n", "units", "mean", "sd", "low", "high", "low_beyond", "high_beyond"]
+    return pd.DataFrame(rows, columns=columns)
 
 
-def method_scores(frame: pd.DataFrame) -> pd.DataFrame:
-    """`cell_scores` of the named methods at their own count, however the study writes that budget."""
-    return cell_scores(frame[own_count(frame)].assign(budget="@own"))
+def beyond(estimates: np.ndarray) -> tuple[float, float]:
+    """95 % interval for the mean of a population of tasks of which `estimates` (tasks,) are a sample: Student's t."""
+    if len(estimates) < 2:
+        return np.nan, np.nan
+    half = stats.t.ppf((1 + CONFIDENCE) / 2, len(estimates) - 1) * np.std(estimates, ddof=1) / np.sqrt(len(estimates))
+    return float(np.mean(estimates) - half), float(np.mean(estimates) + half)
 
 
-def over_tasks(cells: pd.DataFrame, tasks: list[str]) -> pd.DataFrame:
-    """Mean over tasks of `cell_scores`, by PLM, placement and budget, with its 95 % interval.
+def differences(draws: Draws, against: Callable[[pd.DataFrame], pd.DataFrame]) -> pd.DataFrame:
+    """Differences of mean score between pairs of cells of one PLM and task, on the same test rows.
 
-    Tasks are fixed, not sampled: the variance is that of the tasks' means. A mean that lacks one of `tasks` is NaN, for
-    a mean over other tasks would be another quantity. `sd` is the mean over tasks of the S.D., `n` the sum of test
-    rows, `units` the fewest of a task.
+    against: from `draws.cells` to CELL of the cells to compare with, in the same order; a cell without a partner has
+    no row. A row: CELL, family, non_embedding, tunable, other (placement of the partner), other_budget, n, units (the
+    fewer of the two), difference (fraction) with its 95 % interval low and high, p (two-sided, from the draws; at
+    least 2/(draws + 1)), p_adjusted. Then the same as `mean over tasks`, for pairs that stand in every task. Holm's
+    correction (1979) is over all rows of tasks, and apart over all means.
     """
-    groups = cells.assign(weight=cells.variance**2 / cells.df).groupby(["model", "placement", "budget"])
-    means = groups.agg(
-        **{name: (name, "first") for name in FACTS},
-        n=("n", "sum"),
-        units=("units", "min"),
-        mean=("mean", "mean"),
-        sd=("sd", lambda sds: sds.mean(skipna=False)),
-        variance=("variance", "sum"),
-        weight=("weight", "sum"),
-        tasks=("mean", "count"),
-    ).reset_index()
-    means["df"] = _satterthwaite(means.variance, means.weight)
-    means["variance"] /= means.tasks**2
-    whole = means.tasks == len(tasks)
-    means[["mean", "sd"]] = means[["mean", "sd"]].where(whole, axis=0)
-    means["low"], means["high"] = interval(means["mean"], means.variance, means.df, means.n)
-    return means.drop(columns="weight")
+    cells = draws.cells
+    place = pd.Series(cells.index, index=pd.MultiIndex.from_frame(cells[CELL]))
+    partners = against(cells)
+    other = place.reindex(pd.MultiIndex.from_frame(partners[CELL])).to_numpy()
+    paired = ~np.isnan(other) & cells["mean"].notna().to_numpy()
+    own, other = np.flatnonzero(paired), other[paired].astype(int)
+    scored = cells["mean"].notna().to_numpy()[other]
+    own, other = own[scored], other[scored]
+    values = draws.values[:, own] - draws.values[:, other]
+    table = cells.loc[own, [*CELL, "family", "non_embedding", "tunable", "n"]].reset_index(drop=True)
+    table["other"], table["other_budget"] = cells.placement.to_numpy()[other], cells.budget.to_numpy()[other]
+    table["units"] = np.minimum(cells.units.to_numpy()[own], cells.units.to_numpy()[other])
+    table["difference"] = cells["mean"].to_numpy()[own] - cells["mean"].to_numpy()[other]
+    return pd.concat([_judged(table, values), _over_tasks(table, values, cells.task.nunique())], ignore_index=True)
 
 
-def _satterthwaite(variance: pd.Series, weight: pd.Series) -> np.ndarray:
-    """Degrees of freedom of a sum of variances; `weight` is the sum of squared terms over their degrees of freedom."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(weight > 0, variance**2 / weight, np.inf)
+def method_differences(draws: Draws) -> pd.DataFrame:
+    """`differences` of each named method against full fine-tuning, and of APET at a method's count against it."""
+
+    def against(cells: pd.DataFrame) -> pd.DataFrame:
+        method = cells.budget.str.lstrip("@").where(cells.placement.eq(RANDOM), "full")
+        return cells.assign(placement=method.where(cells.placement.ne(method), ""), budget="@own")
+
+    return differences(matched(draws), against)
+
+
+def _over_tasks(table: pd.DataFrame, values: np.ndarray, tasks: int) -> pd.DataFrame:
+    """Rows of the pairs' means over tasks."""
+    key = ["family", "non_embedding", "model", "placement", "budget", "other", "other_budget"]
+    rows, drawn = [], []
+    for pair, group in table.groupby(key):
+        if len(group) == tasks:
+            facts = {"task": MEAN, "tunable": group.tunable.iloc[0], "n": group.n.sum(), "units": group.units.min()}
+            rows.append(dict(zip(key, pair, strict=True)) | facts | {"difference": group.difference.mean()})
+            drawn.append(values[:, group.index].mean(axis=1))
+    means = pd.DataFrame(rows, columns=table.columns)
+    return _judged(means, np.stack(drawn, axis=1) if drawn else np.empty((len(values), 0)))
+
+
+def _judged(table: pd.DataFrame, values: np.ndarray) -> pd.DataFrame:
+    """The table with interval, p and adjusted p of `values` [draws, rows]."""
+    low, high = _quantiles(values)
+    beyond_zero = np.minimum((values <= 0).sum(axis=0), (values >= 0).sum(axis=0))
+    p = np.minimum(1.0, 2 * (beyond_zero + 1) / (len(values) + 1))
+    adjusted = multipletests(p, method="holm")[1] if len(p) else p
+    return table.assign(low=low, high=high, p=p, p_adjusted=adjusted)
+
+
+def _quantiles(values: np.ndarray) -> np.ndarray:
+    """The 95 % percentile interval of draws, along the first axis: [2, …]."""
+    tails = [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]
+    return np.quantile(values, tails, axis=0) if values.size else np.empty((2, *values.shape[1:]))

@@ -8,18 +8,19 @@ import numpy as np
 import pandas as pd
 
 from apet.analysis.components import position_spread
-from apet.analysis.means import cell_scores, method_scores, over_tasks
+from apet.analysis.means import method_scores, over_tasks
+from apet.analysis.resampling import Draws, draw_means
 
 
-def summary(frame: pd.DataFrame, study: str) -> dict[str, Any]:
+def summary(frame: pd.DataFrame, study: str, draws: Draws | None = None) -> dict[str, Any]:
     """The numbers of a study that a person compares between revisions, fractions at 4 decimals; null where data lack.
 
     `score`: mean over tasks by PLM and placement@budget; `task`: the methods at their own count by PLM and task;
     `position_sd`: mean over tasks of the S.D. between draws by PLM and budget.
     """
     tasks = sorted(frame.task.unique())
-    means = over_tasks(cell_scores(frame), tasks)
-    own = method_scores(frame)
+    draws = draw_means(frame) if draws is None else draws
+    means, own = over_tasks(draws, tasks), method_scores(draws)
     spread = position_spread(frame).groupby(["model", "budget"]).sd.agg(["mean", "count"])
     result: dict[str, Any] = {"study": study, "score": {}, "task": {}, "position_sd": {}}
     for row in means.sort_values(["model", "placement", "tunable", "budget"]).itertuples():

@@ -5,23 +5,27 @@ from __future__ import annotations
 import io
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from apet.analysis.predictions import Predictions
+from apet.config import Margins
 from apet.errors import DataError
 from apet.provenance import write_bytes, write_text
 
 FORMAT = 1
 OUTCOMES = ("ok", "diverged")
+LIST = "object"
+"""dtype of a column of float32 arrays."""
 COORDINATES = ["model", "task", "placement", "budget", "draw", "rerun"]
 ORDER = ["family", "non_embedding", "model", "task", "placement", "tunable", "budget", "draw", "rerun"]
-
 
 METRICS = ("accuracy", "f1", "em", "rouge_l")
 """Every metric a task may ask for; one of them is its `score`."""
@@ -29,7 +33,8 @@ METRICS = ("accuracy", "f1", "em", "rouge_l")
 
 @dataclass(frozen=True)
 class Column:
-    """A column of the tidy table and the dotted key of `metrics.json` that fills it (empty: derived here).
+    """A column of the tidy table, its dtype in pandas, and the dotted key of `metrics.json` that fills it (empty:
+    derived here).
 
     `empty` says when the key may be null: "never", "diverged" (the replicate has no score), or "always".
     """
@@ -73,11 +78,24 @@ COLUMNS = (
     Column("best_step", "int64", "replicate.best_step", "step of the checkpoint chosen on validation"),
     Column("steps", "int64", "replicate.steps", "steps trained"),
     Column("outcome", "str", "replicate.outcome", "ok, or diverged"),
+    Column("seed", "int64", "cell.seed", "seed of the study, of which with the coordinates all others are hashes"),
+    Column("content", "str", "plm.content", "digest of the PLM's weights and tokenizer"),
+    Column("data", "str", "task.digest", "digest of the prepared task"),
+    Column("trainer", "int64", "cell.trainer", "version of the trainer's numerics"),
     Column("plan", "str", "replicate.plan", "digest of the plan"),
     Column("theta", "str", "replicate.theta", "digest of the tuned parameters"),
     Column("cell", "str", "", "folder of the cell, relative to the root of the cells"),
+    Column(
+        "rows", LIST, "", "score on each test row, in one order for all replicates of a task; their mean is `score`"
+    ),
 )
 SCHEMA: dict[str, str] = {column.name: column.dtype for column in COLUMNS}
+FLAT = [column.name for column in COLUMNS if column.dtype != LIST]
+"""Columns of the CSV file."""
+TYPES = {"str": "text", "int64": "integer", "Int64": "integer", "float64": "number", LIST: "list of float32"}
+EMPTY = {"never": "", "diverged": "where the replicate diverged before it had a score", "always": "where there is none"}
+ABOUT = ("study", "margins", "missing")
+"""Keys of the Parquet file's metadata and of a frame's attrs."""
 FRACTIONS = ("score", "validation_score", "chance", "majority")
 KINDS = {
     "str": (str, "a string"),
@@ -99,13 +117,21 @@ def read_records(root: Path, cells: Iterable[str]) -> Iterator[tuple[str, dict[s
             raise DataError(f"{path}: not a JSON document ({error}).") from None
 
 
-def tidy(records: Iterable[tuple[str | PurePath, Mapping[str, Any]]]) -> pd.DataFrame:
+def tidy(
+    records: Iterable[tuple[str | PurePath, Mapping[str, Any]]], predictions: Predictions | None = None
+) -> pd.DataFrame:
     """One row a replicate, columns and dtypes of `SCHEMA`, sorted by coordinates whatever the order of the records.
 
-    Raises DataError, naming file and key, for a missing key, a wrong type, a score outside [0, 1], or two replicates
-    that share their coordinates, which every mean would mix up in silence.
+    predictions: where the column `rows` is from; without them its arrays are empty. Raises DataError, naming file and
+    key, for a missing key, a wrong type, a score outside [0, 1], or two replicates that share their coordinates, which
+    every mean would mix up in silence; and as `Predictions.rows`.
     """
-    rows = [row for cell, metrics in records for row in _rows(PurePath(cell).as_posix(), metrics)]
+    rows = []
+    for cell, metrics in records:
+        path = PurePath(cell).as_posix()
+        found = list(_rows(path, metrics))
+        scores = predictions.rows(path, metrics, found) if predictions else [np.empty(0, np.float32)] * len(found)
+        rows += [row | {"rows": values} for row, values in zip(found, scores, strict=True)]
     if not rows:
         raise DataError("no replicate: the study has no finished cell to aggregate.")
     frame = pd.DataFrame(rows, columns=list(SCHEMA)).astype(SCHEMA)
@@ -117,29 +143,62 @@ def tidy(records: Iterable[tuple[str | PurePath, Mapping[str, Any]]]) -> pd.Data
     return frame.sort_values(ORDER, ignore_index=True)
 
 
-def write_tidy(frame: pd.DataFrame, folder: Path, study: str) -> None:
-    """Write `tidy.parquet`, with the study's id in its metadata, and `tidy.csv`; equal tables give equal bytes."""
-    table = pa.Table.from_pandas(frame[list(SCHEMA)], preserve_index=False)
-    table = table.replace_schema_metadata({**table.schema.metadata, b"study": study.encode()})
+class Missing(list):
+    """Missing cells in a frame's attrs, which pandas copies deeply at every step: thousands are not copied."""
+
+    def __deepcopy__(self, memo: dict) -> Missing:
+        return self
+
+
+def write_tidy(
+    frame: pd.DataFrame,
+    folder: Path,
+    study: str,
+    margins: Margins | None = None,
+    missing: Sequence[Mapping[str, str]] = (),
+) -> None:
+    """Write `tidy.parquet`, `tidy.csv` without the column `rows`, and `tidy_columns.csv`, what each column means.
+
+    study: its id; missing: model, task, placement, budget and reason of the study's cells that are not in the table.
+    With the margins they stand in the Parquet file's metadata. Equal tables give equal bytes.
+    """
+    whole = {"margins": asdict(margins or Margins()), "missing": list(missing)}
+    about = {"study": study, **{key: json.dumps(value) for key, value in whole.items()}}
     buffer = io.BytesIO()
-    pq.write_table(table, buffer)
+    pq.write_table(_table(frame, about), buffer, compression="zstd")
     write_bytes(folder / "tidy.parquet", buffer.getvalue())
-    write_text(folder / "tidy.csv", frame[list(SCHEMA)].to_csv(index=False, lineterminator="\n"))
+    write_text(folder / "tidy.csv", frame[FLAT].to_csv(index=False, lineterminator="\n"))
+    columns = [(c.name, TYPES[c.dtype], EMPTY[c.empty], c.meaning) for c in COLUMNS]
+    described = pd.DataFrame(columns, columns=["column", "type", "empty", "meaning"])
+    write_text(folder / "tidy_columns.csv", described.to_csv(index=False, lineterminator="\n"))
+
+
+def _table(frame: pd.DataFrame, about: Mapping[str, str]) -> pa.Table:
+    """The frame for Parquet: each column with its meaning, and what the whole is about."""
+    flat = pa.Table.from_pandas(frame[FLAT], preserve_index=False)
+    ends = np.cumsum([0, *frame.rows.map(len)])
+    values = np.concatenate([*frame.rows]).astype(np.float32, copy=False)
+    lists = pa.LargeListArray.from_arrays(pa.array(ends, pa.int64()), pa.array(values))
+    table = flat.append_column("rows", lists).select(list(SCHEMA))
+    fields = [table.field(c.name).with_metadata({"meaning": c.meaning}) for c in COLUMNS]
+    return table.cast(pa.schema(fields, {**flat.schema.metadata, **about}))
 
 
 def read_tidy(path: Path) -> pd.DataFrame:
-    """A tidy table from its parquet file, with the study's id as `attrs["study"]`; DataError if it is not one."""
+    """A tidy table from its parquet file. `attrs`: "study", its id; "margins", dict; "missing", a list of the cells
+    that are not in it, dicts of model, task, placement, budget and reason. DataError if it is not a tidy table.
+    """
     try:
         table = pq.read_table(path)
     except (OSError, pa.ArrowException) as error:
         raise DataError(f"{path}: not a readable parquet file ({error}).") from None
-    study = (table.schema.metadata or {}).get(b"study")
-    frame = table.replace_schema_metadata(None).to_pandas()
-    if study is None or list(frame.columns) != list(SCHEMA):
-        odd = sorted(set(frame.columns) ^ set(SCHEMA)) or ["study"]
-        raise DataError(f"{path}: not a tidy table; missing or unknown: {', '.join(odd)}.")
-    frame = frame.astype(SCHEMA)
-    frame.attrs["study"] = study.decode()
+    about = table.schema.metadata or {}
+    odd = sorted({*table.column_names} ^ {*SCHEMA}) or [key for key in ABOUT if key.encode() not in about]
+    if odd or table.column_names != list(SCHEMA):
+        raise DataError(f"{path}: not a tidy table; missing or unknown: {', '.join(odd) or 'order of columns'}.")
+    frame = table.replace_schema_metadata(None).to_pandas().astype(SCHEMA)
+    study, margins, missing = (about[key.encode()].decode() for key in ABOUT)
+    frame.attrs = {"study": study, "margins": json.loads(margins), "missing": Missing(json.loads(missing))}
     return frame
 
 

@@ -10,11 +10,13 @@ from typing import Any
 
 from apet.data.sources import KINDS
 from apet.data.splits import SIDES
-from apet.errors import ParamsError, unknown
-from apet.yamls import check_keys, read_yaml
+from apet.errors import ParamsError, shown, unknown
+from apet.yamls import MOST, check_keys, is_line, is_whole, read_yaml
 
 FOLDER = Path(__file__).parent / "tasks"
 METRICS = {"classification": ("accuracy", "f1"), "generation": ("em", "f1", "rouge_l")}
+NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,99}", re.ASCII)
+SPLIT = re.compile(r"\w[\w.-]{0,99}")
 SLOT = re.compile(r"\{(\w+)\}")
 
 
@@ -81,7 +83,7 @@ def load_task(name_or_path: str | Path) -> Task:
 
 def _task(content: dict[str, Any], where: str, folder: Path) -> Task:
     answers = {"classification": ("labels",), "generation": ("targets", "target_length")}
-    if content.get("type") not in answers:
+    if content.get("type") not in [*answers]:
         raise ParamsError(unknown("type", content.get("type"), answers, where))
     required = ("name", "version", "description", "type", "fields", "prompt", "metrics", "length")
     optional = (*KINDS, "label", "group", "splits", "sisters")
@@ -102,56 +104,60 @@ def _task(content: dict[str, Any], where: str, folder: Path) -> Task:
 
 def _names(value: Any, where: str, some: bool) -> tuple[str, ...]:
     if not isinstance(value, list) or not all(isinstance(one, str) for one in value) or (some and not value):
-        raise ParamsError(f"{where} is {value!r}; it must be a list of names.")
-    if len(set(value)) < len(value):
-        raise ParamsError(f"{where} is {value!r}; a name stands twice.")
+        raise ParamsError(f"{where} is {shown(value)}; it must be a list of names.")
+    if twice := [name for name in value if value.count(name) > 1]:
+        raise ParamsError(f"{where} is {shown(value)}; {shown(twice[0])} stands twice.")
     return tuple(value)
 
 
 def _check_values(content: Mapping[str, Any], where: str) -> None:
     for key in {"name", "description", "label", "targets"} & set(content):
         if not isinstance(content[key], str) or not content[key]:
-            raise ParamsError(f"{where}: {key} is {content[key]!r}; it must be a text.")
-    if not re.fullmatch(r"[A-Za-z0-9_-]+", content["name"]):
-        raise ParamsError(f"{where}: name is {content['name']!r}; it must be of letters, digits, - and _.")
+            raise ParamsError(f"{where}: {key} is {shown(content[key])}; it must be a text.")
+    if not NAME.fullmatch(content["name"]):
+        allowed = "letters, digits, - and _, at most 100, and not begin with -"
+        raise ParamsError(f"{where}: name is {shown(content['name'])}; it must be of {allowed}.")
     for key in {"version", "length", "target_length"} & set(content):
-        if type(content[key]) is not int or content[key] < 1:
-            raise ParamsError(f"{where}: {key} is {content[key]!r}; it must be a whole number from 1.")
+        if not is_whole(content[key]):
+            allowed = f"a whole number from 1 to {MOST}"
+            raise ParamsError(f"{where}: {key} is {shown(content[key])}; it must be {allowed}.")
     for metric in content["metrics"]:
         if metric not in METRICS[content["type"]]:
             raise ParamsError(unknown("metric", metric, METRICS[content["type"]], f"{where}: metrics"))
     for name in content["group"]:
         if name not in content["fields"]:
             raise ParamsError(unknown("field", name, content["fields"], f"{where}: group"))
+    for name in content["sisters"]:
+        if not name.endswith(".yaml") and name not in task_names():
+            raise ParamsError(unknown("task", name, task_names(), f"{where}: sisters"))
     for name in content["fields"]:
         if not name.isidentifier() or name in ("id", "label", "targets"):
-            raise ParamsError(f"{where}: fields has {name!r}; it must be a word other than id, label and targets.")
+            raise ParamsError(f"{where}: fields has {shown(name)}; it must be a word other than id, label and targets.")
 
 
 def _prompts(value: Any, slots: tuple[str, ...], where: str) -> dict[str, str]:
     """`default` and family → prompt, from one text or such a mapping; each field has its slot once in every one."""
     prompts = {"default": value} if isinstance(value, str) else value
     if not isinstance(prompts, dict) or "default" not in prompts:
-        raise ParamsError(f"{where}: prompt is {value!r}; it must be a text, or a mapping with `default`.")
+        raise ParamsError(f"{where}: prompt is {shown(value)}; it must be a text, or a mapping with `default`.")
     for family, prompt in prompts.items():
         found = SLOT.findall(prompt) if isinstance(prompt, str) else []
         if sorted(found) != sorted(slots) or prompt != prompt.rstrip():
-            shown = ", ".join(f"{{{name}}}" for name in slots)
-            raise ParamsError(
-                f"{where}: prompt ({family}) is {prompt!r}; it must hold {shown} once each and end without a space."
-            )
+            fields = ", ".join(f"{{{name}}}" for name in slots)
+            said = f"{where}: prompt ({family}) is {shown(prompt)}"
+            raise ParamsError(f"{said}; it must hold {fields} once each and end without a space.")
     return dict(prompts)
 
 
 def _check_labels(labels: Any, metrics: tuple[str, ...], where: str) -> None:
     if not isinstance(labels, dict) or len(labels) < 2:
-        raise ParamsError(f"{where}: labels is {labels!r}; it must map two or more class names to label words.")
+        raise ParamsError(f"{where}: labels is {shown(labels)}; it must map two or more class names to label words.")
     words = list(labels.values())
     for name, word in labels.items():
-        if not isinstance(name, str) or not isinstance(word, str) or not word.strip():
-            raise ParamsError(f"{where}: label {name!r} has the word {word!r}; both must be texts.")
+        if not is_line(name) or not is_line(word) or not word.strip():
+            raise ParamsError(f"{where}: label {shown(name)} has the word {shown(word)}; both must be lines of text.")
         if words.count(word) > 1:
-            raise ParamsError(f"{where}: labels have the word {word!r} more than once.")
+            raise ParamsError(f"{where}: labels have the word {shown(word)} more than once.")
     if "f1" in metrics and len(labels) != 2:
         raise ParamsError(f"{where}: metrics has f1, which is of the second of two labels; there are {len(labels)}.")
 
@@ -159,8 +165,8 @@ def _check_labels(labels: Any, metrics: tuple[str, ...], where: str) -> None:
 def _splits(splits: Any, where: str) -> dict[str, str]:
     check_keys(splits, (), SIDES, f"{where}: splits")
     for side, name in splits.items():
-        if not isinstance(name, str) or not re.fullmatch(r"[\w.-]+", name):
-            raise ParamsError(f"{where}: splits: {side} is {name!r}; it must be a name.")
+        if not isinstance(name, str) or not SPLIT.fullmatch(name):
+            raise ParamsError(f"{where}: splits: {side} is {shown(name)}; it must be a name.")
     return splits
 
 
@@ -176,6 +182,6 @@ def _sources(content: dict[str, Any], where: str, folder: Path) -> dict[str, Map
             if split not in (*SIDES, "all"):
                 raise ParamsError(unknown("split", split, (*SIDES, "all"), f"{place}: members"))
         for old, new in spec.get("classes", {}).items():
-            if new not in content.get("labels", {}):
+            if new not in [*content.get("labels", {})]:
                 raise ParamsError(unknown("label", new, content.get("labels", {}), f"{place}: classes: {old}"))
     return sources

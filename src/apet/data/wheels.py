@@ -44,7 +44,7 @@ def known_wheels() -> dict[str, Wheel]:
 
 def find_wheel(name: str, where: str = REGISTRY.name) -> Wheel:
     """The pinned wheel of a package. ParamsError if the registry has none."""
-    if name not in known_wheels():
+    if name not in [*known_wheels()]:
         raise ParamsError(unknown("wheel", name, known_wheels(), where))
     return known_wheels()[name]
 

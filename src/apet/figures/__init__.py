@@ -11,23 +11,36 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
+    from apet.analysis.claims import Evidence
+
 # Names alone until one is drawn: the DAG asks for them on every dry run, and the drawing library is slow to load.
+NAMES = (
+    "methods_by_scale",
+    "positions_by_scale",
+    "score_by_budget",
+    "thresholds_by_scale",
+    "where_it_helps",
+    "noise_floor",
+)
 
 
-def _drawing(name: str) -> Callable[[pd.DataFrame], tuple[Figure, pd.DataFrame]]:
-    return lambda tidy: import_module(f"apet.figures.{name}").draw(tidy)
+def _drawing(name: str) -> Callable[[Evidence], tuple[Figure, pd.DataFrame]]:
+    return lambda evidence: import_module(f"apet.figures.{name}").draw(evidence)
 
 
-FIGURES = {name: _drawing(name) for name in ("methods_by_scale", "positions_by_scale", "score_by_budget")}
-"""Name -> drawing: from the tidy table to the figure, and the numbers in it."""
+FIGURES = {name: _drawing(name) for name in NAMES}
+"""Name -> drawing: a study's evidence to the figure and its numbers. The caption is its module's docstring."""
 
 
 def draw_all(tidy_path: Path, folder: Path) -> None:
     """Draw every figure of `FIGURES` from a tidy parquet file into `folder`, as svg, png and csv."""
+    from apet.analysis.claims import Evidence
+    from apet.analysis.resampling import draw_means
     from apet.analysis.tidy import read_tidy
     from apet.figures import style
 
     tidy = read_tidy(tidy_path)
+    evidence = Evidence(tidy, draw_means(tidy), tidy.attrs["margins"])
     for name, draw in FIGURES.items():
-        fig, data = draw(tidy)
+        fig, data = draw(evidence)
         style.save(fig, data, folder, name)

@@ -6,11 +6,16 @@ import re
 from dataclasses import dataclass
 from decimal import Decimal
 
-from apet.errors import BudgetError
+from apet.errors import BudgetError, shown
 from apet.placement.rules import PLACEMENTS, Methods
 from apet.placement.sites import Inventory
 
 ALLOWED = "a whole number (4096), a share of the PLM (0.01%), or another placement's count (@lora, @own, …)"
+
+
+COUNT = re.compile(r"0|[1-9][0-9]{0,14}")
+"""Without leading zeros, which some read as octal."""
+SHARE = re.compile(r"([0-9]{1,3}(?:\.[0-9]{1,12})?)\s*%")
 
 
 @dataclass(frozen=True)
@@ -26,18 +31,20 @@ class Budget:
     def parse(cls, written: int | str) -> Budget:
         """Read a budget. Raises BudgetError for anything but the three forms, and for a share of 0 or over 100 %."""
         text = str(written).strip()
-        if re.fullmatch(r"\d+", text) and not isinstance(written, bool):
-            return cls(str(int(text)), count=int(text))
-        if match := re.fullmatch(r"(\d+(?:\.\d+)?)\s*%", text):
-            if not 0 < Decimal(match[1]) <= 100:
+        if COUNT.fullmatch(text):
+            return cls(text, count=int(text))
+        if match := SHARE.fullmatch(text):
+            percent = Decimal(match[1])
+            if not 0 < percent <= 100:
                 raise BudgetError(f"budget {text!r}: a share lies above 0 % and at most at 100 %.")
-            return cls(f"{match[1]}%", share=Decimal(match[1]) / 100)
+            # 1% and 1.0% are one budget, so they have one name.
+            return cls(f"{percent.normalize():f}%", share=percent / 100)
         if text.startswith("@") and text[1:] in {*PLACEMENTS.own, "own"}:
             return cls(text, placement=text[1:])
         if text.startswith("@"):
             names = ", ".join(f"@{n}" for n in ("own", *sorted(PLACEMENTS.own)))
-            raise BudgetError(f"budget {text!r}: no placement of that name has a count of its own. Allowed: {names}.")
-        raise BudgetError(f"budget {text!r} is not {ALLOWED}.")
+            raise BudgetError(f"budget {shown(text)}: no placement of that name has its own count. Allowed: {names}.")
+        raise BudgetError(f"budget {shown(text)} is not {ALLOWED}.")
 
 
 def resolve(budget: Budget, placement: str, inventory: Inventory, methods: Methods) -> int:

@@ -58,7 +58,7 @@ def read_mapping(path: Path) -> dict[str, Any]:
     """The mapping in a PLM's JSON file. Raises ModelError where there is none."""
     try:
         values = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{path}: cannot be read ({error}).") from None
     if not isinstance(values, dict):
         raise ModelError(f"{path}: holds a {type(values).__name__} where a mapping is needed.")

@@ -18,7 +18,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as library
 
-from apet.errors import CorruptError, ModelError, unknown
+from apet.errors import CorruptError, ModelError, shown, unknown
 from apet.placement.sites import Inventory
 from apet.plms.families import Family, Frame, family_of
 from apet.plms.files import PICKLED, names_in, plm_files, read_mapping
@@ -26,6 +26,8 @@ from apet.plms.inventory import inventory_of, shapes_of
 from apet.plms.registry import DTYPES, HEADS, read_config
 from apet.provenance import digest, file_digest
 
+MOST_BLOCKS, MOST_SIZE = 1_000, 10**7
+"""More blocks, or more of any other number in a config.json, has no PLM; to make its shapes could take hours."""
 WEIGHTS, SHARDS, SNAPSHOT = "model.safetensors", "model.safetensors.index.json", "snapshot.json"
 TOKENIZERS = ("tokenizer.json", "spiece.model", "tokenizer.model", "vocab.txt", "vocab.json")
 """Files of which a tokenizer needs at least one."""
@@ -192,9 +194,19 @@ def _model(
 
 
 def inventory_of_config(values: dict, head: str = "own") -> Inventory:
-    """The inventory of a configuration given as the mapping of a config.json, without weights. head: see `PLM`."""
+    """The inventory of a configuration given as the mapping of a config.json, without weights. head: see `PLM`.
+
+    Raises ModelError for another architecture, and for numbers that no PLM has.
+    """
     family_of(str(values.get("model_type")))
-    return inventory_of(_shapes(AutoConfig.for_model(**values), head))
+    for key, value in values.items():
+        most = MOST_BLOCKS if "layer" in key else MOST_SIZE
+        if type(value) is int and value > most:
+            raise ModelError(f"config.json: {key} is {value}. Allowed: at most {most:,}.")
+    try:
+        return inventory_of(_shapes(AutoConfig.for_model(**values), head))
+    except Exception as error:  # the library checks little, and what fails then may be anything in it or in PyTorch
+        raise ModelError(f"config.json: no PLM has the shapes of {shown(values)} ({_first_line(error)}).") from None
 
 
 def _shapes(config: PretrainedConfig, head: str) -> PreTrainedModel:

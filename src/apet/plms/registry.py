@@ -10,22 +10,27 @@ from pathlib import Path
 from typing import Any
 
 from apet.data.wheels import find_wheel
-from apet.errors import ModelError, ParamsError, unknown
+from apet.errors import ModelError, ParamsError, shown, unknown
 from apet.plms.files import folder_content, read_mapping
 from apet.plms.ladder import NAME as RUNG
 from apet.plms.ladder import Recipe, Rung, parse_rung
 from apet.provenance import digest
-from apet.yamls import check_keys, read_yaml
+from apet.yamls import check_keys, is_line, is_whole, read_yaml
 
 REGISTRY = Path(__file__).with_name("registry.yaml")
 
 SNAPSHOT_VERSION = 1
 """Raised whenever the same source gives other files, so that old snapshots are not taken for new ones."""
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?", re.ASCII)
+NAME = re.compile(r"(?=.{1,100}\Z)[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?", re.ASCII)
+"""Of a PLM, here and on the hub: what is safe in a path once its / is replaced, see `slug`."""
+NAMED = "letters, digits and . _ - with one / at most, at most 100"
+REVISION = re.compile(r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9._/-]{0,199}", re.ASCII)
 
 DTYPES = ("float32", "bfloat16", "float16")
 HEADS = ("own", "trained")
+FAMILIES = ("bert", "bloom", "gpt_neox", "llama", "t5")
+"""Those of `apet.plms.families`, which needs torch."""
 SOURCES = {"wheel": ("folder", "gguf"), "hub": ("revision",), "folder": ()}
 """Kind of source -> the keys that it may have beside its own."""
 
@@ -87,7 +92,11 @@ def parse_model(entry: str | Mapping[str, Any]) -> Model:
         return _own(entry)
     if entry.startswith(("/", "./", "../", "~")):
         path = Path(entry).expanduser()
-        return _own({"name": path.resolve().name, "source": {"folder": str(path)}})
+        name = path.resolve().name
+        if not NAME.fullmatch(name):
+            own = f"{{name: …, source: {{folder: {entry!r}}}}}"
+            raise ParamsError(f"model name is {shown(name)}. Allowed: {NAMED}. Give it one: {own}.")
+        return _own({"name": name, "source": {"folder": str(path)}})
     if entry in registry():
         return registry()[entry]
     if RUNG.fullmatch(entry):
@@ -145,7 +154,7 @@ def _own(entry: Mapping[str, Any]) -> Snapshot:
     """A mapping of the study's: what it says, over what the registry says of the same name."""
     name = entry.get("name")
     if not isinstance(name, str) or not NAME.fullmatch(name):
-        raise ParamsError(f"models: name is {name!r}. Allowed: letters, digits and . _ - with one / at most.")
+        raise ParamsError(f"model name is {shown(name)}. Allowed: {NAMED}.")
     known = registry().get(name)
     base = {key: value for key, value in asdict(known).items() if key != "name" and value is not None} if known else {}
     own = {key: value for key, value in entry.items() if key != "name"}
@@ -158,22 +167,29 @@ def _snapshot(name: str, entry: Mapping[str, Any], where: str) -> Snapshot:
     optional = [field.name for field in fields(Snapshot) if field.name not in ("name", "source")]
     check_keys(entry, ["source"], optional, where)
     _check_source(entry["source"], f"{where}: source")
-    for key, allowed in (("dtype", DTYPES), ("head", HEADS)):
+    for key, allowed in (("dtype", DTYPES), ("head", HEADS), ("family", FAMILIES)):
         if key in entry and entry[key] not in allowed:
             raise ParamsError(unknown("value", entry[key], allowed, f"{where}: {key}"))
-    for key in ("memory_gb", "devices", "parameters"):
-        if key in entry and (type(entry[key]) is not int or entry[key] < 1):
-            raise ParamsError(f"{where}: {key} is {entry[key]!r}; it must be a whole number from 1.")
-    if entry.get("config") is not None and not (isinstance(entry["config"], dict) and entry.get("family")):
-        raise ParamsError(f"{where}: config is {entry['config']!r}; it must be a mapping, with `family` beside it.")
+    for key, most in (("memory_gb", 10**6), ("devices", 64), ("parameters", 10**15)):
+        if key in entry and not is_whole(entry[key], 1, most):
+            raise ParamsError(f"{where}: {key} is {shown(entry[key])}; it must be a whole number from 1 to {most:,}.")
+    config = entry.get("config")
+    if config is not None and not (isinstance(config, dict) and entry.get("family")):
+        raise ParamsError(f"{where}: config is {shown(config)}; it must be a mapping, with `family` beside it.")
     return Snapshot(name, **entry)
 
 
 def _check_source(source: Any, where: str) -> None:
     kinds = [kind for kind in SOURCES if isinstance(source, dict) and kind in source]
     if not kinds:
-        raise ParamsError(f"{where} is {source!r}. Allowed: {{hub: id, revision: …}}, {{folder: path}}, {{wheel: …}}.")
+        allowed = "{hub: id, revision: …}, {folder: path}, {wheel: …}"
+        raise ParamsError(f"{where} is {shown(source)}. Allowed: {allowed}.")
     check_keys(source, [kinds[0], *(["revision"] if kinds[0] == "hub" else [])], SOURCES[kinds[0]], where)
     for key, value in source.items():
-        if not isinstance(value, str) or not value:
-            raise ParamsError(f"{where}: {key} is {value!r}; it must be a text.")
+        if not is_line(value):
+            raise ParamsError(f"{where}: {key} is {shown(value)}; it must be a text of one line.")
+    for key, allowed, said in (("hub", NAME, NAMED), ("revision", REVISION, "a commit, branch or tag")):
+        if key in source and not allowed.fullmatch(source[key]):
+            raise ParamsError(f"{where}: {key} is {shown(source[key])}; it must be {said}.")
+    if "wheel" in source:
+        find_wheel(source["wheel"], where)

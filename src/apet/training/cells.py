@@ -141,12 +141,12 @@ def train_cell(cell: Cell, bench: Bench, folder: Path, journal: Journal = UNWATC
         if kept := journal.find(name):
             replicates.append(Replicate.of(draw, rerun, plan, kept))
         else:
-            replicates.append(_replicate(cell, bench, plan, draw, rerun, journal))
+            replicates.append(run_replicate(cell, bench, plan, draw, rerun, journal))
             journal.finished(name, replicates[-1].values)
     return _write(cell, bench, budget, replicates, folder) if is_first() else {}
 
 
-def _replicate(cell: Cell, bench: Bench, plan: Plan, draw: int, rerun: int, journal: Journal) -> Replicate:
+def run_replicate(cell: Cell, bench: Bench, plan: Plan, draw: int, rerun: int, journal: Journal) -> Replicate:
     """Train at every rate of the grid, keep the one that is best on validation, and predict the test split.
 
     The pass over the test split is one piece of work: who is killed in it takes it again.
@@ -235,11 +235,12 @@ def _record(cell: Cell, bench: Bench, budget: int, replicates: list[Replicate]) 
         },
         "tunable": budget,
         "head": {"parameters": bench.head_size},
-        "replicates": [_replicate_record(cell, bench, r) for r in replicates],
+        "replicates": [replicate_record(cell, bench, r) for r in replicates],
     }
 
 
-def _replicate_record(cell: Cell, bench: Bench, r: Replicate) -> dict[str, Any]:
+def replicate_record(cell: Cell, bench: Bench, r: Replicate) -> dict[str, Any]:
+    """What the cell's record says of one run."""
     seeds = {
         "plan": cell.seed_of("plan", r.draw),
         "start": cell.seed_of("start", r.draw, r.rerun),

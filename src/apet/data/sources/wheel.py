@@ -33,7 +33,7 @@ FORMS = {"str": str, "bool": bool, "dict[str, str]": dict, "dict[str, list[str]]
 
 def check(spec: Any, where: str, folder: Path | None = None) -> dict[str, Any]:
     """The spec of a YAML. ParamsError if it names no pinned wheel, no reader, or what its reader does not take."""
-    if not isinstance(spec, dict) or spec.get("reader") not in READERS:
+    if not isinstance(spec, dict) or spec.get("reader") not in [*READERS]:
         name = spec.get("reader") if isinstance(spec, dict) else spec
         raise ParamsError(unknown("reader", name, READERS, where))
     arguments = [p for p in inspect.signature(READERS[spec["reader"]]).parameters.values() if p.name != "archive"]

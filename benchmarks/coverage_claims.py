@@ -1,0 +1,131 @@
+"""Coverage of the intervals behind the claims on simulated studies of known truth, and how often a verdict is false."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from apet.analysis.claims import CLAIMS, Evidence
+from apet.analysis.confidence import NotEstimable
+from apet.analysis.resampling import draw_means
+from apet.analysis.thresholds import PAIR, Thresholds, crossing, restricted
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+from simulated_claims import CHANCE, MARGINS, TOP, Truth, curve, simulate, tested, thresholds_of
+
+DESIGNS = {
+    "3 PLMs × 3 tasks, draws 2 × reruns 2": Truth(draws=2, reruns=2),
+    "3 PLMs × 3 tasks, draws 3 × reruns 1": Truth(draws=3, reruns=1),
+    "3 PLMs × 3 tasks, draws 3 × reruns 3": Truth(draws=3, reruns=3),
+    "9 PLMs × 11 tasks, draws 2 × reruns 2": Truth(plms=3, families=3, tasks=11, draws=2, reruns=2),
+}
+SETTINGS = {
+    "nothing changes": {},
+    "all claims true": {"plan_change": -6.0, "high_change": -0.4, "method_change": -6.0},
+    "thresholds scatter": {"low_spread": 0.5, "high_change": 0.4, "method_change": 6.0, "plan_change": 6.0},
+    "no spread at all": {"plan_variance": 0.0, "method_variance": 0.0},
+}
+
+
+def true_thresholds(truth: Truth) -> Thresholds:
+    """The thresholds of the true means at the tested budgets, in the shape of the estimated ones."""
+    rows = []
+    for family in range(truth.families):
+        for model, size in enumerate(truth.sizes()):
+            x = np.sort(list(tested(truth, size).values()))
+            for task in range(truth.tasks):
+                means = curve(*thresholds_of(truth, size, task), x)
+                levels = {"low": CHANCE + MARGINS["low_margin"] / 100, "high": TOP - MARGINS["high_margin"] / 100}
+                facts = dict(
+                    zip(PAIR, (f"family{family}", round(10**size), f"plm{family}{model}", f"task{task}"), strict=True)
+                )
+                for kind, level in levels.items():
+                    found = crossing(x, (means - level)[None], np.ones(len(x)))[0]
+                    rows.append({**facts, "kind": kind, "smallest": 10 ** x[0], "largest": 10 ** x[-1], "log10": found})
+    table = pd.DataFrame(rows)
+    return Thresholds(table, table.log10.to_numpy()[None])
+
+
+def true_values(truth: Truth) -> dict[str, float]:
+    """Each claim's quantity, overall."""
+    found = true_thresholds(truth)
+    high = restricted(found, "high", ["family", "task"]).table
+    x = np.log10(high.non_embedding)
+    x -= x.groupby([high.family, high.task]).transform("mean")
+    slope = np.mean([np.sum(x[g.index] * g.log10) / np.sum(x[g.index] ** 2) for _, g in high.groupby("task")])
+    low = restricted(found, "low", ["model"]).table
+    spread = np.sqrt(low.groupby("model").log10.var(ddof=1).mean()) if truth.tasks > 1 else np.nan
+    return {
+        "positions": truth.plan_change,
+        "high_threshold": float(slope),
+        "low_threshold": float(spread) - MARGINS["same_within"],
+        "methods": truth.method_change,
+    }
+
+
+def one(truth: Truth, seed: int, count: int = 1000) -> Iterator[dict[str, object]]:
+    """A row an interval of one simulated study: what, truth, estimate, low, high, and its p-value where it has one."""
+    frame = simulate(truth, seed)
+    evidence = Evidence(frame, draw_means(frame, count), MARGINS)
+    truths = true_values(truth)
+    for claim in CLAIMS:
+        try:
+            measured = claim.measure(evidence)
+            compared = claim.compare(measured, list(frame.model.unique()))
+        except NotEstimable as error:
+            yield {"what": claim.name, "reason": str(error)}
+            continue
+        for level, estimate in (("these tasks", compared.these), ("beyond", compared.beyond)):
+            if not isinstance(estimate, str):
+                low, high = estimate.interval
+                facts = {"what": f"{claim.name}, {level}", "truth": truths[claim.name], "estimate": estimate.value}
+                yield {**facts, "low": low, "high": high, "p": estimate.p}
+    table = evidence.thresholds.table.merge(true_thresholds(truth).table, on=[*PAIR, "kind"], suffixes=("", "_true"))
+    for row in table.itertuples():
+        facts = {"what": f"one {row.kind} threshold", "truth": row.log10_true, "estimate": row.log10}
+        yield {**facts, "low": row.low, "high": row.high}
+
+
+def coverage(truth: Truth, count: int, first: int = 0) -> pd.DataFrame:
+    """By quantity: share of intervals that hold the truth with its Monte Carlo error, misses on either side, median
+    width, and the shares of p < 0.05 with the estimate below and above 0."""
+    found = pd.DataFrame([row for seed in range(first, first + count) for row in one(truth, seed)])
+    found = found[found.truth.notna()] if "truth" in found else found
+    rows = []
+    for what, group in found.groupby("what", sort=False):
+        under, over = group.truth < group.low, group.truth > group.high
+        covered = 1 - (under | over).mean()
+        rows.append(
+            {
+                "what": what,
+                "n": len(group),
+                "truth": group.truth.mean(),
+                "mean": group.estimate.replace([np.inf, -np.inf], np.nan).mean(),
+                "coverage": covered,
+                "error": np.sqrt(covered * (1 - covered) / len(group)),
+                "truth under": under.mean(),
+                "truth over": over.mean(),
+                "width": (group.high - group.low).median(),
+                "p below": ((group.p < 0.05) & (group.high < 0)).mean(),
+                "p above": ((group.p < 0.05) & (group.low > 0)).mean(),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def main() -> None:
+    count = int(sys.argv[1]) if len(sys.argv) > 1 else 400
+    wanted = sys.argv[2] if len(sys.argv) > 2 else ""
+    for design, truth in DESIGNS.items():
+        for setting, values in SETTINGS.items():
+            if wanted in f"{design}; {setting}":
+                print(f"\n{design}; {setting}", flush=True)
+                print(coverage(truth.changed(**values), count).round(3).to_string(index=False), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,129 @@
+"""The findings as a page for a person, worded no stronger than their intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pandas as pd
+
+LEVELS = {"these_tasks": "on these tasks", "beyond": "beyond them"}
+SHOWN = 20
+"""Missing cells that are listed by name."""
+QUESTION = (
+    "Does it matter less where the tunable parameters of a PLM sit, do fewer of them suffice, and do the tuning "
+    "methods differ less, the larger the PLM is?"
+)
+READING = """## How to read this
+
+Each claim is one number that is negative where the claim holds. *Supported*: the number is below 0 with p < 0.05 after
+Holm's correction over the claims that can be tested. *Contradicted*: above 0, likewise. *Undecided*: these data do not
+tell, which is not evidence for either side. *On these tasks* takes the tasks as they are; *beyond them* takes them as a
+sample of tasks like them. `{margins}`
+"""
+
+
+def page(found: Mapping[str, Any], frame: pd.DataFrame) -> str:
+    """The text of `findings.md` from the document of `findings.json` and the tidy table (for what was missing)."""
+    parts = [f"# Findings\n\n{QUESTION}\n", _answers(found["claims"]), _data(found, frame)]
+    parts += [_claim(claim) for claim in found["claims"].values()]
+    margins = ", ".join(f"{name} {value:g}" for name, value in found["margins"].items())
+    return "\n".join([*parts, _missing(frame), READING.format(margins=margins)])
+
+
+def _answers(claims: Mapping[str, Any]) -> str:
+    lines = []
+    for claim in claims.values():
+        overall = claim["scopes"]["overall"]
+        verdicts = [f"{overall[key]['verdict']} {words}" for key, words in LEVELS.items()]
+        lines.append(f"- {claim['statement']} **{', '.join(verdicts).capitalize()}.**\n")
+    return "".join(lines)
+
+
+def _data(found: Mapping[str, Any], frame: pd.DataFrame) -> str:
+    cells = frame.cell.nunique()
+    return (
+        f"From {cells:,} cells with {len(frame):,} replicates, {frame.score.notna().sum():,} of them with a score: "
+        f"{frame.model.nunique()} PLM(s), {frame.task.nunique()} task(s); {found['missing']} cell(s) missing.\n"
+    )
+
+
+def _claim(claim: Mapping[str, Any]) -> str:
+    scopes = claim["scopes"]
+    overall = scopes["overall"]
+    lines = [f"## {claim['statement'].rstrip('.')}", "", f"Estimated: {claim['quantity']} ({claim['unit']}).", ""]
+    lines += [f"{words.capitalize()}: {_sentence(overall[key], claim['unit'])}" for key, words in LEVELS.items()]
+    lines += [
+        "",
+        "| PLMs | tasks are | estimate | 95 % interval | adjusted p | verdict | n |",
+        "|---|---|---:|---:|---:|---|---|",
+    ]
+    lines += [row for scope, entry in scopes.items() if _shown(scope, scopes) for row in _rows(scope, entry)]
+    if overall["values"]:
+        lines += ["", "| PLM | parameters outside the embeddings | its value | 95 % interval |", "|---|---:|---:|---:|"]
+        lines += [
+            f"| {v['model']} | {v['non_embedding']:,} | {_text(v['value'])} | {_between(v)} |"
+            for v in overall["values"]
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def _shown(scope: str, scopes: Mapping[str, Any]) -> bool:
+    """One family alone is the whole."""
+    return scope == "overall" or len(scopes) > 2
+
+
+def _sentence(finding: Mapping[str, Any], unit: str) -> str:
+    """What one finding says, and what it does not."""
+    if finding["estimate"] is None:
+        return f"undecided, for it could not be estimated: {finding['reason']}."
+    numbers = f"{_text(finding['estimate'])} {unit} (95 % interval {_between(finding)})"
+    if finding["verdict"] != "undecided":
+        side = "below" if finding["verdict"] == "supported" else "above"
+        why = f"the interval lies {side} 0, also after correction for several tests"
+    elif _holds_zero(finding):
+        why = "the interval holds 0, so that the data do not tell"
+    else:
+        why = "the interval leaves 0 out, but not after correction for several tests"
+    remark = f" {finding['reason']}." if finding["reason"] else ""
+    return f"{finding['verdict']}, {numbers}: {why}.{remark}"
+
+
+def _holds_zero(finding: Mapping[str, Any]) -> bool:
+    low, high = finding["low"], finding["high"]
+    return (low is None or low <= 0) and (high is None or high >= 0)
+
+
+def _rows(scope: str, entry: Mapping[str, Any]) -> Iterator[str]:
+    n = f"{len(entry['plms'])} PLMs, {len(entry['tasks'])} tasks, "
+    n += f"{entry['cells']} cells, {entry['replicates']} replicates"
+    for key, tasks in (("these_tasks", "fixed"), ("beyond", "a sample")):
+        finding = entry[key]
+        numbers = [_text(finding["estimate"]), _between(finding), _text(finding["p_adjusted"]), finding["verdict"]]
+        yield f"| {scope} | {tasks} | {' | '.join(numbers)} | {n} |"
+
+
+def _missing(frame: pd.DataFrame) -> str:
+    absent = frame.attrs["missing"]
+    diverged = int(frame.score.isna().sum())
+    lines = ["## What was missing", "", f"{diverged} of {len(frame):,} replicates have no score: they diverged."]
+    lines += [f"{len(absent)} cell(s) of the study are not there.", ""] if absent else ["No cell is missing."]
+    for cell in absent[:SHOWN]:
+        lines.append(f"- {cell['model']}, {cell['task']}, {cell['placement']} at {cell['budget']}: {cell['reason']}")
+    if len(absent) > SHOWN:
+        lines.append(f"- and {len(absent) - SHOWN} more")
+    return "\n".join(lines) + "\n"
+
+
+def _between(numbers: Mapping[str, Any]) -> str:
+    low, high = numbers["low"], numbers["high"]
+    if low is None and high is None:
+        return "–"
+    if high is None:
+        return f"{_text(low)} and more"
+    return f"{_text(high)} and less" if low is None else f"{_text(low)} to {_text(high)}"
+
+
+def _text(number: float | None) -> str:
+    """Three significant digits, with a true minus sign."""
+    return "–" if number is None else f"{number:.3g}".replace("-", "−")

@@ -1,0 +1,148 @@
+"""The steps of the pipeline for a notebook: on PLMs in memory, by the same code, without a study."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from apet.config import Rates, Training, check_values
+from apet.data.prepare import Rows, prepare_task
+from apet.data.tasks import load_task
+from apet.errors import ModelError, ParamsError, unknown
+from apet.evaluation import Score
+from apet.export.load import load
+from apet.export.lora import plan_from_peft
+from apet.export.memory import memory_content
+from apet.export.model import ASKED, TunedModel
+from apet.grid import Cell
+from apet.placement import Budget, Inventory, Methods, Plan, make_plan, resolve
+from apet.plms.families import family_of
+from apet.plms.load import PLM, load_plm
+from apet.plms.registry import DTYPES
+from apet.training.cells import Bench, replicate_record, run_replicate
+from apet.training.determinism import make_deterministic
+from apet.training.journal import UNWATCHED
+
+__all__ = [
+    "RECIPE",
+    "Inventory",
+    "Methods",
+    "Plan",
+    "Score",
+    "Training",
+    "TunedModel",
+    "load",
+    "plan",
+    "plan_from_peft",
+    "plm",
+    "prepare",
+    "tune",
+]
+
+RECIPE = Training(
+    loss="labels", steps=50, batch=16, length=36, rates=Rates(0.03, 0.03, 0.03, 0.03, 0.03, 0.003), rate_grid=(1.0,),
+    schedule="linear", warmup=0.1, evaluations=2, clip=1.0, checkpointing=False,
+)  # fmt: skip
+"""The quick study's recipe, from which `tune` starts."""
+
+
+def plm(
+    source: str | Path | PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    name: str | None = None,
+    device: str = "cpu",
+) -> PLM:
+    """A frozen PLM: a Hugging Face folder, or a model with its LM head and its tokenizer that are in memory already.
+
+    `inventory` of it lists its sites. name: in records and seeds (default: the folder's, or the architecture's). A
+    model in memory is not copied: it is set to evaluation without gradients, with the family's faster kernels, and
+    stays where it is. Raises ModelError for a PLM that cannot be used.
+    """
+    if not isinstance(source, PreTrainedModel):
+        return load_plm(Path(source), name or Path(source).resolve().name, device=device)
+    config, dtype = source.config, str(source.dtype).removeprefix("torch.")
+    family = family_of(config.model_type)
+    if not isinstance(source, family.class_of(config)):
+        wanted = family.class_of(config).__name__
+        raise ModelError(f"a {type(source).__name__} has no LM head, by which answers are read. Allowed: {wanted}.")
+    if tokenizer is None:
+        raise ModelError("a PLM in memory needs its tokenizer: apet.plm(model, tokenizer).")
+    if dtype not in DTYPES:
+        raise ModelError(unknown("dtype", dtype, DTYPES))
+    source.requires_grad_(False).eval()
+    family.fuse(source)
+    named, frame = name or config.model_type, family.frame(tokenizer)
+    return PLM(named, family, source, tokenizer, memory_content(source), frame, dtype=dtype)
+
+
+def plan(plm: PLM, placement: str, budget: int | str = "@own", seed: int = 1, methods: Methods | None = None) -> Plan:
+    """Which units get the budget, as `apet plan` says. budget: 4096, "0.01%", "@lora", …; methods: sizes of the named
+    placements. Raises ParamsError for an unknown placement, BudgetError for a budget that it cannot meet.
+    """
+    methods = methods or Methods()
+    count = resolve(Budget.parse(budget), placement, plm.inventory, methods)
+    return make_plan(plm.inventory, placement, count, seed, methods)
+
+
+def prepare(
+    task: str | Path | Mapping[str, Any],
+    out: str | Path,
+    rows: Iterable[Mapping[str, Any]] | Mapping[str, Iterable[Mapping[str, Any]]] | None = None,
+    most: Rows | None = None,
+    seed: int = 1,
+    wheels: str | Path = "data/wheels",
+) -> Path:
+    """Prepare a task's splits in a folder, as `apet prepare` does. Returns the folder.
+
+    task: a name, a YAML file, or what such a file says. rows: a task's rows where no source has them, each a mapping
+    with the task's columns, together (splits are made by a hash of the text) or by split (train, validation, test).
+    most: most rows of each split. Raises ParamsError and DataError for a task or a row that is not as it should be.
+    """
+    given = isinstance(task, Mapping)
+    if given != (rows is not None):
+        raise ParamsError("rows: they go with a task that is a mapping; a task by name or YAML file has its source.")
+    with tempfile.TemporaryDirectory() as folder:
+        found = load_task(_written(task, rows, Path(folder)) if isinstance(task, Mapping) else task)
+        prepare_task(found, Path(wheels), Path(out), most or {}, seed)
+    return Path(out)
+
+
+def tune(plm: PLM, plan: Plan, data: str | Path, seed: int = 1, **training: Any) -> TunedModel:
+    """Train one replicate of a plan on a prepared task, select on validation, score on test.
+
+    training: keys of params.yaml's `training` in place of RECIPE's. The replicate is draw 0, rerun 0 of the cell with
+    this PLM's name, task, placement and budget (as a number): where the plan is that cell's, θ is too, bit for bit.
+    PyTorch is left with one thread and deterministic kernels. The result's `run` has curve, rate and scores.
+    """
+    check_values(training, "apet.tune", "training")
+    recipe = RECIPE.override(training)
+    if plm.head == "trained" and recipe.loss != "labels":
+        raise ParamsError(f"loss {recipe.loss!r}: PLM {plm.name!r} has `head: trained`. Allowed for it: labels.")
+    make_deterministic(plm.device.type)
+    bench = Bench.of(plm, Path(data), recipe.length)
+    task = bench.task
+    coordinates = plm.name, task["task"], plan.placement, str(plan.budget)
+    cell = Cell(*coordinates, 1, 1, seed, Methods(), recipe, plm.content, task["digest"])
+    made = run_replicate(cell, bench, plan, 0, 0, UNWATCHED)
+    asked, length = {key: task[key] for key in ASKED}, min(recipe.length, task["length"])
+    run = replicate_record(cell, bench, made)
+    return TunedModel(plm, plan, made.trained.theta, asked, length, made.trained.head, run)
+
+
+def _written(task: Mapping[str, Any], rows: Any, folder: Path) -> Path:
+    """A task and its rows as the files that the pipeline reads them from."""
+    splits = rows if isinstance(rows, Mapping) else {"all": rows}
+    for split, some in splits.items():
+        records = some.to_dict("records") if hasattr(some, "to_dict") else some
+        lines = [json.dumps(dict(row), ensure_ascii=False) for row in records]
+        (folder / f"{split}.jsonl").write_text("\n".join(lines) + "\n", "utf-8")
+    place = {"folder": "."} if isinstance(rows, Mapping) else {"file": "all.jsonl"}
+    path = folder / "task.yaml"
+    path.write_text(yaml.safe_dump({**task, "local": place}, sort_keys=False, allow_unicode=True), "utf-8")
+    return path

@@ -1,0 +1,106 @@
+"""A delta: θ, its plan and its task in a folder, for every structure, beside the hash of the PLM that it belongs to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from apet.data.tables import read_record
+from apet.errors import CorruptError, DataError
+from apet.export.model import ASKED, TunedModel
+from apet.placement import Plan, Units
+from apet.plms.load import PLM
+from apet.provenance import bytes_digest, file_digest, write_bytes, write_json
+
+FORMAT = 1
+MANIFEST, NUMBERS = "delta.json", "delta.safetensors"
+KEYS = {
+    "plm": ("name", "content", "folder"),
+    "plan": ("placement", "budget", "seed", "digest", "units"),
+    "task": ASKED,
+    "files": (NUMBERS,),
+    "run": (),
+}
+"""What a manifest must say, beside `cell` and `length`."""
+
+
+def write_delta(model: TunedModel, folder: Path) -> None:
+    """θ, a trained head and the chosen scalars of each site as tensors; all else in the manifest."""
+    plm, plan = model.plm, model.plan
+    tensors = {"theta": model.theta, "head": model.head}
+    chosen = {f"index/{u.site.name}": torch.as_tensor(u.index) for u in plan.units if u.index is not None}
+    numbers = save({**tensors, **chosen}, {"format": "pt"})
+    write_bytes(folder / NUMBERS, numbers)
+    manifest = {
+        "format": FORMAT,
+        "cell": model.cell,
+        "plm": {
+            "name": plm.name,
+            "family": plm.family.name,
+            "revision": plm.revision,
+            "content": plm.content,
+            "dtype": plm.dtype,
+            "head": plm.head,
+            "folder": model.plm_folder,
+        },
+        "plan": plan.record(),
+        "task": dict(model.task),
+        "length": model.length,
+        "run": dict(model.run),
+        "files": {NUMBERS: bytes_digest(numbers)},
+    }
+    write_json(folder / MANIFEST, manifest)
+
+
+@dataclass(frozen=True)
+class Delta:
+    """What a delta's folder holds: `numbers`, and the manifest's parts."""
+
+    folder: Path
+    numbers: Mapping[str, Tensor]
+    manifest: Mapping[str, Any]
+
+    @property
+    def plm(self) -> dict[str, Any]:
+        """Name, content, folder … of the PLM that θ belongs to."""
+        return self.manifest["plm"]
+
+    def model(self, plm: PLM) -> TunedModel:
+        """The tuned model over that PLM. Raises CorruptError where the plan is not what its digest says."""
+        said = self.manifest["plan"]
+        sites = {site.name: site for site in plm.inventory.sites}
+        taken = [Units(sites[name], count, self._index(name)) for name, count in said["units"].items() if name in sites]
+        plan = Plan(said["placement"], said["budget"], said["seed"], tuple(taken))
+        if plan.digest != said["digest"]:
+            raise CorruptError(f"{self.folder / MANIFEST}: the plan is not the one that its digest names.")
+        manifest, numbers = self.manifest, self.numbers
+        return TunedModel(
+            plm, plan, numbers["theta"], manifest["task"], manifest["length"], numbers["head"], manifest["run"],
+            manifest["cell"], self.plm["folder"],
+        )  # fmt: skip
+
+    def _index(self, site: str) -> np.ndarray | None:
+        found = self.numbers.get(f"index/{site}")
+        return None if found is None else found.numpy()
+
+
+def read_delta(folder: Path) -> Delta:
+    """Raises DataError for a folder without a delta, or of another format; CorruptError for changed bytes."""
+    manifest = read_record(folder / MANIFEST)
+    if manifest.get("format") != FORMAT:
+        raise DataError(f"{folder / MANIFEST}: format is {manifest.get('format')!r}; this version reads {FORMAT}.")
+    missing = [key for key in ("cell", "length", *KEYS) if key not in manifest]
+    missing += [f"{part}.{key}" for part, keys in KEYS.items() for key in keys if key not in (manifest.get(part) or ())]
+    if missing:
+        raise DataError(f"{folder / MANIFEST}: key {missing[0]} is missing. Export the delta again.")
+    path = folder / NUMBERS
+    if not path.is_file() or file_digest(path) != manifest["files"][NUMBERS]:
+        raise CorruptError(f"{path}: not the bytes that {MANIFEST} names. Export the delta again.")
+    return Delta(folder, load_file(path), manifest)

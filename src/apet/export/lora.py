@@ -1,0 +1,134 @@
+"""A LoRA that PEFT has saved, as a plan and its θ: the way in. See `adapters` for the way out."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from apet.data.tables import read_record
+from apet.errors import CorruptError, ModelError, ParamsError, shown
+from apet.export.adapters import CONFIG, PREFIX, WEIGHTS
+from apet.placement import Plan, Units
+from apet.plms.families import Place
+from apet.plms.load import PLM
+from apet.tuning.tuned import rows_of
+
+Maps = Mapping[str, tuple[Tensor, Tensor]]
+"""Module's path -> A [rank, inputs], B [outputs, rank], float32."""
+
+UNKNOWN = (
+    "use_dora", "lora_bias", "modules_to_save", "layer_replication", "trainable_token_indices", "target_parameters",
+    "alora_invocation_tokens", "use_qalora", "use_bdlora", "arrow_config", "velora_config", "monteclora_config",
+    "kasa_config",
+)  # fmt: skip
+"""Keys of PEFT's that make of LoRA something else, where they are set."""
+
+KEPT = (True, False, "gaussian", "orthogonal", "eva")
+"""Ways to initialise a LoRA that leave the PLM's own weights as they are."""
+
+
+def plan_from_peft(folder: str | Path, plm: PLM) -> tuple[Plan, Tensor]:
+    """A LoRA that PEFT has saved as a plan and its θ [budget], with which this PLM gives the same logits.
+
+    A LoRA of a fused map becomes units of those of its parts on which its B acts (of all, where B is zero yet), so θ
+    may be longer than the adapter. Raises ModelError for another kind of adapter, ParamsError for a module, shape or
+    rank that has no site in this PLM, CorruptError for a file that cannot be read.
+    """
+    folder = Path(folder)
+    config = read_record(folder / CONFIG)
+    _check(config, folder / CONFIG)
+    found = _found(config, _maps(folder / WEIGHTS), plm, folder / WEIGHTS)
+    sites = [site for site in plm.inventory.sites if site.structure == "lowrank" and site.place in found]
+    for site in sites:
+        if (rank := len(found[site.place])) > site.units:
+            raise ParamsError(f"{folder}: rank {rank} at {site.place}, where {site.units} is the full rank.")
+    units = tuple(Units(site, len(found[site.place])) for site in sites)
+    return Plan("peft", sum(u.size for u in units), 0, units), torch.cat([found[s.place].flatten() for s in sites])
+
+
+def _found(config: Mapping[str, Any], maps: Maps, plm: PLM, where: Path) -> dict[str, Tensor]:
+    """Place -> its units [n, inputs + outputs], of a LoRA's maps."""
+    places: dict[str, list[Place]] = defaultdict(list)
+    for place in plm.family.places(plm.model):
+        if place.kind == "linear":
+            places[place.module].append(place)
+    if wrong := [path for path in maps if path not in places]:
+        raise ParamsError(
+            f"{where}: adapts {wrong[0]!r}, which is no linear map inside {plm.name} ({plm.family.name}). "
+            f"Allowed: modules such as {next(iter(places))!r}."
+        )
+    found: dict[str, Tensor] = {}
+    for path, (a, b) in maps.items():
+        there, here = (len(b), a.shape[1]), tuple(plm.model.get_submodule(path).get_parameter("weight").shape)
+        if there != here:
+            raise ParamsError(
+                f"{where}: {path} maps {there[1]} to {there[0]} there, {here[1]} to {here[0]} in {plm.name}."
+            )
+        found |= _units(places[path], a.cpu(), _scale(config, path, len(a)) * b, plm)
+    return found
+
+
+def _units(places: list[Place], a: Tensor, b: Tensor, plm: PLM) -> dict[str, Tensor]:
+    """Place -> its units [n, inputs + outputs], of A [rank, inputs] and B [all outputs, rank]."""
+    found, idle = {}, ~b.any(dim=0)
+    for place in places:
+        rows = rows_of(place, plm)
+        own = b if rows is None else b[rows.cpu()]
+        acts = torch.ones_like(idle) if rows is None else own.any(dim=0) | idle
+        if acts.any():
+            found[place.name] = torch.cat((a[acts], own.T[acts]), dim=1)
+    return found
+
+
+def _check(config: Mapping[str, Any], where: Path) -> None:
+    """Raises ModelError for an adapter that is not plain LoRA."""
+    if config.get("peft_type") != "LORA":
+        raise ModelError(f"{where}: peft_type is {shown(config.get('peft_type'))}. Allowed: 'LORA'.")
+    if type(config.get("lora_alpha")) not in (int, float):
+        raise ModelError(f"{where}: lora_alpha is {shown(config.get('lora_alpha'))}; it must be a number.")
+    for key in UNKNOWN:
+        if config.get(key):
+            raise ModelError(
+                f"{where}: {key} is {shown(config[key])}; a plan has no counterpart for it. Allowed: unset."
+            )
+    if config.get("bias", "none") != "none":
+        raise ModelError(f"{where}: bias is {shown(config['bias'])}. Allowed: 'none'.")
+    if config.get("init_lora_weights", True) not in KEPT:
+        started = shown(config["init_lora_weights"])
+        raise ModelError(f"{where}: init_lora_weights is {started}, which changes the PLM's own weights.")
+
+
+def _maps(path: Path) -> Maps:
+    """The maps that a file of PEFT's holds."""
+    try:
+        tensors = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise CorruptError(f"{path}: cannot be read as safetensors ({error}).") from None
+    sides: dict[str, dict[str, Tensor]] = defaultdict(dict)
+    for name, tensor in tensors.items():
+        match = re.fullmatch(rf"{re.escape(PREFIX)}(.+)\.lora_(A|B)\.weight", name)
+        if match is None:
+            raise ParamsError(f"{path}: holds {name!r}; a LoRA of linear maps has lora_A and lora_B alone.")
+        sides[match[1]][match[2]] = tensor.float()
+    for module, side in sides.items():
+        if len(side) < 2 or len(side["A"]) != side["B"].shape[1]:
+            raise CorruptError(f"{path}: lora_A and lora_B of {module} do not belong together.")
+    if not sides:
+        raise CorruptError(f"{path}: holds no LoRA.")
+    return {module: (side["A"], side["B"]) for module, side in sides.items()}
+
+
+def _scale(config: Mapping[str, Any], path: str, rank: int) -> float:
+    """α / r of a module, or α / √r (rsLoRA, Kalajdzievski 2023); a pattern is a path's end, as PEFT reads it."""
+    patterns = config.get("alpha_pattern") or {}
+    alpha = next((a for key, a in patterns.items() if re.fullmatch(rf"(.*\.)?({key})", path)), config["lora_alpha"])
+    return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)

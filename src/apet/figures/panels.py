@@ -1,0 +1,191 @@
+"""Panels on a printed page: how they stand, their axes, and the marks that all figures share."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, NullFormatter
+
+from apet.figures.style import GREY, broken, short
+
+MM = 1 / 25.4
+WIDTH, PAGE = 180.0, 245.0
+"""mm: all figures are so wide, and no higher where their panels stay legible."""
+NOTE_CHARACTERS = 150
+MISSING = "no data"
+ABSENT = "not in\nthis study"
+BOX = {"facecolor": "white", "edgecolor": GREY, "linewidth": 0.4, "pad": 1.5}
+
+
+def panels(
+    rows: int,
+    columns: int,
+    height: float,
+    note: str,
+    share: tuple[str | bool, str | bool] = (False, "all"),
+    least: float = 18.0,
+    top: float = 12.0,
+    heights: Sequence[float] | None = None,
+) -> tuple[Figure, np.ndarray]:
+    """A figure of print width and its axes (rows, columns), each `height` mm, or less on a full page, at least `least`.
+
+    share: whose x and whose y axes are one. Room stays above for `legend` (`top` mm), and below for `note`, which says
+    n. heights: of the rows, relative to each other.
+    """
+    lines = textwrap.wrap(note, NOTE_CHARACTERS)
+    below = 2.9 * len(lines) + 3
+    height = max(min(height, (PAGE - below - top) / rows), least)
+    total = rows * height + below + top
+    fig = Figure(figsize=(WIDTH * MM, total * MM), layout="constrained")
+    axes = fig.subplots(rows, columns, sharex=share[0], sharey=share[1], squeeze=False, height_ratios=heights)
+    fig.get_layout_engine().set(rect=(0, below / total, 1, 1 - below / total), w_pad=0.02, h_pad=0.03)
+    fig.text(0.006, 1 / total, "\n".join(lines), fontsize=6, color="#444444", va="bottom", linespacing=1.25)
+    return fig, axes
+
+
+def flow(axes: np.ndarray, count: int) -> list[Axes]:
+    """The first `count` axes in the order of reading; the others are taken off."""
+    for spare in axes.flat[count:]:
+        spare.set_axis_off()
+    return list(axes.flat[:count])
+
+
+def name_axes(axes: Sequence[Axes], columns: int, x: str, y: Sequence[str]) -> None:
+    """Label x under the lowest panel of each column, and y beside each row, `y` taken in turn."""
+    for ax in axes[-columns:]:
+        ax.set_xlabel(x)
+    for row, ax in enumerate(axes[::columns]):
+        ax.set_ylabel(y[row % len(y)])
+
+
+def name_matrix(axes: np.ndarray, columns: Sequence[str], rows: Sequence[str], x: str, y: str) -> None:
+    """Name each column above it and each row on its right; x and y once where panels are too small for more."""
+    for ax, name in zip(axes[0], columns, strict=True):
+        ax.set_title(name, fontsize=6.5 if len(columns) > 4 else 7.5)
+    for ax, name in zip(axes[:, -1], rows, strict=True):
+        size = 6 if len(rows) > 4 else 7.5
+        said = broken(name, 12 if len(rows) > 4 else 40)
+        ax.text(1.03, 0.5, said, transform=ax.transAxes, rotation=270, va="center", ha="left", fontsize=size)
+    below = axes[-1] if len(columns) <= 4 else [axes[-1, len(columns) // 2]]
+    for ax in below:
+        ax.set_xlabel(x)
+    beside = axes[:, 0] if len(rows) <= 4 else [axes[len(rows) // 2, 0]]
+    for ax in beside:
+        ax.set_ylabel(y)
+
+
+def legend(fig: Figure, axes: Iterable[Axes], columns: int = 8) -> None:
+    """One legend above the panels, an entry for each label in the order of first use."""
+    entries: dict[str, Any] = {}
+    for ax in axes:
+        for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
+            entries.setdefault(label, handle)
+    fig.legend(
+        entries.values(),
+        entries.keys(),
+        loc="outside upper center",
+        ncols=columns,
+        columnspacing=1.4,
+        handletextpad=0.5,
+    )
+
+
+def scale_axis(ax: Axes, sizes: Sequence[int]) -> None:
+    """A log axis of PLM sizes: a tick at each, labelled unless it would run into the label before."""
+    sizes = sorted(set(sizes))
+    low, high = np.log10(sizes[0]), np.log10(sizes[-1])
+    pad = max(0.12 * (high - low), 0.15)
+    shown: list[int] = []
+    for size in sizes:
+        if not shown or np.log10(size / shown[-1]) > 0.2 * (high - low + 2 * pad):
+            shown.append(size)
+    _log_axis(ax, (low - pad, high + pad), shown, sizes)
+
+
+def count_axis(ax: Axes, counts: Iterable[float], axis: str = "x", labels: int = 5) -> None:
+    """A log axis of numbers of parameters: a tick a decade, at most about `labels` of them labelled.
+
+    Counts of 0 have no place on it.
+    """
+    positive = [count for count in counts if 0 < count < np.inf] or [1]
+    low, high = np.log10(min(positive)), np.log10(max(positive))
+    decades = 10.0 ** np.arange(np.floor(low), np.ceil(high) + 1)
+    _log_axis(ax, (low - 0.4, high + 0.4), decades[:: -(-len(decades) // labels)], decades, axis)
+
+
+def _log_axis(ax: Axes, limits: tuple[float, float], shown: Iterable, ticks: Iterable, axis: str = "x") -> None:
+    ax.set(**{f"{axis}scale": "log", f"{axis}lim": tuple(10.0 ** np.array(limits))})
+    ruler = getattr(ax, f"{axis}axis")
+    ruler.set_major_locator(FixedLocator(list(shown)))
+    ruler.set_major_formatter(lambda value, _: short(value))
+    ruler.set_minor_locator(FixedLocator(list(ticks)))
+    ruler.set_minor_formatter(NullFormatter())
+
+
+def side_by_side(count: int, step: float) -> np.ndarray:
+    """Factors (count,) that set points at one place of a log axis beside each other, `step` decades apart."""
+    return 10 ** (step * (np.arange(count) - (count - 1) / 2))
+
+
+def errorbars(ax: Axes, x: Any, y: Any, low: Any, high: Any, across: bool = False, **keywords: Any) -> None:
+    """Points with asymmetric whiskers along y, or `across` along x, in the unit of the axis; NaN leaves a gap."""
+    centre = np.asarray(x if across else y, float)
+    reach = np.abs(np.vstack([centre - np.asarray(low, float), np.asarray(high, float) - centre]))
+    ax.errorbar(x, y, **{"xerr" if across else "yerr": reach}, **{"elinewidth": 0.7, "capsize": 0, **keywords})
+
+
+def mark_missing(ax: Axes, x: Sequence[float], colour: str) -> None:
+    """A hatched box on the x axis for each cell without data, in its method's colour."""
+    if len(x):
+        ax.scatter(
+            x,
+            [0] * len(x),
+            transform=ax.get_xaxis_transform(),
+            marker="s",
+            s=14,
+            facecolor="white",
+            edgecolor=colour,
+            hatch="/" * 9,
+            linewidth=0.6,
+            clip_on=False,
+            zorder=5,
+            label=MISSING,
+        )
+
+
+def note_missing(ax: Axes, names: Sequence[str], width: int = 44) -> None:
+    """Words in the panel for cells without data that have no place on its x axis: which, or in a small one how many."""
+    if names:
+        said = ", ".join(names)
+        said = said if len(said) <= 2 * width else f"{len(names)} cells"
+        lines = textwrap.wrap(f"{MISSING}: {said}", width)
+        ax.text(0.98, 0.12, "\n".join(lines), transform=ax.transAxes, ha="right", va="bottom", fontsize=6, bbox=BOX)
+
+
+def empty(ax: Axes, words: str = MISSING) -> None:
+    """A panel without any data: hatched all over, and said in words."""
+    ax.patch.set(hatch="////", edgecolor="#C8C8C8")
+    ax.text(0.5, 0.5, words, transform=ax.transAxes, ha="center", va="center", bbox=BOX)
+
+
+def absent(ax: Axes) -> None:
+    """The place of a PLM and task that are no pair of this study: no panel, but ticks of its row and column stay."""
+    ax.grid(False)
+    ax.text(0.5, 0.5, ABSENT, transform=ax.transAxes, ha="center", va="center", fontsize=6, color=GREY)
+
+
+def rows_axis(axes: Sequence[Axes], names: Sequence[str], places: Sequence[float], above: float = 0.6) -> None:
+    """Axes of one y axis of names, from the top down, `above` rows of room over the first; the grid on x."""
+    ruler = axes[0].yaxis
+    ruler.set_major_locator(FixedLocator(list(places)))
+    ruler.set_major_formatter(lambda _, index: names[index] if index is not None else "")
+    axes[0].set_ylim(max(places) + 0.6, min(places) - above)
+    for ax in axes:
+        ax.grid(False, axis="y")
+        ax.grid(True, axis="x")
+        ax.tick_params(axis="y", length=0)

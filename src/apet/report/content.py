@@ -1,0 +1,132 @@
+"""What a report says, read from a folder of results; no markup."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from apet.analysis.costs import MACHINE, VERSIONS
+from apet.analysis.resampling import draw_means
+from apet.analysis.tidy import read_tidy
+from apet.errors import DataError
+from apet.report.answer import Claim, read_claims, tally
+from apet.report.cells import cells, lost
+from apet.report.drawings import Drawing, read_drawings
+from apet.report.table import Table
+from apet.report.tables import costs_by_model, differences, methods, tasks
+
+KEYS = {"study", "confidence", "margins", "missing", "claims"}
+
+
+@dataclass(frozen=True)
+class Content:
+    """One report.
+
+    facts: the study in numbers, (label, text). machines: for each class of machine, (label, text) of all that is known
+    of it. spent: total CPU hours as a sentence. A table is None where there is nothing to show.
+    """
+
+    study: str
+    facts: list[tuple[str, str]]
+    claims: list[Claim]
+    tally: str
+    margins: dict[str, float]
+    drawings: list[Drawing]
+    methods: Table
+    differences: Table
+    tasks: Table | None
+    cells: Table
+    machines: list[list[tuple[str, str]]]
+    costs: Table | None
+    spent: str
+    lost: Table
+
+
+def read_content(results: Path) -> Content:
+    """A report on a folder of results. DataError where tidy.parquet or findings.json is missing or not what it says."""
+    frame = read_tidy(results / "tidy.parquet")
+    findings = _findings(results / "findings.json")
+    costs = _csv(results / "costs.csv", ["cell"])
+    found_tasks = _csv(results / "tasks.csv", ["task"])
+    draws = draw_means(frame)
+    missing = frame.attrs["missing"]
+    claims = read_claims(findings)
+    return Content(
+        study=str(findings["study"]),
+        facts=_numbers(frame, len(missing)),
+        claims=claims,
+        tally=tally(claims),
+        margins=findings["margins"],
+        drawings=read_drawings(results / "figures"),
+        methods=methods(frame, draws),
+        differences=differences(draws),
+        tasks=tasks(found_tasks) if len(found_tasks) else None,
+        cells=cells(frame, draws, costs, missing),
+        machines=_machines(costs),
+        costs=costs_by_model(frame, costs) if "cpu_seconds" in costs else None,
+        spent=_spent(frame, costs),
+        lost=lost(frame, missing),
+    )
+
+
+def _findings(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file; make it with `apet findings`.") from None
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: not a JSON document ({error}).") from None
+    lacking = KEYS - set(found) if isinstance(found, dict) else KEYS
+    if lacking:
+        raise DataError(f"{path}: not the findings of a study; missing: {', '.join(sorted(lacking))}.")
+    return found
+
+
+def _csv(path: Path, columns: list[str]) -> pd.DataFrame:
+    """A table that need not be there; DataError where it cannot be read or lacks one of the columns."""
+    if not path.is_file():
+        return pd.DataFrame(columns=columns)
+    try:
+        found = pd.read_csv(path)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: not a readable CSV file ({error}).") from None
+    lacking = [name for name in columns if name not in found]
+    if lacking:
+        raise DataError(f"{path}: column {lacking[0]!r} is missing.")
+    return found
+
+
+def _numbers(frame: pd.DataFrame, missing: int) -> list[tuple[str, str]]:
+    counts = {
+        "PLMs": frame.model.nunique(),
+        "tasks": frame.task.nunique(),
+        "cells": frame.cell.nunique(),
+        "replicates": len(frame),
+        "missing cells": missing,
+        "diverged replicates": int(frame.outcome.eq("diverged").sum()),
+    }
+    return [(label.removesuffix("s") if count == 1 else label, f"{count:,}") for label, count in counts.items()]
+
+
+def _machines(costs: pd.DataFrame) -> list[list[tuple[str, str]]]:
+    """The classes of machine that trained the cells, the one of most cells first."""
+    names = [name for name in costs.columns if name in MACHINE or name.startswith(f"{VERSIONS}.")]
+    known = costs[names].dropna(how="all").astype("string").fillna("—")
+    if known.empty:
+        return []
+    sizes = known.groupby(names, sort=True).size().sort_values(ascending=False, kind="stable").reset_index(name="cells")
+    labels = {name: name.removeprefix(f"{VERSIONS}.") for name in names}
+    return [[("cells", f"{row['cells']:,}"), *((labels[n], row[n]) for n in names)] for row in sizes.to_dict("records")]
+
+
+def _spent(frame: pd.DataFrame, costs: pd.DataFrame) -> str:
+    spent = costs[costs.cell.isin(frame.cell)].get("cpu_seconds", pd.Series(dtype=float)).dropna()
+    if spent.empty:
+        return "No run record of this study's cells is there, so what they took is not known."
+    cells = frame.cell.nunique()
+    of = f"all {cells:,} cells" if len(spent) == cells else f"{len(spent):,} of {cells:,} cells"
+    return f"{spent.sum() / 3600:,.2f} CPU hours for the training of {of}, texts and PLMs not counted."

@@ -1,0 +1,130 @@
+"""Simulated studies of which every claim's truth is known, for tests and for the coverage table.
+
+A replicate of true mean score q is right on a test row where a normal variate, part the row's own (shared by all cells
+of the task), part the plan's on that row, part the replicate's, lies below the q quantile: its expected score is q
+exactly, and replicates agree on rows as real ones do.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+MARGINS = {"low_margin": 2.0, "high_margin": 2.0, "same_within": 0.5}
+METHODS = {"full": 0.0, "lora": 0.6, "adapter": 0.3, "prompt": -0.2, "bitfit": -0.7}
+COUNTS = {"lora": 3.6, "adapter": 3.9, "prompt": 3.2, "bitfit": 2.8}
+"""log10 of the methods' counts on the smallest PLM; they grow by a third of a decade for each of its size."""
+CHANCE, TOP = 0.3, 0.8
+SWEEP = (0, 1, 2, 3, 4, 5)
+SHARES = np.sqrt([0.5, 0.2, 0.3])
+"""Standard deviations of what is a row's, a plan's on the row, and a replicate's on the row."""
+
+
+@dataclass(frozen=True)
+class Truth:
+    """A study's design and truth. Changes are per decade of PLM size, levels those at the middle size.
+
+    plan_sd: points between plans; low, high: log10 of the numbers of parameters at which APET leaves chance and reaches
+    full fine-tuning; low_spread: S.D. of `low` over tasks, decades; method_sd: points between methods; rerun_sd: points
+    between reruns; task_sd: decades by which the change of `high` differs between tasks.
+    """
+
+    plms: int = 3
+    tasks: int = 3
+    families: int = 1
+    draws: int = 2
+    reruns: int = 2
+    sweep_draws: int = 1
+    n: int = 400
+    plan_variance: float = 9.0
+    plan_change: float = 0.0
+    rerun_sd: float = 1.0
+    low: float = 1.0
+    low_spread: float = 0.0
+    high: float = 4.0
+    high_change: float = 0.0
+    method_variance: float = 9.0
+    method_change: float = 0.0
+    task_sd: float = 0.0
+    sweep: tuple[float, ...] = SWEEP
+
+    def sizes(self) -> np.ndarray:
+        """log10 of non-embedding parameters of a family's PLMs."""
+        return np.linspace(4.5, 6.5, self.plms) if self.plms > 1 else np.array([5.5])
+
+    def changed(self, **values: float) -> Truth:
+        return replace(self, **values)
+
+
+def simulate(truth: Truth, seed: int) -> pd.DataFrame:
+    """A tidy table with `rows` and attrs of a study of that truth."""
+    rng = np.random.default_rng(seed)
+    frames = []
+    for number in range(truth.tasks):
+        ease = rng.normal(size=truth.n)
+        change = truth.task_sd * rng.normal()
+        for family in range(truth.families):
+            for model, size in enumerate(truth.sizes()):
+                cells = _cells(truth, size, *thresholds_of(truth, size, number, change))
+                facts = {"family": f"family{family}", "model": f"plm{family}{model}", "task": f"task{number}"}
+                facts |= {"non_embedding": round(10**size), "parameters": round(2 * 10**size)}
+                frames += [_replicates(truth, cell, ease, rng, facts) for cell in cells]
+    frame = pd.concat(frames, ignore_index=True)
+    frame = frame.assign(metric="accuracy", chance=CHANCE - 0.05, majority=CHANCE, head=0, outcome="ok", n=truth.n)
+    frame["cell"] = frame.model + "/" + frame.task + "/" + frame.placement + frame.budget
+    frame.attrs = {"study": "simulated", "margins": MARGINS, "missing": []}
+    return frame
+
+
+def curve(low: float, high: float, x: np.ndarray) -> np.ndarray:
+    """APET's true mean score at log10 x parameters: chance up to `low`, full fine-tuning's from `high` on."""
+    return np.interp(x, [low, max(high, low + 0.1)], [CHANCE, TOP])
+
+
+def tested(truth: Truth, size: float) -> dict[str, float]:
+    """log10 of APET's numbers of parameters on a PLM, by budget."""
+    matched = {f"@{name}": count + (size - 4.5) / 3 for name, count in COUNTS.items()}
+    return {f"{10**x:.0f}": float(x) for x in truth.sweep} | matched
+
+
+def thresholds_of(truth: Truth, size: float, task: int, change: float = 0.0) -> tuple[float, float]:
+    """log10 of the numbers at which APET leaves chance and reaches full fine-tuning, on one PLM and task."""
+    low = truth.low + truth.low_spread * _standardised(truth.tasks)[task]
+    return low, truth.high + (truth.high_change + change) * (size - 5.5)
+
+
+def _cells(truth: Truth, size: float, low: float, high: float) -> list[tuple]:
+    """(placement, budget, tunable, mean score, S.D. between plans, draws, reruns)."""
+    step = size - 5.5
+    plan_sd = np.sqrt(max(truth.plan_variance + truth.plan_change * step, 0)) / 100
+    spread = np.sqrt(max(truth.method_variance + truth.method_change * step, 0)) / 100
+    unit = np.std(list(METHODS.values()), ddof=1)
+    found = []
+    for budget, x in tested(truth, size).items():
+        draws = (truth.draws, truth.reruns) if budget.startswith("@") else (truth.sweep_draws, 1)
+        found.append(("uniform", budget, round(10**x), float(curve(low, high, x)), plan_sd, *draws))
+    for name, place in METHODS.items():
+        count = 2 * 10**size if name == "full" else 10 ** (COUNTS[name] + (size - 4.5) / 3)
+        found.append((name, "@own", round(count), TOP + spread * place / unit, 0.0, 1, max(truth.reruns, 2)))
+    return found
+
+
+def _replicates(truth: Truth, cell: tuple, ease: np.ndarray, rng: np.random.Generator, facts: dict) -> pd.DataFrame:
+    placement, budget, tunable, mean, plan_sd, draws, reruns = cell
+    shape = (draws, reruns)
+    q = mean + plan_sd * rng.normal(size=(draws, 1)) + truth.rerun_sd / 100 * rng.normal(size=shape)
+    plans, replicates = rng.normal(size=(draws, 1, truth.n)), rng.normal(size=(*shape, truth.n))
+    latent = SHARES[0] * ease + SHARES[1] * plans + SHARES[2] * replicates
+    right = (latent < stats.norm.ppf(np.clip(q, 1e-4, 1 - 1e-4))[..., None]).reshape(-1, truth.n).astype(np.float32)
+    index = list(np.ndindex(shape))
+    table = pd.DataFrame(index, columns=["draw", "rerun"]).assign(**facts, placement=placement, budget=budget)
+    return table.assign(tunable=tunable, score=right.mean(axis=1, dtype=float), rows=list(right))
+
+
+def _standardised(count: int) -> np.ndarray:
+    """Evenly spaced numbers of mean 0 and S.D. 1."""
+    values = np.arange(count) - (count - 1) / 2
+    return values / values.std(ddof=1) if count > 1 else values

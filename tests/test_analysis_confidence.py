@@ -1,0 +1,90 @@
+"""Intervals against closed forms and against their own coverage; p-values against the intervals they invert."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from apet.analysis.confidence import NotEstimable, of_draws, of_mean_squares, of_pivot, of_sample, pooled, wider
+
+
+def test_one_mean_square_has_the_chi_square_interval_and_the_sum_of_alike_ones_too() -> None:
+    exact = 4.0 * 6 / stats.chi2.ppf([0.975, 0.025], 6)
+    assert of_mean_squares(np.array([4.0]), np.array([6.0])).interval == pytest.approx(tuple(exact))
+    total, df = pooled(np.array([3.0, 1.0]), np.array([5.0, 5.0]))
+    assert total == 4.0
+    assert df == pytest.approx(16 / ((9 + 1) / 7) - 2)
+    assert pooled(np.array([4.0]), np.array([6.0])) == (4.0, pytest.approx(6.0))
+    assert pooled(np.zeros(2), np.array([1.0, 2.0])) == (0.0, 3.0)
+
+
+@pytest.mark.parametrize(
+    ("plan", "df"), [((9.0, 9.0, 9.0), 12), ((15.0, 9.0, 3.0), 12), ((0.0, 0.0, 0.0), 12), ((9.0, 9.0, 9.0), 3)]
+)
+def test_slope_of_components_covers(plan: tuple, df: int) -> None:
+    """The slope over three PLMs of (between − within)/2, pooled over `df` cells of two draws with two reruns each."""
+    rng = np.random.default_rng(df)
+    slope, sims, missed = np.array([-0.5, 0.0, 0.5]), 1000, 0
+    truth = slope @ np.array(plan)
+    for _ in range(sims):
+        terms = []
+        for weight, variance in zip(slope, plan, strict=True):
+            between = (2 * variance + 5) * rng.chisquare(1, df) / 2 / df
+            within = 5 * rng.chisquare(2, df) / 2 / 2 / df
+            for sign, squares, one in ((1, between, 1.0), (-1, within, 2.0)):
+                value, found = pooled(abs(weight) * squares, np.full(df, one))
+                terms.append((sign * np.sign(weight) * value, found))
+        low, high = of_mean_squares(*np.array([term for term in terms if term[0]]).T).interval
+        missed += not low <= truth <= high
+    assert missed / sims < 0.05 + 3 * np.sqrt(0.05 * 0.95 / sims)
+
+
+def test_interval_of_a_sample_of_tasks_is_students() -> None:
+    values = np.array([0.3, -0.1, 0.5, 0.2])
+    test = stats.ttest_1samp(values, 0)
+    found = of_sample(values)
+    assert found.interval == pytest.approx(tuple(test.confidence_interval()))
+    assert found.p == pytest.approx(test.pvalue, rel=1e-6)
+    with pytest.raises(NotEstimable, match="one task"):
+        of_sample(values[:1])
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.floats(-3, 3), st.integers(0, 2**32 - 1), st.sampled_from([of_draws, of_pivot]))
+def test_p_is_the_level_at_which_the_interval_lets_go_of_zero(shift: float, seed: int, kind) -> None:
+    draws = np.random.default_rng(seed).normal(shift, 1, 400)
+    found = kind(draws, shift)
+    if found.p < 1:
+        inner = found.bounds(found.p * 1.02)
+        assert inner[0] > 0 or inner[1] < 0
+    outer = found.bounds(found.p * 0.98)
+    assert outer[0] <= 0 <= outer[1]
+    assert found.p >= 2 / 401 * 0.99, "400 draws cannot tell smaller ones"
+    tight, wide = found.bounds(0.2), found.bounds(0.02)
+    assert wide[0] <= tight[0] <= tight[1] <= wide[1]
+
+
+def test_the_pivot_takes_the_noise_off_a_difference_of_variances() -> None:
+    """Means with noise of variance 4 here and 1 there: their variances overstate the truth by that, draws' by twice."""
+    rng = np.random.default_rng(3)
+    noise, truth = np.array([[[2.0]], [[1.0]]]), np.array([-3.0, -1.0, 0.0, 4.0])
+    missed, values = 0, []
+    for _ in range(400):
+        means = truth + noise * rng.normal(size=(2, 3, 4))
+        drawn = means + noise * rng.normal(size=(499, 2, 3, 4))
+        change = [np.diff(v.var(axis=-1, ddof=1).mean(axis=-1), axis=-1)[..., 0] for v in (means, drawn)]
+        found = of_pivot(change[1], float(change[0]))
+        values.append(found.value)
+        missed += not found.interval[0] <= 0 <= found.interval[1]
+    assert missed / 400 < 0.05 + 3 * np.sqrt(0.05 * 0.95 / 400)
+    assert np.mean(values) == pytest.approx(0, abs=0.9), "without the pivot -3"
+
+
+def test_the_wider_of_two_holds_both() -> None:
+    one, other = of_draws(np.linspace(-1, 1, 999), 0.0), of_draws(np.linspace(0, 3, 999), 1.5)
+    found = wider(one, other)
+    assert found.value == 0.0
+    assert found.interval == (one.interval[0], other.interval[1])

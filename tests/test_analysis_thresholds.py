@@ -1,0 +1,190 @@
+"""Thresholds against scipy's isotonic regression, closed forms, and the truth of simulated studies."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+from scipy.optimize import isotonic_regression
+
+from apet.analysis.claims import Evidence, low_threshold
+from apet.analysis.confidence import NotEstimable
+from apet.analysis.dispersion import spread_over_tasks, variance_of_truth
+from apet.analysis.resampling import Draws
+from apet.analysis.thresholds import crossing, restricted, threshold_draws, thresholds
+from simulated_claims import MARGINS
+
+INF = np.inf
+
+
+def by_fitting(x: np.ndarray, excess: np.ndarray, weights: np.ndarray) -> float:
+    """The crossing read off scipy's fit."""
+    fit = isotonic_regression(excess, weights=weights).x
+    start = int(np.sum(fit < 0))
+    if start in (0, len(x)):
+        return INF if start else -INF
+    return x[start - 1] + (x[start] - x[start - 1]) * fit[start - 1] / (fit[start - 1] - fit[start])
+
+
+@settings(deadline=None)
+@given(st.integers(1, 9), st.integers(0, 2**32 - 1), st.sampled_from([0.0, 0.1, 1.0]))
+def test_crossing_is_that_of_the_isotonic_fit(count: int, seed: int, rise: float) -> None:
+    rng = np.random.default_rng(seed)
+    x, weights = np.sort(rng.choice(30, count, replace=False)).astype(float), rng.integers(1, 5, count).astype(float)
+    excess = rng.normal(0, 1, (6, count)) + rise * (x - 10)
+    expected = [by_fitting(x, row, weights) for row in excess]
+    assert crossing(x, excess, weights) == pytest.approx(expected, abs=1e-9)
+
+
+def test_crossing_of_equal_numbers_of_missing_data_and_at_the_level_itself() -> None:
+    x = np.array([0.0, 1.0, 1.0, 2.0])
+    pooled = crossing(np.array([0.0, 1.0, 2.0]), np.array([[-1.0, -0.5, 1.0]]), np.array([1.0, 4.0, 1.0]))
+    assert crossing(x, np.array([[-1.0, 0.0, -2 / 3, 1.0]]), np.array([1.0, 1.0, 3.0, 1.0])) == pytest.approx(pooled)
+    assert np.isnan(crossing(x[:2], np.array([[np.nan, np.nan]]), np.ones(2))).all()
+    assert crossing(x[:2], np.array([[0.0, 1.0]]), np.ones(2)) == -INF
+
+
+def made(
+    scores: dict[tuple[str, str], list[float]], full: float | None = 0.8, noise: float = 0.01, size: int = 500
+) -> Draws:
+    """Draws of APET's cells at 1, 10, 100, … parameters of each (model, task), and of full fine-tuning."""
+    rows = []
+    for (model, task), means in scores.items():
+        facts = {
+            "model": model,
+            "task": task,
+            "family": "f",
+            "non_embedding": 1000 * (1 + int(model[-1])),
+            "units": 2,
+            "draws": 2,
+            "sd": noise,
+        }
+        facts |= {"chance": 0.2, "majority": 0.3}
+        rows += [
+            {**facts, "placement": "uniform", "budget": str(10**i), "tunable": 10**i, "mean": m}
+            for i, m in enumerate(means)
+        ]
+        if full is not None:
+            rows.append({**facts, "placement": "full", "budget": "@own", "tunable": 10**6, "mean": full})
+    cells = pd.DataFrame(rows)
+    values = cells["mean"].to_numpy() + noise * np.random.default_rng(0).normal(size=(size, len(cells)))
+    return Draws(cells, values)
+
+
+def test_both_thresholds_of_one_curve() -> None:
+    found = thresholds(made({("m0", "t"): [0.3, 0.3, 0.5, 0.7, 0.8]}), MARGINS).set_index("kind")
+    assert found.log10.to_dict() == pytest.approx({"low": 1 + 0.02 / 0.2, "high": 3 + 0.08 / 0.1})
+    assert found.level.to_dict() == pytest.approx({"low": 0.32, "high": 0.78})
+    assert (found.low < found.log10).all() and (found.log10 < found.high).all()
+    assert found.censored.tolist() == ["", ""]
+    assert found[["smallest", "largest", "budgets"]].iloc[0].tolist() == [1, 10**4, 5]
+
+
+def test_what_lies_outside_the_tested_numbers_is_censored() -> None:
+    found = thresholds(made({("m0", "t"): [0.5, 0.6], ("m0", "u"): [0.3, 0.3]}, noise=0.001), MARGINS)
+    found = found.set_index(["task", "kind"])
+    assert found.censored.to_dict() == {
+        ("t", "low"): "below",
+        ("t", "high"): "above",
+        ("u", "low"): "above",
+        ("u", "high"): "above",
+    }
+    assert found.log10["t", "low"] == found.low["t", "low"] == found.high["t", "low"] == -INF
+    assert found.log10["u", "low"] == found.low["u", "low"] == INF
+
+
+def test_without_full_fine_tuning_there_is_no_high_threshold() -> None:
+    found = thresholds(made({("m0", "t"): [0.3, 0.5]}, full=None), MARGINS).set_index("kind")
+    assert found.loc["high", ["level", "log10", "low", "high"]].isna().all()
+    assert found.censored["high"] == ""
+    assert np.isfinite(found.log10["low"])
+
+
+def test_cells_of_one_plan_scatter_like_those_of_several() -> None:
+    """Whole curves of single plans are as uncertain as the plans of another task of the PLM say."""
+    draws = made({("m0", "t"): [0.3, 0.3, 0.5, 0.7, 0.8], ("m0", "u"): [0.3, 0.3, 0.5, 0.7, 0.8]}, noise=0.001)
+    cells = draws.cells.assign(sd=0.04)
+    certain = thresholds(Draws(cells, draws.values), MARGINS).set_index(["task", "kind"])
+    single = cells.task.eq("t") & cells.placement.eq("uniform")
+    cells.loc[single, ["draws", "units", "sd"]] = [1, 1, np.nan]
+    found = thresholds(Draws(cells, draws.values), MARGINS).set_index(["task", "kind"])
+    assert (found.high - found.low)["t", "low"] > 5 * (certain.high - certain.low)["t", "low"]
+    assert found.loc["u"].equals(certain.loc["u"])
+    assert found.log10.equals(certain.log10)
+
+
+def test_no_apet_at_all_gives_an_empty_table() -> None:
+    draws = made({("m0", "t"): [0.3, 0.5]})
+    only = draws.cells.placement.eq("full")
+    found = threshold_draws(Draws(draws.cells[only].reset_index(drop=True), draws.values[:, only.to_numpy()]), MARGINS)
+    assert len(found.table) == 0
+    assert {"log10", "censored", "kind"} <= set(found.table.columns)
+    assert len(restricted(found, "low", ["model"]).table) == 0
+
+
+def test_restriction_clips_to_what_was_tested_on_all() -> None:
+    draws = made({("m0", "t"): [0.3, 0.3, 0.5], ("m1", "t"): [0.3, 0.3, 0.3, 0.3, 0.5]}, noise=0.0001)
+    found = threshold_draws(draws, MARGINS)
+    clipped = restricted(found, "low", ["family", "task"])
+    assert clipped.table.log10.tolist() == pytest.approx([1.1, 2.0])
+    assert clipped.table.end.tolist() == [0, 1]
+    assert clipped.values[0] == pytest.approx(clipped.table.log10)
+    assert restricted(found, "low", ["model"]).table.log10.tolist() == pytest.approx([1.1, 3.1])
+
+
+@pytest.mark.parametrize(("spread", "noise"), [(0.0, 0.3), (0.3, 0.3), (1.0, 0.3), (1.0, 0.05)])
+@pytest.mark.parametrize("tasks", [2, 3, 11])
+def test_variance_of_truth_is_not_that_of_the_noise(spread: float, noise: float, tasks: int) -> None:
+    rng = np.random.default_rng(tasks)
+    truth = np.arange(tasks) - (tasks - 1) / 2
+    truth *= spread / truth.std(ddof=1)
+    sims, missed, under = 300, 0, 0
+    for _ in range(sims):
+        seen = truth + noise * rng.normal(size=(3, tasks))
+        parts = [np.vstack([own, own + noise * rng.normal(size=(400, tasks))]) for own in seen]
+        found = variance_of_truth(parts)
+        low, high = found.interval
+        assert low <= found.value <= high
+        missed += not low <= spread**2 <= high
+        under += spread**2 < low
+    assert missed / sims < 0.05 + 3 * np.sqrt(0.05 * 0.95 / sims)
+    assert under / sims < 0.025 + 3 * np.sqrt(0.025 * 0.975 / sims)
+
+
+def spread(scores: dict, models: list[str], **how):
+    return spread_over_tasks(low_threshold(Evidence(pd.DataFrame(), made(scores, **how), MARGINS)), models)
+
+
+def test_spread_over_tasks_less_what_is_about_the_same() -> None:
+    curves = {"t": [0.3, 0.3, 0.5, 0.7], "u": [0.3, 0.5, 0.7, 0.7], "v": [0.3, 0.3, 0.3, 0.5]}
+    found = spread({("m0", task): means for task, means in curves.items()}, ["m0"], noise=0.001)
+    assert found.these.value == pytest.approx(1.0 - MARGINS["same_within"], abs=0.05)
+    assert found.these.interval[0] > 0
+    assert found.beyond.interval == pytest.approx(tuple(np.sqrt(2 / stats.chi2.ppf([0.975, 0.025], 2)) - 0.5), rel=0.2)
+    assert found.values["m0"].value == pytest.approx(1.0, abs=0.05)
+    assert found.remark == ""
+
+
+def test_a_censored_threshold_bounds_the_spread_from_below_only() -> None:
+    curves = {"t": [0.3, 0.3, 0.5], "u": [0.3, 0.3, 0.5], "v": [0.3, 0.3, 0.3]}
+    found = spread({("m0", task): means for task, means in curves.items()}, ["m0"], noise=0.001)
+    assert found.these.interval[1] == INF
+    assert found.these.interval[0] <= found.these.value
+    assert "1 of 3 thresholds" in found.remark
+
+
+@pytest.mark.parametrize(
+    ("scores", "reason"),
+    [
+        ({("m0", "t"): [0.3, 0.5]}, "two tasks"),
+        ({("m0", "t"): [0.3], ("m0", "u"): [0.3]}, "no two budgets"),
+        ({("m0", "t"): [0.3, 0.3], ("m0", "u"): [0.3, 0.3]}, "2 of 2 thresholds lie above"),
+        ({("m0", "t"): [0.5, 0.5], ("m0", "u"): [0.5, 0.5]}, "2 of 2 thresholds lie at or below"),
+    ],
+)
+def test_a_spread_that_cannot_be_had(scores: dict, reason: str) -> None:
+    with pytest.raises(NotEstimable, match=reason):
+        spread(scores, ["m0"], noise=0.001)

@@ -1,0 +1,372 @@
+"""The public Python API: two lines to a ready model, and the pipeline's own numbers from a model in memory."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from torch.nn import functional as F
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import apet
+from apet.cli import main
+from apet.config import load_study
+from apet.data.prepare import read_split
+from apet.errors import ApetError, CorruptError, DataError, ModelError, ParamsError
+from apet.grid import Cell, data_folder, plm_folder
+from apet.placement import Methods
+from apet.plms.load import load_plm
+from apet.provenance import folder_digest
+from apet.store import Results
+from apet.training.cells import METRICS, PREDICTIONS, THETA, Bench, train_cell
+from apet.training.determinism import make_deterministic
+from saved import save_plm
+from tiny import CONFIGS, WORDS, tiny_plm
+
+make_deterministic()
+ROOT = Path(__file__).parent.parent
+PAGE, EXPORTS = ((ROOT / "docs" / name).read_text() for name in ("python.md", "export.md"))
+SPLITS = {"train": 48, "validation": 16, "test": 24}
+RECIPE = replace(apet.RECIPE, steps=6, batch=8, length=16)
+TASK = {
+    "name": "words", "version": 1, "description": "Whether w8 or w9 is said.", "type": "classification",
+    "fields": ["text"], "prompt": "{text} w10", "labels": {"eight": " w20", "nine": " w30 w31"},
+    "metrics": ["accuracy"], "length": 14,
+}  # fmt: skip
+WRITTEN = {
+    "name": "echo", "version": 1, "description": "Say the first word.", "type": "generation", "fields": ["text"],
+    "targets": "answer", "target_length": 4, "prompt": "{text} w10", "metrics": ["f1", "em"], "length": 14,
+}  # fmt: skip
+PAIRS = {**TASK, "name": "pairs", "fields": ["one", "two"], "prompt": "{one} w10 {two} w11"}
+
+
+def rows(count: int, seed: int) -> list[dict[str, str]]:
+    """Rows of every one of the tasks."""
+    draw, found = random.Random(seed), []
+    for _ in range(count):
+        words = [f"w{draw.randrange(12, WORDS)}" for _ in range(draw.randrange(4, 20))]
+        label = draw.randrange(2)
+        words[draw.randrange(len(words))] = f"w{8 + label}"
+        text = " ".join(words)
+        row = {"text": text, "one": text, "two": words[0], "label": ("eight", "nine")[label], "answer": words[0]}
+        found.append(row)
+    return found
+
+
+def by_split(columns: tuple[str, ...]) -> dict[str, list[dict[str, str]]]:
+    made = {split: rows(count, seed) for seed, (split, count) in enumerate(SPLITS.items())}
+    return {split: [{name: row[name] for name in columns} for row in some] for split, some in made.items()}
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A cell that the pipeline has trained, in a working copy of its own."""
+
+    root: Path
+    cell: Cell
+
+    @property
+    def folder(self) -> Path:
+        return self.root / "results" / "cells" / self.cell.path
+
+    @property
+    def record(self) -> dict:
+        return json.loads((self.folder / METRICS).read_text())
+
+    @property
+    def plm(self) -> Path:
+        return self.root / self.cell.plm_folder
+
+    @property
+    def data(self) -> Path:
+        return self.root / self.cell.data_folder
+
+
+def finished(root: Path, family: str = "bloom", task: dict | None = None, head: str = "own", **changes) -> Finished:
+    """Train a cell by the pipeline's own functions."""
+    task = task or TASK
+    answer = "answer" if task["type"] == "generation" else "label"
+    fields = {"placement": "uniform", "budget": "700", "draws": 2, "reruns": 1, **changes}
+    cell = Cell(family, task["name"], seed=1, methods=Methods(), training=RECIPE, plm="1" * 64, data="2" * 64, **fields)
+    folder = save_plm(tiny_plm(family, fused=False).model, root / plm_folder(family, cell.plm))
+    if head == "trained":
+        (folder / "snapshot.json").write_text(json.dumps({"head": head}))
+    data = root / data_folder(cell.task, cell.data)
+    apet.prepare(task, data, by_split((*task["fields"], answer)))
+    made = Finished(root, cell)
+    train_cell(cell, Bench.of(load_plm(folder, family), data, RECIPE.length), made.folder)
+    return made
+
+
+@pytest.fixture(scope="module")
+def cells(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Finished]:
+    made: dict[str, Finished] = {}
+
+    def of(family: str = "bloom", task: dict | None = None, head: str = "own") -> Finished:
+        key = f"{family} {task['name'] if task else ''} {head}"
+        if key not in made:
+            made[key] = finished(tmp_path_factory.mktemp("cells"), family, task, head)
+        return made[key]
+
+    return of
+
+
+def recorded(cell: Finished, draw: int = 0) -> pd.DataFrame:
+    found = pd.read_parquet(cell.folder / PREDICTIONS)
+    return found[found.draw == draw].reset_index(drop=True)
+
+
+@pytest.mark.parametrize("head", ["own", "trained"])
+@pytest.mark.parametrize("family", CONFIGS)
+def test_a_loaded_cell_answers_as_the_pipeline_wrote_down(cells, family, head):
+    """Logits bit for bit: the test loss is the pipeline's to the last digit."""
+    cell = cells(family, head=head)
+    test, names = read_split(cell.data, "test"), list(TASK["labels"])
+    for draw in range(2):
+        model = apet.load(cell.folder, replicate=f"draw{draw}.rerun0")
+        logits, label = model.scores(test.text), torch.tensor(test.label.to_numpy(copy=True))
+        run = cell.record["replicates"][draw]
+        assert float(F.cross_entropy(logits, label)) == run["test"]["loss"]
+        assert model.predict(list(test.text)) == [names[n] for n in recorded(cell, draw).prediction]
+        assert model.evaluate(cell.data).score == run["test"]["score"]
+        assert model.evaluate(cell.data, "validation").loss == run["validation"]["loss"]
+    assert len({tuple(apet.load(cell.folder, replicate=f"draw{d}.rerun0").theta.tolist()) for d in range(2)}) == 2
+
+
+def test_a_loaded_cell_writes_as_the_pipeline_did(cells):
+    said = []
+    for family in ("bloom", "t5", "llama", "gpt_neox"):
+        cell = cells(family, WRITTEN)
+        model = apet.load(cell.folder)
+        answers = model.predict(read_split(cell.data, "test").text)
+        assert answers == list(recorded(cell).prediction), family
+        with pytest.raises(ParamsError, match="its answers are written"):
+            model.scores(["w8"])
+        said += answers
+    assert len(set(said)) > 5
+
+
+def test_a_task_of_two_texts_is_asked_by_field(cells):
+    cell = cells("bloom", PAIRS)
+    model, test = apet.load(cell.folder), read_split(cell.data, "test")
+    found = model.predict(test)
+    assert found == model.predict({"one": list(test.one), "two": list(test.two)})
+    assert found == [list(PAIRS["labels"])[n] for n in recorded(cell).prediction]
+    for wrong, said in ((["w8"], "one, two"), ({"one": ["w8"]}, "'two'"), ({"one": ["w8"], "two": []}, r"\[0, 1\]")):
+        with pytest.raises(DataError, match=said):
+            model.predict(wrong)
+
+
+def test_texts_may_be_none_and_must_be_texts(cells):
+    model = apet.load(cells().folder)
+    assert repr(model) == "<uniform with 700 parameters in bloom, for words>"
+    assert model.predict([]) == [] and model.scores([]).shape == (0, 2)
+    for wrong, said in (("w8 w9", "a str where"), ([8], "8 is no text"), ([None], "None is no text")):
+        with pytest.raises(DataError, match=said):
+            model.predict(wrong)
+
+
+FORMS = ("delta", "merged", "peft")
+
+
+def test_the_command_line_exports_what_the_api_does(tmp_path):
+    """In a process of its own, with another order of hashes, in the study's folder."""
+    cell = finished(tmp_path / "study", "t5", placement="lora", budget="@own", draws=1)  # eight modules have an order
+    commands = [["export", cell.cell.path, "--to", form, "--out", str(tmp_path / form)] for form in FORMS]
+    code = f"import sys; from apet.cli import main; sys.exit(sum(main(c) for c in {commands}))"
+    options = {"cwd": cell.root, "capture_output": True, "text": True, "check": False}
+    done = subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONHASHSEED": "7"}, **options)
+    assert done.returncode == 0 and done.stdout.split() == [str(tmp_path / form) for form in FORMS], done.stderr
+    model = apet.load(cell.folder)
+    for form in FORMS:
+        assert folder_digest(tmp_path / form) == folder_digest(model.export(form, tmp_path / f"{form} again"))
+    back = apet.load(tmp_path / "delta", root=cell.root)
+    texts = list(read_split(cell.data, "test").text)
+    assert torch.equal(back.scores(texts), model.scores(texts))
+    assert back.run == model.run and back.cell == cell.cell.path
+
+
+def test_what_cannot_be_exported_is_one_line_and_exit_status_2(cells, tmp_path, capsys):
+    cell = cells()
+    where = ["--results", str(cell.root / "results"), "--root", str(cell.root), "--out", str(tmp_path / "out")]
+    for arguments, said in (
+        ([cell.cell.path, "--to", "peft"], "(peft) has no counterpart"),
+        ([cell.cell.path[:-1], "--to", "delta"], f"Did you mean '{cell.cell.path}'"),
+        ([cell.cell.path, "--to", "delta", "--replicate", "draw7.rerun0"], "Allowed: draw0.rerun0, draw1.rerun0"),
+    ):
+        assert main(["export", *arguments, *where]) == 2
+        found = capsys.readouterr()
+        assert said in found.err and len(found.err.splitlines()) == 1 and not found.out
+    assert not (tmp_path / "out").exists()
+
+
+HARM: dict[str, tuple[Callable[[Finished], object], type[ApetError], str]] = {
+    "θ": (lambda c: (c.folder / THETA).write_bytes(b"x" * 100), CorruptError, "theta.safetensors"),
+    "θ gone": (lambda c: (c.folder / THETA).unlink(), DataError, "not finished"),
+    "rows": (lambda c: _edit(c.data / "task.json", digest="0"), DataError, "other rows"),
+    "task gone": (lambda c: (c.data / "task.json").unlink(), DataError, "task.json"),
+    "PLM": (lambda c: _edit(c.plm / "config.json", layer_norm_epsilon=1e-3), ModelError, "On other weights"),
+    "PLM gone": (lambda c: (c.plm / "config.json").unlink(), ModelError, "no config.json"),
+    "trainer": (lambda c: _cell(c, trainer=1), DataError, "trainer 1"),
+    "plan": (lambda c: _cell(c, placement="attention"), CorruptError, "does not come out"),
+}  # fmt: skip
+
+
+def _edit(path: Path, **values: object) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+def _cell(cell: Finished, **values: object) -> None:
+    record = cell.record
+    _edit(cell.folder / METRICS, cell=record["cell"] | values)
+
+
+@pytest.mark.parametrize("what", HARM)
+def test_nothing_is_loaded_that_is_not_what_it_was(tmp_path, what):
+    cell = finished(tmp_path, draws=1)
+    harm, error, said = HARM[what]
+    harm(cell)
+    with pytest.raises(error, match=said):
+        apet.load(cell.folder)
+
+
+def test_a_folder_that_is_neither_is_refused(tmp_path):
+    with pytest.raises(DataError, match="neither a finished cell"):
+        apet.load(tmp_path)
+
+
+# A model in memory
+
+
+@pytest.fixture
+def memory(cells) -> apet.api.PLM:
+    """The PLM of a finished cell as a notebook holds it."""
+    folder = cells().plm
+    return apet.plm(AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder), "bloom")
+
+
+def test_theta_tuned_in_memory_is_the_pipelines_bit_for_bit(cells, memory):
+    cell = cells()
+    for draw, run in enumerate(cell.record["replicates"][:1]):
+        plan = apet.plan(memory, "uniform", 700, seed=run["seeds"]["plan"])
+        model = apet.tune(memory, plan, cell.data, steps=6, batch=8, length=16)
+        assert torch.equal(model.theta, apet.load(cell.folder, replicate=f"draw{draw}.rerun0").theta)
+        assert model.run == run
+
+
+def test_the_plm_in_memory_stays_as_it_is_and_serves_many_models(cells, memory):
+    before = {name: value.clone() for name, value in memory.model.state_dict().items()}
+    models = [apet.tune(memory, apet.plan(memory, "uniform", 700, s), cells().data, steps=3) for s in (1, 2)]
+    first = models[0].scores(["w8 w11"])
+    assert not torch.equal(first, models[1].scores(["w8 w11"]))
+    assert torch.equal(first, models[0].scores(["w8 w11"]))
+    assert all(torch.equal(value, before[name]) for name, value in memory.model.state_dict().items())
+
+
+def test_a_model_tuned_in_memory_goes_out_and_comes_back_onto_that_plm_alone(cells, memory, tmp_path):
+    model = apet.tune(memory, apet.plan(memory, "lora"), cells().data, steps=3)
+    out = model.export("delta", tmp_path / "out")
+    assert torch.equal(apet.load(out, plm=memory).theta, model.theta)
+    other = AutoModelForCausalLM.from_pretrained(cells().plm)
+    with torch.no_grad():
+        other.transformer.h[0].mlp.dense_h_to_4h.bias[0] += 1e-3
+    with pytest.raises(ModelError, match="On other weights"):
+        apet.load(out, plm=apet.plm(other, memory.tokenizer, "bloom"))
+
+
+def test_a_lora_of_peft_is_asked_as_a_task_says(cells, memory, tmp_path):
+    plan = apet.plan(memory, "lora", methods=apet.Methods(lora_rank=2))
+    out = apet.tune(memory, plan, cells().data, steps=3).export("peft", tmp_path / "out")
+    model = apet.TunedModel.of(memory, *apet.plan_from_peft(out, memory), cells().data)
+    assert model.plan.digest == plan.digest and set(model.predict(["w8 w11", "w9"])) <= {"eight", "nine"}
+    with pytest.raises(DataError, match=r"θ has the shape \(3,\)"):
+        apet.TunedModel.of(memory, plan, torch.zeros(3), cells().data)
+
+
+def test_rows_together_are_split_as_apet_prepare_does(tmp_path):
+    some = [{"text": row["text"], "label": row["label"]} for row in rows(120, 5)]
+    once = apet.prepare(TASK, tmp_path / "once", some, {"train": 30})
+    again = apet.prepare(TASK, tmp_path / "again", pd.DataFrame(some), {"train": 30})
+    assert folder_digest(once) == folder_digest(again)
+    assert len(read_split(once, "train")) == 30 and len(read_split(once, "test")) > 5
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, some)))
+    (tmp_path / "words.yaml").write_text(json.dumps({**TASK, "local": {"file": "rows.jsonl"}}))
+    third = apet.prepare(tmp_path / "words.yaml", tmp_path / "file", most={"train": 30})
+    assert {f.name: f.read_bytes() for f in third.glob("*.parquet")} == {
+        f.name: f.read_bytes() for f in once.glob("*.parquet")
+    }
+
+
+def test_wrong_arguments_are_one_sentence(cells, memory, tmp_path):
+    data, plan = cells().data, apet.plan(memory, "lora")
+    headless = AutoModelForCausalLM.from_pretrained(cells().plm).transformer
+    for error, said, call in (
+        (ParamsError, "unknown key 'step'. Did you mean 'steps'", lambda: apet.tune(memory, plan, data, step=3)),
+        (ParamsError, "apet.tune: steps: 0", lambda: apet.tune(memory, plan, data, steps=0)),
+        (ParamsError, "unknown placement 'lara'", lambda: apet.plan(memory, "lara", 100)),
+        (ModelError, "has no LM head", lambda: apet.plm(headless, memory.tokenizer)),
+        (ModelError, "needs its tokenizer", lambda: apet.plm(memory.model)),
+        (ParamsError, "rows", lambda: apet.prepare("sst2", tmp_path / "out", [])),
+        (DataError, "unknown label 'ten'",
+         lambda: apet.prepare(TASK, tmp_path / "out", [{"text": "w8", "label": "ten"}])),
+        (DataError, "holds task echo", lambda: apet.load(cells().folder).evaluate(cells("bloom", WRITTEN).data)),
+    ):  # fmt: skip
+        with pytest.raises(error, match=said):
+            call()
+    with pytest.raises(AttributeError, match="tuna"):
+        apet.tuna  # noqa: B018
+
+
+def test_the_recipe_is_the_quick_studys():
+    study = load_study(ROOT / "params.yaml")
+    assert load_study(ROOT / "studies" / "quick.yaml").grid[2].training == study.grid[2].training == apet.RECIPE
+
+
+def test_everything_public_is_on_the_page_and_can_be_had():
+    for name in apet.__all__:
+        assert f"apet.{name}" in PAGE, name
+        assert getattr(apet, name) is not None and name in dir(apet)
+
+
+def test_the_page_runs_as_it_stands(tmp_path, monkeypatch, capsys, cells):
+    """In order, in one namespace, beside the folders that it names."""
+    monkeypatch.chdir(tmp_path)
+    folder = save_plm(tiny_plm("bloom", fused=False, vocabulary=60).model, Path("my-plm"))
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_tokens(["yes", "no"])
+    tokenizer.save_pretrained(folder)
+    cell = finished(tmp_path, placement="lora", budget="@own", draws=1)
+    plm = apet.plm("my-plm")
+    plan = apet.plan(plm, "lora")
+    apet.TunedModel.of(plm, plan, torch.ones(plan.budget), cell.data).export("peft", "my-lora")
+    classes = {"eight": "calm", "nine": "urgent"}
+    names: dict = {"rows": [{"text": row["text"], "label": classes[row["label"]]} for row in rows(200, 5)]}
+    blocks = [part.split("```")[0] for part in PAGE.split("```python\n")[1:]]
+    assert len(blocks) == 3
+    tuned: list[apet.TunedModel] = []
+    for block in blocks:
+        exec(block.replace("bloom-64x4/bbc_topics/lora-own-0123456789", cell.cell.path), names)
+        tuned.append(names["model"])
+    (back,) = [part.split("```")[0] for part in EXPORTS.split("```python\n")[1:]]
+    exec(back.replace("models/bloom-64x4-0123456789", "my-plm"), again := {})
+    texts = ["The server is down.", "w8 w11"]
+    assert torch.equal(again["model"].scores(texts), tuned[1].scores(texts))
+    tree = ast.parse(blocks[1])
+    assert len([node for node in tree.body if isinstance(node, ast.Assign)]) <= 10
+    assert names["score"].n > 5 and Path("my-delta/delta.json").is_file()
+
+
+def test_results_are_found_from_any_folder(cells, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert apet.load(cells().folder).cell == cells().cell.path
+    assert Results(cells().root / "results").cells / cells().cell.path == cells().folder

@@ -1,0 +1,452 @@
+"""Exports against the libraries that read them: equal logits for every family and structure, refusals, equal bytes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, PromptTuningConfig, get_peft_model
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSeq2SeqLM, PreTrainedModel
+
+from apet.errors import ApetError, CorruptError, DataError, ModelError, ParamsError
+from apet.export import formats
+from apet.export.delta import MANIFEST, NUMBERS
+from apet.export.formats import FORMATS, export
+from apet.export.load import load
+from apet.export.lora import plan_from_peft
+from apet.export.model import TunedModel
+from apet.placement import STRUCTURES, Methods, Plan, Site, Units, make_plan, own_count
+from apet.plms.load import PLM, load_plm
+from apet.tuning import TunedPLM
+from saved import save_plm
+from tiny import CONFIGS, WORDS, tiny_plm
+
+torch.set_num_threads(1)
+TASK = {
+    "task": "words", "type": "classification", "fields": ["text"], "prompt": "{text} w10", "prompts": {},
+    "labels": {"eight": " w20", "nine": " w30"}, "metric": "accuracy", "metrics": ["accuracy"], "target_length": 0,
+    "digest": "0" * 64,
+}  # fmt: skip
+Change = Callable[[torch.Tensor], torch.Tensor]
+AUTO = {"bert": AutoModelForMaskedLM, "t5": AutoModelForSeq2SeqLM}
+WITH_BIASES = ("bert", "bloom", "gpt_neox")
+
+
+@pytest.fixture(scope="module")
+def plms(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], PLM]:
+    """Family -> its tiny PLM, loaded from a folder as everything else is."""
+    root, found = tmp_path_factory.mktemp("plms"), {}
+
+    def of(family: str) -> PLM:
+        if family not in found:
+            save_plm(tiny_plm(family, fused=False).model, root / family)
+            found[family] = load_plm(root / family, str(root / family))
+        return found[family]
+
+    return of
+
+
+def take(site: Site, number: int, rank: int | None = None) -> Units:
+    """Of a scalar site some scalars, of another one to three units."""
+    count = min(rank or 1 + number % 3, site.units)
+    if site.structure not in ("entry", "bias"):
+        return Units(site, count)
+    chosen = np.random.default_rng(number).choice(site.units, min(7, site.units), replace=False)
+    return Units(site, len(chosen), np.sort(chosen))
+
+
+def model_of(plm: PLM, plan: Plan, spread: float = 0.2) -> TunedModel:
+    theta = spread * torch.randn(plan.budget, generator=torch.Generator().manual_seed(2))
+    return TunedModel(plm, plan, theta, TASK, 16)
+
+
+def at(plm: PLM, keep: Callable[[Site], bool], spread: float = 0.2) -> TunedModel:
+    """Random θ at all sites that are kept, of different numbers of units."""
+    sites = [site for site in plm.inventory.sites if keep(site)]
+    assert sites
+    units = tuple(take(site, number) for number, site in enumerate(sites))
+    return model_of(plm, Plan("test", sum(u.size for u in units), 0, units), spread)
+
+
+def of_structure(*structures: str) -> Callable[[Site], bool]:
+    return lambda site: site.structure in structures
+
+
+def of_input(plm: PLM) -> Callable[[Site], bool]:
+    return lambda site: site.structure == "token" and site.place == plm.family.input
+
+
+def full(plm: PLM) -> TunedModel:
+    """Every number of the PLM moved: embeddings, norms, heads, tied or not."""
+    return model_of(plm, make_plan(plm.inventory, "full", own_count("full", plm.inventory, Methods()), 1), 0.05)
+
+
+def batch() -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows of three lengths, padded to the right."""
+    ids = torch.randint(7, WORDS, (3, 9), generator=torch.Generator().manual_seed(1))
+    lengths = torch.tensor([9, 6, 8])
+    return ids.masked_fill(torch.arange(9) >= lengths[:, None], 0), lengths
+
+
+def ours(model: TunedModel) -> torch.Tensor:
+    with TunedPLM(model.plm, model.plan) as tuned, torch.no_grad():
+        return tuned(model.parts, *batch(), None)
+
+
+def theirs(model: PreTrainedModel | PeftModel, plm: PLM, tokens: int = 0) -> torch.Tensor:
+    """Logits of the library's model where the answer is read, with its own mask and positions."""
+    (ids, lengths), rows = batch(), torch.arange(3)
+    mask = (torch.arange(ids.shape[1]) < lengths[:, None]).long()
+    with torch.no_grad():
+        if plm.family.name == "t5":
+            begun = torch.tensor(plm.frame.decoder).expand(len(ids), -1)
+            return model(input_ids=ids, attention_mask=mask, decoder_input_ids=begun).logits[:, -1]
+        return model(input_ids=ids, attention_mask=mask).logits[rows, lengths - plm.family.slot + tokens]
+
+
+def library(plm: PLM, folder: str | Path) -> PreTrainedModel:
+    return AUTO.get(plm.family.name, AutoModelForCausalLM).from_pretrained(folder).eval()
+
+
+def assert_equal(found: torch.Tensor, expected: torch.Tensor, frozen: torch.Tensor) -> None:
+    """Relative to the largest logit; and θ does something."""
+    assert (expected - frozen).abs().max() > 1e-2
+    assert (found - expected).abs().max() / expected.abs().max() < 1e-5
+
+
+def frozen_logits(plm: PLM) -> torch.Tensor:
+    return ours(model_of(plm, Plan("none", 0, 0, ())))
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in sorted(folder.iterdir())}
+
+
+# Out: PEFT
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+@pytest.mark.parametrize("named", [True, False], ids=["lora", "every linear map, ranks of their own"])
+def test_lowrank_units_are_a_lora_that_peft_loads(plms, tmp_path, family, named):
+    plm = plms(family)
+    lora = make_plan(plm.inventory, "lora", own_count("lora", plm.inventory, Methods()), 3)
+    model = model_of(plm, lora) if named else at(plm, of_structure("lowrank"))
+    out = export(model, "peft", tmp_path / "out")
+    config = json.loads((out / "adapter_config.json").read_text())
+    assert bool(config["rank_pattern"]) is not named
+    loaded = PeftModel.from_pretrained(library(plm, plm.name), out).eval()
+    assert_equal(theirs(loaded, plm), ours(model), frozen_logits(plm))
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_virtual_tokens_are_a_prompt_that_peft_loads(plms, tmp_path, family):
+    plm = plms(family)
+    (site,) = (site for site in plm.inventory.sites if of_input(plm)(site))
+    model = model_of(plm, Plan("test", 3 * site.cost, 0, (Units(site, 3),)))
+    loaded = PeftModel.from_pretrained(library(plm, plm.name), export(model, "peft", tmp_path / "out")).eval()
+    assert isinstance(loaded.active_peft_config, PromptTuningConfig)
+    tokens = 0 if family == "t5" else 3
+    assert_equal(theirs(loaded, plm, tokens), ours(model), frozen_logits(plm))
+
+
+# Out: a checkpoint
+
+
+MERGEABLE = [
+    *((family, "full") for family in CONFIGS),
+    *((family, "lowrank") for family in CONFIGS),
+    *((family, "entry") for family in CONFIGS),
+    *((family, "all of them") for family in CONFIGS),
+    *((family, "bias") for family in WITH_BIASES),
+]
+
+
+@pytest.mark.parametrize(("family", "what"), MERGEABLE)
+def test_a_merged_checkpoint_loads_as_any_other(plms, tmp_path, family, what):
+    plm = plms(family)
+    before = {name: value.clone() for name, value in plm.model.state_dict().items()}
+    chosen = ("entry", "bias", "lowrank") if what == "all of them" else (what,)
+    model = full(plm) if what == "full" else at(plm, lambda s: s.structure in chosen and s.present)
+    out = export(model, "merged", tmp_path / "out")
+    assert_equal(theirs(library(plm, out), plm), ours(model), frozen_logits(plm))
+    assert all(torch.equal(value, before[name]) for name, value in plm.model.state_dict().items())
+    again = model_of(load_plm(out, "merged"), Plan("none", 0, 0, ()))  # the way back into a study
+    assert_equal(ours(again), ours(model), frozen_logits(plm))
+
+
+def test_theta_keeps_its_digits_when_merged_into_bfloat16(plms, tmp_path):
+    plm = plms("bloom")
+    half = replace(plm, model=library(plm, plm.name).bfloat16(), dtype="bfloat16")
+    site = next(s for s in plm.inventory.sites if s.name == "decoder.1.ffn.up/entry")
+    plan = Plan("test", 1, 0, (Units(site, 1, np.array([5])),))
+    export(TunedModel(half, plan, torch.tensor([1e-4]), TASK, 16), "merged", tmp_path / "out")
+    weight = load_file(tmp_path / "out" / "model.safetensors")["transformer.h.1.mlp.dense_h_to_4h.weight"].flatten()
+    frozen = half.model.transformer.h[1].mlp.dense_h_to_4h.weight.flatten()
+    assert weight.dtype == torch.float32
+    assert float((weight[5] - frozen[5].float()).detach()) == pytest.approx(1e-4, rel=0.01)
+    assert torch.equal(weight[6:], frozen[6:].float())
+
+
+# Out and in: a delta
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+@pytest.mark.parametrize("structures", [*((s,) for s in STRUCTURES), STRUCTURES], ids=lambda s: "+".join(s))
+def test_a_delta_holds_every_structure(plms, tmp_path, family, structures):
+    plm = plms(family)
+    model = at(plm, of_structure(*structures))
+    out = export(model, "delta", tmp_path / "out")
+    back = load(out, plm=plm.name)
+    assert back.plan.digest == model.plan.digest and torch.equal(back.theta, model.theta)
+    assert (back.task, back.length) == (model.task, model.length)
+    assert torch.equal(ours(back), ours(model))
+
+
+def headed(plm: PLM) -> TunedModel:
+    """A PLM that is read through a trained head."""
+    model = library(plm, plm.name).requires_grad_(False)
+    plm.family.behead(model)
+    beheaded = replace(plm, model=model, head="trained")
+    plan = make_plan(beheaded.inventory, "lora", own_count("lora", beheaded.inventory, Methods()), 3)
+    head = torch.randn(beheaded.head_size(2), generator=torch.Generator().manual_seed(3))
+    return TunedModel(beheaded, plan, torch.ones(plan.budget) * 0.1, TASK, 16, head)
+
+
+def test_a_delta_holds_a_trained_head(plms, tmp_path):
+    model = headed(plms("bert"))
+    back = load(export(model, "delta", tmp_path / "out"), plm=model.plm)
+    texts = ["w8 w11 w12", "w9 w13"]
+    assert torch.equal(back.scores(texts), model.scores(texts)) and back.scores(texts).abs().max() > 0
+
+
+def test_a_delta_of_another_plm_is_refused(plms, tmp_path):
+    out = export(at(plms("bloom"), of_structure("lowrank")), "delta", tmp_path / "out")
+    other = tiny_plm("bloom", fused=False).model
+    with torch.no_grad():
+        other.transformer.h[0].mlp.dense_h_to_4h.bias[0] += 1e-3
+    save_plm(other, tmp_path / "other")
+    with pytest.raises(ModelError, match=rf"content {plms('bloom').content[:12]}, and .*other has the content"):
+        load(out, plm=tmp_path / "other")
+    with pytest.raises(DataError, match="its PLM must be given"):
+        load(out)
+
+
+@pytest.mark.parametrize(
+    "harm", ["a changed byte", "numbers gone", "another count", "no task", "another format", "no manifest"]
+)
+def test_a_corrupt_delta_is_refused(plms, tmp_path, harm):
+    plm = plms("bloom")
+    out = export(at(plm, of_structure("lowrank")), "delta", tmp_path / "out")
+    numbers, manifest = out / NUMBERS, json.loads((out / MANIFEST).read_text())
+    if harm == "a changed byte":
+        content = bytearray(numbers.read_bytes())
+        content[-1] ^= 1
+        numbers.write_bytes(content)
+    elif harm == "numbers gone":
+        numbers.unlink()
+    elif harm == "another count":
+        manifest["plan"]["units"][next(iter(manifest["plan"]["units"]))] += 1
+    elif harm == "no task":
+        del manifest["task"]["prompt"]
+    elif harm == "another format":
+        manifest["format"] = 0
+    (out / MANIFEST).write_text("{" if harm == "no manifest" else json.dumps(manifest))
+    with pytest.raises((CorruptError, DataError), match=rf"{out}.*(delta.json|delta.safetensors)"):
+        load(out, plm=plm)
+
+
+# Refusals
+
+
+def refusals(plms: Callable[[str], PLM]) -> dict[str, tuple[TunedModel, str, str, str]]:
+    """What -> (model, form, what is said, what to do instead)."""
+    bloom, llama, t5, bert = (plms(name) for name in ("bloom", "llama", "t5", "bert"))
+    return {
+        "entries in peft": (full(bloom), "peft", r"entry at \d+ sites \(decoder\.", "merged, delta"),
+        "adapters in peft": (at(bloom, of_structure("bottleneck")), "peft", "bottleneck at 4 sites", "delta"),
+        "adapters merged": (at(bloom, of_structure("bottleneck")), "merged", "bottleneck at 4 sites", "delta"),
+        "tokens merged": (at(bloom, of_structure("token")), "merged", "token at decoder.input", "peft, delta"),
+        "absent biases": (at(llama, of_structure("bias")), "merged", "no bias", "delta"),
+        "tokens of a decoder": (at(t5, of_structure("token")), "peft", "token at decoder.input", "delta"),
+        "two adapters": (at(bloom, of_structure("token", "lowrank")), "peft", "together", "delta"),
+        "a head in peft": (headed(bert), "peft", "a trained head", "delta"),
+        "a head merged": (headed(bert), "merged", "a trained head", "delta"),
+        "nothing": (model_of(bloom, Plan("none", 0, 0, ())), "peft", "tunes nothing", "merged, delta"),
+    }
+
+
+@pytest.mark.parametrize("case", range(10))
+def test_what_has_no_counterpart_is_refused_in_one_sentence(plms, tmp_path, case):
+    model, form, said, instead = list(refusals(plms).values())[case]
+    with pytest.raises(ParamsError, match=rf"\({form}\) has no counterpart for .*{said}.*Allowed.*: {instead}\.$"):
+        export(model, form, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+    for form in instead.split(", "):
+        assert export(model, form, tmp_path / form).is_dir()
+
+
+def test_an_export_takes_no_ones_place_and_leaves_nothing_half_done(plms, tmp_path, monkeypatch):
+    model = at(plms("bloom"), of_structure("lowrank"))
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years of work")
+    with pytest.raises(ParamsError, match=r"mine: is there already"):
+        export(model, "delta", tmp_path / "mine")
+    assert contents(tmp_path / "mine") == {"thesis.txt": b"years of work"}
+    with pytest.raises(ParamsError, match=r"unknown form 'peft2'. Did you mean 'peft'"):
+        export(model, "peft2", tmp_path / "out")
+
+    def full_disk(*_: object) -> str:
+        raise OSError("no space left")
+
+    monkeypatch.setattr(formats, "card", full_disk)
+    for form in FORMATS:
+        with pytest.raises(OSError, match="no space"):
+            export(model, form, tmp_path / "out")
+    assert [p.name for p in tmp_path.iterdir()] == ["mine"]
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_equal_models_are_equal_bytes(plms, tmp_path, form):
+    plm = plms("gpt_neox")
+    first, second = (
+        contents(export(at(one, of_structure("lowrank")), form, tmp_path / str(number)))
+        for number, one in enumerate((plm, load_plm(Path(plm.name), plm.name)))
+    )
+    assert first == second and "README.md" in first
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_the_card_says_what_it_is_and_its_lines_load_it(plms, tmp_path, form):
+    plm = plms("llama")
+    model = at(plm, of_structure("lowrank"))
+    run = {"draw": 0, "rerun": 1, "outcome": "ok", "test": {"score": 0.85, "n": 400}}
+    out = export(replace(model, run=run, cell="llama/words/test-1"), form, tmp_path / "out")
+    card = (out / "README.md").read_text()
+    assert "accuracy 0.8500 (n = 400; 95 % interval of this one run 0.812 to 0.882)" in card  # Wilson's
+    for fact in (plm.content, model.plan.digest, f"{model.plan.budget:,} parameters", "llama/words/test-1, draw 0"):
+        assert fact in card
+    code = (
+        card.split("```python\n")[1].split("```")[0].replace("FOLDER", str(out)).replace("the PLM's folder", plm.name)
+    )
+    names: dict = {}
+    exec(code, names)
+    loaded = names["model"]
+    found = ours(loaded) if form == "delta" else theirs(loaded.eval(), plm)
+    assert_equal(found, ours(model), frozen_logits(plm))
+
+
+# In: a LoRA of PEFT's
+
+
+TARGETS = {
+    "bloom": (["query_key_value", "dense_4h_to_h"], "dense_4h_to_h"),
+    "gpt_neox": (["query_key_value", "dense_4h_to_h"], "dense_4h_to_h"),
+    "llama": (["q_proj", "gate_proj"], "gate_proj"),
+    "bert": (["query", "value", "transform.dense"], "query"),
+    "t5": (["q", "wo"], "wo"),
+}
+"""Family -> (the modules that a user names, that with a rank and α of its own)."""
+
+
+def trained_by_peft(plm: PLM, folder: Path, steps: int = 4, **options) -> torch.Tensor:
+    """Train an adapter with PEFT alone, save it, and return its logits."""
+    targets, other = TARGETS[plm.family.name]
+    own = {"rank_pattern": {other: 3}, "alpha_pattern": {f"1.*{other}": 12}}
+    config = LoraConfig(**{"r": 2, "lora_alpha": 8, "target_modules": targets, "lora_dropout": 0.1, **own, **options})
+    torch.manual_seed(4)
+    model = get_peft_model(library(plm, plm.name), config)
+    optimiser = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.03)
+    ids, _ = batch()
+    begun = {"decoder_input_ids": ids} if plm.family.name == "t5" else {}
+    for _ in range(steps):
+        model(input_ids=ids, labels=ids, **begun).loss.backward()
+        optimiser.step()
+        optimiser.zero_grad()
+    model.save_pretrained(folder)
+    return theirs(model.eval(), plm)
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+@pytest.mark.parametrize("rslora", [False, True], ids=["alpha / r", "alpha / sqrt r"])
+def test_a_lora_comes_in_and_goes_out_again(plms, tmp_path, family, rslora):
+    plm = plms(family)
+    options = {"use_rslora": True, "rank_pattern": {}, "alpha_pattern": {}} if rslora else {}
+    expected = trained_by_peft(plm, tmp_path / "theirs", **options)
+    plan, theta = plan_from_peft(tmp_path / "theirs", plm)
+    model = TunedModel(plm, plan, theta, TASK, 16)
+    assert plan.structures["lowrank"] == plan.budget == len(theta)
+    assert_equal(ours(model), expected, frozen_logits(plm))
+    out = export(model, "peft", tmp_path / "ours")
+    assert_equal(
+        theirs(PeftModel.from_pretrained(library(plm, plm.name), out).eval(), plm), expected, frozen_logits(plm)
+    )
+    again, values = plan_from_peft(out, plm)
+    assert again.digest == plan.digest and torch.equal(values, theta)
+
+
+@pytest.mark.parametrize("family", ["bloom", "llama"])
+def test_a_lora_of_ours_comes_back_as_the_same_plan(plms, tmp_path, family):
+    """Also out of a fused map, where query's units are not value's."""
+    model = at(plms(family), lambda s: s.structure == "lowrank" and s.place.endswith(("query", "value")))
+    plan, theta = plan_from_peft(export(model, "peft", tmp_path / "out"), plms(family))
+    assert plan.digest == model.plan.digest and torch.equal(theta, model.theta)
+
+
+def test_an_untrained_lora_keeps_all_its_units(plms, tmp_path):
+    plm = plms("bloom")
+    trained_by_peft(plm, tmp_path / "theirs", steps=0)
+    plan, theta = plan_from_peft(tmp_path / "theirs", plm)
+    places = {u.site.place: u.count for u in plan.units}
+    assert [places[f"decoder.1.attention.{part}"] for part in ("query", "key", "value")] == [2, 2, 2]
+    assert places["decoder.1.ffn.down"] == 3 and theta.abs().max() > 0
+    assert torch.equal(ours(TunedModel(plm, plan, theta, TASK, 16)), frozen_logits(plm))
+
+
+def edit(folder: Path, **values: object) -> None:
+    path = folder / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+def cut(folder: Path) -> None:
+    path = folder / "adapter_model.safetensors"
+    path.write_bytes(path.read_bytes()[:-9])
+
+
+def rewrite(folder: Path, a: Change, b: Change = lambda tensor: tensor) -> None:
+    """Change every A and B."""
+    path = folder / "adapter_model.safetensors"
+    changed = {name: (a if "lora_A" in name else b)(tensor) for name, tensor in load_file(path).items()}
+    save_file({name: tensor.contiguous() for name, tensor in changed.items()}, path)
+
+
+REFUSED: Sequence[tuple[Callable[[Path], None], str, type[ApetError], str]] = (
+    (lambda folder: edit(folder, peft_type="IA3"), "bloom", ModelError, "peft_type is 'IA3'"),
+    (lambda folder: edit(folder, use_dora=True), "bloom", ModelError, "use_dora is True"),
+    (lambda folder: edit(folder, bias="all"), "bloom", ModelError, "bias is 'all'"),
+    (lambda folder: edit(folder, init_lora_weights="pissa"), "bloom", ModelError, "changes the PLM's own weights"),
+    (lambda folder: edit(folder, modules_to_save=["lm_head"]), "bloom", ModelError, "modules_to_save"),
+    (cut, "bloom", CorruptError, "cannot be read as safetensors"),
+    (lambda folder: (folder / "adapter_model.safetensors").unlink(), "bloom", CorruptError, "adapter_model"),
+    (lambda folder: (folder / "adapter_config.json").unlink(), "bloom", DataError, "adapter_config.json"),
+    (lambda folder: edit(folder, lora_alpha=None), "bloom", ModelError, "lora_alpha is None"),
+    (lambda folder: None, "llama", ParamsError, "no linear map inside"),
+    (lambda folder: rewrite(folder, lambda t: t.repeat(1, 2)), "bloom", ParamsError, "maps 128 to 16 there, 64 to"),
+    (lambda folder: rewrite(folder, lambda t: t.repeat(20, 1), lambda t: t.repeat(1, 20)), "bloom", ParamsError,
+     "rank 40 at decoder.0.attention.key, where 16"),
+    (lambda folder: rewrite(folder, lambda t: t[:1]), "bloom", CorruptError, "do not belong together"),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("case", range(len(REFUSED)))
+def test_an_adapter_that_is_no_plan_is_refused(plms, tmp_path, case):
+    harm, family, error, said = REFUSED[case]
+    trained_by_peft(plms("bloom"), tmp_path / "theirs", steps=0)
+    harm(tmp_path / "theirs")
+    with pytest.raises(error, match=said):
+        plan_from_peft(tmp_path / "theirs", plms(family))

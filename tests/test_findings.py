@@ -1,0 +1,222 @@
+"""Studies in which a claim is true, false or not decidable get that verdict; what is missing is said, with no crash."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from apet.analysis.claims import CLAIMS
+from apet.analysis.findings import compact, findings, write_findings
+from apet.analysis.resampling import draw_means
+from simulated_claims import Truth, simulate
+
+FINDING = ["estimate", "low", "high", "p", "p_adjusted", "verdict", "reason"]
+SCOPE = ["these_tasks", "beyond", "plms", "tasks", "cells", "replicates", "values"]
+LARGE = Truth(draws=8, reruns=3, sweep_draws=12, n=3000, rerun_sd=0.5, low=1.5, high=3.5, plan_variance=4)
+"""Enough of everything to decide."""
+SMALL = Truth(draws=2, reruns=2, n=200)
+
+
+def found(truth: Truth, seed: int) -> dict:
+    frame = simulate(truth, seed)
+    return findings(frame, draw_means(frame, 600))
+
+
+def verdicts(document: dict, level: str = "these_tasks", scope: str = "overall") -> dict[str, str]:
+    return {name: claim["scopes"][scope][level]["verdict"] for name, claim in document["claims"].items()}
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_true_claims_are_supported(seed: int) -> None:
+    truth = LARGE.changed(plan_change=-3.9, high_change=-0.6, method_variance=15, method_change=-14, low_spread=0.1)
+    document = found(truth, seed)
+    assert set(verdicts(document).values()) == {"supported"}
+    assert "contradicted" not in verdicts(document, "beyond").values()
+    assert {entry["overall"]["sign"] for entry in compact(document).values()} == {1}
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_false_claims_are_contradicted(seed: int) -> None:
+    truth = LARGE.changed(plan_change=3.9, high_change=0.6, method_variance=15, method_change=14, low_spread=1.0)
+    document = found(truth, seed)
+    assert set(verdicts(document).values()) == {"contradicted"}
+    assert "supported" not in verdicts(document, "beyond").values()
+
+
+def test_what_cannot_be_decided_is_undecided() -> None:
+    """Nothing changes with scale, and the spread is what counts as about the same: any verdict would be false."""
+    decided = [
+        (seed, name, level)
+        for seed in range(8)
+        for level in ("these_tasks", "beyond")
+        for name, verdict in verdicts(found(SMALL.changed(low_spread=0.5, low=1.5), seed), level).items()
+        if verdict != "undecided"
+    ]
+    assert len(decided) <= 3, "16 families of tests, of each of which at most 5 % may hold a false verdict"
+
+
+def check_holm(document: dict, scope: str, level: str) -> None:
+    """Adjusted by hand: the k-th smallest of m p-values times m + 1 − k, not below the one before, at most 1."""
+    all_of = [claim["scopes"][scope][level] for claim in document["claims"].values()]
+    tested = sorted((f for f in all_of if f["p"] is not None), key=lambda f: f["p"])
+    steps = [f["p"] * (len(tested) - k) for k, f in enumerate(tested)]
+    expected = np.minimum(np.maximum.accumulate(steps), 1) if steps else []
+    assert [f["p_adjusted"] for f in tested] == pytest.approx(list(expected), rel=2e-3)
+
+
+def check_form(document: dict, scopes: list[str]) -> None:
+    json.dumps(document, allow_nan=False)
+    for scope in scopes:
+        for level in ("these_tasks", "beyond"):
+            check_holm(document, scope, level)
+    assert list(document) == ["study", "confidence", "margins", "missing", "claims"]
+    assert list(document["claims"]) == [claim.name for claim in CLAIMS]
+    for claim in document["claims"].values():
+        assert list(claim) == ["statement", "quantity", "unit", "scopes"]
+        assert list(claim["scopes"]) == scopes
+        for entry in claim["scopes"].values():
+            assert list(entry) == SCOPE
+            for level in ("these_tasks", "beyond"):
+                finding = entry[level]
+                assert list(finding) == FINDING
+                assert (finding["estimate"] is None) <= bool(finding["reason"])
+                assert (finding["verdict"] == "undecided") or finding["p_adjusted"] < 0.05
+                if None not in (finding["low"], finding["high"]):
+                    assert finding["low"] <= finding["estimate"] <= finding["high"]
+
+
+CASES = {
+    "one PLM": (
+        Truth(plms=1, n=100),
+        {"positions": "two sizes", "high_threshold": "two sizes", "methods": "two sizes"},
+    ),
+    "no reruns": (Truth(draws=3, reruns=1, n=100), {"positions": "two draws, one of them with two reruns"}),
+    "one draw": (Truth(draws=1, reruns=3, n=100), {"positions": "two draws, one of them with two reruns"}),
+    "nothing beats a guess": (
+        Truth(low=7.0, high=8.0, n=4000, plan_variance=0.0),
+        {"low_threshold": "lie above", "high_threshold": "lie above"},
+    ),
+    "one parameter is enough": (Truth(low=-5.0, high=-4.0, n=100), {"low_threshold": "lie at or below"}),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_what_is_not_estimable_says_why(case: str) -> None:
+    truth, reasons = CASES[case]
+    document = found(truth, 3)
+    check_form(document, ["overall", "family0"])
+    for name, reason in reasons.items():
+        entry = document["claims"][name]["scopes"]["overall"]
+        assert entry["these_tasks"]["estimate"] is None
+        assert reason in entry["these_tasks"]["reason"]
+        assert entry["beyond"]["verdict"] == "undecided"
+
+
+def test_one_task_says_nothing_of_others() -> None:
+    document = found(Truth(tasks=1, n=100), 3)
+    check_form(document, ["overall", "family0"])
+    for name in ("positions", "high_threshold", "methods"):
+        entry = document["claims"][name]["scopes"]["overall"]
+        assert entry["these_tasks"]["estimate"] is not None
+        assert entry["beyond"]["reason"] == "one task says nothing of other tasks"
+    assert "two tasks" in document["claims"]["low_threshold"]["scopes"]["overall"]["these_tasks"]["reason"]
+
+
+def altered(frame: pd.DataFrame, keep: np.ndarray) -> dict:
+    left = frame[keep].reset_index(drop=True)
+    left.attrs = frame.attrs
+    return findings(left, draw_means(left, 300))
+
+
+def test_without_full_fine_tuning_the_other_claims_stand() -> None:
+    frame = simulate(Truth(n=100), 4)
+    document = altered(frame, frame.placement.ne("full").to_numpy())
+    check_form(document, ["overall", "family0"])
+    reasons = {name: c["scopes"]["overall"]["these_tasks"]["reason"] for name, c in document["claims"].items()}
+    assert "full fine-tuning" in reasons["high_threshold"]
+    assert reasons["positions"] is reasons["methods"] is None
+
+
+def test_a_budget_that_one_plm_lacks_is_compared_on_none() -> None:
+    """Of the family and on the task; a mean over other budgets would be another quantity."""
+    frame = simulate(Truth(n=100, families=2), 5)
+    keep = ~(
+        frame.model.eq("plm00") & frame.task.eq("task1") & frame.budget.eq("@lora") & frame.placement.eq("uniform")
+    )
+    scopes = altered(frame, keep.to_numpy())["claims"]["positions"]["scopes"]
+    assert {scope: entry["cells"] for scope, entry in scopes.items()} == {"overall": 69, "family0": 33, "family1": 36}
+
+
+def test_no_apet_or_no_methods_or_next_to_nothing() -> None:
+    frame = simulate(Truth(n=100), 5)
+    for keep in (frame.placement.ne("uniform"), frame.placement.eq("uniform"), frame.index < 1):
+        check_form(altered(frame, np.asarray(keep)), ["overall", "family0"])
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_missing_cells_and_diverged_replicates_at_random(seed: int) -> None:
+    frame = simulate(Truth(families=2, n=60), seed)
+    rng = np.random.default_rng(seed)
+    gone = frame.cell.isin(rng.choice(frame.cell.unique(), frame.cell.nunique() // 3, replace=False))
+    lost = rng.random(len(frame)) < 0.3
+    frame["score"] = frame.score.mask(lost)
+    frame["rows"] = [np.array([], np.float32) if bad else rows for bad, rows in zip(lost, frame.rows, strict=True)]
+    frame["outcome"] = np.where(lost, "diverged", "ok")
+    check_form(altered(frame, ~gone.to_numpy()), ["overall", "family0", "family1"])
+
+
+def test_rows_in_any_order_and_a_second_time_give_the_same_document() -> None:
+    frame = simulate(Truth(n=100), 6)
+    mixed = frame.sample(frac=1, random_state=1)
+    mixed.attrs = frame.attrs
+    assert findings(frame) == findings(mixed)
+
+
+def test_files_and_the_cells_behind_each_finding(tmp_path: Path) -> None:
+    frame = simulate(Truth(n=100, families=2), 7)
+    frame.attrs["missing"] = [
+        {"model": "plm00", "task": "task1", "placement": "lora", "budget": "@own", "reason": "not there"}
+    ]
+    write_findings(frame, tmp_path)
+    document = json.loads((tmp_path / "findings.json").read_text())
+    assert document == findings(frame)
+    assert document["missing"] == 1
+    behind = pd.read_csv(tmp_path / "findings_cells.csv")
+    for name, claim in document["claims"].items():
+        for scope, entry in claim["scopes"].items():
+            cells = behind.cell[behind.claim.eq(name) & behind.scope.eq(scope)]
+            assert len(cells) == cells.nunique() == entry["cells"]
+            assert entry["replicates"] == frame.cell.isin(cells).sum()
+            assert (
+                set(frame.model[frame.cell.isin(cells)]) == set(entry["plms"]) == {v["model"] for v in entry["values"]}
+            )
+    positions = behind.cell[behind.claim.eq("positions") & behind.scope.eq("overall")]
+    assert set(frame.placement[frame.cell.isin(positions)]) == {"uniform"}
+    assert set(frame.budget[frame.cell.isin(positions)]) == {"@lora", "@adapter", "@prompt", "@bitfit"}
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics["findings"] == compact(document)
+    assert metrics["study"] == "simulated"
+    assert list(metrics["findings"]["positions"]["family0"]) == ["verdict", "sign", "estimate", "low", "high"]
+
+
+def test_the_page_says_what_the_document_says(tmp_path: Path) -> None:
+    frame = simulate(LARGE.changed(plan_change=-3.9, method_variance=15, method_change=14, n=400), 8)
+    frame.attrs["missing"] = [
+        {"model": f"plm{i}", "task": "t", "placement": "lora", "budget": "@own", "reason": "not there"}
+        for i in range(25)
+    ]
+    write_findings(frame, tmp_path)
+    text = (tmp_path / "findings.md").read_text()
+    document = json.loads((tmp_path / "findings.json").read_text())
+    for claim in document["claims"].values():
+        overall = claim["scopes"]["overall"]
+        words = f"{overall['these_tasks']['verdict']} on these tasks, {overall['beyond']['verdict']} beyond them"
+        assert f"- {claim['statement']} **{words.capitalize()}.**" in text
+    assert "- plm3, t, lora at @own: not there" in text
+    assert "- and 5 more" in text
+    assert "nan" not in text
+    assert "None" not in text

@@ -1,0 +1,175 @@
+"""`apet show` on cells that the pipeline has trained, and what it says where it cannot."""
+
+from __future__ import annotations
+
+import json
+import re
+from itertools import pairwise
+from pathlib import Path
+from statistics import fmean, stdev
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from apet.analysis.means import wilson
+from apet.cli import main
+from apet.errors import DataError
+from apet.export.finished import find_cell
+from apet.provenance import write_json
+from apet.show import BARS, plan_lines, short, show, sparkline
+from apet.store import Results
+from test_api import WRITTEN, Finished, finished
+
+RUN = {
+    "cell": "", "trained": [], "seconds": 12.3, "cpu_seconds": 11.0, "peak_memory_mb": 1234, "host": "node7",
+    "machine": "x86_64", "processor": "A processor", "device": "cpu", "versions": {"torch": "2.9"}, "resumed": True,
+    "finished": "2026-01-02T03:04:05Z",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def cell(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    made = finished(tmp_path_factory.mktemp("study"), draws=2, reruns=2)
+    write_json(made.root / "results" / "runs" / f"{made.cell.path}.json", RUN)
+    return made
+
+
+def results(cell: Finished) -> Results:
+    return Results(cell.root / "results")
+
+
+def test_a_cell_is_named_by_its_path_or_folder(cell, capsys, monkeypatch):
+    assert main(["show", cell.cell.path, "--results", str(cell.root / "results")]) == 0
+    said = capsys.readouterr().out
+    monkeypatch.chdir(cell.root)
+    assert main(["show", f"results/cells/{cell.cell.path}"]) == 0
+    assert capsys.readouterr().out == said and said.splitlines()[0] == cell.cell.path
+
+
+def test_every_unit_is_in_the_table_once(cell):
+    """Read back by layer, module and structure, the table is the plan."""
+    lines = show(cell.folder, results(cell))
+    plans = json.loads((cell.folder / "plans.json").read_text())
+    assert len(plans) == 2
+    for name, plan in plans.items():
+        start = next(n for n, line in enumerate(lines) if line.startswith(name.partition(".")[0]))
+        for structure, count in plan["structures"].items():
+            assert (f"{structure} {count:,}" in lines[start]) is bool(count)
+        assert plan["digest"][:12] in lines[start] and str(plan["seed"]) in lines[start]
+        layers = lines[start + 1].split()[3:]
+        found = {}
+        for line in lines[start + 2 : lines.index("", start)]:
+            structure, *place, counts = re.split(r"\s{2,}", line.strip(), maxsplit=2)
+            stack, _, module = place[0].partition(" ")
+            for layer, count in zip(layers, counts.split(), strict=True):
+                if count != "·":
+                    inside = place[0] if layer == "–" else f"{stack}.{layer}.{module}"
+                    found[f"{inside}/{structure}"] = int(count)
+        assert found == plan["units"]
+
+
+def test_scores_say_n_interval_rate_and_outcome(cell):
+    lines = show(cell.folder, results(cell))
+    for run in cell.record["replicates"]:
+        name = f"draw{run['draw']}.rerun{run['rerun']}"
+        curve, score = (line for line in lines if line.startswith(f"  {name}"))
+        losses = [loss for _, loss in run["losses"]]
+        assert f"{losses[0]:.3f}" in curve and f"{losses[-1]:.3f}" in curve and sparkline(losses) in curve
+        assert f"step {run['best_step']} of {run['steps']}" in curve
+        test, n = run["test"]["score"], run["test"]["n"]
+        low, high = wilson(test, n)
+        assert f"{test:.4f} (n = {n})  {low:.3f} to {high:.3f}" in score and score.endswith("1     ok")
+        assert f"{run['validation']['score']:.4f} (n = 16)" in score
+        assert any(line.split() == ["θ", name, run["theta"]] for line in lines)
+    (mean,) = (line for line in lines if line.startswith("  mean"))
+    scores = [run["test"]["score"] for run in cell.record["replicates"]]
+    assert f"mean {fmean(scores):.4f} (4 of 4 replicates, S.D. between them {stdev(scores):.4f}, n = 24" in mean
+    assert any(cell.record["plm"]["content"] in line for line in lines)
+    for file, digest in cell.record["files"].items():
+        assert any(line.split() == [file, digest] for line in lines)
+
+
+def test_the_run_record_is_shown_or_said_to_be_absent(cell, tmp_path):
+    said = "\n".join(show(cell.folder, results(cell)))
+    for part in ("12.3 s, 11.0 s of CPU, at most 1,234 MB", "node7: A processor", "after an interruption", "torch 2.9"):
+        assert part in said
+    assert f"no record at {tmp_path}" in show(cell.folder, Results(tmp_path))[-1]
+    write_json(tmp_path / "runs" / f"{cell.cell.path}.json", {key: RUN[key] for key in RUN if key != "host"})
+    with pytest.raises(DataError, match=r"runs/.*json: .*'host' is missing"):
+        show(cell.folder, Results(tmp_path))
+
+
+def test_a_cell_of_nothing_and_a_trained_head_are_shown(tmp_path):
+    made = finished(tmp_path, "bert", head="trained", placement="none", budget="@own", draws=1)
+    lines = show(made.folder, results(made))
+    assert any("none at @own: 0 parameters, 0.000%, and a head of 34" in line for line in lines)
+    assert any(line.endswith(": nothing") for line in lines)
+
+
+def test_a_task_whose_answers_are_written_has_no_majority(tmp_path):
+    made = finished(tmp_path, task=WRITTEN, draws=1)
+    (line,) = (line for line in show(made.folder, results(made)) if line.startswith("task"))
+    assert line == f"task     echo: f1, chance {made.record['task']['chance']:.3f}"
+
+
+def test_what_is_no_cell_is_one_message(cell, tmp_path, capsys):
+    where = ["--results", str(cell.root / "results")]
+    for name, said in ((cell.cell.path[:-1], f"Did you mean '{cell.cell.path}'"), ("x", "unknown cell 'x'")):
+        assert main(["show", name, *where]) == 2
+        found = capsys.readouterr()
+        assert said in found.err and len(found.err.splitlines()) == 1
+    with pytest.raises(DataError, match="no cell is finished below"):
+        find_cell("x", Results(tmp_path))
+
+
+@pytest.mark.parametrize("file", ["metrics.json", "plans.json"])
+@pytest.mark.parametrize("content", ["{", "{}", "[]"])
+def test_a_damaged_record_is_one_message(tmp_path, file, content, capsys):
+    made = finished(tmp_path, draws=1)
+    (made.folder / file).write_text(content)
+    assert main(["show", made.cell.path, "--results", str(tmp_path / "results")]) == 2
+    found = capsys.readouterr()
+    assert file in found.err and "Traceback" not in found.err and not found.out
+
+
+@pytest.mark.parametrize("key", ["losses", "steps", "seeds"])
+def test_a_key_that_is_missing_is_named_where_it_is_needed(tmp_path, key):
+    made = finished(tmp_path, draws=1)
+    record = made.record
+    del record["replicates"][0][key]
+    write_json(made.folder / "metrics.json", record)
+    if key == "seeds":  # which nothing that is shown needs
+        assert show(made.folder, results(made))
+    else:
+        with pytest.raises(DataError, match=rf"metrics.json: .*{key}"):
+            show(made.folder, results(made))
+
+
+@given(st.lists(st.floats(-1e6, 1e6), max_size=30))
+def test_a_sparkline_has_a_bar_a_value_in_their_order(values):
+    bars = sparkline(values)
+    assert len(bars) == len(values) and set(bars) <= set(BARS)
+    heights = [BARS.index(bar) for bar in bars]
+    for (one, low), (two, high) in pairwise(zip(values, heights, strict=True)):
+        assert (low <= high) if one <= two else (low >= high)
+    if len(set(values)) > 1:
+        assert min(heights) == 0 and max(heights) == len(BARS) - 1
+
+
+def test_counts_and_places_are_short():
+    assert [short(n) for n in (0, 9999, 12345, 1_234_567, 2_000_000_000)] == ["0", "9999", "12.3k", "1.2M", "2.0G"]
+    plan = {"digest": "d" * 64, "seed": 1, "structures": {"lowrank": 3}, "units": {
+        "encoder.10.ffn.up/lowrank": 2, "encoder.2.ffn.up/lowrank": 1}}  # fmt: skip
+    assert [line.split() for line in plan_lines("draw0", plan)[1:]] == [
+        ["units", "of", "at", "2", "10"], ["lowrank", "encoder", "ffn.up", "1", "2"],
+    ]  # fmt: skip
+
+
+def test_the_page_of_exports_names_commands_that_are_there(capsys):
+    page = (Path(__file__).parent.parent / "docs" / "export.md").read_text()
+    lines = [line.split()[2:] for line in page.splitlines() if line.startswith("$ apet ")]
+    assert len(lines) == 3
+    for line in lines:
+        assert main([*line, "--results", "/nowhere"]) == 2
+        assert "no cell is finished below" in capsys.readouterr().err

@@ -1,0 +1,229 @@
+"""From cells to the tables of a study: what is missing, what it took, which margins; and through Snakemake and DVC."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+from apet.analysis.claims import CLAIMS
+from apet.analysis.findings import write_findings
+from apet.analysis.tidy import read_tidy
+from apet.config import Margins, load_study
+from apet.errors import CorruptError, DataError, ParamsError
+from apet.grid import Grid
+from apet.provenance import write_json
+from apet.store import Results, published_study
+from apet.study import aggregate
+from lab import Lab
+from simulated_claims import Truth, simulate
+from simulated_study import study as simulated_study
+from simulated_study import write_cells
+from toy import PARAMS, Checkout
+
+ID = "ab" * 32
+MARGINS = {"low_margin": 1.0, "high_margin": 3.0, "same_within": 0.25}
+CELLS = dict(simulated_study()[:6])
+FIRST, SECOND, THIRD, *_ = sorted(CELLS)
+RUN = {
+    "seconds": 1.5, "cpu_seconds": 1.25, "peak_memory_mb": 512, "resumed": False, "begun_on": [], "trained": ["b0"],
+    "finished": "2026-01-01T00:00:00Z", "host": "here", "machine": "x86_64", "processor": "some", "device": "cpu",
+    "devices": 1, "threads": 1, "dtype": "float32", "versions": {"torch": "2.0", "python": "3.12"},
+}  # fmt: skip
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Results:
+    """Six simulated cells, one with a run record, beside their resolved study."""
+    cells = {path: metrics["cell"] for path, metrics in CELLS.items()}
+    write_json(tmp_path / "study.json", {"study": ID, "analysis": MARGINS, "cells": cells})
+    found = Results(tmp_path / "results")
+    write_cells(found.cells, CELLS.items())
+    write_json(found.runs / f"{SECOND}.json", RUN)
+    return found
+
+
+def gathered(results: Results, **options: bool) -> Path:
+    aggregate(results.root.parent / "study.json", results, results.root, **options)
+    return results.root
+
+
+def csv(path: Path) -> pd.DataFrame:
+    return pd.read_csv(path, keep_default_na=False)
+
+
+def test_a_whole_study(results: Results) -> None:
+    out = gathered(results)
+    frame = read_tidy(out / "tidy.parquet")
+    assert set(frame.cell) == set(CELLS)
+    assert frame.attrs == {"study": ID, "margins": MARGINS, "missing": []}
+    assert (out / "missing.csv").read_text() == "model,task,placement,budget,cell,reason\n"
+    assert {path.name for path in out.glob("*.*")} == {
+        "tidy.parquet", "tidy.csv", "tidy_columns.csv", "tasks.csv", "costs.csv", "missing.csv"
+    }  # fmt: skip
+
+
+def test_a_missing_cell_stops_it_before_anything_is_written(results: Results) -> None:
+    for cell in (FIRST, THIRD):
+        shutil.rmtree(results.cells / cell)
+    with pytest.raises(DataError) as error:
+        gathered(results)
+    for words in (FIRST, "not trained", "2 of 6 cells are missing", "apet status", "--partial"):
+        assert words in str(error.value)
+    assert not list(results.root.glob("*.*"))
+
+
+def test_a_partial_table_says_what_is_missing_and_why(results: Results) -> None:
+    write_json(results.failed / f"{FIRST}.json", {"error": "ValueError: no\n  room"})
+    (results.progress / SECOND).mkdir(parents=True)
+    for cell in (FIRST, SECOND, THIRD):
+        (results.cells / cell / "metrics.json").unlink()
+    out = gathered(results, partial=True)
+    frame = read_tidy(out / "tidy.parquet")
+    assert set(frame.cell) == set(CELLS) - {FIRST, SECOND, THIRD}
+    listed = csv(out / "missing.csv").set_index("cell")
+    assert listed.reason.to_dict() == {
+        FIRST: "ValueError: no room", SECOND: "begun, not finished", THIRD: "not trained"
+    }  # fmt: skip
+    assert frame.attrs["missing"] == csv(out / "missing.csv").to_dict("records")
+    coordinates = ["model", "task", "placement", "budget"]
+    assert listed.loc[FIRST, coordinates].to_dict().items() <= CELLS[FIRST]["cell"].items()
+
+
+def test_nothing_there_at_all(results: Results) -> None:
+    shutil.rmtree(results.cells)
+    with pytest.raises(DataError, match="no finished cell"):
+        gathered(results, partial=True)
+
+
+def test_costs_are_the_run_records_and_may_be_absent(results: Results) -> None:
+    (results.runs / f"{THIRD}.json").parent.mkdir(parents=True, exist_ok=True)
+    (results.runs / f"{THIRD}.json").write_text("{")
+    costs = csv(gathered(results) / "costs.csv").set_index("cell")
+    assert list(costs.index) == sorted(CELLS)
+    told = costs.loc[SECOND]
+    assert told.model == CELLS[SECOND]["cell"]["model"] and told.budget == CELLS[SECOND]["cell"]["budget"]
+    expected = {**{name: str(RUN[name]) for name in RUN if name in costs}, "versions.torch": "2.0"}
+    assert told[list(expected)].astype(str).to_dict() == expected
+    assert (costs.drop(SECOND).drop(columns=["model", "task", "placement", "budget"]) == "").all(axis=None)
+    before = (results.root / "tidy.parquet").read_bytes()
+    write_json(results.runs / f"{SECOND}.json", RUN | {"seconds": 9.0})
+    assert (gathered(results) / "tidy.parquet").read_bytes() == before
+
+
+def test_other_weights_of_one_plm(results: Results) -> None:
+    record = results.cells / SECOND / "metrics.json"
+    metrics = json.loads(record.read_text())
+    metrics["plm"]["content"] = "c1"
+    record.write_text(json.dumps(metrics))
+    with pytest.raises(CorruptError, match="trained on other weights") as error:
+        gathered(results)
+    assert SECOND in str(error.value)
+
+
+def grid(folder: Path, **changes: object) -> Grid:
+    path = folder / "params.yaml"
+    path.write_text(yaml.safe_dump(PARAMS | changes))
+    return Grid(load_study(path), path)
+
+
+def test_margins_are_the_studys_and_of_no_cell(tmp_path: Path) -> None:
+    without, usual = grid(tmp_path), grid(tmp_path, analysis={"low_margin": 2, "same_within": 0.5})
+    assert without.study.margins == Margins(2.0, 2.0, 0.5) and without.id == usual.id
+    other = grid(tmp_path, analysis={"same_within": 0.25})
+    assert other.study.margins == Margins(2.0, 2.0, 0.25)
+    assert other.id != usual.id and other.cells == usual.cells
+    assert other.record()["analysis"] == {"low_margin": 2.0, "high_margin": 2.0, "same_within": 0.25}
+
+
+@pytest.mark.parametrize(
+    ("analysis", "words"),
+    [
+        (3, "analysis: 3"),
+        ({"low_margin": 0}, "analysis.low_margin: 0. Allowed: points above 0"),
+        ({"high_margin": 101}, "analysis.high_margin: 101. Allowed: points above 0, at most 100"),
+        ({"same_within": "half"}, "analysis.same_within: 'half'. Allowed: decades above 0"),
+        ({"margin": 2}, "unknown key 'margin'"),
+    ],
+)
+def test_wrong_margins(tmp_path: Path, analysis: object, words: str) -> None:
+    with pytest.raises(ParamsError) as error:
+        grid(tmp_path, analysis=analysis)
+    assert words in str(error.value)
+
+
+def test_results_that_lack_cells_are_not_taken_for_the_studys(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_json(tmp_path / "results/metrics.json", {"study": ID, "missing": 0})
+    assert published_study() == ID
+    write_json(tmp_path / "results/metrics.json", {"study": ID, "missing": 1})
+    assert published_study() is None
+
+
+def test_a_changed_verdict_shows_in_dvc_metrics_diff(tmp_path: Path) -> None:
+    def run(*command: str) -> str:
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        named = {f"GIT_{who}_{what}": "a@b" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+        environment = {**os.environ, **named, "PATH": path, "DVC_NO_ANALYTICS": "1"}
+        options = {"cwd": tmp_path, "env": environment, "capture_output": True, "text": True}
+        return subprocess.run(command, check=True, **options).stdout
+
+    truth = Truth(plms=4, n=1000, sweep=(), method_variance=40.0)
+    write_findings(simulate(truth.changed(method_change=-35.0), 3), tmp_path)
+    (tmp_path / "dvc.yaml").write_text("metrics: [metrics.json]\n")
+    run("git", "init", "--quiet")
+    run("dvc", "init", "--quiet")
+    run("git", "add", "--all")
+    run("git", "commit", "--quiet", "--message", "one")
+    write_findings(simulate(truth.changed(method_change=35.0), 3), tmp_path)
+    changes = json.loads(run("dvc", "metrics", "diff", "--json"))["metrics.json"]
+    verdict, sign = (changes[f"findings.methods.overall.{key}"] for key in ("verdict", "sign"))
+    assert (verdict["old"], verdict["new"]) == ("supported", "contradicted")
+    assert (sign["old"], sign["new"], sign["diff"]) == (1, -1, -2)
+    assert {f"findings.methods.overall.{key}" for key in ("estimate", "low", "high")} <= changes.keys()
+    (line,) = (line for line in run("dvc", "metrics", "diff").splitlines() if "methods.overall.verdict" in line)
+    assert line.split()[1:] == ["findings.methods.overall.verdict", "supported", "contradicted", "-"]
+    shown = json.loads((tmp_path / "metrics.json").read_text())["findings"]
+    assert set(shown) == {claim.name for claim in CLAIMS}
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
+    return Lab(tmp_path_factory.mktemp("lab"), steps=2, evaluations=1, rate_grid=[1.0])
+
+
+def test_the_results_of_a_run_with_failures(lab: Lab, tmp_path: Path) -> None:
+    """A folder where a cell's run record should be: the cell is an error, and its siblings have results."""
+    checkout = Checkout(tmp_path / "study", None)
+    for name in ("params.yaml", "words.yaml", "words.csv"):
+        shutil.copy(lab.folder / name, checkout.folder)
+    for name in ("plm", "models", "data"):
+        shutil.copytree(lab.folder / name, checkout.folder / name)
+    bad, root = lab.cells["lora"].path, checkout.folder / "results"
+    (root / "runs" / f"{bad}.json").mkdir(parents=True)
+    checkout.snakemake(check=False)
+    (root / "cells" / bad / "metrics.json").unlink()
+    assert not (root / "metrics.json").exists()
+    before = checkout.trained()
+
+    checkout.snakemake("--config", "partial=true")
+    assert checkout.trained() == before
+    (listed,) = csv(root / "missing.csv").to_dict("records")
+    assert listed["cell"] == bad and listed["reason"].startswith("IsADirectoryError")
+    assert json.loads((root / "findings.json").read_text())["missing"] == 1
+    assert json.loads((root / "metrics.json").read_text())["missing"] == 1
+    assert listed["reason"] in (root / "findings.md").read_text()
+    assert list((root / "figures").glob("*.svg"))
+
+    (root / "runs" / f"{bad}.json").rmdir()
+    checkout.snakemake()
+    assert json.loads((root / "metrics.json").read_text())["missing"] == 0
+    assert bad in (root / "tidy.csv").read_text() and not len(csv(root / "missing.csv"))
+    assert checkout.nothing_to_do()
