@@ -13,6 +13,7 @@ from scipy import stats
 
 from apet.analysis.means import (
     MEAN,
+    _p_values,
     cell_scores,
     chance_level,
     differences,
@@ -119,6 +120,16 @@ def test_a_real_difference_is_found_and_an_adjusted_p_is_holm_s() -> None:
     assert (tasks.p_adjusted[real] < 0.05).all() and (tasks.high[real] < 0).all()
     smallest = tasks.p.min()
     assert tasks.p_adjusted.min() == pytest.approx(min(1, smallest * len(tasks)))
+
+
+@pytest.mark.parametrize("df", [2.5, 8, 1e6])
+def test_a_small_p_is_read_off_the_tail(df: float) -> None:
+    """Of Student's t about 0.1: as the formula says, where no draw lies beyond 0."""
+    random = np.random.default_rng(1)
+    for distance in (1.0, 6.0):
+        values = 0.1 + 0.1 / distance * random.standard_t(df, (20_000, 8))
+        expected = 2 * stats.t.sf(distance, df)
+        assert np.log10(np.median(_p_values(values))) == pytest.approx(np.log10(expected), abs=0.02 * distance**2)
 
 
 def test_rows_in_any_order_give_the_same_numbers() -> None:

@@ -25,8 +25,18 @@ def apet(*arguments: str) -> subprocess.CompletedProcess[str]:
 def test_help_names_every_step():
     text = apet("--help").stdout
     data = ("check", "fetch", "corpus", "prepare", "tokenizer", "pretrain")
-    for command in (*data, "snapshot", "plan", "train", "verify", "aggregate", "findings", "figures", "prune"):
+    for command in (*data, "snapshot", "plan", "train", "verify", "aggregate", "findings", "figures", "report"):
         assert command in text
+    for command in ("cost", "status", "prune", "show", "export"):
+        assert command in text
+
+
+def test_a_reader_that_has_had_enough_is_no_error(plm):
+    command = [sys.executable, "-m", "apet.cli", "plan", "--model", plm, "--placement", "uniform", "--budget", "@lora"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        process.stdout.close()
+        said = process.stderr.read()
+    assert (process.returncode, said) == (141, "")
 
 
 def test_plan_from_shapes_alone(plm):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -152,7 +153,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. Exit status 0; 2 after an error of the input, printed as one message; 1 if bytes differ; 75
-    after SIGTERM or SIGINT, when the same command goes on from there.
+    after SIGTERM or SIGINT, when the same command goes on from there; 141 if nobody reads what it prints.
     """
     # Read by the linear algebra libraries when they are loaded, so before any command imports them.
     for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
@@ -163,9 +164,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
     try:
         args.run(args)
+        sys.stdout.flush()
     except (ApetError, Interrupted) as error:
         print(f"apet: {error}", file=sys.stderr)
         return error.status
+    except BrokenPipeError:  # whoever read, such as `head`, has had enough; what is left to flush has no reader
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     return 0
 
 

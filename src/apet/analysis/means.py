@@ -16,6 +16,10 @@ MATCHED = ("lora", "adapter", "prompt", "bitfit")
 RANDOM = "uniform"
 CONFIDENCE = 0.95
 MEAN = "mean over tasks"
+FEW = 10
+DFS = np.concatenate([np.arange(1, 20), np.geomspace(20, 1000, 30)])
+RATIOS = stats.t.ppf(0.975, DFS) / stats.t.ppf(0.75, DFS)
+"""Half the width of the 95 % interval over the upper quartile of Student's t, by degrees of freedom."""
 PLACE = ["family", "non_embedding", "model", "placement", "budget"]
 """What is one over tasks. The number of parameters may differ between tasks, by the trained head of a PLM."""
 
@@ -113,9 +117,9 @@ def differences(draws: Draws, against: Callable[[pd.DataFrame], pd.DataFrame]) -
 
     against: from `draws.cells` to CELL of the cells to compare with, in the same order; a cell without a partner has
     no row. A row: CELL, family, non_embedding, tunable, other (placement of the partner), other_budget, n, units (the
-    fewer of the two), difference (fraction) with its 95 % interval low and high, p (two-sided, from the draws; at
-    least 2/(draws + 1)), p_adjusted. Then the same as `mean over tasks`, for pairs that stand in every task. Holm's
-    correction (1979) is over all rows of tasks, and apart over all means.
+    fewer of the two), difference (fraction) with its 95 % interval low and high, p (two-sided), p_adjusted. Then the
+    same as `mean over tasks`, for pairs that stand in every task. Holm's correction (1979) is over all rows of tasks,
+    and apart over all means.
     """
     cells = draws.cells
     place = pd.Series(cells.index, index=pd.MultiIndex.from_frame(cells[CELL]))
@@ -159,10 +163,26 @@ def _over_tasks(table: pd.DataFrame, values: np.ndarray, tasks: int) -> pd.DataF
 def _judged(table: pd.DataFrame, values: np.ndarray) -> pd.DataFrame:
     """The table with interval, p and adjusted p of `values` [draws, rows]."""
     low, high = _quantiles(values)
-    beyond_zero = np.minimum((values <= 0).sum(axis=0), (values >= 0).sum(axis=0))
-    p = np.minimum(1.0, 2 * (beyond_zero + 1) / (len(values) + 1))
+    p = _p_values(values)
     adjusted = multipletests(p, method="holm")[1] if len(p) else p
     return table.assign(low=low, high=high, p=p, p_adjusted=adjusted)
+
+
+def _p_values(values: np.ndarray) -> np.ndarray:
+    """Two-sided p-values of 0 under the draws [draws, rows]: twice the share beyond 0.
+
+    Where fewer than FEW draws lie there, the tail of Student's t through the draws' quartiles and 95 % interval, for a
+    correction over hundreds of tests asks for smaller shares than some thousand draws can show.
+    """
+    beyond = np.minimum((values <= 0).sum(axis=0), (values >= 0).sum(axis=0))
+    p = np.minimum(1.0, 2 * (beyond + 1) / (len(values) + 1))
+    if not values.size:
+        return p
+    low, lower, upper, high = np.quantile(values, [0.025, 0.25, 0.75, 0.975], axis=0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        df = np.interp(-(high - low) / (upper - lower), -RATIOS, DFS)
+        tail = 2 * stats.t.sf(np.abs(low + high) / (high - low) * stats.t.ppf(0.975, df), df)
+    return np.where((beyond < FEW) & (high > low), np.minimum(tail, p), p)
 
 
 def _quantiles(values: np.ndarray) -> np.ndarray:
