@@ -150,8 +150,9 @@ class SlurmCheckout(Checkout):
         assert process.returncode == 0, (self.folder / "said").read_text()[-6000:]
 
     def results(self) -> dict[str, bytes]:
-        """All files of data, PLMs and results but logs and run records, by path."""
+        """All files of data, PLMs and results, by path, but logs, run records and what holds their times."""
+        apart = {("results", name) for name in ("logs", "runs", "costs.csv", "report.html")}
         roots = [self.folder / name for name in ("data", "models", "results")]
         files = [path.relative_to(self.folder) for root in roots for path in sorted(root.rglob("*")) if path.is_file()]
-        kept = [path for path in files if path.parts[:2] not in (("results", "logs"), ("results", "runs"))]
+        kept = [path for path in files if path.parts[:2] not in apart]
         return {path.as_posix(): (self.folder / path).read_bytes() for path in kept}
