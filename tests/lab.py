@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from apet.store import Results
 from apet.study import read_study
 from saved import save_plm
 from tiny import WORDS, tiny_plm
-from toy import PARAMS
+from toy import PARAMS, Checkout
 
 TASK = {
     "name": "words", "version": 1, "description": "Whether w8 or w9 is said.", "type": "classification",
@@ -60,6 +61,15 @@ class Lab:
         label = draw.randrange(2)
         words[draw.randrange(8)] = f"w{8 + label}"
         return " ".join(words), ("eight", "nine")[label]
+
+    def checkout(self, folder: Path) -> Checkout:
+        """A working copy of the pipeline with the study, its PLM and its text."""
+        made = Checkout(folder, None)
+        for name in ("params.yaml", "words.yaml", "words.csv"):
+            shutil.copy(self.folder / name, made.folder)
+        for name in ("plm", "models", "data"):
+            shutil.copytree(self.folder / name, made.folder / name)
+        return made
 
     def results(self, name: str) -> Results:
         return Results(self.folder / name)

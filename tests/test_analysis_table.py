@@ -117,13 +117,13 @@ def test_findings_as_tables(tmp_path: Path) -> None:
     assert rows[0] == ["claim", "scope", "PLMs", "tasks", "estimate", r"95 \% interval", "adjusted p", "verdict"]
     assert len(rows) == 1 + 2 * 6
     assert rows[1][0] == "Positions matter less, the larger the PLM (points$^2$ a decade)" and rows[2][0] == ""
-    assert rows[1][1:] == ["overall", "3", "these", "$-$31.24", "$-$52.4 to $-$11.9", "0.006", "supported"]
+    assert rows[1][1:] == ["overall", "3", "on these tasks", "$-$31.24", "$-$52.4 to $-$11.9", "0.006", "supported"]
     assert rows[3][6] == r"\textless{} 0.001"
     assert rows[7][4:] == ["not estimable", "", "", "undecided"]
     assert rows[10][3:] == ["beyond them", "0.42", r"$-$$\infty$ to 2.5", "0.400", "undecided"]
     assert rows[12][4:6] == ["$-$9.1", r"$-$40 to $\infty$"]
     lines = (tmp_path / "findings.md").read_text().splitlines()
-    assert lines[2].endswith("| overall | 3 | these | −31.24 | −52.4 to −11.9 | 0.006 | supported |")
+    assert lines[2].endswith("| overall | 3 | on these tasks | −31.24 | −52.4 to −11.9 | 0.006 | supported |")
     assert len({line.count("|") for line in lines[:14]}) == 1
     assert lines[-1].endswith("Margins: low margin 2.0, high margin 2.0, same within 0.5.")
 

@@ -522,7 +522,7 @@ def test_a_file_that_is_no_resolved_study(refused, command, content, said):
         "status": (),
         "aggregate": ("--results", "r", "--out", "o"),
     }
-    refused(("study.json: ",), command, "--study", "study.json", *options[command])
+    refused(("study.json: ", said), command, "--study", "study.json", *options[command])
 
 
 CONFIGS = [
@@ -547,18 +547,19 @@ def test_a_plm_whose_shapes_cannot_be(refused, content, said):
 
 
 PLANS = [
-    ("--model", "bloom-17x1", "--placement", "lora"),
-    ("--model", "./none", "--placement", "lora"),
-    ("--model", "bloom-16x1", "--placement", "loora"),
-    ("--model", "bloom-16x1", "--placement", "lora", "--budget", "@unknown"),
-    ("--model", "bloom-16x1", "--placement", "lora", "--budget", "99%"),
-    ("--model", "bloom-16x1", "--placement", "uniform", "--budget", ""),
+    ("--model bloom-17x1 --placement lora", "bloom-17x1", "a multiple of 16"),
+    ("--model ./none --placement lora", "none/config.json", "No such file"),
+    ("--model bloom-16x1 --placement loora", "unknown placement 'loora'", "Did you mean 'lora'"),
+    ("--model bloom-16x1 --placement lora --budget @unknown", "budget '@unknown'", "Allowed: @own, @adapter"),
+    ("--model bloom-16x1 --placement lora --budget 99%", "placement 'lora'", "it holds"),
+    ("--model bloom-16x1 --placement uniform --budget=", "budget ''", "is not"),
 ]
 
 
-@pytest.mark.parametrize("options", PLANS, ids=lambda options: " ".join(options))
-def test_a_wrong_plan(refused, options):
-    refused((), "plan", *options)
+@pytest.mark.parametrize("row", PLANS, ids=lambda row: row[0])
+def test_a_wrong_plan(refused, row):
+    options, *said = row
+    refused(tuple(said), "plan", *options.split())
 
 
 WORKFLOW = [

@@ -11,6 +11,7 @@ from apet.errors import ApetError, ModelError, ParamsError
 from apet.plms.families import FAMILIES
 from apet.plms.ladder import Recipe, Rung
 from apet.plms.load import inventory_of_config
+from apet.plms.registry import FAMILIES as NAMES
 from apet.plms.registry import Snapshot, parse_model, registry, slug, values_of
 
 HUB = {"hub": "someone/plm", "revision": "main"}
@@ -110,3 +111,8 @@ def test_a_plan_for_the_largest_plm_needs_no_weights(capsys):
 def test_names_are_safe_as_folders():
     assert slug("google/t5-v1_1-xxl") == "google--t5-v1_1-xxl"
     assert all("/" not in slug(name) for name in registry())
+
+
+def test_families_are_known_by_name_without_torch() -> None:
+    """The registry names them for messages that come before PyTorch is loaded."""
+    assert set(NAMES) == set(FAMILIES)

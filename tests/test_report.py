@@ -20,10 +20,11 @@ from selenium.webdriver.common.keys import Keys
 
 from apet.analysis.tasks import write_tasks
 from apet.analysis.tidy import write_tidy
+from apet.analysis.wording import words
 from apet.errors import DataError
 from apet.figures import FIGURES, draw_all
 from apet.report import write_report
-from apet.report.answer import WIDTH, read_claims, tally, words
+from apet.report.answer import WIDTH, read_claims, tally
 from apet.report.content import read_content
 from browser import Browser
 from made_findings import VERDICTS, finding, findings

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import pty
-import shutil
 import signal
 import subprocess
 import sys
@@ -249,12 +248,7 @@ def test_a_terminal_has_a_bar(lab):
 @pytest.fixture
 def checkout(lab: Lab, tmp_path: Path) -> Checkout:
     """The pipeline with the study, its PLM and its text, one cell a job but for the long one."""
-    made = Checkout(tmp_path / "study", None)
-    for name in ("params.yaml", "words.yaml", "words.csv"):
-        shutil.copy(lab.folder / name, made.folder)
-    for name in ("plm", "models", "data"):
-        shutil.copytree(lab.folder / name, made.folder / name)
-    return made
+    return lab.checkout(tmp_path / "study")
 
 
 def test_a_run_with_failures_ends_with_a_table_and_keeps_the_rest(checkout, lab):

@@ -26,7 +26,7 @@ from lab import Lab
 from simulated_claims import Truth, simulate
 from simulated_study import study as simulated_study
 from simulated_study import write_cells
-from toy import PARAMS, Checkout
+from toy import PARAMS
 
 ID = "ab" * 32
 MARGINS = {"low_margin": 1.0, "high_margin": 3.0, "same_within": 0.25}
@@ -201,11 +201,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
 
 def test_the_results_of_a_run_with_failures(lab: Lab, tmp_path: Path) -> None:
     """A folder where a cell's run record should be: the cell is an error, and its siblings have results."""
-    checkout = Checkout(tmp_path / "study", None)
-    for name in ("params.yaml", "words.yaml", "words.csv"):
-        shutil.copy(lab.folder / name, checkout.folder)
-    for name in ("plm", "models", "data"):
-        shutil.copytree(lab.folder / name, checkout.folder / name)
+    checkout = lab.checkout(tmp_path / "study")
     bad, root = lab.cells["lora"].path, checkout.folder / "results"
     (root / "runs" / f"{bad}.json").mkdir(parents=True)
     checkout.snakemake(check=False)

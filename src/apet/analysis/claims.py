@@ -136,8 +136,8 @@ CLAIMS = (
     Claim(
         "positions",
         "The larger the PLM, the less the positions of the tunable parameters matter.",
-        "change of the variance between random plans at a matched number of parameters beyond that of reruns (where "
-        "there is none, the estimate is below 0 as often as above)",
+        "change of the variance between random plans at a matched number of parameters beyond that of reruns; where "
+        "there is none, it is estimated below 0 as often as above",
         "points² a decade",
         position_variance,
         slope,

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from apet.analysis.means import CONFIDENCE, RANDOM
+from apet.analysis.confidence import CONFIDENCE
+from apet.analysis.means import RANDOM
 from apet.analysis.resampling import CELL
 from apet.provenance import seed_for
 

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from apet.analysis.means import CONFIDENCE
-
+CONFIDENCE = 0.95
 SMALLEST = 1e-6
 """p-values are not told apart below this."""
 

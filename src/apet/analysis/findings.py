@@ -11,10 +11,10 @@ import pandas as pd
 from statsmodels.stats.multitest import multipletests
 
 from apet.analysis.claims import CLAIMS, Claim, Evidence
-from apet.analysis.confidence import Estimate, NotEstimable
+from apet.analysis.confidence import CONFIDENCE, Estimate, NotEstimable
 from apet.analysis.findings_page import page
 from apet.analysis.findings_table import write_findings_table
-from apet.analysis.means import CONFIDENCE, models_by_scale
+from apet.analysis.means import models_by_scale
 from apet.analysis.resampling import CELL, Draws, draw_means
 from apet.analysis.summary import summary
 from apet.analysis.trends import Compared, Measured

@@ -7,7 +7,8 @@ from typing import Any
 
 import pandas as pd
 
-LEVELS = {"these_tasks": "on these tasks", "beyond": "beyond them"}
+from apet.analysis.wording import LEVELS, interval, number, p_value, scopes_shown, words
+
 SHOWN = 20
 """Missing cells that are listed by name."""
 QUESTION = (
@@ -35,7 +36,7 @@ def _answers(claims: Mapping[str, Any]) -> str:
     lines = []
     for claim in claims.values():
         overall = claim["scopes"]["overall"]
-        verdicts = [f"{overall[key]['verdict']} {words}" for key, words in LEVELS.items()]
+        verdicts = [f"{overall[level]['verdict']} {tasks}" for level, tasks in LEVELS.items()]
         lines.append(f"- {claim['statement']} **{', '.join(verdicts).capitalize()}.**\n")
     return "".join(lines)
 
@@ -49,57 +50,39 @@ def _data(found: Mapping[str, Any], frame: pd.DataFrame) -> str:
 
 
 def _claim(claim: Mapping[str, Any]) -> str:
-    scopes = claim["scopes"]
+    scopes = scopes_shown(claim)
     overall = scopes["overall"]
     lines = [f"## {claim['statement'].rstrip('.')}", "", f"Estimated: {claim['quantity']} ({claim['unit']}).", ""]
-    lines += [f"{words.capitalize()}: {_sentence(overall[key], claim['unit'])}" for key, words in LEVELS.items()]
+    lines += [f"{tasks.capitalize()}: {_sentence(overall[level], claim['unit'])}" for level, tasks in LEVELS.items()]
     lines += [
         "",
-        "| PLMs | tasks are | estimate | 95 % interval | adjusted p | verdict | n |",
+        "| PLMs | tasks | estimate | 95 % interval | adjusted p | verdict | n |",
         "|---|---|---:|---:|---:|---|---|",
     ]
-    lines += [row for scope, entry in scopes.items() if _shown(scope, scopes) for row in _rows(scope, entry)]
+    lines += [row for scope, entry in scopes.items() for row in _rows(scope, entry)]
     if overall["values"]:
         lines += ["", "| PLM | parameters outside the embeddings | its value | 95 % interval |", "|---|---:|---:|---:|"]
         lines += [
-            f"| {v['model']} | {v['non_embedding']:,} | {_text(v['value'])} | {_between(v)} |"
+            f"| {v['model']} | {v['non_embedding']:,} | {number(v['value'])} | {interval(v)} |"
             for v in overall["values"]
         ]
     return "\n".join(lines) + "\n"
 
 
-def _shown(scope: str, scopes: Mapping[str, Any]) -> bool:
-    """One family alone is the whole."""
-    return scope == "overall" or len(scopes) > 2
-
-
 def _sentence(finding: Mapping[str, Any], unit: str) -> str:
     """What one finding says, and what it does not."""
     if finding["estimate"] is None:
-        return f"undecided, for it could not be estimated: {finding['reason']}."
-    numbers = f"{_text(finding['estimate'])} {unit} (95 % interval {_between(finding)})"
-    if finding["verdict"] != "undecided":
-        side = "below" if finding["verdict"] == "supported" else "above"
-        why = f"the interval lies {side} 0, also after correction for several tests"
-    elif _holds_zero(finding):
-        why = "the interval holds 0, so that the data do not tell"
-    else:
-        why = "the interval leaves 0 out, but not after correction for several tests"
-    remark = f" {finding['reason']}." if finding["reason"] else ""
-    return f"{finding['verdict']}, {numbers}: {why}.{remark}"
-
-
-def _holds_zero(finding: Mapping[str, Any]) -> bool:
-    low, high = finding["low"], finding["high"]
-    return (low is None or low <= 0) and (high is None or high >= 0)
+        return f"{finding['verdict']}. {words(finding)}"
+    estimate = f"{number(finding['estimate'])} {unit} (95 % interval {interval(finding)})"
+    return f"{finding['verdict']}, {estimate}. {words(finding)}"
 
 
 def _rows(scope: str, entry: Mapping[str, Any]) -> Iterator[str]:
     n = f"{len(entry['plms'])} PLMs, {len(entry['tasks'])} tasks, "
     n += f"{entry['cells']} cells, {entry['replicates']} replicates"
-    for key, tasks in (("these_tasks", "fixed"), ("beyond", "a sample")):
-        finding = entry[key]
-        numbers = [_text(finding["estimate"]), _between(finding), _text(finding["p_adjusted"]), finding["verdict"]]
+    for level, tasks in LEVELS.items():
+        finding = entry[level]
+        numbers = [number(finding["estimate"]), interval(finding), p_value(finding["p_adjusted"]), finding["verdict"]]
         yield f"| {scope} | {tasks} | {' | '.join(numbers)} | {n} |"
 
 
@@ -113,17 +96,3 @@ def _missing(frame: pd.DataFrame) -> str:
     if len(absent) > SHOWN:
         lines.append(f"- and {len(absent) - SHOWN} more")
     return "\n".join(lines) + "\n"
-
-
-def _between(numbers: Mapping[str, Any]) -> str:
-    low, high = numbers["low"], numbers["high"]
-    if low is None and high is None:
-        return "–"
-    if high is None:
-        return f"{_text(low)} and more"
-    return f"{_text(high)} and less" if low is None else f"{_text(low)} to {_text(high)}"
-
-
-def _text(number: float | None) -> str:
-    """Three significant digits, with a true minus sign."""
-    return "–" if number is None else f"{number:.3g}".replace("-", "−")

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from apet.analysis.latex import escape, latex_table
+from apet.analysis.wording import LEVELS, interval, number, p_value, scopes_shown
 from apet.provenance import write_text
 
 FINDINGS = ("claim", "scope", "PLMs", "tasks", "estimate", "95 % interval", "adjusted p", "verdict")
-LEVELS = {"these_tasks": "these", "beyond": "beyond them"}
-BOUNDS = {"low": "−∞", "high": "∞"}
+BLANK = ""
+"""In place of what an estimate that could not be had lacks."""
 
 
 def findings_rows(findings: Mapping[str, Any]) -> list[list[list[str]]]:
@@ -19,10 +20,9 @@ def findings_rows(findings: Mapping[str, Any]) -> list[list[list[str]]]:
     blocks = []
     for claim in findings["claims"].values():
         rows = [
-            [scope, str(len(found["plms"])), LEVELS[level], *_finding(found[level])]
-            for scope, found in claim["scopes"].items()
-            if scope == "overall" or len(claim["scopes"]) > 2  # one family alone is the whole
-            for level in LEVELS
+            [scope, str(len(found["plms"])), tasks, *_finding(found[level])]
+            for scope, found in scopes_shown(claim).items()
+            for level, tasks in LEVELS.items()
         ]
         name = f"{claim['statement'].rstrip('.')} ({claim['unit']})"
         blocks.append([[name if not index else "", *row] for index, row in enumerate(rows)])
@@ -50,12 +50,10 @@ def write_findings_table(findings: Mapping[str, Any], folder: Path) -> None:
 
 
 def _finding(found: Mapping[str, Any]) -> list[str]:
-    """Estimate, interval, adjusted p, verdict; a bound that is not there is infinite."""
+    """Estimate, interval, adjusted p, verdict."""
     if found["estimate"] is None:
-        return ["not estimable", "", "", found["verdict"]]
-    low, high = (infinite if found[key] is None else number(found[key]) for key, infinite in BOUNDS.items())
-    p = found["p_adjusted"]
-    return [number(found["estimate"]), f"{low} to {high}", "" if p is None else p_value(p), found["verdict"]]
+        return ["not estimable", BLANK, BLANK, found["verdict"]]
+    return [number(found["estimate"]), interval(found), p_value(found["p_adjusted"]), found["verdict"]]
 
 
 def _about(findings: Mapping[str, Any]) -> str:
@@ -64,13 +62,3 @@ def _about(findings: Mapping[str, Any]) -> str:
         "Each claim says that its quantity lies below 0. Estimates with 95 % intervals; p-values are adjusted for the "
         f"claims that are tested together (Holm). Margins: {margins}."
     )
-
-
-def number(value: float) -> str:
-    """As findings.json rounds it, with a true minus sign."""
-    return f"{value:,.4g}".replace("-", "−")
-
-
-def p_value(value: float) -> str:
-    """Three decimals; small ones are not told apart."""
-    return "< 0.001" if value < 0.001 else f"{value:.3f}"

@@ -8,13 +8,14 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.proportion import proportion_confint
 
+from apet.analysis.confidence import CONFIDENCE, of_sample
 from apet.analysis.resampling import CELL, Draws
 
 METHODS = ("full", "lora", "adapter", "prompt", "bitfit", "none")
 MATCHED = ("lora", "adapter", "prompt", "bitfit")
 RANDOM = "uniform"
-CONFIDENCE = 0.95
 MEAN = "mean over tasks"
 FEW = 10
 DFS = np.concatenate([np.arange(1, 20), np.geomspace(20, 1000, 30)])
@@ -66,10 +67,8 @@ def method_scores(draws: Draws) -> pd.DataFrame:
 
 def wilson(score: float, n: int) -> tuple[float, float]:
     """95 % interval of one run's mean score over n test rows: Wilson (1927), wide where rows score between 0 and 1."""
-    z = stats.norm.ppf((1 + CONFIDENCE) / 2)
-    pull = z**2 / n
-    half = np.sqrt(pull * score * (1 - score) + pull**2 / 4)
-    return float((score + pull / 2 - half) / (1 + pull)), float((score + pull / 2 + half) / (1 + pull))
+    low, high = proportion_confint(score * n, n, 1 - CONFIDENCE, method="wilson")
+    return float(low), float(high)
 
 
 def over_tasks(draws: Draws, tasks: list[str]) -> pd.DataFrame:
@@ -85,7 +84,8 @@ def over_tasks(draws: Draws, tasks: list[str]) -> pd.DataFrame:
         whole = len(group) == len(tasks) and group["mean"].notna().all()
         means = group["mean"].to_numpy() if whole else np.full(len(group), np.nan)
         low, high = np.clip(_quantiles(draws.values[:, group.index].mean(axis=1)), 0, 1) if whole else (np.nan, np.nan)
-        low_beyond, high_beyond = np.clip(beyond(means), 0, 1)
+        several = whole and len(means) > 1
+        low_beyond, high_beyond = np.clip(of_sample(means).interval, 0, 1) if several else (np.nan, np.nan)
         rows.append(
             {
                 **dict(zip(PLACE, place, strict=True)),
@@ -102,14 +102,6 @@ def over_tasks(draws: Draws, tasks: list[str]) -> pd.DataFrame:
         )
     columns = [*PLACE, "tunable", "n", "units", "mean", "sd", "low", "high", "low_beyond", "high_beyond"]
     return pd.DataFrame(rows, columns=columns)
-
-
-def beyond(estimates: np.ndarray) -> tuple[float, float]:
-    """95 % interval for the mean of a population of tasks of which `estimates` (tasks,) are a sample: Student's t."""
-    if len(estimates) < 2:
-        return np.nan, np.nan
-    half = stats.t.ppf((1 + CONFIDENCE) / 2, len(estimates) - 1) * np.std(estimates, ddof=1) / np.sqrt(len(estimates))
-    return float(np.mean(estimates) - half), float(np.mean(estimates) + half)
 
 
 def differences(draws: Draws, against: Callable[[pd.DataFrame], pd.DataFrame]) -> pd.DataFrame:

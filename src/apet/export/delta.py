@@ -41,15 +41,7 @@ def write_delta(model: TunedModel, folder: Path) -> None:
     manifest = {
         "format": FORMAT,
         "cell": model.cell,
-        "plm": {
-            "name": plm.name,
-            "family": plm.family.name,
-            "revision": plm.revision,
-            "content": plm.content,
-            "dtype": plm.dtype,
-            "head": plm.head,
-            "folder": model.plm_folder,
-        },
+        "plm": {**plm.record(), "head": plm.head, "folder": model.plm_folder},
         "plan": plan.record(),
         "task": dict(model.task),
         "length": model.length,

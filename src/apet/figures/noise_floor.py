@@ -15,7 +15,8 @@ from scipy import stats
 
 from apet.analysis.claims import POINTS, Evidence
 from apet.analysis.components import position_components
-from apet.analysis.means import CONFIDENCE, MATCHED, MEAN, RANDOM, method_differences, method_scores, models_by_scale
+from apet.analysis.confidence import CONFIDENCE
+from apet.analysis.means import MATCHED, MEAN, RANDOM, method_differences, method_scores, models_by_scale
 from apet.figures import panels, style
 from apet.figures.pairs import PLM, by_family, pairs, with_mean
 

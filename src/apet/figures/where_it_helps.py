@@ -13,7 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from apet.analysis.claims import POINTS, Evidence
-from apet.analysis.means import CONFIDENCE, MEAN, METHODS, RANDOM, differences, models_by_scale
+from apet.analysis.confidence import CONFIDENCE
+from apet.analysis.means import MEAN, METHODS, RANDOM, differences, models_by_scale
 from apet.analysis.resampling import CELL
 from apet.figures import panels, style
 from apet.figures.pairs import PLM, by_family, pairs, with_mean

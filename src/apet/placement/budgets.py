@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from decimal import Decimal
 
-from apet.errors import BudgetError, shown
+from apet.errors import BudgetError, ParamsError, shown, unknown
 from apet.placement.rules import PLACEMENTS, Methods
 from apet.placement.sites import Inventory
 
@@ -50,8 +50,11 @@ class Budget:
 def resolve(budget: Budget, placement: str, inventory: Inventory, methods: Methods) -> int:
     """The number of tunable parameters that `budget` means for `placement` on this PLM.
 
-    A share is rounded to the nearest whole number, at least 1. Raises BudgetError where `@own` has no meaning.
+    A share is rounded to the nearest whole number, at least 1. Raises BudgetError where `@own` has no meaning,
+    ParamsError for an unknown placement.
     """
+    if placement not in PLACEMENTS.names:
+        raise ParamsError(unknown("placement", placement, PLACEMENTS.names))
     if budget.count is not None:
         return budget.count
     if budget.share is not None:

@@ -63,6 +63,11 @@ class PLM:
         """Where the weights are, and the parts of θ that are trained with them."""
         return self.model.get_input_embeddings().weight.device
 
+    def record(self) -> dict[str, Any]:
+        """What names it in the records of what it was tuned for: name, family, revision, content, dtype."""
+        own = {"name": self.name, "family": self.family.name, "revision": self.revision}
+        return own | {"content": self.content, "dtype": self.dtype}
+
     def head_size(self, labels: int) -> int:
         """Parameters of the trained head, a weight a state's number and a bias a label; 0 where the head is its own."""
         return labels * (self.model.get_input_embeddings().weight.shape[1] + 1) if self.head == "trained" else 0

@@ -7,11 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from apet.analysis.findings_table import BOUNDS, number, p_value
+from apet.analysis.wording import LEVELS, interval, number, p_value, scopes_shown, words
 
 VERDICTS = ("supported", "contradicted", "undecided")
-LEVELS = {"these_tasks": "On these tasks", "beyond": "Beyond these tasks"}
-"""The two levels of a finding: the study's tasks as they are, and tasks like them, of which they are a sample."""
 WIDTH = 400.0
 """Units from one end to the other of an interval's drawing; 0 of the quantity lies in the middle."""
 
@@ -68,9 +66,7 @@ def tally(claims: list[Claim]) -> str:
 
 def _claim(name: str, record: Mapping[str, Any]) -> Claim:
     reach = _reach(record["scopes"].values())
-    made = {scope: _scope(scope, found, record["unit"], reach) for scope, found in record["scopes"].items()}
-    overall = made.pop("overall")
-    families = list(made.values()) if len(made) > 1 else []
+    overall, *families = [_scope(n, found, record["unit"], reach) for n, found in scopes_shown(record).items()]
     return Claim(name, record["statement"], record["quantity"], record["unit"], overall, families)
 
 
@@ -91,40 +87,21 @@ def _scope(name: str, record: Mapping[str, Any], unit: str, reach: float) -> Sco
         )
     )
     answers = [_answer(level, record[level], unit, reach) for level in LEVELS]
-    values = [
-        (v["model"], f"{v['non_embedding']:,}", _value(v["value"]), _interval(v["low"], v["high"]))
-        for v in record["values"]
-    ]
+    values = [(v["model"], f"{v['non_embedding']:,}", number(v["value"]), interval(v)) for v in record["values"]]
     return Scope(name, n, answers, values)
 
 
 def _answer(level: str, found: Mapping[str, Any], unit: str, reach: float) -> Answer:
     estimate, low, high = found["estimate"], found["low"], found["high"]
     return Answer(
-        LEVELS[level],
+        LEVELS[level].capitalize(),
         found["verdict"],
         words(found),
         "not estimable" if estimate is None else f"{number(estimate)} {unit}",
-        "" if estimate is None else f"95 % interval {_interval(low, high)}",
+        "" if estimate is None else f"95 % interval {interval(found)}",
         "" if found["p_adjusted"] is None else f"adjusted p\u00a0{p_value(found['p_adjusted'])}",
         None if estimate is None else _bar(estimate, low, high, reach),
     )
-
-
-def words(found: Mapping[str, Any]) -> str:
-    """What a finding says, and no more than its interval does. Every claim is that its quantity lies below 0."""
-    low, high, reason = found["low"], found["high"], found["reason"]
-    if found["verdict"] == "supported":
-        said = "The whole interval lies on the claim's side of 0."
-    elif found["verdict"] == "contradicted":
-        said = "The whole interval lies on the other side of 0: the data speak against the claim."
-    elif found["estimate"] is None:
-        said = "The data cannot tell."
-    elif (low is None or low <= 0) and (high is None or high >= 0):
-        said = "The interval holds 0: the data allow both, that the claim is true and that it is false."
-    else:
-        said = "The interval alone leaves 0 out, but not once it is counted that several claims are tested."
-    return f"{said} {reason[0].upper()}{reason[1:].rstrip('.')}." if reason else said
 
 
 def _bar(estimate: float, low: float | None, high: float | None, reach: float) -> dict[str, Any]:
@@ -140,16 +117,6 @@ def _bar(estimate: float, low: float | None, high: float | None, reach: float) -
         "estimate": place(estimate),
         "width": WIDTH,
     }
-
-
-def _interval(low: float | None, high: float | None) -> str:
-    if low is None and high is None:
-        return "—"
-    return f"{BOUNDS['low'] if low is None else number(low)} to {BOUNDS['high'] if high is None else number(high)}"
-
-
-def _value(value: float | None) -> str:
-    return "—" if value is None else number(value)
 
 
 def _count(n: int, noun: str) -> str:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pandas as pd
 
 from apet.analysis.differences_table import differences_table
-from apet.analysis.findings_table import p_value
 from apet.analysis.resampling import Draws
 from apet.analysis.table import entry, method_name, methods_table
+from apet.analysis.wording import p_value
 from apet.report.table import MODEL, TASK, Column, Table, label, num, numbers, plain
 
 SPENT = ["seconds", "cpu_seconds", "peak_memory_mb"]

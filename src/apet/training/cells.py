@@ -210,11 +210,7 @@ def _record(cell: Cell, bench: Bench, budget: int, replicates: list[Replicate]) 
         "format": FORMAT,
         "cell": asdict(cell),
         "plm": {
-            "name": plm.name,
-            "family": plm.family.name,
-            "revision": plm.revision,
-            "content": plm.content,
-            "dtype": plm.dtype,
+            **plm.record(),
             "parameters": inventory.parameters,
             "non_embedding": inventory.non_embedding,
         },
