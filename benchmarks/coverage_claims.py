@@ -47,7 +47,8 @@ def true_thresholds(truth: Truth) -> Thresholds:
                     found = crossing(x, (means - level)[None], np.ones(len(x)))[0]
                     rows.append({**facts, "kind": kind, "smallest": 10 ** x[0], "largest": 10 ** x[-1], "log10": found})
     table = pd.DataFrame(rows)
-    return Thresholds(table, table.log10.to_numpy()[None])
+    values = table.log10.to_numpy()[None]
+    return Thresholds(table, values, values[None])
 
 
 def true_values(truth: Truth) -> dict[str, float]:

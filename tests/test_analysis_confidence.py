@@ -8,7 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from apet.analysis.confidence import NotEstimable, of_draws, of_mean_squares, of_pivot, of_sample, pooled, wider
+from apet.analysis.confidence import (
+    NotEstimable,
+    of_corrected,
+    of_draws,
+    of_mean_squares,
+    of_pivot,
+    of_sample,
+    pooled,
+    wider,
+)
 
 
 def test_one_mean_square_has_the_chi_square_interval_and_the_sum_of_alike_ones_too() -> None:
@@ -40,6 +49,22 @@ def test_slope_of_components_covers(plan: tuple, df: int) -> None:
         low, high = of_mean_squares(*np.array([term for term in terms if term[0]]).T).interval
         missed += not low <= truth <= high
     assert missed / sims < 0.05 + 3 * np.sqrt(0.05 * 0.95 / sims)
+
+
+@pytest.mark.parametrize(("bend", "error"), [(0.0, 1.0), (0.1, np.sqrt(1 + 2 * 0.1**2))])
+def test_a_bias_is_taken_off_and_its_noise_counted(bend: float, error: float) -> None:
+    """x + bend x² of a normal x of mean 0 and S.D. 1 is too large by `bend`; less that, its S.D. is `error`."""
+    rng, values, errors = np.random.default_rng(1), [], []
+    for _ in range(400):
+        seen = rng.normal()
+        draws = seen + rng.normal(size=500)
+        again = draws + rng.normal(size=(8, 500))
+        found = of_corrected(draws + bend * draws**2, seen + bend * seen**2, again + bend * again**2)
+        values.append(found.value)
+        errors.append((found.interval[1] - found.interval[0]) / 2 / stats.norm.isf(0.025))
+    assert np.mean(values) == pytest.approx(0, abs=3 / np.sqrt(400))
+    assert np.std(values) == pytest.approx(error, rel=0.1)
+    assert np.mean(errors) == pytest.approx(error, rel=0.15)
 
 
 def test_interval_of_a_sample_of_tasks_is_students() -> None:

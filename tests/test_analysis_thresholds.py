@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,12 +12,13 @@ from hypothesis import strategies as st
 from scipy import stats
 from scipy.optimize import isotonic_regression
 
-from apet.analysis.claims import Evidence, low_threshold
+from apet.analysis.claims import Evidence, high_threshold, low_threshold
 from apet.analysis.confidence import NotEstimable
 from apet.analysis.dispersion import spread_over_tasks, variance_of_truth
 from apet.analysis.resampling import Draws
 from apet.analysis.thresholds import crossing, restricted, threshold_draws, thresholds
-from simulated_claims import MARGINS
+from apet.analysis.trends import slope
+from simulated_claims import MARGINS, TOP, Truth, curve, tested, thresholds_of
 
 INF = np.inf
 
@@ -152,6 +155,35 @@ def test_variance_of_truth_is_not_that_of_the_noise(spread: float, noise: float,
         under += spread**2 < low
     assert missed / sims < 0.05 + 3 * np.sqrt(0.05 * 0.95 / sims)
     assert under / sims < 0.025 + 3 * np.sqrt(0.025 * 0.975 / sims)
+
+
+def slope_of(means: np.ndarray, cells: pd.DataFrame, noise: np.ndarray):
+    """The slope of the high threshold from means (cells,) whose noise has the draws `noise` [draws, cells]."""
+    draws = Draws(cells.assign(mean=means), means + noise)
+    return slope(high_threshold(Evidence(pd.DataFrame(), draws, MARGINS)), ["small", "large"]).these
+
+
+@pytest.mark.parametrize("change", [-0.4, 0.0])
+def test_slope_of_the_high_threshold_holds_the_truth(change: float) -> None:
+    """Noise draws thresholds together: percentiles of the draws miss a slope of -0.55 in every fifth study."""
+    truth, rows = Truth(plms=2, tasks=2, high_change=change), []
+    for (model, size), task in product(zip(("small", "large"), truth.sizes(), strict=True), range(truth.tasks)):
+        facts = {"model": model, "task": f"t{task}", "family": "f", "non_embedding": round(10**size), "units": 1}
+        facts |= {"chance": 0.2, "majority": 0.3, "draws": 2, "sd": 0.03}
+        for budget, x in tested(truth, size).items():
+            mean = float(curve(*thresholds_of(truth, size, task), x))
+            rows.append({**facts, "placement": "uniform", "budget": budget, "tunable": round(10**x), "mean": mean})
+        rows.append({**facts, "placement": "full", "budget": "@own", "tunable": 10**7, "mean": TOP})
+    cells = pd.DataFrame(rows)
+    means, scatter = cells["mean"].to_numpy(), np.where(cells.placement.eq("full"), 0.005, 0.03)
+    rng, sims, missed = np.random.default_rng(3), 150, 0
+    true = slope_of(means, cells, np.zeros((2, len(cells)))).value
+    assert true == pytest.approx(-0.553 if change else 0, abs=0.002)
+    for _ in range(sims):
+        noise = scatter * rng.normal(size=(401, len(cells)))
+        low, high = slope_of(means + noise[0], cells, noise[1:]).interval
+        missed += not low <= true <= high
+    assert missed / sims < 0.05 + 3 * np.sqrt(0.05 * 0.95 / sims)
 
 
 def spread(scores: dict, models: list[str], **how):

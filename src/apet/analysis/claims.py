@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from apet.analysis.components import position_components
-from apet.analysis.confidence import Estimate, of_draws, of_mean_squares, of_pivot, pooled, wider
+from apet.analysis.confidence import Estimate, of_corrected, of_draws, of_mean_squares, of_pivot, pooled, wider
 from apet.analysis.dispersion import spread_over_tasks
 from apet.analysis.means import MATCHED, RANDOM, own_count
 from apet.analysis.resampling import CELL, Draws
@@ -116,11 +116,11 @@ def _threshold(evidence: Evidence, kind: str, alike: list[str], lacking: str, re
     used = cells.placement.eq(RANDOM) | (own_count(cells) & cells.placement.eq("full") & (kind == "high"))
 
     def combine(weights: np.ndarray) -> Estimate:
-        plug_in, *drawn = found.values @ weights
-        drawn = np.array(drawn)
-        plain, pivot = of_draws(drawn, plug_in), of_pivot(drawn, plug_in)
-        # Noise draws thresholds together, towards the ends of the range and the gaps: the pivot takes most of it off.
-        return wider(plain, pivot) if (weights >= 0).all() else wider(pivot, plain)
+        plug_in, drawn = float(found.values[0] @ weights), found.values[1:] @ weights
+        if (weights >= 0).all():
+            return wider(of_draws(drawn, plug_in), of_pivot(drawn, plug_in))
+        # Noise draws thresholds together, towards the ends of the range and the gaps between budgets.
+        return of_corrected(drawn, plug_in, found.again @ weights)
 
     behind = cells[used & cells["mean"].notna()][CELL]
     return Measured(found.table, combine, behind, lacking, found.values, found.table.end.to_numpy(), reference)

@@ -14,6 +14,8 @@ from apet.analysis.resampling import CELL, Draws
 from apet.provenance import seed_for
 
 KINDS = ("low", "high")
+AGAIN = 8
+"""Draws about each draw, which tell how much a bias that was estimated on draws is to be believed."""
 PAIR = ["family", "non_embedding", "model", "task"]
 NUMBERS = ["smallest", "largest", "level", "log10", "low", "high"]
 ENDS = {-np.inf: "below", np.inf: "above"}
@@ -21,10 +23,12 @@ ENDS = {-np.inf: "below", np.inf: "above"}
 
 @dataclass(frozen=True)
 class Thresholds:
-    """table: a row for each (model, task, kind), see `thresholds`. values: [draws, rows], joint draws of `log10`."""
+    """table: a row for each (model, task, kind), see `thresholds`. values: [draws, rows], joint draws of `log10`.
+    again: [AGAIN, draws, rows], of draws about those draws."""
 
     table: pd.DataFrame
     values: np.ndarray
+    again: np.ndarray
 
 
 def thresholds(draws: Draws, margins: Mapping[str, float]) -> pd.DataFrame:
@@ -46,7 +50,8 @@ def threshold_draws(draws: Draws, margins: Mapping[str, float]) -> Thresholds:
     difference of nothing. Scores are taken to rise with the number of parameters (`crossing`), on the data and on
     each draw. The intervals are percentiles of the draws.
     """
-    cells, drawn = draws.cells.reset_index(drop=True), _with_scatter_of_plans(draws)
+    cells, drawn = draws.cells.reset_index(drop=True), _with_draws_about_draws(_with_scatter_of_plans(draws))
+    count = len(draws.values)
     cells["level"] = np.fmax(cells.chance, cells.majority) + margins["low_margin"] / 100
     scored = cells["mean"].notna()
     full = cells[own_count(cells) & cells.placement.eq("full") & scored].drop_duplicates(["model", "task"])
@@ -61,12 +66,12 @@ def threshold_draws(draws: Draws, margins: Mapping[str, float]) -> Thresholds:
         match = np.full(len(curve), np.nan) if top is None else np.append(cells["mean"][top], drawn[:, top])
         for kind, level in zip(KINDS, (low, match - margins["high_margin"] / 100), strict=True):
             found = crossing(np.log10(group.tunable), curve - level[:, None], group.units.to_numpy(float))
-            rows.append(facts | {"kind": kind, "level": level[0], **_interval(found)})
+            rows.append(facts | {"kind": kind, "level": level[0], **_interval(found[: 1 + count])})
             values.append(found[1:])
     columns = [*PAIR, "smallest", "largest", "budgets", "kind", "level", "log10", "low", "high", "censored"]
-    empty = np.empty((len(drawn), 0))
     table = pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(NUMBERS, float))
-    return Thresholds(table, np.stack(values, axis=1) if values else empty)
+    found = np.stack(values, axis=1) if values else np.empty((len(drawn), 0))
+    return Thresholds(table, found[:count], found[count:].reshape(AGAIN, count, len(table)))
 
 
 def _with_scatter_of_plans(draws: Draws) -> np.ndarray:
@@ -84,6 +89,12 @@ def _with_scatter_of_plans(draws: Draws) -> np.ndarray:
             rng = np.random.default_rng(seed_for("analysis.plans", *(cell[name] for name in CELL)))
             values[:, place] += np.sqrt(variance) * rng.standard_t(df, len(values))
     return values
+
+
+def _with_draws_about_draws(drawn: np.ndarray) -> np.ndarray:
+    """[draws, cells] -> [(1 + AGAIN) * draws, cells]: below the draws, each with other draws' deviations on top."""
+    away = drawn - np.median(drawn, axis=0)
+    return np.concatenate([drawn, *(drawn + np.roll(away, shift, axis=0) for shift in range(1, AGAIN + 1))])
 
 
 def crossing(x: np.ndarray, excess: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -117,10 +128,12 @@ def crossing(x: np.ndarray, excess: np.ndarray, weights: np.ndarray) -> np.ndarr
 @dataclass(frozen=True)
 class Restricted:
     """Thresholds of one kind, clipped to what could be compared: table (PAIR columns, `log10` clipped, `end`: −1 or 1
-    where it lies at the range's lower or upper end, else 0), values [1 + draws, rows]: the same, and its draws."""
+    where it lies at the range's lower or upper end, else 0), values [1 + draws, rows]: the same, and its draws; again
+    [AGAIN, draws, rows]: draws about the draws."""
 
     table: pd.DataFrame
     values: np.ndarray
+    again: np.ndarray
 
 
 def restricted(found: Thresholds, kind: str, alike: list[str]) -> Restricted:
@@ -137,8 +150,10 @@ def restricted(found: Thresholds, kind: str, alike: list[str]) -> Restricted:
     usable = (low < high).to_numpy()
     table, low, high = table[usable], low[usable].to_numpy(), high[usable].to_numpy()
     end = (table.log10 >= high).astype(int) - (table.log10 <= low)
-    values = np.vstack([table.log10, found.values[:, rows.to_numpy()][:, usable]]).clip(low, high)
-    return Restricted(table[PAIR].assign(log10=values[0], end=end).reset_index(drop=True), values)
+    place = np.flatnonzero(rows)[usable]
+    values = np.vstack([table.log10, found.values[:, place]]).clip(low, high)
+    table = table[PAIR].assign(log10=values[0], end=end).reset_index(drop=True)
+    return Restricted(table, values, found.again[:, :, place].clip(low, high))
 
 
 def _merged(x: np.ndarray, excess: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
