@@ -3,29 +3,37 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip install --quiet
 # Another build of torch: make run TORCH_INDEX=https://download.pytorch.org/whl/cpu (or …/cu130)
 TORCH_INDEX ?=
 STUDY  ?= params.yaml
 SLURM  ?= yes
 CHROMIUM ?= yes
+MOUNTS ?= yes
 SPACE  := $(subst ,, )
-WITHOUT := $(strip $(if $(filter no,$(SLURM)),slurm) $(if $(filter no,$(CHROMIUM)),chromium))
+WITHOUT := $(strip $(if $(filter no,$(SLURM)),slurm) $(if $(filter no,$(CHROMIUM)),chromium) $(if $(filter no,$(MOUNTS)),mounts))
 ACTIVE := PATH="$(CURDIR)/$(BIN):$$PATH"
 
-.PHONY: help run test lint clean
+.PHONY: help run test mutants lint docs lock clean
 
 help:
 	@echo "make run     set up, run the study of $(STUDY), draw figures and the report"
 	@echo "make test    set up, run all tests; SLURM=no without those that start a Slurm, as root,"
-	@echo "               CHROMIUM=no without those that open the report in a browser, which root can install"
-	@echo "make lint    ruff and snakefmt"
+	@echo "               CHROMIUM=no without those that open the report in a browser, which root can install,"
+	@echo "               MOUNTS=no without those that mount a small or a read-only disk, as root"
+	@echo "make mutants put small errors into placement and analysis and see that the tests find them (an hour)"
+	@echo "make lint    ruff, snakefmt, mypy, Snakemake's own lint"
+	@echo "make docs    build the documentation as a site in docs/_build"
+	@echo "make lock    write envs/*.lock anew from pyproject.toml, with uv; UPGRADE=--upgrade takes newer versions"
 	@echo "make clean   remove results and .venv (data and PLMs stay)"
 
-$(VENV)/.ready: envs/requirements.lock pyproject.toml
+$(VENV)/.ready: envs/build.lock envs/requirements.lock envs/torch.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "apet needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Say make PYTHON=python3.12 …")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -r envs/requirements.lock
-	$(BIN)/python -m pip install --quiet --no-deps --editable .
+	$(PIP) --no-deps --require-hashes -r envs/build.lock
+	$(PIP) --no-deps --require-hashes --no-build-isolation --use-pep517 -r envs/requirements.lock
+	$(PIP) $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -r envs/torch.lock
+	$(PIP) --no-deps --no-build-isolation --editable .
 	@touch $@
 
 run: $(VENV)/.ready
@@ -38,8 +46,26 @@ run: $(VENV)/.ready
 test: $(VENV)/.ready
 	$(ACTIVE) pytest --numprocesses 2 --no-loadscope-reorder $(if $(WITHOUT),-m "not ($(subst $(SPACE), or ,$(WITHOUT)))")
 
+mutants: $(VENV)/.ready
+	$(PIP) --no-deps --require-hashes --no-build-isolation --use-pep517 -r envs/mutants.lock
+	$(BIN)/python tests/mutants.py
+
 lint: $(VENV)/.ready
-	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/snakefmt --check Snakefile workflow
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/snakefmt --check Snakefile workflow
+	$(BIN)/mypy
+	$(ACTIVE) snakemake --lint --directory "$$(mktemp -d)" --config params="$(CURDIR)/params.yaml"
+
+docs: $(VENV)/.ready
+	$(ACTIVE) sphinx-build -qW --keep-going docs docs/_build
+
+# uv keeps the versions that a lock has, where they still fit.
+LOCK := UV_CUSTOM_COMPILE_COMMAND='make lock' uv --config-file envs/lock.toml pip compile --quiet
+lock:
+	$(LOCK) --all-extras pyproject.toml --constraint envs/torch.lock --output-file envs/requirements.lock $(UPGRADE)
+	$(LOCK) envs/build.in --constraint envs/requirements.lock --output-file envs/build.lock $(UPGRADE)
+	$(LOCK) envs/mutants.in --constraint envs/requirements.lock --output-file envs/mutants.lock $(UPGRADE)
 
 clean:
 	rm -rf $(VENV) results .snakemake

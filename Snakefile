@@ -22,5 +22,9 @@ rule all:
         rules.results.input,
 
 
+onstart:
+    start()
+
+
 onerror:
     shell(f"apet status --failed --study {STUDY} --results results")

@@ -18,7 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from apet.provenance import digest, write_json
+from apet.provenance import digest
+from apet.sealed import write_sealed
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 import simulated_study as simulated
@@ -59,7 +60,7 @@ def build(folder: Path, count: int, rows: int) -> tuple[int, int]:
     simulated.write_cells(folder / "results/cells", found)
     margins = {"low_margin": 2.0, "high_margin": 2.0, "same_within": 0.5}
     study = {"study": digest(count), "analysis": margins, "cells": {path: m["cell"] for path, m in found}}
-    write_json(folder / "study.json", study)
+    write_sealed(folder / "study.json", study)
     return len(found), sum(len(metrics["replicates"]) for _, metrics in found)
 
 

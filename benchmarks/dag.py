@@ -7,6 +7,7 @@ programs are the real ones, but for `apet train`: a shell script takes its place
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shutil
 import subprocess
@@ -23,7 +24,8 @@ from apet.config import load_study
 from apet.data.wheels import known_wheels
 from apet.figures import FIGURES
 from apet.grid import Cell, Grid
-from apet.provenance import write_json
+from apet.provenance import sealed, write_json
+from apet.record import FORMAT, METRICS
 from apet.store import write_index
 
 ROOT = Path(__file__).parent.parent
@@ -134,8 +136,11 @@ class Workspace:
         return [path for out in outs for path in out]
 
     def fill_cells(self, cells: Iterable[Cell]) -> None:
-        names = ("theta.safetensors", "plans.json", "predictions.parquet", "metrics.json")
-        self._write(f"results/cells/{cell.path}/{name}" for cell in cells for name in names)
+        names = ("theta.safetensors", "plans.json", "predictions.parquet", METRICS)
+        for cell in cells:
+            self._write(f"results/cells/{cell.path}/{name}" for name in names)
+            record = sealed({"format": FORMAT, "path": cell.path, "files": {}})
+            (self.folder / "results/cells" / cell.path / METRICS).write_text(json.dumps(record))
 
     def _write(self, paths: Iterable[str]) -> None:
         for path in paths:

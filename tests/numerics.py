@@ -44,6 +44,7 @@ APART = {
         "data/batches.py": "tokenises for training, so it is TRAINER_VERSION's",
     },
     "PRETRAIN_VERSION": {
+        "plms/gguf.py": "refuses files of PLMs made elsewhere",
         "plms/progress.py": "messages",
         "plms/registry.py": "names of PLMs made elsewhere",
         "plms/sharded.py": "PLMs in several processes, for training cells",
@@ -51,6 +52,7 @@ APART = {
     },
     "SNAPSHOT_VERSION": {},
     "TRAINER_VERSION": {
+        "plms/gguf.py": "refuses files of PLMs",
         "plms/ladder.py": "recipes of pretraining, whose result's content is in a cell's record",
         "plms/objectives.py": "pretraining",
         "plms/packing.py": "pretraining",
@@ -86,7 +88,9 @@ NONE = {
     "export": "reads finished cells and writes them in other forms",
     "figures": "drawings of finished cells",
     "grid.py": "names cells, but for the seeds, which are Cell's",
+    "record.py": "reads and writes the record of a finished cell",
     "report": "a page about finished cells",
+    "sealed.py": "tells whole files from damaged ones",
     "show.py": "messages",
     "status.py": "messages",
     "store.py": "moves whole folders",
@@ -129,16 +133,20 @@ def number(version: str) -> int:
 
 
 def digest(version: str) -> str:
-    """SHA-256 over what the modules of a version do: neither comments, docstrings nor formatting count."""
+    """SHA-256 over what the modules of a version do: neither comments, docstrings, types nor formatting count."""
     code = [(relative(path), ast.parse(path.read_text("utf-8"))) for path in modules(version)]
     code = [[name, shape(tree)] for name, tree in [*code, *parts(version)]]
     return hashlib.sha256(json.dumps(code).encode()).hexdigest()
 
 
+UNCOUNTED = ("kind", "annotation", "returns")
+"""Fields of a syntax tree that do nothing: whether a text was written as u"…", and types."""
+
+
 def shape(node: Any) -> Any:
-    """A syntax tree as lists, without texts that stand alone as statements, and the same in every Python version."""
+    """A syntax tree as lists, without types and texts that stand alone as statements; the same in every Python."""
     if isinstance(node, ast.AST):
-        fields = ((name, getattr(node, name, None)) for name in node._fields if name != "kind")
+        fields = ((name, getattr(node, name, None)) for name in node._fields if name not in UNCOUNTED)
         return [type(node).__name__, *([name, shape(value)] for name, value in fields if value not in (None, []))]
     if isinstance(node, list):
         return [shape(part) for part in node if not is_text(part)]

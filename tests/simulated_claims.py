@@ -84,7 +84,7 @@ def curve(low: float, high: float, x: np.ndarray) -> np.ndarray:
     return np.interp(x, [low, max(high, low + 0.1)], [CHANCE, TOP])
 
 
-def tested(truth: Truth, size: float) -> dict[str, float]:
+def budgets_tested(truth: Truth, size: float) -> dict[str, float]:
     """log10 of APET's numbers of parameters on a PLM, by budget."""
     matched = {f"@{name}": count + (size - 4.5) / 3 for name, count in COUNTS.items()}
     return {f"{10**x:.0f}": float(x) for x in truth.sweep} | matched
@@ -103,7 +103,7 @@ def _cells(truth: Truth, size: float, low: float, high: float) -> list[tuple]:
     spread = np.sqrt(max(truth.method_variance + truth.method_change * step, 0)) / 100
     unit = np.std(list(METHODS.values()), ddof=1)
     found = []
-    for budget, x in tested(truth, size).items():
+    for budget, x in budgets_tested(truth, size).items():
         draws = (truth.draws, truth.reruns) if budget.startswith("@") else (truth.sweep_draws, 1)
         found.append(("uniform", budget, round(10**x), float(curve(low, high, x)), plan_sd, *draws))
     for name, place in METHODS.items():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import pyarrow as pa
 
 from apet.analysis.tidy import tidy
 from apet.data.tables import write_table
-from apet.provenance import file_digest
+from apet.record import write_record
 
 MODELS = {"bloom-small": (25_000, 160_000), "bloom-mid": (200_000, 480_000), "bloom-large": (1_200_000, 1_750_000)}
 TASKS = {"topics": (5, 0.2, 0.237, 400), "sentiment": (2, 0.5, 0.566, 800)}
@@ -43,8 +42,9 @@ def record(model: str, task: str, placement: str, budget: str, scores: Any, tuna
     non_embedding, parameters = MODELS[model]
     labels, chance, majority, n = TASKS[task]
     rows = np.asarray(scores, float)
-    return f"{model}/{task}/{placement}-{budget}", {
-        "format": 1,
+    path = f"{model}/{task}/{placement}-{budget}"
+    return path, {
+        "path": path,
         "cell": {"model": model, "task": task, "placement": placement, "budget": budget, "seed": 1, "trainer": 3},
         "plm": {
             "name": model,
@@ -124,5 +124,4 @@ def write_predictions(folder: Path, metrics: dict[str, Any], columns: dict[str, 
         **{name: values.ravel() for name, values in columns.items()},
     }
     write_table(folder / "predictions.parquet", found, pa.schema(types.items()))
-    files = {"predictions.parquet": file_digest(folder / "predictions.parquet")}
-    (folder / "metrics.json").write_text(json.dumps({**metrics, "files": files}))
+    write_record(folder, metrics["path"], metrics)

@@ -113,3 +113,19 @@ def test_the_wider_of_two_holds_both() -> None:
     found = wider(one, other)
     assert found.value == 0.0
     assert found.interval == (one.interval[0], other.interval[1])
+
+
+@pytest.mark.parametrize("kind", [of_draws, of_pivot, lambda draws, value: of_corrected(draws, value, draws[None] / 2)])
+def test_what_is_measured_in_another_unit_has_the_same_interval_there(kind) -> None:
+    draws = np.random.default_rng(0).gamma(2, size=999)
+    one, three = kind(draws, 1.5), kind(3 * draws, 4.5)
+    assert three.value == pytest.approx(3 * one.value)
+    for alpha in (0.01, 0.05, 0.5):
+        assert three.bounds(alpha) == pytest.approx([3 * bound for bound in one.bounds(alpha)])
+
+
+def test_a_bound_is_the_draw_beyond_which_half_of_alpha_lies() -> None:
+    assert of_draws(np.arange(1.0, 39), 20).interval == (-np.inf, np.inf), "38 draws do not tell 2.5 % of the truth"
+    assert of_draws(np.arange(1.0, 40), 20).interval == (1, 39)
+    assert of_draws(np.arange(1.0, 80), 40).interval == (2, 78)
+    assert of_draws(np.arange(1.0, 4), 2).bounds(1.0) == (2, 2)

@@ -18,7 +18,7 @@ from apet.analysis.dispersion import spread_over_tasks, variance_of_truth
 from apet.analysis.resampling import Draws
 from apet.analysis.thresholds import crossing, restricted, threshold_draws, thresholds
 from apet.analysis.trends import slope
-from simulated_claims import MARGINS, TOP, Truth, curve, tested, thresholds_of
+from simulated_claims import MARGINS, TOP, Truth, budgets_tested, curve, thresholds_of
 
 INF = np.inf
 
@@ -170,7 +170,7 @@ def test_slope_of_the_high_threshold_holds_the_truth(change: float) -> None:
     for (model, size), task in product(zip(("small", "large"), truth.sizes(), strict=True), range(truth.tasks)):
         facts = {"model": model, "task": f"t{task}", "family": "f", "non_embedding": round(10**size), "units": 1}
         facts |= {"chance": 0.2, "majority": 0.3, "draws": 2, "sd": 0.03}
-        for budget, x in tested(truth, size).items():
+        for budget, x in budgets_tested(truth, size).items():
             mean = float(curve(*thresholds_of(truth, size, task), x))
             rows.append({**facts, "placement": "uniform", "budget": budget, "tunable": round(10**x), "mean": mean})
         rows.append({**facts, "placement": "full", "budget": "@own", "tunable": 10**7, "mean": TOP})

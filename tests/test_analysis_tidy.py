@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from apet.analysis.columns import COLUMNS, FLAT, SCHEMA
 from apet.analysis.predictions import Predictions, f1_values
-from apet.analysis.tidy import COLUMNS, FLAT, SCHEMA, read_records, read_tidy, tidy, write_tidy
+from apet.analysis.tidy import read_records, tidy
+from apet.analysis.tidy_file import read_tidy, write_tidy
 from apet.config import Margins
 from apet.errors import ApetError, CorruptError, DataError
-from apet.provenance import bytes_digest, file_digest
+from apet.record import read_record, write_record
+from apet.sealed import write_sealed
 from simulated_study import record, study, write_cells, write_predictions
 
 STUDY = "ab" * 32
@@ -174,7 +176,7 @@ class TestPredictionsThatAreNotTheRecords:
         return str(error.value)
 
     def rewrite(self, place: Path, change, **columns: np.ndarray) -> None:
-        metrics = json.loads((place / "metrics.json").read_text())
+        metrics = read_record(place)
         n = metrics["replicates"][0]["test"]["n"]
         correct = np.array([np.arange(n) < r["test"]["score"] * n - 0.5 for r in metrics["replicates"]])
         change(metrics)
@@ -191,8 +193,7 @@ class TestPredictionsThatAreNotTheRecords:
         assert "dvc pull" in self.said(place, DataError)
 
     def test_no_digest(self, place: Path) -> None:
-        metrics = json.loads((place / "metrics.json").read_text())
-        (place / "metrics.json").write_text(json.dumps({**metrics, "files": {}}))
+        write_sealed(place / "metrics.json", {**read_record(place), "files": {}})
         assert "'files'" in self.said(place, DataError)
 
     def test_another_score(self, place: Path) -> None:
@@ -202,9 +203,9 @@ class TestPredictionsThatAreNotTheRecords:
 
     def test_other_replicates(self, place: Path) -> None:
         self.rewrite(place, lambda metrics: None)
-        metrics = json.loads((place / "metrics.json").read_text())
+        metrics = read_record(place)
         metrics["replicates"].reverse()
-        (place / "metrics.json").write_text(json.dumps(metrics))
+        write_record(place, metrics["path"], metrics)
         assert "one after another" in self.said(place, CorruptError)
 
     def test_a_metric_that_labels_have_not(self, place: Path) -> None:
@@ -212,10 +213,8 @@ class TestPredictionsThatAreNotTheRecords:
         assert "'em'" in self.said(place, DataError)
 
     def test_no_parquet(self, place: Path) -> None:
-        metrics = json.loads((place / "metrics.json").read_text())
         (place / "predictions.parquet").write_bytes(b"none")
-        metrics["files"]["predictions.parquet"] = bytes_digest(b"none")
-        (place / "metrics.json").write_text(json.dumps(metrics))
+        write_record(place, one()[0], read_record(place))
         assert "not a readable parquet file" in self.said(place, CorruptError)
 
 
@@ -226,8 +225,7 @@ def test_other_test_rows_than_another_cell(tmp_path: Path) -> None:
     ids = [f"topics{i:060d}" for i in range(400)]
     table = {"draw": [0] * 400, "rerun": [0] * 400, "id": ids[::-1], "correct": [True, False] * 200}
     pq.write_table(pa.table(table), tmp_path / other / "predictions.parquet")
-    files = {"predictions.parquet": file_digest(tmp_path / other / "predictions.parquet")}
-    (tmp_path / other / "metrics.json").write_text(json.dumps({**metrics, "files": files}))
+    write_record(tmp_path / other, other, metrics)
     with pytest.raises(DataError, match="other test rows of topics, or in another order") as error:
         gathered(tmp_path, [first[0], other])
     assert first[0] in str(error.value) and other in str(error.value)
@@ -299,7 +297,6 @@ def test_a_diverged_replicate_may_lack_its_score_and_generation_its_labels() -> 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"format": 2}, "'format'"),
         ({"replicates": []}, "'replicates'"),
         ({"replicates": {}}, "'replicates'"),
         ({"replicates": [3]}, "replicate.draw"),
@@ -323,13 +320,12 @@ def test_doubled_coordinates_and_no_cells() -> None:
 
 def test_read_records(tmp_path: Path) -> None:
     cell, metrics = one()
-    (tmp_path / cell).mkdir(parents=True)
-    (tmp_path / cell / "metrics.json").write_text(json.dumps(metrics))
-    assert list(read_records(tmp_path, [cell])) == [(cell, metrics)]
+    written = write_record(tmp_path / cell, cell, metrics)
+    assert list(read_records(tmp_path, [cell])) == [(cell, written)] and metrics.items() <= written.items()
     with pytest.raises(DataError, match=r"absent/metrics\.json"):
         list(read_records(tmp_path, ["absent"]))
     (tmp_path / cell / "metrics.json").write_text("{")
-    with pytest.raises(DataError, match="not a JSON document"):
+    with pytest.raises(CorruptError, match="not a JSON document"):
         list(read_records(tmp_path, [cell]))
 
 
@@ -339,7 +335,7 @@ def test_read_tidy_refuses_other_files(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="not a tidy table"):
         read_tidy(other)
     other.write_bytes(b"no parquet")
-    with pytest.raises(DataError, match=r"other\.parquet"):
+    with pytest.raises(CorruptError, match=r"other\.parquet"):
         read_tidy(other)
     with pytest.raises(DataError, match=r"none\.parquet"):
         read_tidy(tmp_path / "none.parquet")

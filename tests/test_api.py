@@ -21,14 +21,16 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import apet
 from apet.cli import main
 from apet.config import load_study
-from apet.data.prepare import read_split
+from apet.data.prepare import read_split, read_task
 from apet.errors import ApetError, CorruptError, DataError, ModelError, ParamsError
 from apet.grid import Cell, data_folder, plm_folder
 from apet.placement import Methods
 from apet.plms.load import load_plm
 from apet.provenance import folder_digest
+from apet.record import METRICS, PREDICTIONS, THETA, write_record
+from apet.sealed import write_sealed
 from apet.store import Results
-from apet.training.cells import METRICS, PREDICTIONS, THETA, Bench, train_cell
+from apet.training.cells import Bench, train_cell
 from apet.training.determinism import make_deterministic
 from saved import save_plm
 from tiny import CONFIGS, WORDS, tiny_plm
@@ -213,7 +215,7 @@ def test_what_cannot_be_exported_is_one_line_and_exit_status_2(cells, tmp_path, 
 HARM: dict[str, tuple[Callable[[Finished], object], type[ApetError], str]] = {
     "θ": (lambda c: (c.folder / THETA).write_bytes(b"x" * 100), CorruptError, "theta.safetensors"),
     "θ gone": (lambda c: (c.folder / THETA).unlink(), DataError, "not finished"),
-    "rows": (lambda c: _edit(c.data / "task.json", digest="0"), DataError, "other rows"),
+    "rows": (lambda c: write_sealed(c.data / "task.json", read_task(c.data) | {"length": 13}), DataError, "other rows"),
     "task gone": (lambda c: (c.data / "task.json").unlink(), DataError, "task.json"),
     "PLM": (lambda c: _edit(c.plm / "config.json", layer_norm_epsilon=1e-3), ModelError, "On other weights"),
     "PLM gone": (lambda c: (c.plm / "config.json").unlink(), ModelError, "no config.json"),
@@ -228,7 +230,7 @@ def _edit(path: Path, **values: object) -> None:
 
 def _cell(cell: Finished, **values: object) -> None:
     record = cell.record
-    _edit(cell.folder / METRICS, cell=record["cell"] | values)
+    write_record(cell.folder, cell.cell.path, record | {"cell": record["cell"] | values})
 
 
 @pytest.mark.parametrize("what", HARM)

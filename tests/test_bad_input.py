@@ -504,7 +504,7 @@ def test_an_alias_is_what_it_stands_for(tmp_path):
 RESOLVED = [
     (b"", "line 1"),
     (b"[]", "not a resolved study"),
-    (b"{}", "'cells'"),
+    (b"{}", "an older version of apet wrote it"),
     (b'{"cells": 5}', "not a resolved study"),
     (b'{"cells": []}', "not a resolved study"),
     (b"\xff\xfe", "not a resolved study"),
@@ -611,7 +611,7 @@ def test_no_shell_sees_a_parameter_unquoted():
 
 def test_a_study_runs_in_any_folder_with_anyones_names(tmp_path):
     """Spaces, quotes, semicolons and letters of all kinds in folders, files, fields, classes and a PLM's name."""
-    checkout = Checkout(tmp_path / "stüdy; touch pwned $(touch pwned) 'a \"b", None)
+    checkout = Checkout(tmp_path / "stu\u0308dy; touch pwned\n$(touch pwned) `touch pwned` 'a \"b \u00fc %s \\ &", None)
     save_plm(tiny_plm("llama", fused=False).model, checkout.folder / "a plm; ü")
     (checkout.folder / "tâsks & more").mkdir()
     labels = "très mal; rm", "gut 'ü' $HOME"

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
+import signal
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+
+from apet.cli import EXAMPLES, EXITS, STAGES, main, parser
+from apet.errors import ApetError, Interrupted, MismatchError
 
 BLOOM = {"model_type": "bloom", "vocab_size": 512, "hidden_size": 32, "n_layer": 2, "n_head": 2}
 
@@ -22,13 +28,54 @@ def apet(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-m", "apet.cli", *arguments], capture_output=True, text=True, check=False)
 
 
-def test_help_names_every_step():
-    text = apet("--help").stdout
-    data = ("check", "fetch", "corpus", "prepare", "tokenizer", "pretrain")
-    for command in (*data, "snapshot", "plan", "train", "verify", "aggregate", "findings", "figures", "report"):
-        assert command in text
-    for command in ("cost", "status", "prune", "show", "export"):
-        assert command in text
+def here(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    """The same in this process, which has the libraries loaded: exit status, standard output, standard error."""
+    status = main(arguments)
+    said = capsys.readouterr()
+    return status, said.out, said.err
+
+
+def test_help_shows_the_way_of_the_data():
+    done = apet("--help")
+    titles = [line for line in done.stdout.splitlines() if line and line in {stage.__doc__ for stage in STAGES}]
+    assert titles == [stage.__doc__ for stage in STAGES] and done.returncode == 0
+    (commands,) = (action.choices for action in parser()._actions if isinstance(action.choices, dict))
+    told = re.findall(r"^  ([a-z]+) +\S.* -> ", done.stdout, re.MULTILINE)
+    assert told == list(commands) and max(map(len, done.stdout.splitlines())) <= 120
+
+
+def test_every_command_shows_its_examples():
+    for name, examples in EXAMPLES.items():
+        (sub,) = (action.choices[name] for action in parser()._actions if isinstance(action.choices, dict))
+        assert all(f"\n  {line}" in sub.format_help() for line in examples)
+
+
+def test_exit_statuses_are_those_that_the_help_lists():
+    """0, 2 and 141 are met in this file, 1 in tests of `apet verify`, 75 where trainings are stopped."""
+    assert list(EXITS) == sorted({0, MismatchError.status, ApetError.status, Interrupted.status, 128 + signal.SIGPIPE})
+    said = apet("--help").stdout
+    assert all(
+        re.search(rf"^  {status} +{re.escape(meaning)}$", said, re.MULTILINE) for status, meaning in EXITS.items()
+    )
+
+
+def test_version_is_the_packages():
+    assert apet("--version").stdout == f"apet {version('apet')}\n"
+
+
+def test_a_shell_completes_commands_options_choices_files_and_cells(tmp_path):
+    """Real bash, asked as its Tab key asks."""
+    cell = "bloom-32x2/bbc_topics/lora-own-0123456789"
+    (tmp_path / "results" / "cells" / cell).mkdir(parents=True)
+    asked = {
+        "st": "status", "export --t": "--to", "export --to p": "peft", "show bloom": cell, "plan --see": "--seed",
+        "report --results res": "results", "completion z": "zsh",
+    }  # fmt: skip
+    script = f"""eval "$({sys.executable} -m apet.cli completion bash)"
+    ask() {{ COMP_WORDS=(apet "$@"); COMP_CWORD=$#; COMPREPLY=(); _shtab_apet 2>/dev/null; echo "${{COMPREPLY[*]}}"; }}
+    """ + "".join(f"ask {words}\n" for words in asked)
+    done = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == list(asked.values())
 
 
 def test_a_reader_that_has_had_enough_is_no_error(plm):
@@ -39,8 +86,10 @@ def test_a_reader_that_has_had_enough_is_no_error(plm):
     assert (process.returncode, said) == (141, "")
 
 
-def test_plan_from_shapes_alone(plm):
-    plan = json.loads(apet("plan", "--model", plm, "--placement", "uniform", "--budget", "@lora").stdout)
+def test_plan_from_shapes_alone(plm, capsys):
+    status, said, _ = here(capsys, "plan", "--model", plm, "--placement", "uniform", "--budget", "@lora")
+    plan = json.loads(said)
+    assert status == 0
     assert sum(plan["structures"].values()) == plan["budget"] == 2 * 2 * 8 * 64
 
 
@@ -53,18 +102,15 @@ def test_plan_from_shapes_alone(plm):
         (["--placement", "uniform"], "no count of its own"),
     ],
 )
-def test_a_wrong_plan_is_one_message(plm, arguments, said):
-    done = apet("plan", "--model", plm, *arguments)
-    assert done.returncode == 2
-    assert said in done.stderr
-    assert len(done.stderr.splitlines()) == 1
+def test_a_wrong_plan_is_one_message(plm, capsys, arguments, said):
+    status, _, error = here(capsys, "plan", "--model", plm, *arguments)
+    assert status == 2 and said in error and len(error.splitlines()) == 1
 
 
-def test_an_unsupported_architecture_names_the_supported_ones(tmp_path):
+def test_an_unsupported_architecture_names_the_supported_ones(tmp_path, capsys):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "gpt2"}))
-    done = apet("plan", "--model", str(tmp_path), "--placement", "lora")
-    assert done.returncode == 2
-    assert all(name in done.stderr for name in ("bert", "bloom", "gpt_neox", "llama", "t5"))
+    status, _, error = here(capsys, "plan", "--model", str(tmp_path), "--placement", "lora")
+    assert status == 2 and all(name in error for name in ("bert", "bloom", "gpt_neox", "llama", "t5"))
 
 
 def test_a_missing_file_is_an_error_that_names_it(tmp_path):

@@ -16,6 +16,8 @@ from apet.cli import main
 from apet.config import load_study
 from apet.cost import Cost, Estimate, Speed
 from apet.grid import Grid
+from apet.record import write_record
+from apet.sealed import write_sealed
 from saved import save_plm
 from tiny import WORDS
 from toy import PARAMS, ROOT
@@ -103,7 +105,7 @@ def test_what_is_done_is_told_from_what_is_left_at_the_measured_rate(tmp_path):
     cells, runs = tmp_path / "results/cells" / done.path, tmp_path / "results/runs" / f"{done.path}.json"
     for folder in (cells, runs.parent):
         folder.mkdir(parents=True)
-    (cells / "metrics.json").write_text("{}")
+    write_record(cells, done.path, {})
     runs.write_text(json.dumps({"cpu_seconds": 7.2, "device": "cpu"}))
     after = estimate(tmp_path)
     assert (after.total().done, after.left.cells) == (1, 3)
@@ -118,9 +120,11 @@ def test_rows_that_nothing_tells_yet_are_said_to_be_missing(tmp_path):
     found = estimate(tmp_path, rows={"train": None, "validation": None, "test": None})
     assert cost(found, "none", "@own").operations == 0
     assert "rows of rotten_tomatoes are not known yet" in "\n".join(found.lines())
-    folder = tmp_path / found.grid.task_folder("rotten_tomatoes")
+    folder, rows = tmp_path / found.grid.task_folder("rotten_tomatoes"), {"train": 9, "validation": 5, "test": 7}
     folder.mkdir(parents=True)
-    (folder / "task.json").write_text(json.dumps({"rows": {"train": 9, "validation": 5, "test": 7}}))
+    write_sealed(
+        folder / "task.json", {"task_digest": found.grid.task_digests["rotten_tomatoes"], "rows": rows, "files": {}}
+    )
     known = estimate(tmp_path, rows={"train": None, "validation": None, "test": None})
     assert cost(known, "none", "@own").operations == 2 * BLOCKS * TEXT * 7
 

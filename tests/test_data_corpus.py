@@ -88,5 +88,5 @@ def test_what_other_tasks_of_a_study_hold_out_is_left_out_too(toy):
 
 
 def test_a_folder_that_is_no_corpus_is_named(tmp_path):
-    with pytest.raises(DataError, match=r"train.parquet: cannot be read"):
+    with pytest.raises(DataError, match=r"corpus.json: no such file"):
         read_corpus(tmp_path, "train")

@@ -11,8 +11,9 @@ from apet.data import choice, prepare
 from apet.data.choice import choose_source
 from apet.data.prepare import in_hash_order, prepare_task, read_split, read_task, task_digest
 from apet.data.splits import Example
-from apet.errors import DataError, ParamsError
-from apet.provenance import file_digest, write_json
+from apet.errors import CorruptError, DataError, ParamsError
+from apet.provenance import file_digest
+from apet.sealed import write_sealed
 from toy_wheels import TAB, pin_toy, tab, toy_source, toy_task, write_jsonl
 
 ROWS = [("ab"[i % 3 == 0], f"Text number {i}.") for i in range(400)]
@@ -111,15 +112,20 @@ def test_an_empty_split_and_bad_caps_are_errors(monkeypatch, tmp_path):
 
 
 def test_a_prepared_folder_that_is_not_one_is_named(tmp_path):
-    with pytest.raises(DataError, match=r"task.json: cannot be read"):
+    with pytest.raises(DataError, match=r"task.json: no such file"):
         read_split(tmp_path, "train")
-    write_json(tmp_path / "task.json", {"type": "regression", "fields": ["text"]})
+    files = {"files": {"train.parquet": "0" * 64}}
+    write_sealed(tmp_path / "task.json", {"type": "regression", "fields": ["text"], **files})
     with pytest.raises(DataError, match=r"task.json: is not the record"):
         read_split(tmp_path, "train")
-    write_json(tmp_path / "task.json", {"type": "classification", "fields": ["text"]})
-    with pytest.raises(DataError, match=r"train.parquet: cannot be read"):
+    write_sealed(tmp_path / "task.json", {"type": "classification", "fields": ["text"], **files})
+    with pytest.raises(DataError, match=r"train.parquet: no such file"):
         read_split(tmp_path, "train")
     pq.write_table(pa.table({"id": ["1"], "text": ["x"]}), tmp_path / "train.parquet")
+    with pytest.raises(CorruptError, match=r"train.parquet: damaged"):
+        read_split(tmp_path, "train")
+    files = {"files": {"train.parquet": file_digest(tmp_path / "train.parquet")}}
+    write_sealed(tmp_path / "task.json", {"type": "classification", "fields": ["text"], **files})
     with pytest.raises(DataError, match=r"train.parquet: has the columns .* expected .*'label': 'int64'"):
         read_split(tmp_path, "train")
 

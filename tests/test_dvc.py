@@ -72,6 +72,14 @@ def test_status_metrics_and_params(finished):
     assert set(params["params.yaml"]) == {"grid"}
 
 
+def test_the_guide_compares_two_runs(finished):
+    guide = (ROOT / "docs" / "guides" / "compare.md").read_text()
+    commands = re.findall(r"^\$ (dvc \w+ diff older newer)\b", guide, re.MULTILINE)
+    said = {command.split()[1]: finished.run(*command.split()).stdout for command in commands}
+    assert "grid" in said["params"] and "uniform@lora" in said["metrics"]
+    assert "older" in (finished.folder / "dvc_plots" / "index.html").read_text() and "index.html" in said["plots"]
+
+
 def plots(html: str) -> dict[str, dict]:
     """Vega-Lite specifications of a page of `dvc plots`, by the file they draw."""
     specs = [json.loads(spec) for spec in re.findall(r"var spec = (\{.*\});\n", html)]

@@ -238,7 +238,8 @@ def test_a_delta_of_another_plm_is_refused(plms, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "harm", ["a changed byte", "numbers gone", "another count", "no task", "another format", "no manifest"]
+    "harm",
+    ["a changed byte", "numbers gone", "another count", "no task", "another prompt", "another format", "no manifest"],
 )
 def test_a_corrupt_delta_is_refused(plms, tmp_path, harm):
     plm = plms("bloom")
@@ -254,10 +255,26 @@ def test_a_corrupt_delta_is_refused(plms, tmp_path, harm):
         manifest["plan"]["units"][next(iter(manifest["plan"]["units"]))] += 1
     elif harm == "no task":
         del manifest["task"]["prompt"]
+    elif harm == "another prompt":
+        manifest["task"]["prompt"] += " "
     elif harm == "another format":
         manifest["format"] = 0
     (out / MANIFEST).write_text("{" if harm == "no manifest" else json.dumps(manifest))
     with pytest.raises((CorruptError, DataError), match=rf"{out}.*(delta.json|delta.safetensors)"):
+        load(out, plm=plm)
+
+
+def test_a_delta_of_format_1_is_read(plms, tmp_path):
+    """Its manifest had no digest of its own; others may hold such files."""
+    plm = plms("bloom")
+    model = at(plm, of_structure("lowrank"))
+    out = export(model, "delta", tmp_path / "out")
+    manifest = json.loads((out / MANIFEST).read_text())
+    del manifest["digest"]
+    (out / MANIFEST).write_text(json.dumps(manifest | {"format": 1}))
+    assert torch.equal(load(out, plm=plm).theta, model.theta)
+    (out / MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(CorruptError, match=r"delta\.json: damaged"):
         load(out, plm=plm)
 
 
@@ -341,7 +358,7 @@ def test_the_card_says_what_it_is_and_its_lines_load_it(plms, tmp_path, form):
     assert_equal(found, ours(model), frozen_logits(plm))
 
 
-# In: a LoRA of PEFT's
+# In: adapters of PEFT's
 
 
 TARGETS = {
@@ -406,6 +423,41 @@ def test_an_untrained_lora_keeps_all_its_units(plms, tmp_path):
     assert [places[f"decoder.1.attention.{part}"] for part in ("query", "key", "value")] == [2, 2, 2]
     assert places["decoder.1.ffn.down"] == 3 and theta.abs().max() > 0
     assert torch.equal(ours(TunedModel(plm, plan, theta, TASK, 16)), frozen_logits(plm))
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_a_prompt_comes_in_and_goes_out_again(plms, tmp_path, family):
+    """Made by PEFT alone, which for T5 saves tokens for the decoder too, and does not use them."""
+    plm, kinds = plms(family), {"t5": "SEQ_2_SEQ_LM", "bert": "FEATURE_EXTRACTION"}
+    torch.manual_seed(4)
+    config = PromptTuningConfig(task_type=kinds.get(family, "CAUSAL_LM"), num_virtual_tokens=3)
+    peft = get_peft_model(library(plm, plm.name), config)
+    peft.save_pretrained(tmp_path / "theirs")
+    saved = load_file(tmp_path / "theirs" / "adapter_model.safetensors")["prompt_embeddings"]
+    assert len(saved) == (6 if family == "t5" else 3)
+    plan, theta = plan_from_peft(tmp_path / "theirs", plm)
+    model = TunedModel(plm, plan, theta, TASK, 16)
+    assert [(units.site.place, units.count) for units in plan.units] == [(plm.family.input, 3)]
+    assert_equal(ours(model), theirs(peft.eval(), plm, 0 if family == "t5" else 3), frozen_logits(plm))
+    again, values = plan_from_peft(export(model, "peft", tmp_path / "ours"), plm)
+    assert again.digest == plan.digest and torch.equal(values, theta)
+
+
+@pytest.mark.parametrize(
+    ("values", "width", "error", "said"),
+    [
+        ({"num_virtual_tokens": 4}, 16, CorruptError, "3 virtual tokens; its configuration says 1 × 4"),
+        ({"num_virtual_tokens": None}, 16, ModelError, "num_virtual_tokens is None"),
+        ({}, 24, ParamsError, "3 virtual tokens of width 24.*room for 512 of width 16"),
+        ({"peft_type": "PREFIX_TUNING"}, 16, ModelError, "Allowed: 'LORA', 'PROMPT_TUNING'"),
+    ],
+)
+def test_a_prompt_that_is_no_plan_is_refused(plms, tmp_path, values, width, error, said):
+    config = {"peft_type": "PROMPT_TUNING", "num_virtual_tokens": 3, "num_transformer_submodules": 1}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config | values))
+    save_file({"prompt_embeddings": torch.zeros(3, width)}, tmp_path / "adapter_model.safetensors")
+    with pytest.raises(error, match=said):
+        plan_from_peft(tmp_path, plms("bloom"))
 
 
 def edit(folder: Path, **values: object) -> None:

@@ -18,7 +18,7 @@ from apet.analysis.components import position_components, position_spread
 from apet.analysis.means import MEAN, cell_scores, differences, method_differences, method_scores, methods
 from apet.analysis.resampling import draw_means
 from apet.analysis.thresholds import thresholds
-from apet.analysis.tidy import write_tidy
+from apet.analysis.tidy_file import write_tidy
 from apet.config import Margins
 from apet.figures import (
     FIGURES,

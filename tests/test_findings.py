@@ -12,6 +12,7 @@ import pytest
 from apet.analysis.claims import CLAIMS
 from apet.analysis.findings import compact, findings, write_findings
 from apet.analysis.resampling import draw_means
+from apet.provenance import sealed
 from simulated_claims import Truth, simulate
 
 FINDING = ["estimate", "low", "high", "p", "p_adjusted", "verdict", "reason"]
@@ -183,7 +184,7 @@ def test_files_and_the_cells_behind_each_finding(tmp_path: Path) -> None:
     ]
     write_findings(frame, tmp_path)
     document = json.loads((tmp_path / "findings.json").read_text())
-    assert document == findings(frame)
+    assert document == sealed(findings(frame))
     assert document["missing"] == 1
     behind = pd.read_csv(tmp_path / "findings_cells.csv")
     for name, claim in document["claims"].items():

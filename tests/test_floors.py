@@ -11,15 +11,16 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "src" / "apet"
 FLOORS = (
-    "errors", "provenance", "yamls", "placement", "config", "data", "plms", "grid", "demand", "store", "status",
-    "tuning", "evaluation", "training", "analysis", "figures", "report", "study", "check", "cost", "export", "api",
-    "show", "commands", "cli",
+    "errors", "temporary", "provenance", "sealed", "record", "yamls", "placement", "config", "data", "plms", "grid",
+    "demand", "store", "status", "tuning", "evaluation", "training", "analysis", "figures", "report", "study", "check",
+    "cost", "export", "api", "show", "commands", "cli",
 )  # fmt: skip
 LIGHT = (
     "apet.placement",
     "apet.config",
     "apet.data.prepare",
     "apet.grid",
+    "apet.record",
     "apet.demand",
     "apet.store",
     "apet.status",

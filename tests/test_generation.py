@@ -19,7 +19,8 @@ from apet.evaluation import Encoded, Write, answer_loss, generate, objective_of
 from apet.evaluation.generate import split_loss
 from apet.plms.families import FAMILIES
 from apet.plms.load import PLM
-from apet.training.cells import METRICS, PREDICTIONS, Bench, train_cell
+from apet.record import METRICS, PREDICTIONS
+from apet.training.cells import Bench, train_cell
 from apet.training.determinism import make_deterministic
 from apet.training.loop import Splits
 from apet.tuning import TunedPLM

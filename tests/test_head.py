@@ -14,7 +14,8 @@ from apet.placement import Methods, Plan, make_plan, own_count
 from apet.plms.families import Inputs
 from apet.plms.load import PLM
 from apet.provenance import file_digest
-from apet.training.cells import HEADS, THETA, Bench, is_complete, train_cell
+from apet.record import HEADS, THETA, is_complete
+from apet.training.cells import Bench, train_cell
 from apet.training.determinism import make_deterministic
 from apet.training.loop import HEAD, Splits, train
 from apet.tuning import TunedPLM, initial_theta, split_by_structure

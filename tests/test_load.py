@@ -13,7 +13,8 @@ from transformers import BertModel, T5Config, T5ForConditionalGeneration
 from apet.errors import CorruptError, ModelError
 from apet.placement import Plan
 from apet.plms.families import FAMILIES
-from apet.plms.load import content_of, inventory_of_config, load_plm, read_config
+from apet.plms.files import content_of
+from apet.plms.load import inventory_of_config, load_plm, read_config
 from apet.tuning import TunedPLM
 from saved import save_plm
 from tiny import CONFIGS, WORDS, tiny_plm

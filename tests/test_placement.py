@@ -173,3 +173,32 @@ def test_key_biases_and_word_rows_are_counted_but_never_drawn():
     assert not sites["decoder.embedding/entry"].drawn
     assert {s.structure for s in SMALL.sites} == set(STRUCTURES)
     assert isinstance(SMALL.sites[0], Site)
+
+
+def test_units_are_taken_in_turn_and_an_adapter_s_biases_once_the_budget_holds_them():
+    """48 wide, two blocks: 4 adapters of 97 a unit and their 192 output biases."""
+    inventory = bloom(48, 2, 100)
+    for budget, biases, each in ((388, 0, 1), (580, 192, 1), (968, 192, 2)):
+        plan = make_plan(inventory, "adapter", budget, seed=1)
+        assert plan.structures["bias"] == biases
+        assert {u.count for u in plan.units if u.site.structure == "bottleneck"} == {each}
+    assert [u.count for u in make_plan(inventory, "lora", 11 * 96, seed=1).units] == [3, 3, 3, 2]
+
+
+def test_a_full_site_leaves_its_turn_to_the_others():
+    """Maps of rank 2, 4 and 8, whose units cost 4, 8 and 16."""
+    sites = [Site(f"decoder.{i}.attention.query", "lowrank", (rank, rank)) for i, rank in enumerate((2, 4, 8))]
+    inventory = Inventory.of("bloom", 3, 10**6, 10**6, sites)
+    for counts in ((1, 1, 1), (2, 2, 2), (2, 3, 3), (2, 4, 4), (2, 4, 7), (2, 4, 8)):
+        plan = make_plan(inventory, "lora", sum(n * site.cost for n, site in zip(counts, sites, strict=True)), seed=1)
+        assert tuple(u.count for u in plan.units) == counts
+
+
+def test_only_a_part_of_a_sites_scalars_is_named_one_by_one():
+    for plan in (make_plan(SMALL, "uniform", 2000, seed=1), make_plan(SMALL, "bias_only", 300, seed=1)):
+        for units in plan.units:
+            part = units.site.structure in ("entry", "bias") and units.count < units.site.units
+            assert (units.index is not None) == part
+            assert not part or (len(units.index) == units.count and (units.index[1:] > units.index[:-1]).all())
+    own = make_plan(SMALL, "bitfit", own_count("bitfit", SMALL, Methods()), seed=1)
+    assert all(units.index is None for units in own.units)

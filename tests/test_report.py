@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 import re
 import shutil
 from collections.abc import Iterator
@@ -19,13 +18,14 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
 from apet.analysis.tasks import write_tasks
-from apet.analysis.tidy import write_tidy
+from apet.analysis.tidy_file import write_tidy
 from apet.analysis.wording import words
-from apet.errors import DataError
+from apet.errors import ApetError, DataError
 from apet.figures import FIGURES, draw_all
 from apet.report import write_report
 from apet.report.answer import WIDTH, read_claims, tally
 from apet.report.content import read_content
+from apet.sealed import write_sealed
 from browser import Browser
 from made_findings import VERDICTS, finding, findings
 from simulated_study import frame_of, record, study
@@ -36,9 +36,9 @@ GAP = {"model": "bloom-mid", "task": "topics", "placement": "lora", "budget": "@
 TABLES = {"methods", "differences", "tasks", "cells", "costs", "lost"}
 
 
-def make_results(folder: Path, records: list, missing: list[dict[str, str]]) -> None:
-    write_tidy(frame_of(records), folder, "simulated", missing=missing)
-    (folder / "findings.json").write_text(json.dumps(findings()))
+def make_results(folder: Path, records: list, missing: list[dict[str, str]], study: str = "simulated") -> None:
+    write_tidy(frame_of(records), folder, study, missing=missing)
+    write_sealed(folder / "findings.json", findings())
 
 
 def make_costs(folder: Path, cells: list[str]) -> None:
@@ -195,11 +195,19 @@ def test_a_file_that_is_no_findings_is_named(results: Path, tmp_path: Path) -> N
     path = tmp_path / "findings.json"
     with pytest.raises(DataError, match=r"findings\.json: no such file"):
         write_report(tmp_path, tmp_path / "report.html")
-    for content, said in (("{", "not a JSON document"), ("[]", "missing: claims"), ('{"study": 1}', "missing: claims")):
+    for content, said in (("{", "not a JSON document"), ("[]", "holds a list"), ('{"study": 1}', "an older version")):
         path.write_text(content)
+        with pytest.raises(ApetError, match=rf"findings\.json: .*{said}"):
+            write_report(tmp_path, tmp_path / "report.html")
+    other = findings() | {"study": "other"}
+    for found, said in (
+        ({"study": "simulated"}, "missing: claims"),
+        (other, "of study other, and tidy.parquet beside it of simulated"),
+    ):
+        write_sealed(path, found)
         with pytest.raises(DataError, match=rf"findings\.json: .*{said}"):
             write_report(tmp_path, tmp_path / "report.html")
-    path.write_text(json.dumps(findings()))
+    write_sealed(path, findings())
     (tmp_path / "costs.csv").write_text("model\nbloom-mid\n")
     with pytest.raises(DataError, match=r"costs\.csv: column 'cell' is missing"):
         write_report(tmp_path, tmp_path / "report.html")
@@ -374,10 +382,10 @@ def test_names_are_text_and_never_markup(browser: Browser, tmp_path: Path) -> No
     evil = "</script><script>window.hit=1</script><img src=x onerror=window.hit=1>\"'&"
     cell, metrics = record("bloom-mid", "topics", "lora", "@own", [[0.8, 0.7]], 19_200)
     metrics["cell"]["task"] = metrics["cell"]["model"] = metrics["replicates"][0]["plan"] = evil
-    make_results(tmp_path, [(f"{cell}{evil}", metrics)], missing=[{**GAP, "reason": evil}])
+    make_results(tmp_path, [(f"{cell}{evil}", metrics)], missing=[{**GAP, "reason": evil}], study=evil)
     found = findings()
     found["study"] = found["claims"]["positions"]["statement"] = evil
-    (tmp_path / "findings.json").write_text(json.dumps(found))
+    write_sealed(tmp_path / "findings.json", found)
     pd.DataFrame(
         {"cell": [f"{cell}{evil}"], "host": [evil], "cpu_seconds": [1.0], "seconds": [1.0], "peak_memory_mb": [1]}
     ).to_csv(tmp_path / "costs.csv", index=False)
@@ -404,8 +412,8 @@ def test_thousands_of_cells_stay_quick(browser: Browser, tmp_path: Path) -> None
     frame = frame.assign(theta="0" * 64, plan="1" * 64, n=20, rows=frame["rows"].map(lambda rows: rows[:20]))
     copies = [frame.assign(budget=frame.budget + f" {i}", cell=frame.cell + f" {i}") for i in range(198)]
     frame = pd.concat(copies, ignore_index=True)
-    write_tidy(frame, tmp_path, "large")
-    (tmp_path / "findings.json").write_text(json.dumps(findings()))
+    write_tidy(frame, tmp_path, "simulated")
+    write_sealed(tmp_path / "findings.json", findings())
     make_costs(tmp_path, list(frame.cell.unique()))
     write_report(tmp_path, tmp_path / "report.html")
     assert (tmp_path / "report.html").stat().st_size < 12e6

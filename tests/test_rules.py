@@ -8,15 +8,17 @@ import copy
 import json
 import re
 import tomllib
+from importlib.metadata import distributions, requires
 from pathlib import Path
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
 
 from apet.cli import main
 from apet.config import load_study
 from apet.grid import Grid
-from apet.provenance import write_json
+from apet.record import write_record
 from apet.study import read_study
 from toy import PARAMS, ROOT, Checkout
 
@@ -73,7 +75,15 @@ def normal(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-LOCK = pins([line for line in (ROOT / "envs/requirements.lock").read_text().splitlines() if line[:1] not in ("#", "")])
+def locked(name: str) -> dict[str, str]:
+    """What a lock pins, without platforms and hashes."""
+    lines = (ROOT / "envs" / name).read_text().splitlines()
+    return pins([re.split(r" ;| \\", line)[0] for line in lines if line[:1] not in ("#", " ", "")])
+
+
+LOCK = locked("requirements.lock") | locked("torch.lock")
+MAKEFILE = (ROOT / "Makefile").read_text()
+INSTALLED = {normal(dist.name) for dist in distributions()}
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
@@ -84,6 +94,24 @@ def needed(lines: list[str]) -> set[str]:
 def test_the_lock_holds_all_that_the_project_needs():
     wanted = needed(PROJECT["dependencies"]) | needed(PROJECT["optional-dependencies"]["test"])
     assert wanted <= set(LOCK)
+
+
+def test_every_file_of_the_lock_has_a_hash_and_the_install_asks_for_it():
+    for name in ("requirements.lock", "build.lock"):
+        entries = re.findall(r"^[a-z].*(?:\n .*)*", (ROOT / "envs" / name).read_text(), re.MULTILINE)
+        assert entries and all(re.search(r"( \\\n    --hash=sha256:[0-9a-f]{64})+$", entry) for entry in entries), name
+        assert f"--require-hashes {'--no-build-isolation --use-pep517 ' * (name[0] == 'r')}-r envs/{name}" in MAKEFILE
+    assert locked("build.lock").items() <= LOCK.items()
+
+
+def test_the_lock_holds_all_that_its_packages_need():
+    """For it is installed without asking what they need."""
+    for name in LOCK:
+        for line in (requires(name) or []) if name in INSTALLED else []:
+            wanted = Requirement(line)
+            if wanted.marker is None or wanted.marker.evaluate({"extra": ""}):
+                assert normal(wanted.name) in LOCK, f"{name} needs {line}"
+                assert wanted.specifier.contains(LOCK[normal(wanted.name)], prereleases=True), f"{name} needs {line}"
 
 
 @pytest.mark.parametrize("path", ENVIRONMENTS, ids=lambda path: path.name)
@@ -132,12 +160,12 @@ def test_the_index_names_every_cells_record_and_misses_none(checkout: Checkout, 
     monkeypatch.chdir(checkout.folder)
     grid = Grid(load_study(Path("params.yaml")), Path("params.yaml"))
     for cell in grid.cells:
-        write_json(Path("results/cells") / cell.path / "metrics.json", {"cell": cell.path})
+        write_record(Path("results/cells") / cell.path, cell.path, {})
     assert main(["prune", "--index", "results/cells.json"]) == 0
     index = json.loads(Path("results/cells.json").read_text())
     assert set(index) == {cell.path for cell in grid.cells} and len(set(index.values())) == len(grid.cells)
     last = grid.cells[-1].path
-    write_json(Path("results/cells") / last / "metrics.json", {"cell": "other"})
+    write_record(Path("results/cells") / last, last, {"cell": "other"})
     assert main(["prune", "--index", "results/cells.json"]) == 0
     assert json.loads(Path("results/cells.json").read_text())[last] != index[last]
     Path("results/cells", last, "metrics.json").unlink()

@@ -24,7 +24,7 @@ from apet.grid import Cell, Grid
 from apet.placement import Budget, Inventory, make_plan, resolve
 from apet.plms.ladder import Recipe, parse_rung
 from apet.plms.load import inventory_of_config
-from apet.training.cells import METRICS, PREDICTIONS, THETA
+from apet.record import METRICS, PREDICTIONS, THETA
 from apet.tuning import layout
 from lab import TASK
 from saved import save_plm

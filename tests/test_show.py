@@ -17,6 +17,7 @@ from apet.cli import main
 from apet.errors import DataError
 from apet.export.finished import find_cell
 from apet.provenance import write_json
+from apet.record import write_record
 from apet.show import BARS, plan_lines, short, show, sparkline
 from apet.store import Results
 from test_api import WRITTEN, Finished, finished
@@ -138,7 +139,7 @@ def test_a_key_that_is_missing_is_named_where_it_is_needed(tmp_path, key):
     made = finished(tmp_path, draws=1)
     record = made.record
     del record["replicates"][0][key]
-    write_json(made.folder / "metrics.json", record)
+    write_record(made.folder, made.cell.path, record)
     if key == "seeds":  # which nothing that is shown needs
         assert show(made.folder, results(made))
     else:

@@ -15,7 +15,8 @@ from safetensors.torch import load_file
 from apet.cli import main
 from apet.data import wheels
 from apet.errors import ModelError
-from apet.plms.load import content_of, load_plm
+from apet.plms.files import content_of
+from apet.plms.load import load_plm
 from apet.plms.registry import Snapshot
 from apet.plms.sources import fetch_snapshot
 from saved import save_plm

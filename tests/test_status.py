@@ -16,6 +16,8 @@ import pytest
 import yaml
 
 from apet.provenance import write_json
+from apet.record import FORMAT
+from apet.sealed import write_sealed
 from apet.status import CLOCK, differences, read_status, span
 from apet.store import Results
 from apet.training import report as report_module
@@ -33,7 +35,7 @@ def path(number: int) -> str:
 
 
 def done(results: Results, number: int, seconds: float = 30.0, ago: float = 0.0, **other) -> None:
-    write_json(results.cells / path(number) / "metrics.json", {})
+    write_json(results.cells / path(number) / "metrics.json", {"format": FORMAT, "path": path(number)})
     finished = time.strftime(CLOCK, time.gmtime(NOW - ago))
     dtype = "float32" if number % 2 else "bfloat16"
     run = {"cell": path(number), "seconds": seconds, "finished": finished, **HERE, "dtype": dtype, **other}
@@ -88,6 +90,13 @@ def test_what_a_plm_has_taken_is_what_it_will_take(tmp_path):
     assert read_status(map(path, (0, 1, 2)), found, NOW).pace.lanes == pytest.approx(1.1)
 
 
+def test_without_a_finished_cell_there_is_no_rate_and_without_a_missing_one_no_end(tmp_path):
+    found = Results(tmp_path)
+    assert lines(found, 2)[-1] == "rate and end: known when a cell is done"
+    done(found, 0)
+    assert lines(found, 1) == ["1 cells: 1 done, 0 left"]
+
+
 def test_a_cell_that_was_done_after_it_failed_has_not_failed(results):
     done(results, 4)
     later = time.time() + 10
@@ -119,8 +128,8 @@ def test_a_damaged_record_hides_nothing_else(results):
 
 def test_ten_thousand_cells_take_about_a_second(tmp_path):
     found, count = Results(tmp_path / "results"), 10_000
-    (tmp_path / "study.json").write_text(json.dumps({"cells": {path(number): {} for number in range(count)}}))
-    record, run = json.dumps({}), json.dumps({"seconds": 1.0, "finished": time.strftime(CLOCK), **HERE})
+    write_sealed(tmp_path / "study.json", {"cells": {path(number): {} for number in range(count)}})
+    record, run = json.dumps({"format": FORMAT}), json.dumps({"seconds": 1.0, "finished": time.strftime(CLOCK), **HERE})
     for number in range(count):
         (found.cells / path(number)).mkdir(parents=True)
         (found.cells / path(number) / "metrics.json").write_text(record)

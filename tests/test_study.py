@@ -15,11 +15,13 @@ import yaml
 
 from apet.analysis.claims import CLAIMS
 from apet.analysis.findings import write_findings
-from apet.analysis.tidy import read_tidy
+from apet.analysis.tidy_file import read_tidy
 from apet.config import Margins, load_study
 from apet.errors import CorruptError, DataError, ParamsError
 from apet.grid import Grid
 from apet.provenance import write_json
+from apet.record import read_record, write_record
+from apet.sealed import write_sealed
 from apet.store import Results, published_study
 from apet.study import aggregate
 from lab import Lab
@@ -43,7 +45,7 @@ RUN = {
 def results(tmp_path: Path) -> Results:
     """Six simulated cells, one with a run record, beside their resolved study."""
     cells = {path: metrics["cell"] for path, metrics in CELLS.items()}
-    write_json(tmp_path / "study.json", {"study": ID, "analysis": MARGINS, "cells": cells})
+    write_sealed(tmp_path / "study.json", {"study": ID, "analysis": MARGINS, "cells": cells})
     found = Results(tmp_path / "results")
     write_cells(found.cells, CELLS.items())
     write_json(found.runs / f"{SECOND}.json", RUN)
@@ -119,10 +121,9 @@ def test_costs_are_the_run_records_and_may_be_absent(results: Results) -> None:
 
 
 def test_other_weights_of_one_plm(results: Results) -> None:
-    record = results.cells / SECOND / "metrics.json"
-    metrics = json.loads(record.read_text())
+    metrics = read_record(results.cells / SECOND)
     metrics["plm"]["content"] = "c1"
-    record.write_text(json.dumps(metrics))
+    write_record(results.cells / SECOND, SECOND, metrics)
     with pytest.raises(CorruptError, match="trained on other weights") as error:
         gathered(results)
     assert SECOND in str(error.value)

@@ -16,9 +16,10 @@ from apet.errors import ApetError, CorruptError
 from apet.evaluation import Classify, Encoded, Evaluated, Labels, Score
 from apet.grid import Cell
 from apet.placement import Methods, make_plan
+from apet.record import METRICS, PREDICTIONS, THETA, is_complete
 from apet.store import Results
 from apet.training import cells
-from apet.training.cells import METRICS, PREDICTIONS, THETA, Bench, is_complete, train_cell
+from apet.training.cells import Bench, train_cell
 from apet.training.determinism import make_deterministic
 from apet.training.loop import Splits, Trained, batches, schedule_of, train
 from apet.tuning import TunedPLM, initial_theta, split_by_structure
@@ -47,7 +48,7 @@ def bench() -> Bench:
         "task": "toy", "type": "classification", "metric": "accuracy", "metrics": ["accuracy"],
         "labels": {"a": " a", "b": " b"},
         "chance": {"level": 0.5, "uniform": 0.5, "majority": 0.5},
-        "rows": {"train": 64, "validation": 32, "test": 48}, "digest": "0",
+        "rows": {"train": 64, "validation": 32, "test": 48}, "digest": "0", "task_digest": "data",
         "label_counts": {"test": {"a": 24, "b": 24}},
     }  # fmt: skip
     splits = Splits(rows(64, 1), rows(32, 2), Classify(Labels.of([[3], [4]])))

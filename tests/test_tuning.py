@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from apet.placement import Methods, Plan, Units, make_plan, own_count
+from apet.placement import STRUCTURES, Methods, Plan, Units, make_plan, own_count
 from apet.plms.load import PLM
 from apet.tuning import TunedPLM, initial_theta, layout, split_by_structure
 from apet.tuning.factors import is_thin
@@ -59,6 +59,17 @@ def test_named_methods_start_as_the_frozen_plm(family, placement):
     theta = initial_theta(plan, 4, embeddings(family))
     with TunedPLM(plm, plan) as tuned, torch.no_grad():
         logits = tuned([theta], ids, lengths, EVERY_WORD)
+    torch.testing.assert_close(logits, library_logits(family, ids, lengths), atol=2e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+@pytest.mark.parametrize("structure", [name for name in STRUCTURES if name != "token"])
+def test_every_structure_starts_as_the_frozen_plm(family, structure):
+    plm, (ids, lengths) = PLMS[family], batch()
+    plan = make_plan(plm.inventory, f"{structure}_only", 200, 3)
+    assert plan.structures[structure] > 100
+    with TunedPLM(plm, plan) as tuned, torch.no_grad():
+        logits = tuned([initial_theta(plan, 4, embeddings(family))], ids, lengths, EVERY_WORD)
     torch.testing.assert_close(logits, library_logits(family, ids, lengths), atol=2e-5, rtol=1e-5)
 
 

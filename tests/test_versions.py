@@ -57,6 +57,7 @@ def test_every_version_that_is_declared_is_watched():
         ('"""What A is."""', "", True),
         ("A = 1", "A = 1  # one", True),
         ("def f(x: int)", "def f(\n    x: int,\n)", True),
+        ("def f(x: int) -> str", "def f(x: float)", True),
         ("A = 1", "A = 2", False),
         (":.3f", ":.4f", False),
         ("A = 1", "A = True", False),

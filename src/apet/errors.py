@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -38,6 +41,10 @@ class MismatchError(ApetError):
     status = 1
 
 
+class StorageError(ApetError):
+    """A disk that is full, read-only, or not ours to write."""
+
+
 class Interrupted(BaseException):
     """SIGTERM or SIGINT: the work is kept, and going on is left to the next run. No failure, so no `Exception`.
 
@@ -61,6 +68,49 @@ class located:
             raise type(error)(f"{self.place}: {error}") from None
 
 
+REFUSED = {
+    errno.ENOSPC: ("the disk is full", "Free some space"),
+    errno.EDQUOT: ("the disk quota is used up", "Free some space"),
+    errno.EROFS: ("the file system is read-only", "Make it writable"),
+    errno.EACCES: ("permission is denied", "Give access to it"),
+    errno.EPERM: ("it is not permitted", "Give access to it"),
+}
+"""Number of a system's error -> what it says of a disk, and what to do."""
+
+
+def storage_error(error: Exception, path: object = None) -> StorageError | None:
+    """What a disk has refused to Python or to a library, as one message with the file and what to do. None for any
+    other error. path: what was to be written; the error says which file only where it may have been read.
+    """
+    # Libraries written in Rust give the number in their text alone.
+    said = re.search(r"\(os error (\d+)\)", str(error))
+    number = error.errno if isinstance(error, OSError) else int(said[1]) if said else None
+    if number not in REFUSED:
+        return None
+    what, remedy = REFUSED[number]
+    named = getattr(error, "filename", None)
+    file = named or path if number in (errno.EACCES, errno.EPERM) else path or named
+    again = "and say the same command again: what was finished is kept."
+    return StorageError(f"{file or 'output'}: cannot be used: {what}. {remedy}, {again}")
+
+
+class storing:
+    """Raises a StorageError for what a disk refuses inside. shown_as: the name that a message gives to a temporary."""
+
+    def __init__(self, path: object, shown_as: object = None):
+        self.path, self.shown = path, shown_as or path
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if not isinstance(error, Exception):
+            return
+        found = error if isinstance(error, StorageError) else storage_error(error, self.path)
+        if found:
+            raise StorageError(str(found).replace(str(self.path), str(self.shown))) from error
+
+
 MOST_SHOWN = 100
 """Characters of a value that a message shows, so that a large one leaves it readable."""
 
@@ -69,6 +119,16 @@ def shown(value: object) -> str:
     """A value as a message shows it: in one line, and cut where it is long."""
     text = repr(value)
     return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}…"
+
+
+def without_secrets(text: str) -> str:
+    """What another program or library has said, without what it may have taken from a URL's user and password, or from
+    a variable of the environment that holds a token, key or password.
+    """
+    secret = re.compile("TOKEN|SECRET|PASSWORD|KEY", re.IGNORECASE)
+    for value in (value for name, value in os.environ.items() if secret.search(name) and len(value) >= 8):
+        text = text.replace(value, "***")
+    return re.sub(r"(?<=://)[^\s/]*@", "***@", text)
 
 
 def unknown(what: str, value: object, allowed: Iterable[str], where: str = "") -> str:

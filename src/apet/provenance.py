@@ -7,13 +7,18 @@ import json
 import os
 import platform
 import shutil
-import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+from apet.errors import storing
+from apet.temporary import temporary_file, temporary_folder
+
+DIGEST = "digest"
+"""Key of a record's own digest."""
 
 DIGESTS = Path(".apet/digests.json")
 """Digests of large files that stand outside the working copy."""
@@ -43,6 +48,20 @@ def bytes_digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
+def sealed(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The record, as JSON gives it back, with its own digest under DIGEST: SHA-256 over all its other keys."""
+    bare = json.loads(json.dumps({key: value for key, value in record.items() if key != DIGEST}))
+    return {**bare, DIGEST: digest(bare)}
+
+
+def is_sealed(record: Mapping[str, Any]) -> bool:
+    """Whether a record that was read from JSON is what its own digest says."""
+    try:
+        return record[DIGEST] == digest({key: value for key, value in record.items() if key != DIGEST})
+    except (KeyError, ValueError, RecursionError):  # what has no canonical JSON, such as NaN, was never sealed
+        return False
+
+
 def file_digest(path: Path) -> str:
     """SHA-256 (64 hex digits) of a file's bytes."""
     with open(path, "rb") as file:
@@ -54,12 +73,13 @@ def remembered_digest(path: Path) -> str:
     state = path.stat()
     key, stamp = str(path.resolve()), [state.st_size, state.st_mtime_ns]
     try:
-        known = json.loads(DIGESTS.read_text())
-    except (OSError, ValueError):
+        record = json.loads(DIGESTS.read_text())
+        known = record["files"] if is_sealed(record) else {}
+    except (OSError, ValueError, KeyError, TypeError):
         known = {}
     if known.get(key, [None])[0] != stamp:
         known[key] = [stamp, file_digest(path)]
-        write_json(DIGESTS, known)
+        write_json(DIGESTS, sealed({"files": known}))
     return known[key][1]
 
 
@@ -90,19 +110,15 @@ def versions() -> dict[str, str]:
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """A temporary file beside `path` that takes its place when the block ends well, and vanishes when it does not."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    temporary = Path(name)
-    try:
+    """A temporary file beside `path` that takes its place when the block ends well, and vanishes when it does not.
+
+    Raises StorageError where the disk is full or may not be written.
+    """
+    with storing(path), temporary_file(path) as temporary:
         yield temporary
         _flush(temporary)
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -126,10 +142,9 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     """A temporary folder that becomes `folder` when the block ends well, and vanishes when it does not.
 
     A non-empty `folder` of that name is replaced: what stood there was incomplete, or the caller would have kept it.
+    Raises StorageError where the disk is full or may not be written.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-    try:
+    with storing(folder), temporary_folder(folder) as temporary, storing(temporary, shown_as=folder):
         yield temporary
         for file in temporary.rglob("*"):
             if file.is_file():
@@ -138,9 +153,6 @@ def whole_folder(folder: Path) -> Iterator[Path]:
         if folder.exists() and any(folder.iterdir()):
             shutil.rmtree(folder)
         os.replace(temporary, folder)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
 
 
 def _flush(file: Path) -> None:

@@ -7,14 +7,14 @@ import time
 from calendar import timegm
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from apet.errors import ParamsError
-from apet.store import Results
+from apet.record import FORMAT, METRICS, format_of
+from apet.store import Results, read_resolved
 
 CLASS = ("machine", "processor", "device", "devices", "threads", "dtype", "versions")
 """Keys of a run record that name the class of machine within which equal bytes are promised."""
@@ -28,17 +28,23 @@ CLOCK = "%Y-%m-%dT%H:%M:%SZ"
 @dataclass(frozen=True)
 class Status:
     """runs: run record of each finished cell (empty where it has none). failed: failure record of each failed one.
-    under_way: seconds since something was kept of each begun one. left: all others. Cells are given by their paths.
+    under_way: seconds since something was kept of each begun one. left: all others. unreadable: the format of each cell
+    that this version of apet does not read; None where its record does not begin as one. Cells are given by paths.
     """
 
     runs: Mapping[str, Mapping[str, Any]]
     failed: Mapping[str, Mapping[str, Any]]
     under_way: Mapping[str, float]
     left: Sequence[str]
+    unreadable: Mapping[str, int | None] = field(default_factory=dict)
 
     @property
     def total(self) -> int:
-        return len(self.runs) + len(self.failed) + len(self.under_way) + len(self.left)
+        return len(self._all)
+
+    @property
+    def _all(self) -> list[str]:
+        return [*self.runs, *self.failed, *self.under_way, *self.left, *self.unreadable]
 
     @cached_property
     def pace(self) -> Pace | None:
@@ -49,13 +55,13 @@ class Status:
     def lines(self, now: float) -> list[str]:
         """What a person wants to know at a time (seconds since 1970): counts, then by PLM, then rate and troubles."""
         said = [f"{self.total:,} cells: {self._counts('')}"]
-        models = list(dict.fromkeys(_model(path) for path in [*self.runs, *self.failed, *self.under_way, *self.left]))
+        models = list(dict.fromkeys(map(_model, self._all)))
         if len(models) > 1:
             said += [f"  {model}: {self._counts(model)}" for model in models]
         said += self._forecast(now)
         said += [f"under way: {path} (kept {_ago(age)})" for path, age in self.under_way.items()]
         said += [f"failed: {path}: {_one_line(record)}" for path, record in self.failed.items()]
-        return said + self._machines()
+        return said + self._notread_run() + self._machines()
 
     def failures(self) -> list[str]:
         """A table of failures: cell, what failed, log."""
@@ -68,23 +74,38 @@ class Status:
 
     def _counts(self, model: str) -> str:
         kinds = {"done": self.runs, "failed": self.failed, "under way": self.under_way, "left": self.left}
+        kinds["unreadable"] = self.unreadable
         counts = {kind: sum(not model or _model(path) == model for path in paths) for kind, paths in kinds.items()}
         return ", ".join(f"{n:,} {kind}" for kind, n in counts.items() if n or kind in ("done", "left"))
 
+    def _notread_run(self) -> list[str]:
+        """A line for each format that is not read, since thousands of cells may be of one."""
+        first: dict[int | None, list[str]] = {}
+        for path, found in self.unreadable.items():
+            first.setdefault(found, []).append(path)
+        said = []
+        for found, paths in first.items():
+            what = "damaged" if found is None else f"of format {found}, and this version of apet reads {FORMAT}"
+            remedy = "delete its folder" if found is None else "`apet prune` puts such cells aside"
+            said.append(f"unreadable: {len(paths):,} cells, such as {paths[0]}: {what}; {remedy} to train again")
+        return said
+
     def _forecast(self, now: float) -> list[str]:
-        missing = [*self.failed, *self.under_way, *self.left]
-        if not (missing and self.pace):
+        missing = [*self.failed, *self.under_way, *self.left, *self.unreadable]
+        if not missing:
             return []
+        if self.pace is None:
+            return ["rate and end: known when a cell is done"]
         seconds = self.pace.seconds_for(missing)
         end = time.strftime("%Y-%m-%d %H:%M", time.localtime(now + seconds))
         last = _ago(now - self.pace.until)
         rate = 60 * self.pace.rate
-        rate = f"{rate:.{int(rate < 10)}f} cells/min on {self.pace.lanes:.1f} processes at a time"
-        return [f"{rate}, the last {last}; about {span(seconds)} left, until {end}"]
+        said = f"{rate:.{int(rate < 10)}f} cells/min on {self.pace.lanes:.1f} processes at a time"
+        return [f"{said}, the last {last}; about {span(seconds)} left, until {end}"]
 
     def _machines(self) -> list[str]:
         """A line where cells were trained on more than one class of machine: their bytes need not agree."""
-        classes = Counter()
+        classes: Counter[str] = Counter()
         for run in self.runs.values():
             for found in (run, *run.get("begun_on", ())):
                 if "machine" in found:
@@ -132,11 +153,8 @@ class Pace:
 
 
 def study_cells(study: Path) -> list[str]:
-    """Paths of the cells of a resolved study. Raises ParamsError for a file that `apet check` did not write."""
-    try:
-        return list(json.loads(study.read_bytes())["cells"].keys())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ParamsError(f"{study}: not a resolved study ({error}): make it with `apet check`.") from None
+    """Paths of the cells of a resolved study. Raises as `read_resolved`."""
+    return list(read_resolved(study)["cells"])
 
 
 def read_status(cells: Iterable[str], results: Results, now: float) -> Status:
@@ -144,23 +162,26 @@ def read_status(cells: Iterable[str], results: Results, now: float) -> Status:
     runs: dict[str, dict] = {}
     failed: dict[str, dict] = {}
     under_way: dict[str, float] = {}
+    unreadable: dict[str, int | None] = {}
     left = []
     for path in cells:
-        finished, failure = _moment(results.cells / path / "metrics.json"), results.failed / f"{path}.json"
-        if _moment(failure) > finished and (record := _read(failure)):
+        finished, failure = _moment(results.cells / path / METRICS), results.failed / f"{path}.json"
+        if _moment(failure) > finished and (record := read_run(failure)):
             failed[path] = record
+        elif finished and (found := format_of(results.cells / path)) != FORMAT:
+            unreadable[path] = found
         elif finished:
-            runs[path] = _read(results.runs / f"{path}.json") or {}
+            runs[path] = read_run(results.runs / f"{path}.json") or {}
         elif (kept := results.progress / path).is_dir():
             under_way[path] = now - max(map(_moment, kept.iterdir()), default=now)
         else:
             left.append(path)
-    return Status(runs, failed, under_way, left)
+    return Status(runs, failed, under_way, left, unreadable)
 
 
 def read_class(run: Path) -> dict[str, Any] | None:
     """The class of machine in a run record; None where there is none that names it."""
-    record = _read(run)
+    record = read_run(run)
     return {key: record.get(key) for key in CLASS} if record else None
 
 
@@ -209,7 +230,8 @@ def _one_line(record: Mapping[str, Any]) -> str:
     return text if len(text) <= 120 else f"{text[:119]}…"
 
 
-def _read(path: Path) -> dict[str, Any] | None:
+def read_run(path: Path) -> dict[str, Any] | None:
+    """A record of a run or failure, which is no result; None where there is none that can be read."""
     try:
         found = json.loads(path.read_bytes())
     except (OSError, ValueError):

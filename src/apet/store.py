@@ -7,14 +7,20 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from apet.errors import DataError
+from apet.errors import ApetError, CorruptError, ParamsError, storing
 from apet.provenance import file_digest, write_json
+from apet.record import FORMAT, METRICS, format_of, read_record
+from apet.sealed import read_sealed
+from apet.temporary import is_temporary, sweep, temporary_file
 
 if TYPE_CHECKING:  # it takes a second, which `apet status` should not
     from apet.grid import Grid
@@ -61,14 +67,70 @@ class Results:
         return self.root / "loggers"
 
 
-def published_study() -> str | None:
+RESOLVED = re.compile(r"[0-9a-f]{12}")
+"""Name of a resolved study that its id has given it."""
+
+
+def read_resolved(path: Path) -> dict[str, Any]:
+    """The resolved study that `apet check` wrote. ParamsError for another file, or an older version's; CorruptError for
+    one that is damaged or, by its name, another study's.
+    """
+    remedy = "Delete it and make it again with `apet check`; Snakemake does so by itself."
+    try:
+        record = read_sealed(path, remedy)
+        if not isinstance(record.get("cells"), dict):
+            raise ParamsError(f"its cells are no mapping. {remedy}")
+    except ApetError as error:
+        kind = CorruptError if isinstance(error, CorruptError) else ParamsError
+        raise kind(f"{path}: not a resolved study: {str(error).removeprefix(f'{path}: ')}") from None
+    if RESOLVED.fullmatch(path.stem) and not record["study"].startswith(path.stem):
+        raise CorruptError(f"{path}: holds another study, {record['study'][:12]}. {remedy}")
+    return record
+
+
+def published_study(root: Path = Path()) -> str | None:
     """The id of the study that results/metrics.json was made from; None where there is none that can be read, and where
     cells were missing, for what came since is not in it."""
     try:
-        record = json.loads(Path("results/metrics.json").read_text())
+        record = json.loads((root / "results/metrics.json").read_text())
         return None if record.get("missing") else record["study"]
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
+
+
+def date_results(grid: Grid, study: Path, root: Path = Path()) -> None:
+    """Tell by times whose the results are, for their names are fixed: a resolved study is older than all that is made
+    of it, and results/metrics.json of another study is older than that. No clock has a say in this.
+    """
+    record = root / "results/metrics.json"
+    _date(study, 10**9)
+    if record.exists() and published_study(root) != grid.id:
+        _date(record, record.stat().st_mtime_ns % 10**9)  # its nanoseconds stay: DVC knows its content by them
+
+
+def settle_times(root: Path = Path()) -> None:
+    """Date what a clock has left in the future to the present. The bytes are told by the name, so this changes nothing
+    but that what is made from it now does not look older.
+    """
+    now = time.time_ns()
+    for pattern in ("data/*/*", "data/*/*/*", "models/*/*", f"results/cells/*/*/*/{METRICS}"):
+        for path in root.glob(pattern):
+            with suppress(FileNotFoundError):  # a temporary, renamed
+                _date(path, min(now, path.stat().st_mtime_ns))
+
+
+def check_room(*folders: Path) -> None:
+    """Make the folders, and write a page into each and remove it. Raises StorageError where that is refused."""
+    for folder in folders:
+        with storing(folder), temporary_file(folder / "room") as room:
+            room.write_bytes(bytes(4096))
+
+
+def _date(path: Path, moment: int) -> None:
+    """Set the time of a file's last change, in nanoseconds since 1970, where it is another."""
+    with storing(path):
+        if path.stat().st_mtime_ns != moment:
+            os.utime(path, ns=(moment, moment))
 
 
 def entries(grid: Grid) -> set[str]:
@@ -91,36 +153,55 @@ def restore(grid: Grid, root: Path = Path()) -> list[str]:
 
 
 def prune(grid: Grid, root: Path = Path()) -> list[str]:
-    """Move what the study does not name to the attic. Returns what was moved. Its failures are forgotten."""
+    """Move to the attic what the study does not name, and cells of another format, which this version does not read.
+
+    Returns what was moved. The failures of cells that are not the study's are forgotten.
+    """
     wanted = entries(grid)
+    for folder in (*root.glob("results/failed/*/*"), *root.glob("results/runs/*/*")):
+        sweep(folder)
     for record in (root / "results/failed").glob("*/*/*.json"):
         if f"{UNFINISHED}/{record.relative_to(root / 'results/failed').with_suffix('')}" not in wanted:
             record.unlink()
     moved = [e for tracked in (*TRACKED, UNFINISHED) for e in _found(root, tracked) if e not in wanted]
     for entry in moved:
         _move(root / entry, root / ATTIC / entry)
-    return moved
+    return moved + list(_put_aside(grid, root))
+
+
+def _put_aside(grid: Grid, root: Path) -> Iterator[str]:
+    """Move cells of another format to where no study takes them from again."""
+    for cell in grid.cells:
+        entry = f"{BY_CELL[0]}/{cell.path}"
+        found = format_of(root / entry)
+        if found not in (None, FORMAT):
+            _move(root / entry, root / ATTIC / f"format-{found}" / entry)
+            yield f"{entry} (format {found}; this version of apet reads {FORMAT})"
 
 
 def write_index(grid: Grid, out: Path, root: Path = Path()) -> None:
     """Write each cell's path with the SHA-256 of its metrics.json, which names those of its other files.
 
-    Whoever depends on all cells may depend on this one file. Raises DataError for a cell that is not there.
+    Whoever depends on all cells may depend on this one file. Raises as `read_record` for a cell that is not there, or
+    whose record is not what it was.
     """
     found = {}
     for path in sorted(cell.path for cell in grid.cells):
-        record = root / "results/cells" / path / "metrics.json"
-        if not record.is_file():
-            raise DataError(f"{record}: not there; `snakemake cells` trains what is missing.")
-        found[path] = file_digest(record)
+        folder = root / BY_CELL[0] / path
+        read_record(folder, path)
+        found[path] = file_digest(folder / METRICS)
     write_json(out, found)
 
 
 def _found(root: Path, tracked: str) -> Iterator[str]:
-    """Entries that are there: folders at the depth at which the tracked folder has them."""
-    depth = "*/*/*" if tracked in BY_CELL else "*"
-    for path in sorted((root / tracked).glob(depth)):
-        yield path.relative_to(root).as_posix()
+    """Entries that are there: folders at the depth at which the tracked folder has them. What a process that has died
+    was writing is removed; what one that lives writes is no entry.
+    """
+    for parent in sorted((root / tracked).glob("*/*")) if tracked in BY_CELL else [root / tracked]:
+        sweep(parent)
+        for path in sorted(parent.iterdir()) if parent.is_dir() else ():
+            if not is_temporary(path.name):
+                yield path.relative_to(root).as_posix()
 
 
 def _move(source: Path, target: Path) -> None:

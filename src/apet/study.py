@@ -2,56 +2,64 @@
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from apet.analysis.costs import write_costs
 from apet.analysis.predictions import Predictions
 from apet.analysis.tasks import write_tasks
-from apet.analysis.tidy import read_records, tidy, write_tidy
+from apet.analysis.tidy import read_records, tidy
+from apet.analysis.tidy_file import write_tidy
 from apet.config import Margins
 from apet.errors import CorruptError, DataError, ParamsError, unknown
-from apet.grid import Cell
+from apet.grid import TRAINER_VERSION, Cell
 from apet.provenance import write_text
+from apet.record import METRICS
 from apet.status import read_status
-from apet.store import Results
+from apet.store import Results, read_resolved
 
 COORDINATES = ("model", "task", "placement", "budget")
 
 
 def read_study(path: Path, cells: Sequence[str] | None = None) -> list[Cell]:
-    """The cells of a resolved study at these paths (all by default).
+    """The cells of a resolved study at these paths, in which * stands for anything (all by default).
 
-    Raises ParamsError for a file that `apet check` did not write, and for a path that is not the study's.
+    Raises as `read_resolved`, and ParamsError for a study of another trainer's version and for a path that is not the
+    study's.
     """
-    with _resolved(path) as record:
-        known = record["cells"]
-        for name in (name for name in cells or () if name not in known):
-            raise ParamsError(unknown("cell", name, known, str(path)))
-        # Only those that are asked for: a job's are few, and a study has thousands.
-        return [_cell(record, known[name]) for name in (known if cells is None else cells)]
+    record = read_resolved(path)
+    known, trainer = record["cells"], record["shared"]["trainer"]
+    if trainer != TRAINER_VERSION:
+        raise ParamsError(
+            f"{path}: resolved by another version of apet, of trainer {trainer}; this one has trainer "
+            f"{TRAINER_VERSION}, whose cells have other names. Make it again with `apet check`."
+        )
+    # Only those that are asked for: a job's are few, and a study has thousands.
+    return [_cell(record, known[name]) for name in _asked(known, cells, path)]
+
+
+def _asked(known: Mapping[str, Any], cells: Sequence[str] | None, path: Path) -> list[str]:
+    """The cells that are named, each once; in a name * stands for anything."""
+    if cells is None:
+        return list(known)
+    found = {name: [name] if name in known else _matching(known, name) for name in cells}
+    for name in (name for name, those in found.items() if not those):
+        raise ParamsError(unknown("cell", name, known, str(path)))
+    return list(dict.fromkeys(name for those in found.values() for name in those))
+
+
+def _matching(known: Mapping[str, Any], name: str) -> list[str]:
+    return [path for path in known if fnmatchcase(path, name)] if "*" in name else []
 
 
 def _cell(record: dict, own: dict) -> Cell:
     digests = {"plm": record["digests"]["plm"][own["model"]], "data": record["digests"]["data"][own["task"]]}
     return Cell.of({**record["shared"], **digests, **own, "training": record["trainings"][own["training"]]})
-
-
-@contextmanager
-def _resolved(path: Path) -> Iterator[dict]:
-    """The record that `apet check` wrote; ParamsError where it is not one."""
-    try:
-        record = json.loads(path.read_text())
-        if not isinstance(record["cells"], dict):
-            raise TypeError("its cells are no mapping")
-        yield record
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ParamsError(f"{path}: not a resolved study ({error}): make it with `apet check`.") from None
 
 
 def aggregate(study: Path, results: Results, out: Path, partial: bool = False) -> None:
@@ -60,14 +68,14 @@ def aggregate(study: Path, results: Results, out: Path, partial: bool = False) -
     Raises DataError for a cell that is not there, unless the table may be partial; CorruptError where one model's cells
     used different PLMs; and as `tidy`.
     """
-    with _resolved(study) as record:
-        name, cells, margins = record["study"], dict(sorted(record["cells"].items())), Margins(**record["analysis"])
-        coordinates = {path: {key: cells[path][key] for key in COORDINATES} for path in cells}
+    record = read_resolved(study)
+    name, cells, margins = record["study"], dict(sorted(record["cells"].items())), Margins(**record["analysis"])
+    coordinates = {path: {key: cells[path][key] for key in COORDINATES} for path in cells}
     missing = _missing(coordinates, results)
     if missing and not partial:
         first = missing[0]
         raise DataError(
-            f"{results.cells / first['cell']}/metrics.json: no such file ({first['reason']}); {len(missing)} of "
+            f"{results.cells / first['cell'] / METRICS}: no such file ({first['reason']}); {len(missing)} of "
             f"{len(cells)} cells are missing. `apet status` tells how far they are; `apet aggregate --partial` goes on "
             "without them."
         )
@@ -84,7 +92,7 @@ def aggregate(study: Path, results: Results, out: Path, partial: bool = False) -
 
 def _missing(cells: Mapping[str, Mapping[str, str]], results: Results) -> list[dict[str, str]]:
     """The cells that are not there, with their coordinates and the reason."""
-    absent = [path for path in cells if not (results.cells / path / "metrics.json").is_file()]
+    absent = [path for path in cells if not (results.cells / path / METRICS).is_file()]
     status = read_status(absent, results, time.time())
     reasons = {path: " ".join(str(record.get("error", "failed")).split()) for path, record in status.failed.items()}
     reasons |= dict.fromkeys(status.under_way, "begun, not finished")

@@ -7,9 +7,15 @@ from pathlib import Path
 from apet.config import load_study
 from apet.errors import ApetError
 from apet.grid import Grid
-from apet.store import published_study, restore
+from apet.store import check_room, date_results, restore, settle_times
 
 PARAMS = str(config.get("params", "params.yaml"))
+
+if PARAMS.startswith("-") or set("{}") & set(os.path.abspath(PARAMS)):
+    raise WorkflowError(
+        f"{os.path.abspath(PARAMS)}: a path with a brace is a pattern to Snakemake, and a name that begins with - an"
+        " option to commands. Give it another name."
+    )
 
 try:
     GRID = Grid(load_study(Path(PARAMS)), Path(PARAMS))
@@ -29,11 +35,21 @@ if not Path(STUDY).exists():
     if checked.returncode:
         raise WorkflowError(checked.stderr.strip())
 
-restore(GRID)
+# What names cannot say, times do: whose the results are, and that nothing is of the future, where a clock ran ahead.
+try:
+    restore(GRID)
+    settle_times()
+    date_results(GRID, Path(STUDY))
+except (ApetError, OSError) as error:
+    raise WorkflowError(str(error))
 
-# The results' names are fixed, so their times cannot tell whose they are: a checkout or a pull writes them anew. The
-# resolved study stands for that: newer than any result of another study, older than every result of this one.
-os.utime(STUDY, (0, 0) if published_study() == GRID.id else None)
+
+def start():
+    """Before the first job: a disk that no job could write to is said once, and not by each."""
+    try:
+        check_room(Path("data"), Path("models"), Path("results"))
+    except ApetError as error:
+        raise WorkflowError(str(error))
 
 
 def more_each_attempt(first):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -50,7 +51,7 @@ def write_differences(draws: Draws, folder: Path) -> None:
     )
 
 
-def entry(row: tuple) -> str:
+def entry(row: Any) -> str:
     """difference (low to high), with a star where it is told from 0."""
     star = "*" if row.p_adjusted < LEVEL else ""
     difference, low, high = (f"{value:.1f}".replace("-", "−") for value in (row.difference, row.low, row.high))

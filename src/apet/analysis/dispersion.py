@@ -21,6 +21,7 @@ def spread_over_tasks(measured: Measured, models: Sequence[str]) -> Compared:
     """
     rows = _of_two_tasks(measured, models)
     check_ends(measured, rows)
+    assert measured.values is not None and measured.end is not None  # as all thresholds have
     places = {name: rows & measured.table.model.eq(name).to_numpy() for name in measured.table.model[rows].unique()}
     parts = [measured.values[:, place] for place in places.values()]
     these = variance_of_truth(parts)
@@ -35,7 +36,7 @@ def spread_over_tasks(measured: Measured, models: Sequence[str]) -> Compared:
     count = int(censored[rows].sum())
     remark = f"{count} of {rows.sum()} thresholds lie outside the numbers tested: the S.D. is known from below only"
     levels = [_sd(variance, measured.reference, count > 0) for variance in (these, beyond)]
-    return Compared(*levels, rows, values, remark if count else "")
+    return Compared(levels[0], levels[1], rows, values, remark if count else "")
 
 
 def variance_of_truth(parts: Sequence[np.ndarray]) -> Estimate:

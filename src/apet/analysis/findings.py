@@ -19,6 +19,7 @@ from apet.analysis.resampling import CELL, Draws, draw_means
 from apet.analysis.summary import summary
 from apet.analysis.trends import Compared, Measured
 from apet.provenance import write_json, write_text
+from apet.sealed import write_sealed
 
 OVERALL = "overall"
 LEVELS = ("these_tasks", "beyond")
@@ -42,7 +43,7 @@ def write_findings(frame: pd.DataFrame, folder: Path, draws: Draws | None = None
     `metrics.json`: the summary and the verdicts."""
     evidence = _evidence(frame, draws)
     found, behind = _document(frame, evidence)
-    write_json(folder / "findings.json", found)
+    write_sealed(folder / "findings.json", found)
     write_text(folder / "findings.md", page(found, frame))
     write_text(folder / "findings_cells.csv", behind.to_csv(index=False, lineterminator="\n"))
     write_findings_table(found, folder / "tables")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ def findings_rows(findings: Mapping[str, Any]) -> list[list[list[str]]]:
 
 def findings_markdown(findings: Mapping[str, Any]) -> str:
     """The main results of findings.json as a Markdown table, with what its numbers are."""
-    lines = [FINDINGS, ("---", "---", "---:", "---", "---:", "---:", "---:", "---")]
+    lines: list[Sequence[str]] = [FINDINGS, ("---", "---", "---:", "---", "---:", "---:", "---:", "---")]
     lines += [[text.replace("|", r"\|") for text in row] for block in findings_rows(findings) for row in block]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines) + f"\n{_about(findings)}\n"
 

@@ -100,7 +100,7 @@ def _check_replicates(path: Path, table: pa.Table, replicates: Sequence[Mapping[
     found = np.array([table[name].to_numpy() for name in ("draw", "rerun")])
     expected = np.array([[r["draw"] for r in replicates], [r["rerun"] for r in replicates]])
     counts = {replicate["n"] for replicate in replicates}
-    if len(counts) != 1 or min(counts) < 1 or not np.array_equal(found, np.repeat(expected, *counts, axis=1)):
+    if len(counts) != 1 or min(counts) < 1 or not np.array_equal(found, np.repeat(expected, min(counts), axis=1)):
         raise _corrupt(path, "not the rows of the replicates that metrics.json has, one after another")
 
 

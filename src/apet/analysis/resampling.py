@@ -81,7 +81,7 @@ def _units(frame: pd.DataFrame) -> pd.DataFrame:
 def _mean_row(rows: np.ndarray) -> np.ndarray:
     if not all(map(len, rows)):
         raise ValueError("a replicate with a score has no scores of its test rows")
-    return rows[0] if len(rows) == 1 else np.mean(np.stack(rows), axis=0)
+    return rows[0] if len(rows) == 1 else np.mean(np.stack(list(rows)), axis=0)
 
 
 def _cells(frame: pd.DataFrame, units: pd.DataFrame) -> pd.DataFrame:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -47,7 +48,7 @@ def methods_latex(long: pd.DataFrame) -> str:
     blocks = []
     for model, block in long.groupby("model", sort=False):
         best = block[block.placement.ne(BASELINE)].groupby("task")["mean"].max().map("{:.1f}".format)
-        rows = []
+        rows: list[list[str]] = []
         for (placement, budget), row in block.groupby(["placement", "budget"], sort=False):
             entries = [
                 _latex_entry(r, r.placement != BASELINE and f"{r.mean:.1f}" == best[r.task]) for r in row.itertuples()
@@ -107,7 +108,7 @@ def method_name(placement: str, budget: str) -> str:
     return f"APET {budget}" if placement == RANDOM else placement
 
 
-def entry(row: tuple) -> str:
+def entry(row: Any) -> str:
     """mean ± S.D. (n) of a row of `methods_table`."""
     if pd.isna(row.mean):
         return MISSING
@@ -115,7 +116,7 @@ def entry(row: tuple) -> str:
     return f"{row.mean:.1f}{spread} ({row.n})"
 
 
-def _latex_entry(row: tuple, is_best: bool) -> str:
+def _latex_entry(row: Any, is_best: bool) -> str:
     """`entry` in LaTeX, the mean in bold where it is the best."""
     if pd.isna(row.mean):
         return MISSING

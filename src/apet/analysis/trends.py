@@ -63,6 +63,7 @@ def slope(measured: Measured, models: Sequence[str]) -> Compared:
         check_ends(measured, rows)
     weights = slope_weights(measured.table, rows)
     these = measured.combine(weights.mean(axis=0))
+    beyond: Estimate | str
     try:
         beyond = of_sample(np.array([measured.combine(task).value for task in weights]))
     except NotEstimable as error:
@@ -103,6 +104,7 @@ def _of_two_sizes(table: pd.DataFrame, inside: np.ndarray) -> np.ndarray:
 
 def check_ends(measured: Measured, rows: np.ndarray) -> None:
     """NotEstimable where nearly all of the values are censored at one end."""
+    assert measured.end is not None
     for end, name in ENDS.items():
         count, total = int(np.sum(measured.end[rows] == end)), int(rows.sum())
         if count > NEARLY_ALL * total:

@@ -16,10 +16,12 @@ from apet.data.sources import Source, wheel
 from apet.data.splits import Example, fraction, keep_apart, normalise, text_id
 from apet.data.tables import read_table, write_table
 from apet.data.tasks import Task, load_task, task_names
-from apet.provenance import digest, file_digest, whole_folder, write_json
+from apet.provenance import digest, file_digest, whole_folder
+from apet.sealed import check_files, read_sealed, write_sealed
 from apet.yamls import read_yaml
 
 CORPUS = Path(__file__).parent / "corpus.yaml"
+RECORD = "corpus.json"
 HELD_OUT = 0.02  # share of documents that measure the loss and are never trained on
 SCHEMA = pa.schema([("id", pa.string()), ("source", pa.string()), ("text", pa.string())])
 
@@ -55,12 +57,26 @@ def build_corpus(wheels_folder: Path, out_folder: Path, seed: int, others: Seque
     with whole_folder(out_folder) as folder:
         for side, documents in sides.items():
             write_table(folder / f"{side}.parquet", _columns(documents), SCHEMA)
-        write_json(folder / "corpus.json", _record(sides, counts, seed, others, folder))
+        write_sealed(folder / RECORD, _record(sides, counts, seed, others, folder))
 
 
 def read_corpus(folder: Path, side: str) -> pd.DataFrame:
-    """Columns id, source, text (str) of one side of a corpus, `train` or `heldout`. DataError if it is not there."""
-    return read_table(folder / f"{side}.parquet", SCHEMA)
+    """Columns id, source, text (str) of one side of a corpus, `train` or `heldout`.
+
+    Raises as `read_corpus_record`, and CorruptError if the file has other bytes than the record says.
+    """
+    name = f"{side}.parquet"
+    check_files(folder, {name: read_corpus_record(folder)["files"][name]}, RECORD, _remedy(folder))
+    return read_table(folder / name, SCHEMA)
+
+
+def read_corpus_record(folder: Path) -> dict[str, Any]:
+    """The record `corpus.json`. DataError if it is absent or an older version's, CorruptError if it is damaged."""
+    return read_sealed(folder / RECORD, _remedy(folder), since=["files"])
+
+
+def _remedy(folder: Path) -> str:
+    return f"Delete {folder} and make it again (`apet corpus`, or the same `snakemake`): its text is the same."
 
 
 @cache
@@ -131,7 +147,7 @@ def _record(
         "sides": {side: _sizes(documents) for side, documents in sides.items()},
         "sources": sources,
         "wheels": dict(sorted(packages.items())),
-        "digest": digest({side: file_digest(folder / f"{side}.parquet") for side in sides}),
+        "files": {name: file_digest(folder / name) for name in (f"{side}.parquet" for side in sides)},
     }
 
 

@@ -15,13 +15,15 @@ from apet.data.choice import choose_source, sisters_of
 from apet.data.leakage import Guard
 from apet.data.sources import Source
 from apet.data.splits import SIDES, Example, Splits, drop_train, normalise, overlaps, split_rows
-from apet.data.tables import read_record, read_table, write_batches
+from apet.data.tables import read_table, write_batches
 from apet.data.tasks import Task
 from apet.errors import DataError, ParamsError, unknown
-from apet.provenance import digest, file_digest, seed_for, whole_folder, write_json
+from apet.provenance import digest, file_digest, seed_for, whole_folder
+from apet.sealed import check_files, read_sealed, write_sealed
 
 DATA_VERSION = 2  # raised when the same inputs give other rows
 SPLITS = ("train", "validation", "test")
+RECORD = "task.json"
 ROWS = 1000  # in memory at once while a table is written
 ANSWERS = {
     "classification": pa.field("label", pa.int64()),
@@ -76,29 +78,39 @@ def prepare_task(
             raise DataError(f"task {task.name}: split {split} has no rows.")
     with whole_folder(out_folder) as folder:
         for split, examples in chosen.items():
-            write_batches(folder / f"{split}.parquet", _batches(examples, task), _schema(task.type, task.fields))
-        files = digest({split: file_digest(folder / f"{split}.parquet") for split in SPLITS})
+            write_batches(folder / _file(split), _batches(examples, task), _schema(task.type, task.fields))
         names = {"task_digest": task_digest(task, caps, seed, source), "seed": seed}
-        write_json(folder / "task.json", {**_said(task), **names, **_found(task, splits, chosen), "source":
-                   source.identity(task), "digest": files})  # fmt: skip
+        files = {name: file_digest(folder / name) for name in map(_file, SPLITS)}
+        found = {**_found(task, splits, chosen), "source": source.identity(task), "files": files}
+        write_sealed(folder / RECORD, {**_said(task), **names, **found})
 
 
 def read_split(folder: Path, split: str) -> pd.DataFrame:
     """Columns id (str), one a field (str), label (int64) or targets (arrays of str) of one prepared split.
 
-    DataError if it is absent or another table than its task.json says.
+    DataError if it is absent or another table than its task.json says, CorruptError if it has other bytes.
     """
     record = read_task(folder)
     try:
-        schema = _schema(record["type"], record["fields"])
+        schema, files = _schema(record["type"], record["fields"]), {_file(split): record["files"][_file(split)]}
     except (KeyError, TypeError):
-        raise DataError(f"{folder / 'task.json'}: is not the record of a prepared task: no type or fields.") from None
-    return read_table(folder / f"{split}.parquet", schema)
+        raise DataError(f"{folder / RECORD}: is not the record of a prepared task: no type or fields.") from None
+    check_files(folder, files, RECORD, _remedy(folder))
+    return read_table(folder / _file(split), schema)
 
 
-def read_task(folder: Path) -> dict[str, Any]:
-    """The record `task.json` of a prepared folder. DataError if it is absent or no JSON."""
-    return read_record(folder / "task.json")
+def read_task(folder: Path, named: str | None = None) -> dict[str, Any]:
+    """The record `task.json` of a prepared folder. named: the `task_digest` that it must have, where that is known.
+
+    DataError if it is absent, an older version's or prepared of something else; CorruptError if it is damaged.
+    """
+    record = read_sealed(folder / RECORD, _remedy(folder), since=["files"])
+    if named not in (None, record.get("task_digest")):
+        raise DataError(
+            f"{folder / RECORD}: of {record.get('task')!r}, prepared of another task, source, rows or seed than the "
+            f"study has. {_remedy(folder)}"
+        )
+    return record
 
 
 def held_out_texts(folder: Path) -> Iterator[str]:
@@ -108,6 +120,14 @@ def held_out_texts(folder: Path) -> Iterator[str]:
         for column in [*read_task(folder)["fields"], *(["targets"] if "targets" in table else [])]:
             for cell in table[column]:
                 yield from (normalise(text) for text in ([cell] if isinstance(cell, str) else cell))
+
+
+def _remedy(folder: Path) -> str:
+    return f"Delete {folder} and prepare the task again (`apet prepare`, or Snakemake): its rows are the same."
+
+
+def _file(split: str) -> str:
+    return f"{split}.parquet"
 
 
 def in_hash_order(examples: Sequence[Example], seed: int) -> list[Example]:
@@ -139,7 +159,7 @@ def _schema(kind: str, fields: Sequence[str]) -> pa.Schema:
 
 def _batches(examples: list[Example], task: Task) -> Iterator[dict[str, list]]:
     """Columns of ROWS examples at a time."""
-    labels = {name: number for number, name in enumerate(task.labels)}
+    labels: dict[str | None, int] = {name: number for number, name in enumerate(task.labels)}
     answer = ANSWERS[task.type].name
     for start in range(0, len(examples), ROWS):
         part = examples[start : start + ROWS]

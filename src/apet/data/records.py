@@ -41,6 +41,7 @@ def to_rows(records: Iterable[Record], task: Task, spec: Mapping[str, Any]) -> I
         where = f"task {task.name}: {record.where}"
         texts = tuple(_text(_cell(record, name, where), name, where) for name in names)
         value = _cell(record, answer, where)
+        found: str | tuple[str, ...] | None
         if task.type == "generation":
             found = _references(value, answer, where)
         else:

@@ -127,7 +127,7 @@ def split_rows(rows: Iterable[Row], group: Sequence[int] | None = None) -> Split
     """
     unique, dropped = _unique(rows, group)
     official = {split for _, split in unique}
-    moved = {"validation": "test"} if "validation" in official and "test" not in official else {}
+    moved: dict[str | None, str] = {"validation": "test"} if "validation" in official and "test" not in official else {}
     kept = {moved.get(split, split) for split in official}
     missing = [side for side in SHARES if side not in kept]
     claims: dict[str, list[Example]] = {side: [] for side in SIDES}

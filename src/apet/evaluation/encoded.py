@@ -32,8 +32,8 @@ class Encoded:
     labels: Tensor
     truncated: float = 0.0
     references: list[list[str]] = field(default_factory=list)
-    targets: Tensor | None = None
-    target_lengths: Tensor | None = None
+    targets: Tensor = field(default_factory=lambda: torch.empty(0, 0, dtype=torch.long))
+    target_lengths: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
 
     def __len__(self) -> int:
         return len(self.names)

@@ -21,6 +21,7 @@ from apet.plms.load import PLM
 from apet.tuning import TunedPLM
 
 Theta = Sequence[Tensor]
+Columns = Mapping[str, pa.DataType]
 
 
 @dataclass(frozen=True)
@@ -36,9 +37,14 @@ class Objective(Protocol):
     that close an answer.
     """
 
-    columns: Mapping[str, pa.DataType]
-    labels: int
-    end: tuple[int, ...]
+    @property
+    def columns(self) -> Columns: ...
+
+    @property
+    def labels(self) -> int: ...
+
+    @property
+    def end(self) -> tuple[int, ...]: ...
 
     def loss(self, tuned: TunedPLM, theta: Theta, data: Encoded, rows: Tensor, over: str) -> Tensor:
         """What training makes small, of rows [k] of a split. over: a recipe's loss, labels or vocabulary."""
@@ -53,8 +59,8 @@ class Classify:
 
     words: Labels
     metrics: tuple[str, ...] = ("accuracy",)
-    columns: ClassVar = {"label": pa.int16(), "prediction": pa.int16(), "correct": pa.bool_()}
-    end: ClassVar = ()
+    columns: ClassVar[Columns] = {"label": pa.int16(), "prediction": pa.int16(), "correct": pa.bool_()}
+    end: ClassVar[tuple[int, ...]] = ()
 
     @property
     def labels(self) -> int:
@@ -87,8 +93,8 @@ class Write:
     end: tuple[int, ...]
     longest: int
     metrics: tuple[str, ...]
-    columns: ClassVar = {"prediction": pa.string(), "score": pa.float64()}
-    labels: ClassVar = 0
+    columns: ClassVar[Columns] = {"prediction": pa.string(), "score": pa.float64()}
+    labels: ClassVar[int] = 0
 
     def loss(self, tuned: TunedPLM, theta: Theta, data: Encoded, rows: Tensor, over: str) -> Tensor:
         """Cross-entropy over all words, whatever `over` says: an answer has no others to be compared with."""
@@ -96,9 +102,9 @@ class Write:
 
     def evaluate(self, tuned: TunedPLM, theta: Theta, data: Encoded) -> Evaluated:
         with tuned.settling(theta):
-            ids = generate(tuned, theta, data, *self.end, self.longest)
+            ids = generate(tuned, theta, data, self.end[0], self.longest)
             loss = split_loss(tuned, theta, data)
-        answers = [self.tokenizer.decode(row, skip_special_tokens=True).strip() for row in ids]
+        answers = [text.strip() for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
         found = text_metrics(self.metrics, answers, data.references)
         rows = {"prediction": answers, "score": found[self.metrics[0]]}
         return Evaluated(score_answers(found, loss), rows)

@@ -12,15 +12,18 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from apet.data.tables import read_record
 from apet.errors import CorruptError, DataError
 from apet.export.model import ASKED, TunedModel
 from apet.placement import Plan, Units
 from apet.plms.load import PLM
-from apet.provenance import bytes_digest, file_digest, write_bytes, write_json
+from apet.provenance import DIGEST, bytes_digest, file_digest, is_sealed, write_bytes
+from apet.sealed import CHANGED, read_object, write_sealed
 
-FORMAT = 1
+FORMAT = 2
+"""Of the manifest. 1, which is read as well: without a digest of its own."""
+
 MANIFEST, NUMBERS = "delta.json", "delta.safetensors"
+REMEDY = "Export the delta again."
 KEYS = {
     "plm": ("name", "content", "folder"),
     "plan": ("placement", "budget", "seed", "digest", "units"),
@@ -48,7 +51,7 @@ def write_delta(model: TunedModel, folder: Path) -> None:
         "run": dict(model.run),
         "files": {NUMBERS: bytes_digest(numbers)},
     }
-    write_json(folder / MANIFEST, manifest)
+    write_sealed(folder / MANIFEST, manifest)
 
 
 @dataclass(frozen=True)
@@ -85,14 +88,18 @@ class Delta:
 
 def read_delta(folder: Path) -> Delta:
     """Raises DataError for a folder without a delta, or of another format; CorruptError for changed bytes."""
-    manifest = read_record(folder / MANIFEST)
-    if manifest.get("format") != FORMAT:
-        raise DataError(f"{folder / MANIFEST}: format is {manifest.get('format')!r}; this version reads {FORMAT}.")
+    manifest = read_object(folder / MANIFEST, REMEDY)
+    if (DIGEST in manifest or manifest.get("format") == FORMAT) and not is_sealed(manifest):
+        raise CorruptError(f"{folder / MANIFEST}: {CHANGED} {REMEDY}")
+    if manifest.get("format") not in (1, FORMAT):
+        raise DataError(
+            f"{folder / MANIFEST}: format is {manifest.get('format')!r}; this version reads 1 and {FORMAT}."
+        )
     missing = [key for key in ("cell", "length", *KEYS) if key not in manifest]
     missing += [f"{part}.{key}" for part, keys in KEYS.items() for key in keys if key not in (manifest.get(part) or ())]
     if missing:
-        raise DataError(f"{folder / MANIFEST}: key {missing[0]} is missing. Export the delta again.")
+        raise DataError(f"{folder / MANIFEST}: key {missing[0]} is missing. {REMEDY}")
     path = folder / NUMBERS
     if not path.is_file() or file_digest(path) != manifest["files"][NUMBERS]:
-        raise CorruptError(f"{path}: not the bytes that {MANIFEST} names. Export the delta again.")
+        raise CorruptError(f"{path}: not the bytes that {MANIFEST} names. {REMEDY}")
     return Delta(folder, load_file(path), manifest)

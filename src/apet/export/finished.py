@@ -7,12 +7,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from apet.data.tables import read_record
-from apet.errors import CorruptError, DataError, unknown
-from apet.provenance import file_digest
+from apet.errors import DataError, unknown
+from apet.record import METRICS, PLANS, read_record
+from apet.sealed import check_files, read_object
 from apet.store import Results
-
-RECORD, PLANS = "metrics.json", "plans.json"
 
 
 def find_cell(cell: str, results: Results) -> Path:
@@ -21,9 +19,9 @@ def find_cell(cell: str, results: Results) -> Path:
     Raises DataError, with the nearest names, where there is none.
     """
     for folder in (results.cells / cell, Path(cell)):
-        if (folder / RECORD).is_file():
+        if (folder / METRICS).is_file():
             return folder
-    known = [path.parent.relative_to(results.cells).as_posix() for path in results.cells.glob(f"*/*/[!.]*/{RECORD}")]
+    known = [path.parent.relative_to(results.cells).as_posix() for path in results.cells.glob(f"*/*/[!.]*/{METRICS}")]
     if not known:
         raise DataError(f"{cell}: no cell is finished below {results.cells}, nor does a folder of this path hold one.")
     raise DataError(unknown("cell", cell, known, str(results.cells)))
@@ -33,17 +31,16 @@ def find_cell(cell: str, results: Results) -> Path:
 def reading(folder: Path) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
     """A cell's record and its plans' (replicate -> record), to be read in here.
 
-    Raises DataError for a file that is no record or a key that is missing in it, CorruptError for other plans than the
-    record names.
+    Raises as `read_record`, DataError for a key that is missing in the record, CorruptError for other plans than it
+    names.
     """
-    record, plans = read_record(folder / RECORD), read_record(folder / PLANS)
+    record, remedy = read_record(folder), f"Delete {folder} to train again."
     try:
-        if record["files"][PLANS] != file_digest(folder / PLANS):
-            raise CorruptError(f"{folder / PLANS}: not the bytes that {RECORD} names. Delete {folder} to train again.")
-        yield record, plans
+        check_files(folder, {PLANS: record["files"][PLANS]}, METRICS, remedy)
+        yield record, read_object(folder / PLANS, remedy)
     except (KeyError, TypeError, AttributeError) as error:
         said = f"key {error}" if isinstance(error, KeyError) else str(error)
-        raise DataError(f"{folder / RECORD}: not the record of a finished cell ({said}).") from None
+        raise DataError(f"{folder / METRICS}: not the record of a finished cell ({said}).") from None
 
 
 def path_of(folder: Path) -> str:

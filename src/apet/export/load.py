@@ -8,16 +8,18 @@ from typing import Any
 from safetensors import safe_open
 from torch import Tensor
 
+from apet.data.prepare import RECORD as TASK
 from apet.data.prepare import read_task
 from apet.errors import CorruptError, DataError, ModelError, unknown
 from apet.export.delta import MANIFEST, read_delta
-from apet.export.finished import RECORD, path_of, reading
+from apet.export.finished import path_of, reading
 from apet.export.memory import memory_content
 from apet.export.model import ASKED, TunedModel, no_head
 from apet.grid import TRAINER_VERSION, Cell
 from apet.placement import make_plan
 from apet.plms.load import PLM, load_plm
-from apet.training.cells import FORMAT, HEADS, THETA, is_complete, replicate_name
+from apet.record import HEADS, METRICS, THETA, is_complete
+from apet.training.cells import replicate_name
 
 FIRST = "draw0.rerun0"
 
@@ -37,7 +39,7 @@ def load(
     for another PLM than θ was trained on, CorruptError for changed bytes.
     """
     folder = Path(folder)
-    if (folder / RECORD).is_file():
+    if (folder / METRICS).is_file():
         return _cell(folder, plm, Path(root) if root else _root(folder), replicate, device)
     if (folder / MANIFEST).is_file():
         if replicate != FIRST:
@@ -46,7 +48,7 @@ def load(
         if not (plm or delta.plm["folder"]):
             raise DataError(f"{folder}: tuned in memory, so its PLM must be given.")
         return delta.model(frozen(plm or Path(root or ".") / delta.plm["folder"], delta.plm, str(folder), device))
-    raise DataError(f"{folder}: neither a finished cell ({RECORD}) nor a delta ({MANIFEST}).")
+    raise DataError(f"{folder}: neither a finished cell ({METRICS}) nor a delta ({MANIFEST}).")
 
 
 def frozen(plm: str | Path | PLM, wanted: dict, where: str, device: str) -> PLM:
@@ -72,7 +74,7 @@ def _root(folder: Path) -> Path:
 def _cell(folder: Path, plm: str | Path | PLM | None, root: Path, replicate: str, device: str) -> TunedModel:
     """One run of a cell, each part of it held against the record."""
     if not is_complete(folder):
-        raise DataError(f"{folder}: not finished; a file that {RECORD} names is not there.")
+        raise DataError(f"{folder}: not finished; a file that {METRICS} names is not there.")
     with reading(folder) as (record, plans):
         cell, run = _run(folder, record, replicate)
         seed = plans[replicate_name(run["draw"], 0)]["seed"]
@@ -80,7 +82,10 @@ def _cell(folder: Path, plm: str | Path | PLM | None, root: Path, replicate: str
         budget, rows, headed = record["tunable"], record["task"]["digest"], HEADS in record["files"]
     task = read_task(root / cell.data_folder)
     if task["digest"] != rows:
-        raise DataError(f"{root / cell.data_folder}: other rows than those that {folder} was trained on.")
+        raise DataError(
+            f"{root / cell.data_folder / TASK}: of other rows than those that {folder} was trained on. Delete its "
+            "folder and prepare the task again."
+        )
     ready = frozen(plm or root / cell.plm_folder, wanted, str(folder), device)
     plan = make_plan(ready.inventory, cell.placement, budget, seed, cell.methods)
     if plan.digest != run["plan"]:
@@ -94,10 +99,10 @@ def _cell(folder: Path, plm: str | Path | PLM | None, root: Path, replicate: str
 def _run(folder: Path, record: dict[str, Any], replicate: str) -> tuple[Cell, dict[str, Any]]:
     """The cell, and its record of a replicate. Raises DataError where this version cannot read it."""
     trainer = record["cell"]["trainer"]
-    if record["format"] != FORMAT or trainer != TRAINER_VERSION:
+    if trainer != TRAINER_VERSION:
         raise DataError(
-            f"{folder}: of format {record['format']} and trainer {trainer}; this version reads format {FORMAT} of "
-            f"trainer {TRAINER_VERSION}, in which the same θ may mean something else."
+            f"{folder / METRICS}: a cell of trainer {trainer}; this version of apet has trainer {TRAINER_VERSION}, in "
+            "which the same θ may mean something else. Use the version that trained it, or train the cell again."
         )
     runs = {replicate_name(run["draw"], run["rerun"]): run for run in record["replicates"]}
     if replicate not in runs:

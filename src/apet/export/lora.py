@@ -1,4 +1,4 @@
-"""A LoRA that PEFT has saved, as a plan and its θ: the way in. See `adapters` for the way out."""
+"""An adapter that PEFT has saved, as a plan and its θ: the way in. See `adapters` for the way out."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from torch import Tensor
 from apet.data.tables import read_record
 from apet.errors import CorruptError, ModelError, ParamsError, shown
 from apet.export.adapters import CONFIG, PREFIX, WEIGHTS
-from apet.placement import Plan, Units
+from apet.export.prompt import prompt_tokens
+from apet.placement import Plan, Site, Units
 from apet.plms.families import Place
 from apet.plms.load import PLM
 from apet.tuning.tuned import rows_of
@@ -32,27 +33,42 @@ UNKNOWN = (
 )  # fmt: skip
 """Keys of PEFT's that make of LoRA something else, where they are set."""
 
+PATTERN = re.compile(r"(?!(?:.*\*){4})(?:[\w.|^-]|\.\*|\\\.|\\d\+?)+", re.ASCII)
+"""Keys of alpha_pattern: ends of paths, with numbers of blocks as \\d+ and three times .* at most. Others could run for
+hours, if whoever wrote the file wants them to.
+"""
+
 KEPT = (True, False, "gaussian", "orthogonal", "eva")
 """Ways to initialise a LoRA that leave the PLM's own weights as they are."""
 
 
 def plan_from_peft(folder: str | Path, plm: PLM) -> tuple[Plan, Tensor]:
-    """A LoRA that PEFT has saved as a plan and its θ [budget], with which this PLM gives the same logits.
+    """A LoRA, or a prompt, that PEFT has tuned and saved as a plan and its θ [budget], with which this PLM gives the
+    same logits.
 
     A LoRA of a fused map becomes units of those of its parts on which its B acts (of all, where B is zero yet), so θ
-    may be longer than the adapter. Raises ModelError for another kind of adapter, ParamsError for a module, shape or
-    rank that has no site in this PLM, CorruptError for a file that cannot be read.
+    may be longer than the adapter. Raises ModelError for another kind of adapter, ParamsError for a module, shape,
+    rank or virtual token that has no site in this PLM, CorruptError for a file that cannot be read.
     """
     folder = Path(folder)
-    config = read_record(folder / CONFIG)
+    config, weights = read_record(folder / CONFIG), folder / WEIGHTS
+    if (kind := config.get("peft_type")) not in ("LORA", "PROMPT_TUNING"):
+        raise ModelError(f"{folder / CONFIG}: peft_type is {shown(kind)}. Allowed: 'LORA', 'PROMPT_TUNING'.")
+    found = _lora(config, folder, plm) if kind == "LORA" else prompt_tokens(config, weights, plm)
+    sites = [site for site in plm.inventory.sites if site in found]
+    units = tuple(Units(site, len(found[site])) for site in sites)
+    return Plan("peft", sum(u.size for u in units), 0, units), torch.cat([found[site].flatten() for site in sites])
+
+
+def _lora(config: Mapping[str, Any], folder: Path, plm: PLM) -> dict[Site, Tensor]:
+    """Site -> its units [n, inputs + outputs]."""
     _check(config, folder / CONFIG)
     found = _found(config, _maps(folder / WEIGHTS), plm, folder / WEIGHTS)
     sites = [site for site in plm.inventory.sites if site.structure == "lowrank" and site.place in found]
     for site in sites:
         if (rank := len(found[site.place])) > site.units:
             raise ParamsError(f"{folder}: rank {rank} at {site.place}, where {site.units} is the full rank.")
-    units = tuple(Units(site, len(found[site.place])) for site in sites)
-    return Plan("peft", sum(u.size for u in units), 0, units), torch.cat([found[s.place].flatten() for s in sites])
+    return {site: found[site.place] for site in sites}
 
 
 def _found(config: Mapping[str, Any], maps: Maps, plm: PLM, where: Path) -> dict[str, Tensor]:
@@ -91,10 +107,14 @@ def _units(places: list[Place], a: Tensor, b: Tensor, plm: PLM) -> dict[str, Ten
 
 def _check(config: Mapping[str, Any], where: Path) -> None:
     """Raises ModelError for an adapter that is not plain LoRA."""
-    if config.get("peft_type") != "LORA":
-        raise ModelError(f"{where}: peft_type is {shown(config.get('peft_type'))}. Allowed: 'LORA'.")
-    if type(config.get("lora_alpha")) not in (int, float):
-        raise ModelError(f"{where}: lora_alpha is {shown(config.get('lora_alpha'))}; it must be a number.")
+    patterns = config.get("alpha_pattern") or {}
+    if not isinstance(patterns, dict):
+        raise ModelError(f"{where}: alpha_pattern is {shown(patterns)}; it must be a mapping.")
+    for key, alpha in {"lora_alpha": config.get("lora_alpha"), **patterns}.items():
+        if type(alpha) not in (int, float) or not math.isfinite(alpha):
+            raise ModelError(f"{where}: {key} is {shown(alpha)}; it must be a number.")
+    for key in patterns:
+        _check_pattern(key, where)
     for key in UNKNOWN:
         if config.get(key):
             raise ModelError(
@@ -105,6 +125,18 @@ def _check(config: Mapping[str, Any], where: Path) -> None:
     if config.get("init_lora_weights", True) not in KEPT:
         started = shown(config["init_lora_weights"])
         raise ModelError(f"{where}: init_lora_weights is {started}, which changes the PLM's own weights.")
+
+
+def _check_pattern(key: str, where: Path) -> None:
+    """Raises ModelError for a key of alpha_pattern that is none, or that may take long to match."""
+    try:
+        if PATTERN.fullmatch(key) and len(key) <= 1000 and re.compile(key):
+            return
+    except re.error:
+        pass
+    raise ModelError(
+        f"{where}: alpha_pattern has {shown(key)}. Allowed: ends of paths, with \\d+, |, and .* three times."
+    )
 
 
 def _maps(path: Path) -> Maps:
@@ -120,7 +152,7 @@ def _maps(path: Path) -> Maps:
             raise ParamsError(f"{path}: holds {name!r}; a LoRA of linear maps has lora_A and lora_B alone.")
         sides[match[1]][match[2]] = tensor.float()
     for module, side in sides.items():
-        if len(side) < 2 or len(side["A"]) != side["B"].shape[1]:
+        if any(t.ndim != 2 for t in side.values()) or len(side) < 2 or len(side["A"]) != side["B"].shape[1]:
             raise CorruptError(f"{path}: lora_A and lora_B of {module} do not belong together.")
     if not sides:
         raise CorruptError(f"{path}: holds no LoRA.")

@@ -91,8 +91,8 @@ class TunedModel:
         with tune(self.plm, self.plan) as tuned:
             theta = tuned.spread(self.parts)
             with tuned.settling(theta):
-                ids = generate(tuned, theta, data, *objective.end, objective.longest)
-        return [self.plm.tokenizer.decode(row, skip_special_tokens=True).strip() for row in ids]
+                ids = generate(tuned, theta, data, objective.end[0], objective.longest)
+        return [text.strip() for text in self.plm.tokenizer.batch_decode(ids, skip_special_tokens=True)]
 
     def scores(self, texts: Texts) -> Tensor:
         """Logits [n, labels] of the label words (their log-probabilities up to a number a row), in the labels' order.

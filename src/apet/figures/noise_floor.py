@@ -7,6 +7,8 @@ one plan, by method, and that due to the choice of test rows.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -107,7 +109,7 @@ def _panel(ax: Axes, data: pd.DataFrame, tasks: list[str]) -> None:
             ax.text(0.02, place, words, transform=ax.get_yaxis_transform(), fontsize=6, color=style.GREY, va="center")
         for difference in row[row.kind.eq(DIFFERENCE)].itertuples():
             ax.barh(place, difference.value, 0.9, color="#E3E3E3", zorder=0.5, label=UNSEEN)
-            ends = {"color": style.GREY, "linewidth": 2.2, "zorder": 1, "solid_capstyle": "butt"}
+            ends: dict[str, Any] = {"color": style.GREY, "linewidth": 2.2, "zorder": 1, "solid_capstyle": "butt"}
             ax.plot(
                 [difference.low, difference.high], [place + 0.42] * 2, **ends, label="their range over pairs of methods"
             )

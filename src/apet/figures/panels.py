@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -20,6 +20,7 @@ NOTE_CHARACTERS = 150
 MISSING = "no data"
 ABSENT = "not in\nthis study"
 BOX = {"facecolor": "white", "edgecolor": GREY, "linewidth": 0.4, "pad": 1.5}
+Share = bool | Literal["none", "all", "row", "col"]
 
 
 def panels(
@@ -27,7 +28,7 @@ def panels(
     columns: int,
     height: float,
     note: str,
-    share: tuple[str | bool, str | bool] = (False, "all"),
+    share: tuple[Share, Share] = (False, "all"),
     least: float = 18.0,
     top: float = 12.0,
     heights: Sequence[float] | None = None,
@@ -43,7 +44,8 @@ def panels(
     total = rows * height + below + top
     fig = Figure(figsize=(WIDTH * MM, total * MM), layout="constrained")
     axes = fig.subplots(rows, columns, sharex=share[0], sharey=share[1], squeeze=False, height_ratios=heights)
-    fig.get_layout_engine().set(rect=(0, below / total, 1, 1 - below / total), w_pad=0.02, h_pad=0.03)
+    engine: Any = fig.get_layout_engine()
+    engine.set(rect=(0, below / total, 1, 1 - below / total), w_pad=0.02, h_pad=0.03)
     fig.text(0.006, 1 / total, "\n".join(lines), fontsize=6, color="#444444", va="bottom", linespacing=1.25)
     return fig, axes
 
@@ -183,7 +185,7 @@ def rows_axis(axes: Sequence[Axes], names: Sequence[str], places: Sequence[float
     """Axes of one y axis of names, from the top down, `above` rows of room over the first; the grid on x."""
     ruler = axes[0].yaxis
     ruler.set_major_locator(FixedLocator(list(places)))
-    ruler.set_major_formatter(lambda _, index: names[index] if index is not None else "")
+    ruler.set_major_formatter(lambda _, index: names[int(index)] if index is not None else "")
     axes[0].set_ylim(max(places) + 0.6, min(places) - above)
     for ax in axes:
         ax.grid(False, axis="y")

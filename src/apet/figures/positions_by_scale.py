@@ -9,6 +9,7 @@ fixed. Whiskers are 95 % intervals.
 from __future__ import annotations
 
 from itertools import product
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -24,7 +25,7 @@ from apet.figures.pairs import PLM, pairs
 
 KEYS = ["model", "task", "method"]
 DODGE = 0.06
-DOTS = {
+DOTS: dict[str, dict[str, Any]] = {
     "draw": {
         "marker": "o",
         "s": 7,
@@ -42,7 +43,7 @@ DOTS = {
         "label": "the method itself",
     },
 }
-LINES = {
+LINES: dict[str, dict[str, Any]] = {
     "sd": {"label": "S.D. between draws, mean over tasks", "color": style.LOOKS[RANDOM][0], "marker": "P"},
     "plan sd": {
         "label": "S.D. due to the plan alone",
@@ -187,7 +188,7 @@ def _spread_panel(ax: Axes, data: pd.DataFrame) -> None:
     if spread.value.isna().all():
         panels.empty(ax)
     for _, line in spread[spread.task.ne(MEAN)].groupby("task"):
-        look = {"color": "#9A9A9A", "linewidth": 0.6, "marker": ".", "markersize": 2}
+        look: dict[str, Any] = {"color": "#9A9A9A", "linewidth": 0.6, "marker": ".", "markersize": 2}
         ax.plot(line.non_embedding, line.value, label="S.D. between draws, one task", **look)
     for place, (kind, look) in zip(panels.side_by_side(3, DODGE), LINES.items(), strict=True):
         mean = data[data.kind.eq(kind) & data.task.eq(MEAN)]

@@ -8,6 +8,8 @@ intervals. A hollow arrow is a threshold that lies beyond all numbers tested.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -100,10 +102,10 @@ def _panel(ax: Axes, data: pd.DataFrame, small: bool) -> None:
     panels.note_missing(ax, names, 18 if small else 44)
 
 
-def _method(ax: Axes, row: tuple, size: float) -> None:
+def _method(ax: Axes, row: Any, size: float) -> None:
     """A method at its own count; no parameters at all have no place on a log axis and stand on its left edge."""
     look = style.look(row.placement) | {"markersize": size}
-    place = {"transform": ax.get_yaxis_transform(), "clip_on": False} if row.tunable == 0 else {}
+    place: dict[str, Any] = {"transform": ax.get_yaxis_transform(), "clip_on": False} if row.tunable == 0 else {}
     panels.errorbars(ax, [row.tunable], [row.mean], [row.low], [row.high], linestyle="none", zorder=4, **look, **place)
     if row.placement == "full":
         ax.axhline(row.mean, color=look["color"], linewidth=0.8, zorder=1)
@@ -116,7 +118,7 @@ def _thresholds(ax: Axes, row: pd.Series, tested: pd.Series, size: float) -> Non
         value, low, high = row[[f"{kind}_threshold", f"{kind}_threshold_low", f"{kind}_threshold_high"]]
         if pd.isna(value):
             continue
-        look = {"color": colour, "transform": across, "solid_capstyle": "butt"}
+        look: dict[str, Any] = {"color": colour, "transform": across, "solid_capstyle": "butt"}
         y = EDGE[kind]
         ax.plot(np.clip([low, high], smallest, largest), [y, y], linewidth=0.55 * size, alpha=0.55, **look)
         if 0 < value < np.inf:

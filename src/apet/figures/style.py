@@ -24,7 +24,7 @@ DARK = "#444444"
 # Okabe and Ito's palette, and for what it has no colour for three of Paul Tol's: safe for the colour-blind. Each
 # placement has a marker too, for prints without colour.
 PART, DEPTH, STRUCTURE = "#882255", "#999933", "#56B4E9"
-LOOKS: dict[str, tuple[str, str, str]] = {
+LOOKS: dict[str, tuple[str, Any, str]] = {
     "full": ("#000000", "s", "full fine-tuning"),
     "lora": ("#0072B2", "o", "LoRA"),
     "adapter": ("#009E73", "^", "adapter"),

@@ -8,6 +8,7 @@ numbers tested on that PLM and task, and stands at the last of them. An interval
 from __future__ import annotations
 
 from itertools import product
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -28,7 +29,7 @@ ARROWS = {
     "below": ("smallest", "v", "below all that was tested"),
 }
 """Censored -> at which number the arrow stands, its marker, and what it says."""
-HOLLOW = {"linestyle": "none", "markersize": 6.5, "markeredgewidth": 0.8, "markerfacecolor": "white"}
+HOLLOW: dict[str, Any] = {"linestyle": "none", "markersize": 6.5, "markeredgewidth": 0.8, "markerfacecolor": "white"}
 WIDEST = 0.05
 """The most between two tasks, as a share of the axis."""
 VALUES = ["value", "low", "high"]
@@ -47,8 +48,8 @@ def draw(evidence: Evidence) -> tuple[Figure, pd.DataFrame]:
         _panel(ax, data[data.threshold.eq(kind) & data.family.eq(family)], tasks)
     tested = data[["smallest", "largest"]].to_numpy().ravel()
     panels.count_axis(grid[0, 0], tested[~np.isnan(tested)], "y", labels=8)
-    heads = ([*NAMES.values()], [""]) if one else (families, [*NAMES.values()])
-    panels.name_matrix(grid, *heads, "non-embedding parameters", "tunable parameters")
+    above, beside = ([*NAMES.values()], [""]) if one else (families, [*NAMES.values()])
+    panels.name_matrix(grid, above, beside, "non-embedding parameters", "tunable parameters")
     panels.legend(fig, grid.flat, 6)
     return fig, data
 
@@ -93,8 +94,8 @@ def _task(ax: Axes, x: pd.Series, line: pd.DataFrame, colour: str, marker: str) 
     low, high = (line[name].clip(line.smallest, line.largest) for name in ("low", "high"))
     ax.vlines(x, low, high, color=colour, linewidth=0.7, alpha=0.8)
     open_ends = ((low.where(line.low.eq(0)), CARETDOWN), (high.where(np.isinf(line.high)), CARETUP))
-    for end, shape in open_ends:
-        ax.plot(x, end, linestyle="none", marker=shape, color=colour, markersize=2.4)
+    for place, caret in open_ends:
+        ax.plot(x, place, linestyle="none", marker=caret, color=colour, markersize=2.4)
     seen = line.censored.eq("")
     ax.plot(x, line.value.where(seen), color=colour, linewidth=0.5, alpha=0.5, zorder=1.5)
     ax.plot(x[seen], line.value[seen], linestyle="none", marker=marker, color=colour)

@@ -7,6 +7,8 @@ intervals, filled where they are told from 0; dots are single tasks. The numbers
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -99,7 +101,7 @@ def _heading(ax: Axes, budget: str, tunable: float, y: float) -> None:
     """Over a block, its number of parameters: as the study writes it, and what that is on this PLM."""
     count = "" if budget.isdigit() or pd.isna(tunable) else f" ({style.short(tunable)})"
     unit = "" if budget.startswith("@") else " parameters"
-    look = {
+    look: dict[str, Any] = {
         "fontsize": 6,
         "color": style.DARK,
         "va": "center",

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from apet.errors import ModelError
-from apet.provenance import digest, remembered_digest
+from apet.errors import CorruptError, ModelError
+from apet.provenance import DIGEST, digest, file_digest, is_sealed, remembered_digest
+from apet.sealed import CHANGED, write_sealed
+
+SNAPSHOT, PRETRAINING = "snapshot.json", "pretraining.json"
+"""What tells where a PLM is from: one that was fetched, or a rung."""
 
 SAFE = ("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json")
 PICKLED = ("pytorch_model.bin", "pytorch_model-*-of-*.bin", "pytorch_model.bin.index.json")
@@ -63,6 +67,66 @@ def read_mapping(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ModelError(f"{path}: holds a {type(values).__name__} where a mapping is needed.")
     return values
+
+
+def files_of(folder: Path) -> dict[str, str]:
+    """SHA-256 of each file that decides what the PLM computes: weights (all shards), configuration, tokenizer."""
+    return {name: file_digest(folder / name) for name in plm_files(names_in(folder), folder)}
+
+
+def content_of(folder: Path) -> str:
+    """SHA-256 over `files_of`."""
+    return digest(files_of(folder))
+
+
+def write_origin(folder: Path, name: str, record: Mapping[str, Any]) -> None:
+    """Write the record of where a folder's PLM is from, with the digests of its files and of all of them, `content`."""
+    files = files_of(folder)
+    write_sealed(folder / name, {**record, "files": files, "content": digest(files)})
+
+
+def read_origin(folder: Path, name: str) -> dict[str, Any]:
+    """What the record SNAPSHOT or PRETRAINING says of its folder; empty where there is none.
+
+    An older version's has no digest of its own and is read as it is, since `content` tells whether it belongs to the
+    files. Raises ModelError for what is no record, CorruptError for a damaged one.
+    """
+    path = folder / name
+    try:
+        values = read_mapping(path) if path.is_file() else {}
+    except ModelError as error:
+        raise ModelError(f"{error} {again(folder)}") from None
+    if DIGEST in values and not is_sealed(values):
+        raise CorruptError(f"{path}: {CHANGED} {again(folder)}")
+    return values
+
+
+def checked_content(folder: Path) -> str:
+    """The content of a folder's PLM, which is what its records say. Raises as `read_origin`, and CorruptError naming
+    the file that differs.
+    """
+    files = files_of(folder)
+    content = digest(files)
+    for name in (SNAPSHOT, PRETRAINING):
+        said = read_origin(folder, name)
+        if said.get("content", content) != content:
+            other = [folder / file for file, found in said.get("files", {}).items() if files.get(file) != found]
+            what = f"{other[0]}: damaged: not the bytes that" if other else f"{folder}: its files are not those that"
+            raise CorruptError(f"{what} {name} was written for. {again(folder)}")
+    return content
+
+
+def check_one(folder: Path, file: str) -> None:
+    """Raises as `checked_content` for one file of a PLM alone, where its folder has a record that names it."""
+    for name in (SNAPSHOT, PRETRAINING):
+        said = read_origin(folder, name).get("files", {})
+        if file in said and file_digest(folder / file) != said[file]:
+            raise CorruptError(f"{folder / file}: damaged: not the bytes that {name} names. {again(folder)}")
+
+
+def again(folder: Path) -> str:
+    """What to do about a folder whose PLM is damaged."""
+    return f"Delete {folder} and make it again: fetch or pretrain this PLM."
 
 
 def _matching(names: Iterable[str], patterns: Iterable[str]) -> list[str]:

@@ -9,7 +9,7 @@ from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from apet.placement.sites import Inventory, Site
-from apet.plms.families import Family, Place, family_of
+from apet.plms.families import Family, Place, blocks_of, family_of
 
 
 def inventory_of(model: PreTrainedModel) -> Inventory:
@@ -19,7 +19,7 @@ def inventory_of(model: PreTrainedModel) -> Inventory:
     sites = list(_sites_of(places, model))
     words = {id(p): p.numel() for p in _word_parameters(model, places)}
     total = sum(p.numel() for p in model.parameters())
-    layers = max(len(model.get_submodule(path)) for path, _ in family.blocks.values())
+    layers = max(len(blocks_of(model, path)) for path, _ in family.blocks.values())
     return Inventory.of(family.name, layers, total, total - sum(words.values()), sites)
 
 
@@ -53,7 +53,7 @@ def _sites_of(places: list[Place], model: PreTrainedModel) -> Iterator[Site]:
 
 def _sites(place: Place, model: PreTrainedModel) -> Iterator[Site]:
     module = model.get_submodule(place.module)
-    shape = tuple(module.weight.shape)
+    shape = tuple(module.get_parameter("weight").shape)
     if place.fused:
         shape = (shape[0] // place.fused.parts, *shape[1:])
     if place.kind == "input":

@@ -77,7 +77,7 @@ class Recipe:
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Recipe:
         """The defaults with some keys changed. ParamsError for an unknown key or a value that cannot be."""
-        known = {field.name: field.default for field in fields(cls)}
+        known: dict[str, Any] = {field.name: field.default for field in fields(cls)}
         for key, value in values.items():
             if key not in known:
                 raise ParamsError(unknown("key", key, known, "pretraining"))

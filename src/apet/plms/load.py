@@ -13,22 +13,21 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from torch import nn
+from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as library
 
-from apet.errors import CorruptError, ModelError, shown, unknown
+from apet.errors import ModelError, shown, unknown
 from apet.placement.sites import Inventory
 from apet.plms.families import Family, Frame, family_of
-from apet.plms.files import PICKLED, names_in, plm_files, read_mapping
+from apet.plms.files import PICKLED, SNAPSHOT, checked_content, names_in, read_mapping, read_origin
 from apet.plms.inventory import inventory_of, shapes_of
 from apet.plms.registry import DTYPES, HEADS, read_config
-from apet.provenance import digest, file_digest
 
 MOST_BLOCKS, MOST_SIZE = 1_000, 10**7
 """More blocks, or more of any other number in a config.json, has no PLM; to make its shapes could take hours."""
-WEIGHTS, SHARDS, SNAPSHOT = "model.safetensors", "model.safetensors.index.json", "snapshot.json"
+WEIGHTS, SHARDS = "model.safetensors", "model.safetensors.index.json"
 TOKENIZERS = ("tokenizer.json", "spiece.model", "tokenizer.model", "vocab.txt", "vocab.json")
 """Files of which a tokenizer needs at least one."""
 
@@ -51,7 +50,7 @@ class PLM:
     head: str = "own"
     dtype: str = "float32"
     revision: str | None = None
-    whole: nn.Module | None = None
+    whole: Any = None
     mesh: DeviceMesh | None = None
 
     @cached_property
@@ -59,9 +58,15 @@ class PLM:
         return inventory_of(self.model)
 
     @property
+    def words(self) -> Tensor:
+        """The word embeddings [words, d]."""
+        embeddings: Any = self.model.get_input_embeddings()
+        return embeddings.weight
+
+    @property
     def device(self) -> torch.device:
         """Where the weights are, and the parts of θ that are trained with them."""
-        return self.model.get_input_embeddings().weight.device
+        return self.words.device
 
     def record(self) -> dict[str, Any]:
         """What names it in the records of what it was tuned for: name, family, revision, content, dtype."""
@@ -70,7 +75,7 @@ class PLM:
 
     def head_size(self, labels: int) -> int:
         """Parameters of the trained head, a weight a state's number and a bias a label; 0 where the head is its own."""
-        return labels * (self.model.get_input_embeddings().weight.shape[1] + 1) if self.head == "trained" else 0
+        return labels * (self.words.shape[1] + 1) if self.head == "trained" else 0
 
 
 def load_plm(folder: Path, name: str, weights: bool = True, device: str = "cpu") -> PLM:
@@ -83,7 +88,9 @@ def load_plm(folder: Path, name: str, weights: bool = True, device: str = "cpu")
     """
     _complete(folder)
     stated = _stated(folder)
-    content = _checked(folder, stated)
+    content = checked_content(folder)
+    stored = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    check_size(read_config(folder), stored, folder)
     config = _config(folder)
     family = family_of(config.model_type)
     with _quiet():
@@ -98,14 +105,9 @@ def load_plm(folder: Path, name: str, weights: bool = True, device: str = "cpu")
     model.requires_grad_(False).eval()
     family.fuse(model)
     if weights:
-        model.to(device)
+        model.to(device)  # type: ignore[arg-type]  # the library's decorator hides the model itself
     said = stated["head"], stated["dtype"], stated.get("revision")
     return PLM(name, family, model, tokenizer, content, family.frame(tokenizer), *said)
-
-
-def content_of(folder: Path) -> str:
-    """SHA-256 over the files that decide what the PLM computes: weights (all shards), configuration, tokenizer."""
-    return digest({name: file_digest(folder / name) for name in plm_files(names_in(folder), folder)})
 
 
 def _complete(folder: Path) -> None:
@@ -138,25 +140,11 @@ def _shards(folder: Path, names: set[str]) -> None:
 
 def _stated(folder: Path) -> dict[str, Any]:
     """What the folder says about itself: snapshot.json, with defaults."""
-    path = folder / SNAPSHOT
-    stated = {"dtype": "float32", "head": "own"} | (read_mapping(path) if path.is_file() else {})
+    stated = {"dtype": "float32", "head": "own"} | read_origin(folder, SNAPSHOT)
     for key, allowed in (("dtype", DTYPES), ("head", HEADS)):
         if stated[key] not in allowed:
-            raise ModelError(unknown(key, stated[key], allowed, str(path)))
+            raise ModelError(unknown(key, stated[key], allowed, str(folder / SNAPSHOT)))
     return stated
-
-
-def _checked(folder: Path, stated: dict[str, Any]) -> str:
-    """The content, if it is what the folder states. A ladder's rung states it in pretraining.json."""
-    content, record = content_of(folder), folder / "pretraining.json"
-    claims = {SNAPSHOT: stated, record.name: read_mapping(record) if record.is_file() else {}}
-    for name, values in claims.items():
-        if values.get("content", content) != content:
-            raise CorruptError(
-                f"{folder}: its files are not those that {name} was written for (content {content[:12]}, stated "
-                f"{str(values['content'])[:12]}). Delete the folder and make it again: fetch or pretrain this PLM."
-            )
-    return content
 
 
 def _config(folder: Path) -> PretrainedConfig:
@@ -172,7 +160,7 @@ def _model(
 ) -> PreTrainedModel:
     """The model with its weights. Raises ModelError where the checkpoint lacks some: they would be random."""
     try:
-        model, report = family.class_of(config).from_pretrained(
+        loaded: Any = family.class_of(config).from_pretrained(
             folder,
             config=config,
             dtype=dtype,
@@ -183,6 +171,7 @@ def _model(
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"{folder}: its weights cannot be read ({_first_line(error)}).") from None
+    model, report = loaded
     missing = sorted(report["missing_keys"])
     body = [key for key in missing if not key.startswith(f"{family.head_part}.")]
     if body:
@@ -212,6 +201,16 @@ def inventory_of_config(values: dict, head: str = "own") -> Inventory:
         return inventory_of(_shapes(AutoConfig.for_model(**values), head))
     except Exception as error:  # the library checks little, and what fails then may be anything in it or in PyTorch
         raise ModelError(f"config.json: no PLM has the shapes of {shown(values)} ({_first_line(error)}).") from None
+
+
+def check_size(values: dict, stored: int, where: object) -> None:
+    """Raises ModelError for the mapping of a config.json with more parameters than there are bits in the `stored` bytes
+    of weights: the library would make room for them all before it finds that they are not there.
+    """
+    parameters = inventory_of_config(values).parameters
+    if parameters > 8 * stored:
+        said = f"config.json speaks of {parameters:,} parameters, and the weights hold at most {8 * stored:,}"
+        raise ModelError(f"{where}: {said}.")
 
 
 def _shapes(config: PretrainedConfig, head: str) -> PreTrainedModel:

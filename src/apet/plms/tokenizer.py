@@ -7,11 +7,15 @@ from pathlib import Path
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from apet.data.corpus import read_corpus
+from apet.data.corpus import read_corpus, read_corpus_record
+from apet.errors import DataError
 from apet.plms.ladder import SENTINELS, SPECIAL
-from apet.provenance import whole_folder
+from apet.provenance import file_digest, whole_folder
+from apet.sealed import check_files, read_sealed, write_sealed
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
+RECORD = "training.json"
+"""What a tokenizer was trained on, and the digests of its files."""
 
 
 def train_tokenizer(corpus_folder: Path, vocabulary: int, out_folder: Path) -> None:
@@ -44,5 +48,16 @@ def train_tokenizer(corpus_folder: Path, vocabulary: int, out_folder: Path) -> N
         clean_up_tokenization_spaces=False,
     )
     assert fast.convert_tokens_to_ids(list(SPECIAL)) == list(range(len(SPECIAL)))
+    origin = {"corpus": read_corpus_record(corpus_folder)["digest"], "vocabulary": vocabulary}
     with whole_folder(out_folder) as folder:
         fast.save_pretrained(folder)
+        files = {name: file_digest(folder / name) for name in TOKENIZER_FILES}
+        write_sealed(folder / RECORD, {**origin, "files": files})
+
+
+def check_tokenizer(folder: Path) -> None:
+    """Raises DataError where a folder holds no tokenizer of `train_tokenizer`, CorruptError where its bytes differ."""
+    if not (folder / TOKENIZER_FILES[0]).is_file():
+        raise DataError(f"{folder}: no {TOKENIZER_FILES[0]}. Make it with `apet tokenizer`.")
+    remedy = f"Delete {folder} and make it again (`apet tokenizer`, or the same `snakemake`): it comes out the same."
+    check_files(folder, read_sealed(folder / RECORD, remedy)["files"], RECORD, remedy)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,14 +10,16 @@ import pandas as pd
 
 from apet.analysis.costs import MACHINE, VERSIONS
 from apet.analysis.resampling import draw_means
-from apet.analysis.tidy import read_tidy
+from apet.analysis.tidy_file import read_tidy
 from apet.errors import DataError
 from apet.report.answer import Claim, read_claims, tally
 from apet.report.cells import cells, lost
 from apet.report.drawings import Drawing, read_drawings
 from apet.report.table import Table
 from apet.report.tables import costs_by_model, differences, methods, tasks
+from apet.sealed import read_sealed
 
+REMEDY = "`apet findings` makes it from the table."
 KEYS = {"study", "confidence", "margins", "missing", "claims"}
 
 
@@ -49,7 +50,7 @@ class Content:
 def read_content(results: Path) -> Content:
     """A report on a folder of results. DataError where tidy.parquet or findings.json is missing or not what it says."""
     frame = read_tidy(results / "tidy.parquet")
-    findings = _findings(results / "findings.json")
+    findings = _findings(results / "findings.json", frame.attrs["study"])
     costs = _csv(results / "costs.csv", ["cell"])
     found_tasks = _csv(results / "tasks.csv", ["task"])
     draws = draw_means(frame)
@@ -73,16 +74,12 @@ def read_content(results: Path) -> Content:
     )
 
 
-def _findings(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file; make it with `apet findings`.") from None
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: not a JSON document ({error}).") from None
-    lacking = KEYS - set(found) if isinstance(found, dict) else KEYS
-    if lacking:
+def _findings(path: Path, study: str) -> dict[str, Any]:
+    found = read_sealed(path, REMEDY)
+    if lacking := KEYS - set(found):
         raise DataError(f"{path}: not the findings of a study; missing: {', '.join(sorted(lacking))}.")
+    if found["study"] != study:
+        raise DataError(f"{path}: of study {found['study'][:12]}, and tidy.parquet beside it of {study[:12]}. {REMEDY}")
     return found
 
 

@@ -11,16 +11,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from apet.errors import ApetError
+from apet.errors import ApetError, DataError, ModelError, StorageError
 from apet.grid import Cell
+from apet.plms.files import SNAPSHOT, read_origin
 from apet.plms.load import load_plm
 from apet.plms.sharded import is_first, load_sharded, processes
 from apet.provenance import digest, write_json
+from apet.record import FORMAT, is_complete
 from apet.store import Results
-from apet.training.cells import FORMAT, Bench, is_complete, train_cell
+from apet.training.cells import Bench, train_cell
 from apet.training.determinism import machine_class, make_deterministic
 from apet.training.failures import forget_failure, record_failure
-from apet.training.journal import BlockJournal
+from apet.training.journal import BlockJournal, Journal
 from apet.training.kept import KEEP_EVERY, Kept, discard
 from apet.training.loggers import opener
 from apet.training.memory import keep_freed_memory
@@ -78,7 +80,8 @@ def train_block(
 
 def unfinished(cells: Sequence[Cell], results: Results) -> tuple[list[Cell], dict[str, Exception]]:
     """The cells that are to be trained, and those that cannot even be looked at, with their errors."""
-    missing, failed = [], {}
+    missing: list[Cell] = []
+    failed: dict[str, Exception] = {}
     for cell in cells:
         with _failing(cell, results, failed):
             if not is_done(cell, results):
@@ -88,18 +91,24 @@ def unfinished(cells: Sequence[Cell], results: Results) -> tuple[list[Cell], dic
 
 @contextmanager
 def _failing(cell: Cell, results: Results, failed: dict[str, Exception]) -> Iterator[None]:
-    """What goes wrong in here is the cell's failure: it is said, written down and put into `failed`."""
+    """What goes wrong in here is the cell's failure: it is said, written down and put into `failed`.
+
+    A full disk is not: the cells after it would be trained and lost as well.
+    """
     try:
         yield
+    except StorageError:
+        raise
     except Exception as error:
-        traceback.print_exc()
+        if not isinstance(error, ApetError):  # whose message says it all
+            traceback.print_exc()
         record_failure(results, cell.path, error)
         failed[cell.path] = error
 
 
 def is_done(cell: Cell, results: Results) -> bool:
     """Whether a cell is complete; then nothing is left of attempts before."""
-    done = is_complete(results.cells / cell.path)
+    done = is_complete(results.cells / cell.path, cell.path)
     if done:
         discard(results.progress / cell.path)
         forget_failure(results, cell.path)
@@ -113,19 +122,37 @@ def load_benches(
     try:
         name = cells[0].model
         plm = load_plm(plm_folder, name, device=device) if processes() == 1 else load_sharded(plm_folder, name)
-        return {n: Bench.of(plm, data_folder, n) for n in sorted({cell.training.length for cell in cells})}
+        found = {n: Bench.of(plm, data_folder, n) for n in sorted({cell.training.length for cell in cells})}
+        for bench in found.values():
+            _check_inputs(cells[0], bench, plm_folder, data_folder)
+        return found
     except Exception as error:
         for cell in cells:
             record_failure(results, cell.path, error)
         raise
 
 
-def run_cell(cell: Cell, bench: Bench, results: Results, journal: BlockJournal) -> None:
+def _check_inputs(cell: Cell, bench: Bench, plm_folder: Path, data_folder: Path) -> None:
+    """Raises DataError for another task's prepared folder, ModelError for a PLM that was fetched under another name."""
+    if bench.task["task_digest"] != cell.data:
+        raise DataError(
+            f"{data_folder}/task.json: of {bench.task['task']!r}, prepared of another task, source, rows or seed than "
+            f"{cell.path} is of. Give the folder that the study names, {cell.data_folder}."
+        )
+    if (name := read_origin(plm_folder, SNAPSHOT).get("name", cell.model)) != cell.model:
+        raise ModelError(
+            f"{plm_folder / SNAPSHOT}: of PLM {name!r}, and {cell.path} is of {cell.model!r}. Give the folder that the "
+            f"study names, {cell.plm_folder}."
+        )
+
+
+def run_cell(cell: Cell, bench: Bench, results: Results, journal: Journal) -> None:
     """Train one cell and write down what the run took."""
     start, cpu = time.monotonic(), time.process_time()
     record = train_cell(cell, bench, results.cells / cell.path, journal)
     if not is_first():
         return
+    assert isinstance(journal, BlockJournal)  # only those of other processes are not
     run = {
         "cell": cell.path,
         "trained": [r["theta"] for r in record["replicates"]],

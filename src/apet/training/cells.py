@@ -6,8 +6,7 @@ goes to a run record elsewhere.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,23 +18,17 @@ from safetensors.torch import save
 
 from apet.data.prepare import SPLITS, read_task
 from apet.data.tables import write_table
-from apet.errors import CorruptError, ParamsError
+from apet.errors import ParamsError
 from apet.evaluation import Encoded, Evaluated, Score, encode_split, objective_of
 from apet.grid import Cell
 from apet.placement import Budget, Plan, make_plan, resolve
 from apet.plms.load import PLM
 from apet.plms.sharded import is_first
-from apet.provenance import bytes_digest, file_digest, whole_folder, write_bytes, write_json
+from apet.provenance import bytes_digest, whole_folder, write_bytes, write_json
+from apet.record import HEADS, PLANS, PREDICTIONS, THETA, write_record
 from apet.training.journal import UNWATCHED, Journal
 from apet.training.loop import HEAD, Splits, Trained, train
 from apet.tuning import start, tune
-
-FORMAT = 1
-"""Of the files in a cell's folder; another number is not read."""
-
-THETA, PLANS, PREDICTIONS, METRICS = "theta.safetensors", "plans.json", "predictions.parquet", "metrics.json"
-HEADS = "head.safetensors"
-"""Trained heads, apart from θ; only in cells of a PLM that has one."""
 
 PREDICTED = {"draw": pa.int16(), "rerun": pa.int16(), "id": pa.string()}
 """Columns of the predictions that every task has; its objective names the others."""
@@ -98,26 +91,6 @@ class Replicate:
 def replicate_name(draw: int, rerun: int) -> str:
     """Of a replicate within its cell."""
     return f"draw{draw}.rerun{rerun}"
-
-
-def is_complete(folder: Path) -> bool:
-    """Whether a cell's folder is whole and its files are what its record says.
-
-    Raises CorruptError where a file differs from its digest: it must be deleted by hand, not overwritten in silence.
-    """
-    record = folder / METRICS
-    if not record.is_file():
-        return False
-    try:
-        files = json.loads(record.read_text())["files"]
-    except (ValueError, KeyError) as error:
-        raise CorruptError(f"{record}: not a cell's record ({error}). Delete {folder} to train again.") from None
-    for name, digest in files.items():
-        if not (folder / name).is_file():
-            return False
-        if file_digest(folder / name) != digest:
-            raise CorruptError(f"{folder / name}: not the bytes that {METRICS} names. Delete {folder} to train again.")
-    return True
 
 
 def train_cell(cell: Cell, bench: Bench, folder: Path, journal: Journal = UNWATCHED) -> dict[str, Any]:
@@ -183,14 +156,10 @@ def _write(cell: Cell, bench: Bench, budget: int, replicates: list[Replicate], f
         write_table(new / PREDICTIONS, *_predictions(bench, replicates))
         if bench.head_size:
             write_bytes(new / HEADS, save({r.name: r.trained.head for r in replicates}, {"format": "pt"}))
-        written = [name for name in (THETA, HEADS, PLANS, PREDICTIONS) if (new / name).is_file()]
-        files = {name: file_digest(new / name) for name in written}
-        record = _record(cell, bench, budget, replicates) | {"files": files}
-        write_json(new / METRICS, record)
-    return record
+        return write_record(new, cell.path, _record(cell, bench, budget, replicates))
 
 
-def _predictions(bench: Bench, replicates: list[Replicate]) -> tuple[dict[str, Sequence[Any]], pa.Schema]:
+def _predictions(bench: Bench, replicates: list[Replicate]) -> tuple[dict[str, Any], pa.Schema]:
     """Columns of all replicates, one after another, and their types."""
     names, own = bench.test.names, bench.splits.objective.columns
     columns = {
@@ -207,7 +176,6 @@ def _record(cell: Cell, bench: Bench, budget: int, replicates: list[Replicate]) 
     inventory = plm.inventory
     chance = task["chance"]
     return {
-        "format": FORMAT,
         "cell": asdict(cell),
         "plm": {
             **plm.record(),

@@ -27,7 +27,7 @@ def make_deterministic(device: str = "cpu") -> None:
     torch.set_num_threads(THREADS)
     torch.use_deterministic_algorithms(True)
     # The deterministic mode also fills fresh memory, which costs time and changes nothing that is read.
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # made by its class
     torch.set_float32_matmul_precision("highest")
     if device == "cuda":
         if not torch.cuda.is_available():

@@ -8,6 +8,7 @@ import time
 import traceback
 from pathlib import Path
 
+from apet.errors import without_secrets
 from apet.provenance import write_json
 from apet.store import Results
 
@@ -17,10 +18,10 @@ LAST_LINES = 20
 
 def record_failure(results: Results, cell: str, error: Exception) -> None:
     """Write the failure record of a cell, given by its path."""
-    trace = "".join(traceback.format_exception(error)).splitlines()
+    trace = without_secrets("".join(traceback.format_exception(error))).splitlines()
     record = {
         "cell": cell,
-        "error": f"{type(error).__name__}: {error}",
+        "error": without_secrets(f"{type(error).__name__}: {error}"),
         "traceback": trace[-LAST_LINES:],
         "log": _log(),
         "host": platform.node(),

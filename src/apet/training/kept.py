@@ -53,7 +53,7 @@ class Kept:
             _say(f"{path}: damaged, not used ({str(error).splitlines()[0]})")
             return None
         if record["identity"] != self.identity:
-            _say(f"{path}: kept for another cell, PLM or data, not used")
+            _say(f"{path}: kept for another cell, PLM or data, or by another version of apet, not used")
             return None
         if record["machine"] != self.machine and record["machine"] not in self.others:
             _say(f"{path}: kept on another class of machine; bytes may differ from those of one machine")
@@ -137,7 +137,7 @@ def _digest(tensors: Mapping[str, Tensor], text: str) -> str:
     found = hashlib.sha256(text.encode())
     for name, tensor in sorted(tensors.items()):
         found.update(canonical([name, str(tensor.dtype), list(tensor.shape)]).encode())
-        found.update(tensor.reshape(-1).view(torch.uint8).numpy())
+        found.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return found.hexdigest()
 
 

@@ -124,11 +124,17 @@ class Run:
         """By score, then by loss, then the earlier one."""
         return max(self.looks, key=lambda look: (look[1].score, -look[1].loss))
 
+    @property
+    def moments(self) -> dict[Tensor, Any]:
+        """What the optimiser knows of each leaf; nothing where there are none."""
+        return self.optimiser.state if self.optimiser is not None else {}
+
     def descend(self, loss: Tensor, factor: float) -> None:
         """One step down the gradient of a loss, which is not taken where the loss says that the run has diverged."""
         self.losses.append(loss.item())
         if self.diverged:
             return
+        assert self.optimiser is not None  # without leaves the run is over before
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.parts, self.recipe.clip)
         for group in self.optimiser.param_groups:
@@ -151,7 +157,7 @@ class Run:
         """Numbers and tensors from which `restore` goes on."""
         return {
             "theta": {name: leaf.detach() for name, leaf in self.theta.items()},
-            "optimiser": {name: dict(self.optimiser.state[leaf]) for name, leaf in self.theta.items()},
+            "optimiser": {name: dict(self.moments[leaf]) for name, leaf in self.theta.items()},
             "best": list(self.best),
             "losses": self.losses,
             "looks": [[step, asdict(seen)] for step, seen in self.looks],
@@ -162,7 +168,7 @@ class Run:
         """Become the run, begun alike, that `state` was taken of."""
         for name, leaf in self.theta.items():
             leaf.copy_(state["theta"][name])
-            self.optimiser.state[leaf] = {key: x.to(leaf.device) for key, x in state["optimiser"][name].items()}
+            self.moments[leaf] = {key: x.to(leaf.device) for key, x in state["optimiser"][name].items()}
         self.best = tuple(state["best"])
         self.losses = list(state["losses"])
         self.looks = [(step, Score(**seen)) for step, seen in state["looks"]]

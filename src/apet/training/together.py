@@ -75,7 +75,7 @@ def _train(
     cells: Sequence[Cell], benches: dict[int, Bench], results: Results, logger: str | None
 ) -> dict[str, ApetError]:
     """Train the cells. Returns those that failed. Raises ApetError where the processes are out of step."""
-    failed = {}
+    failed: dict[str, ApetError] = {}
     title = f"{cells[0].model} {cells[0].task}, {distributed.get_world_size()} processes"
     with Report(title, len(cells)) if is_first() else nullcontext() as report:
         for cell in cells:

@@ -11,10 +11,10 @@ from pathlib import Path
 from apet.errors import ApetError, DataError
 from apet.grid import Cell
 from apet.provenance import file_digest
+from apet.record import is_complete
 from apet.status import differences, read_class
 from apet.store import Results
 from apet.training.block import train_block
-from apet.training.cells import is_complete
 
 
 @dataclass(frozen=True)
@@ -55,17 +55,16 @@ def verify_cells(
     root: of the working copy that holds data/ and models/. Raises DataError for a cell that has not been trained.
     """
     for cell in cells:
-        if not is_complete(results.cells / cell.path):
+        if not is_complete(results.cells / cell.path, cell.path):
             raise DataError(f"{results.cells / cell.path}: not trained yet, so there is nothing to compare with.")
     again = Results(scratch)
     for (plm, data), block in groupby(sorted(cells, key=lambda c: c.path), lambda c: (c.plm_folder, c.data_folder)):
-        block = list(block)
-        error = ""
+        same, error = list(block), ""
         try:
-            train_block(block, root / plm, root / data, again, device=device)
+            train_block(same, root / plm, root / data, again, device=device)
         except ApetError as found:
             error = str(found)
-        for cell in block:
+        for cell in same:
             yield _compare(cell, results, again, error)
 
 

@@ -7,6 +7,7 @@ W + θ in bfloat16 loses every θ below 1/256 of its W. So where a PLM is not in
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -41,7 +42,8 @@ def norm_entries(module: nn.Module, size: int, index: Tensor | None) -> Effect:
     if isinstance(module, nn.LayerNorm):
         normal = lambda x: F.layer_norm(x, (size,), eps=module.eps)  # noqa: E731
     else:
-        normal = lambda x: F.rms_norm(x, (size,), eps=module.variance_epsilon)  # noqa: E731
+        eps: Any = module.variance_epsilon
+        normal = lambda x: F.rms_norm(x, (size,), eps=eps)  # noqa: E731
     return lambda x, y, values: added(y, normal(x.float()) * spread(values, size, index))
 
 

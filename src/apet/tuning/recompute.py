@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+Pieces = tuple[Any, ...]
+"""θ slot by slot: a tensor, or None where it is not at hand."""
 StandIns = tuple[tuple[nn.Module, str, Tensor], ...]
 """(module, parameter, the tensor in its place during a call)."""
 
@@ -23,7 +25,7 @@ class Call:
     pieces when it runs.
     """
 
-    pieces: tuple[Tensor | None, ...] = ()
+    pieces: Pieces = ()
     position: Tensor | None = None
     stand_ins: StandIns = ()
     settled: bool = False

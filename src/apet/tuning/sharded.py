@@ -10,7 +10,7 @@ gets the sum of all gradients of its own part.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor, Partial, Shard, distribute_tensor
 
 from apet.placement.plans import Plan
-from apet.plms.families import Inputs
+from apet.plms.families import Inputs, blocks_of
 from apet.plms.load import PLM
 from apet.plms.sharded import is_first, of_no_memory, unsharded
 from apet.tuning.recompute import Call
@@ -46,13 +46,14 @@ class ShardedPLM(TunedPLM):
     """
 
     def __init__(self, plm: PLM, plan: Plan):
-        with torch.device(plm.mesh.device_type):
-            super().__init__(plm, plan, checkpointing=True)
+        assert plm.whole is not None and plm.mesh is not None
         self.whole, self.mesh = plm.whole, plm.mesh
+        with torch.device(self.mesh.device_type):
+            super().__init__(plm, plan, checkpointing=True)
         self.segments = tuple(self._segments())
 
     def leaves(self, parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        found = {}
+        found: dict[str, Tensor] = {}
         for name, part in parts.items():
             sizes = [sum(s.sizes) for s in self.segments if s.structure == name]
             pieces = self._sharded(cut([part], sizes or [len(part)]))
@@ -61,9 +62,8 @@ class ShardedPLM(TunedPLM):
         return found
 
     def spread(self, parts: Sequence[Tensor]) -> list[Tensor]:
-        *theta, head = parts if self.plm.head == "trained" else (*parts, None)
-        pieces = cut(theta, [sum(s.sizes) for s in self.segments])
-        return self._sharded(pieces if head is None else [*pieces, head])
+        theta, heads = (parts[:-1], parts[-1:]) if self.plm.head == "trained" else (parts, ())
+        return self._sharded([*cut(theta, [sum(s.sizes) for s in self.segments]), *heads])
 
     def __call__(
         self,
@@ -80,9 +80,10 @@ class ShardedPLM(TunedPLM):
         said = None if said is None else said[own]
         return self.whole(self._joined, super().__call__, theta, ids[own], lengths[own], words, said, every)[: len(ids)]
 
-    def settling(self, theta: Sequence[Tensor]) -> AbstractContextManager[None]:
+    @contextmanager
+    def settling(self, theta: Sequence[Tensor]) -> Iterator[None]:
         """Nothing: what a block makes of θ would not fit beside the other blocks'."""
-        return nullcontext()
+        yield
 
     def write(self, theta: Sequence[Tensor], ids: Tensor, lengths: Tensor) -> Written:
         own = self.own(len(ids))
@@ -106,7 +107,7 @@ class ShardedPLM(TunedPLM):
 
     def _segments(self) -> Iterator[Segment]:
         stacks = [path for path, _ in self.family.blocks.values()]
-        blocks = [f"{path}.{i}." for path in stacks for i in range(len(self.model.get_submodule(path)))]
+        blocks = [f"{path}.{i}." for path in stacks for i in range(len(blocks_of(self.model, path)))]
         module = {place.name: f"{place.module}." for place in self.family.places(self.model)}
 
         def key(number: int) -> tuple[int | None, str]:
@@ -124,7 +125,7 @@ class ShardedPLM(TunedPLM):
         """Each process's part of each piece, of which the first process has the numbers."""
         return [distribute_tensor(piece, self.mesh, [Shard(0)]) for piece in pieces]
 
-    def _prepared(self, theta: Sequence[Tensor], *args: object) -> tuple[Inputs, Call]:
+    def _prepared(self, theta: Sequence[Tensor], *args: Any) -> tuple[Inputs, Call]:
         inputs, call = super()._prepared(theta, *args)
         return inputs, replace(call, parts=tuple(theta))
 
@@ -165,8 +166,7 @@ class ShardedWritten(Written):
 
 def start(plm: PLM, plan: Plan, seed: int) -> dict[str, Tensor]:
     """θ at step 0 by structure, which only the first of several processes has the numbers of."""
-    words = plm.model.get_input_embeddings().weight
-    words = unsharded(words).cpu() if plan.structures["token"] else words
+    words = unsharded(plm.words).cpu() if plan.structures["token"] else plm.words
     if plm.mesh is None:
         return split_by_structure(plan, initial_theta(plan, seed, words))
     theta = initial_theta(plan, seed, words) if is_first() else of_no_memory((plan.budget,))
@@ -187,4 +187,5 @@ def whole(parts: Sequence[Tensor]) -> Tensor:
 
 def _gathered(part: Tensor) -> Tensor:
     """All numbers of a part of θ, for as long as they are used; the gradients of all processes are added up."""
+    assert isinstance(part, DTensor)
     return part.full_tensor(grad_placements=[Partial()])

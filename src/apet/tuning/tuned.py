@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.hooks import RemovableHandle
 
 from apet.placement.plans import Plan
 from apet.plms.families import Inputs, Place
@@ -17,7 +18,7 @@ from apet.plms.load import PLM
 from apet.tuning import beside
 from apet.tuning.beside import Effect
 from apet.tuning.factors import Factors, Part, is_thin
-from apet.tuning.recompute import Call, Calls, Recomputed, StandIns
+from apet.tuning.recompute import Call, Calls, Pieces, Recomputed, StandIns
 from apet.tuning.structures.entry import Scatter, Sparse
 from apet.tuning.theta import Slot, cut, layout
 from apet.tuning.written import Written
@@ -51,8 +52,9 @@ class TunedPLM:
             place = places[slot.units.site.place]
             self._enter(number, slot, place, place.name in plugged)
         self.factors = {path: self._factors(path) for path in self.parts}
-        self.settled: tuple[tuple[Tensor, ...], StandIns] | None = None
+        self.settled: tuple[Pieces, StandIns] | None = None
         touched = dict.fromkeys([*self.parts, *self.effects])
+        self.handles: list[RemovableHandle | Recomputed]
         self.handles = [self.model.get_submodule(m).register_forward_hook(self._acts(m)) for m in touched]
         self.mean = plm.head == "trained" and self.family.pools
         if (narrow := self.family.narrow(self.model.config)) and not self.mean:
@@ -119,9 +121,10 @@ class TunedPLM:
             pieces = self._split(theta)
             values = {(module, name): value for module, name, value in self._stand_ins(pieces)}
             for path, factors in self.factors.items():
-                weight = self.model.get_submodule(path), "weight"
-                if weight[0].weight.dtype == torch.float32:
-                    values[weight] = factors.added(values.get(weight, weight[0].weight), pieces)
+                module = self.model.get_submodule(path)
+                weight = module.get_parameter("weight")
+                if weight.dtype == torch.float32:
+                    values[module, "weight"] = factors.added(values.get((module, "weight"), weight), pieces)
             self.settled = pieces, tuple((*place, value) for place, value in values.items())
         try:
             yield
@@ -152,11 +155,11 @@ class TunedPLM:
             inputs = inputs.saying(said.to(self.plm.device), len(self.plm.frame.after), every)
         return inputs, Call(pieces, inputs.position(self.family.input), stand_ins, bool(self.settled))
 
-    def _values(self, theta: Sequence[Tensor]) -> tuple[tuple[Tensor | None, ...], StandIns]:
+    def _values(self, theta: Sequence[Tensor]) -> tuple[Pieces, StandIns]:
         pieces = self._split(theta)
         return pieces, self._stand_ins(pieces)
 
-    def _split(self, theta: Sequence[Tensor]) -> tuple[Tensor | None, ...]:
+    def _split(self, theta: Sequence[Tensor]) -> Pieces:
         """θ slot by slot."""
         return tuple(cut(theta, [s.stop - s.start for s in self.slots]))
 
@@ -164,14 +167,14 @@ class TunedPLM:
         """What a block works with in a call."""
         return call
 
-    def _stand_ins(self, pieces: Sequence[Tensor | None]) -> StandIns:
+    def _stand_ins(self, pieces: Pieces) -> StandIns:
         """Of the parameters whose values are at hand."""
         found = []
         for (path, name), scatters in self.scatters.items():
             if pieces[scatters[0][0]] is None:
                 continue
             module = self.model.get_submodule(path)
-            value = module.get_parameter(name)
+            value: Tensor = module.get_parameter(name)
             for number, scatter in scatters:
                 value = scatter(value, pieces[number])
             found.append((module, name, value))
@@ -241,7 +244,7 @@ class TunedPLM:
         return hook
 
     def _factors(self, path: str) -> Factors:
-        outputs, inputs = self.model.get_submodule(path).weight.shape
+        outputs, inputs = self.model.get_submodule(path).get_parameter("weight").shape
         return Factors(outputs, inputs, self.parts[path], self.plm.device)
 
     def _narrow(self, _: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
@@ -259,7 +262,7 @@ def rows_of(place: Place, plm: PLM) -> Tensor | None:
     """The rows of a fused weight that are this place; None where the whole weight is."""
     if place.fused is None:
         return None
-    outputs = plm.model.get_submodule(place.module).weight.shape[0]
+    outputs = plm.model.get_submodule(place.module).get_parameter("weight").shape[0]
     return place.fused.rows(outputs, plm.model.config.num_attention_heads).to(plm.device)
 
 

@@ -20,6 +20,7 @@ class Written:
 
     def __init__(self, tuned: TunedPLM, inputs: Inputs, call: Call):
         self.tuned, self.call = tuned, call
+        assert tuned.family.write is not None  # no other family is asked for answers
         with tuned.calls.during(call):
             self.rows = tuned.family.write(tuned.model, inputs)
             self.logits = tuned.read(self.rows.states, None, call)

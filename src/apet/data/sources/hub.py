@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from apet.data.records import Record
 from apet.data.splits import SIDES
-from apet.errors import DataError, ParamsError
+from apet.errors import DataError, ParamsError, without_secrets
 from apet.yamls import check_keys
 
 if TYPE_CHECKING:
@@ -46,12 +46,13 @@ def records(spec: Mapping[str, Any], task: Task, wheels_folder: Path) -> Iterato
             for number, values in enumerate(stream(f"hf://datasets/{spec['dataset']}@{spec['revision']}/{path}"), 1):
                 yield Record(values, side, f"{place}, row {number}")
         except Exception as error:  # the hub's client and its network library each have classes of their own
+            said = without_secrets(f"{type(error).__name__}: {error}")
             raise DataError(
-                f"task {task.name}: {place}: the hub did not give it ({type(error).__name__}: {error}). "
+                f"task {task.name}: {place}: the hub did not give it ({said}). "
                 f"`apet prepare --task {task.name} …` fetches it on a machine with network; the folder that it writes "
                 f"may be copied here. Or let a local folder stand in, with `sources: {{{task.name}: FOLDER}}` in the "
                 f"study, where FOLDER/{task.name}/{split}.jsonl (or csv, tsv, parquet) holds the rows."
-            ) from error
+            ) from None
 
 
 def stream(files: str) -> Iterator[dict[str, Any]]:

@@ -80,7 +80,7 @@ def _jsonl(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
                 continue
             try:
                 values = json.loads(line)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise DataError(f"{where}: is not JSON: {error}.") from error
             if not isinstance(values, dict):
                 raise DataError(f"{where}: holds {values!r}, not an object.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from apet.errors import ModelError, unknown
-from apet.plms.families.base import Family, Frame, Fused, Inputs, Place
+from apet.plms.families.base import Family, Frame, Fused, Inputs, Place, blocks_of
 from apet.plms.families.bert import BERT
 from apet.plms.families.bloom import BLOOM
 from apet.plms.families.gpt_neox import GPT_NEOX
@@ -12,7 +12,7 @@ from apet.plms.families.t5 import T5
 
 FAMILIES: dict[str, Family] = {family.name: family for family in (BERT, BLOOM, T5, GPT_NEOX, LLAMA)}
 
-__all__ = ["FAMILIES", "Family", "Frame", "Fused", "Inputs", "Place", "family_of"]
+__all__ = ["FAMILIES", "Family", "Frame", "Fused", "Inputs", "Place", "blocks_of", "family_of"]
 
 
 def family_of(model_type: str) -> Family:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -134,12 +134,23 @@ def at(states: Tensor, position: Tensor) -> Tensor:
     return states[torch.arange(len(states), device=states.device)[:, None], position]
 
 
+def blocks_of(model: nn.Module, path: str) -> nn.ModuleList:
+    """The list of blocks at a path."""
+    blocks = model.get_submodule(path)
+    assert isinstance(blocks, nn.ModuleList)
+    return blocks
+
+
 def _inserted(ids: Tensor, new: Tensor, start: Tensor) -> Tensor:
     """Rows of ids [rows, n] with rows of new ids [rows, s] put in front of place `start` [rows], [rows, n + s]."""
     longest, size = ids.shape[1], new.shape[1]
     place, start = torch.arange(longest + size, device=ids.device), start[:, None]
     source = torch.where(place < start, place, torch.where(place < start + size, longest + place - start, place - size))
     return torch.cat((ids, new), dim=1).gather(1, source)
+
+
+Own = Any
+"""A model of one of the family's own classes."""
 
 
 class Writing(Protocol):
@@ -174,16 +185,16 @@ class Family:
     classes: Mapping[str, type[PreTrainedModel]]
     outer: tuple[Place, ...]
     blocks: Mapping[str, tuple[str, tuple[Place, ...]]]
-    states: Callable[[PreTrainedModel, Inputs], Tensor]
-    write: Callable[[PreTrainedModel, Inputs], Writing] | None = None
+    states: Callable[[Own, Inputs], Tensor]
+    write: Callable[[Own, Inputs], Writing] | None = None
     head: str = "lm_head"
-    transform: Callable[[PreTrainedModel, Tensor], Tensor] = lambda model, states: states
+    transform: Callable[[Own, Tensor], Tensor] = lambda model, states: states
     pools: bool = False
     slot: int = 1
     frame: Callable[[PreTrainedTokenizerBase], Frame] = lambda tokenizer: Frame()
     narrow: Callable[[PretrainedConfig], str | None] = lambda config: None
-    fuse: Callable[[PreTrainedModel], None] = lambda model: None
-    untie: Callable[[PreTrainedModel], None] = lambda model: None
+    fuse: Callable[[Own], None] = lambda model: None
+    untie: Callable[[Own], None] = lambda model: None
 
     def class_of(self, config: PretrainedConfig) -> type[PreTrainedModel]:
         """The model class for a configuration of this family."""
@@ -195,7 +206,7 @@ class Family:
 
     def project(self, model: PreTrainedModel, transformed: Tensor, words: Tensor | None) -> Tensor:
         """`logits` from transformed states. Few words are computed in float32, all of them in the PLM's dtype."""
-        head = model.get_submodule(self.head)
+        head: Any = model.get_submodule(self.head)
         if words is None:
             return F.linear(transformed, head.weight, head.bias).float()
         bias = None if head.bias is None else head.bias[words].float()
@@ -218,7 +229,7 @@ class Family:
 
     def stacked(self, model: PreTrainedModel) -> list[nn.Module]:
         """The blocks of all stacks."""
-        return [block for path, _ in self.blocks.values() for block in model.get_submodule(path)]
+        return [block for path, _ in self.blocks.values() for block in blocks_of(model, path)]
 
     def places(self, model: PreTrainedModel) -> list[Place]:
         """All places of a model of this family, with full names and paths; a head's only where it has one.
@@ -228,7 +239,7 @@ class Family:
         whole = hasattr(model, self.head_part)
         found = [place for place in self.outer if whole or place.module.partition(".")[0] != self.head_part]
         for stack, (path, places) in self.blocks.items():
-            for i in range(len(model.get_submodule(path))):
+            for i in range(len(blocks_of(model, path))):
                 inside = (replace(p, name=f"{stack}.{i}.{p.name}", module=f"{path}.{i}.{p.module}") for p in places)
                 found.extend(inside)
         modules = {name for name, _ in model.named_modules()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
@@ -51,7 +52,8 @@ def transform(model: BertForMaskedLM, states: Tensor) -> Tensor:
 
 def fuse(model: BertForMaskedLM) -> None:
     """An attention that can leave out the positions that are not read."""
-    for block in model.bert.encoder.layer:
+    blocks: Iterable[Any] = model.bert.encoder.layer
+    for block in blocks:
         block.attention.forward = partial(attend, block.attention)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -37,7 +39,8 @@ OUTER = (
 
 def fuse(model: BloomForCausalLM) -> None:
     """A GELU in fewer passes over memory, and an attention that copies query, key and value once."""
-    for block in model.transformer.h:
+    blocks: Iterable[Any] = model.transformer.h
+    for block in blocks:
         if isinstance(block.mlp.gelu_impl, BloomGelu):
             block.mlp.gelu_impl = Gelu()
         block.self_attention.forward = partial(attend, block.self_attention)
@@ -61,7 +64,7 @@ def attend(
     fused = attention.query_key_value(hidden)
     # [3, rows, heads, n, d of a head], so that each of the three is a batch of matrices as it lies.
     query, key, value = fused.view(rows, -1, heads, 3, attention.head_dim).permute(3, 0, 2, 1, 4).contiguous().unbind()
-    if layer_past is not None:
+    if layer_past is not None and attention.layer_idx is not None:
         key, value = layer_past.update(key, value, attention.layer_idx)
     bias = alibi.view(rows, heads, 1, -1)
     if attention_mask is not None:

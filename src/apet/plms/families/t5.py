@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 from torch import Tensor, nn
 from transformers import DynamicCache, EncoderDecoderCache, PreTrainedTokenizerBase, T5ForConditionalGeneration
@@ -56,7 +57,8 @@ OUTER = (
 
 def frame(tokenizer: PreTrainedTokenizerBase) -> Frame:
     """The encoder reads prompt, sentinel, end; the decoder has said the sentinel and is asked for what follows it."""
-    sentinel, start = tokenizer.convert_tokens_to_ids(SPAN), tokenizer.pad_token_id
+    sentinel: Any = tokenizer.convert_tokens_to_ids(SPAN)
+    start = tokenizer.pad_token_id
     return Frame(after=(sentinel, tokenizer.eos_token_id), decoder=(start, sentinel))
 
 
@@ -82,7 +84,8 @@ class Continuation:
     def keep(self, rows: Tensor) -> None:
         """Go on with these rows alone."""
         self.mask, self.encoded = self.mask[rows], self.encoded[rows]
-        self.cache.batch_select_indices(rows)
+        if self.cache is not None:
+            self.cache.batch_select_indices(rows)
 
     def _decode(self, embeddings: Tensor) -> Tensor:
         output = self.model.decoder(
@@ -110,7 +113,7 @@ def fuse(model: T5ForConditionalGeneration) -> None:
     """Norms and GELU in fewer passes over memory."""
     for module in model.modules():
         if isinstance(module, type(model.encoder.final_layer_norm)):
-            module.forward = partial(rms_norm, module)
+            module.forward = partial(rms_norm, module)  # type: ignore[method-assign]  # of this one norm alone
         elif isinstance(getattr(module, "act", None), NewGELUActivation):
             module.act = Gelu()
 

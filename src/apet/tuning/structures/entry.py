@@ -48,26 +48,27 @@ class Sparse:
 
     def __init__(self, shape: tuple[int, ...], index: Tensor | None):
         self.shape = shape
-        self.row, self.column = (None, None) if index is None else (index // shape[1], index % shape[1])
+        self.places = None if index is None else (index // shape[1], index % shape[1])
 
     def rows(self, ids: Tensor, values: Tensor) -> Tensor:
         """Rows [*ids.shape, width] of Δ."""
-        if self.row is None:
+        if self.places is None:
             return F.embedding(ids, values.view(self.shape))
-        flat = ids.flatten()
-        first, last = torch.searchsorted(self.row, flat), torch.searchsorted(self.row, flat, right=True)
+        flat, (row, column) = ids.flatten(), self.places
+        first, last = torch.searchsorted(row, flat), torch.searchsorted(row, flat, right=True)
         counts = last - first
         # Pairs of a position in the text and an entry in its word's row.
         position = torch.repeat_interleave(counts)
         entry = torch.arange(len(position), device=ids.device) + (first - counts.cumsum(0) + counts)[position]
         rows = values.new_zeros(len(flat) * self.shape[1])
-        rows = rows.index_add(0, position * self.shape[1] + self.column[entry], values[entry])
+        rows = rows.index_add(0, position * self.shape[1] + column[entry], values[entry])
         return rows.view(*ids.shape, self.shape[1])
 
     def products(self, states: Tensor, words: Tensor | None, values: Tensor) -> Tensor:
         """states [n, width] times the rows of words [k] (None: all), [n, k]."""
         if words is not None:
             return states @ self.rows(words, values).T
-        if self.row is None:
+        if self.places is None:
             return states @ values.view(self.shape).T
-        return states.new_zeros(len(states), self.shape[0]).index_add(1, self.row, states[:, self.column] * values)
+        row, column = self.places
+        return states.new_zeros(len(states), self.shape[0]).index_add(1, row, states[:, column] * values)

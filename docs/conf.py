@@ -1,0 +1,78 @@
+"""The site of the documentation: `make docs` builds it into docs/_build, from these pages and from the docstrings."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from importlib.metadata import version as installed
+from pathlib import Path
+from pkgutil import iter_modules, walk_packages
+from typing import Any
+
+from docutils import nodes
+from docutils.parsers.rst import Directive
+from sphinx.application import Sphinx
+
+import apet
+from apet.cli import parser
+
+project = "apet"
+version = release = installed("apet")
+author = "the apet authors"
+html_title = f"apet {version}"
+html_theme = "furo"
+html_show_copyright = html_show_sphinx = False
+html_copy_source = False
+
+extensions = ["myst_parser", "sphinx.ext.autodoc"]
+exclude_patterns = ["_build"]
+myst_heading_anchors = 3
+default_role = "code"
+autodoc_default_options = {"members": True, "ignore-module-all": True}
+autodoc_inherit_docstrings = False
+autodoc_member_order = "bysource"
+autodoc_typehints_format = "short"
+python_use_unqualified_type_names = True
+
+
+def write_floors(folder: Path) -> None:
+    """A page for each floor of the package, with its modules one below the other. reference.md lists the pages."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    for floor in iter_modules(apet.__path__, "apet."):
+        above = [Path(folder) for folder in apet.__path__]
+        inside = [str(path / floor.name.removeprefix("apet.")) for path in above] if floor.ispkg else []
+        names = [floor.name, *(module.name for module in walk_packages(inside, f"{floor.name}."))]
+        parts = [f"{name}\n{('-' if number else '=') * len(name)}\n\n.. automodule:: {name}\n"
+                 for number, name in enumerate(names)]  # fmt: skip
+        (folder / f"{floor.name}.rst").write_text("\n".join(parts), "utf-8")
+
+
+class Commands(Directive):
+    """Every command's own `--help`, below a heading of its name."""
+
+    def run(self) -> list[nodes.Node]:
+        top = parser()
+        (commands,) = (action.choices for action in top._actions if isinstance(action.choices, dict))
+        said = [self._section("apet", top.format_help())]
+        return said + [self._section(f"apet {name}", sub.format_help()) for name, sub in commands.items()]
+
+    def _section(self, title: str, text: str) -> nodes.section:
+        section = nodes.section("", nodes.title("", title), nodes.literal_block(text, text, language="text"))
+        section["names"].append(nodes.fully_normalize_name(title))
+        self.state.document.note_implicit_target(section, section)
+        return section
+
+
+def plain(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """Docstrings are plain sentences: what only looks like markup (*, |, a trailing _) is said as it stands."""
+    for number, line in enumerate(lines):
+        parts = re.split(r"(`[^`]*`)", line)
+        parts[::2] = [re.sub(r"([*|\\]|(?<=\w)_(?!\w))", r"\\\1", part) for part in parts[::2]]
+        lines[number] = "".join(parts)
+
+
+def setup(app: Sphinx) -> None:
+    app.add_directive("commands", Commands)
+    app.connect("autodoc-process-docstring", plain)
+    app.connect("builder-inited", lambda app: write_floors(Path(app.srcdir) / "_generated"))

@@ -1,0 +1,304 @@
+"""Each file that apet reads, damaged in each way: a command says so and stops, or gives what it gave before."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import os
+import random
+import shutil
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from apet.cli import main
+from apet.data import wheels
+from apet.errors import ApetError
+from apet.grid import Cell
+from apet.plms.load import load_plm
+from apet.record import METRICS, PLANS, PREDICTIONS, THETA
+from apet.store import read_resolved
+from apet.study import read_study
+from lab import TASK, TRAINING
+from saved import save_plm
+from test_pretrain import write_corpus
+from tiny import WORDS, tiny_plm
+from toy import PARAMS
+from toy_wheels import pin_toy
+
+DAMAGES = {"cut": 1, "flipped": 2, "empty": 1, "swapped": 1}
+"""How a file is damaged, and how many times at random places."""
+
+COUNTS: Counter[tuple[str, str, str]] = Counter()
+"""(kind of file, damage, what came of it) -> how often."""
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What came of a command: exit status, what it said, the bytes of what it wrote (but for times)."""
+
+    status: int
+    said: str
+    shown: str
+    files: dict[str, bytes]
+
+
+class Place:
+    """A small working copy with one of everything that apet reads, in the present folder, beside one more to swap."""
+
+    def __init__(self) -> None:
+        with pytest.MonkeyPatch.context() as pin:
+            self.wheels = [pin_toy(pin, Path(name), {"toy/rows.tab": name}) for name in ("other_wheels", "wheels")]
+            self.pinned = wheels.known_wheels()
+        self._studies()
+        cells = read_study(Path("study.json"))
+        self.cells = [cell for cell in cells if cell.model == "plm"]
+        self.second = next(cell for cell in cells if cell.model == "second")
+        for params, task in (("study", "words"), ("others", "others")):
+            self.must("prepare", "--params", f"{params}.yaml", "--task", task)
+        for model in ("plm", "second"):
+            self.must("snapshot", "--params", "study.yaml", "--model", model)
+        self.plm, self.data = Path(self.cells[0].plm_folder), Path(self.cells[0].data_folder)
+        for study, results in ((self.study, "results"), (self.other_study, "other")):
+            cells = [cell for cell in read_study(study) if cell.model == "plm"]
+            self.must(*self._train(study, results, cells))
+            self.must("aggregate", "--study", str(study), "--results", results, "--partial", "--out", results)
+            self.must("findings", "--tidy", f"{results}/tidy.parquet", "--out", results)
+        for number, name in enumerate(("ladder", "other_ladder")):
+            write_corpus(Path(name), 60 + number, 20 + number)
+            self.must("tokenizer", "--params", "study.yaml", "--corpus", name, "--out", f"{name}/tokenizer")
+            self.must(*self._pretrain(f"{name}/rung", name))
+
+    def _studies(self) -> None:
+        """Resolved studies: one, its like of another task, and its like of another seed."""
+        draw = random.Random(1)
+        for name, first in (("plm", 0.0), ("second", 1.0)):
+            plm = tiny_plm("bloom", fused=False)
+            with torch.no_grad():
+                plm.model.get_input_embeddings().weight[0, 0] += first
+            save_plm(plm.model, Path(name))
+        for name in ("words", "others"):
+            rows = ((" ".join(f"w{draw.randrange(11, WORDS)}" for _ in range(8)), n % 2) for n in range(120))
+            lines = [f"{text} w{8 + label},{('eight', 'nine')[label]}" for text, label in rows]
+            Path(f"{name}.csv").write_text("\n".join(["text,label", *lines]))
+            Path(f"task_{name}.yaml").write_text(
+                yaml.safe_dump(TASK | {"name": name, "local": {"file": f"{name}.csv"}})
+            )
+        study = copy.deepcopy(PARAMS) | {"models": ["./plm", "./second"], "tasks": ["task_words.yaml"]}
+        study["training"] |= TRAINING | {"steps": 2, "evaluations": 1, "rate_grid": [1.0]}
+        study |= {"grid": [{"placements": ["none", "lora"], "budgets": ["@own"]}]}
+        for name, changes in (("study", {}), ("others", {"tasks": ["task_others.yaml"]}), ("seed", {"seed": 2})):
+            Path(f"{name}.yaml").write_text(yaml.safe_dump(study | changes))
+            self.must("check", "--params", f"{name}.yaml", "--out", f"{name}.json")
+        # The names that Snakemake gives them.
+        ids = {name: read_resolved(Path(f"{name}.json"))["study"] for name in ("study", "seed")}
+        self.study, self.other_study = (Path(f"{found[:12]}.json") for found in ids.values())
+        for name, found in ids.items():
+            shutil.copy(f"{name}.json", f"{found[:12]}.json")
+        self.must("prepare", "--params", "seed.yaml", "--task", "words")
+
+    def must(self, *words: str) -> None:
+        ran = self.run(*words)
+        assert ran.status == 0, ran.said
+
+    def run(self, *words: str) -> Ran:
+        """A command in this process, with a folder of its own for {out}. `load`, which is none, loads a PLM."""
+        out, said, shown = Path("out"), io.StringIO(), io.StringIO()
+        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(shown), pytest.MonkeyPatch.context() as patch:
+            if words[0] == "fetch":
+                patch.setattr(wheels, "known_wheels", lambda: self.pinned)
+            status = load(words[1]) if words[0] == "load" else main([word.format(out=out) for word in words])
+        found = [path for path in out.rglob("*") if path.is_file() and "runs" not in path.parts]
+        files = {path.as_posix(): path.read_bytes() for path in found if path.name != "costs.csv"}
+        shutil.rmtree(out, ignore_errors=True)
+        shutil.rmtree("results/failed", ignore_errors=True)
+        return Ran(status, said.getvalue(), shown.getvalue(), files)
+
+    def _train(self, study: Path, results: str, cells: list[Cell]) -> list[str]:
+        paths = ["--plm", cells[0].plm_folder, "--data", cells[0].data_folder, "--results", results]
+        return ["train", "--study", str(study), *paths, *(cell.path for cell in cells)]
+
+    def _pretrain(self, out: str, ladder: str = "ladder") -> list[str]:
+        inputs = ["--corpus", ladder, "--tokenizer", f"{ladder}/tokenizer", "--out", out]
+        return ["pretrain", "--params", "study.yaml", "--model", "bloom-16x1", *inputs]
+
+    @property
+    def commands(self) -> dict[str, list[str]]:
+        """By name, the words of each command that reads something."""
+        one, results = self.cells[1].path, ["--results", "results"]
+        tidy = ["--tidy", "results/tidy.parquet"]
+        return {
+            "fetch": ["fetch", "--folder", "wheels", "toy"],
+            "tokenizer": ["tokenizer", "--params", "study.yaml", "--corpus", "ladder", "--out", "{out}/tokenizer"],
+            "pretrain": self._pretrain("{out}/rung"),
+            "load": ["load", "ladder/rung"],
+            "cost": ["cost", "--params", "study.yaml", "--json"],
+            "check": ["check", "--params", "study.yaml", "--out", "{out}/study.json"],
+            "train": self._train(self.study, "{out}", self.cells),
+            "train again": self._train(self.study, "results", self.cells),
+            "verify": ["verify", "--study", str(self.study), *results, one],
+            "status": ["status", "--study", str(self.study), *results],
+            "aggregate": ["aggregate", "--study", str(self.study), *results, "--partial", "--out", "{out}"],
+            "show": ["show", one, *results],
+            "export": ["export", one, *results, "--to", "delta", "--out", "{out}/delta"],
+            "findings": ["findings", *tidy, "--out", "{out}"],
+            "figures": ["figures", *tidy, "--out", "{out}"],
+            "report": ["report", *results, "--out", "{out}/report.html"],
+        }
+
+    def file(self, kind: str) -> tuple[Path, Path]:
+        """A file of a kind, and another of the kind to take its place."""
+        part = kind.partition(": ")[2]
+        cell, other = (Path("results/cells") / cell.path for cell in (self.cells[1], self.cells[0]))
+        plm, data = (Path(cell.plm_folder) for cell in (self.cells[0], self.second)), Path("data/tasks")
+        return {
+            "wheel": lambda: tuple(reversed(self.wheels)),
+            "corpus": lambda: (Path("ladder") / part, Path("other_ladder") / part),
+            "tokenizer": lambda: (Path("ladder/tokenizer") / part, Path("other_ladder/tokenizer") / part),
+            "rung": lambda: (Path("ladder/rung") / part, Path("other_ladder/rung") / part),
+            "PLM": lambda: tuple(folder / part for folder in plm),
+            "task": lambda: (self.data / part, next(data.glob("others-*")) / part),
+            "study": lambda: (self.study, self.other_study),
+            "cell": lambda: (cell / part, other / part),
+            "tidy table": lambda: (Path("results/tidy.parquet"), Path("other/tidy.parquet")),
+            "findings": lambda: (Path("results/findings.json"), Path("other/findings.json")),
+            "remembered digests": lambda: (Path(".apet/digests.json"), self.study),
+        }[kind.partition(":")[0]]()
+
+
+def load(folder: str) -> int:
+    """What a cell of a rung begins with."""
+    try:
+        print(load_plm(Path(folder), "plm").record())
+    except ApetError as error:
+        print(f"apet: {error}", file=sys.stderr)
+        return error.status
+    return 0
+
+
+PLM_FILES = ("model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json")
+TABLE: dict[str, tuple[str, ...]] = {
+    "wheel": ("fetch",),
+    "corpus: corpus.json": ("tokenizer", "pretrain"),
+    "corpus: train.parquet": ("tokenizer", "pretrain"),
+    "corpus: heldout.parquet": ("pretrain",),
+    **{f"tokenizer: {name}": ("pretrain",) for name in ("training.json", "tokenizer.json", "tokenizer_config.json")},
+    **{f"rung: {name}": ("load",) for name in ("pretraining.json", *PLM_FILES)},
+    **{f"PLM: {name}": ("train", "export") for name in ("snapshot.json", *PLM_FILES)},
+    "task: task.json": ("train", "cost", "export"),
+    **{f"task: {split}.parquet": ("train",) for split in ("train", "validation", "test")},
+    "study": ("train", "verify", "status", "aggregate"),
+    f"cell: {METRICS}": ("train again", "verify", "aggregate", "show", "export"),
+    f"cell: {THETA}": ("train again", "verify", "export"),
+    f"cell: {PLANS}": ("train again", "show", "export"),
+    f"cell: {PREDICTIONS}": ("train again", "aggregate"),
+    "tidy table": ("findings", "figures", "report"),
+    "findings": ("report",),
+    "remembered digests": ("check",),
+}
+"""Kind of file -> the commands that read it."""
+
+NOT_TOLD = {("tidy table", "swapped", "findings"), ("tidy table", "swapped", "figures")}
+"""Whole and in the place that was named: what is made of it says of which study it is."""
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("place"))
+        yield Place()
+
+
+def damaged(content: bytes, damage: str, other: bytes, draw: random.Random) -> bytes:
+    at = draw.randrange(len(content))
+    if damage == "flipped":
+        return content[:at] + bytes([content[at] ^ 1 << draw.randrange(8)]) + content[at + 1 :]
+    return {"cut": content[:at], "empty": b"", "swapped": other}[damage]
+
+
+@contextlib.contextmanager
+def holding(path: Path, content: bytes) -> Iterator[None]:
+    """For this time a file has another content, as if a disk had done it: size and time of change may tell or not."""
+    before, state = path.read_bytes(), path.stat()
+    path.write_bytes(content)
+    os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
+    try:
+        yield
+    finally:
+        path.write_bytes(before)
+        os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
+
+
+def came_of(place: Place, kind: str, damage: str, command: str, draw: random.Random, whole: Callable[[], Ran]) -> str:
+    """What came of a command on a damaged file: `stopped` or `the same`; AssertionError for anything else."""
+    path, other = place.file(kind)
+    content = damaged(path.read_bytes(), damage, other.read_bytes(), draw)
+    if content == path.read_bytes():
+        return "no damage"
+    with holding(path, content):
+        ran = place.run(*place.commands[command])
+    assert "Traceback" not in ran.said, ran.said
+    if ran.status == 0:
+        assert (ran.shown, ran.files) == (whole().shown, whole().files), f"other results in silence\n{ran.said}"
+        return "the same"
+    *_, last = ran.said.splitlines()
+    assert ran.status == 2 and last.startswith("apet: "), ran.said
+    assert str(path) in last or (path.name in last and str(path.parent) in last), last
+    assert any(word in last for word in ("Delete", "delete", "make", "Make", "Give", "train")), last
+    return "stopped"
+
+
+@pytest.mark.parametrize(("kind", "command"), [(kind, command) for kind, names in TABLE.items() for command in names])
+def test_a_damaged_file_stops_a_command_or_changes_nothing(place: Place, kind: str, command: str) -> None:
+    draw, known = random.Random(f"{kind} {command}"), []
+
+    def whole() -> Ran:
+        known[:] = known or [place.run(*place.commands[command])]
+        return known[0]
+
+    for damage, times in DAMAGES.items():
+        if (kind, damage, command) not in NOT_TOLD:
+            for _ in range(times):
+                COUNTS[kind, damage, came_of(place, kind, damage, command, draw, whole)] += 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "command"),
+    [
+        *((f"cell: {METRICS}", command) for command in ("train again", "verify", "aggregate", "show", "export")),
+        *(("task: task.json", command) for command in ("train", "cost", "export")),
+        *(("PLM: snapshot.json", command) for command in ("train", "export")),
+    ],
+)
+def test_a_whole_folder_of_another_is_told_from_its_own(place: Place, kind: str, command: str) -> None:
+    path, other = (file.parent for file in place.file(kind))
+    aside = shutil.move(path, "aside")
+    shutil.copytree(other, path)
+    try:
+        ran = place.run(*place.commands[command])
+    finally:
+        shutil.rmtree(path)
+        shutil.move(aside, path)
+    assert ran.status == 2 and "Traceback" not in ran.said, ran.said
+    assert str(path) in ran.said.splitlines()[-1], ran.said
+
+
+def test_a_finished_cell_whose_record_is_empty_is_counted_as_unreadable(place: Place) -> None:
+    path, _ = place.file(f"cell: {METRICS}")
+    with holding(path, b""):
+        said = place.run(*place.commands["status"]).shown
+    assert "1 done, 2 left, 1 unreadable" in said.splitlines()[0]
+    assert f"{place.cells[1].path}: damaged; delete its folder to train again" in said
+
+
+def test_the_working_copy_is_as_it_was(place: Place) -> None:
+    """What the other tests have damaged is whole again, so each of them saw one damage alone."""
+    for command in ("fetch", "load", "train again", "show", "report"):
+        assert place.run(*place.commands[command]).status == 0

