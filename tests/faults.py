@@ -19,8 +19,8 @@ from apet.temporary import is_temporary
 APART = {("results", name) for name in ("logs", "runs", "costs.csv", "report.html")}
 """What holds times, and so differs between runs."""
 
-LOCKED = ("Directory cannot be locked", "Unable to acquire lock")
-"""How Snakemake and DVC say that another run is at work, or was killed. Both go on to say what to do."""
+LOCKED = ("Directory cannot be locked", "Unable to acquire lock", "another run is at work here")
+"""How Snakemake, DVC and the workflow say that another run is at work. All go on to say what to do."""
 
 HOUR = 3600
 

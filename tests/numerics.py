@@ -95,6 +95,7 @@ NONE = {
     "status.py": "messages",
     "store.py": "moves whole folders",
     "study.py": "reads a resolved study",
+    "temporary.py": "names what is being written",
     "yamls.py": "reads files whose values are hashed",
     "__init__.py": "names of the public functions",
 }

@@ -121,3 +121,17 @@ def test_components_of_studies_hit_the_truth_on_average(draws: int, reruns: int)
 @pytest.mark.parametrize(("draws", "reruns"), [(1, 3), (3, 1)])
 def test_without_reruns_or_draws_there_is_no_component(draws: int, reruns: int) -> None:
     assert position_components(simulate(Truth(draws=draws, reruns=reruns, n=50, sweep=()), 0)).empty
+
+
+def test_the_part_of_the_rows_is_that_of_the_interactions() -> None:
+    """Mean squares of plan × row and rerun × row by their textbook sums, on few rows, where each degree counts."""
+    rows, draws = np.random.default_rng(2).random((6, 4)), np.array([0, 0, 1, 1, 2, 2])
+    found = mean_squares(rows, draws)
+    cube = rows.reshape(3, 2, 4)
+    plans, whole = cube.mean(axis=1), rows.mean()
+    by_row = plans - plans.mean(axis=1, keepdims=True) - plans.mean(axis=0) + whole
+    again = cube - plans[:, None] - cube.mean(axis=2, keepdims=True) + plans.mean(axis=1)[:, None, None]
+    plan_row, rerun_row = 2 * np.sum(by_row**2) / (2 * 3), np.sum(again**2) / (3 * 3)
+    assert (found.n0, found.df_between, found.df_within) == (2, 2, 3)
+    assert found.rows == pytest.approx((plan_row - rerun_row) / (2 * 4))
+    assert found.component == pytest.approx((found.between - found.within) / 2 - found.rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -11,11 +12,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from apet.analysis.costs import costs_table, write_costs
 from apet.analysis.differences_table import differences_table, write_differences
 from apet.analysis.findings_table import write_findings_table
 from apet.analysis.latex import SPECIAL, escape
 from apet.analysis.resampling import Draws, draw_means
 from apet.analysis.table import MEAN, methods_table, write_table
+from apet.analysis.wording import words
 from made_findings import findings
 from simulated_study import MODELS, frame_of, record, study
 
@@ -157,3 +160,34 @@ def test_differences_are_paired_and_in_points(paired: Draws, tmp_path: Path) -> 
         and len({x.count("|") for x in markdown[:3]}) == 1
     )
     assert pd.read_csv(tmp_path / "differences.csv").difference.tolist() == pytest.approx([-10, 0, -5])
+
+
+def test_what_cells_took_is_empty_where_no_record_can_be_read(tmp_path: Path) -> None:
+    run = {"seconds": 1.5, "peak_memory_mb": 900, "host": "here", "threads": 2, "versions": {"torch": "2.9"}}
+    (tmp_path / "a").mkdir()
+    for name, text in (("whole", json.dumps(run)), ("bare", '{"seconds": 2.5}'), ("cut", '{"sec'), ("list", "[1]")):
+        (tmp_path / f"a/{name}.json").write_text(text)
+    cells = {f"a/{name}": {"model": "m", "budget": name} for name in ("whole", "bare", "cut", "list", "absent")}
+    write_costs(cells, tmp_path, tmp_path)
+    found = pd.read_csv(tmp_path / "costs.csv", index_col="cell")
+    assert list(found.index) == list(cells) == list(costs_table(cells, tmp_path).cell)
+    assert list(found.columns[:3]) == ["model", "budget", "seconds"] and found.columns[-1] == "versions.torch"
+    assert found.seconds.dropna().to_dict() == {"a/whole": 1.5, "a/bare": 2.5}
+    told = found.loc["a/whole", ["host", "threads", "versions.torch"]].to_list()
+    assert told == ["here", 2, 2.9] and found.loc[["a/cut", "a/list", "a/absent"]].iloc[:, 2:].isna().all(axis=None)
+
+
+def test_a_finding_is_worded_by_its_verdict_and_its_interval() -> None:
+    for verdict, low, high, said in (
+        ("supported", -2, -1, "claim's side"),
+        ("contradicted", 1, 2, "speak against"),
+        ("undecided", -1, 1, "holds 0"),
+        ("undecided", None, 1, "holds 0"),
+        ("undecided", 1, 2, "leaves 0 out"),
+        ("undecided", -2, -1, "leaves 0 out"),
+        ("undecided", None, -1, "leaves 0 out"),
+    ):
+        found = {"verdict": verdict, "estimate": 0.5, "low": low, "high": high, "reason": None}
+        assert said in words(found), found
+        assert words(found | {"reason": "one task only."}).endswith(". One task only.")
+    assert words(found | {"estimate": None}) == "The data cannot tell."

@@ -339,3 +339,12 @@ def test_read_tidy_refuses_other_files(tmp_path: Path) -> None:
         read_tidy(other)
     with pytest.raises(DataError, match=r"none\.parquet"):
         read_tidy(tmp_path / "none.parquet")
+
+
+def test_fractions_may_be_all_from_0_to_1() -> None:
+    cell, metrics = one()
+    for replicate, score in zip(metrics["replicates"], (0.0, 1.0, 0.5, 0.25), strict=True):
+        replicate["test"] |= {"score": score, "metrics": {"accuracy": score, "f1": 1 - score}}
+    frame = tidy([(cell, metrics)])
+    assert frame.score.to_list() == frame.accuracy.to_list() == [0.0, 1.0, 0.5, 0.25]
+    assert frame.f1.to_list() == [1.0, 0.0, 0.5, 0.75]

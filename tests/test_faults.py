@@ -15,9 +15,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from apet.errors import StorageError, storage_error
+from apet.errors import ApetError, StorageError, storage_error
 from apet.provenance import whole_file, whole_folder
-from apet.store import date_results, settle_times
+from apet.store import claim, date_results, settle_times
 from apet.temporary import temporary_folder
 from faults import LOCKED, Clock, enlarge, hit, read_only, small_disk, temporaries
 from lab import Lab
@@ -190,6 +190,18 @@ def test_two_snakemake_and_a_dvc_repro_at_once(at_once, whole):
     at_once.checkout.snakemake("cells")
     assert cells_below(at_once.checkout.folder / "results") == whole
     assert temporaries(at_once.checkout.folder) == []
+
+
+def test_a_folder_is_kept_for_one_run_until_that_ends(tmp_path):
+    keeping = "from apet.store import claim, Path; claim(Path()); print('kept', flush=True); input()"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    other = subprocess.Popen([sys.executable, "-c", keeping], cwd=tmp_path, **pipes)
+    assert other.stdout.readline() == b"kept\n"
+    with pytest.raises(ApetError, match="another run is at work here"):
+        claim(tmp_path)
+    other.kill()
+    other.communicate()
+    claim(tmp_path)
 
 
 @mounts

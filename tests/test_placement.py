@@ -1,6 +1,6 @@
 """Laws of budgets and plans: exact, pure, independent of order, and the paper's counts."""
 
-from dataclasses import replace
+from dataclasses import FrozenInstanceError, replace
 
 import pytest
 from hypothesis import given, settings
@@ -119,6 +119,7 @@ def test_restrictions_stay_inside():
     inventory = bloom(32, 6, 100)
     for name, inside in {
         "bottom": lambda s: s.layer in (0, 1),
+        "middle": lambda s: s.layer in (2, 3),
         "top": lambda s: s.layer in (4, 5),
         "attention": lambda s: ".attention." in s.place,
         "ffn": lambda s: ".ffn." in s.place,
@@ -202,3 +203,37 @@ def test_only_a_part_of_a_sites_scalars_is_named_one_by_one():
             assert not part or (len(units.index) == units.count and (units.index[1:] > units.index[:-1]).all())
     own = make_plan(SMALL, "bitfit", own_count("bitfit", SMALL, Methods()), seed=1)
     assert all(units.index is None for units in own.units)
+
+
+def test_sites_stand_in_one_order_numbers_as_numbers_before_words():
+    """It is the order of θ, which older results have."""
+    places = ["encoder.0.ffn.up", "encoder.2.ffn.up", "encoder.10.ffn.up", "encoder.embedding", "head"]
+    sites = [Site(place, structure, (4,)) for structure in ("entry", "bias") for place in places]
+    inventory = Inventory.of("bert", 11, 100, 100, sites[::-1])
+    assert inventory.sites == tuple(sites)
+    with pytest.raises(FrozenInstanceError):
+        inventory.sites = ()
+
+
+def test_what_a_unit_costs_and_how_many_a_site_holds():
+    for structure, shape, cost, units in (
+        ("entry", (3, 5), 1, 15),
+        ("bias", (3,), 1, 3),
+        ("lowrank", (3, 5), 8, 3),
+        ("bottleneck", (6,), 13, 24),
+        ("token", (6,), 6, 512),
+    ):
+        site = Site("decoder.0.ffn.up", structure, shape)
+        assert (site.cost, site.units) == (cost, units), structure
+
+
+def test_the_smallest_share_is_one_parameter():
+    assert resolve(Budget.parse("0.000001%"), "uniform", SMALL, Methods()) == 1
+
+
+def test_a_budget_is_told_what_is_wrong_with_it_and_the_whole_plm_is_a_share():
+    with pytest.raises(BudgetError, match="no placement of that name"):
+        Budget.parse("@lorra")
+    with pytest.raises(BudgetError, match="is not a whole number"):
+        Budget.parse("many")
+    assert resolve(Budget.parse("100%"), "uniform", SMALL, Methods()) == SMALL.parameters

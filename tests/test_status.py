@@ -12,6 +12,7 @@ import termios
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 import yaml
 
@@ -291,7 +292,8 @@ def test_a_warned_job_is_tried_again_and_goes_on(checkout):
     while (worker := listening(checkout.folder)) is None:
         assert process.poll() is None
         time.sleep(0.05)
-    time.sleep(4)
+    while psutil.Process(worker).cpu_times().user < 10:  # it has loaded all that it needs, and trains
+        time.sleep(0.05)
     os.kill(worker, signal.SIGTERM)
     said = process.communicate(timeout=300)[1]
     assert process.returncode == 0, said

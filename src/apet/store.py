@@ -5,6 +5,7 @@ DVC hashes whole folders, so a folder must hold what the study names and nothing
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
@@ -124,6 +125,19 @@ def check_room(*folders: Path) -> None:
     for folder in folders:
         with storing(folder), temporary_file(folder / "room") as room:
             room.write_bytes(bytes(4096))
+
+
+def claim(folder: Path) -> None:
+    """Keep a folder for this process until it ends, in whatever way. Raises ApetError where another has it."""
+    held = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise ApetError(
+            f"{folder}: another run is at work here. Wait until it has ended, and say the same command again."
+        ) from None
+    except OSError:  # a disk without locks
+        os.close(held)
 
 
 def _date(path: Path, moment: int) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from apet.config import load_study
 from apet.errors import ApetError
 from apet.grid import Grid
-from apet.store import check_room, date_results, restore, settle_times
+from apet.store import check_room, claim, date_results, restore, settle_times
 
 PARAMS = str(config.get("params", "params.yaml"))
 
@@ -45,9 +45,12 @@ except (ApetError, OSError) as error:
 
 
 def start():
-    """Before the first job: a disk that no job could write to is said once, and not by each."""
+    """Before the first job: a disk that no job could write to is said once, and not by each. And two runs that make the
+    same are told apart by a lock of the system's: Snakemake's own vanish when a third run ends.
+    """
     try:
         check_room(Path("data"), Path("models"), Path("results"))
+        claim(Path("results"))
     except ApetError as error:
         raise WorkflowError(str(error))
 
