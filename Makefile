@@ -22,6 +22,7 @@ help:
 	@echo "               CHROMIUM=no without those that open the report in a browser, which root can install,"
 	@echo "               MOUNTS=no without those that mount a small or a read-only disk, as root"
 	@echo "make mutants put small errors into placement and analysis and see that the tests find them (an hour)"
+	@echo "make coverage  make test, and which lines no test ran; fails below 90 %"
 	@echo "make lint    ruff, snakefmt, mypy, Snakemake's own lint"
 	@echo "make docs    build the documentation as a site in docs/_build"
 	@echo "make lock    write envs/*.lock anew from pyproject.toml, with uv; UPGRADE=--upgrade takes newer versions"
@@ -44,11 +45,14 @@ run: $(VENV)/.ready
 	@echo "answer   results/findings.md, results/report.html"
 
 test: $(VENV)/.ready
-	$(ACTIVE) pytest --numprocesses 2 --no-loadscope-reorder $(if $(WITHOUT),-m "not ($(subst $(SPACE), or ,$(WITHOUT)))")
+	$(ACTIVE) pytest --numprocesses 2 --no-loadscope-reorder $(COVERAGE) $(if $(WITHOUT),-m "not ($(subst $(SPACE), or ,$(WITHOUT)))")
 
 mutants: $(VENV)/.ready
 	$(PIP) --no-deps --require-hashes --no-build-isolation --use-pep517 -r envs/mutants.lock
 	$(BIN)/python tests/mutants.py
+
+coverage: COVERAGE := --cov --cov-report=term
+coverage: test
 
 lint: $(VENV)/.ready
 	$(BIN)/ruff check .

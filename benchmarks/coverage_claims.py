@@ -15,7 +15,7 @@ from apet.analysis.resampling import draw_means
 from apet.analysis.thresholds import PAIR, Thresholds, crossing, restricted
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
-from simulated_claims import CHANCE, MARGINS, TOP, Truth, curve, simulate, tested, thresholds_of
+from simulated_claims import CHANCE, MARGINS, TOP, Truth, budgets_tested, curve, simulate, thresholds_of
 
 DESIGNS = {
     "3 PLMs × 3 tasks, draws 2 × reruns 2": Truth(draws=2, reruns=2),
@@ -36,7 +36,7 @@ def true_thresholds(truth: Truth) -> Thresholds:
     rows = []
     for family in range(truth.families):
         for model, size in enumerate(truth.sizes()):
-            x = np.sort(list(tested(truth, size).values()))
+            x = np.sort(list(budgets_tested(truth, size).values()))
             for task in range(truth.tasks):
                 means = curve(*thresholds_of(truth, size, task), x)
                 levels = {"low": CHANCE + MARGINS["low_margin"] / 100, "high": TOP - MARGINS["high_margin"] / 100}
