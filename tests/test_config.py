@@ -11,7 +11,8 @@ import yaml
 from apet.config import load_study
 from apet.errors import ApetError, ParamsError
 from apet.grid import Grid
-from apet.provenance import digest, write_json
+from apet.provenance import digest
+from apet.sealed import write_sealed
 from apet.study import read_study
 
 ROOT = Path(__file__).parent.parent
@@ -177,7 +178,7 @@ def test_seeds_never_coincide(tmp_path):
 
 def test_a_cell_survives_its_record(tmp_path):
     grid = grid_of(tmp_path, PARAMS)
-    write_json(tmp_path / "study.json", grid.record())
+    write_sealed(tmp_path / "study.json", grid.record())
     assert read_study(tmp_path / "study.json") == list(grid.cells)
     last = grid.cells[-1]
     assert read_study(tmp_path / "study.json", [last.path]) == [last] and last.digest == digest(asdict(last))
