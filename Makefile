@@ -3,7 +3,8 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
-PIP    := $(BIN)/python -m pip install --quiet
+# Not compiled: most of what is installed is never imported, and what is compiles itself once.
+PIP    := $(BIN)/python -m pip install --quiet --no-compile
 # Another build of torch: make run TORCH_INDEX=https://download.pytorch.org/whl/cpu (or …/cu130)
 TORCH_INDEX ?=
 STUDY  ?= params.yaml

@@ -30,7 +30,7 @@ from apet.analysis.summary import summary
 from simulated_cells import Design, simulate
 from simulated_study import MODELS, frame_of, record, study
 
-STUDIES = 40
+STUDIES = 24
 DESIGNS = {
     "one unit": Design(units=1, replicate_sd=0.0),
     "two units": Design(),
