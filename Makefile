@@ -15,7 +15,7 @@ SPACE  := $(subst ,, )
 WITHOUT := $(strip $(if $(filter no,$(SLURM)),slurm) $(if $(filter no,$(CHROMIUM)),chromium) $(if $(filter no,$(MOUNTS)),mounts))
 ACTIVE := PATH="$(CURDIR)/$(BIN):$$PATH"
 
-.PHONY: help run test mutants lint docs lock clean
+.PHONY: help run test coverage mutants lint docs lock clean
 
 help:
 	@echo "make run     set up, run the study of $(STUDY), draw figures and the report"
