@@ -41,6 +41,7 @@ from cosmic_ray.plugins import get_operator, operator_names
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "src"
+OURS = (str(SOURCE), str(ROOT / "tests"))
 PAGE = ROOT / "docs/mutants.md"
 EACH = 20
 LIMIT = 90
@@ -205,7 +206,7 @@ def run_tests(module: str, mutant: Mutant | None, log: Path) -> None:
     """In a process of its own: pytest's exit status, of the tests that are to see the mutant."""
     resource.setrlimit(resource.RLIMIT_CPU, (LIMIT, LIMIT + 5))
     for name, loaded in list(sys.modules.items()):
-        if name != "__main__" and str(ROOT) in (getattr(loaded, "__file__", None) or ""):
+        if name != "__main__" and (getattr(loaded, "__file__", None) or "").startswith(OURS):
             del sys.modules[name]
     hypothesis.settings.register_profile("mutants", database=None, derandomize=True, deadline=None)
     hypothesis.settings.load_profile("mutants")
