@@ -70,6 +70,23 @@ def test_intervals_hold_the_truth_as_often_as_they_say(name: str) -> None:
         assert np.mean(found) < 0.998, estimator
 
 
+def test_intervals_are_percentiles_of_the_draws() -> None:
+    """Of cells, of differences (each cell against the first of its task), and of their means over tasks."""
+    draws = draw_means(simulate(Design(cells=3, tasks=2), 0)[0], 400)
+    cells, values, tails = draws.cells, draws.values, (0.025, 0.975)
+
+    def bounds(table: pd.DataFrame) -> np.ndarray:
+        return table[["low", "high"]].to_numpy().T
+
+    assert bounds(cell_scores(draws)) == pytest.approx(np.quantile(values, tails, axis=0))
+    places = [np.flatnonzero(cells.budget.eq(budget)) for budget in "012"]
+    tasks = np.stack([values[:, place].mean(axis=1) for place in places], axis=1)
+    assert bounds(over_tasks(draws, ["0", "1"])) == pytest.approx(np.quantile(tasks, tails, axis=0))
+    pairs = differences(draws, lambda cells: cells.assign(budget="0"))
+    means = pairs[pairs.task.eq(MEAN) & pairs.budget.ne("0")]
+    assert bounds(means) == pytest.approx(np.quantile(tasks[:, 1:] - tasks[:, :1], tails, axis=0))
+
+
 def test_tasks_as_a_sample_hold_the_mean_of_all_tasks() -> None:
     design = Design(tasks=5, cells=3, task_sd=0.05)
     held = []
