@@ -57,7 +57,7 @@ TESTS = {
     "placement.plans": PLACEMENT,
     "placement.rules": PLACEMENT,
     "placement.sites": PLACEMENT,
-    "analysis.claims": ("test_analysis_trends", *FINDINGS),
+    "analysis.claims": ("test_analysis_claims", "test_analysis_trends", *FINDINGS),
     "analysis.columns": TIDY,
     "analysis.components": ("test_analysis_components",),
     "analysis.confidence": ("test_analysis_confidence",),

@@ -1,0 +1,66 @@
+"""What each claim's quantity is, by the plainest formula, on one PLM and task and as a slope over sizes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from apet.analysis.claims import Evidence, method_variance, position_variance
+from apet.analysis.components import position_components
+from apet.analysis.confidence import of_draws, of_pivot, wider
+from apet.analysis.means import MATCHED
+from apet.analysis.resampling import Draws, draw_means
+from simulated_claims import MARGINS, Truth, simulate
+
+FRAME = simulate(Truth(plms=2, tasks=2, draws=2, reruns=2, n=120, plan_change=6.0), 5)
+DRAWS = draw_means(FRAME, 200)
+EVIDENCE = Evidence(FRAME, DRAWS, MARGINS)
+
+
+def test_the_effect_of_positions_is_the_mean_component_over_matched_budgets() -> None:
+    measured = position_variance(EVIDENCE)
+    cells = position_components(FRAME[FRAME.budget.isin([f"@{name}" for name in MATCHED])])
+    component = 100**2 * ((cells.between - cells.within) / cells.n0 - cells.rows)
+    expected = component.groupby([cells.model, cells.task]).mean()
+    rows = list(zip(measured.table.model, measured.table.task, strict=True))
+    assert len(rows) == 4
+    for place, row in enumerate(rows):
+        found = measured.combine(np.eye(4)[place])
+        assert found.value == pytest.approx(expected[row])
+        assert found.interval[0] < found.value < found.interval[1]
+    weights = np.array([0.5, -1.0, 2.0, 0.0])
+    assert measured.combine(weights).value == pytest.approx(sum(weights * [expected[row] for row in rows]))
+
+
+def test_the_spread_of_methods_is_the_variance_between_their_means() -> None:
+    """Draws without noise: what is left is the plug-in. APET and methods at other numbers of parameters stay out."""
+    means = DRAWS.cells["mean"].to_numpy()
+    measured = method_variance(Evidence(FRAME, Draws(DRAWS.cells, np.tile(means, (50, 1))), MARGINS))
+    own = DRAWS.cells[DRAWS.cells.budget.eq("@own")]
+    expected = 100**2 * own.groupby(["model", "task"])["mean"].var(ddof=1)
+    for place, row in enumerate(zip(measured.table.model, measured.table.task, strict=True)):
+        assert own.groupby(["model", "task"]).size()[row] == 5
+        assert measured.combine(np.eye(4)[place]).value == pytest.approx(expected[row])
+
+
+def test_one_variance_has_the_wider_interval_and_a_difference_the_pivot_alone() -> None:
+    measured = method_variance(EVIDENCE)
+    own = DRAWS.cells.budget.eq("@own") & DRAWS.cells.task.eq("task0")
+    drawn, seen = [], []
+    for model in ("plm00", "plm01"):
+        place = np.flatnonzero(own & DRAWS.cells.model.eq(model))
+        drawn.append(100**2 * DRAWS.values[:, place].var(axis=1, ddof=1))
+        seen.append(100**2 * DRAWS.cells["mean"].to_numpy()[place].var(ddof=1))
+    rows = [tuple(row) for row in measured.table[["model", "task"]].to_numpy()]
+    first, second = (np.eye(4)[rows.index((model, "task0"))] for model in ("plm00", "plm01"))
+    pivot = of_pivot(drawn[0], seen[0])
+    assert measured.combine(first).interval == pytest.approx(wider(pivot, of_draws(drawn[0], seen[0])).interval)
+    assert measured.combine(first).interval != pytest.approx(pivot.interval)
+    difference = of_pivot(drawn[0] - drawn[1], seen[0] - seen[1])
+    assert measured.combine(first - second).interval == pytest.approx(difference.interval)
+
+
+def test_methods_of_one_kind_alone_have_no_spread() -> None:
+    some = DRAWS.cells.placement.isin(["lora", "uniform"]).to_numpy()
+    measured = method_variance(Evidence(FRAME, DRAWS.select(some), MARGINS))
+    assert measured.table.empty
