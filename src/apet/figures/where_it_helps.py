@@ -87,9 +87,10 @@ def _places(rows: list[tuple[str, str]]) -> list[float]:
 
 def _panel(ax: Axes, data: pd.DataFrame, places: dict[tuple[str, str], float]) -> None:
     ax.axvline(0, color=style.LOOKS[RANDOM][0], linewidth=0.9, zorder=1)
-    if data.difference.isna().all():
+    nothing = data.difference.isna().all()
+    if nothing:
         panels.empty(ax)
-    for (budget, placement), y in places.items():
+    for (budget, placement), y in () if nothing else places.items():
         row = data[data.budget.eq(budget) & data.placement.eq(placement)]
         _row(ax, row[row.task.ne(MEAN)], row[row.task.eq(MEAN)].iloc[0], y)
     for budget in dict.fromkeys(budget for budget, _ in places):
@@ -131,7 +132,7 @@ def _note(evidence: Evidence, data: pd.DataFrame) -> str:
     pairs_there = int(data.difference[data.task.ne(MEAN)].notna().sum())
     units = data.units[data.task.ne(MEAN) & data.units.gt(0)]
     return (
-        f"{pairs_there} pairs of cells (PLM, task, placement, budget), {style.span(units)} replicates in the smaller "
+        f"{pairs_there} pairs of cells (PLM, task, placement, budget), {style.span(units)} replicate(s) in the smaller "
         "of the two. Right of the line: better than APET everywhere with as many parameters. Whiskers: 95 % intervals "
         "of the mean over these tasks, paired by test rows, over replicates and test rows. Filled: p < 0.05 after "
         "Holm's correction over all means of the family. Colours: part of the block, depth, structure. "
