@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,8 +50,8 @@ def threshold_draws(draws: Draws, margins: Mapping[str, float]) -> Thresholds:
     difference of nothing. Scores are taken to rise with the number of parameters (`crossing`), on the data and on
     each draw. The intervals are percentiles of the draws.
     """
-    cells, drawn = draws.cells.reset_index(drop=True), _with_draws_about_draws(_with_scatter_of_plans(draws))
-    count = len(draws.values)
+    cells, drawn = draws.cells.reset_index(drop=True), _with_scatter_of_plans(draws)
+    count = len(drawn)
     cells["level"] = np.fmax(cells.chance, cells.majority) + margins["low_margin"] / 100
     scored = cells["mean"].notna()
     full = cells[own_count(cells) & cells.placement.eq("full") & scored].drop_duplicates(["model", "task"])
@@ -60,17 +60,17 @@ def threshold_draws(draws: Draws, margins: Mapping[str, float]) -> Thresholds:
     for pair, group in cells[cells.placement.eq(RANDOM) & scored].groupby(PAIR, sort=True):
         group = group.sort_values("tunable")
         facts = dict(zip(PAIR, pair, strict=True)) | _tested(group.tunable)
-        curve = np.vstack([group["mean"], drawn[:, group.index]])
+        curve = _with_draws(cells, drawn, group.index)
         low = np.full(len(curve), group.level.iloc[0])
         top = full.get(pair[2:])
-        match = np.full(len(curve), np.nan) if top is None else np.append(cells["mean"][top], drawn[:, top])
+        match = np.full(len(curve), np.nan) if top is None else _with_draws(cells, drawn, [top])[:, 0]
         for kind, level in zip(KINDS, (low, match - margins["high_margin"] / 100), strict=True):
             found = crossing(np.log10(group.tunable), curve - level[:, None], group.units.to_numpy(float))
             rows.append(facts | {"kind": kind, "level": level[0], **_interval(found[: 1 + count])})
             values.append(found[1:])
     columns = [*PAIR, "smallest", "largest", "budgets", "kind", "level", "log10", "low", "high", "censored"]
     table = pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(NUMBERS, float))
-    found = np.stack(values, axis=1) if values else np.empty((len(drawn), 0))
+    found = np.stack(values, axis=1) if values else np.empty(((1 + AGAIN) * count, 0))
     return Thresholds(table, found[:count], found[count:].reshape(AGAIN, count, len(table)))
 
 
@@ -91,10 +91,13 @@ def _with_scatter_of_plans(draws: Draws) -> np.ndarray:
     return values
 
 
-def _with_draws_about_draws(drawn: np.ndarray) -> np.ndarray:
-    """[draws, cells] -> [(1 + AGAIN) * draws, cells]: below the draws, each with other draws' deviations on top."""
-    away = drawn - np.median(drawn, axis=0)
-    return np.concatenate([drawn, *(drawn + np.roll(away, shift, axis=0) for shift in range(1, AGAIN + 1))])
+def _with_draws(cells: pd.DataFrame, drawn: np.ndarray, places: Sequence[int]) -> np.ndarray:
+    """[1 + (1 + AGAIN) * draws, places]: the means of some cells, their draws, and draws about the draws, each of which
+    is a draw with the deviations of another on top."""
+    own = drawn[:, places]
+    away = own - np.median(own, axis=0)
+    again = (own + np.roll(away, shift, axis=0) for shift in range(1, AGAIN + 1))
+    return np.vstack([cells["mean"].iloc[places], own, *again])
 
 
 def crossing(x: np.ndarray, excess: np.ndarray, weights: np.ndarray) -> np.ndarray:
