@@ -79,6 +79,7 @@ NONE = {
     "analysis": "tables of finished cells",
     "api.py": "hands a notebook's values on",
     "check.py": "refuses studies",
+    "checkout.py": "sees to what a run begins with",
     "cli.py": "reads options",
     "commands.py": "hands them on",
     "cost.py": "what time is asked for",

@@ -15,9 +15,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from apet.checkout import claim, date_results, settle_times
 from apet.errors import ApetError, StorageError, storage_error
 from apet.provenance import whole_file, whole_folder
-from apet.store import claim, date_results, settle_times
 from apet.temporary import temporary_folder
 from faults import LOCKED, Clock, enlarge, hit, read_only, small_disk, temporaries
 from lab import Lab
@@ -193,7 +193,7 @@ def test_two_snakemake_and_a_dvc_repro_at_once(at_once, whole):
 
 
 def test_a_folder_is_kept_for_one_run_until_that_ends(tmp_path):
-    keeping = "from apet.store import claim, Path; claim(Path()); print('kept', flush=True); input()"
+    keeping = "from apet.checkout import claim, Path; claim(Path()); print('kept', flush=True); input()"
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     other = subprocess.Popen([sys.executable, "-c", keeping], cwd=tmp_path, **pipes)
     assert other.stdout.readline() == b"kept\n"

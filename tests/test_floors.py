@@ -12,8 +12,8 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "src" / "apet"
 FLOORS = (
     "errors", "temporary", "provenance", "sealed", "record", "yamls", "placement", "config", "data", "plms", "grid",
-    "demand", "store", "status", "tuning", "evaluation", "training", "analysis", "figures", "report", "study", "check",
-    "cost", "export", "api", "show", "commands", "cli",
+    "demand", "store", "checkout", "status", "tuning", "evaluation", "training", "analysis", "figures", "report",
+    "study", "check", "cost", "export", "api", "show", "commands", "cli",
 )  # fmt: skip
 LIGHT = (
     "apet.placement",
@@ -23,6 +23,7 @@ LIGHT = (
     "apet.record",
     "apet.demand",
     "apet.store",
+    "apet.checkout",
     "apet.status",
     "apet.figures",
     "apet.study",

@@ -16,13 +16,14 @@ import yaml
 from apet.analysis.claims import CLAIMS
 from apet.analysis.findings import write_findings
 from apet.analysis.tidy_file import read_tidy
+from apet.checkout import published_study
 from apet.config import Margins, load_study
 from apet.errors import CorruptError, DataError, ParamsError
 from apet.grid import Grid
 from apet.provenance import write_json
 from apet.record import read_record, write_record
 from apet.sealed import write_sealed
-from apet.store import Results, published_study
+from apet.store import Results
 from apet.study import aggregate
 from lab import Lab
 from simulated_claims import Truth, simulate
