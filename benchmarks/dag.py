@@ -128,6 +128,8 @@ class Workspace:
         write_index(grid, self.folder / "results/cells.json", self.folder)
         write_json(self.folder / "results/metrics.json", {"study": grid.id})
         self._write(out for out in self._outs("figures") if Path(out).suffix)
+        tables = ("methods", "differences", "findings")
+        self._write(f"results/tables/{table}.{form}" for table in tables for form in ("md", "csv", "tex"))
         self._write(f"results/figures/{figure}.{form}" for figure in FIGURES for form in ("svg", "png", "csv"))
 
     def _outs(self, stage: str) -> list[str]:
