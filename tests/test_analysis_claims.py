@@ -43,6 +43,20 @@ def test_the_spread_of_methods_is_the_variance_between_their_means() -> None:
         assert measured.combine(np.eye(4)[place]).value == pytest.approx(expected[row])
 
 
+def test_what_is_no_method_is_no_part_of_their_spread() -> None:
+    """The untuned PLM has a count of its own too, and a method at another's count is no method at its own."""
+    cells, means = DRAWS.cells.copy(), DRAWS.cells["mean"].to_numpy()
+    cells.loc[cells.placement.eq("prompt"), "placement"] = "none"
+    cells.loc[cells.placement.eq("bitfit"), "budget"] = "100"
+    measured = method_variance(Evidence(FRAME, Draws(cells, np.tile(means, (50, 1))), MARGINS))
+    left = cells[cells.placement.isin(["full", "lora", "adapter"]) & cells.budget.eq("@own")]
+    expected = 100**2 * left.groupby(["model", "task"])["mean"].var(ddof=1)
+    found = [measured.combine(row).value for row in np.eye(4)]
+    assert found == pytest.approx(
+        [expected[row] for row in zip(measured.table.model, measured.table.task, strict=True)]
+    )
+
+
 def test_one_variance_has_the_wider_interval_and_a_difference_the_pivot_alone() -> None:
     measured = method_variance(EVIDENCE)
     own = DRAWS.cells.budget.eq("@own") & DRAWS.cells.task.eq("task0")

@@ -33,6 +33,7 @@ def test_entries_are_mean_sd_and_n_in_per_cent() -> None:
     markdown, long = methods_table(frame_of(cells))
     lines = markdown.splitlines()
     assert lines[0] == "| PLM | method | tunable parameters | topics | mean over tasks |"
+    assert lines[1] == "| --- | --- | ---: | ---: | ---: |"
     assert lines[2] == "| bloom-mid | lora | 19,200 | 75.0 ± 7.1 (2) | 75.0 ± 7.1 (2) |"
     assert lines[3] == "| bloom-mid | none | 0 | 20.0 (1) | 20.0 (1) |"
     assert lines[4] == "| bloom-mid | APET @lora | 19,200 | 60.0 ± 10.0 (3) | 60.0 ± 10.0 (3) |"
@@ -159,7 +160,10 @@ def test_differences_are_paired_and_in_points(paired: Draws, tmp_path: Path) -> 
         markdown[2].startswith("| bloom-mid | lora | full | −10.0* (−1")
         and len({x.count("|") for x in markdown[:3]}) == 1
     )
-    assert pd.read_csv(tmp_path / "differences.csv").difference.tolist() == pytest.approx([-10, 0, -5])
+    written = pd.read_csv(tmp_path / "differences.csv")
+    assert list(written) == list(differences_table(paired)) and written.difference.tolist() == pytest.approx(
+        [-10, 0, -5]
+    )
 
 
 def test_what_cells_took_is_empty_where_no_record_can_be_read(tmp_path: Path) -> None:

@@ -196,6 +196,12 @@ class TestPredictionsThatAreNotTheRecords:
         write_sealed(place / "metrics.json", {**read_record(place), "files": {}})
         assert "'files'" in self.said(place, DataError)
 
+    @pytest.mark.parametrize("odd", [{"bleu": 0.5}, {"accuracy": 1.1}, {"accuracy": -0.1}, {"accuracy": "0.5"}])
+    def test_a_metric_that_is_none(self, place: Path, odd: dict) -> None:
+        self.rewrite(place, lambda metrics: metrics["replicates"][2]["test"].update(metrics=odd))
+        with pytest.raises(DataError, match=f"replicate 2: test.metrics has '{next(iter(odd))}'"):
+            gathered(place.parents[2], [one()[0]])
+
     def test_another_score(self, place: Path) -> None:
         self.rewrite(place, lambda metrics: metrics["replicates"][2]["test"].update(score=0.7475))
         said = self.said(place, CorruptError)

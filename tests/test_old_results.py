@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -16,7 +17,7 @@ from apet.config import load_study
 from apet.grid import TRAINER_VERSION, Cell, Grid
 from apet.provenance import bytes_digest, digest, file_digest, sealed, write_json
 from apet.record import FORMAT, METRICS, is_complete, read_record, write_record
-from apet.sealed import write_sealed
+from apet.sealed import BLANK, seal_bytes, write_sealed
 from apet.store import restore
 from apet.training.kept import Kept
 from apet.training.stop import Stop
@@ -167,6 +168,17 @@ def test_an_older_tidy_table_is_refused(place: Place, command: str, columns: int
     pq.write_table(table.select(table.column_names[columns:]).replace_schema_metadata(about), path, compression="zstd")
     refused(place.run(*place.commands[command]), str(path), "of format 1, which an older version of apet wrote",
             "this one reads format 2", "`apet aggregate` makes it")  # fmt: skip
+
+
+@pytest.mark.parametrize("other", [b"1", b"3"])
+def test_a_tidy_table_of_another_format_is_refused_by_name(place: Place, other: bytes) -> None:
+    path = Path("results/tidy.parquet")
+    table = pq.read_table(path)
+    about = {**table.schema.metadata, b"format": other, b"digest": BLANK.encode()}
+    buffer = io.BytesIO()
+    pq.write_table(table.replace_schema_metadata(about), buffer, compression="zstd")
+    path.write_bytes(seal_bytes(buffer.getvalue()))
+    refused(place.run(*place.commands["findings"]), str(path), f"of format {other.decode()} (read is 2)")
 
 
 def test_older_findings_are_refused(place: Place) -> None:
