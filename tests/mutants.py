@@ -65,7 +65,7 @@ TESTS = {
     "analysis.differences_table": TABLE,
     "analysis.dispersion": ("test_analysis_thresholds", *FINDINGS),
     "analysis.findings": FINDINGS,
-    "analysis.findings_page": FINDINGS,
+    "analysis.findings_page": ("test_analysis_findings_page",),
     "analysis.findings_table": TABLE,
     "analysis.latex": TABLE,
     "analysis.means": ("test_analysis_means",),
@@ -77,7 +77,7 @@ TESTS = {
     "analysis.tasks": ("test_analysis_tasks",),
     "analysis.thresholds": ("test_analysis_thresholds",),
     "analysis.tidy": TIDY,
-    "analysis.tidy_file": TIDY,
+    "analysis.tidy_file": (*TIDY, "test_old_results"),
     "analysis.trends": ("test_analysis_trends", "test_analysis_thresholds"),
     "analysis.wording": TABLE,
 }

@@ -79,6 +79,8 @@ def test_position_spread_is_of_apet_alone() -> None:
     chosen = frame[frame.model.eq("bloom-mid") & frame.task.eq("topics") & frame.placement.eq("uniform")]
     expected = chosen[chosen.budget.eq("@lora")].score.std()
     assert spread.loc[("bloom-mid", "topics", "@lora"), "sd"] == pytest.approx(expected)
+    interval = expected * np.sqrt(2 / stats.chi2.ppf([0.975, 0.025], 2))  # of three draws
+    assert spread.loc[("bloom-mid", "topics", "@lora"), ["low", "high"]].to_list() == pytest.approx(interval, rel=0.1)
 
 
 @settings(deadline=None, max_examples=40)

@@ -52,6 +52,22 @@ def test_tasks_are_independent() -> None:
     assert abs(np.corrcoef(draws.values.T)[0, 1]) < 0.1
 
 
+def test_cells_of_one_plan_and_of_several_are_moderated_apart() -> None:
+    """Plans scatter otherwise than reruns of a plan, so a cell's variance is that of its own kind."""
+    frame, _ = simulate(Design(units=2, cells=4, tasks=1), 1)
+    scores = {"0": (0.70, 0.72), "1": (0.70, 0.72), "2": (0.60, 0.80), "3": (0.60, 0.80)}
+    frame["score"] = [scores[row.budget][row.rerun] for row in frame.itertuples()]
+    several = frame.budget.isin(["2", "3"])
+    frame["draw"] = frame.rerun.where(several, 0)
+    frame["rerun"] = frame.rerun.where(~several, 0)
+    alone = pd.concat([frame, one_cell(200, 400).assign(budget="one", task="0")], ignore_index=True)
+    cells = draw_means(alone, 10).cells.set_index("budget")
+    assert cells.error[["0", "1"]].to_numpy() == pytest.approx(np.sqrt((0.02**2 / 2) / 2), rel=0.01)
+    assert cells.error[["2", "3"]].to_numpy() == pytest.approx(np.sqrt((0.20**2 / 2) / 2), rel=0.01)
+    assert (cells.df[["0", "1", "2", "3"]] == 2).all()
+    assert cells.error["one"] == 0 and np.isinf(cells.df["one"])
+
+
 def test_the_order_of_rows_and_the_other_cells_change_nothing() -> None:
     frame, _ = simulate(Design(), 5)
     draws = draw_means(frame)
