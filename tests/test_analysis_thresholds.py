@@ -16,7 +16,7 @@ from apet.analysis.claims import Evidence, high_threshold, low_threshold
 from apet.analysis.confidence import NotEstimable
 from apet.analysis.dispersion import spread_over_tasks, variance_of_truth
 from apet.analysis.resampling import Draws
-from apet.analysis.thresholds import crossing, restricted, threshold_draws, thresholds
+from apet.analysis.thresholds import AGAIN, crossing, restricted, threshold_draws, thresholds
 from apet.analysis.trends import slope
 from simulated_claims import MARGINS, TOP, Truth, budgets_tested, curve, thresholds_of
 
@@ -117,6 +117,15 @@ def test_cells_of_one_plan_scatter_like_those_of_several() -> None:
     assert (found.high - found.low)["t", "low"] > 5 * (certain.high - certain.low)["t", "low"]
     assert found.loc["u"].equals(certain.loc["u"])
     assert found.log10.equals(certain.log10)
+
+
+def test_draws_about_draws_lie_as_far_from_them_as_draws_from_the_data() -> None:
+    """Where the curve is a line, thresholds deviate as means do: each draw by its own and by another's deviation."""
+    found = threshold_draws(made({("m0", "t"): [0.2, 0.3, 0.5, 0.7, 0.8]}, noise=0.00002), MARGINS)
+    away = found.values - np.median(found.values, axis=0)
+    assert found.again.shape == (AGAIN, *found.values.shape)
+    for shift, again in enumerate(found.again, start=1):
+        assert again == pytest.approx(found.values + np.roll(away, shift, axis=0), abs=0.1 * away.std())
 
 
 def test_no_apet_at_all_gives_an_empty_table() -> None:
