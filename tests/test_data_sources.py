@@ -198,6 +198,15 @@ def test_the_digest_knows_a_files_content_and_not_its_place(tmp_path):
     assert folder_digest(tmp_path / "one") == folder_digest(tmp_path / "two")
 
 
+NOT_UTF8 = pa.StringArray.from_buffers(1, pa.array([0, 1], pa.int32()).buffers()[1], pa.py_buffer(b"\x80"))
+FAR_AWAY = pa.array([2**62], pa.timestamp("ms"))
+
+
+def parquet(column: pa.Array) -> bytes:
+    pq.write_table(pa.table({"text": column}), out := io.BytesIO())
+    return out.getvalue()
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
@@ -214,6 +223,8 @@ def test_the_digest_knows_a_files_content_and_not_its_place(tmp_path):
         ("train.csv", 'text,label\n"one\n', "train.csv, after line 2"),
         ("train.csv", "text,label\none\n", "train.csv, line 2: has 1 columns"),
         ("train.parquet", "no parquet", "train.parquet: cannot be read as parquet"),
+        ("train.parquet", parquet(NOT_UTF8), "train.parquet: cannot be read as parquet: In column 0: Invalid: Invalid UTF8"),
+        ("train.parquet", parquet(FAR_AWAY), "train.parquet: cannot be read as parquet: Python int too large"),
         ("test.jsonl", '{"text": "one", "label": 0}\n', "has no train.* in one of the forms"),
         ("train.jsonl", '{"text": "one", "label": 0}\n', "split train has no rows"),
     ],

@@ -91,10 +91,11 @@ def _parquet(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     number = 0
     try:
         for batch in pq.ParquetFile(path).iter_batches(1000):
+            batch.validate(full=True)  # text in a parquet file is not checked to be UTF-8 when it is read
             for values in batch.to_pylist():
                 number += 1
                 yield f"{path}, row {number}", values
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, ValueError, OverflowError, pa.ArrowException) as error:  # a date after the year 9999, too
         raise DataError(f"{path}: cannot be read as parquet: {error}") from error
 
 
