@@ -223,7 +223,7 @@ def parquet(column: pa.Array) -> bytes:
         ("train.csv", 'text,label\n"one\n', "train.csv, after line 2"),
         ("train.csv", "text,label\none\n", "train.csv, line 2: has 1 columns"),
         ("train.parquet", "no parquet", "train.parquet: cannot be read as parquet"),
-        ("train.parquet", parquet(NOT_UTF8), "train.parquet: cannot be read as parquet: In column 0: Invalid: Invalid UTF8"),
+        ("train.parquet", parquet(NOT_UTF8), "train.parquet: cannot be read as parquet: In column 0: Invalid"),
         ("train.parquet", parquet(FAR_AWAY), "train.parquet: cannot be read as parquet: Python int too large"),
         ("test.jsonl", '{"text": "one", "label": 0}\n', "has no train.* in one of the forms"),
         ("train.jsonl", '{"text": "one", "label": 0}\n', "split train has no rows"),
