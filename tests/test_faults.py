@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import pytest
 from apet.checkout import claim, date_results, settle_times
 from apet.errors import ApetError, StorageError, storage_error
 from apet.provenance import whole_file, whole_folder
+from apet.store import prune, restore
 from apet.temporary import temporary_folder
 from faults import LOCKED, Clock, enlarge, hit, read_only, small_disk, temporaries
 from lab import Lab
@@ -215,6 +217,47 @@ def test_read_only_results(at_once):
     assert done.returncode == 2
     assert done.stderr.startswith(f"apet: {said.format('/cells.json')}") and len(done.stderr.splitlines()) == 1
     assert said.format("") in output and "Traceback" not in output
+
+
+@mounts
+@pytest.mark.parametrize("apart", ["models", ".attic"])
+def test_what_lies_on_another_disk_than_the_attic_goes_there_and_comes_back(tmp_path, apart):
+    entry, grid = "models/own", SimpleNamespace(cells=[], tasks={}, models={"own": None}, rungs={})
+    grid.plm_folder = lambda model: entry
+    other = SimpleNamespace(cells=[], tasks={}, models={}, rungs={})
+    write_tree(tmp_path / entry)
+    with small_disk(tmp_path / apart, 100_000):
+        held = dated(tmp_path / entry)
+        assert prune(other, tmp_path) == [entry]
+        assert dated(tmp_path / ".attic" / entry) == held and [*tmp_path.glob("models/*")] == []
+        assert restore(grid, tmp_path) == [entry]
+        assert dated(tmp_path / entry) == held and not (tmp_path / ".attic" / entry).exists()
+
+
+@mounts
+def test_where_the_attics_disk_is_full_nothing_is_moved(tmp_path):
+    other = SimpleNamespace(cells=[], tasks={}, models={}, rungs={})
+    write_tree(tmp_path / "models/own")
+    held = dated(tmp_path / "models/own")
+    with small_disk(tmp_path / ".attic", 8192):
+        with pytest.raises(StorageError, match=r"\.attic/models/own: cannot be used: the disk is full"):
+            prune(other, tmp_path)
+        assert dated(tmp_path / "models/own") == held and temporaries(tmp_path) == []
+        assert [path for path in (tmp_path / ".attic").rglob("*") if path.is_file()] == []
+
+
+def write_tree(folder: Path) -> None:
+    (folder / "deep").mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+    (folder / "deep" / "weights").write_bytes(bytes(20_000))
+    for path in (folder / "config.json", folder / "deep" / "weights"):
+        os.utime(path, ns=(10**18, 10**18))
+
+
+def dated(folder: Path) -> dict[str, tuple[int, bytes]]:
+    """Each file's time and bytes: a run that finds them newer makes again what comes of them."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return {str(path.relative_to(folder)): (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
 
 
 def test_a_clock_that_jumps_back_is_in_the_way_of_no_job(at_once, whole):

@@ -5,19 +5,21 @@ DVC hashes whole folders, so a folder must hold what the study names and nothing
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from apet.errors import ApetError, CorruptError, ParamsError
-from apet.provenance import file_digest, write_json
+from apet.provenance import file_digest, whole_folder, write_json
 from apet.record import FORMAT, METRICS, format_of, read_record
 from apet.sealed import read_sealed
-from apet.temporary import is_temporary, sweep
+from apet.temporary import is_temporary, sweep, temporary_folder
 
 if TYPE_CHECKING:  # it takes a second, which `apet status` should not
     from apet.grid import Grid
@@ -157,13 +159,27 @@ def _found(root: Path, tracked: str) -> Iterator[str]:
 
 
 def _move(source: Path, target: Path) -> None:
-    """Rename a folder over what may be there, and drop the parents that it leaves empty."""
+    """Move a folder over what may be there, and drop the parents that it leaves empty."""
     shutil.rmtree(target, ignore_errors=True)
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         os.replace(source, target)
     except FileNotFoundError:
         return  # another process has moved it already
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        _move_to_another_disk(source, target)
     for parent in (source.parent, source.parent.parent):
-        if parent.is_dir() and not any(parent.iterdir()):
+        with suppress(OSError):  # it holds others, or is the place of another disk, or a link to it
             parent.rmdir()
+
+
+def _move_to_another_disk(source: Path, target: Path) -> None:
+    """As where PLMs or cells lie on a scratch disk, and the attic does not. At each moment one of the two is whole."""
+    with whole_folder(target) as copied:
+        for path in sorted(source.rglob("*")):
+            place = copied / path.relative_to(source)
+            place.mkdir() if path.is_dir() else shutil.copy2(path, place)
+    with temporary_folder(source) as gone:
+        os.replace(source, gone)
