@@ -28,7 +28,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save, save_file
 
@@ -365,6 +365,8 @@ def test_rows_of_a_file_are_read_or_refused(form, wholes, data):
 
 
 @fuzz(60)
+@example(PARQUET[0].replace(b"text", b"\x80ext"))  # a column's name
+@example(PARQUET[1].replace(b"\x01\x00\x00\x00a", b"\x01\x00\x00\x00\x80"))  # a cell
 @given(any_of(*PARQUET))
 def test_a_parquet_file_is_read_or_refused(content):
     survives(lambda path: read_table(path, SCHEMA), "t.parquet", content)

@@ -31,7 +31,7 @@ def read_table(path: Path, schema: pa.Schema) -> pd.DataFrame:
     try:
         table = pq.read_table(path)
         table.validate(full=True)  # text in a parquet file is not checked to be UTF-8 when it is read
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, ValueError, pa.ArrowException) as error:
         raise DataError(f"{path}: cannot be read as parquet: {error}") from error
     found, expected = ({field.name: str(field.type) for field in fields} for fields in (table.schema, schema))
     if found != expected:
