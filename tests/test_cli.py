@@ -121,3 +121,17 @@ def test_a_missing_file_is_an_error_that_names_it(tmp_path):
         assert done.returncode == 2, command
         assert str(tmp_path / "no") in done.stderr
         assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["plan", "--model", "x", "--placement", "full", "--seed", "-1"], "--seed: invalid natural value: '-1'"),
+        (["verify", "--study", "x", "--results", "x", "--sample", "0"], "--sample: invalid count value: '0'"),
+        (["verify", "--study", "x", "--results", "x", "--sample", "-1"], "--sample: invalid count value: '-1'"),
+    ],
+)
+def test_a_number_that_means_nothing_is_refused(capsys, arguments, said):
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    assert stopped.value.code == 2 and said in capsys.readouterr().err

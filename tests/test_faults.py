@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -15,15 +16,16 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import yaml
 
 from apet.checkout import claim, date_results, settle_times
-from apet.errors import ApetError, StorageError, storage_error
-from apet.provenance import whole_file, whole_folder
+from apet.errors import ApetError, DataError, StorageError, storage_error
+from apet.provenance import digest, whole_file, whole_folder, write_json
 from apet.store import prune, restore
-from apet.temporary import temporary_folder
+from apet.temporary import STATE, temporary_folder
 from faults import LOCKED, Clock, enlarge, hit, read_only, small_disk, temporaries
 from lab import Lab
-from toy import ENTRIES, Checkout
+from toy import ENTRIES, PARAMS, Checkout
 
 mounts = pytest.mark.mounts
 
@@ -244,6 +246,93 @@ def test_where_the_attics_disk_is_full_nothing_is_moved(tmp_path):
             prune(other, tmp_path)
         assert dated(tmp_path / "models/own") == held and temporaries(tmp_path) == []
         assert [path for path in (tmp_path / ".attic").rglob("*") if path.is_file()] == []
+
+
+@mounts
+def test_a_file_among_folders_goes_to_another_disk_too(tmp_path):
+    nothing = SimpleNamespace(cells=[], tasks={}, models={}, rungs={})
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models/notes.txt").write_text("mine")
+    with small_disk(tmp_path / ".attic", 100_000):
+        assert prune(nothing, tmp_path) == ["models/notes.txt"]
+        assert (tmp_path / ".attic/models/notes.txt").read_text() == "mine" and not (tmp_path / "models").exists()
+
+
+def test_where_a_pretraining_stands_is_left_where_it_is(tmp_path):
+    nothing = SimpleNamespace(cells=[], tasks={}, models={}, rungs={})
+    (tmp_path / "models").mkdir()
+    state = tmp_path / "models" / f".bloom-16x1-0123456789{STATE}"
+    state.write_text("hours of work")
+    assert prune(nothing, tmp_path) == [] and state.read_text() == "hours of work"
+
+
+@pytest.mark.parametrize("place", [".", "mine/..", "/"])
+def test_no_folder_that_holds_others_is_replaced(tmp_path, monkeypatch, place):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/thesis.tex").write_text("years of work")
+    with pytest.raises(DataError, match="is not a folder of its own"), whole_folder(Path(place)):
+        pass
+    refused = pytest.raises(DataError, match=r"mine: holds what is not made here, such as thesis\.tex")
+    with refused, whole_folder(Path("mine")) as folder:
+        (folder / "made").write_text("")
+    assert dated(tmp_path).keys() == {"mine/thesis.tex"} and temporaries(tmp_path) == []
+
+
+def test_a_link_to_a_folder_stays_and_what_it_leads_to_is_replaced(tmp_path):
+    (tmp_path / "scratch").mkdir()
+    (tmp_path / "scratch/made").write_text("half")
+    (tmp_path / "link").symlink_to("scratch")
+    with whole_folder(tmp_path / "link") as folder:
+        (folder / "made").write_text("whole")
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "scratch/made").read_text() == "whole"
+
+
+def in_the_way(folder: Path) -> None:
+    """What stands in the way of something that is to be made."""
+    (folder / "file").write_text("")
+    (folder / "folder").mkdir()
+    (folder / "nowhere").symlink_to("unmounted")
+    (folder / "round").symlink_to("round")
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ("file/made.json", "file: cannot be used: something else stands there"),
+        ("nowhere/made.json", "nowhere: cannot be used: something else stands there"),
+        ("folder", "folder: cannot be used: a folder stands where a file must be"),
+        ("round/made.json", "round: cannot be used: something else stands there"),
+        ("n" * 300, "n: cannot be used: the name is too long"),
+    ],
+)
+def test_what_stands_in_the_way_is_named(tmp_path, target, message):
+    in_the_way(tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-m", "apet.cli", "check", "--params", write_study(tmp_path), "--out", tmp_path / target],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2 and message in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr
+
+
+def write_study(folder: Path) -> Path:
+    path = folder / "study.yaml"
+    path.write_text(yaml.safe_dump(PARAMS))
+    return path
+
+
+def test_a_file_where_a_folder_must_be_is_named(tmp_path):
+    in_the_way(tmp_path)
+    refused = pytest.raises(StorageError, match="file: cannot be used: a file stands where a folder must be")
+    with refused, whole_folder(tmp_path / "file"):
+        pass
+
+
+def test_a_path_that_is_no_text_can_be_written_down(tmp_path):
+    odd = os.fsdecode(b"plm\xff")
+    write_json(tmp_path / "record.json", {"folder": odd})
+    assert json.loads((tmp_path / "record.json").read_text()) == {"folder": odd}
+    assert digest(odd) != digest("plm")
 
 
 def write_tree(folder: Path) -> None:

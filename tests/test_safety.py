@@ -27,7 +27,7 @@ from safetensors.torch import load_file
 import apet
 from apet.data import wheels
 from apet.data.wheels import copy_member, fetch_wheel, open_member, open_wheel
-from apet.errors import DataError, ModelError, without_secrets
+from apet.errors import DataError, ModelError, StorageError, without_secrets
 from apet.plms.ladder import Recipe, parse_rung
 from apet.plms.load import load_plm
 from apet.plms.pretrain import Run
@@ -274,6 +274,14 @@ def test_a_member_that_lies_about_its_size_is_refused(monkeypatch, tmp_path, siz
             else:
                 with pytest.raises(DataError, match="a: the archive is damaged"):
                     read(archive, "a")
+
+
+def test_a_full_disk_is_no_damaged_archive(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("member", b"0" * 100_000)
+    full = pytest.raises(StorageError, match="/dev/full: cannot be used: the disk is full")
+    with zipfile.ZipFile(tmp_path / "a.zip") as archive, full:
+        copy_member(archive, "member", Path("/dev/full"))
 
 
 def test_two_members_of_one_name_are_refused(monkeypatch, tmp_path):

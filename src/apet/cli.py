@@ -80,8 +80,22 @@ def positive(text: str) -> float:
     return number
 
 
+def count(text: str) -> int:
+    """A whole number of at least 1."""
+    if (number := int(text)) < 1:
+        raise ValueError(text)
+    return number
+
+
+def natural(text: str) -> int:
+    """A whole number of at least 0, as a study's seed is."""
+    if (number := int(text)) < 0:
+        raise ValueError(text)
+    return number
+
+
 PARAMS = ("--params", {"type": Path, "default": Path("params.yaml"), "help": "the study (default: params.yaml)"})
-SEED = ("--seed", {"type": int, "default": 1, "help": "seed (default: 1)"})
+SEED = ("--seed", {"type": natural, "default": 1, "help": "seed (default: 1)"})
 STUDY = path("--study", "the resolved study that `apet check` wrote")
 RESULTS = path("--results", "root of what cells leave: cells, runs, progress, failed, loggers")
 ROOT = ("--results", {"type": Path, "default": Path("results"), "help": "root of what cells leave (default: results)"})
@@ -137,7 +151,7 @@ def cell_commands(command: Command) -> None:
     aside = [("--keep-every", every), ("--logger", {"choices": ["tensorboard", "dvclive"], "help": "log losses too"})]
     text = "PLM, task -> θ, plans, predictions, metrics of cells; what is complete is skipped, what was begun goes on"
     command(commands.train, text, STUDY, *inputs, RESULTS, DEVICE, *aside, some)
-    sample = ("--sample", {"type": int, "default": 5, "help": "how many cells, drawn at random (default: 5)"})
+    sample = ("--sample", {"type": count, "default": 5, "help": "how many cells, drawn at random (default: 5)"})
     scratch = ("--scratch", {"type": Path, "help": "folder for the retrained cells (default: the system's)"})
     these = ("cell", {"nargs": "*", "help": "these cells instead, as model/task/name; * stands for anything"})
     text = "finished cells -> trained again in a scratch place, bytes compared"

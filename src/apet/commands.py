@@ -132,6 +132,8 @@ def verify(args: argparse.Namespace) -> None:
 
     chosen = named if args.cell else sample_of(named, args.sample, args.seed)
     different = 0
+    if args.scratch:
+        args.scratch.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=args.scratch) as scratch:
         for verdict in verify_cells(chosen, args.root, Results(args.results), Path(scratch), args.device):
             different += not verdict.equal

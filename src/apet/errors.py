@@ -74,8 +74,19 @@ REFUSED = {
     errno.EROFS: ("the file system is read-only", "Make it writable"),
     errno.EACCES: ("permission is denied", "Give access to it"),
     errno.EPERM: ("it is not permitted", "Give access to it"),
+    errno.EEXIST: ("something else stands there, such as a link that leads nowhere", "Move it away, or mend it"),
+    errno.ENOTDIR: ("a file stands where a folder must be", "Move it away, or name another"),
+    errno.EISDIR: ("a folder stands where a file must be", "Move it away, or name another"),
+    errno.ENOTEMPTY: ("another process has just written it", "Wait for that one"),
+    errno.ENAMETOOLONG: ("the name is too long", "Give a shorter one"),
+    errno.ELOOP: ("links lead round in a circle", "Mend them"),
+    errno.EIO: ("the disk does not answer as it should (input/output error)", "See to the disk"),
+    errno.ESTALE: ("the shared disk has lost it (stale file handle)", "Mount it anew"),
 }
 """Number of a system's error -> what it says of a disk, and what to do."""
+
+OF_WHAT_IS_WRITTEN = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENAMETOOLONG)
+"""Those that are told of what was to be written; the others, of the file that the system names."""
 
 
 def storage_error(error: Exception, path: object = None) -> StorageError | None:
@@ -88,8 +99,8 @@ def storage_error(error: Exception, path: object = None) -> StorageError | None:
     if number not in REFUSED:
         return None
     what, remedy = REFUSED[number]
-    named = getattr(error, "filename", None)
-    file = named or path if number in (errno.EACCES, errno.EPERM) else path or named
+    named = getattr(error, "filename2", None) or getattr(error, "filename", None)
+    file = path or named if number in OF_WHAT_IS_WRITTEN else named or path
     again = "and say the same command again: what was finished is kept."
     return StorageError(f"{file or 'output'}: cannot be used: {what}. {remedy}, {again}")
 

@@ -14,8 +14,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from apet.errors import storing
-from apet.temporary import temporary_file, temporary_folder
+from apet.errors import DataError, storing
+from apet.temporary import is_temporary, temporary_file, temporary_folder
 
 DIGEST = "digest"
 """Key of a record's own digest."""
@@ -24,6 +24,9 @@ DIGESTS = Path(".apet/digests.json")
 """Digests of large files that stand outside the working copy."""
 
 LIBRARIES = ("apet", "torch", "transformers", "tokenizers", "safetensors", "numpy", "pandas", "pyarrow")
+
+ODD = "backslashreplace"
+"""How what is no text is written, such as a path that is not UTF-8: as JSON's own escapes."""
 
 
 def canonical(value: Any) -> str:
@@ -40,7 +43,7 @@ def canonical(value: Any) -> str:
 
 def digest(value: Any) -> str:
     """SHA-256 (64 hex digits) of a value's canonical JSON."""
-    return bytes_digest(canonical(value).encode())
+    return bytes_digest(canonical(value).encode(errors=ODD))
 
 
 def bytes_digest(content: bytes) -> str:
@@ -129,7 +132,7 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """`write_bytes` for text, UTF-8."""
-    write_bytes(path, text.encode())
+    write_bytes(path, text.encode(errors=ODD))
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -141,18 +144,33 @@ def write_json(path: Path, value: Any) -> None:
 def whole_folder(folder: Path) -> Iterator[Path]:
     """A temporary folder that becomes `folder` when the block ends well, and vanishes when it does not.
 
-    A non-empty `folder` of that name is replaced: what stood there was incomplete, or the caller would have kept it.
-    Raises StorageError where the disk is full or may not be written.
+    A `folder` that holds no other names is replaced: it was incomplete, or the caller would have kept it. DataError
+    where it holds others, which are not ours to delete, or is no folder of its own (`.`). A link to a folder stays, and
+    what it leads to is replaced. Raises StorageError where the disk is full or may not be written.
     """
-    with storing(folder), temporary_folder(folder) as temporary, storing(temporary, shown_as=folder):
+    if folder.name in ("", ".."):
+        raise DataError(f"{folder}: is not a folder of its own. Name one, which need not be there yet.")
+    target = Path(os.path.realpath(folder)) if folder.is_symlink() else folder
+    with storing(folder), temporary_folder(target) as temporary, storing(temporary, shown_as=folder):
         yield temporary
         for file in temporary.rglob("*"):
             if file.is_file():
                 _flush(file)
         os.chmod(temporary, 0o755)
-        if folder.exists() and any(folder.iterdir()):
-            shutil.rmtree(folder)
-        os.replace(temporary, folder)
+        others = _names(target) - _names(temporary)
+        if others:
+            raise DataError(
+                f"{folder}: holds what is not made here, such as {min(others)}, and would be replaced. Empty it, or "
+                "name another folder."
+            )
+        if _names(target):
+            shutil.rmtree(target)
+        os.replace(temporary, target)
+
+
+def _names(folder: Path) -> set[str]:
+    """What is in a folder, but for temporaries; nothing where there is none."""
+    return {name for name in os.listdir(folder) if not is_temporary(name)} if folder.exists() else set()
 
 
 def _flush(file: Path) -> None:

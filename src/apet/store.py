@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from apet.errors import ApetError, CorruptError, ParamsError
-from apet.provenance import file_digest, whole_folder, write_json
+from apet.provenance import file_digest, whole_file, whole_folder, write_json
 from apet.record import FORMAT, METRICS, format_of, read_record
 from apet.sealed import read_sealed
-from apet.temporary import is_temporary, sweep, temporary_folder
+from apet.temporary import STATE, is_temporary, sweep, temporary_folder
 
 if TYPE_CHECKING:  # it takes a second, which `apet status` should not
     from apet.grid import Grid
@@ -149,12 +149,12 @@ def write_index(grid: Grid, out: Path, root: Path = Path()) -> None:
 
 def _found(root: Path, tracked: str) -> Iterator[str]:
     """Entries that are there: folders at the depth at which the tracked folder has them. What a process that has died
-    was writing is removed; what one that lives writes is no entry.
+    was writing is removed; what one that lives writes is no entry, nor is where the pretraining of a rung stands.
     """
     for parent in sorted((root / tracked).glob("*/*")) if tracked in BY_CELL else [root / tracked]:
         sweep(parent)
         for path in sorted(parent.iterdir()) if parent.is_dir() else ():
-            if not is_temporary(path.name):
+            if not is_temporary(path.name) and not path.name.endswith(STATE):
                 yield path.relative_to(root).as_posix()
 
 
@@ -177,6 +177,11 @@ def _move(source: Path, target: Path) -> None:
 
 def _move_to_another_disk(source: Path, target: Path) -> None:
     """As where PLMs or cells lie on a scratch disk, and the attic does not. At each moment one of the two is whole."""
+    if not source.is_dir():
+        with whole_file(target) as copied:
+            shutil.copy2(source, copied)
+        source.unlink()
+        return
     with whole_folder(target) as copied:
         for path in sorted(source.rglob("*")):
             place = copied / path.relative_to(source)

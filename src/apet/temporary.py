@@ -15,6 +15,9 @@ from typing import Any
 ENDING = ".part"
 """Of every temporary name. `.dvcignore` leaves out what has it."""
 
+STATE = ".state"
+"""Of the hidden file that says where a rung's pretraining stands until it has ended. `.dvcignore` knows it too."""
+
 
 @contextmanager
 def temporary_file(path: Path) -> Iterator[Path]:

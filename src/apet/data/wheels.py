@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO
 from zipfile import BadZipFile, ZipFile
 
-from apet.errors import DataError, ParamsError, storing, unknown, without_secrets
+from apet.errors import DataError, ParamsError, storage_error, storing, unknown, without_secrets
 from apet.provenance import file_digest
 from apet.temporary import temporary_folder
 from apet.yamls import check_keys, read_yaml
@@ -117,6 +117,8 @@ def copy_member(archive: ZipFile, member: str, path: Path) -> None:
     except KeyError:
         raise DataError(f"{member}: no such member in the archive.") from None
     except DAMAGE as error:
+        if found := storage_error(error, path):
+            raise found from error
         raise DataError(f"{member}: the archive is damaged: {error}.") from error
 
 

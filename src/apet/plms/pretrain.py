@@ -30,6 +30,7 @@ from apet.plms.progress import Progress
 from apet.plms.tokenizer import TOKENIZER_FILES, check_tokenizer
 from apet.provenance import digest, file_digest, seed_for, versions, whole_folder, write_bytes, write_json
 from apet.sealed import BLANK, is_whole, seal_bytes
+from apet.temporary import STATE
 
 POINTS = 20
 """Points of the recorded loss curve."""
@@ -59,7 +60,7 @@ def pretrain(
     heldout = heldout_rows(corpus_folder, tokenizer, recipe.length)
     corpus = read_corpus_record(corpus_folder)["digest"]
     key = digest([rung_digest(rung, recipe, corpus), file_digest(tokenizer_folder / TOKENIZER_FILES[0])])
-    kept = out_folder.parent / f".{out_folder.name}.state"
+    kept = out_folder.parent / f".{out_folder.name}{STATE}"
     run = Run.new(rung, recipe)
     run.train(rows, kept, key)
     record = {"version": PRETRAIN_VERSION, "corpus": corpus, **run.record(rows, heldout)}

@@ -143,7 +143,12 @@ class Run:
         self.optimiser.zero_grad()
 
     def look(self, seen: Score) -> None:
-        """Write down the score on validation, and keep θ if it is the best so far."""
+        """Write down the score on validation, and keep θ if it is the best so far. With a loss that is not finite, the
+        run has diverged at this step.
+        """
+        if not math.isfinite(seen.loss):
+            self.losses[-1] = seen.loss
+            return
         self.looks.append((self.step, seen))
         if self.best_look is self.looks[-1]:
             self.best = flat(self.theta)
