@@ -287,6 +287,14 @@ def test_values_out_of_range(key: str, value: object, words: str) -> None:
         tidy([(cell, metrics)])
 
 
+def test_a_diverged_replicate_has_no_score_whatever_its_record_says() -> None:
+    """The trainer writes that of the θ before it diverged, which may be an untrained one."""
+    cell, metrics = one()
+    metrics["replicates"][1] |= {"outcome": "diverged", "best_step": 0}
+    frame = tidy([(cell, metrics)])
+    assert frame.score.isna().tolist() == frame.test_loss.isna().tolist() == [False, True, False, False]
+
+
 def test_a_diverged_replicate_may_lack_its_score_and_generation_its_labels() -> None:
     cell, metrics = one()
     bad = metrics["replicates"][1]

@@ -199,6 +199,8 @@ STUDY = [
     ("grid.0", "{placements: [full], budgets: [7]}", "model bloom-16x1", "'full' takes", "not 7"),
     ("grid.0", "{placements: [lora], budgets: ['100%']}", "model bloom-16x1", "'lora'", "it holds"),
     ("grid.1", "{placements: [lora], budgets: ['@own']}", "grid.1: lora at @own stands twice"),
+    ("grid.1", "{placements: [lora], budgets: ['@lora']}", "grid.1: lora at @lora stands twice, first as lora at @own"),
+    ("grid.1", "{placements: [none], budgets: [7]}", "grid.1: none at 7 stands twice, first as none at"),
     ("grid.1.draws", "0", "grid.1.draws: 0", "from 1"),
     ("grid.1.reruns", "no", "grid.1.reruns: 'no'", "from 1"),
     ("grid.1.seeds", "3", "grid.1: unknown key 'seeds'", "Allowed: budgets"),

@@ -71,6 +71,13 @@ def test_verify_says_equal_and_which_machine_made_what_differs(lab):
     assert "another class" not in again.stdout
 
 
+def test_inputs_that_are_not_there_are_no_difference(lab):
+    one = lab.cells["lora"].path
+    done = lab.apet("verify", "--study", "study.json", "--results", "block", "--root", "nowhere", one)
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.splitlines()[-1].startswith("apet: nowhere/models/plm")
+
+
 def test_what_defines_the_class_of_machine_is_recorded(lab):
     run = json.loads((lab.results("block").runs / f"{lab.cells['full'].path}.json").read_text())
     assert {"machine", "processor", "device", "threads", "dtype", "versions"} <= run.keys()

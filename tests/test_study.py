@@ -130,6 +130,14 @@ def test_other_weights_of_one_plm(results: Results) -> None:
     assert SECOND in str(error.value)
 
 
+def test_another_plm_than_the_cells(results: Results) -> None:
+    metrics = read_record(results.cells / SECOND)
+    metrics["plm"]["name"] = "other"
+    write_record(results.cells / SECOND, SECOND, metrics)
+    with pytest.raises(CorruptError, match=f"{SECOND}: of .*, trained on other"):
+        gathered(results)
+
+
 def grid(folder: Path, **changes: object) -> Grid:
     path = folder / "params.yaml"
     path.write_text(yaml.safe_dump(PARAMS | changes))

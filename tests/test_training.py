@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from apet.config import load_study
-from apet.errors import ApetError, CorruptError
+from apet.errors import ApetError, CorruptError, ModelError, ParamsError
 from apet.evaluation import Classify, Encoded, Evaluated, Labels, Score
 from apet.grid import Cell
 from apet.placement import Methods, make_plan
@@ -280,6 +280,24 @@ def test_a_damaged_cell_does_not_take_its_siblings_along(tmp_path, monkeypatch):
         block.train_block([damaged, good], tmp_path, tmp_path, results)
     assert is_complete(results.cells / good.path)
     assert "CorruptError" in json.loads((results.failed / f"{damaged.path}.json").read_text())["error"]
+
+
+@pytest.mark.parametrize(
+    ("record", "origin"),
+    [("snapshot.json", {"name": "other"}), ("pretraining.json", {"rung": {"name": "other"}})],
+)
+def test_another_plm_than_the_cells_is_refused(tmp_path, monkeypatch, record, origin):
+    from apet.training import block
+
+    one, results = cell(training=replace(RECIPE, steps=4), draws=1), Results(tmp_path)
+    monkeypatch.setattr(block, "load_plm", lambda folder, name, device: BENCH.plm)
+    monkeypatch.setattr(block.Bench, "of", lambda plm, data, length: BENCH)
+    (tmp_path / record).write_text(json.dumps(origin))
+    with pytest.raises(ModelError, match=rf"{record}: of PLM 'other', and tiny/toy/.* is of 'tiny'"):
+        block.train_block([one], tmp_path, tmp_path, results)
+    with pytest.raises(ParamsError, match="cells of other/toy and of tiny/toy: give those of one model and task"):
+        block.train_block([one, replace(one, model="other")], tmp_path, tmp_path, results)
+    assert not results.cells.exists()
 
 
 def test_a_failure_is_forgotten_when_the_cell_succeeds(tmp_path, monkeypatch):

@@ -31,6 +31,10 @@ class BudgetError(ApetError):
     """A budget that a placement cannot meet on a PLM."""
 
 
+class FailedCells(ApetError):
+    """Some cells of a block failed; the others are saved."""
+
+
 class CorruptError(ApetError):
     """A result on disk is not what its own digest says."""
 

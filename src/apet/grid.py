@@ -16,7 +16,7 @@ from apet.data.corpus import corpus_digest
 from apet.data.prepare import task_digest
 from apet.data.tasks import Task, load_task
 from apet.errors import ParamsError, located, unknown
-from apet.placement import PLACEMENTS, Budget, Methods
+from apet.placement import PLACEMENTS, Budget, Methods, plainly
 from apet.plms.ladder import PRETRAIN_VERSION, Recipe, Rung, rung_digest
 from apet.plms.registry import Model, Snapshot, head_of, parse_model, slug
 from apet.provenance import digest, seed_for
@@ -207,13 +207,15 @@ class Grid:
         and for a model that the study does not have or that no entry leaves a cell.
         """
         found: dict[str, dict[tuple[str, str], Axis]] = {model: {} for model in self.models}
+        plain: dict[tuple[str, str, str], tuple[str, str]] = {}
         for number, axis in enumerate(self.study.grid):
             where = f"{self.params}: grid.{number}"
             for name in (name for name in axis.models or () if name not in self.models):
                 raise ParamsError(unknown("model", name, self.models, f"{where}.models"))
             for spent, model in product(_product(axis, where), axis.models or self.models):
-                if spent in found[model]:
-                    raise ParamsError(f"{where}: {' at '.join(spent)} stands twice.")
+                first = plain.setdefault((model, *plainly(*spent)), spent)
+                if spent in found[model] or first != spent:
+                    raise ParamsError(f"{where}: {' at '.join(spent)} stands twice, first as {' at '.join(first)}.")
                 found[model][spent] = axis
         for model in (model for model, own in found.items() if not own):
             raise ParamsError(f"{self.params}: grid has no entry for {model!r}: take it out of `models`.")

@@ -103,7 +103,9 @@ def _check_plms(records: list[tuple[str, dict]]) -> None:
     """Cells name the PLM by its recipe; the weights that were really loaded must agree within a model."""
     first: dict[str, tuple[str, str]] = {}
     for path, metrics in records:
-        plm = metrics["plm"]
+        plm, named = metrics["plm"], metrics["cell"]["model"]
+        if plm["name"] != named:
+            raise CorruptError(f"{path}: of {named}, trained on {plm['name']}. Delete the cell and run again.")
         cell, content = first.setdefault(plm["name"], (path, plm["content"]))
         if plm["content"] != content:
             raise CorruptError(

@@ -72,4 +72,8 @@ SCHEMA: dict[str, str] = {column.name: column.dtype for column in COLUMNS}
 FLAT = [column.name for column in COLUMNS if column.dtype != LIST]
 """Columns of the CSV file."""
 TYPES = {"str": "text", "int64": "integer", "Int64": "integer", "float64": "number", LIST: "list of float32"}
-EMPTY = {"never": "", "diverged": "where the replicate diverged before it had a score", "always": "where there is none"}
+EMPTY = {
+    "never": "",
+    "diverged": "where the replicate diverged, so that no mean counts it",
+    "always": "where there is none",
+}

@@ -70,6 +70,8 @@ def _rows(cell: str, metrics: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         if row["parameters"] <= 0:
             raise DataError(f"{where}: key 'plm.parameters' is {row['parameters']}; allowed: above 0.")
         others = _metrics(replicate, f"{where}: replicate {index}")
+        if row["outcome"] == "diverged":  # the record's are of the θ before, perhaps of an untrained one
+            row, others = row | dict.fromkeys(("score", "test_loss")), dict.fromkeys(others)
         yield {**row, **others, "share": row["tunable"] / row["parameters"], "cell": cell}
 
 

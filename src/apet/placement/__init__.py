@@ -1,6 +1,6 @@
 """Where tunable parameters may sit (sites), how many there are to spend (budgets), and who gets them (plans)."""
 
-from apet.placement.budgets import Budget, resolve
+from apet.placement.budgets import Budget, plainly, resolve
 from apet.placement.plans import Plan, Units, check_plan, make_plan, own_count
 from apet.placement.rules import PLACEMENTS, Methods
 from apet.placement.sites import STRUCTURES, Inventory, Site
@@ -17,5 +17,6 @@ __all__ = [
     "check_plan",
     "make_plan",
     "own_count",
+    "plainly",
     "resolve",
 ]

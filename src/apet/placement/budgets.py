@@ -47,6 +47,11 @@ class Budget:
         raise BudgetError(f"budget {shown(text)} is not {ALLOWED}.")
 
 
+def plainly(placement: str, budget: str) -> tuple[str, str]:
+    """A placement with its budget in one spelling: a method's own count has two, and that of `none` has any."""
+    return placement, "@own" if placement == "none" or budget == f"@{placement}" else budget
+
+
 def resolve(budget: Budget, placement: str, inventory: Inventory, methods: Methods) -> int:
     """The number of tunable parameters that `budget` means for `placement` on this PLM.
 

@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from apet.errors import ApetError, DataError, ModelError, StorageError
+from apet.errors import ApetError, DataError, FailedCells, ModelError, ParamsError, StorageError
 from apet.grid import Cell
-from apet.plms.files import SNAPSHOT, read_origin
+from apet.plms.files import PRETRAINING, SNAPSHOT, read_origin
 from apet.plms.load import load_plm
 from apet.plms.sharded import is_first, load_sharded, processes
 from apet.provenance import digest, write_json
@@ -51,10 +51,11 @@ def train_block(
 ) -> int:
     """Train the cells (all of one model and task) that are not complete. Returns how many were trained.
 
-    device: cpu or cuda, a part of the class of machine that run records name. Raises ApetError at the end, naming the
-    cells that failed, after all others are done and saved; Interrupted after SIGTERM or SIGINT, when what is under way
-    is kept.
+    device: cpu or cuda, a part of the class of machine that run records name. Raises FailedCells at the end, naming the
+    cells that failed, after all others are done and saved; ParamsError for cells of several models or tasks;
+    Interrupted after SIGTERM or SIGINT, when what is under way is kept.
     """
+    _check_block(cells)
     missing, failed = unfinished(cells, results)
     if missing:
         logger = opener(aside.logger) if aside.logger else None
@@ -74,8 +75,16 @@ def train_block(
                     report.end()
     if failed:
         listed = "; ".join(f"{path}: {error}" for path, error in failed.items())
-        raise ApetError(f"{len(failed)} of {len(cells)} cells failed, the others are saved. {listed}")
+        raise FailedCells(f"{len(failed)} of {len(cells)} cells failed, the others are saved. {listed}")
     return len(missing)
+
+
+def _check_block(cells: Sequence[Cell]) -> None:
+    pairs = sorted({f"{cell.model}/{cell.task}" for cell in cells})
+    if len(pairs) > 1:
+        raise ParamsError(
+            f"cells of {pairs[0]} and of {pairs[1]}: give those of one model and task, as --plm and --data."
+        )
 
 
 def unfinished(cells: Sequence[Cell], results: Results) -> tuple[list[Cell], dict[str, Exception]]:
@@ -133,17 +142,25 @@ def load_benches(
 
 
 def _check_inputs(cell: Cell, bench: Bench, plm_folder: Path, data_folder: Path) -> None:
-    """Raises DataError for another task's prepared folder, ModelError for a PLM that was fetched under another name."""
+    """Raises DataError for another task's prepared folder, ModelError for a PLM of another name."""
     if bench.task["task_digest"] != cell.data:
         raise DataError(
             f"{data_folder}/task.json: of {bench.task['task']!r}, prepared of another task, source, rows or seed than "
             f"{cell.path} is of. Give the folder that the study names, {cell.data_folder}."
         )
-    if (name := read_origin(plm_folder, SNAPSHOT).get("name", cell.model)) != cell.model:
+    record, name = _origin(plm_folder)
+    if name not in (None, cell.model):
         raise ModelError(
-            f"{plm_folder / SNAPSHOT}: of PLM {name!r}, and {cell.path} is of {cell.model!r}. Give the folder that the "
+            f"{plm_folder / record}: of PLM {name!r}, and {cell.path} is of {cell.model!r}. Give the folder that the "
             f"study names, {cell.plm_folder}."
         )
+
+
+def _origin(plm_folder: Path) -> tuple[str, str | None]:
+    """The record of where a PLM is from, and the name that it has there; None for a folder without a record."""
+    if rung := read_origin(plm_folder, PRETRAINING).get("rung"):
+        return PRETRAINING, rung["name"]
+    return SNAPSHOT, read_origin(plm_folder, SNAPSHOT).get("name")
 
 
 def run_cell(cell: Cell, bench: Bench, results: Results, journal: Journal) -> None:

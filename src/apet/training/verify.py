@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
-from apet.errors import ApetError, DataError
+from apet.errors import DataError, FailedCells
 from apet.grid import Cell
 from apet.provenance import file_digest
 from apet.record import is_complete
@@ -52,7 +52,8 @@ def verify_cells(
 ) -> Iterator[Verdict]:
     """Retrain cells below `scratch`, and compare each file with that of `results`, block by block.
 
-    root: of the working copy that holds data/ and models/. Raises DataError for a cell that has not been trained.
+    root: of the working copy that holds data/ and models/. Raises DataError for a cell that has not been trained,
+    and as `train_block` for inputs with which none can be.
     """
     for cell in cells:
         if not is_complete(results.cells / cell.path, cell.path):
@@ -62,7 +63,7 @@ def verify_cells(
         same, error = list(block), ""
         try:
             train_block(same, root / plm, root / data, again, device=device)
-        except ApetError as found:
+        except FailedCells as found:
             error = str(found)
         for cell in same:
             yield _compare(cell, results, again, error)
