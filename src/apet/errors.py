@@ -81,6 +81,7 @@ REFUSED = {
     errno.EEXIST: ("something else stands there, such as a link that leads nowhere", "Move it away, or mend it"),
     errno.ENOTDIR: ("a file stands where a folder must be", "Move it away, or name another"),
     errno.EISDIR: ("a folder stands where a file must be", "Move it away, or name another"),
+    errno.EBUSY: ("the system uses it, as the place of another disk", "Name another"),
     errno.ENOTEMPTY: ("another process has just written it", "Wait for that one"),
     errno.ENAMETOOLONG: ("the name is too long", "Give a shorter one"),
     errno.ELOOP: ("links lead round in a circle", "Mend them"),
