@@ -242,6 +242,42 @@ def test_a_bad_file_is_one_clear_error(tmp_path, name, content, message):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("labels", "classes", "value", "found"),
+    [
+        (["-1", "1"], {}, "-1", "-1"),
+        (["-1", "1"], {}, -1, "-1"),
+        (["1", "0"], {}, "1", "1"),
+        (["1", "0"], {}, 1, "1"),
+        (["1", "2"], {}, 1, "1"),
+        (["1", "2"], {}, 0, "unknown label 0. Allowed: 1, 2."),
+        (["1", "2"], {}, -1, None),
+        (["1.0", "2.0"], {}, 2.0, "2.0"),
+        (["1.0", "2.0"], {}, 1, "unknown label 1. Allowed: 1.0, 2.0."),
+        (["no", "yes"], {}, "1", "yes"),
+        (["no", "yes"], {}, 1, "yes"),
+        (["no", "yes"], {}, "-1", None),
+        (["no", "yes"], {}, "1" * 5000, "unknown label '11"),
+        (["no", "yes"], {1: "no", "0": "yes"}, "1", "no"),
+        (["no", "yes"], {1: "no", "0": "yes"}, 1, "no"),
+        (["no", "yes"], {1: "no", "0": "yes"}, 0, "yes"),
+        (["no", "yes"], {-1: "no", 1: "yes"}, -1, "no"),
+    ],
+)
+def test_a_label_is_a_name_first_and_the_same_in_any_form(tmp_path, labels, classes, value, found):
+    words = {"labels": {name: f" {name}" for name in labels}, "fields": ["text"], "prompt": "{text}"}
+    mine = {**MINE, **words, "local": {"file": "rows.jsonl", "classes": classes}}
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(mine, sort_keys=False), "utf-8")
+    write_jsonl(tmp_path / "rows.jsonl", [{"text": "one", "label": value}])
+    task = load_task(tmp_path / "mine.yaml")
+    if found and found.startswith("unknown"):
+        with pytest.raises(DataError) as error:
+            list(choose_source(task).rows(task, tmp_path))
+        assert f"rows.jsonl, line 1: {found}" in str(error.value)
+    else:
+        assert [row.answer for row in choose_source(task).rows(task, tmp_path)] == [found]
+
+
 def test_two_forms_of_one_split_are_an_error(tmp_path):
     task = toy_task(sources={})
     for form in ("csv", "jsonl"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -11,6 +12,8 @@ if TYPE_CHECKING:
     from apet.data.tasks import Task
 
 UNLABELLED = (None, "", -1, "-1")  # how the hub's copies write that a label is kept secret
+NUMERIC = re.compile(r"-?[0-9]+(\.[0-9]+)?")  # a name that is a number
+INDEX = re.compile(r"[0-9]{1,9}")
 
 
 class Record(NamedTuple):
@@ -45,8 +48,7 @@ def to_rows(records: Iterable[Record], task: Task, spec: Mapping[str, Any]) -> I
         if task.type == "generation":
             found = _references(value, answer, where)
         else:
-            ours = classes.get(value, value) if isinstance(value, str) else value
-            found = _class(ours, list(task.labels), where)
+            found = _class(classes.get(_written(value), value), list(task.labels), where)
         yield Row(texts, found, record.split, where)
 
 
@@ -65,15 +67,22 @@ def _text(value: Any, column: str, where: str) -> str:
 
 
 def _class(value: Any, labels: list[str], where: str) -> str | None:
-    """A label is a class's name, or its number in the order of the task's labels."""
+    """A label is a class's name, or its number in the order of the task's labels; a name where it could be both, so
+    that 1 in a JSONL file is what it is in a CSV file. Where a class is called by a number, no number is an order.
+    """
+    text = _written(value)
+    if text in labels:
+        return text
     if value in UNLABELLED:
         return None
-    if value in labels:
-        return value
-    number = int(value) if isinstance(value, str) and value.isascii() and value.isdecimal() else value
-    if type(number) is int and 0 <= number < len(labels):
-        return labels[number]
+    if text and INDEX.fullmatch(text) and not any(map(NUMERIC.fullmatch, labels)) and int(text) < len(labels):
+        return labels[int(text)]
     raise DataError(unknown("label", value, labels, where))
+
+
+def _written(value: Any) -> str | None:
+    """A label as a file of text alone would have it; None for what is no label."""
+    return value if isinstance(value, str) else str(value) if type(value) in (int, float) else None
 
 
 def _references(value: Any, column: str, where: str) -> tuple[str, ...] | None:

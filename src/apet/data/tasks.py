@@ -86,7 +86,8 @@ def _task(content: dict[str, Any], where: str, folder: Path) -> Task:
     if content.get("type") not in [*answers]:
         raise ParamsError(unknown("type", content.get("type"), answers, where))
     required = ("name", "version", "description", "type", "fields", "prompt", "metrics", "length")
-    optional = (*KINDS, "label", "group", "splits", "sisters")
+    label = ["label"] if content["type"] == "classification" else []
+    optional = (*KINDS, *label, "group", "splits", "sisters")
     check_keys(content, (*required, *answers[content["type"]]), optional, where)
     for key in ("fields", "metrics", "group", "sisters"):
         content[key] = _names(content.get(key, []), f"{where}: {key}", key in required)
@@ -172,16 +173,31 @@ def _splits(splits: Any, where: str) -> dict[str, str]:
 
 def _sources(content: dict[str, Any], where: str, folder: Path) -> dict[str, Mapping[str, Any]]:
     """The sources, taken out of a task's content, in the order that they are written in."""
-    sources = {}
+    sources: dict[str, Mapping[str, Any]] = {}
     for kind in [key for key in content if key in KINDS]:
         place = f"{where}: {kind}"
-        spec = sources[kind] = KINDS[kind].check(content.pop(kind), place, folder)
+        spec = KINDS[kind].check(content.pop(kind), place, folder)
         own = {*content["fields"], content.get("targets") or content.get("label", "label")}
         check_keys(spec.get("columns", {}), (), own, f"{place}: columns")
-        for split in [*spec.get("members", {}), *spec.get("splits", [])]:
+        for name, column in spec.get("columns", {}).items():
+            if not isinstance(column, str):
+                raise ParamsError(f"{place}: columns: {name} is {shown(column)}; it must be a column's name.")
+        for split in spec.get("members", {}):
             if split not in (*SIDES, "all"):
                 raise ParamsError(unknown("split", split, (*SIDES, "all"), f"{place}: members"))
-        for old, new in spec.get("classes", {}).items():
-            if new not in [*content.get("labels", {})]:
-                raise ParamsError(unknown("label", new, content.get("labels", {}), f"{place}: classes: {old}"))
+        named = {"classes": _classes(spec["classes"], content, f"{place}: classes")} if "classes" in spec else {}
+        sources[kind] = {**spec, **named}
     return sources
+
+
+def _classes(classes: Any, content: Mapping[str, Any], where: str) -> dict[str, str]:
+    """The source's class, as a text, to ours: a 1 in a YAML is the 1 of a CSV file, and that of a JSONL file."""
+    labels = content.get("labels", {})
+    if not isinstance(classes, dict) or not labels:
+        raise ParamsError(f"{where} is {shown(classes)}; it must map the source's classes to the task's labels.")
+    for old, new in classes.items():
+        if type(old) not in (str, int, float) or list(map(str, classes)).count(str(old)) > 1:
+            raise ParamsError(f"{where} has {shown(old)}; it must be a text or a number, and stand once.")
+        if new not in [*labels]:
+            raise ParamsError(unknown("label", new, labels, f"{where}: {old}"))
+    return {str(old): new for old, new in classes.items()}
