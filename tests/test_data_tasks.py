@@ -110,6 +110,19 @@ def test_a_prompt_may_differ_by_family(tmp_path):
         ({"hub": {**GOOD["hub"], "revision": ""}}, "revision is ''"),
         ({"hub": {**GOOD["hub"], "splits": ["dev"]}}, "unknown split 'dev'"),
         ({"hub": {**GOOD["hub"], "splits": "test"}}, "splits is 'test'; it must be a list"),
+        ({"hub": {**GOOD["hub"], "splits": ["all"]}}, "hub: splits: unknown split 'all'. Allowed: test, train, valid"),
+        *(
+            ({"hub": {**GOOD["hub"], "files": files}}, f"hub: files is '{files}'; {{config}} and {{split}} are all")
+            for files in ("{nope}/*", "{0}", "{", "{}", "{config.x}", "{config!r}", "{split:>9999999999}")
+        ),
+        ({"local": {"file": "x.csv", "columns": {"text": ["a"]}}}, "local: columns: text is ['a']; it must be a col"),
+        ({"local": {"file": "x.csv", "columns": ["text"]}}, "local: columns: is ['text'], not a mapping"),
+        ({"local": {"file": "x.csv", "classes": ["a"]}}, "local: classes is ['a']; it must map the source's classes"),
+        ({"local": {"file": "x.csv", "classes": {True: "negative"}}}, "classes has True; it must be a text or a num"),
+        (
+            {"local": {"file": "x.csv", "classes": {1: "negative", "1": "positive"}}},
+            "local: classes has 1; it must be a text or a number, and stand once",
+        ),
         ({"local": {"file": 3}}, "file is 3"),
         ({"local": {"path": "x"}}, "unknown key 'path'"),
     ],
@@ -127,6 +140,8 @@ def test_a_pair_has_a_slot_a_field_and_an_answer_has_a_length(tmp_path):
     without = {key: value for key, value in QUESTIONS.items() if key != "target_length"}
     with pytest.raises(ParamsError, match="'target_length' is missing"):
         load_task(written(tmp_path, without))
+    with pytest.raises(ParamsError, match="unknown key 'label'"):
+        load_task(written(tmp_path, QUESTIONS, label="answer"))
     with pytest.raises(ParamsError, match="unknown key 'labels'"):
         load_task(written(tmp_path, QUESTIONS, labels={"a": " a", "b": " b"}))
 

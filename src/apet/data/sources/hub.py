@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from string import Formatter
 from typing import TYPE_CHECKING, Any
 
 from apet.data.records import Record
 from apet.data.splits import SIDES
-from apet.errors import DataError, ParamsError, without_secrets
+from apet.errors import DataError, ParamsError, shown, unknown, without_secrets
 from apet.yamls import check_keys
 
 if TYPE_CHECKING:
@@ -27,6 +28,12 @@ def check(spec: Any, where: str, folder: Path) -> dict[str, Any]:
             raise ParamsError(f"{where}: {key} is {spec[key]!r}; it must be a name.")
     if not isinstance(spec.get("splits", []), list):
         raise ParamsError(f"{where}: splits is {spec['splits']!r}; it must be a list.")
+    for split in spec.get("splits", []):
+        if split not in SIDES:
+            raise ParamsError(unknown("split", split, SIDES, f"{where}: splits"))
+    if not _is_pattern(spec.get("files", FILES)):
+        allowed = "{config} and {split} are all that may stand in braces"
+        raise ParamsError(f"{where}: files is {shown(spec['files'])}; {allowed}.")
     return spec
 
 
@@ -63,6 +70,14 @@ def stream(files: str) -> Iterator[dict[str, Any]]:
     # Without the buffer and with small batches, half of the memory.
     few = {"batch_size": 100, "fragment_scan_options": ParquetFragmentScanOptions(pre_buffer=False)}
     return iter(load_dataset("parquet", data_files=files, split="train", streaming=True, **few))
+
+
+def _is_pattern(files: str) -> bool:
+    try:
+        found = list(Formatter().parse(files))
+    except ValueError:
+        return False
+    return all(name in (None, "config", "split") and not form and not change for _, name, form, change in found)
 
 
 def _sides(spec: Mapping[str, Any]) -> list[str]:
