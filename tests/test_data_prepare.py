@@ -4,6 +4,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -12,7 +13,8 @@ from apet.data.choice import choose_source
 from apet.data.prepare import in_hash_order, prepare_task, read_split, read_task, task_digest
 from apet.data.splits import Example
 from apet.errors import CorruptError, DataError, ParamsError
-from apet.provenance import file_digest
+from apet.evaluation.metrics import label_metrics
+from apet.provenance import digest, file_digest
 from apet.sealed import write_sealed
 from toy_wheels import TAB, pin_toy, tab, toy_source, toy_task, write_jsonl
 
@@ -58,6 +60,32 @@ def test_the_record_says_what_was_kept_and_what_was_not(monkeypatch, tmp_path):
     assert record["source"]["package"] == "toy" and str(tmp_path) not in (tmp_path / "out" / "task.json").read_text()
     assert set(record["overlap"].values()) == {0}
     assert record["task_digest"] == task_digest(toy_task(), {"train": 50, "test": 30}, 0)
+
+
+@pytest.mark.parametrize("metrics", [("f1", "accuracy"), ("accuracy", "f1")])
+def test_no_constant_answer_beats_chance(monkeypatch, tmp_path, metrics):
+    pin_toy(monkeypatch, tmp_path, {TAB: tab(ROWS)})
+    task = toy_task(metrics=metrics, labels={"b": " pear", "a": " apple"})
+    prepare_task(task, tmp_path, tmp_path / "out", {}, 0)
+    labels, chance = torch.tensor(read_split(tmp_path / "out", "test").label), read_task(tmp_path / "out")["chance"]
+    constant = [label_metrics(metrics, torch.full_like(labels, n), labels)[metrics[0]] for n in (0, 1)]
+    assert chance["majority"] == pytest.approx(max(constant)) and chance["level"] == max(chance.values())
+    even = label_metrics(metrics, torch.arange(2).repeat_interleave(len(labels)), labels.repeat(2))[metrics[0]]
+    assert chance["uniform"] == pytest.approx(even)
+
+
+def test_the_digest_knows_the_rules_that_are_newer_than_its_version(monkeypatch, tmp_path):
+    pin_toy(monkeypatch, tmp_path, {})
+
+    def ruled(**changes: object) -> bool:
+        task = toy_task(**changes)
+        source = choose_source(task)
+        old = ["task", 2, task.definition(), source.identity(task), [], dict.fromkeys(prepare.SPLITS), 0]
+        return task_digest(task, {}, 0) != digest(old)
+
+    assert not ruled() and not ruled(metrics=("accuracy", "f1")) and not ruled(labels={"a1": " a", "b": " b"})
+    assert ruled(metrics=("f1",)) and ruled(labels={"-1": " a", "1.0": " b"})
+    assert ruled(sources={"wheel": toy_source(classes={"0": "b"})})
 
 
 def test_labels_follow_the_tasks_order(monkeypatch, tmp_path):

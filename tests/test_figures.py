@@ -428,6 +428,12 @@ def test_generation_has_no_majority_line(frame: pd.DataFrame) -> None:
     assert methods_by_scale.draw(evidence)[1].query("task == 'topics'").chance.unique() == pytest.approx([20.0])
 
 
+@pytest.mark.parametrize("name", ["score_by_budget", "methods_by_scale"])
+def test_a_guess_in_f1_is_said_where_there_is_one(name: str, frame: pd.DataFrame) -> None:
+    assert "always the second" not in words(FIGURES[name](evidence_of(frame))[0])
+    assert "always the second" in words(FIGURES[name](evidence_of(frame.assign(metric="f1")))[0])
+
+
 @pytest.mark.parametrize("name", ["methods_by_scale", "thresholds_by_scale"])
 def test_families_are_never_joined_by_a_line(name: str, frame: pd.DataFrame) -> None:
     other = frame.assign(family="bert", model=frame.model.str.replace("bloom", "bert"))

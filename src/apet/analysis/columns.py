@@ -45,7 +45,7 @@ COLUMNS = (
     Column("bottleneck", "int64", "replicate.structures.bottleneck", "tunable parameters in hidden units of adapters"),
     Column("token", "int64", "replicate.structures.token", "tunable parameters in virtual tokens"),
     Column("chance", "float64", "task.chance", "score of a uniform guess, fraction"),
-    Column("majority", "float64", "task.majority", "share of the commonest test label (none in generation)", "always"),
+    Column("majority", "float64", "task.majority", "score of always the best label (none in generation)", "always"),
     Column("labels", "Int64", "task.labels", "number of labels (none in generation)", "always"),
     Column("n", "int64", "replicate.test.n", "test rows scored"),
     Column("score", "float64", "replicate.test.score", "test score, fraction", "diverged"),

@@ -37,7 +37,7 @@ def models_by_scale(frame: pd.DataFrame) -> list[str]:
 
 
 def chance_level(frame: pd.DataFrame) -> pd.Series:
-    """Score of a guess, by task: the larger of the uniform guess and the majority share, fraction."""
+    """Score of a guess, by task: the larger of a uniform guess's and of always the best label's, fraction."""
     return frame.assign(level=np.fmax(frame.chance, frame.majority)).groupby("task")["level"].max()
 
 

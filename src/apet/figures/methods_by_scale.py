@@ -92,6 +92,7 @@ def _note(evidence: Evidence, data: pd.DataFrame) -> str:
         f"Each method at its own count of tunable parameters, {style.span(units)} replicates a cell. Whiskers: 95 % "
         "intervals over replicates and test rows (test rows alone where there is one replicate); of the mean, for "
         "these tasks. Chance: the larger of the uniform guess and the majority share. "
+        + style.guess_note(evidence.frame)
         + (f"Not in this study: {', '.join(missing)}. " if missing else "")
         + style.count_note(evidence.frame)
     )

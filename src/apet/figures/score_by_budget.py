@@ -142,5 +142,5 @@ def _note(evidence: Evidence) -> str:
         f"test rows (test rows alone where there is one replicate). Low threshold: chance + {margins['low_margin']:g} "
         f"points, high: full fine-tuning − {margins['high_margin']:g} points, both on the rising curve through APET's "
         "means; bars: 95 % intervals; hollow arrows: beyond the numbers tested. Uniform guess: 1/labels, in generation "
-        f"the references shuffled. {style.count_note(evidence.frame)}"
+        f"the references shuffled. {style.guess_note(evidence.frame)}{style.count_note(evidence.frame)}"
     )

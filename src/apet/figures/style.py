@@ -155,6 +155,12 @@ def count_note(frame: pd.DataFrame) -> str:
     return f"Test rows: {rows}. Replicates that diverged: {diverged} of {len(frame):,}. Cells missing: {missing:,}."
 
 
+def guess_note(frame: pd.DataFrame) -> str:
+    """What the lines of a guess are where a score is the F1 of labels; nothing where none is."""
+    found = (frame.metric.eq("f1") & frame.majority.notna()).any()
+    return "Where the metric is F1: the F1 of an even guess, and of always the second label. " if found else ""
+
+
 def metric_label(frame: pd.DataFrame) -> str:
     """The score's axis label: the metric's name if all tasks share one."""
     metrics = sorted(frame.metric.unique())

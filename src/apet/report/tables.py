@@ -62,7 +62,8 @@ def tasks(found: pd.DataFrame) -> Table:
     rows = [list(row) for row in zip(*entries, strict=True)]
     about = (
         "Rows of each split; shares of the rarest and the commonest label of the test split; chance, the larger of a "
-        "uniform guess and the majority share; tokens of a test row with its prompt; test rows whose text was cut."
+        "uniform guess and the majority share (in F1, of an even guess and of always the second label); tokens of a "
+        "test row with its prompt; test rows whose text was cut."
     )
     return Table("tasks", "Tasks", about, columns, rows)
 
