@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
 from pathlib import Path
 
 import datasets
@@ -15,10 +16,10 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from apet.data.choice import check_sisters, choose_source
-from apet.data.prepare import SPLITS, prepare_task, read_split, read_task, task_digest
+from apet.data.choice import check_sisters, choose_source, sisters_of
+from apet.data.prepare import SPLITS, prepare_task, read_split, read_task, task_digest, task_splits
 from apet.data.sources import Source, hub
-from apet.data.tasks import load_task
+from apet.data.tasks import Task, load_task
 from apet.errors import ApetError, DataError, ParamsError
 from apet.provenance import folder_digest
 from toy_wheels import toy_task, write_jsonl
@@ -347,6 +348,65 @@ def test_sisters_of_one_study_come_from_one_place(tmp_path):
             check(**sources)
     del tasks["sst2"]
     check()
+
+
+def sister_yamls(folder: Path, **sources: dict) -> dict[str, Task]:
+    """Two tasks that each name the other's YAML, in folders of their own, and train on some of what it holds out."""
+    sides = {"one": {"train": (0, 100), "test": (100, 50)}, "two": {"train": (100, 200), "test": (0, 40)}}
+    for name, other in (("one", "two"), ("two", "one")):
+        text = {"name": name, "fields": ["text"], "prompt": "{text}", "metrics": ["accuracy"], "group": []}
+        path = folder / name / f"{name}.yaml"
+        path.parent.mkdir()
+        path.write_text(yaml.safe_dump({**MINE, **text, "sisters": [f"../{other}/{other}.yaml"], **sources[name]}))
+        for side, (start, count) in sides[name].items():
+            for place in ("own", "studys"):
+                write_jsonl(folder / place / name / f"{side}.jsonl", labelled("text", start=start, count=count))
+    return {name: load_task(folder / name / f"{name}.yaml") for name in sides}
+
+
+OWN = {name: {"local": {"folder": f"../own/{name}"}} for name in ("one", "two")}
+HUB = {"hub": {"dataset": "a/b", "config": "c", "revision": "d"}}
+
+
+@pytest.mark.parametrize(
+    ("own", "sources"), [(OWN, {}), ({"one": {}, "two": {}}, {"all": "studys"}), (OWN, {"all": "studys"})]
+)
+def test_a_sister_named_by_its_yaml_is_guarded(tmp_path, monkeypatch, own, sources):
+    tasks = sister_yamls(tmp_path, **own)
+    monkeypatch.chdir(tmp_path)
+    found = {name: choose_source(task, sources, tasks) for name, task in tasks.items()}
+    check_sisters(tasks, found)
+    splits = {name: task_splits(task, tmp_path, found[name]) for name, task in tasks.items()}
+    for name, other in (("one", "two"), ("two", "one")):
+        held = {e.texts for side in ("test", "validation") for e in splits[other].sides[side]}
+        assert splits[name].dropped["held_out_by_a_sister"] >= 30 and splits[name].sides["train"]
+        assert held.isdisjoint(e.texts for e in splits[name].sides["train"])
+    before = task_digest(tasks["one"], {}, 0, found["one"])
+    for place in ("own", "studys"):
+        write_jsonl(tmp_path / place / "two" / "test.jsonl", labelled("text", start=0, count=41))
+    assert task_digest(tasks["one"], {}, 0, found["one"]) != before
+
+
+def test_a_sister_named_by_its_yaml_is_read_from_its_own_source_or_is_an_error(tmp_path, monkeypatch):
+    tasks = sister_yamls(tmp_path, one=HUB, two=OWN["two"])
+    monkeypatch.chdir(tmp_path)
+    own = {name: choose_source(task) for name, task in tasks.items()}
+    two = [("two", (tmp_path / "own" / "two").resolve())]
+    assert [(t.name, Path(s.spec["folder"]).resolve()) for t, s in sisters_of(tasks["one"], own["one"])] == two
+    check_sisters(tasks, own)
+    shutil.rmtree("studys/two")
+    apart = {**own, "one": choose_source(tasks["one"], {"one": "studys"})}
+    assert [(t.name, Path(s.spec["folder"]).resolve()) for t, s in sisters_of(tasks["one"], apart["one"])] == two
+    with pytest.raises(ParamsError, match="two and one hold the same texts"):
+        check_sisters(tasks, apart)
+    (tmp_path / "two" / "two.yaml").write_text(yaml.safe_dump({**MINE, "name": "two"}))
+    with pytest.raises(
+        ParamsError, match=r"task one: sisters: \.\./two/two\.yaml: task two has no source 'of its own'"
+    ):
+        sisters_of(tasks["one"], own["one"])
+    (tmp_path / "two" / "two.yaml").unlink()
+    with pytest.raises(ParamsError, match=r"two\.yaml: cannot be read"):
+        sisters_of(tasks["one"], own["one"])
 
 
 @pytest.mark.parametrize(

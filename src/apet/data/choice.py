@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from apet.data.sources import KINDS, Source
-from apet.data.tasks import Task, load_task, task_names
+from apet.data.tasks import FOLDER, Task, load_task, task_names
 from apet.errors import ParamsError, unknown
 
 ALL = "all"
@@ -39,16 +40,16 @@ def choose_source(task: Task, sources: Mapping[str, str] | None = None, names: I
 
 
 def sisters_of(task: Task, source: Source) -> list[tuple[Task, Source]]:
-    """The task's sisters (see Task) that are in the same place: the hub, the wheels, or the same folder of tasks."""
+    """The task's sisters (see Task) that are in the same place: the hub, the wheels, or the same folder of tasks. One
+    that is named by its YAML file and is not there is read from its own source; ParamsError if it has none.
+    """
     found = []
-    for name in task.sisters:
-        sister = load_task(name)
-        folder = Path(source.spec["folder"]).parent / name if "folder" in source.spec else None
-        if source.kind == "local":
-            if folder and folder.is_dir():
-                found.append((sister, Source("local", {"folder": str(folder)})))
-        elif source.kind in sister.sources:
-            found.append((sister, Source(source.kind, sister.sources[source.kind])))
+    for name, sister in _sisters(task).items():
+        place = _beside(task, source, sister)
+        if place is None and name.endswith(".yaml"):
+            place = _own(sister, next(iter(sister.sources), ""), f"task {task.name}: sisters: {name}")
+        if place is not None:
+            found.append((sister, place))
     return found
 
 
@@ -57,13 +58,36 @@ def check_sisters(tasks: Mapping[str, Task], sources: Mapping[str, Source]) -> N
     its train what the other holds out. Both mappings are by the task's name.
     """
     for name, task in tasks.items():
-        together = {sister.name: source for sister, source in sisters_of(task, sources[name])}
-        for sister in task.sisters:
-            if sister in tasks and together.get(sister) != sources[sister]:
+        together = {sister.name: _place(source) for sister, source in sisters_of(task, sources[name])}
+        for sister in (sister.name for sister in _sisters(task).values()):
+            if sister in tasks and together.get(sister) != _place(sources[sister]):
                 raise ParamsError(
                     f"sources: {name} and {sister} hold the same texts, and {name} is read from {sources[name].kind}, "
                     f"{sister} from elsewhere, so one could train on what the other tests. Give both the same source."
                 )
+
+
+def _sisters(task: Task) -> dict[str, Task]:
+    return {name: load_task(task.folder / name if name.endswith(".yaml") else name) for name in task.sisters}
+
+
+def _beside(task: Task, source: Source, sister: Task) -> Source | None:
+    """A sister's source of the same kind. A folder that a study names has each task's below its name; where a task's
+    own YAML names one, so does the sister's, but for those that come with apet.
+    """
+    own = Source(source.kind, sister.sources[source.kind]) if source.kind in sister.sources else None
+    if source.kind != "local" or "folder" not in source.spec:
+        return own
+    if source.spec == task.sources.get("local") and sister.folder != FOLDER:
+        return own
+    folder = Path(source.spec["folder"]).parent / sister.name
+    return Source("local", {"folder": str(folder)}) if folder.is_dir() else own
+
+
+def _place(source: Source) -> tuple[str, dict[str, Any]]:
+    """A source, the same by whatever path its files are found."""
+    paths = ("file", "folder") if source.kind == "local" else ()
+    return source.kind, {key: Path(value).resolve() if key in paths else value for key, value in source.spec.items()}
 
 
 def _own(task: Task, kind: str, where: str) -> Source:

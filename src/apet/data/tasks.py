@@ -29,7 +29,8 @@ class Task:
     prompts: family → another prompt. labels: class → label word with its leading space; their order numbers the
     classes from 0. answer: column of the class, or of the references. metrics: the first is the one that is reported.
     length: most tokens of an encoded row, prompt included; target_length: of a generated answer. splits: side → the
-    source's name of it. sisters: tasks over the same texts, whose held-out rows leave this one's train.
+    source's name of it. sisters: tasks over the same texts, by name or YAML file, whose held-out rows leave this one's
+    train. folder: where its own YAML is; the paths of its sisters start there.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Task:
     target_length: int = 0
     splits: Mapping[str, str] = field(default_factory=lambda: {side: side for side in reversed(SIDES)})
     sisters: tuple[str, ...] = ()
+    folder: Path = field(default=FOLDER, compare=False)
 
     @property
     def metric(self) -> str:
@@ -60,7 +62,7 @@ class Task:
 
     def definition(self) -> list[Any]:
         """All but the source that the prepared folder depends on, as plain values; labels as pairs, in their order."""
-        apart = {"description", "labels", "sources"}
+        apart = {"description", "folder", "labels", "sources"}
         plain = {one.name: getattr(self, one.name) for one in fields(self) if one.name not in apart}
         return [plain, list(self.labels.items())]
 
@@ -98,9 +100,8 @@ def _task(content: dict[str, Any], where: str, folder: Path) -> Task:
     splits = {side: side for side in reversed(SIDES)} | _splits(content.pop("splits", {}), where)
     sources = _sources(content, where, folder)
     answer = content.pop("targets", None) or content.pop("label", "label")
-    return Task(
-        **content, sources=sources, prompt=prompts.pop("default"), prompts=prompts, answer=answer, splits=splits
-    )
+    found = {"sources": sources, "prompt": prompts.pop("default"), "answer": answer, "splits": splits}
+    return Task(**content, **found, prompts=prompts, folder=folder)
 
 
 def _names(value: Any, where: str, some: bool) -> tuple[str, ...]:
