@@ -201,10 +201,11 @@ def test_the_digest_knows_a_files_content_and_not_its_place(tmp_path):
 
 NOT_UTF8 = pa.StringArray.from_buffers(1, pa.array([0, 1], pa.int32()).buffers()[1], pa.py_buffer(b"\x80"))
 FAR_AWAY = pa.array([2**62], pa.timestamp("ms"))
+NOWHERE = pa.array([1], pa.timestamp("ms", "Mars/Olympus"))
 
 
-def parquet(column: pa.Array) -> bytes:
-    pq.write_table(pa.table({"text": column}), out := io.BytesIO())
+def parquet(*columns: pa.Array) -> bytes:
+    pq.write_table(pa.Table.from_arrays(columns, ["text"] * len(columns)), out := io.BytesIO())
     return out.getvalue()
 
 
@@ -226,6 +227,11 @@ def parquet(column: pa.Array) -> bytes:
         ("train.parquet", "no parquet", "train.parquet: cannot be read as parquet"),
         ("train.parquet", parquet(NOT_UTF8), "train.parquet: cannot be read as parquet: In column 0: Invalid"),
         ("train.parquet", parquet(FAR_AWAY), "train.parquet: cannot be read as parquet: Python int too large"),
+        ("train.parquet", parquet(NOWHERE), "parquet: it has times of the unknown zone 'Mars/Olympus'."),
+        ("train.parquet", parquet(FAR_AWAY, FAR_AWAY), "train.parquet: column 'text' stands twice."),
+        ("train.csv", "text,label,label\none,0,1\n", "train.csv, line 1: column 'label' stands twice."),
+        ("train.tsv", "text\tlabel\tlabel\none\t0\t1\n", "train.tsv, line 1: column 'label' stands twice."),
+        ("train.jsonl", '\n{"text": "one", "label": 0, "label": 1}\n', "jsonl, line 2: key 'label' stands twice."),
         ("test.jsonl", '{"text": "one", "label": 0}\n', "has no train.* in one of the forms"),
         ("train.jsonl", '{"text": "one", "label": 0}\n', "split train has no rows"),
     ],
@@ -417,6 +423,8 @@ def test_a_sister_named_by_its_yaml_is_read_from_its_own_source_or_is_an_error(t
         ({"all": "hub"}, "sources: all: task bbc_topics has no source 'hub'"),
         ({"bbc_topics": "hbu"}, "'hbu': no folder, nor a kind of source. bbc_topics has: wheel"),
         ({"all": "."}, "which has no folder 'bbc_topics'"),
+        ({"all": "a" * 300}, f"sources: all is '{'a' * 99}…: no folder, nor a kind of source"),
+        ({"all": "a/" * 3000}, "…: no folder, nor a kind of source"),
     ],
 )
 def test_a_source_that_is_not_there_is_one_clear_error(tmp_path, monkeypatch, sources, message):

@@ -124,6 +124,9 @@ def test_a_prompt_may_differ_by_family(tmp_path):
             "local: classes has 1; it must be a text or a number, and stand once",
         ),
         ({"local": {"file": 3}}, "file is 3"),
+        ({"local": {"file": "a" * 300}}, f"local: file is '{'a' * 99}…; it must be a path"),
+        ({"local": {"folder": "a/" * 3000}}, "…; it must be a path"),
+        ({"local": {"folder": "a\0b"}}, "local: folder is 'a\\x00b'; it must be a path"),
         ({"local": {"path": "x"}}, "unknown key 'path'"),
     ],
 )

@@ -12,6 +12,8 @@ are texts too, since no number here may be one. Refused, with the line:
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 import stat
 from collections.abc import Iterable
@@ -120,6 +122,17 @@ def is_whole(value: Any, least: int = 1, most: int = MOST) -> bool:
 def is_line(value: Any) -> bool:
     """Whether a value is a text in one line: without control characters, which no name or path needs."""
     return isinstance(value, str) and bool(value) and not re.search(r"[\x00-\x1f\x7f]", value)
+
+
+def is_path(path: str | Path) -> bool:
+    """Whether a file could be there: to ask for one by a name that is too long is an error, not a no."""
+    try:
+        os.lstat(path)
+    except ValueError:  # NUL, half a surrogate pair
+        return False
+    except OSError as error:
+        return error.errno != errno.ENAMETOOLONG
+    return True
 
 
 def _text(path: Path) -> str:

@@ -8,7 +8,8 @@ from typing import Any
 
 from apet.data.sources import KINDS, Source
 from apet.data.tasks import FOLDER, Task, load_task, task_names
-from apet.errors import ParamsError, unknown
+from apet.errors import ParamsError, shown, unknown
+from apet.yamls import is_path
 
 ALL = "all"
 
@@ -31,11 +32,14 @@ def choose_source(task: Task, sources: Mapping[str, str] | None = None, names: I
     if chosen in KINDS:
         return _own(task, chosen, f"sources: {key}")
     folder = Path(chosen) / task.name
-    if not Path(chosen).is_dir():
+    if not is_path(folder) or not Path(chosen).is_dir():
         kinds = ", ".join(task.sources)
-        raise ParamsError(f"sources: {key} is {chosen!r}: no folder, nor a kind of source. {task.name} has: {kinds}.")
+        said = f"sources: {key} is {shown(chosen)}: no folder, nor a kind of source"
+        raise ParamsError(f"{said}. {task.name} has: {kinds}.")
     if not folder.is_dir():
-        raise ParamsError(f"sources: {key} is {chosen!r}, which has no folder {task.name!r}. Give {task.name} its own.")
+        raise ParamsError(
+            f"sources: {key} is {shown(chosen)}, which has no folder {task.name!r}. Give {task.name} its own."
+        )
     return Source("local", {"folder": str(folder)})
 
 
@@ -81,7 +85,7 @@ def _beside(task: Task, source: Source, sister: Task) -> Source | None:
     if source.spec == task.sources.get("local") and sister.folder != FOLDER:
         return own
     folder = Path(source.spec["folder"]).parent / sister.name
-    return Source("local", {"folder": str(folder)}) if folder.is_dir() else own
+    return Source("local", {"folder": str(folder)}) if is_path(folder) and folder.is_dir() else own
 
 
 def _place(source: Source) -> tuple[str, dict[str, Any]]:

@@ -14,9 +14,9 @@ from pathlib import PurePosixPath
 from typing import IO, Any
 from zipfile import ZipFile
 
-from apet.data.records import Record
+from apet.data.records import Record, check_once
 from apet.data.wheels import MEMBER_LIMIT, open_member
-from apet.errors import DataError, unknown
+from apet.errors import DataError, located, unknown
 
 
 def read_tab(
@@ -84,6 +84,8 @@ def read_table(
     lines = csv.reader(io.TextIOWrapper(content, "utf-8-sig", newline=""), **dialect)
     try:
         header = next(lines, [])
+        with located(f"{name}, line {lines.line_num}"):
+            check_once("column", [column for column in header if column])  # a column without a name is nobody's
         for column in needs:
             if column not in header:
                 raise DataError(unknown("column", column, header, name))

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from apet.errors import DataError, unknown
+from apet.errors import DataError, shown, unknown
 
 if TYPE_CHECKING:
     from apet.data.tasks import Task
@@ -50,6 +50,13 @@ def to_rows(records: Iterable[Record], task: Task, spec: Mapping[str, Any]) -> I
         else:
             found = _class(classes.get(_written(value), value), list(task.labels), where)
         yield Row(texts, found, record.split, where)
+
+
+def check_once(what: str, names: Sequence[str]) -> None:
+    """DataError for a name that stands twice: whatever reads such a row by name takes one of them, unseen."""
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise DataError(f"{what} {shown(twice)} stands twice.")
 
 
 def _cell(record: Record, column: str, where: str) -> Any:

@@ -13,10 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from apet.data.readers import read_table
-from apet.data.records import Record
-from apet.errors import DataError, ParamsError, unknown
+from apet.data.records import Record, check_once
+from apet.errors import DataError, ParamsError, located, shown, unknown
 from apet.provenance import file_digest
-from apet.yamls import check_keys
+from apet.yamls import check_keys, is_path
 
 if TYPE_CHECKING:
     from apet.data.tasks import Task
@@ -28,8 +28,8 @@ def check(spec: Any, where: str, folder: Path) -> dict[str, Any]:
     """The spec of a YAML in `folder`, its path relative to it: `folder: …` (train.csv, …) or `file: rows.csv`."""
     key = "file" if isinstance(spec, dict) and "file" in spec else "folder"
     check_keys(spec, (key,), ("columns", "classes"), where)
-    if not isinstance(spec[key], str):
-        raise ParamsError(f"{where}: {key} is {spec[key]!r}; it must be a path.")
+    if not isinstance(spec[key], str) or not is_path(folder / spec[key]):
+        raise ParamsError(f"{where}: {key} is {shown(spec[key])}; it must be a path.")
     return {**spec, key: str(folder / spec[key])}
 
 
@@ -57,7 +57,8 @@ def _files(spec: Mapping[str, Any], task: Task) -> list[tuple[str | None, Path]]
         return [(None, path)]
     found: list[tuple[str | None, Path]] = []
     for side, split in task.splits.items():
-        paths = [path for form in FORMS if (path := Path(spec["folder"]) / f"{split}.{form}").is_file()]
+        paths = [Path(spec["folder"]) / f"{split}.{form}" for form in FORMS]
+        paths = [path for path in paths if is_path(path) and path.is_file()]
         if len(paths) > 1:
             raise DataError(f"task {task.name}: {paths[0]} and {paths[1].name}: which of them is the split?")
         found += [(side, path) for path in paths]
@@ -79,7 +80,8 @@ def _jsonl(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             if not line.strip():
                 continue
             try:
-                values = json.loads(line)
+                with located(where):
+                    values = json.loads(line, object_pairs_hook=_object)
             except (ValueError, RecursionError) as error:
                 raise DataError(f"{where}: is not JSON: {error}.") from error
             if not isinstance(values, dict):
@@ -87,14 +89,24 @@ def _jsonl(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             yield where, values
 
 
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    check_once("key", [key for key, _ in pairs])
+    return dict(pairs)
+
+
 def _parquet(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     number = 0
     try:
-        for batch in pq.ParquetFile(path).iter_batches(1000):
+        table = pq.ParquetFile(path)
+        with located(path):
+            check_once("column", table.schema_arrow.names)
+        for batch in table.iter_batches(1000):
             batch.validate(full=True)  # text in a parquet file is not checked to be UTF-8 when it is read
             for values in batch.to_pylist():
                 number += 1
                 yield f"{path}, row {number}", values
+    except LookupError as error:
+        raise DataError(f"{path}: cannot be read as parquet: it has times of the unknown zone {error}.") from error
     except (OSError, ValueError, OverflowError, pa.ArrowException) as error:  # a date after the year 9999, too
         raise DataError(f"{path}: cannot be read as parquet: {error}") from error
 
