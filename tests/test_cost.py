@@ -19,7 +19,7 @@ from apet.grid import Grid
 from apet.record import write_record
 from apet.sealed import write_sealed
 from saved import save_plm
-from tiny import WORDS
+from tiny import WORDS, tiny_plm
 from toy import PARAMS, ROOT
 
 BLOCKS = 3344
@@ -55,6 +55,16 @@ def test_without_parameters_a_cell_is_only_tested(tmp_path):
     none = cost(estimate(tmp_path), "none", "@own")
     assert (none.replicates, none.trainings, none.tokens, none.theta) == (1, 0, 0, 0)
     assert none.operations == 2 * BLOCKS * TEXT * TEST
+
+
+def test_a_trained_head_is_trained_without_any_parameter_too(tmp_path):
+    """Only forward: nothing goes back through the PLM."""
+    save_plm(tiny_plm("bert", fused=False).model, tmp_path / "plm")
+    found = estimate(tmp_path, models=[{"name": "plm", "source": {"folder": str(tmp_path / "plm")}, "head": "trained"}])
+    none, tokens = cost(found, "none", "@own"), 3 * 4 * TEXT
+    assert (none.replicates, none.trainings, none.tokens, none.theta) == (1, 1, tokens, 0)
+    blocks = found.sizes["plm"]["non_embedding"]
+    assert none.operations == 2 * blocks * (tokens + TEXT * (VALIDATION + TEST))
 
 
 def test_each_rate_is_a_training_and_full_tuning_costs_six_a_parameter(tmp_path):

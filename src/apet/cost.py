@@ -2,8 +2,8 @@
 
 A token costs 2 operations for each parameter outside word embeddings and LM head (N) on its way forward, 2 on the way
 back to the lowest tuned site, and 2 for each tuned number (θ), whose gradient is wanted: 4 N + 2 θ, which is 6 N for
-full fine-tuning (arXiv:2001.08361, section 2.1). Texts are taken to be as long as they may be, and trainings to go to
-their last step, so a study rather takes less.
+full fine-tuning (arXiv:2001.08361, section 2.1). Where a head alone is trained, nothing goes back through the PLM: 2 N.
+Texts are taken to be as long as they may be, and trainings to go to their last step, so a study rather takes less.
 """
 
 from __future__ import annotations
@@ -119,9 +119,7 @@ class Estimate:
         return {rung: operations / self.speed.core / 3600 for rung, operations in spent.items()}
 
     def _cost(self, cell: Cell) -> Cost:
-        tuned = self.sizes[cell.model]["tunable"][f"{cell.placement} {cell.budget}"]
         replicates = cell.draws * cell.reruns
-        trains = tuned or head_of(self.grid.models[cell.model]) == "trained"
         operations = self.operations(cell)
         on_gpu, rate = self._rate(cell.model)
         hours = operations / rate / 3600
@@ -130,33 +128,37 @@ class Estimate:
             cells=1,
             done=format_of(self.results.cells / cell.path) == FORMAT,
             replicates=replicates,
-            trainings=replicates * len(cell.training.rate_grid) if trains else 0,
+            trainings=self.trainings(cell),
             tokens=self.tokens(cell),
             operations=operations,
             cpu_hours=0 if on_gpu else hours,
             gpu_hours=hours if on_gpu else 0,
-            theta=replicates * tuned * NUMBER["float32"],
+            theta=replicates * self.tuned(cell) * NUMBER["float32"],
             files=RECORD + replicates * self.rows[cell.task]["test"] * (ROW + written),
         )
 
+    def tuned(self, cell: Cell) -> int:
+        """Numbers of a cell's θ; a trained head is no part of it."""
+        return self.sizes[cell.model]["tunable"][f"{cell.placement} {cell.budget}"]
+
+    def trainings(self, cell: Cell) -> int:
+        """One a replicate and rate; none where there is neither a θ nor a head to train."""
+        trains = self.tuned(cell) or head_of(self.grid.models[cell.model]) == "trained"
+        return cell.draws * cell.reruns * len(cell.training.rate_grid) if trains else 0
+
     def tokens(self, cell: Cell) -> int:
         """Tokens that all of a cell's trainings read."""
-        training = cell.training
-        if not self.sizes[cell.model]["tunable"][f"{cell.placement} {cell.budget}"]:
-            return 0
-        trainings = cell.draws * cell.reruns * len(training.rate_grid)
-        return trainings * training.steps * training.batch * self._length(cell)
+        return self.trainings(cell) * cell.training.steps * cell.training.batch * self._length(cell)
 
     def operations(self, cell: Cell) -> float:
         """Floating-point operations of a cell's trainings, their looks at validation, and its test."""
-        size, training = self.sizes[cell.model], cell.training
-        tuned = size["tunable"][f"{cell.placement} {cell.budget}"]
+        size, tuned = self.sizes[cell.model]["non_embedding"], self.tuned(cell)
         replicates, rows = cell.draws * cell.reruns, self.rows[cell.task]
-        looks = replicates * len(training.rate_grid) * training.evaluations if tuned else 0
+        looks = self.trainings(cell) * cell.training.evaluations
         # A written answer is generated, and its loss measured too.
         passes = 2 if self.grid.tasks[cell.task].type == "generation" else 1
         read = passes * self._length(cell) * (looks * rows["validation"] + replicates * rows["test"])
-        return (4 * size["non_embedding"] + 2 * tuned) * self.tokens(cell) + 2 * size["non_embedding"] * read
+        return ((4 if tuned else 2) * size + 2 * tuned) * self.tokens(cell) + 2 * size * read
 
     def _length(self, cell: Cell) -> int:
         """Tokens of one row: its text at the longest, its answer where one is written, a prompt's virtual tokens."""
@@ -236,7 +238,8 @@ class Estimate:
     def _assumptions(self) -> list[str]:
         unknown = [task for task, rows in self.rows.items() if not rows["validation"] or not rows["test"]]
         said = [
-            "operations a token: 4 for each parameter outside the word embeddings, 2 for each tuned one",
+            "operations a token: 4 for each parameter outside the word embeddings (2 where a head alone is trained), "
+            "2 for each tuned one",
             f"operations a second, with all the overhead of a step: {self.speed.core:.3g} on a CPU core, and "
             f"{self.speed.gpu:.3g} on a GPU, which PLMs from {self.speed.gpu_from:,.0f} parameters on are taken to get",
             *(f"measured on {model}: {rate:.3g} a second" for model, (_, rate) in sorted(self.measured.items())),
