@@ -6,6 +6,7 @@ import ast
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -371,4 +372,6 @@ def test_the_page_runs_as_it_stands(tmp_path, monkeypatch, capsys, cells):
 def test_results_are_found_from_any_folder(cells, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert apet.load(cells().folder).cell == cells().cell.path
+    copy = shutil.copytree(cells().folder, tmp_path / "copy")
+    assert apet.load(copy, root=cells().root).cell == cells().cell.path
     assert Results(cells().root / "results").cells / cells().cell.path == cells().folder

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from itertools import pairwise
 from pathlib import Path
 from statistics import fmean, stdev
@@ -46,6 +47,11 @@ def test_a_cell_is_named_by_its_path_or_folder(cell, capsys, monkeypatch):
     monkeypatch.chdir(cell.root)
     assert main(["show", f"results/cells/{cell.cell.path}"]) == 0
     assert capsys.readouterr().out == said and said.splitlines()[0] == cell.cell.path
+
+
+def test_a_copied_cell_keeps_its_name(cell, tmp_path):
+    copy = shutil.copytree(cell.folder, tmp_path / "copy")
+    assert show(copy, results(cell)) == show(cell.folder, results(cell))
 
 
 def test_every_unit_is_in_the_table_once(cell):

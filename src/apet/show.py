@@ -13,11 +13,12 @@ from apet.analysis.means import wilson
 from apet.analysis.tidy import tidy
 from apet.data.tables import read_record
 from apet.errors import DataError
-from apet.export.finished import path_of, reading
+from apet.export.finished import reading
 from apet.placement import STRUCTURES
 from apet.store import Results
 
 BARS = "▁▂▃▄▅▆▇█"
+SIZES = ((10**12, "T"), (10**9, "G"), (10**6, "M"), (10**3, "k"))
 OUTSIDE = "–"
 """The column of what is in no layer."""
 
@@ -30,13 +31,13 @@ def show(folder: Path, results: Results) -> list[str]:
 
     Raises DataError, naming file and key, for a record that lacks what every cell's has.
     """
-    path = path_of(folder)
     with reading(folder) as (record, plans):
-        said = _lines(path, record, plans)
-    return [*said, "", *_run(results.runs / f"{path}.json")]
+        said = _lines(record, plans)
+    return [*said, "", *_run(results.runs / f"{record['path']}.json")]
 
 
-def _lines(path: str, record: dict[str, Any], plans: dict[str, Any]) -> list[str]:
+def _lines(record: dict[str, Any], plans: dict[str, Any]) -> list[str]:
+    path = record["path"]
     frame = tidy([(path, record)])
     cell, task, plm = record["cell"], record["task"], record["plm"]
     said = [

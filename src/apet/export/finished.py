@@ -41,8 +41,3 @@ def reading(folder: Path) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
     except (KeyError, TypeError, AttributeError) as error:
         said = f"key {error}" if isinstance(error, KeyError) else str(error)
         raise DataError(f"{folder / METRICS}: not the record of a finished cell ({said}).") from None
-
-
-def path_of(folder: Path) -> str:
-    """A cell's path, model/task/name, from its folder."""
-    return "/".join(folder.resolve().parts[-3:])

@@ -12,7 +12,7 @@ from apet.data.prepare import RECORD as TASK
 from apet.data.prepare import read_task
 from apet.errors import CorruptError, DataError, ModelError, unknown
 from apet.export.delta import MANIFEST, read_delta
-from apet.export.finished import path_of, reading
+from apet.export.finished import reading
 from apet.export.memory import memory_content
 from apet.export.model import ASKED, TunedModel, no_head
 from apet.grid import TRAINER_VERSION, Cell
@@ -80,6 +80,7 @@ def _cell(folder: Path, plm: str | Path | PLM | None, root: Path, replicate: str
         seed = plans[replicate_name(run["draw"], 0)]["seed"]
         wanted = {key: record["plm"][key] for key in ("name", "content")}
         budget, rows, headed = record["tunable"], record["task"]["digest"], HEADS in record["files"]
+        path = record["path"]
     task = read_task(root / cell.data_folder)
     if task["digest"] != rows:
         raise DataError(
@@ -93,7 +94,7 @@ def _cell(folder: Path, plm: str | Path | PLM | None, root: Path, replicate: str
     theta = _tensor(folder / THETA, replicate)
     head = _tensor(folder / HEADS, replicate) if headed else no_head()
     asked, length = {key: task[key] for key in ASKED}, min(cell.training.length, task["length"])
-    return TunedModel(ready, plan, theta, asked, length, head, run, path_of(folder), cell.plm_folder)
+    return TunedModel(ready, plan, theta, asked, length, head, run, path, cell.plm_folder)
 
 
 def _run(folder: Path, record: dict[str, Any], replicate: str) -> tuple[Cell, dict[str, Any]]:
