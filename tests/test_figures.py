@@ -501,6 +501,9 @@ def test_budgets_in_words(budget: str, name: str) -> None:
     assert style.budget_name(budget) == name
 
 
-@pytest.mark.parametrize(("number", "text"), [(1, "1"), (960, "960"), (25_000, "25k"), (1.2e6, "1.2M"), (7e9, "7B")])
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [(1, "1"), (960, "960"), (25_000, "25k"), (999_700, "1M"), (1.2e6, "1.2M"), (999_999_999, "1B"), (7e9, "7B")],
+)
 def test_short_counts(number: float, text: str) -> None:
     assert style.short(number) == text

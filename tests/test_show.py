@@ -165,7 +165,11 @@ def test_a_sparkline_has_a_bar_a_value_in_their_order(values):
 
 
 def test_counts_and_places_are_short():
-    assert [short(n) for n in (0, 9999, 12345, 1_234_567, 2_000_000_000)] == ["0", "9999", "12.3k", "1.2M", "2.0G"]
+    counts = {
+        0: "0", 9999: "9999", 12_345: "12.3k", 99_960: "100k", 123_456: "123k", 999_960: "1.0M", 1_234_567: "1.2M",
+        999_999_999: "1.0G", 2_000_000_000: "2.0G", 999_960_000_000: "1.0T",
+    }  # fmt: skip
+    assert [short(n) for n in counts] == list(counts.values())
     plan = {"digest": "d" * 64, "seed": 1, "structures": {"lowrank": 3}, "units": {
         "encoder.10.ffn.up/lowrank": 2, "encoder.2.ffn.up/lowrank": 1}}  # fmt: skip
     assert [line.split() for line in plan_lines("draw0", plan)[1:]] == [

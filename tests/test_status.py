@@ -16,10 +16,11 @@ import psutil
 import pytest
 import yaml
 
+from apet.cli import main
 from apet.provenance import write_json
 from apet.record import FORMAT
 from apet.sealed import write_sealed
-from apet.status import CLOCK, differences, read_status, span
+from apet.status import CLOCK, differences, rate, read_status, span
 from apet.store import Results
 from apet.training import report as report_module
 from apet.training.loggers import opener
@@ -143,6 +144,36 @@ def test_ten_thousand_cells_take_about_a_second(tmp_path):
     assert said.stdout.startswith("10,000 cells: 10,000 done, 0 left")
     assert not {"torch", "pandas", "transformers"} & {line.split("|")[-1].strip() for line in said.stderr.splitlines()}
     assert took < 5, f"{took:.1f} s of processor time"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [
+        (0.5, "120 cells/min"),
+        (15, "4.0 cells/min"),
+        (600, "0.1 cells/min"),
+        (7200, "0.5 cells/h"),
+        (86400, "1.0 cells/day"),
+    ],
+)
+def test_a_rate_is_in_a_unit_in_which_it_can_be_read(seconds, said):
+    assert rate(1 / seconds) == said
+
+
+def test_cells_of_hours_have_a_rate_and_a_folder_that_is_named_must_be_there(tmp_path, capsys):
+    found = Results(tmp_path / "results")
+    for number in range(2):
+        done(found, number, seconds=7200.0, ago=7200.0 * number)
+    assert any("0.5 cells/h on 1.0 processes" in line for line in lines(found, 3))
+    write_sealed(tmp_path / "study.json", {"cells": {path(0): {}}})
+    command = ["status", "--study", str(tmp_path / "study.json"), "--results"]
+    assert main([*command, str(found.root)]) == 0 and "1 done" in capsys.readouterr().out
+    assert main([*command, str(tmp_path / "nosuch")]) == 2
+    said = capsys.readouterr()
+    assert (
+        said.out == ""
+        and said.err == f"apet: --results {tmp_path}/nosuch: no such folder. It is the root of what cells leave.\n"
+    )
 
 
 def test_times_are_readable():

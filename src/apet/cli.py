@@ -159,7 +159,9 @@ def cell_commands(command: Command) -> None:
     resolved = ("--study", {"type": Path, "help": "the resolved study that `apet check` wrote, instead of --params"})
     failed = ("--failed", {"action": "store_true", "help": "a table of the cells that failed"})
     text = "results/ -> cells done, failed, under way, left; rate and estimated end"
-    command(commands.status, text, PARAMS, resolved, ROOT, failed)
+    # No default: a study that has not begun has no folder of results yet, but one that is named must be there.
+    root = (ROOT[0], {**ROOT[1], "default": None})
+    command(commands.status, text, PARAMS, resolved, root, failed)
     index = ("--index", {"type": Path, "help": "JSON file to write: the digest of each cell's record"})
     command(commands.prune, "what is not the study's -> .attic", PARAMS, index)
 

@@ -146,9 +146,12 @@ def verify(args: argparse.Namespace) -> None:
 def status(args: argparse.Namespace) -> None:
     import time
 
+    from apet.errors import DataError
     from apet.status import read_status, study_cells
     from apet.store import Results
 
+    if args.results and not args.results.is_dir():
+        raise DataError(f"--results {args.results}: no such folder. It is the root of what cells leave.")
     now = time.time()
     if args.study:
         cells = study_cells(args.study)
@@ -157,7 +160,7 @@ def status(args: argparse.Namespace) -> None:
         from apet.grid import Grid
 
         cells = [cell.path for cell in Grid(load_study(args.params), args.params).cells]
-    found = read_status(cells, Results(args.results), now)
+    found = read_status(cells, Results(args.results or Path("results")), now)
     print("\n".join(found.failures() if args.failed else found.lines(now)))
 
 

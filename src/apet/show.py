@@ -106,11 +106,13 @@ def sparkline(values: Sequence[float]) -> str:
 
 
 def short(count: int) -> str:
-    """A count in at most five signs: 950, 12.3k, 1.2M."""
-    for least, size, sign in ((10**9, 10**9, "G"), (10**6, 10**6, "M"), (10**4, 10**3, "k")):
-        if count >= least:
-            return f"{count / size:.1f}{sign}"
-    return str(count)
+    """A count in at most five signs: 950, 12.3k, 123k, 1.2M."""
+    if count < 10**4:
+        return str(count)
+    # The unit is that of the rounded count, or 999,960 would be a thousand thousands.
+    rounded = int(float(f"{count:.3g}"))
+    size, sign = next((size, sign) for size, sign in SIZES if rounded >= size)
+    return f"{count / size:.{int(rounded < 100 * size)}f}{sign}"
 
 
 def _split(site: str) -> tuple[str, str, int | None]:

@@ -99,8 +99,7 @@ class Status:
         seconds = self.pace.seconds_for(missing)
         end = time.strftime("%Y-%m-%d %H:%M", time.localtime(now + seconds))
         last = _ago(now - self.pace.until)
-        rate = 60 * self.pace.rate
-        said = f"{rate:.{int(rate < 10)}f} cells/min on {self.pace.lanes:.1f} processes at a time"
+        said = f"{rate(self.pace.rate)} on {self.pace.lanes:.1f} processes at a time"
         return [f"{said}, the last {last}; about {span(seconds)} left, until {end}"]
 
     def _machines(self) -> list[str]:
@@ -206,6 +205,15 @@ def span(seconds: float) -> str:
         if seconds >= 2 * size:
             return f"{seconds / size:.{0 if unit == 'min' else 1}f} {unit}"
     return f"{seconds:.0f} s"
+
+
+def rate(cells: float) -> str:
+    """Cells a second in the first unit in which people can read them: 4.0 cells/min, 1.5 cells/h, 0.7 cells/day."""
+    unit, count = "day", 86400 * cells
+    for name, seconds in (("h", 3600), ("min", 60)):
+        if seconds * cells >= 0.1:
+            unit, count = name, seconds * cells
+    return f"{count:.{int(count < 10)}f} cells/{unit}"
 
 
 def _moment(path: Path) -> float:

@@ -120,11 +120,13 @@ def budget_name(budget: str) -> str:
 
 
 def short(number: float) -> str:
-    """A count in at most four characters: 25000 as 25k, 1200000 as 1.2M."""
-    for unit, name in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if number >= unit:
-            return f"{number / unit:.3g}{name}"
-    return f"{number:.3g}"
+    """A count at three digits, in at most five characters: 25000 as 25k, 1234567 as 1.23M."""
+    rounded = float(f"{number:.3g}")
+    # The unit is that of the rounded count, or 999,700 would be a thousand thousands.
+    for unit, name in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if rounded >= unit:
+            return f"{rounded / unit:.3g}{name}"
+    return f"{rounded:.3g}"
 
 
 def plm_name(model: str, width: int) -> str:
