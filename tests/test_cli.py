@@ -15,6 +15,7 @@ import pytest
 from apet.cli import EXAMPLES, EXITS, STAGES, main, parser
 from apet.errors import ApetError, Interrupted, MismatchError
 
+TRAIN = ["train", "--study", "s", "--plm", "p", "--data", "d", "--results", "r", "a/b/c"]
 BLOOM = {"model_type": "bloom", "vocab_size": 512, "hidden_size": 32, "n_layer": 2, "n_head": 2}
 
 
@@ -129,6 +130,8 @@ def test_a_missing_file_is_an_error_that_names_it(tmp_path):
         (["plan", "--model", "x", "--placement", "full", "--seed", "-1"], "--seed: invalid natural value: '-1'"),
         (["verify", "--study", "x", "--results", "x", "--sample", "0"], "--sample: invalid count value: '0'"),
         (["verify", "--study", "x", "--results", "x", "--sample", "-1"], "--sample: invalid count value: '-1'"),
+        ([*TRAIN, "--keep-every", "nan"], "--keep-every: invalid positive value: 'nan'"),
+        ([*TRAIN, "--keep-every", "-5"], "--keep-every: invalid positive value: '-5'"),
     ],
 )
 def test_a_number_that_means_nothing_is_refused(capsys, arguments, said):

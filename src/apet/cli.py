@@ -17,7 +17,8 @@ from apet.errors import ApetError, Interrupted, storage_error
 from apet.training.stop import Stop
 
 ONLINE = (commands.prepare, commands.snapshot)
-"""Commands that may ask the hub; all others never leave the machine."""
+"""Commands that may ask the hub. Of all others, only those that want wheels (`fetch`, `corpus`) leave the machine, for
+the package index."""
 
 EXITS = {
     0: "done",
@@ -147,8 +148,8 @@ def cell_commands(command: Command) -> None:
     command(commands.plan, "shapes of a PLM -> where a placement spends a budget", named, *spent, SEED)
     inputs = [path("--plm", "the PLM's folder"), path("--data", "the prepared task's folder")]
     some = ("cell", {"nargs": "+", "help": "cells, as model/task/name; * stands for anything"})
-    every = {"type": float, "default": 60.0, "help": "seconds of work that a kill may cost (default: 60)"}
-    aside = [("--keep-every", every), ("--logger", {"choices": ["tensorboard", "dvclive"], "help": "log losses too"})]
+    every = number("--keep-every", "seconds of work that a kill may cost", 60.0)
+    aside = [every, ("--logger", {"choices": ["tensorboard", "dvclive"], "help": "log losses too"})]
     text = "PLM, task -> θ, plans, predictions, metrics of cells; what is complete is skipped, what was begun goes on"
     command(commands.train, text, STUDY, *inputs, RESULTS, DEVICE, *aside, some)
     sample = ("--sample", {"type": count, "default": 5, "help": "how many cells, drawn at random (default: 5)"})
