@@ -40,9 +40,9 @@ def claim(statement: str, quantity: str, unit: str, **scopes: dict[str, Any]) ->
     return {"statement": statement, "quantity": quantity, "unit": unit, "scopes": scopes}
 
 
-def findings() -> dict[str, Any]:
+def findings(table: str = "") -> dict[str, Any]:
     """Two families, one of which can say nothing. Decided, undecided though the interval leaves 0 out, not estimable,
-    bounds that are not there."""
+    bounds that are not there. table: the digest of the tidy table beside it."""
     claims = {
         "positions": claim(
             "Positions matter less, the larger the PLM.",
@@ -84,4 +84,5 @@ def findings() -> dict[str, Any]:
         ),
     }  # fmt: skip
     margins = {"low_margin": 2.0, "high_margin": 2.0, "same_within": 0.5}
-    return {"study": "simulated", "confidence": 0.95, "margins": margins, "missing": 1, "claims": claims}
+    about = {"study": "simulated", "table": table, "confidence": 0.95, "margins": margins, "missing": 1}
+    return about | {"claims": claims}

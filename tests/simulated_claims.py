@@ -75,7 +75,7 @@ def simulate(truth: Truth, seed: int) -> pd.DataFrame:
     frame = pd.concat(frames, ignore_index=True)
     frame = frame.assign(metric="accuracy", chance=CHANCE - 0.05, majority=CHANCE, head=0, outcome="ok", n=truth.n)
     frame["cell"] = frame.model + "/" + frame.task + "/" + frame.placement + frame.budget
-    frame.attrs = {"study": "simulated", "margins": MARGINS, "missing": []}
+    frame.attrs = {"study": "simulated", "margins": MARGINS, "missing": [], "digest": "0" * 64}
     return frame
 
 

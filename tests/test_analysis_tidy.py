@@ -20,6 +20,7 @@ from apet.analysis.tidy import read_records, tidy
 from apet.analysis.tidy_file import read_tidy, write_tidy
 from apet.config import Margins
 from apet.errors import ApetError, CorruptError, DataError
+from apet.provenance import file_digest
 from apet.record import read_record, write_record
 from apet.sealed import write_sealed
 from simulated_study import record, study, write_cells, write_predictions
@@ -87,7 +88,8 @@ def test_round_trip_and_equal_bytes(cells: Path, tmp_path: Path) -> None:
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
     back = read_tidy(tmp_path / "a" / "tidy.parquet")
     margins = {"low_margin": 3.0, "high_margin": 2.0, "same_within": 0.5}
-    assert back.attrs == {"study": STUDY, "margins": margins, "missing": missing}
+    digest = file_digest(tmp_path / "a" / "tidy.parquet")
+    assert back.attrs == {"study": STUDY, "margins": margins, "missing": missing, "digest": digest}
     pd.testing.assert_frame_equal(back[FLAT], frame[FLAT])
     assert all(map(np.array_equal, back.rows, frame.rows))
     text = pd.read_csv(tmp_path / "a" / "tidy.csv", dtype=SCHEMA, keep_default_na=False, na_values=[""])

@@ -74,7 +74,7 @@ def check_form(document: dict, scopes: list[str]) -> None:
     for scope in scopes:
         for level in ("these_tasks", "beyond"):
             check_holm(document, scope, level)
-    assert list(document) == ["study", "confidence", "margins", "missing", "claims"]
+    assert list(document) == ["study", "table", "confidence", "margins", "missing", "claims"]
     assert list(document["claims"]) == [claim.name for claim in CLAIMS]
     for claim in document["claims"].values():
         assert list(claim) == ["statement", "quantity", "unit", "scopes"]

@@ -18,7 +18,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
 from apet.analysis.tasks import write_tasks
-from apet.analysis.tidy_file import write_tidy
+from apet.analysis.tidy_file import read_tidy, write_tidy
 from apet.analysis.wording import words
 from apet.errors import ApetError, DataError
 from apet.figures import FIGURES, draw_all
@@ -38,7 +38,13 @@ TABLES = {"methods", "differences", "tasks", "cells", "costs", "lost"}
 
 def make_results(folder: Path, records: list, missing: list[dict[str, str]], study: str = "simulated") -> None:
     write_tidy(frame_of(records), folder, study, missing=missing)
-    write_sealed(folder / "findings.json", findings())
+    make_findings(folder)
+
+
+def make_findings(folder: Path) -> None:
+    """Of the table that is there."""
+    about = read_tidy(folder / "tidy.parquet").attrs
+    write_sealed(folder / "findings.json", findings(about["digest"]) | {"study": about["study"]})
 
 
 def make_costs(folder: Path, cells: list[str]) -> None:
@@ -201,13 +207,15 @@ def test_a_file_that_is_no_findings_is_named(results: Path, tmp_path: Path) -> N
             write_report(tmp_path, tmp_path / "report.html")
     other = findings() | {"study": "other"}
     for found, said in (
-        ({"study": "simulated"}, "missing: claims"),
+        ({"study": "simulated", "table": ""}, "missing: claims"),
+        ({"study": "simulated"}, "an older version of apet wrote it"),
         (other, "of study other, and tidy.parquet beside it of simulated"),
+        (findings("0" * 64), "made from another table of the study than tidy.parquet beside it. `apet findings` makes"),
     ):
         write_sealed(path, found)
         with pytest.raises(DataError, match=rf"findings\.json: .*{said}"):
             write_report(tmp_path, tmp_path / "report.html")
-    write_sealed(path, findings())
+    make_findings(tmp_path)
     (tmp_path / "costs.csv").write_text("model\nbloom-mid\n")
     with pytest.raises(DataError, match=r"costs\.csv: column 'cell' is missing"):
         write_report(tmp_path, tmp_path / "report.html")
@@ -383,7 +391,7 @@ def test_names_are_text_and_never_markup(browser: Browser, tmp_path: Path) -> No
     cell, metrics = record("bloom-mid", "topics", "lora", "@own", [[0.8, 0.7]], 19_200)
     metrics["cell"]["task"] = metrics["cell"]["model"] = metrics["replicates"][0]["plan"] = evil
     make_results(tmp_path, [(f"{cell}{evil}", metrics)], missing=[{**GAP, "reason": evil}], study=evil)
-    found = findings()
+    found = findings(read_tidy(tmp_path / "tidy.parquet").attrs["digest"])
     found["study"] = found["claims"]["positions"]["statement"] = evil
     write_sealed(tmp_path / "findings.json", found)
     pd.DataFrame(
@@ -413,7 +421,7 @@ def test_thousands_of_cells_stay_quick(browser: Browser, tmp_path: Path) -> None
     copies = [frame.assign(budget=frame.budget + f" {i}", cell=frame.cell + f" {i}") for i in range(198)]
     frame = pd.concat(copies, ignore_index=True)
     write_tidy(frame, tmp_path, "simulated")
-    write_sealed(tmp_path / "findings.json", findings())
+    make_findings(tmp_path)
     make_costs(tmp_path, list(frame.cell.unique()))
     write_report(tmp_path, tmp_path / "report.html")
     assert (tmp_path / "report.html").stat().st_size < 12e6

@@ -66,7 +66,7 @@ def test_a_whole_study(results: Results) -> None:
     out = gathered(results)
     frame = read_tidy(out / "tidy.parquet")
     assert set(frame.cell) == set(CELLS)
-    assert frame.attrs == {"study": ID, "margins": MARGINS, "missing": []}
+    assert frame.attrs == {"study": ID, "margins": MARGINS, "missing": [], "digest": frame.attrs["digest"]}
     assert (out / "missing.csv").read_text() == "model,task,placement,budget,cell,reason\n"
     assert {path.name for path in out.glob("*.*")} == {
         "tidy.parquet", "tidy.csv", "tidy_columns.csv", "tasks.csv", "costs.csv", "missing.csv"

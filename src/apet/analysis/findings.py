@@ -29,6 +29,7 @@ COLUMNS = ["claim", "scope", "cell"]
 
 def findings(frame: pd.DataFrame, draws: Draws | None = None) -> dict[str, Any]:
     """The document of `findings.json` from a tidy table (with its attrs); `draws` where they are at hand already.
+    `table`: the SHA-256 of the table's file, by which the report knows that these are its findings.
 
     Every claim is that a quantity is negative. Two levels: these tasks (tasks fixed) and beyond them (tasks a sample).
     Holm's correction (1979) over the claims that can be tested in a scope and level. supported: adjusted p < 0.05 and
@@ -91,6 +92,7 @@ def _document(frame: pd.DataFrame, evidence: Evidence) -> tuple[dict[str, Any], 
             behind.append(pd.DataFrame({"claim": name, "scope": scope, "cell": sorted(cells.cell)}))
     document = {
         "study": frame.attrs["study"],
+        "table": frame.attrs["digest"],
         "confidence": CONFIDENCE,
         "margins": dict(evidence.margins),
         "missing": len(frame.attrs["missing"]),

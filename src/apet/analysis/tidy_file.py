@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from apet.analysis.columns import COLUMNS, EMPTY, FLAT, SCHEMA, TYPES
 from apet.config import Margins
 from apet.errors import CorruptError, DataError
-from apet.provenance import write_bytes, write_text
+from apet.provenance import bytes_digest, write_bytes, write_text
 from apet.sealed import BLANK, is_whole, seal_bytes
 
 FORMAT = 2
@@ -70,10 +70,11 @@ def _table(frame: pd.DataFrame, about: Mapping[str, str]) -> pa.Table:
 
 def read_tidy(path: Path) -> pd.DataFrame:
     """A tidy table from its parquet file. `attrs`: "study", its id; "margins", dict; "missing", a list of the cells
-    that are not in it, dicts of model, task, placement, budget and reason. DataError if it is not a tidy table, or one
-    of another version; CorruptError if it is damaged.
+    that are not in it, dicts of model, task, placement, budget and reason; "digest", the SHA-256 of the file. DataError
+    if it is not a tidy table, or one of another version; CorruptError if it is damaged.
     """
-    table = _whole_table(path)
+    content = _whole(path)
+    table = pq.read_table(pa.BufferReader(content))
     about = table.schema.metadata
     odd = sorted({*table.column_names} ^ {*SCHEMA}) or [key for key in ABOUT if key.encode() not in about]
     if odd or about[b"format"] != str(FORMAT).encode():
@@ -84,12 +85,13 @@ def read_tidy(path: Path) -> pd.DataFrame:
         )
     frame = table.replace_schema_metadata(None).to_pandas().astype(SCHEMA)
     study, margins, missing = (about[key.encode()].decode() for key in ABOUT)
-    frame.attrs = {"study": study, "margins": json.loads(margins), "missing": Missing(json.loads(missing))}
+    told = {"margins": json.loads(margins), "missing": Missing(json.loads(missing))}
+    frame.attrs = {"study": study, **told, "digest": bytes_digest(content)}
     return frame
 
 
-def _whole_table(path: Path) -> pa.Table:
-    """The table in a file whose bytes are what their own digest says."""
+def _whole(path: Path) -> bytes:
+    """A file's bytes, which are what their own digest says."""
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -102,4 +104,4 @@ def _whole_table(path: Path) -> pa.Table:
         )
     if not whole:
         raise CorruptError(f"{path}: damaged: its bytes are not what its own digest says. {REMEDY}")
-    return pq.read_table(pa.BufferReader(content))
+    return content

@@ -20,7 +20,7 @@ from apet.report.tables import costs_by_model, differences, methods, tasks
 from apet.sealed import read_sealed
 
 REMEDY = "`apet findings` makes it from the table."
-KEYS = {"study", "confidence", "margins", "missing", "claims"}
+KEYS = {"study", "table", "confidence", "margins", "missing", "claims"}
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Content:
 def read_content(results: Path) -> Content:
     """A report on a folder of results. DataError where tidy.parquet or findings.json is missing or not what it says."""
     frame = read_tidy(results / "tidy.parquet")
-    findings = _findings(results / "findings.json", frame.attrs["study"])
+    findings = _findings(results / "findings.json", frame.attrs["study"], frame.attrs["digest"])
     costs = _csv(results / "costs.csv", ["cell"])
     found_tasks = _csv(results / "tasks.csv", ["task"])
     draws = draw_means(frame)
@@ -74,12 +74,14 @@ def read_content(results: Path) -> Content:
     )
 
 
-def _findings(path: Path, study: str) -> dict[str, Any]:
-    found = read_sealed(path, REMEDY)
+def _findings(path: Path, study: str, table: str) -> dict[str, Any]:
+    found = read_sealed(path, REMEDY, ["table"])
     if lacking := KEYS - set(found):
         raise DataError(f"{path}: not the findings of a study; missing: {', '.join(sorted(lacking))}.")
     if found["study"] != study:
         raise DataError(f"{path}: of study {found['study'][:12]}, and tidy.parquet beside it of {study[:12]}. {REMEDY}")
+    if found["table"] != table:
+        raise DataError(f"{path}: made from another table of the study than tidy.parquet beside it. {REMEDY}")
     return found
 
 
