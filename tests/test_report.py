@@ -215,11 +215,33 @@ def test_a_file_that_is_no_findings_is_named(results: Path, tmp_path: Path) -> N
         write_sealed(path, found)
         with pytest.raises(DataError, match=rf"findings\.json: .*{said}"):
             write_report(tmp_path, tmp_path / "report.html")
-    make_findings(tmp_path)
-    (tmp_path / "costs.csv").write_text("model\nbloom-mid\n")
-    with pytest.raises(DataError, match=r"costs\.csv: column 'cell' is missing"):
+    assert not (tmp_path / "report.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("model\nbloom-mid\n", "column 'cell' is missing"),
+        ("cell,seconds,cpu_seconds\na,1,1\n", "column 'peak_memory_mb' is missing"),
+        ("cell,seconds,cpu_seconds,peak_memory_mb\na,1,1,1\nb,1,soon,1\n", "'cpu_seconds' of b is 'soon'; allowed: a"),
+        ("cell,seconds,cpu_seconds,peak_memory_mb\na,inf,1,1\n", "'seconds' of a is 'inf'; allowed: a number"),
+    ],
+)
+def test_costs_that_are_none_are_one_message(results: Path, tmp_path: Path, content: str, said: str) -> None:
+    for name in ("tidy.parquet", "findings.json"):
+        shutil.copy(results / name, tmp_path)
+    (tmp_path / "costs.csv").write_text(content)
+    with pytest.raises(DataError, match=rf"costs\.csv: {said}"):
         write_report(tmp_path, tmp_path / "report.html")
     assert not (tmp_path / "report.html").exists()
+
+
+def test_costs_of_another_study_are_none_of_this_one(results: Path, tmp_path: Path) -> None:
+    for name in ("tidy.parquet", "findings.json"):
+        shutil.copy(results / name, tmp_path)
+    make_costs(tmp_path, ["other/topics/full-@own"])
+    content = read_content(tmp_path)
+    assert content.machines == [] and content.costs is None and content.spent.startswith("No run record")
 
 
 # What it may do

@@ -16,7 +16,7 @@ from apet.report.answer import Claim, read_claims, tally
 from apet.report.cells import cells, lost
 from apet.report.drawings import Drawing, read_drawings
 from apet.report.table import Table
-from apet.report.tables import costs_by_model, differences, methods, tasks
+from apet.report.tables import SPENT, costs_by_model, differences, methods, tasks
 from apet.sealed import read_sealed
 
 REMEDY = "`apet findings` makes it from the table."
@@ -51,7 +51,7 @@ def read_content(results: Path) -> Content:
     """A report on a folder of results. DataError where tidy.parquet or findings.json is missing or not what it says."""
     frame = read_tidy(results / "tidy.parquet")
     findings = _findings(results / "findings.json", frame.attrs["study"], frame.attrs["digest"])
-    costs = _csv(results / "costs.csv", ["cell"])
+    costs = _costs(results / "costs.csv", frame)
     found_tasks = _csv(results / "tasks.csv", ["task"])
     draws = draw_means(frame)
     missing = frame.attrs["missing"]
@@ -68,7 +68,7 @@ def read_content(results: Path) -> Content:
         tasks=tasks(found_tasks) if len(found_tasks) else None,
         cells=cells(frame, draws, costs, missing),
         machines=_machines(costs),
-        costs=costs_by_model(frame, costs) if "cpu_seconds" in costs else None,
+        costs=costs_by_model(frame, costs) if costs.cpu_seconds.notna().any() else None,
         spent=_spent(frame, costs),
         lost=lost(frame, missing),
     )
@@ -83,6 +83,20 @@ def _findings(path: Path, study: str, table: str) -> dict[str, Any]:
     if found["table"] != table:
         raise DataError(f"{path}: made from another table of the study than tidy.parquet beside it. {REMEDY}")
     return found
+
+
+def _costs(path: Path, frame: pd.DataFrame) -> pd.DataFrame:
+    """A row a cell of the frame of which costs.csv has one: it may be older than the table, or another study's."""
+    found = _csv(path, ["cell", *SPENT])
+    for name in SPENT:
+        numbers = pd.to_numeric(found[name], errors="coerce").replace([float("inf"), -float("inf")], float("nan"))
+        wrong = found[name][found[name].notna() & numbers.isna()]
+        if len(wrong):
+            raise DataError(
+                f"{path}: {name!r} of {found.cell[wrong.index[0]]} is {str(wrong.iloc[0])!r}; allowed: a number."
+            )
+        found[name] = numbers
+    return found[found.cell.isin(frame.cell)].drop_duplicates("cell")
 
 
 def _csv(path: Path, columns: list[str]) -> pd.DataFrame:
@@ -123,7 +137,7 @@ def _machines(costs: pd.DataFrame) -> list[list[tuple[str, str]]]:
 
 
 def _spent(frame: pd.DataFrame, costs: pd.DataFrame) -> str:
-    spent = costs[costs.cell.isin(frame.cell)].get("cpu_seconds", pd.Series(dtype=float)).dropna()
+    spent = costs.cpu_seconds.dropna()
     if spent.empty:
         return "No run record of this study's cells is there, so what they took is not known."
     cells = frame.cell.nunique()
