@@ -28,7 +28,7 @@ from apet.report.content import read_content
 from apet.sealed import write_sealed
 from browser import Browser
 from made_findings import VERDICTS, finding, findings
-from simulated_study import frame_of, record, study
+from simulated_study import SWEEP, frame_of, record, study
 
 CSS = (Path(__file__).parent.parent / "src" / "apet" / "report" / "page.css").read_text()
 PARTS = ["The question", "The answer", "Figures", "Tables", "Environment", "Cost", "What is missing"]
@@ -164,6 +164,15 @@ def test_what_is_missing_or_diverged_is_listed(results: Path) -> None:
         [*list(GAP.values())[:4], "missing", "out of memory"],
         ["bloom-small", "topics", "full", "@own", "diverged", "1 of 2 replicates"],
     ]
+
+
+def test_the_question_names_what_the_study_is_made_of(page: Path, results: Path) -> None:
+    design = dict(read_content(results).design)
+    assert list(design) == ["PLMs", "Tasks", "Placements", "Budgets", "Seed"]
+    assert design["PLMs"] == "bloom-small, bloom-mid, bloom-large" and design["Seed"] == "1"
+    assert set(design["Budgets"].split(", ")) == {"@own", "0", "@lora", "@adapter", "@prompt", "@bitfit", *SWEEP}
+    question = re.search(r'<section id="question".*?</section>', page.read_text(), flags=re.DOTALL)[0]
+    assert all(f"<dt>{label}</dt><dd>{text}</dd>" in question for label, text in design.items())
 
 
 def test_cost_and_machines_come_from_the_run_records(results: Path) -> None:

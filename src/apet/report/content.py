@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,18 +22,22 @@ from apet.sealed import read_sealed
 
 REMEDY = "`apet findings` makes it from the table."
 KEYS = {"study", "table", "confidence", "margins", "missing", "claims"}
+DESIGN = {"PLMs": "model", "Tasks": "task", "Placements": "placement", "Budgets": "budget"}
+"""What a study is made of -> column of the table."""
 
 
 @dataclass(frozen=True)
 class Content:
     """One report.
 
-    facts: the study in numbers, (label, text). machines: for each class of machine, (label, text) of all that is known
-    of it. spent: total CPU hours as a sentence. A table is None where there is nothing to show.
+    facts: the study in numbers, (label, text). design: its PLMs, tasks, placements and budgets by name, and its seed,
+    likewise. machines: for each class of machine, (label, text) of all that is known of it. spent: total CPU hours as a
+    sentence. A table is None where there is nothing to show.
     """
 
     study: str
     facts: list[tuple[str, str]]
+    design: list[tuple[str, str]]
     claims: list[Claim]
     tally: str
     margins: dict[str, float]
@@ -59,6 +64,7 @@ def read_content(results: Path) -> Content:
     return Content(
         study=str(findings["study"]),
         facts=_numbers(frame, len(missing)),
+        design=_design(frame, missing),
         claims=claims,
         tally=tally(claims),
         margins=findings["margins"],
@@ -123,6 +129,12 @@ def _numbers(frame: pd.DataFrame, missing: int) -> list[tuple[str, str]]:
         "diverged replicates": int(frame.outcome.eq("diverged").sum()),
     }
     return [(label.removesuffix("s") if count == 1 else label, f"{count:,}") for label, count in counts.items()]
+
+
+def _design(frame: pd.DataFrame, missing: Sequence[Mapping[str, str]]) -> list[tuple[str, str]]:
+    """By the study's own names, those of which all cells are missing last."""
+    names = {label: dict.fromkeys([*frame[key], *(str(gap[key]) for gap in missing)]) for label, key in DESIGN.items()}
+    return [*((label, ", ".join(found)) for label, found in names.items()), ("Seed", f"{frame.seed.iloc[0]}")]
 
 
 def _machines(costs: pd.DataFrame) -> list[list[tuple[str, str]]]:
