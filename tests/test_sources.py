@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from apet.cli import main
 from apet.data import wheels
 from apet.errors import ModelError
-from apet.plms.files import content_of
+from apet.plms.files import content_of, folder_content
 from apet.plms.load import load_plm
 from apet.plms.registry import Snapshot
 from apet.plms.sources import fetch_snapshot
@@ -53,6 +53,26 @@ def test_a_folder_is_taken_whole_and_its_origin_recorded(plm, tmp_path):
     assert record["content"] == content_of(tmp_path / "out") == content_of(plm)
     assert (record["family"], record["dtype"], record["head"]) == ("llama", "bfloat16", "own")
     assert load_plm(tmp_path / "out", "mine").model.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("pickled", [False, True], ids=["safetensors", "pickled"])
+def test_a_source_is_never_written(tmp_path, pickled):
+    """Its tokenizer is one that the library writes anew, under the names that the source has too."""
+    source = tmp_path / "bert"
+    model = tiny_plm("bert", fused=False).model
+    model.save_pretrained(source)
+    if pickled:
+        torch.save(model.state_dict(), source / "pytorch_model.bin")
+        (source / "model.safetensors").unlink()
+    (source / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "yes", "no"]))
+    (source / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer"}')
+    (source / "special_tokens_map.json").write_text('{"mask_token": "[MASK]"}')
+    before, content = {path: path.read_bytes() for path in source.iterdir()}, folder_content(source)
+    record = fetched({"folder": str(source)}, tmp_path / "out")
+    assert {path: path.read_bytes() for path in source.iterdir()} == before
+    assert record["revision"] == content == folder_content(source)
+    links = {path.name for path in (tmp_path / "out").iterdir() if path.stat().st_nlink > 1}
+    assert links == (set() if pickled else {"model.safetensors"})
 
 
 def test_the_hubs_cache_gives_the_commit(plm, tmp_path, monkeypatch):

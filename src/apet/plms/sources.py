@@ -19,6 +19,9 @@ from apet.plms.load import check_size, inventory_of_config
 from apet.plms.registry import Snapshot, read_config
 from apet.provenance import whole_folder, write_json
 
+WEIGHTS = (".safetensors", ".bin")
+"""How the names of files of weights end."""
+
 
 def fetch_snapshot(snapshot: Snapshot, out_folder: Path, wheels_folder: Path) -> None:
     """Write `out_folder` whole: configuration, weights (safetensors, tied ones once), tokenizer, and snapshot.json.
@@ -103,15 +106,24 @@ FETCH: dict[str, Callable[[Snapshot, Path, Path], str]] = {
 
 
 def _copy(source: Path, folder: Path) -> None:
-    """The PLM's files of one folder into another: as further names of the same bytes where the disk allows it."""
+    """The PLM's files of one folder into another, weights as further names of the same bytes where the disk allows it.
+
+    All else is copied: what writes a file of a snapshot anew, as the library does, may write into its bytes.
+    """
     if not source.is_dir():
         raise ModelError(f"{source}: no such folder; a PLM's folder was expected.")
     for name in plm_files(names_in(source), source):
         found, place = (source / name).resolve(), folder / name
-        try:
-            os.link(found, place)
-        except OSError:
+        if not (name.endswith(WEIGHTS) and _linked(found, place)):
             shutil.copyfile(found, place)
+
+
+def _linked(found: Path, place: Path) -> bool:
+    try:
+        os.link(found, place)
+    except OSError:
+        return False
+    return True
 
 
 def _rewrite(folder: Path) -> None:
