@@ -154,6 +154,44 @@ def test_a_damaged_file_of_weights_is_named(tmp_path):
         load_plm(tmp_path, "x")
 
 
+@pytest.mark.parametrize("method", ["bitsandbytes", "gptq", "awq", "unheard-of"])
+def test_quantised_weights_are_refused(tmp_path, method):
+    folder = save_plm(model_of("bert"), tmp_path)
+    values = read_config(folder) | {"quantization_config": {"quant_method": method, "bits": 4, "load_in_4bit": True}}
+    (folder / "config.json").write_text(json.dumps(values))
+    with pytest.raises(ModelError, match=f"{folder}.*quantization_config is .*{method}.*not quantised"):
+        load_plm(folder, "x")
+
+
+@pytest.mark.parametrize("weights", [True, False])
+def test_each_word_of_the_tokenizer_has_an_embedding(tmp_path, weights):
+    folder = save_plm(tiny_plm("bloom", fused=False, vocabulary=WORDS - 1).model, tmp_path)
+    with pytest.raises(ModelError, match=f"{folder}: its tokenizer has {WORDS} words.* have {WORDS - 1} rows"):
+        load_plm(folder, "x", weights=weights)
+
+
+@pytest.mark.parametrize(("name", "token"), [("bert", "mask"), ("bert", "cls"), ("t5", "eos"), ("t5", "pad")])
+def test_a_tokenizer_has_what_stands_around_a_text(tmp_path, name, token):
+    folder = save_plm(model_of(name), tmp_path)
+    values = json.loads((folder / "tokenizer_config.json").read_text())
+    del values[f"{token}_token"]
+    (folder / "tokenizer_config.json").write_text(json.dumps(values))
+    with pytest.raises(ModelError, match=f"{folder}: its tokenizer lacks a token .* a {name} model reads"):
+        load_plm(folder, "x")
+
+
+@pytest.mark.parametrize("kind", [ImportError, KeyError, AttributeError])
+def test_whatever_the_library_raises_is_told(tmp_path, monkeypatch, kind):
+    folder = save_plm(model_of("bert"), tmp_path)
+
+    def fail(*args, **options):
+        raise kind("of its own")
+
+    monkeypatch.setattr("transformers.BertForMaskedLM.from_pretrained", fail)
+    with pytest.raises(ModelError, match=f"{folder}: its weights cannot be read .*of its own"):
+        load_plm(folder, "x")
+
+
 def test_an_encoder_without_its_head_asks_for_a_trained_one(tmp_path):
     torch.manual_seed(0)
     encoder = BertModel(model_of("bert").config)

@@ -19,6 +19,9 @@ SAFE = ("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.inde
 PICKLED = ("pytorch_model.bin", "pytorch_model-*-of-*.bin", "pytorch_model.bin.index.json")
 """Weights in the older form, which are rewritten as safetensors before anything else reads them."""
 
+TOKENIZERS = ("tokenizer.json", "spiece.model", "tokenizer.model", "vocab.txt", "vocab.json")
+"""Files of which a tokenizer needs at least one. The first is enough for any."""
+
 OTHERS = (
     "config.json",
     "tokenizer.json",
@@ -44,6 +47,36 @@ def plm_files(names: Iterable[str], where: object) -> list[str]:
         lacks = "weights (model.safetensors)" if "config.json" in names else "config.json"
         raise ModelError(f"{where}: no {lacks}, which a PLM's folder holds beside its tokenizer.")
     return sorted(weights + _matching(names, OTHERS))
+
+
+def check_files(folder: Path) -> None:
+    """Raises ModelError for a file that is missing, naming it."""
+    names = set(names_in(folder)) if folder.is_dir() else set()
+    if "config.json" not in names:
+        raise ModelError(
+            f"{folder}: no config.json, which a PLM's folder holds beside weights and tokenizer. "
+            "`apet snapshot` fetches a PLM, `apet pretrain` makes a rung of the ladder."
+        )
+    weights, _, shards = SAFE
+    if weights not in names and shards not in names:
+        others = sorted(_matching(names, ("*.safetensors", *PICKLED)))
+        found = f", only {others[0]}" if others else ""
+        raise ModelError(f"{folder}: no {weights} and no {shards}{found}. Weights are read from safetensors alone.")
+    if weights not in names:
+        _shards(folder, names)
+    if not names.intersection(TOKENIZERS):
+        raise ModelError(f"{folder}: no tokenizer. One of these files is needed: {', '.join(TOKENIZERS)}.")
+
+
+def _shards(folder: Path, names: set[str]) -> None:
+    """Raises ModelError for a shard that the index names and the folder lacks; no other path is followed."""
+    index = folder / SAFE[2]
+    shards = read_mapping(index).get("weight_map")
+    if not isinstance(shards, dict) or not shards:
+        raise ModelError(f"{index}: names no shards under weight_map.")
+    for name in sorted(set(map(str, shards.values()))):
+        if name not in names or not name.endswith(".safetensors"):
+            raise ModelError(f"{folder}: no {name}, which {index.name} names as a shard in safetensors.")
 
 
 def folder_content(folder: Path) -> str:

@@ -6,30 +6,28 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from fnmatch import fnmatch
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as library
 
-from apet.errors import ModelError, shown, unknown
+from apet.errors import ModelError, located, shown, unknown
 from apet.placement.sites import Inventory
 from apet.plms.families import Family, Frame, family_of
-from apet.plms.files import PICKLED, SNAPSHOT, checked_content, names_in, read_mapping, read_origin
+from apet.plms.files import SNAPSHOT, TOKENIZERS, check_files, checked_content, read_origin
 from apet.plms.inventory import inventory_of, shapes_of
 from apet.plms.registry import DTYPES, HEADS, read_config
 
 MOST_BLOCKS, MOST_SIZE = 1_000, 10**7
 """More blocks, or more of any other number in a config.json, has no PLM; to make its shapes could take hours."""
-WEIGHTS, SHARDS = "model.safetensors", "model.safetensors.index.json"
-TOKENIZERS = ("tokenizer.json", "spiece.model", "tokenizer.model", "vocab.txt", "vocab.json")
-"""Files of which a tokenizer needs at least one."""
+POINTER = b"version https://git-lfs"
+"""How a file begins that stands for one of git LFS which was not fetched."""
 
 
 @dataclass
@@ -86,22 +84,17 @@ def load_plm(folder: Path, name: str, weights: bool = True, device: str = "cpu")
     that lacks a file or a weight, or whose architecture is not supported; CorruptError where its content has changed.
     weights: false for shapes alone (meta device).
     """
-    _complete(folder)
+    check_files(folder)
     stated = _stated(folder)
     content = checked_content(folder)
-    stored = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
-    check_size(read_config(folder), stored, folder)
     config = _config(folder)
-    family = family_of(config.model_type)
     with _quiet():
         if weights:
-            model = _model(folder, family, config, getattr(torch, stated["dtype"]), stated["head"], name)
+            model = _model(folder, config, stated["head"], name, dtype=getattr(torch, stated["dtype"]))
         else:
             model = _shapes(config, stated["head"])
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-        except Exception as error:
-            raise ModelError(f"{folder}: its tokenizer cannot be read ({_first_line(error)}).") from None
+        tokenizer = _tokenizer(folder, model)
+    family = family_of(config.model_type)
     model.requires_grad_(False).eval()
     family.fuse(model)
     if weights:
@@ -110,32 +103,24 @@ def load_plm(folder: Path, name: str, weights: bool = True, device: str = "cpu")
     return PLM(name, family, model, tokenizer, content, family.frame(tokenizer), *said)
 
 
-def _complete(folder: Path) -> None:
-    """Raises ModelError for a file that is missing, naming it."""
-    names = set(names_in(folder)) if folder.is_dir() else set()
-    if "config.json" not in names:
-        raise ModelError(
-            f"{folder}: no config.json, which a PLM's folder holds beside weights and tokenizer. "
-            "`apet snapshot` fetches a PLM, `apet pretrain` makes a rung of the ladder."
-        )
-    if WEIGHTS not in names and SHARDS not in names:
-        others = sorted(n for n in names if any(fnmatch(n, p) for p in ("*.safetensors", *PICKLED)))
-        found = f", only {others[0]}" if others else ""
-        raise ModelError(f"{folder}: no {WEIGHTS} and no {SHARDS}{found}. Weights are read from safetensors alone.")
-    if WEIGHTS not in names:
-        _shards(folder, names)
-    if not names.intersection(TOKENIZERS):
-        raise ModelError(f"{folder}: no tokenizer. One of these files is needed: {', '.join(TOKENIZERS)}.")
+def check_plm(folder: Path, name: str, head: str) -> None:
+    """Raises ModelError for a folder that `load_plm` would refuse; its weights are not read. head: see `PLM`."""
+    check_files(folder)
+    for path in sorted(folder.glob("*.safetensors")):
+        _check_header(path)
+    with _quiet():
+        _tokenizer(folder, _model(folder, _config(folder), head, name, device_map="meta"))
 
 
-def _shards(folder: Path, names: set[str]) -> None:
-    """Raises ModelError for a shard that the index names and the folder lacks; no other path is followed."""
-    shards = read_mapping(folder / SHARDS).get("weight_map")
-    if not isinstance(shards, dict) or not shards:
-        raise ModelError(f"{folder / SHARDS}: names no shards under weight_map.")
-    for name in sorted(set(map(str, shards.values()))):
-        if name not in names or not name.endswith(".safetensors"):
-            raise ModelError(f"{folder}: no {name}, which {SHARDS} names as a shard in safetensors.")
+def _check_header(path: Path) -> None:
+    try:
+        with safe_open(path, "pt"):
+            return
+    except (SafetensorError, OSError) as error:
+        with open(path, "rb") as file:
+            is_pointer = file.read(len(POINTER)) == POINTER
+        hint = " It is a pointer of git LFS: `git lfs pull` fetches what it stands for." if is_pointer else ""
+        raise ModelError(f"{path}: its weights cannot be read ({first_line(error)}).{hint}") from None
 
 
 def _stated(folder: Path) -> dict[str, Any]:
@@ -148,30 +133,37 @@ def _stated(folder: Path) -> dict[str, Any]:
 
 
 def _config(folder: Path) -> PretrainedConfig:
-    family_of(str(read_config(folder).get("model_type")))
+    stored = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    check_size(read_config(folder), stored, folder)
     try:
         return AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except Exception as error:
-        raise ModelError(f"{folder / 'config.json'}: cannot be used ({_first_line(error)}).") from None
+        raise ModelError(f"{folder / 'config.json'}: cannot be used ({first_line(error)}).") from None
 
 
-def _model(
-    folder: Path, family: Family, config: PretrainedConfig, dtype: torch.dtype, head: str, name: str
-) -> PreTrainedModel:
-    """The model with its weights. Raises ModelError where the checkpoint lacks some: they would be random."""
+def _model(folder: Path, config: PretrainedConfig, head: str, name: str, **options: Any) -> PreTrainedModel:
+    """The model with its weights. Raises ModelError where the checkpoint lacks some: they would be random.
+
+    options: of the library's `from_pretrained`.
+    """
+    family = family_of(config.model_type)
     try:
         loaded: Any = family.class_of(config).from_pretrained(
             folder,
             config=config,
-            dtype=dtype,
             use_safetensors=True,
             trust_remote_code=False,
             local_files_only=True,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are told below
+            **options,
         )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise ModelError(f"{folder}: its weights cannot be read ({_first_line(error)}).") from None
+    except Exception as error:  # the library checks little, and what fails then may be anything in it
+        raise ModelError(f"{folder}: its weights cannot be read ({first_line(error)}).") from None
     model, report = loaded
+    for key, found, asked in sorted(report["mismatched_keys"]):
+        shapes = f"{tuple(found)}, and config.json asks for {tuple(asked)}"
+        raise ModelError(f"{folder}: the weights have {key} in the shape {shapes}.")
     missing = sorted(report["missing_keys"])
     body = [key for key in missing if not key.startswith(f"{family.head_part}.")]
     if body:
@@ -187,6 +179,38 @@ def _model(
     return model
 
 
+def read_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer in a folder. Raises ModelError for one that cannot be read, or that the library has made up."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except Exception as error:
+        raise ModelError(f"{folder}: its tokenizer cannot be read ({first_line(error)}).") from None
+    # Without them the library hands out one that knows the special words alone.
+    lacks = [] if (folder / TOKENIZERS[0]).is_file() else sorted({*tokenizer.vocab_files_names.values()})
+    if missing := [file for file in lacks if file != TOKENIZERS[0] and not (folder / file).is_file()]:
+        kind = type(tokenizer).__name__
+        raise ModelError(f"{folder}: no {_first(missing)}, which its tokenizer ({kind}) needs, and no {TOKENIZERS[0]}.")
+    return tokenizer
+
+
+def _tokenizer(folder: Path, model: PreTrainedModel) -> PreTrainedTokenizerBase:
+    """`read_tokenizer`. Raises ModelError also for one with words that the model does not have."""
+    tokenizer = read_tokenizer(folder)
+    words = 1 + max(tokenizer.get_vocab().values(), default=-1)
+    embeddings: Any = model.get_input_embeddings()
+    rows = len(embeddings.weight)
+    if words > rows:
+        raise ModelError(
+            f"{folder}: its tokenizer has {words:,} words, and the word embeddings have {rows:,} rows. "
+            "Allowed: at least a row for each word, so this is not the tokenizer of these weights."
+        )
+    frame = family_of(model.config.model_type).frame(tokenizer)
+    if None in (*frame.before, *frame.after, *frame.decoder):
+        wanted = "a token that begins, ends or pads a text, or the one that stands for the answer"
+        raise ModelError(f"{folder}: its tokenizer lacks {wanted}, which a {model.config.model_type} model reads.")
+    return tokenizer
+
+
 def inventory_of_config(values: dict, head: str = "own") -> Inventory:
     """The inventory of a configuration given as the mapping of a config.json, without weights. head: see `PLM`.
 
@@ -197,17 +221,21 @@ def inventory_of_config(values: dict, head: str = "own") -> Inventory:
         most = MOST_BLOCKS if "layer" in key else MOST_SIZE
         if type(value) is int and value > most:
             raise ModelError(f"config.json: {key} is {value}. Allowed: at most {most:,}.")
+    if values.get("quantization_config"):
+        said = f"quantization_config is {shown(values['quantization_config'])}"
+        raise ModelError(f"config.json: {said}. Allowed: none, for weights that are not quantised.")
     try:
         return inventory_of(_shapes(AutoConfig.for_model(**values), head))
     except Exception as error:  # the library checks little, and what fails then may be anything in it or in PyTorch
-        raise ModelError(f"config.json: no PLM has the shapes of {shown(values)} ({_first_line(error)}).") from None
+        raise ModelError(f"config.json: no PLM has the shapes of {shown(values)} ({first_line(error)}).") from None
 
 
 def check_size(values: dict, stored: int, where: object) -> None:
     """Raises ModelError for the mapping of a config.json with more parameters than there are bits in the `stored` bytes
     of weights: the library would make room for them all before it finds that they are not there.
     """
-    parameters = inventory_of_config(values).parameters
+    with located(where):
+        parameters = inventory_of_config(values).parameters
     if parameters > 8 * stored:
         said = f"config.json speaks of {parameters:,} parameters, and the weights hold at most {8 * stored:,}"
         raise ModelError(f"{where}: {said}.")
@@ -225,7 +253,7 @@ def _first(keys: list[str]) -> str:
     return ", ".join(keys[:3]) + (f" and {len(keys) - 3} more" if len(keys) > 3 else "")
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
