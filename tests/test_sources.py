@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from apet.cli import main
 from apet.data import wheels
@@ -153,6 +153,69 @@ def test_other_shapes_than_planned_are_refused(plm, tmp_path):
     with pytest.raises(ModelError, match="other shapes"):
         fetched({"folder": str(plm)}, tmp_path / "out", family="llama", config=config)
     assert not (tmp_path / "out").exists()
+
+
+def spoil(file: str, content: bytes, *gone: str):
+    """Take files away, and write one."""
+
+    def change(folder: Path) -> None:
+        for name in gone:
+            (folder / name).unlink()
+        (folder / file).write_bytes(content)
+
+    return change
+
+
+def fewer_positions(folder: Path) -> None:
+    values = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(values | {"max_position_embeddings": 8}))
+
+
+LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:abc\nsize 5\n"
+INDEX = b'{"weight_map": {"a": "model-00001-of-00002.safetensors"}}'
+USELESS = {
+    "no tokenizer": (spoil("README.md", b"", "tokenizer.json"), "no tokenizer. One of these files"),
+    "another one's": (spoil("spiece.model", b"abc", "tokenizer.json", "tokenizer_config.json"), "no vocab.txt, which"),
+    "not UTF-8": (spoil("vocab.txt", b"\xff\xfe\0", "tokenizer.json", "tokenizer_config.json"), "UTF-8"),
+    "no mapping": (spoil("tokenizer_config.json", b"[]", "tokenizer.json"), "no tokenizer"),
+    "empty tokenizer": (spoil("tokenizer.json", b"{}"), "its tokenizer cannot be read"),
+    "no shards": (spoil("model.safetensors.index.json", INDEX, "model.safetensors"), "no model-00001-of-00002.safeten"),
+    "empty index": (spoil("model.safetensors.index.json", b"{}", "model.safetensors"), "names no shards"),
+    "cut off": (spoil("model.safetensors", b"abc"), "model.safetensors: its weights cannot be read"),
+    "git LFS": (spoil("model.safetensors", LFS), "git lfs pull"),
+    "git LFS, pickled": (spoil("pytorch_model.bin", LFS, "model.safetensors"), "pytorch_model.bin: not a file"),
+    "one tensor": (lambda folder: save_file({"x": torch.ones(9999)}, folder / "model.safetensors"), "the weights lack"),
+    "other shapes": (fewer_positions, r"in the shape \(32, 16\), and config.json asks for \(8, 16\)"),
+}
+
+
+@pytest.mark.parametrize("case", USELESS)
+def test_what_could_not_be_loaded_leaves_no_snapshot(tmp_path, case):
+    change, said = USELESS[case]
+    folder = save_plm(tiny_plm("bert", fused=False).model, tmp_path / "source")
+    change(folder)
+    with pytest.raises(ModelError, match=said) as error:
+        fetched({"folder": str(folder)}, tmp_path / "out")
+    assert str(error.value).startswith("model 'mine': ") and ".out" not in str(error.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]
+
+
+@pytest.mark.parametrize("family", ["bloom", "gpt_neox", "llama", "t5"])
+def test_no_tokenizer_is_made_up(tmp_path, family):
+    folder = tmp_path / "source"
+    tiny_plm(family, fused=False).model.save_pretrained(folder)
+    (folder / "vocab.txt").write_text("yes\nno\n")
+    with pytest.raises(ModelError, match=r"its tokenizer (cannot be read|\()"):
+        fetched({"folder": str(folder)}, tmp_path / "out")
+
+
+def test_one_pickled_shard_loads_as_the_whole(plm, tmp_path):
+    torch.save(load_file(plm / "model.safetensors"), plm / "pytorch_model-00001-of-00001.bin")
+    (plm / "pytorch_model.bin.index.json").write_text("{}")
+    (plm / "model.safetensors").rename(tmp_path / "model.safetensors")
+    fetched({"folder": str(plm)}, tmp_path / "out")
+    assert same_weights(tmp_path, tmp_path / "out")
+    assert load_plm(tmp_path / "out", "mine").content == content_of(tmp_path / "out")
 
 
 def test_an_unsupported_architecture_names_the_supported_ones(plm, tmp_path):

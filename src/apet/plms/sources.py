@@ -6,16 +6,27 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from zipfile import is_zipfile
 
 from apet.data.wheels import copy_member, find_wheel, open_wheel
 from apet.errors import ModelError, shown, without_secrets
-from apet.plms.files import OTHERS, PICKLED, SAFE, SNAPSHOT, folder_content, names_in, plm_files, write_origin
+from apet.plms.files import (
+    OTHERS,
+    PICKLED,
+    SAFE,
+    SNAPSHOT,
+    check_files,
+    folder_content,
+    names_in,
+    plm_files,
+    write_origin,
+)
 from apet.plms.gguf import check_gguf
-from apet.plms.load import check_size, inventory_of_config
+from apet.plms.load import check_plm, check_size, inventory_of_config, read_tokenizer
 from apet.plms.registry import Snapshot, read_config
 from apet.provenance import whole_folder, write_json
 
@@ -28,14 +39,17 @@ def fetch_snapshot(snapshot: Snapshot, out_folder: Path, wheels_folder: Path) ->
 
     The record says the source, the revision that was really fetched, how the PLM is to be loaded, and the SHA-256 over
     its content. wheels_folder: where verified wheels are. Raises ModelError where the source cannot be had, is not of a
-    supported family, or has other shapes than the registry says; nothing is left behind then.
+    supported family, has other shapes than the registry says, or could not be loaded; nothing is left behind then.
     """
     with whole_folder(out_folder) as folder:
         revision = FETCH[snapshot.kind](snapshot, folder, wheels_folder)
-        if not list(folder.glob("*.safetensors")):
-            _rewrite(folder)
-        _complete_tokenizer(folder)
-        _check_shapes(snapshot, folder)
+        with _told_of(snapshot, folder):
+            if not list(folder.glob("*.safetensors")):
+                _rewrite(folder)
+            check_files(folder)
+            _complete_tokenizer(folder)
+            _check_shapes(snapshot, folder)
+            check_plm(folder, snapshot.name, snapshot.head)
         record = {
             "name": snapshot.name,
             "source": dict(snapshot.source),
@@ -45,6 +59,16 @@ def fetch_snapshot(snapshot: Snapshot, out_folder: Path, wheels_folder: Path) ->
             "head": snapshot.head,
         }
         write_origin(folder, SNAPSHOT, record)
+
+
+@contextmanager
+def _told_of(snapshot: Snapshot, folder: Path) -> Iterator[None]:
+    """What is wrong with a temporary folder, told of the source that its files are from."""
+    try:
+        yield
+    except ModelError as error:
+        said = str(error).replace(str(folder), snapshot.source[snapshot.kind])
+        raise ModelError(f"model {snapshot.name!r}: {said}") from None
 
 
 def _from_hub(snapshot: Snapshot, folder: Path, _: Path) -> str:
@@ -139,8 +163,8 @@ def _rewrite(folder: Path) -> None:
         save_file({n: tensors[n].contiguous() for n in sorted(once.values())}, folder / name, {"format": "pt"})
         index.update(dict.fromkeys(once.values(), name))
         path.unlink()
-    if len(shards) > 1:
-        (folder / PICKLED[2]).unlink(missing_ok=True)
+    (folder / PICKLED[2]).unlink(missing_ok=True)
+    if {*index.values()} - {SAFE[0]}:
         write_json(folder / SAFE[2], {"metadata": {}, "weight_map": dict(sorted(index.items()))})
 
 
@@ -183,10 +207,8 @@ def _dequantise(source: Path, file: str, folder: Path) -> None:
 
 def _complete_tokenizer(folder: Path) -> None:
     """The tokenizer in the one form that needs no conversion when it is loaded."""
-    from transformers import AutoTokenizer
-
     if not (folder / "tokenizer.json").is_file():
-        AutoTokenizer.from_pretrained(folder, trust_remote_code=False).save_pretrained(folder)
+        read_tokenizer(folder).save_pretrained(folder)
 
 
 def _check_shapes(snapshot: Snapshot, folder: Path) -> None:
@@ -194,6 +216,6 @@ def _check_shapes(snapshot: Snapshot, folder: Path) -> None:
     fetched = inventory_of_config(read_config(folder))
     if snapshot.values and inventory_of_config(snapshot.values).sites != fetched.sites:
         raise ModelError(
-            f"model {snapshot.name!r}: the config.json that was fetched has other shapes than the registry or the "
-            f"study says: {json.dumps(snapshot.values)}. Correct `config` there."
+            "the config.json that was fetched has other shapes than the registry or the study says: "
+            f"{json.dumps(snapshot.values)}. Correct `config` there."
         )
