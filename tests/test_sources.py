@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import shutil
@@ -14,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from apet.cli import main
 from apet.data import wheels
-from apet.errors import ModelError
+from apet.errors import ModelError, StorageError
 from apet.plms.files import content_of, folder_content
 from apet.plms.load import load_plm
 from apet.plms.registry import Snapshot
@@ -93,6 +94,30 @@ def test_offline_the_error_names_the_command(tmp_path, monkeypatch):
     with pytest.raises(ModelError, match="apet snapshot --model mine"):
         fetched({"hub": "someone/plm", "revision": "main"}, tmp_path / "out")
     assert not (tmp_path / "out").exists() and not list(tmp_path.glob(".out*"))
+
+
+class CutOff(Exception):
+    """As of the library below the hub's client, which is of no kind that the client names."""
+
+
+@pytest.mark.parametrize(
+    ("raised", "kind", "said"),
+    [
+        (CutOff("see https://user:word@hub"), ModelError, r"broke off \(CutOff: see https://\*\*\*@hub\)"),
+        (RuntimeError("Data processing error"), ModelError, "(?s)RuntimeError: Data.*--model mine"),
+        (OSError(errno.ENOSPC, "No space left", "/cache/blob"), StorageError, "/cache/blob.*the disk is full"),
+        (RuntimeError("I/O error: No space left (os error 28)"), StorageError, "the disk is full"),
+    ],
+    ids=["cut off", "the client's own", "full", "full, in Rust"],
+)
+def test_a_download_that_fails_is_one_clear_error(tmp_path, monkeypatch, raised, kind, said):
+    def fail(*args, **options):
+        raise raised
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fail)
+    with pytest.raises(kind, match=said) as error:
+        fetched({"hub": "someone/plm", "revision": "main"}, tmp_path / "out")
+    assert "word" not in str(error.value) and not list(tmp_path.iterdir())
 
 
 def test_pickled_weights_become_safetensors(plm, tmp_path):

@@ -13,7 +13,7 @@ from typing import Any
 from zipfile import is_zipfile
 
 from apet.data.wheels import copy_member, find_wheel, open_wheel
-from apet.errors import ModelError, shown, without_secrets
+from apet.errors import ModelError, shown, storage_error, without_secrets
 from apet.plms.files import (
     OTHERS,
     PICKLED,
@@ -26,7 +26,7 @@ from apet.plms.files import (
     write_origin,
 )
 from apet.plms.gguf import check_gguf
-from apet.plms.load import check_plm, check_size, inventory_of_config, read_tokenizer
+from apet.plms.load import check_plm, check_size, first_line, inventory_of_config, read_tokenizer
 from apet.plms.registry import Snapshot, read_config
 from apet.provenance import whole_folder, write_json
 
@@ -83,11 +83,15 @@ def _from_hub(snapshot: Snapshot, folder: Path, _: Path) -> str:
     except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
         said = without_secrets(str(error))
         raise ModelError(f"model {snapshot.name!r}: the hub has no {name} at revision {revision} ({said}).") from None
-    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, errors.HfHubHTTPError, OSError) as error:
+    except Exception as error:  # of the hub's client, of the one below it, or of the disk
+        if found := storage_error(error):
+            raise found from None
+        said = f"{type(error).__name__}: {without_secrets(first_line(error))}"
         raise ModelError(
             f"model {snapshot.name!r}: {name} at revision {revision} is not on this machine, and the hub cannot be "
-            f"reached ({type(error).__name__}). Where it can be, say `apet snapshot --model {snapshot.name}` and bring "
-            "models/ here (`dvc push` there, `dvc pull` here), or name a folder as its source."
+            f"reached, or broke off ({said}). Say it again, which goes on where it was; or say `apet snapshot --model "
+            f"{snapshot.name}` where the hub can be reached, and bring models/ here (`dvc push` there, `dvc pull` "
+            "here); or name a folder as its source."
         ) from None
     _copy(cached, folder)
     return cached.name
