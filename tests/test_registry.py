@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +14,9 @@ from apet.plms.ladder import Recipe, Rung
 from apet.plms.load import inventory_of_config
 from apet.plms.registry import FAMILIES as NAMES
 from apet.plms.registry import Snapshot, parse_model, registry, slug, values_of
+from apet.plms.sources import fetch_snapshot
+from saved import save_plm
+from tiny import tiny_plm
 
 HUB = {"hub": "someone/plm", "revision": "main"}
 
@@ -42,6 +46,18 @@ def test_an_entry_may_be_a_name_a_rung_or_a_folder(tmp_path):
     assert parse_model("google/t5-v1_1-xxl") is registry()["google/t5-v1_1-xxl"]
     assert isinstance(parse_model("bloom-64x4"), Rung)
     assert parse_model(str(tmp_path / "my-plm")) == Snapshot("my-plm", {"folder": str(tmp_path / "my-plm")})
+
+
+@pytest.mark.parametrize("written", ["~/my-plm", {"name": "my-plm", "source": {"folder": "~/my-plm"}}], ids=type)
+def test_a_folder_may_lie_in_ones_home(tmp_path, monkeypatch, written):
+    save_plm(tiny_plm("bert", fused=False).model, tmp_path / "my-plm")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    found = parse_model(written)
+    assert found.digest == parse_model(str(tmp_path / "my-plm")).digest
+    assert values_of(found, Recipe(), Path())["model_type"] == "bert"
+    fetch_snapshot(found, tmp_path / "out", Path())
+    assert (tmp_path / "out/snapshot.json").is_file()
 
 
 def test_a_mapping_changes_what_the_registry_says():

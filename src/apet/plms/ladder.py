@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from apet.errors import ModelError, ParamsError, unknown
+from apet.errors import ModelError, ParamsError, shown, unknown
 from apet.provenance import digest
 
 PRETRAIN_VERSION = 4
@@ -25,7 +25,8 @@ SPECIAL = ("<pad>", "<eos>", "<mask>", "<unk>", "<cls>", "<sep>", *SENTINELS)
 PAD, END, MASK, _, CLS, SEP, SENTINEL = range(7)
 """Ids: what fills a row, ends a document, hides a token, begins and ends BERT's row; the first sentinel."""
 
-NAME = re.compile(r"([a-z0-9]+)-([1-9]\d*)x([1-9]\d*)", re.ASCII)
+NAME = re.compile(r"([a-z0-9]+)-([1-9]\d{0,14})x([1-9]\d{0,14})", re.ASCII)
+"""With as many digits as a budget may have: Python itself refuses to read thousands of them."""
 
 LEAST = {"seed": 0, "length": 8, "vocabulary": 256 + len(SPECIAL)}
 CHOICES = {"schedule": ("linear", "cosine"), "precision": ("bfloat16", "float32")}
@@ -101,7 +102,9 @@ def parse_rung(name: str) -> Rung:
     """The rung that `<family>-<width>x<layers>` names. ModelError for another form, family or width."""
     parts = NAME.fullmatch(name)
     if not parts:
-        raise ModelError(f"model {name!r}: not a rung of the ladder. Allowed: <family>-<width>x<layers> (bloom-64x4).")
+        raise ModelError(
+            f"model {shown(name)}: not a rung of the ladder. Allowed: <family>-<width>x<layers> (bloom-64x4)."
+        )
     family, width, layers = parts[1], int(parts[2]), int(parts[3])
     if family not in FAMILIES:
         raise ModelError(unknown("family", family, FAMILIES, f"model {name!r}"))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import cache
 from pathlib import Path
@@ -74,7 +75,7 @@ class Snapshot:
         if self.kind == "wheel":
             return {**self.source, "sha256": find_wheel(self.source["wheel"]).sha256}
         if self.kind == "folder":
-            return {"content": folder_content(Path(self.source["folder"]))}
+            return {"content": folder_content(folder_of(self))}
         return dict(self.source)
 
 
@@ -91,7 +92,7 @@ def parse_model(entry: str | Mapping[str, Any]) -> Model:
     if isinstance(entry, Mapping):
         return _own(entry)
     if entry.startswith(("/", "./", "../", "~")):
-        path = Path(entry).expanduser()
+        path = Path(os.path.expanduser(entry))
         name = path.resolve().name
         if not NAME.fullmatch(name):
             own = f"{{name: …, source: {{folder: {entry!r}}}}}"
@@ -131,7 +132,7 @@ def values_of(model: Model, recipe: Recipe, fetched: Path) -> dict[str, Any]:
     if model.values:
         return model.values
     if model.kind == "folder":
-        return read_config(Path(model.source["folder"]).expanduser())
+        return read_config(folder_of(model))
     if (fetched / "config.json").is_file():
         check_one(fetched, "config.json")
         return read_config(fetched)
@@ -139,6 +140,11 @@ def values_of(model: Model, recipe: Recipe, fetched: Path) -> dict[str, Any]:
         f"model {model.name!r}: its shapes are not known before it is fetched. Say "
         f"`apet snapshot --model {model.name}` first, or give its `family` and `config` in the study."
     )
+
+
+def folder_of(model: Snapshot) -> Path:
+    """Where the source of a PLM lies that is a folder on this machine."""
+    return Path(os.path.expanduser(model.source["folder"]))  # Path.expanduser raises where a user is unknown
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -177,7 +183,18 @@ def _snapshot(name: str, entry: Mapping[str, Any], where: str) -> Snapshot:
     config = entry.get("config")
     if config is not None and not (isinstance(config, dict) and entry.get("family")):
         raise ParamsError(f"{where}: config is {shown(config)}; it must be a mapping, with `family` beside it.")
+    for key in (key for key in _keys(config) if not isinstance(key, str)):
+        raise ParamsError(f"{where}: config has the key {shown(key)}. Allowed: texts, as in a config.json.")
     return Snapshot(name, **entry)
+
+
+def _keys(value: Any) -> Iterator[Any]:
+    """The keys of all mappings in a value, at any depth."""
+    if isinstance(value, dict):
+        yield from value
+        value = list(value.values())
+    for part in value if isinstance(value, list) else ():
+        yield from _keys(part)
 
 
 def _check_source(source: Any, where: str) -> None:

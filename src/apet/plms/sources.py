@@ -27,7 +27,7 @@ from apet.plms.files import (
 )
 from apet.plms.gguf import check_gguf
 from apet.plms.load import check_plm, check_size, first_line, inventory_of_config, read_tokenizer
-from apet.plms.registry import Snapshot, read_config
+from apet.plms.registry import Snapshot, folder_of, read_config
 from apet.provenance import whole_folder, write_json
 
 WEIGHTS = (".safetensors", ".bin")
@@ -99,7 +99,7 @@ def _from_hub(snapshot: Snapshot, folder: Path, _: Path) -> str:
 
 def _from_folder(snapshot: Snapshot, folder: Path, _: Path) -> str:
     """A copy of a Hugging Face folder; returns the SHA-256 over what it held."""
-    source = Path(snapshot.source["folder"]).expanduser()
+    source = folder_of(snapshot)
     _copy(source, folder)
     return folder_content(source)
 
