@@ -414,6 +414,36 @@ def test_a_wrong_model(refused, row):
     refused(("params.yaml: ", *parts), *CHECK)
 
 
+LONG = [
+    ({"methods": {**PARAMS["methods"], "prompt_tokens": 500}}, "prompt", "@own", 500),
+    ({}, "prompt", 500 * 16, 500),
+    ({}, "token_only", 500 * 16, 500),
+    ({"training": {**PARAMS["training"], "length": 500}}, "uniform", 8000, None),
+    ({"training": {**PARAMS["training"], "length": 600}}, "lora", "@own", 0),
+]
+
+
+@pytest.mark.parametrize(("changes", "placement", "budget", "tokens"), LONG, ids=lambda value: str(value)[:30])
+def test_a_text_that_is_longer_than_a_plms_positions(refused, changes, placement, budget, tokens):
+    """A ladder's BERT has 512 of them."""
+    changes = {**changes, "grid": [{"placements": [placement], "budgets": [budget], "draws": 3}]}
+    Path("mine.yaml").write_text(yaml.safe_dump(REVIEWS | {"length": 1000}))
+    params = edited(models=["bert-16x1"], tasks=["mine.yaml"], **changes)
+    Path("params.yaml").write_text(yaml.safe_dump(params))
+    length = params["training"]["length"]
+    said = () if tokens is None else (f"texts of up to {length} tokens with {tokens}", f"which are {length + tokens}")
+    refused(("params.yaml: model bert-16x1: task mine", *said, "at most 512", "training.length"), *CHECK)
+
+
+def test_a_text_that_a_plms_positions_hold_is_not_refused(refused, capsys):
+    """What a budget could pay counts as little for a random placement as a length that the task cuts."""
+    training = {**PARAMS["training"], "length": 600}
+    grid = [{"placements": ["uniform"], "budgets": [3000, 8000], "draws": 3}, {"placements": ["lora"], "budgets": [9]}]
+    params = edited(models=["bert-16x1", "bloom-16x1"], training=training, grid=grid)
+    Path("params.yaml").write_text(yaml.safe_dump(params))
+    assert main(list(CHECK)) == 0, capsys.readouterr().err
+
+
 @pytest.mark.parametrize("row", TASK, ids=lambda row: f"{row[0]['name']} {row[1]}={row[2]}"[:60])
 def test_a_wrong_task(refused, row):
     base, key, raw, *parts = row

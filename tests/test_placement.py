@@ -1,13 +1,25 @@
 """Laws of budgets and plans: exact, pure, independent of order, and the paper's counts."""
 
 from dataclasses import FrozenInstanceError, replace
+from itertools import product
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from apet.errors import BudgetError, ParamsError
-from apet.placement import PLACEMENTS, Budget, Inventory, Methods, Site, make_plan, own_count, resolve
+from apet.placement import (
+    PLACEMENTS,
+    Budget,
+    Inventory,
+    Methods,
+    Site,
+    make_plan,
+    most_virtual_tokens,
+    own_count,
+    resolve,
+    virtual_tokens,
+)
 from apet.placement.sites import STRUCTURES, capacity
 from apet.plms.load import inventory_of_config
 
@@ -126,6 +138,21 @@ def test_restrictions_stay_inside():
     }.items():
         plan = make_plan(inventory, name, 3001, seed=3)
         assert all(inside(u.site) for u in plan.units), name
+
+
+@pytest.mark.parametrize("placement", [*PLACEMENTS.random, "lora", "bitfit", "adapter", "prompt"])
+def test_virtual_tokens_are_those_of_the_plan_and_never_more_than_foretold(placement):
+    inventory, most = bloom(64, 2), 0
+    for seed, budget in product(range(5), (100, 1_000, 10_000, 40_000)):
+        try:
+            plan = make_plan(inventory, placement, budget, seed)
+        except BudgetError:
+            continue
+        tokens = sum(units.count for units in plan.units if units.site.structure == "token")
+        assert tokens == virtual_tokens(inventory, placement, budget, seed, Methods())
+        assert tokens <= most_virtual_tokens(inventory, placement, budget)
+        most = max(most, tokens)
+    assert (most > 0) == (placement in ("uniform", "token_only", "prompt"))
 
 
 def test_scalars_alone_when_nothing_larger_fits():

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from apet.config import load_study
 from apet.data.tasks import Task
 from apet.errors import BudgetError, ParamsError, located, unknown
-from apet.grid import Grid
-from apet.placement import Budget, Inventory, check_plan, resolve
+from apet.grid import Cell, Grid
+from apet.placement import Budget, Inventory, check_plan, most_virtual_tokens, resolve, virtual_tokens
 from apet.plms.registry import FAMILIES, head_of, values_of
 from apet.sealed import write_sealed
 
@@ -44,12 +45,42 @@ def _sizes(grid: Grid, model: str) -> dict[str, Any]:
         except BudgetError as error:
             raise BudgetError(f"{grid.params}: model {model}: {error}") from None
         counts[f"{placement} {budget}"] = count
+    _check_positions(grid, model, inventory, counts)
     return {
         "parameters": inventory.parameters,
         "non_embedding": inventory.non_embedding,
         "sites": len(inventory.sites),
         "tunable": counts,
     }
+
+
+def _check_positions(grid: Grid, model: str, inventory: Inventory, counts: Mapping[str, int]) -> None:
+    """ParamsError for a cell whose texts, its virtual tokens in front, may be longer than the PLM has positions."""
+    from apet.plms.families import FAMILIES as ARCHITECTURES
+
+    place = ARCHITECTURES[inventory.family].positions
+    if place is None:
+        return
+    (positions,) = {site.shape[0] for site in inventory.sites if (site.place, site.structure) == (place, "entry")}
+    most = {spent: most_virtual_tokens(inventory, spent[0], counts[" ".join(spent)]) for spent in grid.spendings[model]}
+    for cell in (cell for cell in grid.cells if cell.model == model):
+        length = min(cell.training.length, grid.tasks[cell.task].length)
+        tokens = most[cell.placement, cell.budget]
+        if length + tokens > positions:  # which a plan may stay below: most random ones do
+            tokens = _virtual_tokens(cell, inventory, counts[f"{cell.placement} {cell.budget}"])
+        if length + tokens > positions:
+            raise ParamsError(
+                f"{grid.params}: model {model}: task {cell.task}, {cell.placement} at {cell.budget}: texts of up to "
+                f"{length} tokens with {tokens} virtual tokens in front, which are {length + tokens}. Allowed: at most "
+                f"{positions}, as many as the PLM has positions. Lower training.length, methods.prompt_tokens or the "
+                "budget."
+            )
+
+
+def _virtual_tokens(cell: Cell, inventory: Inventory, count: int) -> int:
+    """The most that any of a cell's plans has."""
+    seeds = (cell.seed_of("plan", draw) for draw in range(cell.draws))
+    return max(virtual_tokens(inventory, cell.placement, count, seed, cell.methods) for seed in seeds)
 
 
 def _inventory(grid: Grid, model: str) -> Inventory:

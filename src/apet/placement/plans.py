@@ -81,6 +81,19 @@ def check_plan(inventory: Inventory, placement: str, budget: int, methods: Metho
     _spread(inventory, placement, budget, np.random.default_rng(0), methods)
 
 
+def virtual_tokens(inventory: Inventory, placement: str, budget: int, seed: int, methods: Methods) -> int:
+    """Virtual tokens that the plan of these arguments puts in front of an input. Raises as `make_plan`."""
+    take = _spread(inventory, placement, budget, np.random.default_rng(seed), methods)
+    return max((count for site, count in take.items() if site.structure == "token"), default=0)
+
+
+def most_virtual_tokens(inventory: Inventory, placement: str, budget: int) -> int:
+    """As many as `virtual_tokens` with any seed, or more: what the budget pays of what such a site holds."""
+    allowed = PLACEMENTS.random.get(placement, lambda site, inventory: True)
+    sites = (site for site in inventory.sites if site.structure == "token" and allowed(site, inventory))
+    return max((min(site.units, budget // site.cost) for site in sites), default=0)
+
+
 def _spread(inventory: Inventory, placement: str, budget: int, random: np.random.Generator, methods: Methods) -> Take:
     """How many units each site gets."""
     if placement not in PLACEMENTS.names:

@@ -177,6 +177,8 @@ class Family:
     the whole text, and the slot's state is made to name a word. slot: see Inputs. frame: (tokenizer) -> what goes
     around a text. narrow: (config) -> path of the last attention, whose forward then takes `read` [rows, k], the
     positions that ask there and go on; None where the family does without.
+    positions: the place whose weight has a row for each position of a text, so that no text may be longer; None where
+    positions are computed.
     fuse: puts fast kernels in place of the library's slow ones, equal to float tolerance. untie: gives a model made
     from a configuration alone a head of its own, where a checkpoint would bring one.
     """
@@ -193,6 +195,7 @@ class Family:
     slot: int = 1
     frame: Callable[[PreTrainedTokenizerBase], Frame] = lambda tokenizer: Frame()
     narrow: Callable[[PretrainedConfig], str | None] = lambda config: None
+    positions: str | None = None
     fuse: Callable[[Own], None] = lambda model: None
     untie: Callable[[Own], None] = lambda model: None
 

@@ -77,5 +77,6 @@ BERT = Family(
     slot=2,
     frame=frame,
     narrow=lambda config: f"bert.encoder.layer.{config.num_hidden_layers - 1}.attention",
+    positions="encoder.embedding.position",
     fuse=fuse,
 )
