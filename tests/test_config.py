@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from apet.check import sizes
 from apet.config import load_study
 from apet.errors import ApetError, ParamsError
 from apet.grid import Grid
@@ -43,6 +44,7 @@ def test_every_shipped_study_is_valid(path):
     grid = Grid(load_study(path), path)
     assert grid.cells
     assert len({c.path for c in grid.cells}) == len(grid.cells)
+    assert sizes(grid).keys() == grid.models.keys()
 
 
 def test_params_is_the_quick_study():
