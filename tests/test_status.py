@@ -216,7 +216,7 @@ def test_a_long_cell_tells_its_steps(monkeypatch, capsys):
         report.step("draw0.rerun0.rate0", step, 1000, 0.5, step / 1000)
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 100 * 6 // 30
-    last = "t5 squad: 0 of 2 cells, 0.0 cells/min, about 3.2 h left; full-own-0123456789 draw0.rerun0.rate0: "
+    last = "t5 squad: 0 of 2 cells, 0.6 cells/h, about 3.2 h left; full-own-0123456789 draw0.rerun0.rate0: "
     assert said[-1] == last + "step 100 of 1,000, loss 0.500"
 
 

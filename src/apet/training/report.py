@@ -7,7 +7,7 @@ import time
 
 from tqdm import tqdm
 
-from apet.status import span
+from apet.status import rate, span
 
 EVERY = 30.0
 """Seconds between two lines in a log, and after which a cell's steps are worth telling."""
@@ -66,14 +66,14 @@ class Report:
 
     def line(self) -> str:
         """Cells done, rate, time left, and the steps of a long cell."""
-        minutes = (time.monotonic() - self.start) / 60
-        rate = max(0.0, self.done + self.part - self.before) / max(minutes, 1e-9)
+        seconds = time.monotonic() - self.start
+        speed = max(0.0, self.done + self.part - self.before) / max(seconds, 1e-9)
         said = f"{self.title}: {self.done} of {self.total} cells"
-        if rate and self.done < self.total:
-            left = (self.total - self.done - self.part) / rate
-            said += f", {rate:.{int(rate < 10)}f} cells/min, about {span(60 * left)} left"
-        elif rate:
-            said += f" in {span(60 * minutes)}"
+        if speed and self.done < self.total:
+            left = (self.total - self.done - self.part) / speed
+            said += f", {rate(speed)}, about {span(left)} left"
+        elif speed:
+            said += f" in {span(seconds)}"
         return f"{said}; {self.steps}" if self.steps else said
 
     def _say(self) -> None:
