@@ -3,7 +3,9 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
-# Not compiled: most of what is installed is never imported, and what is compiles itself once.
+# Not compiled: most of what is installed is never imported, and what is compiles itself once; unless Python is told
+# not to keep that, as in many containers, where each job then compiled PyTorch again (7 s).
+unexport PYTHONDONTWRITEBYTECODE
 PIP    := $(BIN)/python -m pip install --quiet --no-compile
 # Another build of torch: make run TORCH_INDEX=https://download.pytorch.org/whl/cpu (or …/cu130)
 TORCH_INDEX ?=
