@@ -170,6 +170,14 @@ def test_each_word_of_the_tokenizer_has_an_embedding(tmp_path, weights):
         load_plm(folder, "x", weights=weights)
 
 
+def test_a_t5_without_its_sentinel_is_refused(tmp_path):
+    folder = save_plm(model_of("t5"), tmp_path)
+    for path in folder.glob("tokenizer*.json"):
+        path.write_text(path.read_text().replace("<extra_id_0>", "<another>"))
+    with pytest.raises(ModelError, match=f"{folder}: its tokenizer lacks a token .* a t5 model reads"):
+        load_plm(folder, "x")
+
+
 @pytest.mark.parametrize(("name", "token"), [("bert", "mask"), ("bert", "cls"), ("t5", "eos"), ("t5", "pad")])
 def test_a_tokenizer_has_what_stands_around_a_text(tmp_path, name, token):
     folder = save_plm(model_of(name), tmp_path)

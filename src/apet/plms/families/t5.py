@@ -57,7 +57,7 @@ OUTER = (
 
 def frame(tokenizer: PreTrainedTokenizerBase) -> Frame:
     """The encoder reads prompt, sentinel, end; the decoder has said the sentinel and is asked for what follows it."""
-    sentinel: Any = tokenizer.convert_tokens_to_ids(SPAN)
+    sentinel: Any = tokenizer.get_vocab().get(SPAN)  # asked for by its name, one that lacks it gives the unknown word
     start = tokenizer.pad_token_id
     return Frame(after=(sentinel, tokenizer.eos_token_id), decoder=(start, sentinel))
 
