@@ -19,7 +19,7 @@ import pytest
 import yaml
 
 from apet.checkout import claim, date_results, settle_times
-from apet.errors import ApetError, DataError, StorageError, storage_error
+from apet.errors import ApetError, DataError, PlaceError, StorageError, storage_error
 from apet.provenance import digest, whole_file, whole_folder, write_json
 from apet.store import prune, restore
 from apet.temporary import STATE, temporary_folder
@@ -323,7 +323,7 @@ def write_study(folder: Path) -> Path:
 
 def test_a_file_where_a_folder_must_be_is_named(tmp_path):
     in_the_way(tmp_path)
-    refused = pytest.raises(StorageError, match="file: cannot be used: a file stands where a folder must be")
+    refused = pytest.raises(PlaceError, match="file: cannot be used: a file stands where a folder must be")
     with refused, whole_folder(tmp_path / "file"):
         pass
 

@@ -298,13 +298,13 @@ def test_a_run_with_failures_ends_with_a_table_and_keeps_the_rest(checkout, lab)
     (checkout.folder / "results" / "runs" / f"{bad}.json").mkdir(parents=True)
     said = checkout.snakemake("cells", check=False)
     (line,) = (line for line in said.splitlines() if line.startswith(f"{bad}  "))
-    assert "IsADirectoryError" in line
+    assert "PlaceError" in line
     assert line.endswith("results/logs/train/plm/words-0.log")
     results = Results(checkout.folder / "results")
     good = {cell.path for cell in lab.cells.values()} - {bad}
     assert {path for path in {bad, *good} if (results.runs / f"{path}.json").is_file()} == good
     said = checkout.run("apet", "status").stdout
-    assert "4 cells: 3 done, 1 failed, 0 left" in said and f"failed: {bad}: IsADirectoryError" in said
+    assert "4 cells: 3 done, 1 failed, 0 left" in said and f"failed: {bad}: PlaceError" in said
     (results.runs / f"{bad}.json").rmdir()
     (results.cells / bad / "metrics.json").unlink()
     checkout.snakemake("cells")

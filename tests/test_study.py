@@ -222,7 +222,7 @@ def test_the_results_of_a_run_with_failures(lab: Lab, tmp_path: Path) -> None:
     checkout.snakemake("--config", "partial=true")
     assert checkout.trained() == before
     (listed,) = csv(root / "missing.csv").to_dict("records")
-    assert listed["cell"] == bad and listed["reason"].startswith("IsADirectoryError")
+    assert listed["cell"] == bad and listed["reason"].startswith("PlaceError")
     assert json.loads((root / "findings.json").read_text())["missing"] == 1
     assert json.loads((root / "metrics.json").read_text())["missing"] == 1
     assert listed["reason"] in (root / "findings.md").read_text()

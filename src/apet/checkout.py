@@ -50,7 +50,7 @@ def settle_times(root: Path = Path()) -> None:
 
 
 def check_room(*folders: Path) -> None:
-    """Make the folders, and write a page into each and remove it. Raises StorageError where that is refused."""
+    """Make the folders, and write a page into each and remove it. Raises as `storing`."""
     for folder in folders:
         with storing(folder), temporary_file(folder / "room") as room:
             room.write_bytes(bytes(4096))

@@ -49,6 +49,10 @@ class StorageError(ApetError):
     """A disk that is full, read-only, or not ours to write."""
 
 
+class PlaceError(ApetError):
+    """A place on a disk that is another's: what else can be written is not lost, so it is no StorageError."""
+
+
 class Interrupted(BaseException):
     """SIGTERM or SIGINT: the work is kept, and going on is left to the next run. No failure, so no `Exception`.
 
@@ -78,6 +82,12 @@ REFUSED = {
     errno.EROFS: ("the file system is read-only", "Make it writable"),
     errno.EACCES: ("permission is denied", "Give access to it"),
     errno.EPERM: ("it is not permitted", "Give access to it"),
+    errno.EIO: ("the disk does not answer as it should (input/output error)", "See to the disk"),
+    errno.ESTALE: ("the shared disk has lost it (stale file handle)", "Mount it anew"),
+}
+"""Number of a system's error -> what it says of a disk, and what to do."""
+
+IN_THE_WAY = {
     errno.EEXIST: ("something else stands there, such as a link that leads nowhere", "Move it away, or mend it"),
     errno.ENOTDIR: ("a file stands where a folder must be", "Move it away, or name another"),
     errno.EISDIR: ("a folder stands where a file must be", "Move it away, or name another"),
@@ -85,33 +95,34 @@ REFUSED = {
     errno.ENOTEMPTY: ("another process has just written it", "Wait for that one"),
     errno.ENAMETOOLONG: ("the name is too long", "Give a shorter one"),
     errno.ELOOP: ("links lead round in a circle", "Mend them"),
-    errno.EIO: ("the disk does not answer as it should (input/output error)", "See to the disk"),
-    errno.ESTALE: ("the shared disk has lost it (stale file handle)", "Mount it anew"),
 }
-"""Number of a system's error -> what it says of a disk, and what to do."""
+"""The same of one place."""
 
 OF_WHAT_IS_WRITTEN = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENAMETOOLONG)
 """Those that are told of what was to be written; the others, of the file that the system names."""
 
 
-def storage_error(error: Exception, path: object = None) -> StorageError | None:
-    """What a disk has refused to Python or to a library, as one message with the file and what to do. None for any
-    other error. path: what was to be written; the error says which file only where it may have been read.
+def storage_error(error: Exception, path: object = None) -> StorageError | PlaceError | None:
+    """What a disk has refused to Python or to a library, as one message with the file and what to do: a StorageError,
+    or a PlaceError where something stands in the way. None for any other error. path: what was to be written; the error
+    says which file only where it may have been read.
     """
     # Libraries written in Rust give the number in their text alone.
     said = re.search(r"\(os error (\d+)\)", str(error))
     number = error.errno if isinstance(error, OSError) else int(said[1]) if said else None
-    if number not in REFUSED:
+    known = REFUSED | IN_THE_WAY
+    if number not in known:
         return None
-    what, remedy = REFUSED[number]
+    what, remedy = known[number]
     named = getattr(error, "filename2", None) or getattr(error, "filename", None)
     file = path or named if number in OF_WHAT_IS_WRITTEN else named or path
     again = "and say the same command again: what was finished is kept."
-    return StorageError(f"{file or 'output'}: cannot be used: {what}. {remedy}, {again}")
+    kind = StorageError if number in REFUSED else PlaceError
+    return kind(f"{file or 'output'}: cannot be used: {what}. {remedy}, {again}")
 
 
 class storing:
-    """Raises a StorageError for what a disk refuses inside. shown_as: the name that a message gives to a temporary."""
+    """Raises `storage_error` for what a disk refuses inside. shown_as: the name that a message gives to a temporary."""
 
     def __init__(self, path: object, shown_as: object = None):
         self.path, self.shown = path, shown_as or path
@@ -122,9 +133,9 @@ class storing:
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if not isinstance(error, Exception):
             return
-        found = error if isinstance(error, StorageError) else storage_error(error, self.path)
+        found = error if isinstance(error, StorageError | PlaceError) else storage_error(error, self.path)
         if found:
-            raise StorageError(str(found).replace(str(self.path), str(self.shown))) from error
+            raise type(found)(str(found).replace(str(self.path), str(self.shown))) from error
 
 
 MOST_SHOWN = 100

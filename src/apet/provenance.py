@@ -115,7 +115,7 @@ def versions() -> dict[str, str]:
 def whole_file(path: Path) -> Iterator[Path]:
     """A temporary file beside `path` that takes its place when the block ends well, and vanishes when it does not.
 
-    Raises StorageError where the disk is full or may not be written.
+    Raises as `storing`.
     """
     with storing(path), temporary_file(path) as temporary:
         yield temporary
@@ -146,7 +146,7 @@ def whole_folder(folder: Path) -> Iterator[Path]:
 
     A `folder` that holds no other names is replaced: it was incomplete, or the caller would have kept it. DataError
     where it holds others, which are not ours to delete, or is no folder of its own (`.`). A link to a folder stays, and
-    what it leads to is replaced. Raises StorageError where the disk is full or may not be written.
+    what it leads to is replaced. Raises as `storing`.
     """
     if folder.name in ("", ".."):
         raise DataError(f"{folder}: is not a folder of its own. Name one, which need not be there yet.")
