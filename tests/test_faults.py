@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +19,9 @@ from types import SimpleNamespace
 
 import pytest
 import yaml
+from snakemake.persistence.file import FilePersistence
 
-from apet.checkout import claim, date_results, settle_times
+from apet.checkout import claim, date_results, mend_locks, settle_times
 from apet.errors import ApetError, DataError, PlaceError, StorageError, storage_error
 from apet.provenance import digest, whole_file, whole_folder, write_json
 from apet.store import prune, restore
@@ -194,6 +197,24 @@ def test_two_snakemake_and_a_dvc_repro_at_once(at_once, whole):
     at_once.checkout.snakemake("cells")
     assert cells_below(at_once.checkout.folder / "results") == whole
     assert temporaries(at_once.checkout.folder) == []
+
+
+def test_locks_that_another_run_removes_are_made_again(tmp_path, monkeypatch):
+    """As between the making of their folder and the first lock, which lie seconds apart; and amid the reading."""
+    for name in ("_read_locks", "_write_locks", "_delete_locks"):
+        monkeypatch.setattr(FilePersistence, name, getattr(FilePersistence, name))  # as it was, after this test
+    mend_locks()
+    run = FilePersistence.__new__(FilePersistence)
+    run._lockdir, run._lockfile = str(tmp_path / "locks"), {}
+    run._write_locks("output", iter(["one", "two"]))
+    assert [*run._read_locks()] == [("output", "one"), ("output", "two")]
+    (tmp_path / "locks/0.input.lock").symlink_to("gone")  # it is listed, and cannot be opened
+    threading.Timer(0.05, shutil.rmtree, [tmp_path / "locks"]).start()
+    monkeypatch.setattr("apet.checkout.PATIENCE", 10**6)
+    assert [*run._read_locks()] == []
+    run._delete_locks()
+    run._delete_locks()
+    assert not (tmp_path / "locks").exists()
 
 
 def test_a_folder_is_kept_for_one_run_until_that_ends(tmp_path):
