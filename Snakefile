@@ -8,6 +8,7 @@ min_version("9.20")
 report: "workflow/report/workflow.rst"
 
 
+include: "workflow/rules/locks.smk"
 include: "workflow/rules/common.smk"
 include: "workflow/rules/data.smk"
 include: "workflow/rules/models.smk"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
 import shutil
 import signal
 import subprocess
@@ -21,14 +22,14 @@ import pytest
 import yaml
 from snakemake.persistence.file import FilePersistence
 
-from apet.checkout import claim, date_results, mend_locks, settle_times
+from apet.checkout import claim, date_results, settle_times
 from apet.errors import ApetError, DataError, PlaceError, StorageError, storage_error
 from apet.provenance import digest, whole_file, whole_folder, write_json
 from apet.store import prune, restore
 from apet.temporary import STATE, temporary_folder
 from faults import LOCKED, Clock, enlarge, hit, read_only, small_disk, temporaries
 from lab import Lab
-from toy import ENTRIES, PARAMS, Checkout
+from toy import ENTRIES, PARAMS, ROOT, Checkout
 
 mounts = pytest.mark.mounts
 
@@ -203,14 +204,14 @@ def test_locks_that_another_run_removes_are_made_again(tmp_path, monkeypatch):
     """As between the making of their folder and the first lock, which lie seconds apart; and amid the reading."""
     for name in ("_read_locks", "_write_locks", "_delete_locks"):
         monkeypatch.setattr(FilePersistence, name, getattr(FilePersistence, name))  # as it was, after this test
-    mend_locks()
+    mended = runpy.run_path(str(ROOT / "workflow/rules/locks.smk"))
     run = FilePersistence.__new__(FilePersistence)
     run._lockdir, run._lockfile = str(tmp_path / "locks"), {}
     run._write_locks("output", iter(["one", "two"]))
     assert [*run._read_locks()] == [("output", "one"), ("output", "two")]
     (tmp_path / "locks/0.input.lock").symlink_to("gone")  # it is listed, and cannot be opened
     threading.Timer(0.05, shutil.rmtree, [tmp_path / "locks"]).start()
-    monkeypatch.setattr("apet.checkout.PATIENCE", 10**6)
+    monkeypatch.setitem(mended["patient"].__globals__, "PATIENCE", 10**6)
     assert [*run._read_locks()] == []
     run._delete_locks()
     run._delete_locks()

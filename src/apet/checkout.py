@@ -6,11 +6,9 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Callable, Iterable
 from contextlib import suppress
-from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from apet.errors import ApetError, storing
 from apet.record import METRICS
@@ -18,9 +16,6 @@ from apet.temporary import temporary_file
 
 if TYPE_CHECKING:
     from apet.grid import Grid
-
-PATIENCE = 100
-"""Times that Snakemake's locks are tried again: each time, another run must have ended in that very moment."""
 
 
 def published_study(root: Path = Path()) -> str | None:
@@ -72,31 +67,6 @@ def claim(folder: Path) -> None:
         ) from None
     except OSError:  # a disk without locks
         os.close(held)
-
-
-def mend_locks() -> None:
-    """Let a Snakemake that begins bear it that another one ends, which removes the locks of all, and their folder, at
-    any moment: it would end in a traceback. Which of two runs may go on is then said by `claim`.
-    """
-    from snakemake.persistence.file import FilePersistence
-
-    for name in ("_read_locks", "_write_locks", "_delete_locks"):
-        setattr(FilePersistence, name, _patient(getattr(FilePersistence, name)))
-
-
-def _patient(method: Callable[..., Iterable[Any] | None]) -> Callable[..., list[Any]]:
-    """A method that tries again where what it wrote to or read has been removed under its hands."""
-
-    @wraps(method)
-    def patient(self: Any, *arguments: Any) -> list[Any]:
-        kept = [given if isinstance(given, str) else [*given] for given in arguments]  # may be needed twice
-        for _ in range(PATIENCE):
-            os.makedirs(self._lockdir, exist_ok=True)
-            with suppress(FileNotFoundError):
-                return [*(method(self, *kept) or ())]
-        return [*(method(self, *kept) or ())]
-
-    return patient
 
 
 def _date(path: Path, moment: int) -> None:

@@ -4,19 +4,11 @@ import os
 import subprocess
 from pathlib import Path
 
-from apet.checkout import (
-    check_room,
-    claim,
-    date_results,
-    mend_locks,
-    settle_times,
-)
+from apet.checkout import check_room, claim, date_results, settle_times
 from apet.config import load_study
 from apet.errors import ApetError
 from apet.grid import Grid
 from apet.store import restore
-
-mend_locks()
 
 PARAMS = str(config.get("params", "params.yaml"))
 
