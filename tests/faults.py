@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
@@ -34,6 +35,17 @@ def outcome(folder: Path) -> dict[str, bytes]:
             if path.is_file() and name.parts[:2] not in APART and not any(part.startswith(".") for part in name.parts):
                 found[name.as_posix()] = path.read_bytes()
     return found
+
+
+def drop_cut_rwlock(folder: Path) -> bool:
+    """What docs/faults.md says to do where DVC was killed amid writing its lock. Whether it was."""
+    rwlock = folder / ".dvc" / "tmp" / "rwlock"
+    try:
+        json.loads(rwlock.read_text() if rwlock.exists() else "{}")
+    except ValueError:
+        rwlock.unlink()
+        return True
+    return False
 
 
 def temporaries(folder: Path) -> list[str]:

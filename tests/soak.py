@@ -28,7 +28,19 @@ from apet.data.corpus import CORPUS
 from apet.data.wheels import fetch_wheel, known_wheels
 from apet.grid import Grid
 from apet.yamls import read_yaml
-from faults import LOCKED, Clock, enlarge, hit, listens, outcome, read_only, small_disk, temporaries, wait_idle
+from faults import (
+    LOCKED,
+    Clock,
+    drop_cut_rwlock,
+    enlarge,
+    hit,
+    listens,
+    outcome,
+    read_only,
+    small_disk,
+    temporaries,
+    wait_idle,
+)
 from toy import ENTRIES, PARAMS, Checkout, edited
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
@@ -201,6 +213,9 @@ class Soak:
                 assert "--unlock" in said, "a lock that is not explained"
                 steps["lock explained"] += 1
                 self.work.snakemake("--unlock")
+            elif "RWLock-file" in said:
+                assert drop_cut_rwlock(self.work.folder), "DVC speaks of a lock that is whole"
+                steps["DVC's lock named"] += 1
             else:
                 steps["error said"] += 1
                 assert "rror" in said or "apet:" in said, "it failed without a word"

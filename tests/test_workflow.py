@@ -18,6 +18,7 @@ import pytest
 import yaml
 
 from apet.record import write_record
+from faults import drop_cut_rwlock
 from saved import save_plm
 from tiny import tiny_plm
 from toy import ENTRIES, PARAMS, Checkout, edited, secrets_in, trainings
@@ -111,6 +112,7 @@ def test_killed_at_any_moment(copied, finished, entry, expect_trained):
         assert kept == {path: whole[path] for path in kept}, f"half written after {sign.name}"
         if sign == SIGKILL:
             copied.snakemake("--unlock")  # no other process can tell a killed Snakemake from one that is at work
+        drop_cut_rwlock(copied.folder)
     done = copied.trained()
     assert hits, "every run ended before it was to be killed"
     copied.enter(entry, "cells")
@@ -118,6 +120,15 @@ def test_killed_at_any_moment(copied, finished, entry, expect_trained):
     assert copied.cells() == whole
     assert set(copied.trained()) == set(finished.trained())
     expect_trained("killed by KILL, TERM, INT in turn: finished cells again", entry, again, set())
+
+
+def test_dvc_killed_amid_its_lock_names_it_and_goes_on_without_it(copied):
+    (copied.folder / ".dvc" / "tmp" / "rwlock").write_text("")
+    done = copied.run("dvc", "repro", "--force", "--single-item", "figures", check=False)
+    assert done.returncode != 0 and "Unable to read RWLock-file '.dvc/tmp/rwlock'" in done.stdout + done.stderr
+    assert drop_cut_rwlock(copied.folder) and not drop_cut_rwlock(copied.folder)
+    copied.enter("dvc repro")
+    assert copied.nothing_to_do("dvc repro")
 
 
 def test_what_a_kill_was_amid_does_not_hide_what_comes_after(copied, finished):
