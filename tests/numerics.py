@@ -30,11 +30,11 @@ VERSIONS = {
 
 FOLDERS = {
     "DATA_VERSION": ("data", "provenance.py"),
-    "PRETRAIN_VERSION": ("plms", "provenance.py"),
+    "PRETRAIN_VERSION": ("plms", "provenance.py", "arithmetic.py"),
     "SNAPSHOT_VERSION": ("plms/sources.py", "plms/files.py"),
     "TRAINER_VERSION": (
         *("placement", "tuning", "evaluation", "training", "plms"),
-        *("data/batches.py", "provenance.py", "grid.py:Cell"),
+        *("data/batches.py", "provenance.py", "arithmetic.py", "grid.py:Cell"),
     ),
 }
 """Version -> folders, with all that will ever be in them, files, and parts of files, whose code decides its numbers."""
@@ -46,19 +46,24 @@ APART = {
     "PRETRAIN_VERSION": {
         "plms/gguf.py": "refuses files of PLMs made elsewhere",
         "plms/progress.py": "messages",
+        "plms/rebuild.py": "which rungs, in which order, and a comparison",
         "plms/registry.py": "names of PLMs made elsewhere",
         "plms/sharded.py": "PLMs in several processes, for training cells",
+        "plms/shipped.py": "copies files",
         "plms/sources.py": "fetches PLMs made elsewhere",
     },
     "SNAPSHOT_VERSION": {},
     "TRAINER_VERSION": {
         "plms/gguf.py": "refuses files of PLMs",
         "plms/ladder.py": "recipes of pretraining, whose result's content is in a cell's record",
+        "plms/muon.py": "pretraining",
         "plms/objectives.py": "pretraining",
         "plms/packing.py": "pretraining",
         "plms/pretrain.py": "pretraining",
         "plms/progress.py": "messages of pretraining",
+        "plms/rebuild.py": "pretraining",
         "plms/registry.py": "names and places of PLMs",
+        "plms/shipped.py": "copies a PLM, whose content is in a cell's record",
         "plms/sources.py": "fetches PLMs, whose content is in a cell's record",
         "plms/tokenizer.py": "trains a tokenizer, which is part of a PLM's content",
         "training/block.py": "which cells, in which order; no numbers",

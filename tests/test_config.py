@@ -110,7 +110,7 @@ WRONG = [
     ("training.rates.lora", 0.1, "unknown key 'lora'"),
     ("training.rate_grid", [], "factors"),
     ("training.rate", 0.1, "Did you mean"),
-    ("pretraining.tokns", 5, "tokens"),
+    ("pretraining.max_tokns", 5, "max_tokens"),
     ("cells_per_job", 0, "from 1"),
 ]
 

@@ -11,11 +11,13 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "src" / "apet"
 FLOORS = (
-    "errors", "temporary", "provenance", "sealed", "record", "yamls", "placement", "config", "data", "plms", "grid",
+    "errors", "arithmetic", "temporary", "provenance", "sealed", "record", "yamls", "placement", "config", "data", "plms", "grid",
     "demand", "store", "checkout", "status", "tuning", "evaluation", "training", "analysis", "figures", "report",
     "study", "check", "cost", "export", "api", "show", "commands", "cli",
 )  # fmt: skip
 LIGHT = (
+    "apet.arithmetic",
+    "apet.plms.shipped",
     "apet.placement",
     "apet.config",
     "apet.data.prepare",

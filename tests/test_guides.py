@@ -34,7 +34,7 @@ SMALL = {
     "models": ["bloom-32x2"],
     "tasks": ["bbc_topics"],
     "rows": {"train": 60, "validation": 20, "test": 40},
-    "pretraining": {"vocabulary": 512, "tokens": 8192, "batch": 8, "length": 32},
+    "pretraining": {"vocab_size": 512, "max_tokens": 8192, "batch_size": 8, "block_size": 32},
     "grid": [
         {"placements": ["none"], "budgets": ["@own"]},
         {"placements": ["full", "lora", "prompt"], "budgets": ["@own"], "reruns": 2},

@@ -47,26 +47,24 @@ def test_another_form_is_refused(name: str, said: str) -> None:
 
 def test_a_recipe_is_the_defaults_and_an_override() -> None:
     assert Recipe.of({}) == Recipe()
-    assert Recipe.of({"tokens": 5000, "rate_words": 1, "precision": "float32"}) == replace(
-        Recipe(), tokens=5000, rate_words=1.0, precision="float32"
-    )
+    assert Recipe.of({"max_tokens": 5000, "embedding_lr": 1}) == replace(Recipe(), max_tokens=5000, embedding_lr=1.0)
 
 
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ({"token": 5}, "unknown key 'token'. Did you mean 'tokens'?"),
-        ({"tokens": 0}, "pretraining.tokens: 0. Allowed: a whole number from 1."),
-        ({"tokens": 1e6}, "pretraining.tokens: 1000000.0"),
-        ({"tokens": True}, "pretraining.tokens: True"),
-        ({"vocabulary": 200}, "a whole number from 270"),
-        ({"length": 7}, "pretraining.length: 7. Allowed: a whole number from 8."),
-        ({"causal_share": -0.1}, "pretraining.causal_share: -0.1. Allowed: a number from 0 to 1."),
-        ({"warmup": 1.5}, "a number from 0 to 1"),
-        ({"rate_words": float("nan")}, "a number from 0 to 1"),
+        ({"max_token": 5}, "unknown key 'max_token'. Did you mean 'max_tokens'?"),
+        ({"max_tokens": 0}, "pretraining.max_tokens: 0. Allowed: a whole number from 1."),
+        ({"max_tokens": 1e6}, "pretraining.max_tokens: 1000000.0"),
+        ({"max_tokens": True}, "pretraining.max_tokens: True"),
+        ({"vocab_size": 200}, "a whole number from 270"),
+        ({"block_size": 7}, "pretraining.block_size: 7. Allowed: a whole number from 8."),
+        ({"causal_phase_ratio": -0.1}, "pretraining.causal_phase_ratio: -0.1. Allowed: a number from 0 to 1."),
+        ({"warmup_ratio": 1.5}, "a number from 0 to 1"),
+        ({"scalar_lr": float("nan")}, "a number from 0 to 1"),
         ({"seed": -1}, "a whole number from 0"),
-        ({"schedule": "step"}, "Allowed: cosine, linear"),
-        ({"precision": ["float32"]}, "Allowed: bfloat16, float32"),
+        ({"lr_scheduler_type": "step"}, "Allowed: cosine, linear"),
+        ({"lr_scheduler_type": ["linear"]}, "Allowed: cosine, linear"),
     ],
 )
 def test_a_wrong_recipe_is_refused(values: dict, said: str) -> None:
@@ -76,14 +74,14 @@ def test_a_wrong_recipe_is_refused(values: dict, said: str) -> None:
 
 
 def test_steps_are_whole_batches_and_at_least_one() -> None:
-    assert Recipe(tokens=1000, batch=4, length=50).steps == 5
-    assert Recipe(tokens=1000, batch=4, length=60).steps == 4
-    assert Recipe(tokens=1, batch=4, length=60).steps == 1
+    assert Recipe(max_tokens=1000, batch_size=4, block_size=50).steps == 5
+    assert Recipe(max_tokens=1000, batch_size=4, block_size=60).steps == 4
+    assert Recipe(max_tokens=1, batch_size=4, block_size=60).steps == 1
 
 
 def test_the_digest_knows_rung_recipe_and_corpus() -> None:
     rung, recipe = parse_rung("bloom-32x2"), Recipe()
-    other = {"schedule": "cosine", "precision": "float32"}
+    other = {"lr_scheduler_type": "cosine"}
     changed = [replace(recipe, **{f.name: other.get(f.name, getattr(recipe, f.name) * 2)}) for f in fields(Recipe)]
     digests = [
         rung_digest(rung, recipe, CORPUS),
@@ -96,10 +94,10 @@ def test_the_digest_knows_rung_recipe_and_corpus() -> None:
 
 
 def test_the_causal_phase_comes_first_and_takes_its_share() -> None:
-    recipe = Recipe(tokens=10 * 4 * 50, batch=4, length=50, causal_share=0.3)
+    recipe = Recipe(max_tokens=10 * 4 * 50, batch_size=4, block_size=50, causal_phase_ratio=0.3)
     assert [recipe.is_causal(step) for step in range(10)] == [True] * 3 + [False] * 7
-    assert not any(replace(recipe, causal_share=0.0).is_causal(step) for step in range(10))
-    assert all(replace(recipe, causal_share=1.0).is_causal(step) for step in range(10))
+    assert not any(replace(recipe, causal_phase_ratio=0.0).is_causal(step) for step in range(10))
+    assert all(replace(recipe, causal_phase_ratio=1.0).is_causal(step) for step in range(10))
 
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))
@@ -110,7 +108,7 @@ def test_a_ladder_spans_a_factor_of_thirty(family: str) -> None:
 
 
 def test_layers_of_t5_are_in_each_stack_and_its_head_is_its_own() -> None:
-    words, width, layers, ffn = Recipe().vocabulary, 64, 4, 160
+    words, width, layers, ffn = Recipe().vocab_size, 64, 4, 160
     attention, feed = 4 * width * width, 3 * width * ffn
     blocks = layers * (attention + feed + 2 * width) + layers * (2 * attention + feed + 3 * width)
     sizes = inventory("t5-64x4")

@@ -33,7 +33,7 @@ PARAMS = {
     "sources": {},
     "rows": {"train": 40, "validation": 20, "test": 30},
     "methods": {"lora_rank": 1, "adapter_width": 2, "prompt_tokens": 2},
-    "pretraining": {"vocabulary": 512, "tokens": 8192, "batch": 8, "length": 32},
+    "pretraining": {"vocab_size": 512, "max_tokens": 8192, "batch_size": 8, "block_size": 32},
     "training": {
         "loss": "labels", "steps": 3, "batch": 4, "length": 24, "rate_grid": [1.0],
         "rates": {"entry": 0.01, "bias": 0.01, "lowrank": 0.01, "bottleneck": 0.01, "token": 0.01, "head": 0.01},

@@ -9,10 +9,15 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from apet.arithmetic import pin_arithmetic
+
 if TYPE_CHECKING:
     from apet.api import RECIPE, Methods, Plan, TunedModel, load, plan, plan_from_peft, plm, prepare, tune
 
 __all__ = ["RECIPE", "Methods", "Plan", "TunedModel", "load", "plan", "plan_from_peft", "plm", "prepare", "tune"]
+
+
+pin_arithmetic()  # before anything imports PyTorch
 
 
 def __getattr__(name: str) -> Any:

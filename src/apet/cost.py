@@ -115,7 +115,7 @@ class Estimate:
     def pretraining(self) -> dict[str, float]:
         """CPU hours of each rung that is not there yet, at 6 operations a number and token: all words are predicted."""
         missing = [rung for rung in self.grid.rungs if not (self.root / self.grid.plm_record(rung)).is_file()]
-        spent = {rung: 6 * self.sizes[rung]["parameters"] * self.grid.recipe.tokens for rung in missing}
+        spent = {rung: 6 * self.sizes[rung]["parameters"] * self.grid.recipe.max_tokens for rung in missing}
         return {rung: operations / self.speed.core / 3600 for rung, operations in spent.items()}
 
     def _cost(self, cell: Cell) -> Cost:

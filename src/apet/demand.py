@@ -77,14 +77,14 @@ def pretraining_mb(grid: Grid, model: str) -> int:
 def pretraining_minutes(grid: Grid, model: str) -> int:
     """Time in minutes of a job that pretrains a rung."""
     size = parameters(grid, model)
-    return _minutes(6 * size * grid.recipe.tokens, size)
+    return _minutes(6 * size * grid.recipe.max_tokens, size)
 
 
 def parameters(grid: Grid, model: str) -> int:
     """Parameters of a PLM, about: 12 × width² a block, and the word embeddings."""
     found = grid.models[model]
     if isinstance(found, Rung):
-        return 12 * found.layers * found.width**2 + grid.recipe.vocabulary * found.width
+        return 12 * found.layers * found.width**2 + grid.recipe.vocab_size * found.width
     return found.parameters or UNKNOWN_GB * 10**9 // 4
 
 

@@ -17,11 +17,13 @@ from apet.data.prepare import task_digest
 from apet.data.tasks import Task, load_task
 from apet.errors import ParamsError, located, unknown
 from apet.placement import PLACEMENTS, Budget, Methods, plainly
+from apet.plms.files import PRETRAINING, SNAPSHOT
 from apet.plms.ladder import PRETRAIN_VERSION, Recipe, Rung, rung_digest
 from apet.plms.registry import Model, Snapshot, head_of, parse_model, slug
+from apet.plms.shipped import shipped_content
 from apet.provenance import digest, seed_for
 
-TRAINER_VERSION = 3
+TRAINER_VERSION = 4
 """Raised whenever the numerics (tuning, training, evaluation) change, so that old cells are not taken for new ones."""
 
 MOST_JOBS = 500
@@ -122,6 +124,7 @@ class Grid:
             self.recipe = Recipe.of(study.pretraining)
             with located("models"):
                 self.models = _named(parse_model(entry) for entry in study.models)
+                self.shipped = self._shipped()
             with located("tasks"):
                 self.tasks = _tasks(study.tasks)
             self.sources = {n: choose_source(t, study.sources, self.tasks) for n, t in self.tasks.items()}
@@ -132,7 +135,7 @@ class Grid:
         self.guarded = tuple(name for name, source in self.sources.items() if source.kind != "wheel")
         corpus = corpus_digest(study.seed, [self.task_digests[name] for name in self.guarded])
         self.corpus = f"data/corpus/{corpus[:10]}"
-        self.tokenizer = f"models/tokenizer-{digest([PRETRAIN_VERSION, self.corpus, self.recipe.vocabulary])[:10]}"
+        self.tokenizer = f"models/tokenizer-{digest([PRETRAIN_VERSION, self.corpus, self.recipe.vocab_size])[:10]}"
         self.plm_digests = {name: self._plm_digest(model) for name, model in self.models.items()}
         self.cells = tuple(self._cell(*pair, *spent) for pair in self.pairs for spent in self.spendings[pair[0]])
         self.id = digest({"cells": [cell.path for cell in self.cells], "analysis": study.margins})
@@ -145,12 +148,12 @@ class Grid:
 
     def plm_record(self, model: str) -> str:
         """The file that tells where a PLM is from, the last to be there when its folder is whole."""
-        return f"{self.plm_folder(model)}/{'pretraining' if model in self.rungs else 'snapshot'}.json"
+        return f"{self.plm_folder(model)}/{PRETRAINING if isinstance(self.models[model], Rung) else SNAPSHOT}"
 
     @property
     def rungs(self) -> dict[str, Rung]:
         """The PLMs that are pretrained here."""
-        return {name: model for name, model in self.models.items() if isinstance(model, Rung)}
+        return {n: model for n, model in self.models.items() if isinstance(model, Rung) and n not in self.shipped}
 
     @property
     def snapshots(self) -> dict[str, Snapshot]:
@@ -196,7 +199,15 @@ class Grid:
     def _task_digest(self, task: str) -> str:
         return task_digest(self.tasks[task], self.study.rows, self.study.seed, self.sources[task])
 
+    def _shipped(self) -> dict[str, str]:
+        """The content, by name, of each rung that comes with apet and was pretrained as the study asks."""
+        rungs = [model for model in self.models.values() if isinstance(model, Rung)]
+        found = {rung.name: shipped_content(rung, self.recipe) for rung in rungs}
+        return {name: content for name, content in found.items() if content}
+
     def _plm_digest(self, model: Model) -> str:
+        if model.name in self.shipped:
+            return digest(["shipped", self.shipped[model.name]])
         if isinstance(model, Rung):
             return rung_digest(model, self.recipe, self.corpus)
         with located(self.params):

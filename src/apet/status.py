@@ -16,7 +16,7 @@ from typing import Any
 from apet.record import FORMAT, METRICS, format_of
 from apet.store import Results, read_resolved
 
-CLASS = ("machine", "processor", "device", "devices", "threads", "dtype", "versions")
+CLASS = ("machine", "instruction_sets", "device", "devices", "threads", "dtype", "versions")
 """Keys of a run record that name the class of machine within which equal bytes are promised."""
 
 RECENT = 3600.0

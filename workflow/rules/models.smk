@@ -1,4 +1,4 @@
-"""PLMs: the scale ladder (one tokenizer, and a PLM a rung), and snapshots of those that exist elsewhere."""
+"""PLMs: shipped rungs of the scale ladder, rungs pretrained here (with one tokenizer), and snapshots of other PLMs."""
 
 from apet.demand import pretraining_mb, pretraining_minutes
 from apet.plms.registry import slug
@@ -65,6 +65,32 @@ for model in GRID.rungs:
         shell:
             "apet pretrain --params {params.params:q} --model {params.model:q} --corpus {params.corpus:q}"
             " --tokenizer {params.tokenizer:q} --out {params.folder:q} > {log:q} 2>&1"
+
+
+for model in GRID.shipped:
+
+    rule:
+        name:
+            f"copy_{slug(model)}"
+        output:
+            multiext(
+                f"{GRID.plm_folder(model)}/",
+                record="pretraining.json",
+                weights="model.safetensors",
+                config="config.json",
+            ),
+        log:
+            f"results/logs/snapshot/{slug(model)}.log",
+        priority: GRID.size(model)
+        localrule: True
+        conda:
+            "../../envs/apet.yaml"
+        params:
+            params=PARAMS,
+            model=model,
+            folder=subpath(output.record, parent=True),
+        shell:
+            "apet snapshot --params {params.params:q} --model {params.model:q} --out {params.folder:q} > {log:q} 2>&1"
 
 
 for model, snapshot in GRID.snapshots.items():

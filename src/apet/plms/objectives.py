@@ -139,47 +139,43 @@ def initialise(model: PreTrainedModel) -> None:
 class HeadLoss(torch.autograd.Function):
     """Mean cross-entropy of states [n, d] against targets [n] under a head of words [vocabulary, d], in nats.
 
-    Scores and their gradient are made chunk by chunk and dropped, in `dtype`; sums over chunks are float32. The head
-    is most of a small rung's work, and n × vocabulary scores written to memory and read back are most of the head's.
+    Scores and their gradient are made chunk by chunk and dropped. The head is most of a small rung's work, and
+    n × vocabulary scores written to memory and read back are most of the head's.
     """
 
     @staticmethod
-    def forward(ctx: Any, states: Tensor, words: Tensor, targets: Tensor, dtype: torch.dtype) -> Tensor:
-        narrow = words.to(dtype)
+    def forward(ctx: Any, states: Tensor, words: Tensor, targets: Tensor) -> Tensor:
         by_states, by_words = torch.empty_like(states), torch.zeros_like(words)
         loss = torch.zeros(())
         for start in range(0, len(targets), CHUNK):
             chunk = slice(start, start + CHUNK)
-            inputs, target = states[chunk].to(dtype), targets[chunk, None]
-            shares = torch.softmax(inputs @ narrow.T, -1)
+            inputs, target = states[chunk], targets[chunk, None]
+            shares = torch.softmax(inputs @ words.T, -1)
             right = shares.gather(1, target)
-            loss -= right.float().clamp_min(torch.finfo(torch.float32).tiny).log().sum()
+            loss -= right.clamp_min(torch.finfo(torch.float32).tiny).log().sum()
             by_scores = shares.scatter_(1, target, right - 1)
-            by_states[chunk] = by_scores @ narrow
-            by_words += by_scores.T @ inputs
+            torch.mm(by_scores, words, out=by_states[chunk])
+            by_words.addmm_(by_scores.T, inputs)
         ctx.save_for_backward(by_states, by_words)
         ctx.count = len(targets)
         return loss / len(targets)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
         by_states, by_words = ctx.saved_tensors
         share = gradient / ctx.count
-        return by_states * share, by_words * share, None, None
+        return by_states * share, by_words * share, None
 
 
-def training_loss(
-    model: PreTrainedModel, rows: Tensor, dtype: torch.dtype, causal: bool, draws: torch.Generator
-) -> Tensor:
-    """The objective's mean loss in nats per predicted token, with products of matrices in `dtype`."""
-    with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
-        states, targets = OBJECTIVES[model.config.model_type](model, rows, causal, draws)
-        return HeadLoss.apply(states, model.get_output_embeddings().weight, targets, dtype)
+def training_loss(model: PreTrainedModel, rows: Tensor, causal: bool, draws: torch.Generator) -> Tensor:
+    """The objective's mean loss in nats per predicted token."""
+    states, targets = OBJECTIVES[model.config.model_type](model, rows, causal, draws)
+    return HeadLoss.apply(states, model.get_output_embeddings().weight, targets)
 
 
 @torch.no_grad()
 def heldout_loss(model: PreTrainedModel, rows: Tensor) -> tuple[float, Tensor]:
-    """The same in float32 of the final phase over any number of rows, and the ids [n] that were to be named.
+    """The same of the final phase over any number of rows, and the ids [n] that were to be named.
 
     What is hidden depends on the rows' number alone, so that it is the same for every rung of a family.
     """

@@ -32,14 +32,14 @@ def training_rows(corpus_folder: Path, tokenizer: PreTrainedTokenizerBase, recip
     texts = list(read_corpus(corpus_folder, "train")["text"])
     if not texts:
         raise DataError(f"{corpus_folder}/train.parquet: no document.")
-    wanted = recipe.steps * recipe.batch * (recipe.length + 1)
+    wanted = recipe.steps * recipe.batch_size * (recipe.block_size + 1)
     parts, found = [], 0
     for part in _tokens(_endless(texts, recipe.seed), tokenizer):
         parts.append(part)
         found += len(part)
         if found >= wanted:
             break
-    rows = _cut(np.concatenate(parts)[:wanted], recipe.length)
+    rows = _cut(np.concatenate(parts)[:wanted], recipe.block_size)
     return rows[torch.from_numpy(_order(len(rows), "rows", recipe.seed))]
 
 

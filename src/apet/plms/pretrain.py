@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import AdamW, Muon, Optimizer
+from torch.optim import AdamW, Optimizer
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from apet.data.corpus import read_corpus_record
@@ -24,6 +24,7 @@ from apet.plms.families import family_of
 from apet.plms.files import PRETRAINING, write_origin
 from apet.plms.inventory import inventory_of
 from apet.plms.ladder import PRETRAIN_VERSION, Recipe, Rung, rung_digest
+from apet.plms.muon import Muon
 from apet.plms.objectives import draws_for, heldout_loss, initialise, training_loss
 from apet.plms.packing import heldout_rows, training_rows, unigram_entropy
 from apet.plms.progress import Progress
@@ -34,6 +35,9 @@ from apet.temporary import STATE
 
 POINTS = 20
 """Points of the recorded loss curve."""
+
+STORED = torch.bfloat16
+"""Type of the weights in a rung's folder. Training is in float32, and so is everything that is computed with a rung."""
 
 KEEP_EVERY = 30.0
 """Seconds of work that a killed run may lose."""
@@ -47,7 +51,7 @@ def pretrain(
     out_folder: Path,
     run_record: Path | None = None,
 ) -> None:
-    """Write `out_folder` whole: weights (float32 safetensors), config.json, the tokenizer, and pretraining.json.
+    """Write `out_folder` whole: weights (safetensors in STORED), config.json, the tokenizer, and pretraining.json.
 
     Its bytes are a function of rung, recipe, corpus and tokenizer on one class of machine, where
     `apet.training.determinism.make_deterministic` was called before. A killed run leaves a hidden file beside
@@ -57,12 +61,13 @@ def pretrain(
     start = time.monotonic()
     tokenizer = _tokenizer(tokenizer_folder, recipe)
     rows = training_rows(corpus_folder, tokenizer, recipe)
-    heldout = heldout_rows(corpus_folder, tokenizer, recipe.length)
+    heldout = heldout_rows(corpus_folder, tokenizer, recipe.block_size)
     corpus = read_corpus_record(corpus_folder)["digest"]
     key = digest([rung_digest(rung, recipe, corpus), file_digest(tokenizer_folder / TOKENIZER_FILES[0])])
     kept = out_folder.parent / f".{out_folder.name}{STATE}"
     run = Run.new(rung, recipe)
     run.train(rows, kept, key)
+    run.round_weights()
     record = {"version": PRETRAIN_VERSION, "corpus": corpus, **run.record(rows, heldout)}
     _save(run.model, tokenizer_folder, record, out_folder)
     kept.unlink(missing_ok=True)
@@ -98,13 +103,20 @@ class Run:
         recipe = self.recipe
         self._load(kept, key)
         last = time.monotonic()
-        with Progress(self.rung.name, recipe.steps, len(self.losses), recipe.batch * recipe.length) as progress:
+        tokens = recipe.batch_size * recipe.block_size
+        with Progress(self.rung.name, recipe.steps, len(self.losses), tokens) as progress:
             for step in range(len(self.losses), recipe.steps):
-                self.losses.append(self._step(step, rows[step * recipe.batch :][: recipe.batch].long()))
+                self.losses.append(self._step(step, rows[step * recipe.batch_size :][: recipe.batch_size].long()))
                 progress.step(self.losses[-1])
                 if time.monotonic() - last >= KEEP_EVERY:
                     self._keep(kept, key)
                     last = time.monotonic()
+
+    @torch.no_grad()
+    def round_weights(self) -> None:
+        """Round the weights to STORED, so that what is measured is what is written."""
+        for parameter in self.model.parameters():
+            parameter.copy_(parameter.to(STORED))
 
     def record(self, rows: Tensor, heldout: Tensor) -> dict[str, Any]:
         """What became of the rung, its sizes counted from shapes with tied weights once, its losses in nats a token."""
@@ -119,7 +131,7 @@ class Run:
             "heldout": {
                 "tokens": targets.numel(),
                 "loss": round(loss, 6),
-                "unigram_entropy": round(unigram_entropy(rows, targets, self.recipe.vocabulary), 6),
+                "unigram_entropy": round(unigram_entropy(rows, targets, self.recipe.vocab_size), 6),
             },
             "curve": _curve(self.losses, self.recipe),
         }
@@ -127,8 +139,7 @@ class Run:
     def _step(self, step: int, rows: Tensor) -> float:
         share = rate_share(step, self.recipe)
         draws = draws_for(self.recipe.seed, step)
-        dtype = getattr(torch, self.recipe.precision)
-        loss = training_loss(self.model, rows, dtype, self.recipe.is_causal(step), draws)
+        loss = training_loss(self.model, rows, self.recipe.is_causal(step), draws)
         loss.backward()
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
@@ -169,22 +180,22 @@ def optimizers_for(model: PreTrainedModel, recipe: Recipe) -> tuple[Optimizer, .
     tables = {module.weight for module in model.modules() if isinstance(module, nn.Embedding)}
     others = [p for p in model.parameters() if p not in words]
     groups = [
-        {"params": [p for p in model.parameters() if p in words], "peak": recipe.rate_words},
-        {"params": [p for p in others if p.ndim != 2 or p in tables], "peak": recipe.rate_vectors},
+        {"params": [p for p in model.parameters() if p in words], "peak": recipe.embedding_lr},
+        {"params": [p for p in others if p.ndim != 2 or p in tables], "peak": recipe.scalar_lr},
     ]
     matrices = [p for p in others if p.ndim == 2 and p not in tables]
     # Three of Muon's five iterations gave the same loss at a sixteenth less time.
-    muon = Muon([{"params": matrices, "peak": recipe.rate_matrices}], weight_decay=0.0, ns_steps=3)
+    muon = Muon([{"params": matrices, "peak": recipe.muon_lr}])
     return AdamW(groups, betas=(0.9, 0.98), weight_decay=0.0, fused=True), muon
 
 
 def rate_share(step: int, recipe: Recipe) -> float:
     """The share of its peak that a rate has at a step: up in a line over the warmup, then down to 0 by the end."""
-    warmup = recipe.warmup * recipe.steps
+    warmup = recipe.warmup_ratio * recipe.steps
     if step < warmup:
         return (step + 1) / (warmup + 1)
     left = (recipe.steps - step) / (recipe.steps - warmup)
-    return left if recipe.schedule == "linear" else (1 - math.cos(math.pi * left)) / 2
+    return left if recipe.lr_scheduler_type == "linear" else (1 - math.cos(math.pi * left)) / 2
 
 
 def _not_used(what: str) -> None:
@@ -194,8 +205,8 @@ def _not_used(what: str) -> None:
 def _tokenizer(folder: Path, recipe: Recipe) -> PreTrainedTokenizerBase:
     check_tokenizer(folder)
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    if len(tokenizer) > recipe.vocabulary:
-        raise DataError(f"{folder}: {len(tokenizer)} words, and the recipe's vocabulary is {recipe.vocabulary}.")
+    if len(tokenizer) > recipe.vocab_size:
+        raise DataError(f"{folder}: {len(tokenizer)} words, and the recipe's vocabulary is {recipe.vocab_size}.")
     return tokenizer
 
 
@@ -203,13 +214,17 @@ def _curve(losses: list[float], recipe: Recipe) -> list[dict[str, float]]:
     """Means of the training loss over equal spans of steps, with the tokens seen by the end of each."""
     edges = sorted({len(losses) * point // POINTS for point in range(POINTS + 1)})
     spans = [(end, losses[start:end]) for start, end in pairwise(edges)]
-    each = recipe.batch * recipe.length
+    each = recipe.batch_size * recipe.block_size
     return [{"tokens": end * each, "loss": round(sum(span) / len(span), 4)} for end, span in spans]
 
 
 def _save(model: PreTrainedModel, tokenizer_folder: Path, record: dict[str, Any], out_folder: Path) -> None:
     with whole_folder(out_folder) as folder:
+        model.to(STORED)  # type: ignore[arg-type]  # the library's decorator hides the model itself
         model.save_pretrained(folder)
+        # Other libraries load what the configuration says, and are to compute in float32 too.
+        model.config.dtype = torch.float32
+        model.config.save_pretrained(folder)
         # The library makes its weights readable to their owner alone.
         (folder / "model.safetensors").chmod(0o644)
         for name in TOKENIZER_FILES:

@@ -67,7 +67,7 @@ def load_sharded(folder: Path, name: str) -> PLM:
 
     The first process alone reads the weights, and hands each its part of one tensor after another.
     """
-    return shard(load_plm(folder, name, weights=is_first()))
+    return shard(load_plm(folder, name, weights=is_first(), computed_on=device_type()))
 
 
 def shard(plm: PLM) -> PLM:

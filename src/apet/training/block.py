@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from apet.arithmetic import cpu_name
 from apet.errors import ApetError, DataError, FailedCells, ModelError, ParamsError, StorageError
 from apet.grid import Cell
 from apet.plms.files import PRETRAINING, SNAPSHOT, read_origin
@@ -177,6 +178,7 @@ def run_cell(cell: Cell, bench: Bench, results: Results, journal: Journal) -> No
         "cpu_seconds": round(time.process_time() - cpu, 3),
         "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
         "host": platform.node(),
+        "processor": cpu_name(),
         **_class(bench),
         # Whether a process before had begun it, whose time is not in these; and classes of other machines that had.
         "resumed": journal.kept.used,

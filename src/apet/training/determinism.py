@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 import platform
-from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import torch
 
+from apet.arithmetic import instruction_sets, mode
 from apet.errors import ParamsError
 from apet.plms.sharded import processes
 from apet.provenance import versions
@@ -21,8 +20,10 @@ THREADS = 1
 def make_deterministic(device: str = "cpu") -> None:
     """One thread, deterministic kernels only, no reduced-precision products. Call it at the start of a process.
 
-    device: cpu, or cuda for the first GPU that PyTorch sees. Raises ParamsError where it sees none.
+    device: cpu, or cuda for the first GPU that PyTorch sees. Raises ParamsError where it sees none, and as
+    `arithmetic.mode`.
     """
+    mode()
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.set_num_threads(THREADS)
     torch.use_deterministic_algorithms(True)
@@ -40,24 +41,15 @@ def make_deterministic(device: str = "cpu") -> None:
 
 
 def machine_class(dtype: str, device: torch.device) -> dict[str, Any]:
-    """What must be equal for equal bytes to be promised: kind of processor, device, how many of them share the PLM,
-    threads, the type of the PLM's numbers, library versions.
+    """What must be equal for equal bytes to be promised: architecture, instruction sets, device, how many of them share
+    the PLM, threads, the type of the PLM's numbers, library versions.
     """
     return {
         "machine": platform.machine(),
-        "processor": _processor(),
+        "instruction_sets": instruction_sets(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "devices": processes(),
         "threads": torch.get_num_threads(),
         "dtype": dtype,
         "versions": versions(),
     }
-
-
-def _processor() -> str:
-    """The processor's own name."""
-    with suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor()
