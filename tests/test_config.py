@@ -57,7 +57,7 @@ def test_excluded_pairs_have_no_cells_and_rename_no_other(tmp_path):
     gone = {c.path for c in whole.cells} - {c.path for c in part.cells}
     assert {c.path for c in part.cells} < {c.path for c in whole.cells}
     assert {tuple(path.split("/")[:2]) for path in gone} == {("bloom-32x2", "reuters8"), ("bloom-32x2", "bbc_topics")}
-    assert {(b.model, b.task) for b in part.blocks()} == set(part.pairs) and len(part.pairs) == 7
+    assert {(b.model, task) for b in part.blocks() for task in b.tasks} == set(part.pairs) and len(part.pairs) == 7
 
 
 def test_an_entry_of_the_grid_may_be_for_some_models_alone(tmp_path):
@@ -190,4 +190,7 @@ def test_blocks_hold_every_cell_once_and_stay_few(tmp_path):
     grid = grid_of(tmp_path, changed("cells_per_job", 7))
     blocks = grid.blocks()
     assert sorted(c.path for b in blocks for c in b.cells) == sorted(c.path for c in grid.cells)
-    assert all(len({(c.model, c.task) for c in b.cells}) == 1 and len(b.cells) <= 7 for b in blocks)
+    assert all(len({c.model for c in b.cells}) == 1 and len(b.cells) <= 7 for b in blocks)
+    assert len({b.job for b in blocks}) == len(blocks)
+    assert all(len(b.tasks) == 1 for b in blocks if b.model == "bloom-128x4")
+    assert any(len(b.tasks) > 1 for b in blocks if b.model == "bloom-32x2")

@@ -30,7 +30,7 @@ def grid(tmp_path_factory: pytest.TempPathFactory) -> Grid:
 
 def block(grid: Grid, model: str, *numbers: int) -> Block:
     (whole,) = (block for block in grid.blocks() if block.model == model)
-    return Block(model, whole.task, 0, tuple(whole.cells[number] for number in numbers or range(len(whole.cells))))
+    return Block(model, 0, tuple(whole.cells[number] for number in numbers or range(len(whole.cells))))
 
 
 def test_memory_is_the_hint_and_sixteen_bytes_a_number(grid: Grid):

@@ -23,8 +23,8 @@ SOURCES = {
     path.relative_to(ROOT / "src").as_posix()
     for path in (ROOT / "src" / "apet").rglob("*")
     if path.is_file() and "__pycache__" not in path.parts
-}
-"""Every file of the package: code, YAML, the report's page, the mark that it is typed."""
+} | {f"apet/{path.relative_to(ROOT).as_posix()}" for path in (ROOT / "ladder").glob("*/*")}
+"""Every file of the package: code, YAML, the report's page, the mark that it is typed, the shipped rungs."""
 
 
 def read_yaml(name: str) -> dict:

@@ -19,7 +19,7 @@ import yaml
 ROOT = Path(__file__).parent.parent
 PIPELINE = (
     "Snakefile", "dvc.yaml", "workflow", "envs", ".gitignore", ".dvcignore",
-    ".dvc/config", ".dvc/.gitignore", ".dvc/plots",
+    ".dvc/config", ".dvc/.gitignore", ".dvc/plots", "ladder/README.md",
 )  # fmt: skip
 ENTRIES = {"snakemake": ("snakemake", "--profile", "workflow/profiles/local"), "dvc repro": ("dvc", "repro")}
 """The two ways to run a study."""
@@ -76,7 +76,7 @@ class Checkout:
             (folder / name).parent.mkdir(exist_ok=True)
             (shutil.copytree if source.is_dir() else shutil.copy)(source, folder / name)
         # DVC's stages name the package's folders as dependencies.
-        shutil.copytree(ROOT / "src", folder / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+        shutil.copytree(ROOT / "src", folder / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info", "ladder"))
         if wheels:
             shutil.copytree(wheels, folder / "data" / "wheels")
         self.write(PARAMS)

@@ -151,7 +151,8 @@ def cell_commands(command: Command) -> None:
     named = ("--model", {"required": True, "help": "a rung, a name of the registry, or a folder with a config.json"})
     spent = [("--placement", {"required": True}), ("--budget", {"default": "@own"})]
     command(commands.plan, "shapes of a PLM -> where a placement spends a budget", named, *spent, SEED)
-    inputs = [path("--plm", "the PLM's folder"), path("--data", "the prepared task's folder")]
+    data = ("--data", {"type": Path, "nargs": "+", "required": True, "help": "prepared tasks' folders"})
+    inputs = [path("--plm", "the PLM's folder"), data]
     some = ("cell", {"nargs": "+", "help": "cells, as model/task/name; * stands for anything"})
     every = number("--keep-every", "seconds of work that a kill may cost", 60.0)
     aside = [every, ("--logger", {"choices": ["tensorboard", "dvclive"], "help": "log losses too"})]

@@ -132,12 +132,14 @@ def train(args: argparse.Namespace) -> None:
 
     cells = read_study(args.study, args.cell)
     from apet.plms.sharded import is_first, processes
-    from apet.training.block import Aside, train_block
+    from apet.training.block import Aside, train_blocks
     from apet.training.together import train_together
 
-    aside = Aside(args.keep_every, args.logger)
-    block = cells, args.plm, args.data, Results(args.results), aside
-    count = train_block(*block, args.device) if processes() == 1 else train_together(*block)
+    rest = Results(args.results), Aside(args.keep_every, args.logger)
+    if processes() == 1:
+        count = train_blocks(cells, args.plm, args.data, *rest, args.device)
+    else:
+        count = train_together(cells, args.plm, args.data[0], *rest)
     if is_first():
         print(f"trained {count} of {len(cells)} cells")
 

@@ -103,7 +103,7 @@ class Estimate:
     def plm_bytes(self, model: str) -> int:
         """A PLM's weights on disk."""
         found = self.grid.models[model]
-        return self.sizes[model]["parameters"] * NUMBER["float32" if isinstance(found, Rung) else found.dtype]
+        return self.sizes[model]["parameters"] * NUMBER["bfloat16" if isinstance(found, Rung) else found.dtype]
 
     def memory_mb(self) -> dict[str, int]:
         """Memory that a PLM's largest training job asks for, in MB."""

@@ -26,6 +26,9 @@ from apet.provenance import digest, seed_for
 TRAINER_VERSION = 4
 """Raised whenever the numerics (tuning, training, evaluation) change, so that old cells are not taken for new ones."""
 
+SMALL_RUNG = 20_000
+"""Layers × width² of a rung up to which one job trains cells of several tasks."""
+
 MOST_JOBS = 500
 """A workflow with more training jobs than this gets larger ones: one rule a job slows Snakemake down beyond it."""
 
@@ -96,17 +99,24 @@ def _nested(methods: Methods, training: Training) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Block:
-    """Cells of one (model, task) that one job trains, so that start-up, PLM and data are paid for once."""
+    """Cells of one model that one job trains, so that start-up, PLM and data are paid for once.
+
+    They share the task too, except those of a small rung.
+    """
 
     model: str
-    task: str
     number: int
     cells: tuple[Cell, ...]
 
     @property
+    def tasks(self) -> tuple[str, ...]:
+        """The cells' tasks, in their order."""
+        return tuple(dict.fromkeys(cell.task for cell in self.cells))
+
+    @property
     def name(self) -> str:
         """Readable, and part of files' names."""
-        return f"{slug(self.model)}/{self.task}-{self.number}"
+        return f"{slug(self.model)}/{self.tasks[0] if len(self.tasks) == 1 else 'tasks'}-{self.number}"
 
     @property
     def job(self) -> str:
@@ -168,16 +178,20 @@ class Grid:
         return found.parameters or 10**9
 
     def blocks(self) -> list[Block]:
-        """The training jobs, in a fixed order; cells of one job share model and task."""
+        """The training jobs, in a fixed order; cells of one job share the model and, except of a small rung, the task."""
         size = max(self.study.cells_per_job, -(-len(self.cells) // MOST_JOBS))
-        together: dict[tuple[str, str], list[Cell]] = {pair: [] for pair in self.pairs}
+        together: dict[tuple[str, str], list[Cell]] = {}
         for cell in self.cells:
-            together[cell.model, cell.task].append(cell)
+            together.setdefault((cell.model, "" if self._is_small(cell.model) else cell.task), []).append(cell)
         found = []
-        for (model, task), cells in together.items():
+        for (model, _), cells in together.items():
             parts = [tuple(cells[i : i + size]) for i in range(0, len(cells), size)]
-            found += [Block(model, task, number, part) for number, part in enumerate(parts)]
+            found += [Block(model, number, part) for number, part in enumerate(parts)]
         return found
+
+    def _is_small(self, model: str) -> bool:
+        """Whether a job of this PLM takes longer to start than many of its cells take to train."""
+        return isinstance(self.models[model], Rung) and self.size(model) <= SMALL_RUNG
 
     def record(self) -> dict[str, Any]:
         """The resolved study, as jobs read it: one edit of params.yaml cannot change a job that is under way.

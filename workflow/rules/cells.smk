@@ -1,4 +1,4 @@
-"""Training and evaluation: blocks of cells of one (model, task), each cell a declared output."""
+"""Training and evaluation: blocks of cells of one model, each cell a declared output."""
 
 from apet.demand import devices, memory_mb, minutes, program
 
@@ -19,7 +19,7 @@ for block in GRID.blocks():
         input:
             study=ancient(STUDY),
             plm=ancient(GRID.plm_record(block.model)),
-            task=ancient(f"{GRID.task_folder(block.task)}/task.json"),
+            tasks=ancient([f"{GRID.task_folder(task)}/task.json" for task in block.tasks]),
         output:
             # Kept before and after a failure: the worker trains only what is not complete.
             [update(metrics) for metrics in metrics_of(block.cells)],
@@ -36,12 +36,12 @@ for block in GRID.blocks():
         params:
             program=program(devices(GRID, block)),
             plm=subpath(input.plm, parent=True),
-            task=subpath(input.task, parent=True),
+            tasks=[GRID.task_folder(task) for task in block.tasks],
             cells=[cell.path for cell in block.cells],
             device=lambda wildcards, resources: device_of(resources),
             logger=LOGGER,
         shell:
-            "{params.program} train --study {input.study:q} --plm {params.plm:q} --data {params.task:q}"
+            "{params.program} train --study {input.study:q} --plm {params.plm:q} --data {params.tasks:q}"
             " --results results --device {params.device:q} {params.logger:q} {params.cells:q} > {log:q} 2>&1"
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from apet.arithmetic import cpu_name
+from apet.data.prepare import read_task
 from apet.errors import ApetError, DataError, FailedCells, ModelError, ParamsError, StorageError
 from apet.grid import Cell
 from apet.plms.files import PRETRAINING, SNAPSHOT, read_origin
@@ -40,6 +41,47 @@ class Aside:
 
     keep_every: float = KEEP_EVERY
     logger: str | None = None
+
+
+def train_blocks(
+    cells: Sequence[Cell],
+    plm_folder: Path,
+    data_folders: Sequence[Path],
+    results: Results,
+    aside: Aside = Aside(),
+    device: str = "cpu",
+) -> int:
+    """Call `train_block` for the cells of each task.
+
+    Args:
+        cells: cells of one model.
+        plm_folder: the PLM's folder.
+        data_folders: the prepared folders of the cells' tasks.
+        results: root of the results.
+        aside: what cannot change a result.
+        device: cpu or cuda.
+
+    Returns:
+        How many cells were trained.
+
+    Raises:
+        DataError: no folder is given for a cell's task.
+        FailedCells: cells of some tasks failed, after those of all tasks were tried.
+    """
+    folders = {read_task(folder)["task"]: folder for folder in data_folders} if len(data_folders) > 1 else {}
+    tasks = list(dict.fromkeys(cell.task for cell in cells)) if folders else [cells[0].task]
+    for task in (task for task in tasks if folders and task not in folders):
+        raise DataError(f"--data: no prepared folder of task {task!r}. Given: {', '.join(sorted(folders))}.")
+    count, failures = 0, []
+    for task in tasks:
+        own = [cell for cell in cells if cell.task == task] if folders else cells
+        try:
+            count += train_block(own, plm_folder, folders.get(task, data_folders[0]), results, aside, device)
+        except FailedCells as error:
+            failures.append(str(error))
+    if failures:
+        raise FailedCells(" ".join(failures))
+    return count
 
 
 def train_block(

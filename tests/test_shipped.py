@@ -1,0 +1,169 @@
+"""The ladder that comes with apet: what a study takes from it, what is refused, and how it is made again."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+import yaml
+from transformers import AutoModelForCausalLM
+
+from apet.config import load_study
+from apet.errors import CorruptError, ModelError
+from apet.grid import Grid
+from apet.plms import rebuild, shipped
+from apet.plms.files import PRETRAINING, read_origin, write_origin
+from apet.plms.ladder import Recipe, parse_rung
+from apet.plms.load import load_plm
+from apet.plms.shipped import LADDER, copy_shipped, shipped_content, shipped_names
+from test_pretrain import RECIPE, write_corpus
+from toy import PARAMS
+
+RUNG = parse_rung("bloom-32x2")
+NAMES = shipped_names()
+MOST_BYTES = 25_000_000
+
+
+@pytest.fixture
+def ladder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the two smallest shipped rungs, in place of the ladder."""
+    for name in NAMES[:2]:
+        shutil.copytree(LADDER / name, tmp_path / "ladder" / name)
+    monkeypatch.setattr(shipped, "LADDER", tmp_path / "ladder")
+    return tmp_path / "ladder"
+
+
+def grid_of(folder: Path, **changes: object) -> Grid:
+    path = folder / "params.yaml"
+    path.write_text(yaml.safe_dump({**PARAMS, **changes}))
+    return Grid(load_study(path), path)
+
+
+def test_five_sizes_are_shipped_over_two_decades() -> None:
+    sizes = [read_origin(LADDER / name, PRETRAINING)["non_embedding"] for name in NAMES]
+    assert len(sizes) >= 5 and sizes == sorted(sizes) and sizes[-1] >= 100 * sizes[0]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_shipped_rung_is_what_its_record_says(name: str) -> None:
+    record = read_origin(LADDER / name, PRETRAINING)
+    assert record["rung"] == asdict(parse_rung(name)) and record["recipe"] == asdict(Recipe())
+    assert record["tokens"] == Recipe().steps * Recipe().batch_size * Recipe().block_size
+    plm = load_plm(LADDER / name, name)
+    assert (plm.content, plm.dtype) == (record["content"], "float32")
+    assert plm.inventory.non_embedding == record["non_embedding"]
+    assert len(record["curve"]) == 20 and record["curve"][0]["loss"] > record["curve"][-1]["loss"]
+
+
+def test_larger_rungs_predict_better() -> None:
+    losses = [read_origin(LADDER / name, PRETRAINING)["heldout"]["loss"] for name in NAMES]
+    assert losses == sorted(losses, reverse=True)
+
+
+def test_ladder_stays_small() -> None:
+    assert sum(path.stat().st_size for path in LADDER.rglob("*") if path.is_file()) <= MOST_BYTES
+
+
+def test_other_libraries_load_a_shipped_rung_in_float32() -> None:
+    assert AutoModelForCausalLM.from_pretrained(LADDER / NAMES[0]).dtype.itemsize == 4
+
+
+def test_study_without_a_recipe_takes_shipped_rungs(tmp_path: Path) -> None:
+    models = [RUNG.name, "bloom-16x1"]
+    grid = grid_of(tmp_path, models=models, pretraining={})
+    assert list(grid.shipped) == [RUNG.name] and list(grid.rungs) == ["bloom-16x1"]
+    assert grid.plm_record(RUNG.name).endswith("/pretraining.json")
+    other = grid_of(tmp_path, models=models, pretraining={}, seed=2)
+    assert other.plm_digests[RUNG.name] == grid.plm_digests[RUNG.name], "the study's seed changes no PLM"
+
+
+def test_study_with_another_recipe_pretrains_all_its_rungs(tmp_path: Path) -> None:
+    grid = grid_of(tmp_path, models=[RUNG.name], pretraining={"max_tokens": 8192})
+    assert not grid.shipped and list(grid.rungs) == [RUNG.name]
+
+
+def test_copy_holds_the_shipped_bytes(tmp_path: Path) -> None:
+    copy_shipped(RUNG, tmp_path / "plm")
+    content = shipped_content(RUNG, Recipe())
+    assert load_plm(tmp_path / "plm", RUNG.name).content == content is not None
+    assert shipped_content(RUNG, replace(Recipe(), seed=2)) is None
+
+
+def damage(ladder: Path, kind: str) -> None:
+    weights = ladder / RUNG.name / "model.safetensors"
+    if kind == "cut off":
+        weights.write_bytes(weights.read_bytes()[:-1000])
+    elif kind == "another rung's":
+        shutil.copyfile(ladder / NAMES[1] / "model.safetensors", weights)
+    else:
+        weights.unlink()
+
+
+@pytest.mark.parametrize("kind", ["cut off", "another rung's", "missing"])
+def test_copy_of_damaged_weights_is_refused(kind: str, ladder: Path, tmp_path: Path) -> None:
+    damage(ladder, kind)
+    with pytest.raises(CorruptError) as error:
+        copy_shipped(RUNG, tmp_path / "plm")
+    text = str(error.value)
+    assert text.startswith(f"{ladder / RUNG.name / 'model.safetensors'}: ")
+    assert f"git checkout -- ladder/{RUNG.name}" in text and not (tmp_path / "plm").exists()
+
+
+def test_swapped_folders_are_refused(ladder: Path, tmp_path: Path) -> None:
+    shutil.rmtree(ladder / RUNG.name)
+    (ladder / NAMES[1]).rename(ladder / RUNG.name)
+    with pytest.raises(CorruptError, match=f"not the record of {RUNG.name}"):
+        shipped_content(RUNG, Recipe())
+
+
+def test_damaged_record_is_refused(ladder: Path) -> None:
+    path = ladder / RUNG.name / PRETRAINING
+    path.write_text(path.read_text().replace('"width": 32', '"width": 33'))
+    with pytest.raises(CorruptError, match="git checkout"):
+        shipped_content(RUNG, Recipe())
+
+
+def test_rung_that_is_not_shipped_cannot_be_copied(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=f"bloom-16x1: no such folder.*{RUNG.name}"):
+        copy_shipped(parse_rung("bloom-16x1"), tmp_path / "plm")
+
+
+@pytest.fixture
+def rebuilt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A rung made by `rebuild_ladder` from a toy corpus with a toy recipe."""
+    monkeypatch.setattr(rebuild, "Recipe", lambda: RECIPE)
+    monkeypatch.setattr(rebuild, "LADDER", tmp_path / "shipped")
+    out = tmp_path / "made"
+    out.mkdir()
+    write_corpus(out / "corpus", 60, 20)
+    (line,) = (c.line() for c in rebuild.rebuild_ladder([parse_rung("bloom-16x1")], tmp_path, out))
+    assert "none is shipped" in line
+    return out
+
+
+def test_rebuilt_rung_is_compared_with_the_shipped_one(rebuilt: Path, tmp_path: Path) -> None:
+    made = rebuilt / "bloom-16x1"
+    shutil.copytree(made, tmp_path / "shipped" / "bloom-16x1")
+    before = made.stat().st_mtime_ns
+    (comparison,) = rebuild.rebuild_ladder([parse_rung("bloom-16x1")], tmp_path, rebuilt)
+    assert made.stat().st_mtime_ns == before, "a finished rung is kept"
+    assert comparison.line().startswith("bloom-16x1: equal byte for byte, held-out loss ")
+
+
+def test_rebuilt_rung_that_differs_is_told_by_how_much(rebuilt: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    other = shutil.copytree(rebuilt / "bloom-16x1", tmp_path / "shipped" / "bloom-16x1")
+    weights = load_file(other / "model.safetensors")
+    name = next(iter(weights))
+    weights[name] = weights[name].clone()
+    weights[name].view(-1)[0] += 0.5
+    save_file(weights, other / "model.safetensors", {"format": "pt"})
+    record = json.loads((other / PRETRAINING).read_text())
+    write_origin(other, PRETRAINING, {k: v for k, v in record.items() if k not in ("files", "content", "digest")})
+    comparison = rebuild.compare(other, rebuilt / "bloom-16x1")
+    assert comparison.differing == ("model.safetensors",) and comparison.largest == pytest.approx(0.5, abs=0.01)
+    assert "model.safetensors differ: weights by at most 0.5" in comparison.line()
