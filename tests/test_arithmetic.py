@@ -29,7 +29,16 @@ from torch.nn import functional as F
 from transformers import BloomConfig, BloomForCausalLM
 
 from apet import arithmetic
-from apet.arithmetic import PINS, VARIABLE, announce_dtype, compute_dtype, cpu_flags, instruction_sets, pin_arithmetic
+from apet.arithmetic import (
+    PINS,
+    VARIABLE,
+    announce_dtype,
+    compute_dtype,
+    cpu_flags,
+    cpu_name,
+    instruction_sets,
+    pin_arithmetic,
+)
 from apet.config import Rates, Training
 from apet.evaluation import Classify, Encoded, Labels
 from apet.grid import TRAINER_VERSION, Cell
@@ -47,14 +56,20 @@ from toy import ROOT
 GOLDEN = Path(__file__).with_name("golden_arithmetic.json")
 VARIABLES = sorted({VARIABLE, *(name for pins in PINS.values() for name in pins)})
 HAS_AVX2 = {"avx2", "fma"} <= cpu_flags()
-needs_avx2 = pytest.mark.skipif(not HAS_AVX2, reason="apet pins nothing on a CPU without AVX2, and promises nothing there")
+needs_avx2 = pytest.mark.skipif(
+    not HAS_AVX2, reason="apet pins nothing on a CPU without AVX2, and promises nothing there"
+)
 
 WITH_MKL = {"mm", "addmm", "mm, operands unaligned by 8 bytes", "mm, few columns", "bmm", "exp", "erf", "log"}
 """Operations that MKL computes, by kernels that differ between vendors; PyTorch's own give the same bytes on all."""
 BY_HAND = {"MKL_CBWR": "AVX2", "ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"}
 """Variables under which the digests of GOLDEN were measured."""
 LOWERED = {"MKL_CBWR": "COMPATIBLE", "ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41"}
-"""Variables that make a CPU a machine of another class: vectors of 128 bits, no fused multiply-add."""
+"""Variables that make of this CPU a machine of another class, with older instructions."""
+SCORE = 1 / 32
+"""Largest difference of a score between classes of machine: one row of validation. Measured on AMD Zen 4: 0."""
+LOSS = 1e-3
+"""The same of a loss, in nats. Measured on AMD Zen 4: 1e-5 after 60 steps, 1e-3 after 120."""
 
 
 # Computed in a process of its own, for the libraries read the variables once
@@ -169,9 +184,9 @@ def _trained_theta(made: Bench, placement: str) -> str:
 
 
 def cell() -> dict[str, Any]:
-    """Train a cell of four replicates, 40 steps each. Returns the replicates' records and the class of machine."""
-    made, training = bench("bloom"), replace(TRAINING, steps=40, evaluations=4, rate_grid=(0.3, 1.0))
-    asked = Cell("tiny", "toy", "uniform", "700", 2, 2, 1, Methods(), training, "plm", "data")
+    """Train a cell of four replicates. Returns their records and the class of machine."""
+    made, training = bench("bloom"), replace(TRAINING, rates=Rates(*6 * (0.05,)), steps=60, evaluations=4)
+    asked = Cell("tiny", "toy", "uniform", "1500", 2, 2, 1, Methods(), training, "plm", "data")
     with tempfile.TemporaryDirectory() as folder:
         record = train_cell(asked, made, Path(folder) / "cell")
     return {"replicates": record["replicates"], "class": machine_class(made.plm.dtype, made.plm.device)}
@@ -365,9 +380,14 @@ def vendor() -> str:
     return found[1] if found else "unknown"
 
 
+def versions() -> dict[str, str]:
+    """Name the libraries that decide the bytes, without a build's label."""
+    return {"torch": torch.__version__.partition("+")[0], "transformers": transformers.__version__}
+
+
 def only_with_versions(there: dict[str, Any]) -> None:
     """Skip the test with other versions of libraries: test_golden_digests_are_of_the_locked_versions guards the lock."""
-    here = {"torch": torch.__version__.partition("+")[0], "transformers": transformers.__version__}
+    here = versions()
     if others := {name: here[name] for name, version in there["versions"].items() if here[name] != version}:
         pytest.skip(f"digests are of {there['versions']}, and these are {others}")
 
@@ -417,29 +437,30 @@ def test_pins_of_the_import_and_variables_set_by_hand_give_the_same_bytes(defaul
     assert by_hand[part] == default[part]
 
 
-SCORE = 0.05
-LOSS = 1e-3
-
-
 @needs_avx2
-def test_lower_instruction_sets_are_another_class_of_machine_and_give_nearly_the_same_numbers(default):
+def test_lower_instruction_sets_are_another_class_of_machine_and_give_nearly_the_same_scores(default):
     lowered = measured("cell", **LOWERED)
     here, there = default["cell"], lowered["cell"]
+    assert here["class"]["instruction_sets"] == default["instruction_sets"]
     found = differences(there["class"], here["class"])
-    assert [line.partition(":")[0] for line in found] == ["blas", "onednn", "torch"]
+    assert {"onednn", "torch"} <= {line.partition(":")[0] for line in found} <= {"blas", "onednn", "torch"}
     said = Status({"a/b/c": here["class"], "a/b/d": there["class"]}, {}, {}, []).lines(0)
     (line,) = (line for line in said if line.startswith("machines: 1 cells were trained on another class of machine"))
     assert line.endswith(f": {'; '.join(found)}") and "onednn: SSE41 there, AVX2 here" in line
-    print([(a["theta"] == b["theta"], a["rate"]==b["rate"], a["best_step"]==b["best_step"],
-      abs(a["validation"]["loss"]-b["validation"]["loss"]), abs(a["test"]["loss"]-b["test"]["loss"]), a["validation"]["score"]-b["validation"]["score"], a["test"]["score"]-b["test"]["score"], max(abs(x[1]-y[1]) for x,y in zip(a["losses"],b["losses"]))) for a,b in zip(here["replicates"],there["replicates"])])
+    for one, other in zip(here["replicates"], there["replicates"], strict=True):
+        assert one["theta"] != other["theta"]
+        for split in ("validation", "test"):
+            assert one[split]["score"] == pytest.approx(other[split]["score"], abs=SCORE)
+            assert one[split]["loss"] == pytest.approx(other[split]["loss"], abs=LOSS)
+        assert one["losses"] == [[step, pytest.approx(loss, abs=LOSS)] for step, loss in other["losses"]]
+    assert min(one["test"]["score"] for one in here["replicates"]) > 0.85  # which chance does not give
 
 
 def record() -> None:
     """Write the digests of `plans` on this CPU."""
-    versions = {"torch": torch.__version__.partition("+")[0], "transformers": transformers.__version__}
-    values = json.loads(GOLDEN.read_text())
-    found = measured("plans", **BY_HAND)
-    values["apet"] |= {"versions": versions, "trainer_version": TRAINER_VERSION, **found}
+    cpu = f"{cpu_name()} {'with' if 'avx512f' in cpu_flags() else 'without'} AVX-512"
+    said = {"cpu": cpu, "vendor": vendor(), "versions": versions(), "trainer_version": TRAINER_VERSION}
+    values = json.loads(GOLDEN.read_text()) | {"apet": said | measured("plans", **BY_HAND)}
     GOLDEN.write_text(json.dumps(values, indent=2) + "\n")
 
 

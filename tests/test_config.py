@@ -53,11 +53,11 @@ def test_params_is_the_quick_study():
 
 def test_excluded_pairs_have_no_cells_and_rename_no_other(tmp_path):
     whole = grid_of(tmp_path, PARAMS)
-    part = grid_of(tmp_path, changed("exclude", [{"models": ["bloom-32x2"], "tasks": ["reuters8", "bbc_topics"]}]))
+    part = grid_of(tmp_path, changed("exclude", [{"models": ["bloom-32x2"], "tasks": ["reuters8"]}]))
     gone = {c.path for c in whole.cells} - {c.path for c in part.cells}
     assert {c.path for c in part.cells} < {c.path for c in whole.cells}
-    assert {tuple(path.split("/")[:2]) for path in gone} == {("bloom-32x2", "reuters8"), ("bloom-32x2", "bbc_topics")}
-    assert {(b.model, task) for b in part.blocks() for task in b.tasks} == set(part.pairs) and len(part.pairs) == 7
+    assert {tuple(path.split("/")[:2]) for path in gone} == {("bloom-32x2", "reuters8")}
+    assert {(b.model, task) for b in part.blocks() for task in b.tasks} == set(part.pairs) and len(part.pairs) == 5
 
 
 def test_an_entry_of_the_grid_may_be_for_some_models_alone(tmp_path):
@@ -66,7 +66,7 @@ def test_an_entry_of_the_grid_may_be_for_some_models_alone(tmp_path):
     others = {**entry, "models": ["bloom-32x2"], "training": {"steps": 7}}
     whole, part = grid_of(tmp_path, PARAMS), grid_of(tmp_path, changed("grid", [*PARAMS["grid"], entry, others]))
     more = [cell for cell in part.cells if cell.path not in {c.path for c in whole.cells}]
-    assert {(cell.model, cell.training.steps) for cell in more} == {("bloom-64x4", 50), ("bloom-32x2", 7)}
+    assert {(cell.model, cell.training.steps) for cell in more} == {("bloom-64x4", 60), ("bloom-32x2", 7)}
     with pytest.raises(ParamsError, match="attention at 64 stands twice"):
         grid_of(tmp_path, changed("grid", [*PARAMS["grid"], entry, entry]))
     with pytest.raises(ParamsError, match="grid has no entry for 'bloom-32x2'"):
@@ -187,10 +187,10 @@ def test_a_cell_survives_its_record(tmp_path):
 
 
 def test_blocks_hold_every_cell_once_and_stay_few(tmp_path):
-    grid = grid_of(tmp_path, changed("cells_per_job", 7))
+    grid = grid_of(tmp_path, changed("cells_per_job", 10))
     blocks = grid.blocks()
     assert sorted(c.path for b in blocks for c in b.cells) == sorted(c.path for c in grid.cells)
-    assert all(len({c.model for c in b.cells}) == 1 and len(b.cells) <= 7 for b in blocks)
+    assert all(len({c.model for c in b.cells}) == 1 and len(b.cells) <= 10 for b in blocks)
     assert len({b.job for b in blocks}) == len(blocks)
     assert all(len(b.tasks) == 1 for b in blocks if b.model == "bloom-128x4")
     assert any(len(b.tasks) > 1 for b in blocks if b.model == "bloom-32x2")

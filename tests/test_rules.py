@@ -7,6 +7,7 @@ from __future__ import annotations
 import copy
 import json
 import re
+import subprocess
 import tomllib
 from importlib.metadata import distributions, requires
 from pathlib import Path
@@ -82,7 +83,6 @@ def locked(name: str) -> dict[str, str]:
 
 
 LOCK = locked("requirements.lock") | locked("torch.lock")
-MAKEFILE = (ROOT / "Makefile").read_text()
 INSTALLED = {normal(dist.name) for dist in distributions()}
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
@@ -96,12 +96,55 @@ def test_the_lock_holds_all_that_the_project_needs():
     assert wanted <= set(LOCK)
 
 
+def make(*arguments: str, status: int = 0) -> str:
+    options = {"cwd": ROOT, "text": True, "check": False, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    done = subprocess.run(["make", *arguments], **options)
+    assert done.returncode == status, done.stdout
+    return done.stdout
+
+
 def test_every_file_of_the_lock_has_a_hash_and_the_install_asks_for_it():
-    for name in ("requirements.lock", "build.lock"):
+    commands = re.split(r"\n|&&|\|\|", make("--dry-run", "--always-make", ".venv/.ready"))
+    for name, times in {"requirements.lock": 2, "build.lock": 1, "installer.lock": 1}.items():
         entries = re.findall(r"^[a-z].*(?:\n .*)*", (ROOT / "envs" / name).read_text(), re.MULTILINE)
         assert entries and all(re.search(r"( \\\n    --hash=sha256:[0-9a-f]{64})+$", entry) for entry in entries), name
-        assert f"--require-hashes {'--no-build-isolation --use-pep517 ' * (name[0] == 'r')}-r envs/{name}" in MAKEFILE
+        installs = [command for command in commands if f"-r envs/{name}" in command]
+        assert len(installs) == times and all("--no-deps --require-hashes" in command for command in installs)
+        assert times == 1 or all("--no-build-isolation" in command for command in installs)
     assert locked("build.lock").items() <= LOCK.items()
+
+
+FIRST = ["python build.lock", "python installer.lock"]
+BY_UV = ["uv requirements.lock", "uv ."]
+BY_PIP = ["python requirements.lock", "python ."]
+TORCH = ["python torch.lock"]
+
+
+@pytest.mark.parametrize(
+    ("failing", "installs", "status"),
+    [
+        ("nothing", FIRST + BY_UV + TORCH, 0),
+        ("python *installer.lock", FIRST + BY_PIP + TORCH, 0),
+        ("uv *", FIRST + BY_UV[:1] + BY_PIP + TORCH, 0),
+        ("uv *editable*", FIRST + BY_UV + BY_PIP + TORCH, 0),
+        ("*requirements.lock", FIRST + BY_UV[:1] + BY_PIP[:1], 2),
+        ("*torch.lock", FIRST + BY_UV + TORCH, 2),
+    ],
+)
+def test_uv_installs_and_pip_takes_over_if_uv_fails(tmp_path: Path, failing, installs, status):
+    """With stand-ins for Python and uv that write down what they are asked for."""
+    said, programs = tmp_path / "said", tmp_path / "venv/bin"
+    programs.mkdir(parents=True)
+    call = '"${0##*/} $*"'
+    pattern = failing.replace(" ", "\\ ")
+    for name in ("python", "uv"):
+        (programs / name).write_text(f"#!/bin/sh\necho {call} >> '{said}'\ncase {call} in {pattern}) exit 1 ;; esac\n")
+        (programs / name).chmod(0o755)
+    output = make(f"PYTHON={programs}/python", f"VENV={tmp_path}/venv", f"{tmp_path}/venv/.ready", status=status)
+    calls = [line.split() for line in said.read_text().splitlines() if "pip install" in line]
+    assert [f"{words[0]} {words[-1].removeprefix('envs/')}" for words in calls] == installs
+    assert output.count("pip installs the packages instead") == (BY_PIP[0] in installs)
+    assert (tmp_path / "venv/.ready").exists() == (status == 0)
 
 
 def test_the_lock_holds_all_that_its_packages_need():

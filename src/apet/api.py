@@ -46,7 +46,7 @@ __all__ = [
 ]
 
 RECIPE = Training(
-    loss="labels", steps=50, batch=16, length=36, rates=Rates(0.03, 0.03, 0.03, 0.03, 0.03, 0.003), rate_grid=(1.0,),
+    loss="labels", steps=60, batch=16, length=36, rates=Rates(0.03, 0.03, 0.03, 0.03, 0.03, 0.003), rate_grid=(1.0,),
     schedule="linear", warmup=0.1, evaluations=2, clip=1.0, checkpointing=False,
 )  # fmt: skip
 """The quick study's recipe, from which `tune` starts."""

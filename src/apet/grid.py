@@ -26,7 +26,7 @@ from apet.provenance import digest, seed_for
 TRAINER_VERSION = 4
 """Raised whenever the numerics (tuning, training, evaluation) change, so that old cells are not taken for new ones."""
 
-SMALL_RUNG = 20_000
+SMALL_RUNG = 10_000
 """Layers × width² of a rung up to which one job trains cells of several tasks."""
 
 MOST_JOBS = 500
