@@ -122,7 +122,10 @@ def peft(folder: Path, dtype: str, checkpointing: bool, keep: int) -> Run:
 def child(side: str, folder: Path, dtype: str, checkpointing: bool) -> Run:
     import torch
 
+    from apet.arithmetic import compute_dtype
+
     torch.set_num_threads(1)
+    dtype = compute_dtype(dtype, "cpu")
     if side == "apet":
         return apet(folder, dtype, checkpointing)
     return peft(folder, dtype, checkpointing, keep=1 if side == "peft-last" else 0)
@@ -137,10 +140,12 @@ def start(side: str, folder: Path, dtype: str, checkpointing: bool) -> Run:
 
 
 def table(folder: Path, repeats: int) -> None:
+    from apet.arithmetic import compute_dtype
+
     print(
         f"{'dtype':9} {'recompute':9} {'side':10} {'loaded':>7} {'peak':>7} {'above':>7} {'s/step':>7}  MB; apet / side"
     )
-    for dtype in ("float32", "bfloat16"):
+    for dtype in dict.fromkeys(compute_dtype(dtype, "cpu") for dtype in ("float32", "bfloat16")):
         for checkpointing in (False, True):
             runs: dict[str, list[Run]] = {side: [] for side in SIDES}
             for _ in range(repeats):

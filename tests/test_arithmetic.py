@@ -3,7 +3,7 @@
     python tests/test_arithmetic.py operations bloom plans cell   # the digests of this CPU, as JSON
     python tests/test_arithmetic.py --record                      # write those of `plans` into golden_arithmetic.json
 
-Digests of `operations` and `bloom` in golden_arithmetic.json are from a CPU without AVX-512, and a change of apet cannot
+Digests of `operations` and `bloom` in golden_arithmetic.json are from a CPU without AVX-512, and no change of apet can
 change them. Record those of `plans` anew when TRAINER_VERSION is raised or a library is updated.
 """
 
@@ -386,7 +386,7 @@ def versions() -> dict[str, str]:
 
 
 def only_with_versions(there: dict[str, Any]) -> None:
-    """Skip the test with other versions of libraries: test_golden_digests_are_of_the_locked_versions guards the lock."""
+    """Skip the test with libraries that are not the locked ones; a test below guards the lock itself."""
     here = versions()
     if others := {name: here[name] for name, version in there["versions"].items() if here[name] != version}:
         pytest.skip(f"digests are of {there['versions']}, and these are {others}")

@@ -59,14 +59,15 @@ def test_verify_says_equal_and_which_machine_made_what_differs(lab):
     path = lab.results("elsewhere").runs / f"{one}.json"
     run = json.loads(path.read_text())
     run["processor"], run["dtype"], run["versions"]["torch"] = "another", "bfloat16", "1.0"
+    run["instruction_sets"]["onednn"] = "AVX"
     path.write_text(json.dumps(run))
     done = lab.apet("verify", "--study", "study.json", "--results", "elsewhere", one)
     assert done.returncode == 0, done.stderr
     assert f"equal      {one}" in done.stdout
     said = done.stdout.partition("trained on another class of machine: ")[2]
-    assert "processor: another there, " in said
+    assert "onednn: AVX there, " in said
     assert "dtype: bfloat16 there, float32 here" in said
-    assert "torch: 1.0 there, " in said and "numpy" not in said
+    assert "torch: 1.0 there, " in said and "numpy" not in said and "processor" not in said
     again = lab.apet("verify", "--study", "study.json", "--results", "block", one)
     assert "another class" not in again.stdout
 
@@ -80,6 +81,7 @@ def test_inputs_that_are_not_there_are_no_difference(lab):
 
 def test_what_defines_the_class_of_machine_is_recorded(lab):
     run = json.loads((lab.results("block").runs / f"{lab.cells['full'].path}.json").read_text())
-    assert {"machine", "processor", "device", "threads", "dtype", "versions"} <= run.keys()
+    assert {"machine", "instruction_sets", "processor", "device", "threads", "dtype", "versions"} <= run.keys()
+    assert run["instruction_sets"].keys() == {"torch", "onednn", "blas"} and all(run["instruction_sets"].values())
     assert run["versions"]["torch"] and run["dtype"] == "float32"
     assert (run["resumed"], run["begun_on"]) == (False, [])

@@ -29,7 +29,10 @@ from lab import Lab
 from toy import Checkout
 
 NOW = 1_800_000_000.0
-HERE = {"machine": "x86_64", "processor": "A", "device": "cpu", "devices": 1, "threads": 1, "versions": {"torch": "2"}}
+HERE = {
+    "machine": "x86_64", "instruction_sets": {"onednn": "AVX2", "blas": "MKL A"}, "device": "cpu", "devices": 1,
+    "threads": 1, "versions": {"torch": "2"},
+}  # fmt: skip
 
 
 def path(number: int) -> str:
@@ -108,12 +111,17 @@ def test_a_cell_that_was_done_after_it_failed_has_not_failed(results):
 
 def test_more_than_one_class_of_machine_is_said(results):
     assert not any("machine" in line for line in lines(results))
-    done(results, 6, processor="B", versions={"torch": "3"})
+    done(results, 6, processor="another", instruction_sets={"onednn": "AVX2", "blas": "MKL B"}, versions={"torch": "3"})
     (said,) = (line for line in lines(results) if line.startswith("machines: "))
     assert said.startswith("machines: 1 cells were trained on another class of machine than 4")
-    assert "processor: B there, A here; torch: 3 there, 2 here" in said
-    done(results, 6, begun_on=[{**HERE, "processor": "C", "dtype": "float32"}])
-    assert any("processor: C there, A here" in line for line in lines(results))
+    assert said.endswith(": blas: MKL B there, MKL A here; torch: 3 there, 2 here")
+    done(results, 6, begun_on=[{**HERE, "instruction_sets": {"onednn": "AVX", "blas": "MKL A"}, "dtype": "float32"}])
+    assert any(line.endswith(": onednn: AVX there, AVX2 here") for line in lines(results))
+
+
+def test_another_processor_with_equal_instruction_sets_is_the_same_class_of_machine(results):
+    done(results, 6, processor="another")
+    assert not any("machine" in line for line in lines(results))
 
 
 def test_differences_name_only_what_differs():
