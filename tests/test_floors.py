@@ -11,9 +11,9 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "src" / "apet"
 FLOORS = (
-    "errors", "arithmetic", "temporary", "provenance", "sealed", "record", "yamls", "placement", "config", "data", "plms", "grid",
-    "demand", "store", "checkout", "status", "tuning", "evaluation", "training", "analysis", "figures", "report",
-    "study", "check", "cost", "export", "api", "show", "commands", "cli",
+    "errors", "arithmetic", "temporary", "provenance", "sealed", "record", "yamls", "placement", "config", "data",
+    "plms", "grid", "demand", "store", "checkout", "status", "tuning", "evaluation", "training", "analysis",
+    "figures", "report", "study", "check", "cost", "export", "api", "show", "commands", "cli",
 )  # fmt: skip
 LIGHT = (
     "apet.arithmetic",

@@ -76,7 +76,9 @@ class Checkout:
             (folder / name).parent.mkdir(exist_ok=True)
             (shutil.copytree if source.is_dir() else shutil.copy)(source, folder / name)
         # DVC's stages name the package's folders as dependencies.
-        shutil.copytree(ROOT / "src", folder / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info", "ladder"))
+        shutil.copytree(
+            ROOT / "src", folder / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info", "ladder")
+        )
         if wheels:
             shutil.copytree(wheels, folder / "data" / "wheels")
         self.write(PARAMS)

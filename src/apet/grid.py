@@ -178,7 +178,7 @@ class Grid:
         return found.parameters or 10**9
 
     def blocks(self) -> list[Block]:
-        """The training jobs, in a fixed order; cells of one job share the model and, except of a small rung, the task."""
+        """The training jobs, in a fixed order; cells of one job share the model and, unless it is small, the task."""
         size = max(self.study.cells_per_job, -(-len(self.cells) // MOST_JOBS))
         together: dict[tuple[str, str], list[Cell]] = {}
         for cell in self.cells:

@@ -19,7 +19,9 @@ for block in GRID.blocks():
         input:
             study=ancient(STUDY),
             plm=ancient(GRID.plm_record(block.model)),
-            tasks=ancient([f"{GRID.task_folder(task)}/task.json" for task in block.tasks]),
+            tasks=ancient(
+                [f"{GRID.task_folder(task)}/task.json" for task in block.tasks]
+            ),
         output:
             # Kept before and after a failure: the worker trains only what is not complete.
             [update(metrics) for metrics in metrics_of(block.cells)],

@@ -83,9 +83,9 @@ def load_plm(folder: Path, name: str, weights: bool = True, device: str = "cpu",
 
     `snapshot.json` beside the weights may state the `dtype` to compute in (default float32), which is used if the
     device computes it faster than float32, the `head` that answers are read by (default own) and the `content` the
-    folder had when it was made. Raises ModelError for a folder that lacks a file or a weight, or whose architecture is not
-    supported; CorruptError where its content has changed. weights: false for shapes alone (meta device). computed_on:
-    the device that computes, if the weights go there later (default: `device`).
+    folder had when it was made. Raises ModelError for a folder that lacks a file or a weight, or whose architecture is
+    not supported; CorruptError where its content has changed. weights: false for shapes alone (meta device).
+    computed_on: the device that computes, if the weights go there later (default: `device`).
     """
     check_files(folder)
     stated = _stated(folder)
