@@ -138,7 +138,7 @@ def test_a_pickle_in_place_of_what_is_kept_of_a_cell_does_not_run(pwned, tmp_pat
 @pytest.mark.parametrize("form", FORMS)
 def test_a_pickle_in_place_of_a_pretraining_state_does_not_run(pwned, tmp_path, form):
     state = FORMS[form]({"key": "key", "model": Evil(pwned), "optimizers": Evil(pwned), "losses": []})
-    run = Run.new(parse_rung("bloom-16x1"), Recipe(vocabulary=512))
+    run = Run.new(parse_rung("bloom-16x1"), Recipe(vocab_size=512))
     for name, content in {"plain": state, "sealed": seal_bytes(state + BLANK.encode())}.items():
         (tmp_path / name).write_bytes(content)
         with pytest.raises(Exception, match=r"weights_only|Weights only") if name == "sealed" else nullcontext():
