@@ -42,7 +42,7 @@ SMALL = {
     ],
 }
 """The quick study, made small."""
-ELSEWHERE = ("corpus", "fetch", "snapshot")
+ELSEWHERE = ("corpus", "fetch", "ladder", "snapshot")
 """Commands whose examples take long or ask the network: other tests run them on other arguments."""
 
 
