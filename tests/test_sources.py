@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from apet.arithmetic import compute_dtype
 from apet.cli import main
 from apet.data import wheels
 from apet.errors import ModelError, StorageError
@@ -53,7 +54,7 @@ def test_a_folder_is_taken_whole_and_its_origin_recorded(plm, tmp_path):
     assert not (tmp_path / "out" / "training_args.bin").exists()
     assert record["content"] == content_of(tmp_path / "out") == content_of(plm)
     assert (record["family"], record["dtype"], record["head"]) == ("llama", "bfloat16", "own")
-    assert load_plm(tmp_path / "out", "mine").model.dtype == torch.bfloat16
+    assert load_plm(tmp_path / "out", "mine").dtype == compute_dtype("bfloat16", "cpu")
 
 
 @pytest.mark.parametrize("pickled", [False, True], ids=["safetensors", "pickled"])

@@ -17,6 +17,7 @@ from signal import SIGINT, SIGKILL, SIGTERM
 import pytest
 import yaml
 
+from apet.arithmetic import compute_dtype
 from apet.record import write_record
 from faults import drop_cut_rwlock
 from saved import save_plm
@@ -239,7 +240,7 @@ def test_a_plm_of_ones_own_is_fetched_tuned_and_tracked(tmp_path, wheels_folder)
     records = [json.loads(p.read_text()) for p in sorted((checkout.folder / "results/cells").rglob("metrics.json"))]
     assert len(records) == 2 * 4
     found = {r["plm"]["name"]: (r["plm"]["dtype"], r["head"]["parameters"]) for r in records}
-    assert found == {"my-plm": ("float32", 0), "read-by-a-head": ("bfloat16", 2 * 17)}
+    assert found == {"my-plm": ("float32", 0), "read-by-a-head": (compute_dtype("bfloat16", "cpu"), 2 * 17)}
     snapshot = json.loads(next((checkout.folder / "models").glob("my-plm-*/snapshot.json")).read_text())
     mine = next(r["plm"] for r in records if r["plm"]["name"] == "my-plm")
     assert (mine["content"], mine["revision"]) == (snapshot["content"], snapshot["revision"])
