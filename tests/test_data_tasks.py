@@ -12,7 +12,7 @@ from apet.errors import ParamsError
 
 TASKS = {name: load_task(name) for name in task_names()}
 PAPER = ("sst2", "rotten_tomatoes", "imdb", "mnli", "qnli", "rte", "qqp", "mrpc", "nq_open", "samsum", "multi_news")
-EMBEDDED = ("bbc_match", "bbc_titles", "bbc_topics", "election_tweets", "reuters8", "rotten_tomatoes")
+EMBEDDED = ("bbc_match", "bbc_titles", "bbc_topics", "election_tweets", "newsgroups", "reuters8", "rotten_tomatoes")
 GOOD = yaml.safe_load((FOLDER / "rotten_tomatoes.yaml").read_text("utf-8"))
 PAIR = yaml.safe_load((FOLDER / "mrpc.yaml").read_text("utf-8"))
 QUESTIONS = yaml.safe_load((FOLDER / "nq_open.yaml").read_text("utf-8"))
