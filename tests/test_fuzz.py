@@ -382,11 +382,15 @@ def test_a_json_record_is_read_or_refused(content):
 
 def wheel(packed: int = zipfile.ZIP_DEFLATED) -> bytes:
     out = io.BytesIO()
-    with zipfile.ZipFile(out, "w", packed) as archive:
-        archive.writestr("t.tab", tab([("a", "one"), ("b", "two")]))
-        archive.writestr("d.tab", "S\tWho\tQuote\nd\td\ts\n\t\t\n1\tAnn\tHi!\n1\tBob\tHo.\n")
-        archive.writestr("t.csv.bz2", bz2.compress(b'a,b\n1,"x\ny"\n2,z\n'))
-        archive.writestr("d/x/1.txt", "Title\nBody.")
+    members = {
+        "t.tab": tab([("a", "one"), ("b", "two")]),
+        "d.tab": "S\tWho\tQuote\nd\td\ts\n\t\t\n1\tAnn\tHi!\n1\tBob\tHo.\n",
+        "t.csv.bz2": bz2.compress(b'a,b\n1,"x\ny"\n2,z\n'),
+        "d/x/1.txt": "Title\nBody.",
+    }
+    with zipfile.ZipFile(out, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(zipfile.ZipInfo(name), content, packed)
     return out.getvalue()
 
 

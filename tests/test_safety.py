@@ -231,8 +231,9 @@ def pin(monkeypatch: pytest.MonkeyPatch, folder: Path, content: bytes) -> Path:
 def zip_of(*members: tuple[zipfile.ZipInfo | str, bytes]) -> bytes:
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, content in members:
-            archive.writestr(name, content)
+        for name, content in members:  # ZipInfo's date is fixed: parameters of a test must be the same in every worker
+            member = zipfile.ZipInfo(name) if isinstance(name, str) else name
+            archive.writestr(member, content, zipfile.ZIP_DEFLATED)
     return out.getvalue()
 
 
@@ -293,7 +294,11 @@ def test_two_members_of_one_name_are_refused(monkeypatch, tmp_path):
         pytest.fail("was opened")
 
 
-@pytest.mark.parametrize("content", [b"", b"PK", b"PK\5\6" + b"\xff" * 18, zip_of(("a", b"x"))[:-10]])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"PK", b"PK\5\6" + b"\xff" * 18, zip_of(("a", b"x"))[:-10]],
+    ids=["empty", "two bytes", "only a damaged end", "cut off"],
+)
 def test_a_file_that_is_no_zip_is_named(monkeypatch, tmp_path, content):
     path = pin(monkeypatch, tmp_path, content)
     with pytest.raises(DataError, match=rf"{path.name}: cannot be read as a zip"), open_wheel("toy", tmp_path):
