@@ -4,8 +4,8 @@
     python tests/test_arithmetic.py --record                      # write those of apet into golden_arithmetic.json
 
 In golden_arithmetic.json, the digests under `another CPU` are from an AMD Zen 3, without AVX-512. No change of apet can
-change them. The digests under `apet` are from an AMD Zen 4, with AVX-512. Record them anew if TRAINER_VERSION is raised or
-a library is updated. The `compatible` digests were the same on an Intel Haswell that QEMU emulated.
+change them. The digests under `apet` are from an AMD Zen 4, with AVX-512. Record them again if TRAINER_VERSION is raised
+or a library is updated. The `compatible` digests were the same on an Intel Haswell that QEMU emulated.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ needs_avx2 = pytest.mark.skipif(
 WITH_MKL = {"mm", "addmm", "mm, operands unaligned by 8 bytes", "mm, few columns", "bmm", "exp", "erf", "log"}
 """Operations that MKL computes, by kernels that differ between vendors; PyTorch's own give the same bytes on all."""
 BY_HAND = {"MKL_CBWR": "AVX2,STRICT", "ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"}
-"""Variables of the portable arithmetic. (`another CPU` was measured without STRICT, which changes bytes on Intel only.)"""
+"""Variables of the portable arithmetic. (`another CPU` was measured without STRICT, which matters on Intel only.)"""
 DIGESTS = ("operations", "bloom", "plans")
 LOWERED = {"MKL_CBWR": "COMPATIBLE", "ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41"}
 """Variables that make of this CPU a machine of another class, with older instructions."""
