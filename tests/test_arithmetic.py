@@ -4,7 +4,7 @@
     python tests/test_arithmetic.py --record                      # write those of apet into golden_arithmetic.json
 
 In golden_arithmetic.json, the digests under `another CPU` are from an AMD Zen 3, without AVX-512. No change of apet can
-change them. The digests under `apet` are from an AMD Zen 4, with AVX-512. Record them again if TRAINER_VERSION is raised
+change them. The digests under `apet` are from an AMD Zen 4, with AVX-512. Record them again if TRAINER_VERSION rises
 or a library is updated. The `compatible` digests were the same on an Intel Haswell that QEMU emulated.
 """
 
