@@ -37,7 +37,7 @@ help:
 	@echo "               MOUNTS=no without those that mount a small or a read-only disk, as root"
 	@echo "make mutants put small errors into placement and analysis and see that the tests find them (an hour)"
 	@echo "make coverage  make test, and which lines no test ran; fails below 90 %"
-	@echo "make lint    ruff, snakefmt, mypy, Snakemake's own lint"
+	@echo "make lint    ruff, snakefmt, mypy, import-linter, Snakemake's own lint"
 	@echo "make docs    build the documentation as a site in docs/_build"
 	@echo "make lock    write envs/*.lock anew from pyproject.toml, with uv; UPGRADE=--upgrade takes newer versions"
 	@echo "make clean   remove results and .venv (data and PLMs stay)"
@@ -72,6 +72,7 @@ lint: $(VENV)/.ready
 	$(BIN)/ruff format --check .
 	$(BIN)/snakefmt --check Snakefile workflow
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 	$(ACTIVE) snakemake --lint --directory "$$(mktemp -d)" --config params="$(CURDIR)/params.yaml"
 
 docs: $(VENV)/.ready

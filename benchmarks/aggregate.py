@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from apet.provenance import digest
-from apet.sealed import write_sealed
+from apet.core.hashing import digest
+from apet.core.records import write_sealed
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 import simulated_study as simulated

@@ -16,7 +16,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from apet.arithmetic import PINS, VARIABLE, cpu_name, instruction_sets
+from apet.core.arithmetic import PINS, VARIABLE, cpu_name, instruction_sets
 
 STEPS, ROWS, LENGTH = 40, 160, 36
 
@@ -25,11 +25,10 @@ def measure(plm: Path, data: Path) -> dict[str, float]:
     """Return CPU milliseconds of a step of LoRA, a step of full fine-tuning, and an evaluation of ROWS rows."""
     from rates import measured
 
-    from apet.config import Rates, Training
-    from apet.plms.load import load_plm
-    from apet.training.cells import Bench
-    from apet.training.determinism import make_deterministic
-    from apet.training.memory import keep_freed_memory
+    from apet.config.study_config import Rates, Training
+    from apet.models.loading import load_plm
+    from apet.training.cell import Bench
+    from apet.training.runtime import keep_freed_memory, make_deterministic
 
     make_deterministic()
     keep_freed_memory()

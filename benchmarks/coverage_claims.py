@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from apet.analysis.claims import CLAIMS, Evidence
-from apet.analysis.confidence import NotEstimable
+from apet.analysis.intervals import NotEstimable
 from apet.analysis.resampling import draw_means
 from apet.analysis.thresholds import PAIR, Thresholds, crossing, restricted
 

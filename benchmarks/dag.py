@@ -20,13 +20,13 @@ from pathlib import Path
 
 import yaml
 
-from apet.config import load_study
+from apet.config.study_config import load_study
+from apet.core.hashing import sealed, write_json
 from apet.data.wheels import known_wheels
 from apet.figures import FIGURES
-from apet.grid import Cell, Grid
-from apet.provenance import sealed, write_json
-from apet.record import FORMAT, METRICS
-from apet.store import write_index
+from apet.study.archive import write_index
+from apet.study.cell_record import FORMAT, METRICS
+from apet.study.grid import Cell, Grid
 
 ROOT = Path(__file__).parent.parent
 MODELS = [f"bloom-{width}x2" for width in (16, 32, 48, 64, 80)]

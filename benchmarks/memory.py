@@ -56,11 +56,11 @@ def apet(folder: Path, dtype: str, checkpointing: bool) -> Run:
     """A cell's own training: the loop, its two looks at validation, the best θ kept."""
     import torch
 
-    from apet.config import Rates, Training
+    from apet.config.study_config import Rates, Training
+    from apet.core.hashing import write_json
     from apet.evaluation import Classify, Encoded, Labels
+    from apet.models.loading import load_plm
     from apet.placement import Methods, make_plan, own_count
-    from apet.plms.load import load_plm
-    from apet.provenance import write_json
     from apet.training.loop import Splits, train
     from apet.tuning import TunedPLM, initial_theta, split_by_structure
 
@@ -122,7 +122,7 @@ def peft(folder: Path, dtype: str, checkpointing: bool, keep: int) -> Run:
 def child(side: str, folder: Path, dtype: str, checkpointing: bool) -> Run:
     import torch
 
-    from apet.arithmetic import compute_dtype
+    from apet.core.arithmetic import compute_dtype
 
     torch.set_num_threads(1)
     dtype = compute_dtype(dtype, "cpu")
@@ -140,7 +140,7 @@ def start(side: str, folder: Path, dtype: str, checkpointing: bool) -> Run:
 
 
 def table(folder: Path, repeats: int) -> None:
-    from apet.arithmetic import compute_dtype
+    from apet.core.arithmetic import compute_dtype
 
     print(
         f"{'dtype':9} {'recompute':9} {'side':10} {'loaded':>7} {'peak':>7} {'above':>7} {'s/step':>7}  MB; apet / side"

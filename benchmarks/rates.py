@@ -20,15 +20,14 @@ from pathlib import Path
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from apet.config import Rates, Training
+from apet.config.study_config import Rates, Training
 from apet.evaluation import Encoded
-from apet.evaluation.generate import ROWS, generate
+from apet.evaluation.generation import ROWS, generate
+from apet.models.loading import load_plm
 from apet.placement import Budget, Methods, make_plan, resolve
-from apet.plms.load import load_plm
-from apet.training.cells import Bench
-from apet.training.determinism import make_deterministic
+from apet.training.cell import Bench
 from apet.training.loop import Run, batches
-from apet.training.memory import keep_freed_memory
+from apet.training.runtime import keep_freed_memory, make_deterministic
 from apet.tuning import TunedPLM, initial_theta, split_by_structure
 
 SIDE = 1024

@@ -67,9 +67,9 @@ def child(side: str, repeat: int) -> dict:
 
 def study_cells(args: argparse.Namespace) -> list:
     """The cells of this run, alike but for their seeds."""
-    from apet.config import Training
-    from apet.grid import Cell
+    from apet.config.study_config import Training
     from apet.placement import Methods
+    from apet.study.grid import Cell
 
     training = Training.of(
         {
@@ -85,10 +85,9 @@ def study_cells(args: argparse.Namespace) -> list:
 
 def apet(args: argparse.Namespace) -> dict:
     start = time.process_time()
-    from apet.plms.load import load_plm
-    from apet.training.cells import Bench, train_cell
-    from apet.training.determinism import make_deterministic
-    from apet.training.memory import keep_freed_memory
+    from apet.models.loading import load_plm
+    from apet.training.cell import Bench, train_cell
+    from apet.training.runtime import keep_freed_memory, make_deterministic
 
     make_deterministic()
     keep_freed_memory()
@@ -193,9 +192,9 @@ def peer_rows(args: argparse.Namespace) -> tuple[dict, list[int]]:
     """The same tokens as apet's, as the rows of a dataset; and each label's word, or its number for a trained head."""
     from transformers import AutoConfig, AutoTokenizer
 
-    from apet.data.batches import encode, label_ids
     from apet.data.prepare import SPLITS, read_split, read_task
-    from apet.plms.families import family_of
+    from apet.data.tokenization import encode, label_ids
+    from apet.models.families import family_of
 
     tokenizer, task = AutoTokenizer.from_pretrained(args.plm), read_task(args.data)
     frame = family_of(AutoConfig.from_pretrained(args.plm).model_type).frame(tokenizer)

@@ -14,7 +14,7 @@ from docutils.parsers.rst import Directive
 from sphinx.application import Sphinx
 
 import apet
-from apet.cli import parser
+from apet.cli.app import parser
 
 project = "apet"
 version = release = installed("apet")
@@ -35,17 +35,17 @@ autodoc_typehints_format = "short"
 python_use_unqualified_type_names = True
 
 
-def write_floors(folder: Path) -> None:
-    """A page for each floor of the package, with its modules one below the other. reference.md lists the pages."""
+def write_packages(folder: Path) -> None:
+    """Write a page for each package, with its modules one below the other. reference.md lists the pages."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    for floor in iter_modules(apet.__path__, "apet."):
+    for package in iter_modules(apet.__path__, "apet."):
         above = [Path(folder) for folder in apet.__path__]
-        inside = [str(path / floor.name.removeprefix("apet.")) for path in above] if floor.ispkg else []
-        names = [floor.name, *(module.name for module in walk_packages(inside, f"{floor.name}."))]
+        inside = [str(path / package.name.removeprefix("apet.")) for path in above] if package.ispkg else []
+        names = [package.name, *(module.name for module in walk_packages(inside, f"{package.name}."))]
         parts = [f"{name}\n{('-' if number else '=') * len(name)}\n\n.. automodule:: {name}\n"
                  for number, name in enumerate(names)]  # fmt: skip
-        (folder / f"{floor.name}.rst").write_text("\n".join(parts), "utf-8")
+        (folder / f"{package.name}.rst").write_text("\n".join(parts), "utf-8")
 
 
 class Commands(Directive):
@@ -75,4 +75,4 @@ def plain(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list
 def setup(app: Sphinx) -> None:
     app.add_directive("commands", Commands)
     app.connect("autodoc-process-docstring", plain)
-    app.connect("builder-inited", lambda app: write_floors(Path(app.srcdir) / "_generated"))
+    app.connect("builder-inited", lambda app: write_packages(Path(app.srcdir) / "_generated"))

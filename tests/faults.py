@@ -15,7 +15,7 @@ from pathlib import Path
 
 import psutil
 
-from apet.temporary import is_temporary
+from apet.core.atomic import is_temporary
 
 APART = {("results", name) for name in ("logs", "runs", "costs.csv", "report.html")}
 """What holds times, and so differs between runs."""

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import yaml
 
-from apet.grid import Cell
-from apet.store import Results
-from apet.study import read_study
+from apet.study.grid import Cell
+from apet.study.paths import Results
+from apet.study.resolve import read_study
 from saved import save_plm
 from tiny import WORDS, tiny_plm
 from toy import PARAMS, Checkout
@@ -112,7 +112,7 @@ class Lab:
         return ["train", "--study", "study.json", *paths, *options, *(cell.path for cell in cells)]
 
     def _command(self, *arguments: str) -> list[str]:
-        return [sys.executable, "-m", "apet.cli", *arguments]
+        return [sys.executable, "-m", "apet.cli.app", *arguments]
 
     def _options(self, environment: dict[str, str]) -> dict:
         return {"cwd": self.folder, "env": {**os.environ, **environment}}

@@ -15,15 +15,15 @@ import torch
 from torch import distributed
 from torch.distributed.tensor import DTensor
 
-from apet.cli import main
+from apet.cli.app import main
 from apet.errors import ModelError
 from apet.evaluation import Classify, Labels, generate
-from apet.grid import Cell
+from apet.models.loading import PLM
+from apet.models.sharding import is_first, shard
 from apet.placement import make_plan
-from apet.plms.load import PLM
-from apet.plms.sharded import is_first, shard
-from apet.training import block
-from apet.training.cells import Bench, train_cell
+from apet.study.grid import Cell
+from apet.training import job
+from apet.training.cell import Bench, train_cell
 from apet.training.loop import Run, Splits
 from apet.tuning import start, tune
 from test_training import BENCH, RECIPE, cell, rows
@@ -113,7 +113,7 @@ def train_badly(*arguments: str) -> int:
     """`apet train` of three cells: the first is an error in the midst of a forward pass, in every process alike; while
     the third is under way, the second process is killed.
     """
-    before, begun = block.train_cell, []
+    before, begun = job.train_cell, []
 
     def train(of: Cell, bench: Bench, *rest: Any) -> dict[str, Any]:
         begun.append(of)
@@ -126,7 +126,7 @@ def train_badly(*arguments: str) -> int:
             os.kill(os.getpid(), signal.SIGKILL)
         looked(run, seen)
 
-    looked, Run.look, block.train_cell = Run.look, look, train
+    looked, Run.look, job.train_cell = Run.look, look, train
     return main(arguments)
 
 

@@ -11,8 +11,8 @@ import pandas as pd
 import pyarrow as pa
 
 from apet.analysis.tidy import tidy
-from apet.data.tables import write_table
-from apet.record import write_record
+from apet.data.prepared_files import write_table
+from apet.study.cell_record import write_record
 
 MODELS = {"bloom-small": (25_000, 160_000), "bloom-mid": (200_000, 480_000), "bloom-large": (1_200_000, 1_750_000)}
 TASKS = {"topics": (5, 0.2, 0.237, 400), "sentiment": (2, 0.5, 0.566, 800)}

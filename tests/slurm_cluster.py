@@ -14,8 +14,8 @@ from pathlib import Path
 
 import yaml
 
-from apet.config import load_study
-from apet.grid import Block, Grid
+from apet.config.study_config import load_study
+from apet.study.grid import Block, Grid
 from toy import PARAMS, ROOT, Checkout
 
 SCRIPTS = Path(__file__).parent / "slurm"

@@ -23,11 +23,11 @@ from pathlib import Path
 
 import psutil
 
-from apet.config import load_study
+from apet.config.study_config import load_study
+from apet.core.yaml_loader import read_yaml
 from apet.data.corpus import CORPUS
 from apet.data.wheels import fetch_wheel, known_wheels
-from apet.grid import Grid
-from apet.yamls import read_yaml
+from apet.study.grid import Grid
 from faults import (
     LOCKED,
     Clock,

@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 import torch
 
-from apet.arithmetic import cpu_flags, instruction_sets
+from apet.core.arithmetic import cpu_flags, instruction_sets
+from apet.models.loading import PLM
 from apet.placement import STRUCTURES, Plan, Units
-from apet.plms.load import PLM
-from apet.training.determinism import make_deterministic
+from apet.training.runtime import make_deterministic
 from apet.tuning import TunedPLM
 from tiny import CONFIGS, WORDS, tiny_plm
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from apet.analysis.claims import Evidence, method_variance, position_variance
-from apet.analysis.components import position_components
-from apet.analysis.confidence import of_draws, of_pivot, wider
+from apet.analysis.intervals import of_draws, of_pivot, wider
 from apet.analysis.means import MATCHED
 from apet.analysis.resampling import Draws, draw_means
+from apet.analysis.variance import position_components
 from simulated_claims import MARGINS, Truth, simulate
 
 FRAME = simulate(Truth(plms=2, tasks=2, draws=2, reruns=2, n=120, plan_change=6.0), 5)

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from apet.analysis.components import components, mean_squares, position_components, position_spread, sd_interval
 from apet.analysis.tidy import tidy
+from apet.analysis.variance import components, mean_squares, position_components, position_spread, sd_interval
 from simulated_claims import Truth, simulate
 from simulated_study import MODELS, TASKS, study
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from apet.analysis.confidence import (
+from apet.analysis.intervals import (
     NotEstimable,
     of_corrected,
     of_draws,

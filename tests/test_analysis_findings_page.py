@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from apet.analysis.findings_page import SHOWN, page
+from apet.report.markdown import SHOWN, page
 from made_findings import findings
 from simulated_study import frame_of, study
 

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
+from apet.analysis.findings import summary
 from apet.analysis.means import (
     MEAN,
     _p_values,
@@ -26,7 +27,6 @@ from apet.analysis.means import (
     wilson,
 )
 from apet.analysis.resampling import CELL, draw_means
-from apet.analysis.summary import summary
 from simulated_cells import Design, simulate
 from simulated_study import MODELS, frame_of, record, study
 

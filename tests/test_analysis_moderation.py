@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from scipy.special import polygamma
 
-from apet.analysis.moderation import moderate
+from apet.analysis.resampling import moderate
 
 
 def sample(prior_df: float, cells: int, df: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

@@ -12,13 +12,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from apet.analysis.costs import costs_table, write_costs
-from apet.analysis.differences_table import differences_table, write_differences
-from apet.analysis.findings_table import write_findings_table
-from apet.analysis.latex import SPECIAL, escape
+from apet.analysis.aggregate import costs_table, write_costs
 from apet.analysis.resampling import Draws, draw_means
-from apet.analysis.table import MEAN, methods_table, write_table
-from apet.analysis.wording import words
+from apet.report.markdown import words
+from apet.report.result_tables import (
+    MEAN,
+    SPECIAL,
+    differences_table,
+    escape,
+    methods_table,
+    write_differences,
+    write_findings_table,
+    write_table,
+)
 from made_findings import findings
 from simulated_study import MODELS, frame_of, record, study
 

@@ -6,7 +6,7 @@ import copy
 
 import pytest
 
-from apet.analysis.tasks import tasks_table, write_tasks
+from apet.analysis.aggregate import tasks_table, write_tasks
 from simulated_study import MODELS, TASKS, study
 
 

@@ -13,11 +13,11 @@ from scipy import stats
 from scipy.optimize import isotonic_regression
 
 from apet.analysis.claims import Evidence, high_threshold, low_threshold
-from apet.analysis.confidence import NotEstimable
-from apet.analysis.dispersion import spread_over_tasks, variance_of_truth
+from apet.analysis.intervals import NotEstimable
 from apet.analysis.resampling import Draws
 from apet.analysis.thresholds import AGAIN, crossing, restricted, threshold_draws, thresholds
 from apet.analysis.trends import slope
+from apet.analysis.variance import spread_over_tasks, variance_of_truth
 from simulated_claims import MARGINS, TOP, Truth, budgets_tested, curve, thresholds_of
 
 INF = np.inf

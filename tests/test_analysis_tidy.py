@@ -16,13 +16,12 @@ from hypothesis.extra.numpy import arrays
 
 from apet.analysis.columns import COLUMNS, FLAT, SCHEMA
 from apet.analysis.predictions import Predictions, f1_values
-from apet.analysis.tidy import read_records, tidy
-from apet.analysis.tidy_file import read_tidy, write_tidy
-from apet.config import Margins
+from apet.analysis.tidy import read_records, read_tidy, tidy, write_tidy
+from apet.config.study_config import Margins
+from apet.core.hashing import file_digest
+from apet.core.records import write_sealed
 from apet.errors import ApetError, CorruptError, DataError
-from apet.provenance import file_digest
-from apet.record import read_record, write_record
-from apet.sealed import write_sealed
+from apet.study.cell_record import read_record, write_record
 from simulated_study import record, study, write_cells, write_predictions
 
 STUDY = "ab" * 32

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from apet.analysis.confidence import NotEstimable, of_draws
+from apet.analysis.intervals import NotEstimable, of_draws
 from apet.analysis.trends import Measured, slope
 
 SIZES = {"a": 10**4, "b": 10**5, "c": 3 * 10**6}

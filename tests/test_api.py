@@ -20,19 +20,19 @@ from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import apet
-from apet.cli import main
-from apet.config import load_study
+from apet.cli.app import main
+from apet.config.study_config import load_study
+from apet.core.hashing import folder_digest
+from apet.core.records import write_sealed
 from apet.data.prepare import read_split, read_task
 from apet.errors import ApetError, CorruptError, DataError, ModelError, ParamsError
-from apet.grid import Cell, data_folder, plm_folder
+from apet.models.loading import load_plm
 from apet.placement import Methods
-from apet.plms.load import load_plm
-from apet.provenance import folder_digest
-from apet.record import METRICS, PREDICTIONS, THETA, write_record
-from apet.sealed import write_sealed
-from apet.store import Results
-from apet.training.cells import Bench, train_cell
-from apet.training.determinism import make_deterministic
+from apet.study.cell_record import METRICS, PREDICTIONS, THETA, write_record
+from apet.study.grid import Cell, data_folder, plm_folder
+from apet.study.paths import Results
+from apet.training.cell import Bench, train_cell
+from apet.training.runtime import make_deterministic
 from saved import save_plm
 from tiny import CONFIGS, WORDS, tiny_plm
 
@@ -186,13 +186,15 @@ def test_the_command_line_exports_what_the_api_does(tmp_path):
     """In a process of its own, with another order of hashes, in the study's folder."""
     cell = finished(tmp_path / "study", "t5", placement="lora", budget="@own", draws=1)  # eight modules have an order
     commands = [["export", cell.cell.path, "--to", form, "--out", str(tmp_path / form)] for form in FORMS]
-    code = f"import sys; from apet.cli import main; sys.exit(sum(main(c) for c in {commands}))"
+    code = f"import sys; from apet.cli.app import main; sys.exit(sum(main(c) for c in {commands}))"
     options = {"cwd": cell.root, "capture_output": True, "text": True, "check": False}
     done = subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONHASHSEED": "7"}, **options)
     assert done.returncode == 0 and done.stdout.split() == [str(tmp_path / form) for form in FORMS], done.stderr
     model = apet.load(cell.folder)
     for form in FORMS:
-        assert folder_digest(tmp_path / form) == folder_digest(model.export(form, tmp_path / f"{form} again"))
+        assert folder_digest(tmp_path / form) == folder_digest(
+            apet.export_model(model, form, tmp_path / f"{form} again")
+        )
     back = apet.load(tmp_path / "delta", root=cell.root)
     texts = list(read_split(cell.data, "test").text)
     assert torch.equal(back.scores(texts), model.scores(texts))
@@ -278,7 +280,7 @@ def test_the_plm_in_memory_stays_as_it_is_and_serves_many_models(cells, memory):
 
 def test_a_model_tuned_in_memory_goes_out_and_comes_back_onto_that_plm_alone(cells, memory, tmp_path):
     model = apet.tune(memory, apet.plan(memory, "lora"), cells().data, steps=3)
-    out = model.export("delta", tmp_path / "out")
+    out = apet.export_model(model, "delta", tmp_path / "out")
     assert torch.equal(apet.load(out, plm=memory).theta, model.theta)
     other = AutoModelForCausalLM.from_pretrained(cells().plm)
     with torch.no_grad():
@@ -289,7 +291,7 @@ def test_a_model_tuned_in_memory_goes_out_and_comes_back_onto_that_plm_alone(cel
 
 def test_a_lora_of_peft_is_asked_as_a_task_says(cells, memory, tmp_path):
     plan = apet.plan(memory, "lora", methods=apet.Methods(lora_rank=2))
-    out = apet.tune(memory, plan, cells().data, steps=3).export("peft", tmp_path / "out")
+    out = apet.export_model(apet.tune(memory, plan, cells().data, steps=3), "peft", tmp_path / "out")
     model = apet.TunedModel.of(memory, *apet.plan_from_peft(out, memory), cells().data)
     assert model.plan.digest == plan.digest and set(model.predict(["w8 w11", "w9"])) <= {"eight", "nine"}
     with pytest.raises(DataError, match=r"θ has the shape \(3,\)"):
@@ -351,7 +353,7 @@ def test_the_page_runs_as_it_stands(tmp_path, monkeypatch, capsys, cells):
     cell = finished(tmp_path, placement="lora", budget="@own", draws=1)
     plm = apet.plm("my-plm")
     plan = apet.plan(plm, "lora")
-    apet.TunedModel.of(plm, plan, torch.ones(plan.budget), cell.data).export("peft", "my-lora")
+    apet.export_model(apet.TunedModel.of(plm, plan, torch.ones(plan.budget), cell.data), "peft", "my-lora")
     classes = {"eight": "calm", "nine": "urgent"}
     names: dict = {"rows": [{"text": row["text"], "label": classes[row["label"]]} for row in rows(200, 5)]}
     blocks = [part.split("```")[0] for part in PAGE.split("```python\n")[1:]]

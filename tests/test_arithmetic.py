@@ -29,8 +29,9 @@ import transformers
 from torch.nn import functional as F
 from transformers import BloomConfig, BloomForCausalLM
 
-from apet import arithmetic
-from apet.arithmetic import (
+from apet.config.study_config import Rates, Training
+from apet.core import arithmetic
+from apet.core.arithmetic import (
     PINS,
     VARIABLE,
     announce_dtype,
@@ -40,15 +41,14 @@ from apet.arithmetic import (
     instruction_sets,
     pin_arithmetic,
 )
-from apet.config import Rates, Training
 from apet.evaluation import Classify, Encoded, Labels
-from apet.grid import TRAINER_VERSION, Cell
+from apet.models.loading import load_plm
 from apet.placement import Methods, make_plan, own_count
-from apet.plms.load import load_plm
-from apet.status import Status, differences
-from apet.training.cells import Bench, train_cell
-from apet.training.determinism import machine_class, make_deterministic
+from apet.study.grid import TRAINER_VERSION, Cell
+from apet.study.status import Status, differences
+from apet.training.cell import Bench, train_cell
 from apet.training.loop import Splits, train
+from apet.training.runtime import machine_class, make_deterministic
 from apet.tuning import TunedPLM, start
 from saved import save_plm
 from tiny import CONFIGS, WORDS, tiny_plm
@@ -256,7 +256,7 @@ def test_import_with_an_unknown_arithmetic_pins_nothing():
 
 
 def test_a_command_with_an_unknown_arithmetic_names_variable_value_and_allowed_ones():
-    done = in_a_process("-m", "apet.cli", "status", APET_ARITHMETIC="fast")
+    done = in_a_process("-m", "apet.cli.app", "status", APET_ARITHMETIC="fast")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "apet: APET_ARITHMETIC: unknown value 'fast'. Allowed: compatible, native, portable.\n"
 

@@ -18,9 +18,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from apet.cli import main
-from apet.data.tasks import FOLDER
-from apet.yamls import MOST_BYTES, read_yaml
+from apet.cli.app import main
+from apet.core.yaml_loader import MOST_BYTES, read_yaml
+from apet.data.schema import FOLDER
 from saved import save_plm
 from tiny import tiny_plm
 from toy import PARAMS, Checkout, edited
@@ -495,7 +495,7 @@ def test_every_command_that_reads_a_study_says_the_same(refused, command):
 
 LITTLE = (
     "import resource, sys; resource.setrlimit(resource.RLIMIT_AS, (2**30, 2**30)); "
-    "from apet.cli import main; sys.exit(main())"
+    "from apet.cli.app import main; sys.exit(main())"
 )
 """The command in a process that can have 1 GiB, of which the libraries take a third."""
 
@@ -622,7 +622,7 @@ def test_snakemake_refuses_it_too(tmp_path, name, text, said):
 
 ROOT = Path(__file__).parent.parent
 SAFE = {
-    "params.program": "of apet.demand, by the number of devices",
+    "params.program": "of apet.study.resources, by the number of devices",
     "STUDY": "results/studies/ and 12 hex digits",
     "snakemake": "a variable of dvc.yaml itself",
 }

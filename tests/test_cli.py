@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from apet.cli import EXAMPLES, EXITS, STAGES, main, parser
+from apet.cli.app import EXAMPLES, EXITS, STAGES, main, parser
 from apet.errors import ApetError, Interrupted, MismatchError
 
 TRAIN = ["train", "--study", "s", "--plm", "p", "--data", "d", "--results", "r", "a/b/c"]
@@ -26,7 +26,9 @@ def plm(tmp_path: Path) -> str:
 
 
 def apet(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "apet.cli", *arguments], capture_output=True, text=True, check=False)
+    return subprocess.run(
+        [sys.executable, "-m", "apet.cli.app", *arguments], capture_output=True, text=True, check=False
+    )
 
 
 def here(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
@@ -72,7 +74,7 @@ def test_a_shell_completes_commands_options_choices_files_and_cells(tmp_path):
         "st": "status", "export --t": "--to", "export --to p": "peft", "show bloom": cell, "plan --see": "--seed",
         "report --results res": "results", "completion z": "zsh",
     }  # fmt: skip
-    script = f"""eval "$({sys.executable} -m apet.cli completion bash)"
+    script = f"""eval "$({sys.executable} -m apet.cli.app completion bash)"
     ask() {{ COMP_WORDS=(apet "$@"); COMP_CWORD=$#; COMPREPLY=(); _shtab_apet 2>/dev/null; echo "${{COMPREPLY[*]}}"; }}
     """ + "".join(f"ask {words}\n" for words in asked)
     done = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True)
@@ -80,7 +82,18 @@ def test_a_shell_completes_commands_options_choices_files_and_cells(tmp_path):
 
 
 def test_a_reader_that_has_had_enough_is_no_error(plm):
-    command = [sys.executable, "-m", "apet.cli", "plan", "--model", plm, "--placement", "uniform", "--budget", "@lora"]
+    command = [
+        sys.executable,
+        "-m",
+        "apet.cli.app",
+        "plan",
+        "--model",
+        plm,
+        "--placement",
+        "uniform",
+        "--budget",
+        "@lora",
+    ]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         process.stdout.close()
         said = process.stderr.read()

@@ -8,13 +8,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from apet.check import sizes
-from apet.config import load_study
+from apet.config.study_config import load_study
+from apet.core.hashing import digest
+from apet.core.records import write_sealed
 from apet.errors import ApetError, ParamsError
-from apet.grid import Grid
-from apet.provenance import digest
-from apet.sealed import write_sealed
-from apet.study import read_study
+from apet.study.grid import Grid
+from apet.study.resolve import read_study, sizes
 
 ROOT = Path(__file__).parent.parent
 PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text())

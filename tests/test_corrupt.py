@@ -18,14 +18,13 @@ import pytest
 import torch
 import yaml
 
-from apet.cli import main
+from apet.cli.app import main
 from apet.data import wheels
 from apet.errors import ApetError
-from apet.grid import Cell
-from apet.plms.load import load_plm
-from apet.record import METRICS, PLANS, PREDICTIONS, THETA
-from apet.store import read_resolved
-from apet.study import read_study
+from apet.models.loading import load_plm
+from apet.study.cell_record import METRICS, PLANS, PREDICTIONS, THETA
+from apet.study.grid import Cell
+from apet.study.resolve import read_resolved, read_study
 from lab import TASK, TRAINING
 from saved import save_plm
 from test_pretrain import write_corpus

@@ -12,12 +12,12 @@ import torch
 import yaml
 from transformers import BloomConfig, BloomForCausalLM
 
-from apet.cli import main
-from apet.config import load_study
-from apet.cost import Cost, Estimate, Speed
-from apet.grid import Grid
-from apet.record import write_record
-from apet.sealed import write_sealed
+from apet.cli.app import main
+from apet.config.study_config import load_study
+from apet.core.records import write_sealed
+from apet.study.cell_record import write_record
+from apet.study.grid import Grid
+from apet.study.resources import Cost, Estimate, Speed
 from saved import save_plm
 from tiny import WORDS, tiny_plm
 from toy import PARAMS, ROOT

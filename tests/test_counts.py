@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from apet.models.loading import inventory_of_config
+from apet.models.registry import registry
 from apet.placement import Inventory, Methods, make_plan, own_count
-from apet.plms.load import inventory_of_config
-from apet.plms.registry import registry
 
 NINE = {
     "bert-small": "google/bert_uncased_L-4_H-512_A-8",

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from apet.data.batches import encode, encode_targets, label_ids, shares
+from apet.data.tokenization import encode, encode_targets, label_ids, shares
 from apet.errors import DataError, ParamsError
 
 WORDS = ["good morning to all of you", "It was a good film", "Input: a long text of many words", "Topic: business"]

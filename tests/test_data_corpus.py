@@ -2,14 +2,14 @@ from __future__ import annotations
 
 import pytest
 
+from apet.core.hashing import folder_digest
 from apet.data import corpus
-from apet.data.choice import choose_source
 from apet.data.corpus import build_corpus, corpus_digest, read_corpus
 from apet.data.prepare import prepare_task, read_split, read_task, task_splits
+from apet.data.prepared_files import read_record
+from apet.data.source_selection import choose_source
 from apet.data.splits import normalise
-from apet.data.tables import read_record
 from apet.errors import DataError
-from apet.provenance import folder_digest
 from toy_wheels import TAB, pin_toy, tab, toy_source, toy_task, write_jsonl
 
 TASK_ROWS = [

@@ -7,11 +7,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from apet.data.choice import choose_source
 from apet.data.prepare import prepare_task, read_split, read_task
+from apet.data.source_selection import choose_source
 from apet.errors import DataError, ParamsError
 from apet.evaluation import encode_split, label_tokens
-from apet.plms.families import FAMILIES, Frame
+from apet.models.families import FAMILIES, Frame
 from test_data_batches import TOKENIZER
 from toy_wheels import toy_task, write_jsonl
 

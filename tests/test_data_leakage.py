@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from apet.data.leakage import RUN, SHORTEST, Guard
+from apet.data.decontamination import RUN, SHORTEST, Guard
 
 words = st.lists(st.sampled_from("abc"), min_size=0, max_size=18).map(" ".join)
 

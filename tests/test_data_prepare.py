@@ -8,14 +8,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from apet.data import choice, prepare
-from apet.data.choice import choose_source
+from apet.core.hashing import digest, file_digest
+from apet.core.records import write_sealed
+from apet.data import prepare, source_selection
 from apet.data.prepare import in_hash_order, prepare_task, read_split, read_task, task_digest
+from apet.data.source_selection import choose_source
 from apet.data.splits import Example
 from apet.errors import CorruptError, DataError, ParamsError
 from apet.evaluation.metrics import label_metrics
-from apet.provenance import digest, file_digest
-from apet.sealed import write_sealed
 from toy_wheels import TAB, pin_toy, tab, toy_source, toy_task, write_jsonl
 
 ROWS = [("ab"[i % 3 == 0], f"Text number {i}.") for i in range(400)]
@@ -195,7 +195,7 @@ def test_what_a_sister_holds_out_leaves_train_and_is_counted(monkeypatch, tmp_pa
     for split, some in {"train": range(100, 300), "validation": range(20), "test": range(20, 40)}.items():
         write_jsonl(tmp_path / "sister" / f"{split}.jsonl", rows(some))
     task, sister = toy_task(sources={}, sisters=("sister",)), toy_task(name="sister", sources={}, sisters=("toy",))
-    monkeypatch.setattr(choice, "load_task", {"toy": task, "sister": sister}.__getitem__)
+    monkeypatch.setattr(source_selection, "load_task", {"toy": task, "sister": sister}.__getitem__)
     for one in (task, sister):
         source = choose_source(one, {"all": str(tmp_path)})
         prepare_task(one, tmp_path, tmp_path / "out" / one.name, {}, 0, source)
@@ -213,7 +213,7 @@ def test_the_digest_knows_the_sisters_rows(monkeypatch, tmp_path):
     for name in ("toy", "sister"):
         write_jsonl(tmp_path / name / "train.jsonl", [{"text": "one", "label": 0}])
     task, sister = toy_task(sources={}, sisters=("sister",)), toy_task(name="sister", sources={})
-    monkeypatch.setattr(choice, "load_task", lambda name: sister)
+    monkeypatch.setattr(source_selection, "load_task", lambda name: sister)
     before = task_digest(task, {}, 0, choose_source(task, {"all": str(tmp_path)}))
     write_jsonl(tmp_path / "sister" / "test.jsonl", [{"text": "two", "label": 0}])
     assert task_digest(task, {}, 0, choose_source(task, {"all": str(tmp_path)})) != before

@@ -4,9 +4,8 @@ import bz2
 
 import pytest
 
-from apet.data.pairs import read_title_pairs
-from apet.data.readers import read_articles, read_csv, read_dialogue, read_tab
-from apet.data.records import Record
+from apet.data.readers import read_articles, read_csv, read_dialogue, read_tab, read_title_pairs
+from apet.data.schema import Record
 from apet.data.wheels import open_wheel
 from apet.errors import DataError
 from toy_wheels import pin_toy

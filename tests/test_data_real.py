@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from apet.data.choice import choose_source
+from apet.core.hashing import folder_digest
 from apet.data.corpus import build_corpus, corpus_digest, read_corpus
 from apet.data.prepare import SPLITS, prepare_task, read_split, read_task, task_splits
-from apet.data.records import Row
+from apet.data.prepared_files import read_record
+from apet.data.schema import Row
+from apet.data.source_selection import choose_source
 from apet.data.splits import normalise
-from apet.data.tables import read_record
-from apet.data.tasks import load_task, task_names
-from apet.provenance import folder_digest
+from apet.data.task_config import load_task, task_names
 
 
 @pytest.fixture(scope="module")

@@ -16,12 +16,13 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from apet.data.choice import check_sisters, choose_source, sisters_of
+from apet.core.hashing import folder_digest
 from apet.data.prepare import SPLITS, prepare_task, read_split, read_task, task_digest, task_splits
+from apet.data.schema import Task
+from apet.data.source_selection import check_sisters, choose_source, sisters_of
 from apet.data.sources import Source, hub
-from apet.data.tasks import Task, load_task
+from apet.data.task_config import load_task
 from apet.errors import ApetError, DataError, ParamsError
-from apet.provenance import folder_digest
 from toy_wheels import toy_task, write_jsonl
 
 WORDS = ["alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "iota", "kappa"]

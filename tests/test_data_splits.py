@@ -5,8 +5,8 @@ from itertools import combinations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from apet.data.records import Row
-from apet.data.splits import EDGE, SIDES, Example, Splits, edges, normalise, overlaps, split_rows, text_id
+from apet.data.schema import SIDES, Row
+from apet.data.splits import EDGE, Example, Splits, edges, normalise, overlaps, split_rows, text_id
 
 BLOCKS = ["", "alpha " * 60, "beta " * 60]  # a block is longer than EDGE, so rows that share one are near-duplicates
 texts = st.builds(

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from apet.data.tasks import FOLDER, load_task, task_names
+from apet.data.schema import FOLDER
+from apet.data.task_config import load_task, task_names
 from apet.errors import ParamsError
 
 TASKS = {name: load_task(name) for name in task_names()}

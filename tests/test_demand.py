@@ -9,10 +9,19 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from apet.config import load_study
-from apet.demand import LONGEST_MINUTES, START_MINUTES, devices, memory_mb, minutes, parameters, pretraining_mb, program
-from apet.grid import Block, Grid
-from apet.plms.registry import registry
+from apet.config.study_config import load_study
+from apet.models.registry import registry
+from apet.study.grid import Block, Grid
+from apet.study.resources import (
+    LONGEST_MINUTES,
+    START_MINUTES,
+    devices,
+    memory_mb,
+    minutes,
+    parameters,
+    pretraining_mb,
+    program,
+)
 from toy import PARAMS
 
 T5 = "google/t5-v1_1-xxl"
@@ -45,7 +54,7 @@ def test_memory_is_the_hint_and_sixteen_bytes_a_number(grid: Grid):
 def test_a_plm_in_parts_asks_for_its_devices_and_is_launched_on_them(grid: Grid):
     assert devices(grid, block(grid, "bloom-16x1")) == 1 and program(1) == "apet"
     assert devices(grid, block(grid, T5)) == registry()[T5].devices == 4
-    assert "--num_processes 4 " in program(4) and program(4).endswith("--module apet.cli")
+    assert "--num_processes 4 " in program(4) and program(4).endswith("--module apet.cli.app")
 
 
 def test_a_block_asks_for_its_largest_cell_and_for_the_time_of_all(grid: Grid):

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from apet.errors import ParamsError
+from apet.models.loading import PLM
 from apet.placement import Methods, Plan, make_plan, own_count
-from apet.plms.load import PLM
-from apet.training.determinism import machine_class, make_deterministic
+from apet.training.runtime import machine_class, make_deterministic
 from apet.tuning import TunedPLM, initial_theta, split_by_structure
 from tiny import CONFIGS, WORDS, tiny_plm
 

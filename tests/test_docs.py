@@ -7,17 +7,19 @@ import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
+from pkgutil import iter_modules
 from urllib.parse import unquote, urldefrag
 from xml.etree import ElementTree
 
 import pytest
 
-from apet.cli import EXAMPLES, EXITS
+import apet
+from apet.cli.app import EXAMPLES, EXITS
 from apet.placement import STRUCTURES
-from test_floors import FLOORS
 from toy import ROOT
 
 DOCS = ROOT / "docs"
+PACKAGES = sorted(module.name for module in iter_modules(apet.__path__))
 PAGES = [path for path in sorted(DOCS.rglob("*.md")) if "_build" not in path.parts]
 
 
@@ -50,7 +52,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_every_link_leads_to_a_page_and_a_place_in_it(site):
     pages = {page.resolve(): Links(page) for page in site.rglob("*.html")}
-    assert len(pages) > len(PAGES) + len(FLOORS)
+    assert len(pages) > len(PAGES) + len(PACKAGES)
     broken = []
     for page, links in pages.items():
         for address in {*links.leads, *links.loads}:
@@ -67,10 +69,10 @@ def test_reading_it_asks_for_nothing_from_the_network(site):
     assert [a for page in site.rglob("*.html") for a in Links(page).loads if re.match(r"(\w+:)?//", a)] == []
 
 
-def test_it_documents_every_floor_and_every_command(site):
-    for floor in FLOORS:
-        text = (site / "_generated" / f"apet.{floor}.html").read_text()
-        assert f'id="module-apet.{floor}"' in text
+def test_it_documents_every_package_and_every_command(site):
+    for name in PACKAGES:
+        text = (site / "_generated" / f"apet.{name}.html").read_text()
+        assert f'id="module-apet.{name}"' in text
     commands = (site / "commands.html").read_text()
     assert all(f'id="apet-{name}"' in commands for name in EXAMPLES)
     assert "the library's model is hooked" in (site / "_generated" / "apet.tuning.html").read_text().lower().replace(
@@ -88,13 +90,13 @@ def test_pages_are_markdown_whose_links_work_without_the_site():
     assert broken == []
 
 
-def test_the_architectures_floors_are_those_of_the_code():
+def test_architecture_and_reference_list_every_package():
     rows = re.findall(r"^\| `(\w+)` \|", (DOCS / "architecture.md").read_text(), re.MULTILINE)
-    assert rows == list(reversed(FLOORS))
+    assert sorted(rows) == PACKAGES
     drawn = ElementTree.parse(DOCS / "architecture.svg").getroot()
     bands = [text.text for text in drawn.iter("{http://www.w3.org/2000/svg}text") if "left" in text.get("class", "")]
-    assert [floor for band in bands for floor in band.split(" · ")] == rows
-    assert re.findall(r"_generated/apet\.(\w+)", (DOCS / "reference.md").read_text()) == list(FLOORS)
+    assert [name for band in bands for name in band.split(" · ")] == rows
+    assert re.findall(r"_generated/apet\.(\w+)", (DOCS / "reference.md").read_text()) == rows[::-1]
 
 
 def test_the_table_of_exit_statuses_is_that_of_the_help():

@@ -8,7 +8,7 @@ import shutil
 
 import pytest
 
-from apet.grid import Cell
+from apet.study.grid import Cell
 from lab import Lab
 
 

@@ -17,12 +17,12 @@ from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelFo
 from apet.errors import ApetError, CorruptError, DataError, ModelError, ParamsError
 from apet.export import formats
 from apet.export.delta import MANIFEST, NUMBERS
-from apet.export.formats import FORMATS, export
-from apet.export.load import load
-from apet.export.lora import plan_from_peft
-from apet.export.model import TunedModel
+from apet.export.formats import FORMATS, export_model
+from apet.export.peft_adapters import plan_from_peft
+from apet.export.restore import load
+from apet.export.tuned_model import TunedModel
+from apet.models.loading import PLM, load_plm
 from apet.placement import STRUCTURES, Methods, Plan, Site, Units, make_plan, own_count
-from apet.plms.load import PLM, load_plm
 from apet.tuning import TunedPLM
 from saved import save_plm
 from tiny import CONFIGS, WORDS, tiny_plm
@@ -137,7 +137,7 @@ def test_lowrank_units_are_a_lora_that_peft_loads(plms, tmp_path, family, named)
     plm = plms(family)
     lora = make_plan(plm.inventory, "lora", own_count("lora", plm.inventory, Methods()), 3)
     model = model_of(plm, lora) if named else at(plm, of_structure("lowrank"))
-    out = export(model, "peft", tmp_path / "out")
+    out = export_model(model, "peft", tmp_path / "out")
     config = json.loads((out / "adapter_config.json").read_text())
     assert bool(config["rank_pattern"]) is not named
     loaded = PeftModel.from_pretrained(library(plm, plm.name), out).eval()
@@ -149,7 +149,7 @@ def test_virtual_tokens_are_a_prompt_that_peft_loads(plms, tmp_path, family):
     plm = plms(family)
     (site,) = (site for site in plm.inventory.sites if of_input(plm)(site))
     model = model_of(plm, Plan("test", 3 * site.cost, 0, (Units(site, 3),)))
-    loaded = PeftModel.from_pretrained(library(plm, plm.name), export(model, "peft", tmp_path / "out")).eval()
+    loaded = PeftModel.from_pretrained(library(plm, plm.name), export_model(model, "peft", tmp_path / "out")).eval()
     assert isinstance(loaded.active_peft_config, PromptTuningConfig)
     tokens = 0 if family == "t5" else 3
     assert_equal(theirs(loaded, plm, tokens), ours(model), frozen_logits(plm))
@@ -173,7 +173,7 @@ def test_a_merged_checkpoint_loads_as_any_other(plms, tmp_path, family, what):
     before = {name: value.clone() for name, value in plm.model.state_dict().items()}
     chosen = ("entry", "bias", "lowrank") if what == "all of them" else (what,)
     model = full(plm) if what == "full" else at(plm, lambda s: s.structure in chosen and s.present)
-    out = export(model, "merged", tmp_path / "out")
+    out = export_model(model, "merged", tmp_path / "out")
     assert_equal(theirs(library(plm, out), plm), ours(model), frozen_logits(plm))
     assert all(torch.equal(value, before[name]) for name, value in plm.model.state_dict().items())
     again = model_of(load_plm(out, "merged"), Plan("none", 0, 0, ()))  # the way back into a study
@@ -185,7 +185,7 @@ def test_theta_keeps_its_digits_when_merged_into_bfloat16(plms, tmp_path):
     half = replace(plm, model=library(plm, plm.name).bfloat16(), dtype="bfloat16")
     site = next(s for s in plm.inventory.sites if s.name == "decoder.1.ffn.up/entry")
     plan = Plan("test", 1, 0, (Units(site, 1, np.array([5])),))
-    export(TunedModel(half, plan, torch.tensor([1e-4]), TASK, 16), "merged", tmp_path / "out")
+    export_model(TunedModel(half, plan, torch.tensor([1e-4]), TASK, 16), "merged", tmp_path / "out")
     weight = load_file(tmp_path / "out" / "model.safetensors")["transformer.h.1.mlp.dense_h_to_4h.weight"].flatten()
     frozen = half.model.transformer.h[1].mlp.dense_h_to_4h.weight.flatten()
     assert weight.dtype == torch.float32
@@ -201,7 +201,7 @@ def test_theta_keeps_its_digits_when_merged_into_bfloat16(plms, tmp_path):
 def test_a_delta_holds_every_structure(plms, tmp_path, family, structures):
     plm = plms(family)
     model = at(plm, of_structure(*structures))
-    out = export(model, "delta", tmp_path / "out")
+    out = export_model(model, "delta", tmp_path / "out")
     back = load(out, plm=plm.name)
     assert back.plan.digest == model.plan.digest and torch.equal(back.theta, model.theta)
     assert (back.task, back.length) == (model.task, model.length)
@@ -220,13 +220,13 @@ def headed(plm: PLM) -> TunedModel:
 
 def test_a_delta_holds_a_trained_head(plms, tmp_path):
     model = headed(plms("bert"))
-    back = load(export(model, "delta", tmp_path / "out"), plm=model.plm)
+    back = load(export_model(model, "delta", tmp_path / "out"), plm=model.plm)
     texts = ["w8 w11 w12", "w9 w13"]
     assert torch.equal(back.scores(texts), model.scores(texts)) and back.scores(texts).abs().max() > 0
 
 
 def test_a_delta_of_another_plm_is_refused(plms, tmp_path):
-    out = export(at(plms("bloom"), of_structure("lowrank")), "delta", tmp_path / "out")
+    out = export_model(at(plms("bloom"), of_structure("lowrank")), "delta", tmp_path / "out")
     other = tiny_plm("bloom", fused=False).model
     with torch.no_grad():
         other.transformer.h[0].mlp.dense_h_to_4h.bias[0] += 1e-3
@@ -243,7 +243,7 @@ def test_a_delta_of_another_plm_is_refused(plms, tmp_path):
 )
 def test_a_corrupt_delta_is_refused(plms, tmp_path, harm):
     plm = plms("bloom")
-    out = export(at(plm, of_structure("lowrank")), "delta", tmp_path / "out")
+    out = export_model(at(plm, of_structure("lowrank")), "delta", tmp_path / "out")
     numbers, manifest = out / NUMBERS, json.loads((out / MANIFEST).read_text())
     if harm == "a changed byte":
         content = bytearray(numbers.read_bytes())
@@ -268,7 +268,7 @@ def test_a_delta_of_format_1_is_read(plms, tmp_path):
     """Its manifest had no digest of its own; others may hold such files."""
     plm = plms("bloom")
     model = at(plm, of_structure("lowrank"))
-    out = export(model, "delta", tmp_path / "out")
+    out = export_model(model, "delta", tmp_path / "out")
     manifest = json.loads((out / MANIFEST).read_text())
     del manifest["digest"]
     (out / MANIFEST).write_text(json.dumps(manifest | {"format": 1}))
@@ -302,10 +302,10 @@ def refusals(plms: Callable[[str], PLM]) -> dict[str, tuple[TunedModel, str, str
 def test_what_has_no_counterpart_is_refused_in_one_sentence(plms, tmp_path, case):
     model, form, said, instead = list(refusals(plms).values())[case]
     with pytest.raises(ParamsError, match=rf"\({form}\) has no counterpart for .*{said}.*Allowed.*: {instead}\.$"):
-        export(model, form, tmp_path / "out")
+        export_model(model, form, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
     for form in instead.split(", "):
-        assert export(model, form, tmp_path / form).is_dir()
+        assert export_model(model, form, tmp_path / form).is_dir()
 
 
 def test_an_export_takes_no_ones_place_and_leaves_nothing_half_done(plms, tmp_path, monkeypatch):
@@ -313,10 +313,10 @@ def test_an_export_takes_no_ones_place_and_leaves_nothing_half_done(plms, tmp_pa
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
     with pytest.raises(ParamsError, match=r"mine: is there already"):
-        export(model, "delta", tmp_path / "mine")
+        export_model(model, "delta", tmp_path / "mine")
     assert contents(tmp_path / "mine") == {"thesis.txt": b"years of work"}
     with pytest.raises(ParamsError, match=r"unknown form 'peft2'. Did you mean 'peft'"):
-        export(model, "peft2", tmp_path / "out")
+        export_model(model, "peft2", tmp_path / "out")
 
     def full_disk(*_: object) -> str:
         raise OSError("no space left")
@@ -324,7 +324,7 @@ def test_an_export_takes_no_ones_place_and_leaves_nothing_half_done(plms, tmp_pa
     monkeypatch.setattr(formats, "card", full_disk)
     for form in FORMATS:
         with pytest.raises(OSError, match="no space"):
-            export(model, form, tmp_path / "out")
+            export_model(model, form, tmp_path / "out")
     assert [p.name for p in tmp_path.iterdir()] == ["mine"]
 
 
@@ -332,7 +332,7 @@ def test_an_export_takes_no_ones_place_and_leaves_nothing_half_done(plms, tmp_pa
 def test_equal_models_are_equal_bytes(plms, tmp_path, form):
     plm = plms("gpt_neox")
     first, second = (
-        contents(export(at(one, of_structure("lowrank")), form, tmp_path / str(number)))
+        contents(export_model(at(one, of_structure("lowrank")), form, tmp_path / str(number)))
         for number, one in enumerate((plm, load_plm(Path(plm.name), plm.name)))
     )
     assert first == second and "README.md" in first
@@ -343,7 +343,7 @@ def test_the_card_says_what_it_is_and_its_lines_load_it(plms, tmp_path, form):
     plm = plms("llama")
     model = at(plm, of_structure("lowrank"))
     run = {"draw": 0, "rerun": 1, "outcome": "ok", "test": {"score": 0.85, "n": 400}}
-    out = export(replace(model, run=run, cell="llama/words/test-1"), form, tmp_path / "out")
+    out = export_model(replace(model, run=run, cell="llama/words/test-1"), form, tmp_path / "out")
     card = (out / "README.md").read_text()
     assert "accuracy 0.8500 (n = 400; 95 % interval of this one run 0.812 to 0.882)" in card  # Wilson's
     for fact in (plm.content, model.plan.digest, f"{model.plan.budget:,} parameters", "llama/words/test-1, draw 0"):
@@ -399,7 +399,7 @@ def test_a_lora_comes_in_and_goes_out_again(plms, tmp_path, family, rslora):
     model = TunedModel(plm, plan, theta, TASK, 16)
     assert plan.structures["lowrank"] == plan.budget == len(theta)
     assert_equal(ours(model), expected, frozen_logits(plm))
-    out = export(model, "peft", tmp_path / "ours")
+    out = export_model(model, "peft", tmp_path / "ours")
     assert_equal(
         theirs(PeftModel.from_pretrained(library(plm, plm.name), out).eval(), plm), expected, frozen_logits(plm)
     )
@@ -411,7 +411,7 @@ def test_a_lora_comes_in_and_goes_out_again(plms, tmp_path, family, rslora):
 def test_a_lora_of_ours_comes_back_as_the_same_plan(plms, tmp_path, family):
     """Also out of a fused map, where query's units are not value's."""
     model = at(plms(family), lambda s: s.structure == "lowrank" and s.place.endswith(("query", "value")))
-    plan, theta = plan_from_peft(export(model, "peft", tmp_path / "out"), plms(family))
+    plan, theta = plan_from_peft(export_model(model, "peft", tmp_path / "out"), plms(family))
     assert plan.digest == model.plan.digest and torch.equal(theta, model.theta)
 
 
@@ -439,7 +439,7 @@ def test_a_prompt_comes_in_and_goes_out_again(plms, tmp_path, family):
     model = TunedModel(plm, plan, theta, TASK, 16)
     assert [(units.site.place, units.count) for units in plan.units] == [(plm.family.input, 3)]
     assert_equal(ours(model), theirs(peft.eval(), plm, 0 if family == "t5" else 3), frozen_logits(plm))
-    again, values = plan_from_peft(export(model, "peft", tmp_path / "ours"), plm)
+    again, values = plan_from_peft(export_model(model, "peft", tmp_path / "ours"), plm)
     assert again.digest == plan.digest and torch.equal(values, theta)
 
 

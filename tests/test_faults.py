@@ -22,11 +22,11 @@ import pytest
 import yaml
 from snakemake.persistence.file import FilePersistence
 
-from apet.checkout import claim, date_results, settle_times
+from apet.core.atomic import STATE, temporary_folder
+from apet.core.hashing import digest, whole_file, whole_folder, write_json
 from apet.errors import ApetError, DataError, PlaceError, StorageError, storage_error
-from apet.provenance import digest, whole_file, whole_folder, write_json
-from apet.store import prune, restore
-from apet.temporary import STATE, temporary_folder
+from apet.study.archive import prune, restore
+from apet.study.workdir import claim, date_results, settle_times
 from faults import LOCKED, Clock, enlarge, hit, read_only, small_disk, temporaries
 from lab import Lab
 from toy import ENTRIES, PARAMS, ROOT, Checkout
@@ -36,8 +36,9 @@ mounts = pytest.mark.mounts
 WRITING = """
 import sys, time
 from pathlib import Path
-from apet import cli, commands
-from apet.provenance import whole_file, whole_folder
+from apet.cli.app import app
+from apet.cli.app import commands
+from apet.core.hashing import whole_file, whole_folder
 
 def check(args):
     with whole_folder(args.out) as folder, whole_file(folder / "file") as file:
@@ -46,7 +47,7 @@ def check(args):
         time.sleep(60)
 
 commands.check = check
-sys.exit(cli.main(["check", "--out", "results/made"]))
+sys.exit(app.main(["check", "--out", "results/made"]))
 """
 """A command of apet's that is amid its writing for a minute."""
 
@@ -137,7 +138,7 @@ def test_a_full_disk_is_named_whoever_writes(tmp_path, library):
 def write_parquet(path: Path) -> None:
     import pyarrow as pa
 
-    from apet.data.tables import write_table
+    from apet.data.prepared_files import write_table
 
     write_table(path, {"a": [*range(100_000)]}, pa.schema([("a", pa.int64())]))
 
@@ -219,7 +220,7 @@ def test_locks_that_another_run_removes_are_made_again(tmp_path, monkeypatch):
 
 
 def test_a_folder_is_kept_for_one_run_until_that_ends(tmp_path):
-    keeping = "from apet.checkout import claim, Path; claim(Path()); print('kept', flush=True); input()"
+    keeping = "from apet.study.workdir import claim, Path; claim(Path()); print('kept', flush=True); input()"
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     other = subprocess.Popen([sys.executable, "-c", keeping], cwd=tmp_path, **pipes)
     assert other.stdout.readline() == b"kept\n"
@@ -331,7 +332,7 @@ def in_the_way(folder: Path) -> None:
 def test_what_stands_in_the_way_is_named(tmp_path, target, message):
     in_the_way(tmp_path)
     done = subprocess.run(
-        [sys.executable, "-m", "apet.cli", "check", "--params", write_study(tmp_path), "--out", tmp_path / target],
+        [sys.executable, "-m", "apet.cli.app", "check", "--params", write_study(tmp_path), "--out", tmp_path / target],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 2 and message in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr

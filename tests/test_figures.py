@@ -14,12 +14,12 @@ import pytest
 from matplotlib.figure import Figure
 
 from apet.analysis.claims import Evidence, position_variance
-from apet.analysis.components import position_components, position_spread
 from apet.analysis.means import MEAN, cell_scores, differences, method_differences, method_scores, methods
 from apet.analysis.resampling import draw_means
 from apet.analysis.thresholds import thresholds
-from apet.analysis.tidy_file import write_tidy
-from apet.config import Margins
+from apet.analysis.tidy import write_tidy
+from apet.analysis.variance import position_components, position_spread
+from apet.config.study_config import Margins
 from apet.figures import (
     FIGURES,
     draw_all,
@@ -32,8 +32,8 @@ from apet.figures import (
     thresholds_by_scale,
     where_it_helps,
 )
-from apet.figures.pairs import column_blocks
-from apet.placement.rules import PLACEMENTS
+from apet.figures.panels import column_blocks
+from apet.placement.methods import PLACEMENTS
 from simulated_study import MARGINS, MODELS, OWN, TASKS, frame_of, record
 
 GAPS = ("bloom-mid/topics/lora-@own", "bloom-mid/topics/uniform-@lora", "bloom-mid/topics/uniform-100")

@@ -10,9 +10,10 @@ import pandas as pd
 import pytest
 
 from apet.analysis.claims import CLAIMS
-from apet.analysis.findings import compact, findings, write_findings
+from apet.analysis.findings import compact, findings
 from apet.analysis.resampling import draw_means
-from apet.provenance import sealed
+from apet.core.hashing import sealed
+from apet.report.result_tables import write_findings
 from simulated_claims import Truth, simulate
 
 FINDING = ["estimate", "low", "high", "p", "p_adjusted", "verdict", "reason"]

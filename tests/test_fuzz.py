@@ -32,24 +32,23 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save, save_file
 
-from apet.check import check_study
-from apet.config import load_study
+from apet.config.study_config import load_study
+from apet.core.records import is_whole, seal_bytes
+from apet.data.prepared_files import read_record, read_table, write_table
 from apet.data.readers import read_articles, read_csv, read_dialogue, read_tab
 from apet.data.sources import local
-from apet.data.tables import read_record, read_table, write_table
 from apet.data.wheels import open_archive
 from apet.errors import ApetError, BudgetError
-from apet.export.lora import plan_from_peft
-from apet.grid import Grid
+from apet.export.peft_adapters import plan_from_peft
+from apet.models.gguf import check_gguf
+from apet.models.loading import inventory_of_config
 from apet.placement import PLACEMENTS, Methods, Plan, make_plan
-from apet.plms.gguf import check_gguf
-from apet.plms.load import inventory_of_config
-from apet.record import read_record as read_cell
-from apet.record import write_record
-from apet.sealed import is_whole, seal_bytes
-from apet.study import read_study
-from apet.training.kept import Kept
-from apet.training.stop import Stop
+from apet.study.cell_record import read_record as read_cell
+from apet.study.cell_record import write_record
+from apet.study.grid import Grid
+from apet.study.resolve import check_study, read_study
+from apet.training.checkpoint import Kept
+from apet.training.runtime import Stop
 from tiny import tiny_plm
 from toy import PARAMS
 from toy_wheels import tab

@@ -16,13 +16,13 @@ from transformers import MistralConfig, MistralForCausalLM
 from apet.analysis.tidy import tidy
 from apet.errors import ModelError, ParamsError
 from apet.evaluation import Encoded, Write, answer_loss, generate, objective_of
-from apet.evaluation.generate import split_loss
-from apet.plms.families import FAMILIES
-from apet.plms.load import PLM
-from apet.record import METRICS, PREDICTIONS
-from apet.training.cells import Bench, train_cell
-from apet.training.determinism import make_deterministic
+from apet.evaluation.generation import split_loss
+from apet.models.families import FAMILIES
+from apet.models.loading import PLM
+from apet.study.cell_record import METRICS, PREDICTIONS
+from apet.training.cell import Bench, train_cell
 from apet.training.loop import Splits
+from apet.training.runtime import make_deterministic
 from apet.tuning import TunedPLM
 from test_data_batches import byte_level
 from test_data_encoded import FIELDS, prepared

@@ -20,11 +20,11 @@ import pandas as pd
 import pytest
 import yaml
 
-from apet.cli import EXAMPLES, main, parser
-from apet.config import load_study
+from apet.cli.app import EXAMPLES, main, parser
+from apet.config.study_config import load_study
 from apet.data.prepare import read_task
 from apet.figures import FIGURES
-from apet.grid import Grid
+from apet.study.grid import Grid
 from test_pretrain import write_corpus
 from test_report import PARTS
 from toy import ROOT

@@ -8,16 +8,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from apet.core.hashing import file_digest
 from apet.errors import ParamsError
 from apet.evaluation import Classify, Labels
+from apet.models.families import Inputs
+from apet.models.loading import PLM
 from apet.placement import Methods, Plan, make_plan, own_count
-from apet.plms.families import Inputs
-from apet.plms.load import PLM
-from apet.provenance import file_digest
-from apet.record import HEADS, THETA, is_complete
-from apet.training.cells import Bench, train_cell
-from apet.training.determinism import make_deterministic
+from apet.study.cell_record import HEADS, THETA, is_complete
+from apet.training.cell import Bench, train_cell
 from apet.training.loop import HEAD, Splits, train
+from apet.training.runtime import make_deterministic
 from apet.tuning import TunedPLM, initial_theta, split_by_structure
 from test_training import BENCH, RECIPE, cell, contents, rows
 from tiny import CONFIGS, tiny_plm

@@ -48,7 +48,7 @@ def test_a_notebook_sees_the_types_of_what_it_is_given(tmp_path: Path):
     """With the cache that lint has left. `reveal_type` is mypy's own word."""
     calls = {
         "apet.plm('my-plm').inventory": "apet.placement.sites.Inventory",
-        "apet.load('cell')": "apet.export.model.TunedModel",
+        "apet.load('cell')": "apet.export.tuned_model.TunedModel",
         "apet.load('cell').evaluate('data').score": "float",
     }
     (tmp_path / "notebook.py").write_text("import apet\n" + "".join(f"reveal_type({call})\n" for call in calls))
@@ -103,14 +103,16 @@ def test_the_wheel_holds_every_file_and_works_alone(built: Path, tmp_path: Path)
     (info,) = {name.split("/")[0] for name in names if ".dist-info" in name}
     assert {name for name in names if not name.startswith(info)} == SOURCES
     assert f"{info}/licenses/LICENSE" in names
-    assert "apet = apet.cli:main" in (tmp_path / "installed" / info / "entry_points.txt").read_text()
+    assert "apet = apet.cli.app:main" in (tmp_path / "installed" / info / "entry_points.txt").read_text()
 
     def installed(*arguments: str) -> str:
         return run(sys.executable, *arguments, folder=tmp_path, PYTHONPATH=str(tmp_path / "installed"))
 
     assert Path(installed("-c", "import apet; print(apet.__file__)").strip()).is_relative_to(tmp_path)
-    assert "plan" in installed("-m", "apet.cli", "--help")
-    planned = installed("-m", "apet.cli", "plan", "--model", "bloom-32x2", "--placement", "lora", "--budget", "@own")
+    assert "plan" in installed("-m", "apet.cli.app", "--help")
+    planned = installed(
+        "-m", "apet.cli.app", "plan", "--model", "bloom-32x2", "--placement", "lora", "--budget", "@own"
+    )
     assert '"budget"' in planned
 
 

@@ -12,7 +12,7 @@ from transformers.models.bloom.modeling_bloom import BloomGelu
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 from transformers.models.t5.modeling_t5 import T5LayerNorm
 
-from apet.plms.kernels import Gelu, rms_norm
+from apet.models.kernels import Gelu, rms_norm
 from tiny import CONFIGS, WORDS, tiny_plm
 
 SHAPES = st.lists(st.integers(1, 5), min_size=1, max_size=3).map(lambda outer: (*outer, 8))

@@ -15,9 +15,9 @@ from torch.nn import functional as F
 from transformers import PreTrainedTokenizerFast
 
 from apet.evaluation import Classify, Labels, label_tokens, predict
-from apet.training.cells import Bench, train_cell
-from apet.training.determinism import make_deterministic
+from apet.training.cell import Bench, train_cell
 from apet.training.loop import Splits, train
+from apet.training.runtime import make_deterministic
 from apet.tuning import TunedPLM, initial_theta, split_by_structure
 from test_data_encoded import FIELDS, PAIRS, prepared
 from test_generation import library_logits

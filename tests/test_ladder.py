@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from transformers import AutoConfig
 
 from apet.errors import ModelError, ParamsError
+from apet.models.inventory import inventory_of, shapes_of
+from apet.models.ladder import FAMILIES, HEAD_WIDTH, Recipe, Rung, parse_rung, rung_digest
 from apet.placement.sites import Inventory
-from apet.plms.inventory import inventory_of, shapes_of
-from apet.plms.ladder import FAMILIES, HEAD_WIDTH, Recipe, Rung, parse_rung, rung_digest
 
 CORPUS = "data/corpus/0123456789"
 
@@ -121,5 +121,5 @@ def inventory(name: str) -> Inventory:
 
 
 def test_names_and_digests_need_no_torch() -> None:
-    code = "import sys, apet.plms.ladder; sys.exit('torch' in sys.modules)"
+    code = "import sys, apet.models.ladder; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

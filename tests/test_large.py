@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
+from apet.models.loading import PLM
 from apet.placement import Methods, Plan, Units, make_plan, own_count
-from apet.plms.load import PLM
 from apet.tuning import TunedPLM, initial_theta, layout
-from apet.tuning.beside import linear_entries
-from apet.tuning.factors import is_thin
+from apet.tuning.low_rank_updates import is_thin
+from apet.tuning.output_updates import linear_entries
 from tiny import CONFIGS, WORDS, tiny_plm
 
 torch.set_num_threads(1)

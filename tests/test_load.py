@@ -10,12 +10,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import BertModel, T5Config, T5ForConditionalGeneration
 
-from apet.arithmetic import compute_dtype
+from apet.core.arithmetic import compute_dtype
 from apet.errors import CorruptError, ModelError
+from apet.models.checkpoint_files import content_of
+from apet.models.families import FAMILIES
+from apet.models.loading import inventory_of_config, load_plm, read_config
 from apet.placement import Plan
-from apet.plms.families import FAMILIES
-from apet.plms.files import content_of
-from apet.plms.load import inventory_of_config, load_plm, read_config
 from apet.tuning import TunedPLM
 from saved import save_plm
 from tiny import CONFIGS, WORDS, tiny_plm

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from nltk.stem.porter import PorterStemmer
 
-from apet.data.answers import answer_scores, exact_match, plain, rouge_l, shuffled_scores, token_f1
+from apet.data.text_metrics import answer_scores, exact_match, plain, rouge_l, shuffled_scores, token_f1
 from apet.errors import ParamsError
 from apet.evaluation import Score, score, score_answers
 from apet.evaluation.metrics import label_metrics, text_metrics

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from apet.plms.muon import COEFFICIENTS, Muon, orthogonalise
+from apet.models.pretraining.muon import COEFFICIENTS, Muon, orthogonalise
 
 
 @settings(max_examples=30)

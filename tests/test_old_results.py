@@ -13,14 +13,14 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from apet.config import load_study
-from apet.grid import TRAINER_VERSION, Cell, Grid
-from apet.provenance import bytes_digest, digest, file_digest, sealed, write_json
-from apet.record import FORMAT, METRICS, is_complete, read_record, write_record
-from apet.sealed import BLANK, seal_bytes, write_sealed
-from apet.store import restore
-from apet.training.kept import Kept
-from apet.training.stop import Stop
+from apet.config.study_config import load_study
+from apet.core.hashing import bytes_digest, digest, file_digest, sealed, write_json
+from apet.core.records import BLANK, seal_bytes, write_sealed
+from apet.study.archive import restore
+from apet.study.cell_record import FORMAT, METRICS, is_complete, read_record, write_record
+from apet.study.grid import TRAINER_VERSION, Cell, Grid
+from apet.training.checkpoint import Kept
+from apet.training.runtime import Stop
 from test_corrupt import Place, Ran
 
 FORMAT_1 = ("format", "cell", "plm", "task", "tunable", "head", "replicates", "files")

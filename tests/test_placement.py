@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from apet.errors import BudgetError, ParamsError
+from apet.models.loading import inventory_of_config
 from apet.placement import (
     PLACEMENTS,
     Budget,
@@ -21,7 +22,6 @@ from apet.placement import (
     virtual_tokens,
 )
 from apet.placement.sites import STRUCTURES, capacity
-from apet.plms.load import inventory_of_config
 
 
 def bloom(width: int, layers: int, vocabulary: int = 4096) -> Inventory:

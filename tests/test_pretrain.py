@@ -12,16 +12,18 @@ import torch
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
+from apet.core.hashing import file_digest, folder_digest
+from apet.core.records import write_sealed
 from apet.data.corpus import SCHEMA
-from apet.data.tables import write_table
+from apet.data.prepared_files import write_table
 from apet.errors import DataError
-from apet.plms import pretrain as module
-from apet.plms.families import FAMILIES
-from apet.plms.files import content_of
-from apet.plms.inventory import inventory_of
-from apet.plms.ladder import CLS, END, MASK, PAD, SENTINEL, SEP, SPECIAL, Recipe, Rung, parse_rung
-from apet.plms.load import load_plm
-from apet.plms.objectives import (
+from apet.models.checkpoint_files import content_of
+from apet.models.families import FAMILIES
+from apet.models.inventory import inventory_of
+from apet.models.ladder import CLS, END, MASK, PAD, SENTINEL, SEP, SPECIAL, Recipe, Rung, parse_rung
+from apet.models.loading import load_plm
+from apet.models.pretraining import pretrain as module
+from apet.models.pretraining.losses import (
     EVERY,
     OBJECTIVES,
     SPAN,
@@ -32,12 +34,10 @@ from apet.plms.objectives import (
     leave_out,
     training_loss,
 )
-from apet.plms.packing import heldout_rows, training_rows, unigram_entropy
-from apet.plms.pretrain import Run, pretrain, rate_share
-from apet.plms.tokenizer import train_tokenizer
-from apet.provenance import file_digest, folder_digest
-from apet.sealed import write_sealed
-from apet.training.determinism import make_deterministic
+from apet.models.pretraining.packing import heldout_rows, training_rows, unigram_entropy
+from apet.models.pretraining.pretrain import Run, pretrain, rate_share
+from apet.models.pretraining.tokenizer import train_tokenizer
+from apet.training.runtime import make_deterministic
 
 RUNG = parse_rung("bloom-16x1")
 OTHERS = [parse_rung("bert-16x1"), parse_rung("t5-16x1")]

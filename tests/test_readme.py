@@ -8,7 +8,7 @@ from pathlib import Path
 
 import yaml
 
-from apet.cli import main
+from apet.cli.app import main
 from apet.data.prepare import read_split, read_task
 from toy import PARAMS
 

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from apet.cli import main
+from apet.cli.app import main
 from apet.errors import ApetError, ModelError, ParamsError
-from apet.plms.families import FAMILIES
-from apet.plms.ladder import Recipe, Rung
-from apet.plms.load import inventory_of_config
-from apet.plms.registry import FAMILIES as NAMES
-from apet.plms.registry import Snapshot, parse_model, registry, slug, values_of
-from apet.plms.sources import fetch_snapshot
+from apet.models.download import fetch_snapshot
+from apet.models.families import FAMILIES
+from apet.models.ladder import Recipe, Rung
+from apet.models.loading import inventory_of_config
+from apet.models.registry import FAMILIES as NAMES
+from apet.models.registry import Snapshot, parse_model, registry, slug, values_of
 from saved import save_plm
 from tiny import tiny_plm
 

@@ -17,15 +17,15 @@ from PIL import Image
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
-from apet.analysis.tasks import write_tasks
-from apet.analysis.tidy_file import read_tidy, write_tidy
-from apet.analysis.wording import words
+from apet.analysis.aggregate import write_tasks
+from apet.analysis.tidy import read_tidy, write_tidy
+from apet.core.records import write_sealed
 from apet.errors import ApetError, DataError
 from apet.figures import FIGURES, draw_all
 from apet.report import write_report
-from apet.report.answer import WIDTH, read_claims, tally
+from apet.report.claim_summary import WIDTH, read_claims, tally
 from apet.report.content import read_content
-from apet.sealed import write_sealed
+from apet.report.markdown import words
 from browser import Browser
 from made_findings import VERDICTS, finding, findings
 from simulated_study import SWEEP, frame_of, record, study

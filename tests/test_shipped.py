@@ -11,14 +11,14 @@ import pytest
 import yaml
 from transformers import AutoModelForCausalLM
 
-from apet.config import load_study
+from apet.config.study_config import load_study
 from apet.errors import CorruptError, ModelError
-from apet.grid import Grid
-from apet.plms import rebuild, shipped
-from apet.plms.files import PRETRAINING, read_origin, write_origin
-from apet.plms.ladder import Recipe, parse_rung
-from apet.plms.load import load_plm
-from apet.plms.shipped import LADDER, copy_shipped, shipped_content, shipped_names
+from apet.models import ladder as ladder_module
+from apet.models.checkpoint_files import PRETRAINING, read_origin, write_origin
+from apet.models.ladder import LADDER, Recipe, copy_shipped, parse_rung, shipped_content, shipped_names
+from apet.models.loading import load_plm
+from apet.models.pretraining import rebuild
+from apet.study.grid import Grid
 from test_pretrain import RECIPE, write_corpus
 from toy import PARAMS
 
@@ -32,7 +32,7 @@ def ladder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of the two smallest shipped rungs, in place of the ladder."""
     for name in NAMES[:2]:
         shutil.copytree(LADDER / name, tmp_path / "ladder" / name)
-    monkeypatch.setattr(shipped, "LADDER", tmp_path / "ladder")
+    monkeypatch.setattr(ladder_module, "LADDER", tmp_path / "ladder")
     return tmp_path / "ladder"
 
 

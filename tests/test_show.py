@@ -14,13 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from apet.analysis.means import wilson
-from apet.cli import main
+from apet.cli.app import main
+from apet.cli.show import BARS, plan_lines, short, show, sparkline
+from apet.core.hashing import write_json
 from apet.errors import DataError
-from apet.export.finished import find_cell
-from apet.provenance import write_json
-from apet.record import write_record
-from apet.show import BARS, plan_lines, short, show, sparkline
-from apet.store import Results
+from apet.study.cell_record import find_cell, write_record
+from apet.study.paths import Results
 from test_api import WRITTEN, Finished, finished
 
 RUN = {

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from apet.demand import memory_mb, minutes
+from apet.study.resources import memory_mb, minutes
 from slurm_cluster import IMPATIENT, Cluster, SlurmCheckout, slurm, wait_for
 from toy import ROOT, trainings
 

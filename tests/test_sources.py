@@ -13,14 +13,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from apet.arithmetic import compute_dtype
-from apet.cli import main
+from apet.cli.app import main
+from apet.core.arithmetic import compute_dtype
 from apet.data import wheels
 from apet.errors import ModelError, StorageError
-from apet.plms.files import content_of, folder_content
-from apet.plms.load import load_plm
-from apet.plms.registry import Snapshot
-from apet.plms.sources import fetch_snapshot
+from apet.models.checkpoint_files import content_of, folder_content
+from apet.models.download import fetch_snapshot
+from apet.models.loading import load_plm
+from apet.models.registry import Snapshot
 from saved import save_plm
 from tiny import WORDS, tiny_plm
 

@@ -16,15 +16,15 @@ import psutil
 import pytest
 import yaml
 
-from apet.cli import main
-from apet.provenance import write_json
-from apet.record import FORMAT
-from apet.sealed import write_sealed
-from apet.status import CLOCK, differences, rate, read_status, span
-from apet.store import Results
-from apet.training import report as report_module
-from apet.training.loggers import opener
-from apet.training.report import Report
+from apet.cli.app import main
+from apet.core import progress as report_module
+from apet.core.hashing import write_json
+from apet.core.progress import Report, rate, span
+from apet.core.records import write_sealed
+from apet.study.cell_record import FORMAT
+from apet.study.paths import Results
+from apet.study.status import CLOCK, differences, read_status
+from apet.training.callbacks import opener
 from lab import Lab
 from toy import Checkout
 
@@ -145,7 +145,7 @@ def test_ten_thousand_cells_take_about_a_second(tmp_path):
         (found.cells / path(number) / "metrics.json").write_text(record)
         (found.runs / path(number)).parent.mkdir(parents=True, exist_ok=True)
         (found.runs / f"{path(number)}.json").write_text(run)
-    command = [sys.executable, "-X", "importtime", "-m", "apet.cli", "status", "--study", "study.json"]
+    command = [sys.executable, "-X", "importtime", "-m", "apet.cli.app", "status", "--study", "study.json"]
     usage = os.times()
     said = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     took = sum(os.times()[2:4]) - sum(usage[2:4])

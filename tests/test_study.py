@@ -13,18 +13,18 @@ import pandas as pd
 import pytest
 import yaml
 
+from apet.analysis.aggregate import aggregate
 from apet.analysis.claims import CLAIMS
-from apet.analysis.findings import write_findings
-from apet.analysis.tidy_file import read_tidy
-from apet.checkout import published_study
-from apet.config import Margins, load_study
+from apet.analysis.tidy import read_tidy
+from apet.config.study_config import Margins, load_study
+from apet.core.hashing import write_json
+from apet.core.records import write_sealed
 from apet.errors import CorruptError, DataError, ParamsError
-from apet.grid import Grid
-from apet.provenance import write_json
-from apet.record import read_record, write_record
-from apet.sealed import write_sealed
-from apet.store import Results
-from apet.study import aggregate
+from apet.report.result_tables import write_findings
+from apet.study.cell_record import read_record, write_record
+from apet.study.grid import Grid
+from apet.study.paths import Results
+from apet.study.workdir import published_study
 from lab import Lab
 from simulated_claims import Truth, simulate
 from simulated_study import study as simulated_study

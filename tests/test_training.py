@@ -11,17 +11,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from apet.config import load_study
+from apet.config.study_config import load_study
 from apet.errors import ApetError, CorruptError, ModelError, ParamsError
 from apet.evaluation import Classify, Encoded, Evaluated, Labels, Score
-from apet.grid import Cell
 from apet.placement import Methods, make_plan
-from apet.record import METRICS, PREDICTIONS, THETA, is_complete
-from apet.store import Results
-from apet.training import cells
-from apet.training.cells import Bench, train_cell
-from apet.training.determinism import make_deterministic
+from apet.study.cell_record import METRICS, PREDICTIONS, THETA, is_complete
+from apet.study.grid import Cell
+from apet.study.paths import Results
+from apet.training import cell as cell_module
+from apet.training.cell import Bench, train_cell
 from apet.training.loop import Splits, Trained, batches, schedule_of, train
+from apet.training.runtime import make_deterministic
 from apet.tuning import TunedPLM, initial_theta, split_by_structure
 from tiny import WORDS, tiny_plm
 
@@ -186,12 +186,12 @@ def test_test_rows_cannot_influence_what_is_trained_or_chosen(tmp_path, monkeypa
     recipe = replace(RECIPE, steps=8, rate_grid=(0.3, 1.0), patience=1)
     poison = replace(rows(48, 99), labels=1 - rows(48, 99).labels, names=BENCH.test.names)
     splits = {"train": BENCH.splits.train, "validation": BENCH.splits.validation}
-    monkeypatch.setattr(cells, "read_task", lambda data: BENCH.task | {"length": 8})
-    monkeypatch.setattr(cells, "objective_of", lambda task, plm: BENCH.splits.objective)
+    monkeypatch.setattr(cell_module, "read_task", lambda data: BENCH.task | {"length": 8})
+    monkeypatch.setattr(cell_module, "objective_of", lambda task, plm: BENCH.splits.objective)
     records = {}
     for name, test in (("clean", BENCH.test), ("poisoned", poison)):
         found = splits | {"test": test}
-        monkeypatch.setattr(cells, "encode_split", lambda data, split, *_, found=found: found[split])
+        monkeypatch.setattr(cell_module, "encode_split", lambda data, split, *_, found=found: found[split])
         records[name] = train_cell(cell(training=recipe), Bench.of(BENCH.plm, tmp_path, 8), tmp_path / name)
     first, second = contents(tmp_path / "clean"), contents(tmp_path / "poisoned")
     assert {name for name in first if first[name] != second[name]} == {METRICS, PREDICTIONS}
@@ -246,14 +246,14 @@ def test_a_damaged_file_is_named_and_not_taken_for_whole(tmp_path):
 
 
 def test_one_failed_cell_leaves_its_siblings(tmp_path, monkeypatch):
-    from apet.training import block
+    from apet.training import job
 
     good, bad = cell(training=replace(RECIPE, steps=4), draws=1), cell("bitfit", "100000")
-    monkeypatch.setattr(block, "load_plm", lambda folder, name, device: BENCH.plm)
-    monkeypatch.setattr(block.Bench, "of", lambda plm, data, length: BENCH)
+    monkeypatch.setattr(job, "load_plm", lambda folder, name, device: BENCH.plm)
+    monkeypatch.setattr(job.Bench, "of", lambda plm, data, length: BENCH)
     roots = Results(tmp_path)
     with pytest.raises(ApetError, match="1 of 2 cells failed"):
-        block.train_block([bad, good], tmp_path, tmp_path, roots)
+        job.train_block([bad, good], tmp_path, tmp_path, roots)
     assert is_complete(roots.cells / good.path)
     assert not (roots.cells / bad.path).exists()
     failure = json.loads((roots.failed / f"{bad.path}.json").read_text())
@@ -264,20 +264,20 @@ def test_one_failed_cell_leaves_its_siblings(tmp_path, monkeypatch):
     run = json.loads((roots.runs / f"{good.path}.json").read_text())
     assert run["seconds"] > 0
     assert run["dtype"] == "float32" and run["threads"] == 1
-    assert block.train_block([good], tmp_path, tmp_path, roots) == 0
+    assert job.train_block([good], tmp_path, tmp_path, roots) == 0
 
 
 def test_a_damaged_cell_does_not_take_its_siblings_along(tmp_path, monkeypatch):
-    from apet.training import block
+    from apet.training import job
 
     damaged, good = (cell(training=replace(RECIPE, steps=4), draws=n) for n in (1, 2))
-    monkeypatch.setattr(block, "load_plm", lambda folder, name, device: BENCH.plm)
-    monkeypatch.setattr(block.Bench, "of", lambda plm, data, length: BENCH)
+    monkeypatch.setattr(job, "load_plm", lambda folder, name, device: BENCH.plm)
+    monkeypatch.setattr(job.Bench, "of", lambda plm, data, length: BENCH)
     results = Results(tmp_path)
-    block.train_block([damaged], tmp_path, tmp_path, results)
+    job.train_block([damaged], tmp_path, tmp_path, results)
     (results.cells / damaged.path / THETA).write_bytes(b"")
     with pytest.raises(ApetError, match=f"1 of 2 cells failed, the others are saved. {damaged.path}: .*{THETA}"):
-        block.train_block([damaged, good], tmp_path, tmp_path, results)
+        job.train_block([damaged, good], tmp_path, tmp_path, results)
     assert is_complete(results.cells / good.path)
     assert "CorruptError" in json.loads((results.failed / f"{damaged.path}.json").read_text())["error"]
 
@@ -287,31 +287,31 @@ def test_a_damaged_cell_does_not_take_its_siblings_along(tmp_path, monkeypatch):
     [("snapshot.json", {"name": "other"}), ("pretraining.json", {"rung": {"name": "other"}})],
 )
 def test_another_plm_than_the_cells_is_refused(tmp_path, monkeypatch, record, origin):
-    from apet.training import block
+    from apet.training import job
 
     one, results = cell(training=replace(RECIPE, steps=4), draws=1), Results(tmp_path)
-    monkeypatch.setattr(block, "load_plm", lambda folder, name, device: BENCH.plm)
-    monkeypatch.setattr(block.Bench, "of", lambda plm, data, length: BENCH)
+    monkeypatch.setattr(job, "load_plm", lambda folder, name, device: BENCH.plm)
+    monkeypatch.setattr(job.Bench, "of", lambda plm, data, length: BENCH)
     (tmp_path / record).write_text(json.dumps(origin))
     with pytest.raises(ModelError, match=rf"{record}: of PLM 'other', and tiny/toy/.* is of 'tiny'"):
-        block.train_block([one], tmp_path, tmp_path, results)
+        job.train_block([one], tmp_path, tmp_path, results)
     with pytest.raises(ParamsError, match="cells of other/toy and of tiny/toy: give those of one model and task"):
-        block.train_block([one, replace(one, model="other")], tmp_path, tmp_path, results)
+        job.train_block([one, replace(one, model="other")], tmp_path, tmp_path, results)
     assert not results.cells.exists()
 
 
 def test_a_failure_is_forgotten_when_the_cell_succeeds(tmp_path, monkeypatch):
-    from apet.training import block
+    from apet.training import job
 
     one, results = cell(training=replace(RECIPE, steps=4), draws=1), Results(tmp_path)
-    monkeypatch.setattr(block, "load_plm", lambda folder, name, device: 1 / 0)
+    monkeypatch.setattr(job, "load_plm", lambda folder, name, device: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        block.train_block([one], tmp_path, tmp_path, results)
+        job.train_block([one], tmp_path, tmp_path, results)
     record = results.failed / f"{one.path}.json"
     assert "ZeroDivisionError" in json.loads(record.read_text())["error"]
-    monkeypatch.setattr(block, "load_plm", lambda folder, name, device: BENCH.plm)
-    monkeypatch.setattr(block.Bench, "of", lambda plm, data, length: BENCH)
-    block.train_block([one], tmp_path, tmp_path, results)
+    monkeypatch.setattr(job, "load_plm", lambda folder, name, device: BENCH.plm)
+    monkeypatch.setattr(job.Bench, "of", lambda plm, data, length: BENCH)
+    job.train_block([one], tmp_path, tmp_path, results)
     assert not record.exists()
 
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from apet.models.loading import PLM
 from apet.placement import STRUCTURES, Methods, Plan, Units, make_plan, own_count
-from apet.plms.load import PLM
 from apet.tuning import TunedPLM, initial_theta, layout, split_by_structure
-from apet.tuning.factors import is_thin
+from apet.tuning.low_rank_updates import is_thin
 from tiny import CONFIGS, DECODER, WORDS, tiny_plm
 
 torch.set_num_threads(1)

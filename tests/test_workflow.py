@@ -17,8 +17,8 @@ from signal import SIGINT, SIGKILL, SIGTERM
 import pytest
 import yaml
 
-from apet.arithmetic import compute_dtype
-from apet.record import write_record
+from apet.core.arithmetic import compute_dtype
+from apet.study.cell_record import write_record
 from faults import drop_cut_rwlock
 from saved import save_plm
 from tiny import tiny_plm

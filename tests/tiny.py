@@ -16,8 +16,8 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from apet.plms.families import FAMILIES, Frame
-from apet.plms.load import PLM
+from apet.models.families import FAMILIES, Frame
+from apet.models.loading import PLM
 
 WORDS = 50
 DECODER = (0, 4)

@@ -10,7 +10,7 @@ from zipfile import ZIP_DEFLATED, ZipFile
 import pytest
 
 from apet.data import wheels
-from apet.data.tasks import Task
+from apet.data.schema import Task
 
 TAB = "toy/rows.tab"
 METADATA = {

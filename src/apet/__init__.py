@@ -1,7 +1,7 @@
 """Reproducible study of how model scaling changes parameter-efficient tuning.
 
-For notebooks: `apet.load`, `apet.plm`, `apet.plan`, `apet.prepare`, `apet.tune`, `apet.plan_from_peft`; see
-docs/python.md. They are imported when they are asked for, so that `import apet` takes no time.
+For notebooks: `apet.load`, `apet.plm`, `apet.plan`, `apet.prepare`, `apet.tune`, `apet.export_model` and
+`apet.plan_from_peft`; see docs/python.md. They are imported on first use, so that `import apet` takes no time.
 """
 
 from __future__ import annotations
@@ -9,12 +9,24 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from apet.arithmetic import pin_arithmetic
+from apet.core.arithmetic import pin_arithmetic
 
 if TYPE_CHECKING:
-    from apet.api import RECIPE, Methods, Plan, TunedModel, load, plan, plan_from_peft, plm, prepare, tune
+    from apet.api import RECIPE, Methods, Plan, TunedModel, export_model, load, plan, plan_from_peft, plm, prepare, tune
 
-__all__ = ["RECIPE", "Methods", "Plan", "TunedModel", "load", "plan", "plan_from_peft", "plm", "prepare", "tune"]
+__all__ = [
+    "RECIPE",
+    "Methods",
+    "Plan",
+    "TunedModel",
+    "export_model",
+    "load",
+    "plan",
+    "plan_from_peft",
+    "plm",
+    "prepare",
+    "tune",
+]
 
 
 pin_arithmetic()  # before anything imports PyTorch

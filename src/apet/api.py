@@ -11,23 +11,24 @@ from typing import Any
 import yaml
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from apet.config import Rates, Training, check_values
+from apet.config.study_config import Rates, Training, check_values
 from apet.data.prepare import Rows, prepare_task
-from apet.data.tasks import load_task
+from apet.data.task_config import load_task
 from apet.errors import ModelError, ParamsError, unknown
 from apet.evaluation import Score
-from apet.export.load import load
-from apet.export.lora import plan_from_peft
-from apet.export.memory import memory_content
-from apet.export.model import ASKED, TunedModel
-from apet.grid import Cell
+from apet.export.delta import memory_content
+from apet.export.formats import export_model
+from apet.export.peft_adapters import plan_from_peft
+from apet.export.restore import load
+from apet.export.tuned_model import ASKED, TunedModel
+from apet.models.families import family_of
+from apet.models.loading import PLM, load_plm
+from apet.models.registry import DTYPES
 from apet.placement import Budget, Inventory, Methods, Plan, make_plan, resolve
-from apet.plms.families import family_of
-from apet.plms.load import PLM, load_plm
-from apet.plms.registry import DTYPES
-from apet.training.cells import Bench, replicate_record, run_replicate
-from apet.training.determinism import make_deterministic
-from apet.training.journal import UNWATCHED
+from apet.study.grid import Cell
+from apet.training.callbacks import UNWATCHED
+from apet.training.cell import Bench, replicate_record, run_replicate
+from apet.training.runtime import make_deterministic
 
 __all__ = [
     "RECIPE",
@@ -37,6 +38,7 @@ __all__ = [
     "Score",
     "Training",
     "TunedModel",
+    "export_model",
     "load",
     "plan",
     "plan_from_peft",

@@ -1,6 +1,6 @@
 """Training and evaluation: blocks of cells of one model, each cell a declared output."""
 
-from apet.demand import devices, memory_mb, minutes, program
+from apet.study.resources import devices, memory_mb, minutes, program
 
 # snakemake … --config logger=tensorboard (or dvclive): curves in results/loggers, no part of any result.
 LOGGER = ["--logger", config["logger"]] if "logger" in config else []

@@ -4,11 +4,11 @@ import os
 import subprocess
 from pathlib import Path
 
-from apet.checkout import check_room, claim, date_results, settle_times
-from apet.config import load_study
+from apet.study.workdir import check_room, claim, date_results, settle_times
+from apet.config.study_config import load_study
 from apet.errors import ApetError
-from apet.grid import Grid
-from apet.store import restore
+from apet.study.grid import Grid
+from apet.study.archive import restore
 
 PARAMS = str(config.get("params", "params.yaml"))
 

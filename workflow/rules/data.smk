@@ -1,7 +1,7 @@
 """Text: pinned wheels, the pretraining corpus, and each task's splits."""
 
 from apet.data.wheels import known_wheels
-from apet.plms.registry import registry
+from apet.models.registry import registry
 
 WHEELS = {wheel.file: name for name, wheel in known_wheels().items()}
 WEIGHTS = {snapshot.source.get("wheel") for snapshot in registry().values()}

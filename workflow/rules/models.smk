@@ -1,7 +1,7 @@
 """PLMs: shipped rungs of the scale ladder, rungs pretrained here (with one tokenizer), and snapshots of other PLMs."""
 
-from apet.demand import pretraining_mb, pretraining_minutes
-from apet.plms.registry import slug
+from apet.study.resources import pretraining_mb, pretraining_minutes
+from apet.models.registry import slug
 
 
 rule models:

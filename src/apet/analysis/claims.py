@@ -9,13 +9,12 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
-from apet.analysis.components import position_components
-from apet.analysis.confidence import Estimate, of_corrected, of_draws, of_mean_squares, of_pivot, pooled, wider
-from apet.analysis.dispersion import spread_over_tasks
+from apet.analysis.intervals import Estimate, of_corrected, of_draws, of_mean_squares, of_pivot, pooled, wider
 from apet.analysis.means import MATCHED, RANDOM, own_count
 from apet.analysis.resampling import CELL, Draws
 from apet.analysis.thresholds import PAIR, Thresholds, restricted, threshold_draws
 from apet.analysis.trends import Compared, Measured, slope
+from apet.analysis.variance import position_components, spread_over_tasks
 
 POINTS = 100.0
 """Points are per cent of the score."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,15 +10,11 @@ import pandas as pd
 from statsmodels.stats.multitest import multipletests
 
 from apet.analysis.claims import CLAIMS, Claim, Evidence
-from apet.analysis.confidence import CONFIDENCE, Estimate, NotEstimable
-from apet.analysis.findings_page import page
-from apet.analysis.findings_table import write_findings_table
-from apet.analysis.means import models_by_scale
+from apet.analysis.intervals import CONFIDENCE, Estimate, NotEstimable
+from apet.analysis.means import method_scores, models_by_scale, over_tasks
 from apet.analysis.resampling import CELL, Draws, draw_means
-from apet.analysis.summary import summary
 from apet.analysis.trends import Compared, Measured
-from apet.provenance import write_json, write_text
-from apet.sealed import write_sealed
+from apet.analysis.variance import position_spread
 
 OVERALL = "overall"
 LEVELS = ("these_tasks", "beyond")
@@ -37,20 +32,6 @@ def findings(frame: pd.DataFrame, draws: Draws | None = None) -> dict[str, Any]:
     the quantity is not estimable. Numbers at 4 significant digits, null where there is none or no bound.
     """
     return _document(frame, _evidence(frame, draws))[0]
-
-
-def write_findings(frame: pd.DataFrame, folder: Path, draws: Draws | None = None) -> None:
-    """Write `findings.json`, `findings.md`, `findings_cells.csv`, `tables/findings.md` and `.tex`, and
-    `metrics.json`: the summary and the verdicts."""
-    evidence = _evidence(frame, draws)
-    found, behind = _document(frame, evidence)
-    write_sealed(folder / "findings.json", found)
-    write_text(folder / "findings.md", page(found, frame))
-    write_text(folder / "findings_cells.csv", behind.to_csv(index=False, lineterminator="\n"))
-    write_findings_table(found, folder / "tables")
-    # By it a study is known to have its results, so it is the last.
-    numbers = {"missing": found["missing"], "findings": compact(found)}
-    write_json(folder / "metrics.json", summary(frame, frame.attrs["study"], evidence.draws) | numbers)
 
 
 def compact(found: Mapping[str, Any]) -> dict[str, Any]:
@@ -169,3 +150,28 @@ def _cells(scored: pd.DataFrame, measured: Measured, compared: Compared | str) -
 
 def _number(value: float) -> float | None:
     return float(f"{value:.{DIGITS}g}") if np.isfinite(value) else None
+
+
+def summary(frame: pd.DataFrame, study: str, draws: Draws | None = None) -> dict[str, Any]:
+    """The numbers of a study that a person compares between revisions, fractions at 4 decimals; null where data lack.
+
+    `score`: mean over tasks by PLM and placement@budget; `task`: the methods at their own count by PLM and task;
+    `position_sd`: mean over tasks of the S.D. between draws by PLM and budget.
+    """
+    tasks = sorted(frame.task.unique())
+    draws = draw_means(frame) if draws is None else draws
+    means, own = over_tasks(draws, tasks), method_scores(draws)
+    spread = position_spread(frame).groupby(["model", "budget"]).sd.agg(["mean", "count"])
+    result: dict[str, Any] = {"study": study, "score": {}, "task": {}, "position_sd": {}}
+    for row in means.sort_values(["model", "placement", "tunable", "budget"]).itertuples():
+        result["score"].setdefault(row.model, {})[f"{row.placement}@{row.budget.lstrip('@')}"] = _rounded(row.mean)
+    for row in own.itertuples():
+        result["task"].setdefault(row.model, {}).setdefault(row.task, {})[row.placement] = _rounded(row.mean)
+    for (model, budget), row in spread.iterrows():
+        value = row["mean"] if row["count"] == len(tasks) else float("nan")
+        result["position_sd"].setdefault(model, {})[budget.lstrip("@")] = _rounded(value)
+    return result
+
+
+def _rounded(value: float) -> float | None:
+    return None if np.isnan(value) else round(float(value), 4)

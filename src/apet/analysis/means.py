@@ -10,7 +10,7 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
-from apet.analysis.confidence import CONFIDENCE, of_sample
+from apet.analysis.intervals import CONFIDENCE, of_sample
 from apet.analysis.resampling import CELL, Draws
 
 METHODS = ("full", "lora", "adapter", "prompt", "bitfit", "none")

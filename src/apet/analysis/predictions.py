@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from apet.core.hashing import bytes_digest
 from apet.errors import CorruptError, DataError
-from apet.provenance import bytes_digest
 
 FILE = "predictions.parquet"
 TOLERANCE = 1e-6

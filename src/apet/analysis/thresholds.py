@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from apet.analysis.confidence import of_draws
+from apet.analysis.intervals import of_draws
 from apet.analysis.means import RANDOM, own_count
 from apet.analysis.resampling import CELL, Draws
-from apet.provenance import seed_for
+from apet.core.hashing import seed_for
 
 KINDS = ("low", "high")
 AGAIN = 8

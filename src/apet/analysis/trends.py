@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from apet.analysis.confidence import Estimate, NotEstimable, of_sample
+from apet.analysis.intervals import Estimate, NotEstimable, of_sample
 
 NEARLY_ALL = 0.9
 """Where more than this share of values lies at one end of what was tested, a slope says nothing."""

@@ -10,15 +10,16 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 
-from apet.data.leakage import SHORTEST, Guard
+from apet.core.hashing import digest, file_digest, whole_folder
+from apet.core.records import check_files, read_sealed, write_sealed
+from apet.core.yaml_loader import read_yaml
+from apet.data.decontamination import SHORTEST, Guard
 from apet.data.prepare import DATA_VERSION, held_out_texts, in_hash_order, read_task, task_splits
+from apet.data.prepared_files import read_table, write_table
+from apet.data.schema import Task
 from apet.data.sources import Source, wheel
 from apet.data.splits import Example, fraction, keep_apart, normalise, text_id
-from apet.data.tables import read_table, write_table
-from apet.data.tasks import Task, load_task, task_names
-from apet.provenance import digest, file_digest, whole_folder
-from apet.sealed import check_files, read_sealed, write_sealed
-from apet.yamls import read_yaml
+from apet.data.task_config import load_task, task_names
 
 CORPUS = Path(__file__).parent / "corpus.yaml"
 RECORD = "corpus.json"

@@ -10,17 +10,16 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 
-from apet.data.answers import shuffled_scores
-from apet.data.choice import choose_source, sisters_of
-from apet.data.leakage import Guard
-from apet.data.records import NUMERIC
+from apet.core.hashing import digest, file_digest, seed_for, whole_folder
+from apet.core.records import check_files, read_sealed, write_sealed
+from apet.data.decontamination import Guard
+from apet.data.prepared_files import read_table, write_batches
+from apet.data.schema import NUMERIC, SIDES, Task
+from apet.data.source_selection import choose_source, sisters_of
 from apet.data.sources import Source
-from apet.data.splits import SIDES, Example, Splits, drop_train, normalise, overlaps, split_rows
-from apet.data.tables import read_table, write_batches
-from apet.data.tasks import Task
+from apet.data.splits import Example, Splits, drop_train, normalise, overlaps, split_rows
+from apet.data.text_metrics import shuffled_scores
 from apet.errors import DataError, ParamsError, unknown
-from apet.provenance import digest, file_digest, seed_for, whole_folder
-from apet.sealed import check_files, read_sealed, write_sealed
 
 DATA_VERSION = 2  # raised when the same inputs give other rows
 SPLITS = ("train", "validation", "test")

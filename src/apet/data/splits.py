@@ -14,11 +14,10 @@ import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from apet.data.records import Row
-from apet.provenance import digest, seed_for
+from apet.core.hashing import digest, seed_for
+from apet.data.schema import SIDES, Row
 
 SHARES = {"test": 0.2, "validation": 0.1}
-SIDES = ("test", "validation", "train")  # a text that two sides claim stays on the first of them
 EDGE = 200
 WORD = re.compile(r"[^\W_]+")
 

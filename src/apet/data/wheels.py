@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import IO
 from zipfile import BadZipFile, ZipFile
 
+from apet.core.atomic import temporary_folder
+from apet.core.hashing import file_digest
+from apet.core.yaml_loader import check_keys, read_yaml
 from apet.errors import DataError, ParamsError, storage_error, storing, unknown, without_secrets
-from apet.provenance import file_digest
-from apet.temporary import temporary_folder
-from apet.yamls import check_keys, read_yaml
 
 REGISTRY = Path(__file__).parent / "wheels.yaml"
 MEMBER_LIMIT = 64 * 2**20  # bytes; the largest member of text in use has 17 MB

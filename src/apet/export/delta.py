@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,13 +12,14 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
+from transformers import PreTrainedModel
 
+from apet.core.hashing import DIGEST, bytes_digest, digest, file_digest, is_sealed, write_bytes
+from apet.core.records import CHANGED, read_object, write_sealed
 from apet.errors import CorruptError, DataError
-from apet.export.model import ASKED, TunedModel
+from apet.export.tuned_model import ASKED, TunedModel
+from apet.models.loading import PLM
 from apet.placement import Plan, Units
-from apet.plms.load import PLM
-from apet.provenance import DIGEST, bytes_digest, file_digest, is_sealed, write_bytes
-from apet.sealed import CHANGED, read_object, write_sealed
 
 FORMAT = 2
 """Of the manifest. 1, which is read as well: without a digest of its own."""
@@ -103,3 +105,18 @@ def read_delta(folder: Path) -> Delta:
     if not path.is_file() or file_digest(path) != manifest["files"][NUMBERS]:
         raise CorruptError(f"{path}: not the bytes that {MANIFEST} names. {REMEDY}")
     return Delta(folder, load_file(path), manifest)
+
+
+UNSAID = ("_name_or_path", "transformers_version")
+"""Keys of a configuration that do not decide what the PLM computes."""
+
+
+@torch.no_grad()
+def memory_content(model: PreTrainedModel) -> str:
+    """SHA-256 (64 hex digits) over configuration and weights; another than that of a folder's files."""
+    config = {key: value for key, value in model.config.to_dict().items() if key not in UNSAID}
+    weights = {
+        name: bytes_digest(value.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        for name, value in model.state_dict().items()
+    }
+    return digest([json.loads(json.dumps(config, default=str)), weights])

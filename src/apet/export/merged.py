@@ -9,11 +9,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from apet.export.model import TunedModel
-from apet.export.said import sites_said
+from apet.export.tuned_model import TunedModel, sites_said
 from apet.tuning import Slot, layout
-from apet.tuning.structures.entry import Scatter
-from apet.tuning.tuned import rows_of
+from apet.tuning.structures import Scatter
+from apet.tuning.tuned_plm import rows_of
 
 
 def obstacles(model: TunedModel) -> list[str]:

@@ -36,7 +36,7 @@ def draw_all(tidy_path: Path, folder: Path) -> None:
     """Draw every figure of `FIGURES` from a tidy parquet file into `folder`, as svg, png and csv."""
     from apet.analysis.claims import Evidence
     from apet.analysis.resampling import draw_means
-    from apet.analysis.tidy_file import read_tidy
+    from apet.analysis.tidy import read_tidy
     from apet.figures import style
 
     tidy = read_tidy(tidy_path)

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from apet.analysis.claims import Evidence
 from apet.analysis.means import MEAN, METHODS, chance_level, method_scores, methods
 from apet.figures import panels, style
-from apet.figures.pairs import family_means, pairs, with_mean
+from apet.figures.panels import family_means, pairs, with_mean
 
 WIDTH = 0.17
 """Room for all methods at one PLM, as a share of the axis."""

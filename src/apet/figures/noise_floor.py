@@ -16,11 +16,11 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from apet.analysis.claims import POINTS, Evidence
-from apet.analysis.components import position_components
-from apet.analysis.confidence import CONFIDENCE
+from apet.analysis.intervals import CONFIDENCE
 from apet.analysis.means import MATCHED, MEAN, RANDOM, method_differences, method_scores, models_by_scale
+from apet.analysis.variance import position_components
 from apet.figures import panels, style
-from apet.figures.pairs import PLM, by_family, pairs, with_mean
+from apet.figures.panels import PLM, by_family, pairs, with_mean
 
 PAIR = ["model", "task"]
 ROWS, RERUNS, DIFFERENCE = "test rows", "reruns", "difference"

@@ -17,11 +17,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from apet.analysis.claims import POINTS, Evidence
-from apet.analysis.components import position_components, position_spread, sd_interval
-from apet.analysis.confidence import of_mean_squares, pooled
+from apet.analysis.intervals import of_mean_squares, pooled
 from apet.analysis.means import MATCHED, MEAN, RANDOM, method_scores
+from apet.analysis.variance import position_components, position_spread, sd_interval
 from apet.figures import panels, style
-from apet.figures.pairs import PLM, pairs
+from apet.figures.panels import PLM, pairs
 
 KEYS = ["model", "task", "method"]
 DODGE = 0.06

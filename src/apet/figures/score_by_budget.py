@@ -19,7 +19,7 @@ from apet.analysis.claims import Evidence
 from apet.analysis.means import METHODS, RANDOM, cell_scores, method_scores, models_by_scale
 from apet.analysis.thresholds import KINDS
 from apet.figures import panels, style
-from apet.figures.pairs import column_blocks, pairs
+from apet.figures.panels import column_blocks, pairs
 
 KEYS = ["model", "task", "placement", "budget"]
 COUNTS = ["draws", "units", "n"]

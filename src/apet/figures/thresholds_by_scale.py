@@ -19,7 +19,7 @@ from matplotlib.markers import CARETDOWN, CARETUP
 from apet.analysis.claims import Evidence
 from apet.analysis.thresholds import KINDS
 from apet.figures import panels, style
-from apet.figures.pairs import pairs
+from apet.figures.panels import pairs
 
 NAMES = {"low": "low: beats a guess", "high": "high: matches full fine-tuning"}
 WIDTH = 0.5

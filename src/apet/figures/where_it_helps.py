@@ -15,11 +15,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from apet.analysis.claims import POINTS, Evidence
-from apet.analysis.confidence import CONFIDENCE
+from apet.analysis.intervals import CONFIDENCE
 from apet.analysis.means import MEAN, METHODS, RANDOM, differences, models_by_scale
 from apet.analysis.resampling import CELL
 from apet.figures import panels, style
-from apet.figures.pairs import PLM, by_family, pairs, with_mean
+from apet.figures.panels import PLM, by_family, pairs, with_mean
 
 RESTRICTED = [name for name in style.LOOKS if name not in (*METHODS, RANDOM)]
 NONE = "no restricted placement\nin this study"

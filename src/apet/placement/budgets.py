@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 
 from apet.errors import BudgetError, ParamsError, shown, unknown
-from apet.placement.rules import PLACEMENTS, Methods
+from apet.placement.methods import PLACEMENTS, Methods
 from apet.placement.sites import Inventory
 
 ALLOWED = "a whole number (4096), a share of the PLM (0.01%), or another placement's count (@lora, @own, …)"

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from apet.core.hashing import digest
 from apet.errors import BudgetError, ParamsError, unknown
-from apet.placement.rules import PLACEMENTS, Methods, Take
+from apet.placement.methods import PLACEMENTS, Methods, Take
 from apet.placement.sites import SCALARS, STRUCTURES, Inventory, Site, capacity
-from apet.provenance import digest
 
 
 @dataclass(frozen=True)

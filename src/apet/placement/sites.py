@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from math import prod
 
-from apet.provenance import digest
+from apet.core.hashing import digest
 
 STRUCTURES = ("entry", "bias", "lowrank", "bottleneck", "token")
 """What can be inserted, in the order of θ: see `unit_cost` for the size of each."""

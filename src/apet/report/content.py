@@ -9,16 +9,15 @@ from typing import Any
 
 import pandas as pd
 
-from apet.analysis.costs import MACHINE, VERSIONS
+from apet.analysis.aggregate import MACHINE, VERSIONS
 from apet.analysis.resampling import draw_means
-from apet.analysis.tidy_file import read_tidy
+from apet.analysis.tidy import read_tidy
+from apet.core.records import read_sealed
 from apet.errors import DataError
-from apet.report.answer import Claim, read_claims, tally
-from apet.report.cells import cells, lost
-from apet.report.drawings import Drawing, read_drawings
-from apet.report.table import Table
-from apet.report.tables import SPENT, costs_by_model, differences, methods, tasks
-from apet.sealed import read_sealed
+from apet.report.cell_tables import cells, lost
+from apet.report.claim_summary import Claim, read_claims, tally
+from apet.report.figure_images import Drawing, read_drawings
+from apet.report.tables import SPENT, Table, costs_by_model, differences, methods, tasks
 
 REMEDY = "`apet findings` makes it from the table."
 KEYS = {"study", "table", "confidence", "margins", "missing", "claims"}

@@ -11,7 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from apet.report.content import Content
-from apet.report.table import Table
+from apet.report.tables import Table
 
 
 def render(content: Content) -> str:

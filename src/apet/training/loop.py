@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from apet.config import Training
+from apet.config.study_config import Training
 from apet.evaluation import Encoded, Objective, Score
 from apet.tuning import TunedPLM, whole
 

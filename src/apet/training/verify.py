@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
+from apet.core.hashing import file_digest
 from apet.errors import DataError, FailedCells
-from apet.grid import Cell
-from apet.provenance import file_digest
-from apet.record import is_complete
-from apet.status import differences, read_class
-from apet.store import Results
-from apet.training.block import train_block
+from apet.study.cell_record import is_complete
+from apet.study.grid import Cell
+from apet.study.paths import Results
+from apet.study.status import differences, read_class
+from apet.training.job import train_block
 
 
 @dataclass(frozen=True)

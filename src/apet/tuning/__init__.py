@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from apet.models.loading import PLM
 from apet.placement.plans import Plan
-from apet.plms.load import PLM
-from apet.tuning.sharded import ShardedPLM, start, whole
+from apet.tuning.sharded_plm import ShardedPLM, start, whole
 from apet.tuning.theta import Slot, initial_theta, layout, split_by_structure
-from apet.tuning.tuned import TunedPLM
+from apet.tuning.tuned_plm import TunedPLM
 
 __all__ = ["Slot", "TunedPLM", "initial_theta", "layout", "split_by_structure", "start", "tune", "whole"]
 

@@ -9,13 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from apet.data.records import Row, to_rows
+from apet.data.schema import Row, Task, to_rows
 from apet.data.sources import hub, local, wheel
-
-if TYPE_CHECKING:
-    from apet.data.tasks import Task
 
 KINDS = {"hub": hub, "local": local, "wheel": wheel}
 

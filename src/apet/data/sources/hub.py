@@ -5,15 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from string import Formatter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from apet.data.records import Record
-from apet.data.splits import SIDES
+from apet.core.yaml_loader import check_keys
+from apet.data.schema import SIDES, Record, Task
 from apet.errors import DataError, ParamsError, shown, unknown, without_secrets
-from apet.yamls import check_keys
-
-if TYPE_CHECKING:
-    from apet.data.tasks import Task
 
 FILES = "{config}/{split}/*.parquet"  # on refs/convert/parquet, the branch where the hub keeps copies of all datasets
 

@@ -7,19 +7,16 @@ import json
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from apet.core.hashing import file_digest
+from apet.core.yaml_loader import check_keys, is_path
 from apet.data.readers import read_table
-from apet.data.records import Record, check_once
+from apet.data.schema import Record, Task, check_once
 from apet.errors import DataError, ParamsError, located, shown, unknown
-from apet.provenance import file_digest
-from apet.yamls import check_keys, is_path
-
-if TYPE_CHECKING:
-    from apet.data.tasks import Task
 
 FORMS = ("jsonl", "csv", "tsv", "parquet")  # csv with quotation marks, tsv without
 

@@ -6,17 +6,13 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from apet.data.pairs import read_title_pairs
-from apet.data.readers import read_articles, read_csv, read_dialogue, read_tab
-from apet.data.records import Record
+from apet.core.yaml_loader import check_keys
+from apet.data.readers import read_articles, read_csv, read_dialogue, read_tab, read_title_pairs
+from apet.data.schema import Record, Task
 from apet.data.wheels import find_wheel, open_wheel
 from apet.errors import ParamsError, unknown
-from apet.yamls import check_keys
-
-if TYPE_CHECKING:
-    from apet.data.tasks import Task
 
 READERS: dict[str, Callable[..., Iterator[Record]]] = {
     "tab": read_tab,

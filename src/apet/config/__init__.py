@@ -1,0 +1,1 @@
+"""The study file: its keys, types, limits and defaults."""

@@ -1,0 +1,1 @@
+"""Foundations that know nothing of models or studies: hashes, atomic writes, records, YAML, progress."""

@@ -1,0 +1,155 @@
+"""A task: a short, versioned YAML that says where its rows are, how they are asked, and how answers are scored."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from apet.core.yaml_loader import MOST, check_keys, is_line, is_whole, read_yaml
+from apet.data.schema import FOLDER, SIDES, Task
+from apet.data.sources import KINDS
+from apet.errors import ParamsError, shown, unknown
+
+METRICS = {"classification": ("accuracy", "f1"), "generation": ("em", "f1", "rouge_l")}
+NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,99}", re.ASCII)
+SPLIT = re.compile(r"\w[\w.-]{0,99}")
+SLOT = re.compile(r"\{(\w+)\}")
+
+
+def task_names() -> list[str]:
+    """Names of the tasks that come with apet, sorted."""
+    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+
+
+def load_task(name_or_path: str | Path) -> Task:
+    """A task by name, or from a YAML file by path (anything that ends in .yaml). ParamsError if it is not one."""
+    if str(name_or_path).endswith(".yaml"):
+        path = Path(name_or_path)
+    elif name_or_path in task_names():
+        path = FOLDER / f"{name_or_path}.yaml"
+    else:
+        raise ParamsError(unknown("task", name_or_path, task_names()))
+    return _task(read_yaml(path), path.name, path.parent)
+
+
+def _task(content: dict[str, Any], where: str, folder: Path) -> Task:
+    answers = {"classification": ("labels",), "generation": ("targets", "target_length")}
+    if content.get("type") not in [*answers]:
+        raise ParamsError(unknown("type", content.get("type"), answers, where))
+    required = ("name", "version", "description", "type", "fields", "prompt", "metrics", "length")
+    label = ["label"] if content["type"] == "classification" else []
+    optional = (*KINDS, *label, "group", "splits", "sisters")
+    check_keys(content, (*required, *answers[content["type"]]), optional, where)
+    for key in ("fields", "metrics", "group", "sisters"):
+        content[key] = _names(content.get(key, []), f"{where}: {key}", key in required)
+    _check_values(content, where)
+    prompts = _prompts(content.pop("prompt"), content["fields"], where)
+    if content["type"] == "classification":
+        _check_labels(content["labels"], content["metrics"], where)
+    splits = {side: side for side in reversed(SIDES)} | _splits(content.pop("splits", {}), where)
+    sources = _sources(content, where, folder)
+    answer = content.pop("targets", None) or content.pop("label", "label")
+    found = {"sources": sources, "prompt": prompts.pop("default"), "answer": answer, "splits": splits}
+    return Task(**content, **found, prompts=prompts, folder=folder)
+
+
+def _names(value: Any, where: str, some: bool) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(one, str) for one in value) or (some and not value):
+        raise ParamsError(f"{where} is {shown(value)}; it must be a list of names.")
+    if twice := [name for name in value if value.count(name) > 1]:
+        raise ParamsError(f"{where} is {shown(value)}; {shown(twice[0])} stands twice.")
+    return tuple(value)
+
+
+def _check_values(content: Mapping[str, Any], where: str) -> None:
+    for key in {"name", "description", "label", "targets"} & set(content):
+        if not isinstance(content[key], str) or not content[key]:
+            raise ParamsError(f"{where}: {key} is {shown(content[key])}; it must be a text.")
+    if not NAME.fullmatch(content["name"]):
+        allowed = "letters, digits, - and _, at most 100, and not begin with -"
+        raise ParamsError(f"{where}: name is {shown(content['name'])}; it must be of {allowed}.")
+    for key in {"version", "length", "target_length"} & set(content):
+        if not is_whole(content[key]):
+            allowed = f"a whole number from 1 to {MOST}"
+            raise ParamsError(f"{where}: {key} is {shown(content[key])}; it must be {allowed}.")
+    for metric in content["metrics"]:
+        if metric not in METRICS[content["type"]]:
+            raise ParamsError(unknown("metric", metric, METRICS[content["type"]], f"{where}: metrics"))
+    for name in content["group"]:
+        if name not in content["fields"]:
+            raise ParamsError(unknown("field", name, content["fields"], f"{where}: group"))
+    for name in content["sisters"]:
+        if not name.endswith(".yaml") and name not in task_names():
+            raise ParamsError(unknown("task", name, task_names(), f"{where}: sisters"))
+    for name in content["fields"]:
+        if not name.isidentifier() or name in ("id", "label", "targets"):
+            raise ParamsError(f"{where}: fields has {shown(name)}; it must be a word other than id, label and targets.")
+
+
+def _prompts(value: Any, slots: tuple[str, ...], where: str) -> dict[str, str]:
+    """`default` and family → prompt, from one text or such a mapping; each field has its slot once in every one."""
+    prompts = {"default": value} if isinstance(value, str) else value
+    if not isinstance(prompts, dict) or "default" not in prompts:
+        raise ParamsError(f"{where}: prompt is {shown(value)}; it must be a text, or a mapping with `default`.")
+    for family, prompt in prompts.items():
+        found = SLOT.findall(prompt) if isinstance(prompt, str) else []
+        if sorted(found) != sorted(slots) or prompt != prompt.rstrip():
+            fields = ", ".join(f"{{{name}}}" for name in slots)
+            said = f"{where}: prompt ({family}) is {shown(prompt)}"
+            raise ParamsError(f"{said}; it must hold {fields} once each and end without a space.")
+    return dict(prompts)
+
+
+def _check_labels(labels: Any, metrics: tuple[str, ...], where: str) -> None:
+    if not isinstance(labels, dict) or len(labels) < 2:
+        raise ParamsError(f"{where}: labels is {shown(labels)}; it must map two or more class names to label words.")
+    words = list(labels.values())
+    for name, word in labels.items():
+        if not is_line(name) or not is_line(word) or not word.strip():
+            raise ParamsError(f"{where}: label {shown(name)} has the word {shown(word)}; both must be lines of text.")
+        if words.count(word) > 1:
+            raise ParamsError(f"{where}: labels have the word {shown(word)} more than once.")
+    if "f1" in metrics and len(labels) != 2:
+        raise ParamsError(f"{where}: metrics has f1, which is of the second of two labels; there are {len(labels)}.")
+
+
+def _splits(splits: Any, where: str) -> dict[str, str]:
+    check_keys(splits, (), SIDES, f"{where}: splits")
+    for side, name in splits.items():
+        if not isinstance(name, str) or not SPLIT.fullmatch(name):
+            raise ParamsError(f"{where}: splits: {side} is {shown(name)}; it must be a name.")
+    return splits
+
+
+def _sources(content: dict[str, Any], where: str, folder: Path) -> dict[str, Mapping[str, Any]]:
+    """The sources, taken out of a task's content, in the order that they are written in."""
+    sources: dict[str, Mapping[str, Any]] = {}
+    for kind in [key for key in content if key in KINDS]:
+        place = f"{where}: {kind}"
+        spec = KINDS[kind].check(content.pop(kind), place, folder)
+        own = {*content["fields"], content.get("targets") or content.get("label", "label")}
+        check_keys(spec.get("columns", {}), (), own, f"{place}: columns")
+        for name, column in spec.get("columns", {}).items():
+            if not isinstance(column, str):
+                raise ParamsError(f"{place}: columns: {name} is {shown(column)}; it must be a column's name.")
+        for split in spec.get("members", {}):
+            if split not in (*SIDES, "all"):
+                raise ParamsError(unknown("split", split, (*SIDES, "all"), f"{place}: members"))
+        named = {"classes": _classes(spec["classes"], content, f"{place}: classes")} if "classes" in spec else {}
+        sources[kind] = {**spec, **named}
+    return sources
+
+
+def _classes(classes: Any, content: Mapping[str, Any], where: str) -> dict[str, str]:
+    """The source's class, as a text, to ours: a 1 in a YAML is the 1 of a CSV file, and that of a JSONL file."""
+    labels = content.get("labels", {})
+    if not isinstance(classes, dict) or not labels:
+        raise ParamsError(f"{where} is {shown(classes)}; it must map the source's classes to the task's labels.")
+    for old, new in classes.items():
+        if type(old) not in (str, int, float) or list(map(str, classes)).count(str(old)) > 1:
+            raise ParamsError(f"{where} has {shown(old)}; it must be a text or a number, and stand once.")
+        if new not in [*labels]:
+            raise ParamsError(unknown("label", new, labels, f"{where}: {old}"))
+    return {str(old): new for old, new in classes.items()}

@@ -1,0 +1,92 @@
+"""BLOOM (BigScience 2022): a decoder with ALiBi positions, fused query, key and value, and a tied LM head."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import BloomForCausalLM, DynamicCache
+from transformers.models.bloom.modeling_bloom import BloomAttention, BloomGelu
+
+from apet.models.families.base import Family, Fused, Place, at
+from apet.models.families.causal import Continuation, states
+from apet.models.kernels import Gelu
+
+QKV = "self_attention.query_key_value"
+
+BLOCK = (
+    Place("attention.norm", "input_layernorm", "norm"),
+    Place("attention.query", QKV, "linear", Fused(0)),
+    Place("attention.key", QKV, "linear", Fused(1), inert_bias=True),
+    Place("attention.value", QKV, "linear", Fused(2)),
+    Place("attention.output", "self_attention.dense", "linear", ends_block=True),
+    Place("ffn.norm", "post_attention_layernorm", "norm"),
+    Place("ffn.up", "mlp.dense_h_to_4h", "linear"),
+    Place("ffn.down", "mlp.dense_4h_to_h", "linear", ends_block=True),
+)
+
+OUTER = (
+    Place("decoder.input", "transformer.word_embeddings", "input"),
+    Place("decoder.embedding", "transformer.word_embeddings", "embedding"),
+    Place("decoder.embedding.norm", "transformer.word_embeddings_layernorm", "norm"),
+    Place("decoder.norm", "transformer.ln_f", "norm"),
+)
+
+
+def fuse(model: BloomForCausalLM) -> None:
+    """A GELU in fewer passes over memory, and an attention that copies query, key and value once."""
+    blocks: Iterable[Any] = model.transformer.h
+    for block in blocks:
+        if isinstance(block.mlp.gelu_impl, BloomGelu):
+            block.mlp.gelu_impl = Gelu()
+        block.self_attention.forward = partial(attend, block.self_attention)
+
+
+def attend(
+    attention: BloomAttention,
+    hidden: Tensor,
+    residual: Tensor,
+    alibi: Tensor,
+    attention_mask: Tensor | None = None,
+    layer_past: DynamicCache | None = None,
+    read: Tensor | None = None,
+    **_: object,
+) -> tuple[Tensor, None]:
+    """The library's attention sublayer on hidden [rows, n, d] with alibi [rows × heads, 1, keys], residual added.
+
+    read [rows, k]: only these positions ask, and only their states [rows, k, d] come out.
+    """
+    rows, heads = len(hidden), attention.num_heads
+    fused = attention.query_key_value(hidden)
+    # [3, rows, heads, n, d of a head], so that each of the three is a batch of matrices as it lies.
+    query, key, value = fused.view(rows, -1, heads, 3, attention.head_dim).permute(3, 0, 2, 1, 4).contiguous().unbind()
+    if layer_past is not None and attention.layer_idx is not None:
+        key, value = layer_past.update(key, value, attention.layer_idx)
+    bias = alibi.view(rows, heads, 1, -1)
+    if attention_mask is not None:
+        bias = bias + attention_mask
+    if read is not None:
+        query = at(query.transpose(1, 2), read).transpose(1, 2)
+        residual = at(residual, read)
+        bias = at(bias.expand(rows, heads, fused.shape[1], -1).transpose(1, 2), read).transpose(1, 2)
+    query, key, value, bias = (x.flatten(0, 1) for x in (query, key, value, bias))
+    scores = torch.baddbmm(bias, query, key.transpose(1, 2), alpha=attention.inv_norm_factor)
+    chances = F.softmax(scores, dim=-1, dtype=torch.float32).to(scores.dtype)
+    found = torch.bmm(chances, value).view(rows, heads, -1, attention.head_dim).transpose(1, 2).flatten(2)
+    return residual + attention.dense(found), None
+
+
+BLOOM = Family(
+    name="bloom",
+    classes={"bloom": BloomForCausalLM},
+    outer=OUTER,
+    blocks={"decoder": ("transformer.h", BLOCK)},
+    states=states,
+    write=Continuation,
+    narrow=lambda config: f"transformer.h.{config.num_hidden_layers - 1}.self_attention",
+    fuse=fuse,
+)

@@ -1,0 +1,132 @@
+"""T5 (Raffel et al. 2020; v1.1: Shazeer 2020): encoder and decoder with cross-attention, no biases."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from torch import Tensor, nn
+from transformers import DynamicCache, EncoderDecoderCache, PreTrainedTokenizerBase, T5ForConditionalGeneration
+from transformers.activations import NewGELUActivation
+
+from apet.models.families.base import Family, Frame, Inputs, Place
+from apet.models.kernels import Gelu, rms_norm
+
+SPAN = "<extra_id_0>"
+"""The sentinel that stands for a span left out of the text; the decoder says it and then the span."""
+
+
+def attention(name: str, number: int, module: str) -> tuple[Place, ...]:
+    """The places of a block's attention sublayer, in the order of the library's layer list."""
+    path = f"layer.{number}.{module}"
+    return (
+        Place(f"{name}.norm", f"layer.{number}.layer_norm", "norm"),
+        Place(f"{name}.query", f"{path}.q", "linear"),
+        Place(f"{name}.key", f"{path}.k", "linear", inert_bias=True),
+        Place(f"{name}.value", f"{path}.v", "linear"),
+        Place(f"{name}.output", f"{path}.o", "linear", ends_block=True),
+    )
+
+
+def ffn(number: int) -> tuple[Place, ...]:
+    """Gated (v1.1: wi_0, wi_1) or not (v1.0: wi)."""
+    path = f"layer.{number}.DenseReluDense"
+    return (
+        Place("ffn.norm", f"layer.{number}.layer_norm", "norm"),
+        Place("ffn.gate", f"{path}.wi_0", "linear", optional=True),
+        Place("ffn.up", f"{path}.wi_1", "linear", optional=True),
+        Place("ffn.up", f"{path}.wi", "linear", optional=True),
+        Place("ffn.down", f"{path}.wo", "linear", ends_block=True),
+    )
+
+
+SELF = attention("attention", 0, "SelfAttention")
+CROSS = attention("cross_attention", 1, "EncDecAttention")
+
+OUTER = (
+    Place("encoder.input", "shared", "input"),
+    Place("decoder.input", "shared", "input"),
+    Place("embedding", "shared", "embedding"),
+    Place("encoder.embedding.position", "encoder.block.0.layer.0.SelfAttention.relative_attention_bias", "embedding"),
+    Place("decoder.embedding.position", "decoder.block.0.layer.0.SelfAttention.relative_attention_bias", "embedding"),
+    Place("encoder.norm", "encoder.final_layer_norm", "norm"),
+    Place("decoder.norm", "decoder.final_layer_norm", "norm"),
+    Place("head", "lm_head", "head"),
+)
+
+
+def frame(tokenizer: PreTrainedTokenizerBase) -> Frame:
+    """The encoder reads prompt, sentinel, end; the decoder has said the sentinel and is asked for what follows it."""
+    sentinel: Any = tokenizer.get_vocab().get(SPAN)  # asked for by its name, one that lacks it gives the unknown word
+    start = tokenizer.pad_token_id
+    return Frame(after=(sentinel, tokenizer.eos_token_id), decoder=(start, sentinel))
+
+
+def states(model: T5ForConditionalGeneration, inputs: Inputs) -> Tensor:
+    return Continuation(model, inputs, cached=False).states
+
+
+class Continuation:
+    """Answers under way: the text is encoded once, and the decoder keeps keys and values of what it has said."""
+
+    def __init__(self, model: T5ForConditionalGeneration, inputs: Inputs, cached: bool = True):
+        self.model, self.mask = model, inputs.mask("encoder.input")
+        self.cache = EncoderDecoderCache(DynamicCache(), DynamicCache()) if cached else None
+        text = inputs.embed(model.shared, "encoder.input")
+        self.encoded = model.encoder(inputs_embeds=text, attention_mask=self.mask).last_hidden_state
+        states = self._decode(inputs.embed(model.shared, "decoder.input", inputs.begun))
+        self.states = states[:, -1] if inputs.reads == 1 else states[:, -inputs.reads :]
+
+    def step(self, tokens: Tensor) -> Tensor:
+        """Say one token a row, [rows]; the states [rows, d] that the next are read from."""
+        return self._decode(self.model.shared(tokens[:, None]))[:, 0]
+
+    def keep(self, rows: Tensor) -> None:
+        """Go on with these rows alone."""
+        self.mask, self.encoded = self.mask[rows], self.encoded[rows]
+        if self.cache is not None:
+            self.cache.batch_select_indices(rows)
+
+    def _decode(self, embeddings: Tensor) -> Tensor:
+        output = self.model.decoder(
+            inputs_embeds=embeddings,
+            encoder_hidden_states=self.encoded,
+            encoder_attention_mask=self.mask,
+            cache=self.cache,
+            use_cache=self.cache is not None,
+        )
+        return output.last_hidden_state
+
+
+def transform(model: T5ForConditionalGeneration, states: Tensor) -> Tensor:
+    """A head that is tied to the embeddings (v1.0) reads scaled states."""
+    return states * model.config.d_model**-0.5 if model.config.scale_decoder_outputs else states
+
+
+def untie(model: T5ForConditionalGeneration) -> None:
+    """The library ties every T5's head until a checkpoint brings one; v1.1 has its own, as the scale shows."""
+    if not model.config.scale_decoder_outputs:
+        model.lm_head.weight = nn.Parameter(model.lm_head.weight.detach().clone())
+
+
+def fuse(model: T5ForConditionalGeneration) -> None:
+    """Norms and GELU in fewer passes over memory."""
+    for module in model.modules():
+        if isinstance(module, type(model.encoder.final_layer_norm)):
+            module.forward = partial(rms_norm, module)  # type: ignore[method-assign]  # of this one norm alone
+        elif isinstance(getattr(module, "act", None), NewGELUActivation):
+            module.act = Gelu()
+
+
+T5 = Family(
+    name="t5",
+    classes={"t5": T5ForConditionalGeneration},
+    outer=OUTER,
+    blocks={"encoder": ("encoder.block", (*SELF, *ffn(1))), "decoder": ("decoder.block", (*SELF, *CROSS, *ffn(2)))},
+    states=states,
+    write=Continuation,
+    transform=transform,
+    frame=frame,
+    fuse=fuse,
+    untie=untie,
+)

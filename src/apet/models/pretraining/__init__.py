@@ -1,0 +1,1 @@
+"""Pretraining of the ladder: tokenizer, packed corpus, losses, optimizer and loop."""

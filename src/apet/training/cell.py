@@ -1,0 +1,228 @@
+"""One cell from its coordinates to its folder: θ of every replicate, plans, predictions, metrics.
+
+The folder's bytes are a function of the cell, the PLM and the data. What may differ between reruns (time, memory, host)
+goes to a run record elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from safetensors.torch import save
+
+from apet.core.hashing import bytes_digest, whole_folder, write_bytes, write_json
+from apet.data.prepare import SPLITS, read_task
+from apet.data.prepared_files import write_table
+from apet.errors import ParamsError
+from apet.evaluation import Encoded, Evaluated, Score, encode_split, objective_of
+from apet.models.loading import PLM
+from apet.models.sharding import is_first
+from apet.placement import Budget, Plan, make_plan, resolve
+from apet.study.cell_record import HEADS, PLANS, PREDICTIONS, THETA, write_record
+from apet.study.grid import Cell
+from apet.training.callbacks import UNWATCHED, Journal
+from apet.training.loop import HEAD, Splits, Trained, train
+from apet.tuning import start, tune
+
+PREDICTED = {"draw": pa.int16(), "rerun": pa.int16(), "id": pa.string()}
+"""Columns of the predictions that every task has; its objective names the others."""
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A PLM and a prepared task, loaded and tokenised once for all cells of a block."""
+
+    plm: PLM
+    task: dict[str, Any]
+    splits: Splits
+    test: Encoded
+
+    @classmethod
+    def of(cls, plm: PLM, data: Path, length: int) -> Bench:
+        """length: most tokens of a prompt with its text; a task may ask for fewer. Raises as `objective_of`."""
+        task = read_task(data)
+        objective, longest = objective_of(task, plm), min(length, task["length"])
+        train, validation, test = (encode_split(data, s, task, plm, longest, objective.end) for s in SPLITS)
+        return cls(plm, task, Splits(train, validation, objective), test)
+
+    @property
+    def head_size(self) -> int:
+        """Parameters of the trained head; 0 where the PLM reads by its own."""
+        return self.plm.head_size(self.splits.objective.labels)
+
+    @property
+    def encoded(self) -> dict[str, Encoded]:
+        """The splits by name."""
+        return dict(zip(SPLITS, (self.splits.train, self.splits.validation, self.test), strict=True))
+
+
+@dataclass(frozen=True)
+class Replicate:
+    """One run of a cell. tested: on the test split."""
+
+    draw: int
+    rerun: int
+    plan: Plan
+    trained: Trained
+    tested: Evaluated
+
+    @property
+    def name(self) -> str:
+        return replicate_name(self.draw, self.rerun)
+
+    def values(self) -> dict[str, Any]:
+        """What was computed, as numbers and tensors; draw, rerun and plan are known."""
+        rows = {name: np.asarray(column).tolist() for name, column in self.tested.rows.items()}
+        return {"trained": self.trained.values(), "score": asdict(self.tested.score), "rows": rows}
+
+    @classmethod
+    def of(cls, draw: int, rerun: int, plan: Plan, values: Mapping[str, Any]) -> Replicate:
+        """The one that `values` was taken of."""
+        tested = Evaluated(Score(**values["score"]), values["rows"])
+        return cls(draw, rerun, plan, Trained.of(values["trained"]), tested)
+
+
+def replicate_name(draw: int, rerun: int) -> str:
+    """Of a replicate within its cell."""
+    return f"draw{draw}.rerun{rerun}"
+
+
+def train_cell(cell: Cell, bench: Bench, folder: Path, journal: Journal = UNWATCHED) -> dict[str, Any]:
+    """Train every replicate of a cell and write its folder whole. Returns the metrics record; of several processes that
+    share the PLM the first one writes, and all others return an empty one.
+
+    Raises ParamsError for a loss over the vocabulary with a PLM that is read through a trained head, and Interrupted,
+    when all that was done is kept, if the journal has been told to stop.
+    """
+    if bench.head_size and cell.training.loss != "labels":
+        raise ParamsError(
+            f"training.loss {cell.training.loss!r}: PLM {bench.plm.name!r} has `head: trained`, whose outputs are "
+            "labels and not words. Allowed for it: labels."
+        )
+    inventory = bench.plm.inventory
+    budget = resolve(Budget.parse(cell.budget), cell.placement, inventory, cell.methods)
+    replicates = []
+    for draw, rerun in cell.replicates:
+        plan = make_plan(inventory, cell.placement, budget, cell.seed_of("plan", draw), cell.methods)
+        name = replicate_name(draw, rerun)
+        if kept := journal.find(name):
+            replicates.append(Replicate.of(draw, rerun, plan, kept))
+        else:
+            replicates.append(run_replicate(cell, bench, plan, draw, rerun, journal))
+            journal.finished(name, replicates[-1].values)
+    return _write(cell, bench, budget, replicates, folder) if is_first() else {}
+
+
+def run_replicate(cell: Cell, bench: Bench, plan: Plan, draw: int, rerun: int, journal: Journal) -> Replicate:
+    """Train at every rate of the grid, keep the one that is best on validation, and predict the test split.
+
+    The pass over the test split is one piece of work: who is killed in it takes it again.
+    """
+    parts = start(bench.plm, plan, cell.seed_of("start", draw, rerun))
+    if bench.head_size:
+        # Zero: every label is equally likely at step 0.
+        parts[HEAD] = torch.zeros(bench.head_size)
+    order = cell.seed_of("order", draw, rerun)
+    # Without parameters there is nothing to choose.
+    rates = cell.training.rate_grid if parts else (1.0,)
+    runs_before, share = (draw * cell.reruns + rerun) * len(rates), 1 / (cell.draws * cell.reruns * len(rates))
+    with tune(bench.plm, plan, cell.training.checkpointing) as tuned:
+
+        def run(number: int, rate: float) -> Trained:
+            name = f"{replicate_name(draw, rerun)}.rate{number}"
+            if kept := journal.find(name):
+                return Trained.of(kept)
+            with journal.watch(name, (runs_before + number) * share, share) as watch:
+                trained = train(tuned, parts, bench.splits, cell.training, order, rate, watch)
+            journal.finished(name, trained.values)
+            return trained
+
+        runs = (run(number, rate) for number, rate in enumerate(rates))
+        best = max(runs, key=lambda run: (run.outcome == "ok", run.validation.score, -run.validation.loss))
+        tested = bench.splits.objective.evaluate(tuned, tuned.spread(best.parts), bench.test)
+    return Replicate(draw, rerun, plan, best, tested)
+
+
+def _write(cell: Cell, bench: Bench, budget: int, replicates: list[Replicate], folder: Path) -> dict[str, Any]:
+    with whole_folder(folder) as new:
+        write_bytes(new / THETA, save({r.name: r.trained.theta for r in replicates}, {"format": "pt"}))
+        write_json(new / PLANS, {r.name: r.plan.record() for r in replicates if r.rerun == 0})
+        write_table(new / PREDICTIONS, *_predictions(bench, replicates))
+        if bench.head_size:
+            write_bytes(new / HEADS, save({r.name: r.trained.head for r in replicates}, {"format": "pt"}))
+        return write_record(new, cell.path, _record(cell, bench, budget, replicates))
+
+
+def _predictions(bench: Bench, replicates: list[Replicate]) -> tuple[dict[str, Any], pa.Schema]:
+    """Columns of all replicates, one after another, and their types."""
+    names, own = bench.test.names, bench.splits.objective.columns
+    columns = {
+        "draw": np.repeat([r.draw for r in replicates], len(names)),
+        "rerun": np.repeat([r.rerun for r in replicates], len(names)),
+        "id": names * len(replicates),
+        **{name: np.concatenate([r.tested.rows[name] for r in replicates]) for name in own},
+    }
+    return columns, pa.schema({**PREDICTED, **own}.items())
+
+
+def _record(cell: Cell, bench: Bench, budget: int, replicates: list[Replicate]) -> dict[str, Any]:
+    task, plm = bench.task, bench.plm
+    inventory = plm.inventory
+    chance = task["chance"]
+    return {
+        "cell": asdict(cell),
+        "plm": {
+            **plm.record(),
+            "parameters": inventory.parameters,
+            "non_embedding": inventory.non_embedding,
+        },
+        "task": {
+            "name": task["task"],
+            "type": task["type"],
+            "metric": task["metric"],
+            "metrics": task["metrics"],
+            # Where there are no labels to guess, chance is what shuffled references score.
+            "labels": len(task["labels"]) or None,
+            "chance": chance.get("uniform", chance["level"]),
+            "majority": chance.get("majority"),
+            "rows": task["rows"],
+            "label_counts": task["label_counts"],
+            "digest": task["digest"],
+            "truncated": {name: split.truncated for name, split in bench.encoded.items()},
+            "lengths": {name: split.tokens for name, split in bench.encoded.items()},
+        },
+        "tunable": budget,
+        "head": {"parameters": bench.head_size},
+        "replicates": [replicate_record(cell, bench, r) for r in replicates],
+    }
+
+
+def replicate_record(cell: Cell, bench: Bench, r: Replicate) -> dict[str, Any]:
+    """What the cell's record says of one run."""
+    seeds = {
+        "plan": cell.seed_of("plan", r.draw),
+        "start": cell.seed_of("start", r.draw, r.rerun),
+        "order": cell.seed_of("order", r.draw, r.rerun),
+    }
+    return {
+        "draw": r.draw,
+        "rerun": r.rerun,
+        "structures": r.plan.structures,
+        "plan": r.plan.digest,
+        "theta": bytes_digest(r.trained.theta.numpy().tobytes()),
+        "seeds": seeds,
+        "outcome": r.trained.outcome,
+        "rate": r.trained.rate,
+        "best_step": r.trained.best_step,
+        "steps": r.trained.steps,
+        "stopped": r.trained.stopped,
+        "validation": asdict(r.trained.validation),
+        "test": asdict(r.tested.score),
+        "losses": [[step, round(loss, 6)] for step, loss in r.trained.losses],
+    }
