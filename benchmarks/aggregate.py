@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from apet.core.hashing import digest
-from apet.core.records import write_sealed
+from apet.core.records import write_json_record
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 import simulated_study as simulated
@@ -60,7 +60,7 @@ def build(folder: Path, count: int, rows: int) -> tuple[int, int]:
     simulated.write_cells(folder / "results/cells", found)
     margins = {"low_margin": 2.0, "high_margin": 2.0, "same_within": 0.5}
     study = {"study": digest(count), "analysis": margins, "cells": {path: m["cell"] for path, m in found}}
-    write_sealed(folder / "study.json", study)
+    write_json_record(folder / "study.json", study)
     return len(found), sum(len(metrics["replicates"]) for _, metrics in found)
 
 

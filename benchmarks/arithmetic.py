@@ -25,18 +25,18 @@ def measure(plm: Path, data: Path) -> dict[str, float]:
     """Return CPU milliseconds of a step of LoRA, a step of full fine-tuning, and an evaluation of ROWS rows."""
     from rates import measured
 
-    from apet.config.study_config import Rates, Training
+    from apet.config.study_config import LearningRates, TrainingConfig
     from apet.models.loading import load_plm
-    from apet.training.cell import Bench
+    from apet.training.cell import CellInputs
     from apet.training.runtime import keep_freed_memory, make_deterministic
 
     make_deterministic()
     keep_freed_memory()
-    recipe = Training(
-        loss="labels", steps=10**6, batch=16, length=LENGTH, rates=Rates(*[1e-4] * 6), rate_grid=(1.0,),
+    recipe = TrainingConfig(
+        loss="labels", steps=10**6, batch=16, length=LENGTH, rates=LearningRates(*[1e-4] * 6), rate_grid=(1.0,),
         schedule="constant", warmup=0.0, evaluations=1, clip=1.0, checkpointing=False,
     )  # fmt: skip
-    bench = Bench.of(load_plm(plm, plm.name), data, LENGTH)
+    bench = CellInputs.of(load_plm(plm, plm.name), data, LENGTH)
     args = argparse.Namespace(steps=STEPS, rows=ROWS, rounds=3)
     found = {}
     for placement in ("lora", "full"):

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from apet.analysis.means import cell_scores, differences, over_tasks
-from apet.analysis.resampling import draw_means
+from apet.analysis.resampling import sample_means
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from simulated_cells import Design, simulate
@@ -34,25 +34,25 @@ Held = tuple[np.ndarray, np.ndarray]
 
 
 def of_cells(frame: pd.DataFrame, truth: np.ndarray, design: Design) -> Held:
-    found = cell_scores(draw_means(frame, 1000))
+    found = cell_scores(sample_means(frame, 1000))
     true = truth[found.task.astype(int)]
     return held(found.low, found.high, true), (found.high - found.low).to_numpy()
 
 
 def of_paired_differences(frame: pd.DataFrame, truth: np.ndarray, design: Design) -> Held:
     """All cells of a task have one true mean, so that every difference is 0."""
-    found = differences(draw_means(frame, 1000), lambda cells: cells.assign(budget="0"))
+    found = differences(sample_means(frame, 1000), lambda cells: cells.assign(budget="0"))
     found = found[found.task.isin(frame.task.unique()) & found.budget.ne("0")]
     return held(found.low, found.high, 0.0), (found.high - found.low).to_numpy()
 
 
 def of_means_over_tasks(frame: pd.DataFrame, truth: np.ndarray, design: Design) -> Held:
-    found = over_tasks(draw_means(frame, 1000), sorted(frame.task.unique()))
+    found = over_tasks(sample_means(frame, 1000), sorted(frame.task.unique()))
     return held(found.low, found.high, truth.mean()), (found.high - found.low).to_numpy()
 
 
 def of_means_beyond_tasks(frame: pd.DataFrame, truth: np.ndarray, design: Design) -> Held:
-    found = over_tasks(draw_means(frame, 1000), sorted(frame.task.unique()))
+    found = over_tasks(sample_means(frame, 1000), sorted(frame.task.unique()))
     return held(found.low_beyond, found.high_beyond, design.score), (found.high_beyond - found.low_beyond).to_numpy()
 
 

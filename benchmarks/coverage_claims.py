@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from apet.analysis.claims import CLAIMS, Evidence
+from apet.analysis.claims import CLAIMS, AnalysisInputs
 from apet.analysis.intervals import NotEstimable
-from apet.analysis.resampling import draw_means
+from apet.analysis.resampling import sample_means
 from apet.analysis.thresholds import PAIR, Thresholds, crossing, restricted
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
@@ -71,7 +71,7 @@ def true_values(truth: Truth) -> dict[str, float]:
 def one(truth: Truth, seed: int, count: int = 1000) -> Iterator[dict[str, object]]:
     """A row an interval of one simulated study: what, truth, estimate, low, high, and its p-value where it has one."""
     frame = simulate(truth, seed)
-    evidence = Evidence(frame, draw_means(frame, count), MARGINS)
+    evidence = AnalysisInputs(frame, sample_means(frame, count), MARGINS)
     truths = true_values(truth)
     for claim in CLAIMS:
         try:

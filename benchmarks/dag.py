@@ -21,7 +21,7 @@ from pathlib import Path
 import yaml
 
 from apet.config.study_config import load_study
-from apet.core.hashing import sealed, write_json
+from apet.core.hashing import with_checksum, write_json
 from apet.data.wheels import known_wheels
 from apet.figures import FIGURES
 from apet.study.archive import write_index
@@ -142,7 +142,7 @@ class Workspace:
         names = ("theta.safetensors", "plans.json", "predictions.parquet", METRICS)
         for cell in cells:
             self._write(f"results/cells/{cell.path}/{name}" for name in names)
-            record = sealed({"format": FORMAT, "path": cell.path, "files": {}})
+            record = with_checksum({"format": FORMAT, "path": cell.path, "files": {}})
             (self.folder / "results/cells" / cell.path / METRICS).write_text(json.dumps(record))
 
     def _write(self, paths: Iterable[str]) -> None:

@@ -56,12 +56,12 @@ def apet(folder: Path, dtype: str, checkpointing: bool) -> Run:
     """A cell's own training: the loop, its two looks at validation, the best θ kept."""
     import torch
 
-    from apet.config.study_config import Rates, Training
+    from apet.config.study_config import LearningRates, TrainingConfig
     from apet.core.hashing import write_json
-    from apet.evaluation import Classify, Encoded, Labels
+    from apet.evaluation import ClassificationObjective, EncodedSplit, LabelTrie
     from apet.models.loading import load_plm
-    from apet.placement import Methods, make_plan, own_count
-    from apet.training.loop import Splits, train
+    from apet.placement import MethodSizes, make_plan, own_count
+    from apet.training.loop import TrainingData, train
     from apet.tuning import TunedPLM, initial_theta, split_by_structure
 
     with TemporaryDirectory() as snapshot:
@@ -69,19 +69,28 @@ def apet(folder: Path, dtype: str, checkpointing: bool) -> Run:
             (Path(snapshot) / file.name).symlink_to(file.resolve())
         write_json(Path(snapshot) / "snapshot.json", {"dtype": dtype})
         plm = load_plm(Path(snapshot), "plm")
-    methods = Methods(lora_rank=RANK)
+    methods = MethodSizes(lora_rank=RANK)
     plan = make_plan(plm.inventory, "lora", own_count("lora", plm.inventory, methods), 1, methods)
     embeddings = plm.model.get_input_embeddings().weight
     parts = split_by_structure(plan, initial_theta(plan, 1, embeddings))
     ids = torch.randint(len(embeddings), (ROWS, LENGTH), generator=torch.Generator().manual_seed(1))
-    rows = Encoded([str(i) for i in range(ROWS)], ids, torch.full((ROWS,), LENGTH), torch.zeros(ROWS, dtype=torch.long))
-    rates = Rates(**dict.fromkeys(Rates.__dataclass_fields__, 1e-3))
-    recipe = Training("vocabulary", STEPS, ROWS, LENGTH, rates, (1.0,), "constant", 0.0, 2, 1.0, checkpointing)
+    rows = EncodedSplit(
+        [str(i) for i in range(ROWS)], ids, torch.full((ROWS,), LENGTH), torch.zeros(ROWS, dtype=torch.long)
+    )
+    rates = LearningRates(**dict.fromkeys(LearningRates.__dataclass_fields__, 1e-3))
+    recipe = TrainingConfig("vocabulary", STEPS, ROWS, LENGTH, rates, (1.0,), "constant", 0.0, 2, 1.0, checkpointing)
 
     def loop() -> float:
         start = time.monotonic()
         with TunedPLM(plm, plan, recipe.checkpointing) as tuned:
-            train(tuned, parts, Splits(rows, rows, Classify(Labels.of([[5], [6]]))), recipe, seed=1, rate=1.0)
+            train(
+                tuned,
+                parts,
+                TrainingData(rows, rows, ClassificationObjective(LabelTrie.of([[5], [6]]))),
+                recipe,
+                seed=1,
+                rate=1.0,
+            )
         return (time.monotonic() - start) / STEPS
 
     return measured(plm.model, loop)

@@ -20,13 +20,13 @@ from pathlib import Path
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from apet.config.study_config import Rates, Training
-from apet.evaluation import Encoded
+from apet.config.study_config import LearningRates, TrainingConfig
+from apet.evaluation import EncodedSplit
 from apet.evaluation.generation import ROWS, generate
 from apet.models.loading import load_plm
-from apet.placement import Budget, Methods, make_plan, resolve
-from apet.training.cell import Bench
-from apet.training.loop import Run, batches
+from apet.placement import Budget, MethodSizes, make_plan, resolve
+from apet.training.cell import CellInputs
+from apet.training.loop import TrainingState, batches
 from apet.training.runtime import keep_freed_memory, make_deterministic
 from apet.tuning import TunedPLM, initial_theta, split_by_structure
 
@@ -49,16 +49,16 @@ def main() -> None:
     make_deterministic()
     keep_freed_memory()
     plm = load_plm(args.plm, args.plm.name)
-    recipe = Training(
+    recipe = TrainingConfig(
         **{"loss": "labels", "steps": 10**6, "batch": args.batch, "length": args.length, "schedule": "constant"},
         **{"warmup": 0.0, "evaluations": 1, "clip": 1.0, "checkpointing": False, "rate_grid": (1.0,)},
-        rates=Rates(*[1e-4] * 6),
+        rates=LearningRates(*[1e-4] * 6),
     )
     for placement, budget in (("lora", "@own"), ("uniform", "@lora"), ("full", "@own")):
-        rounds = measured(Bench.of(plm, args.data, args.length), recipe, placement, budget, args)
+        rounds = measured(CellInputs.of(plm, args.data, args.length), recipe, placement, budget, args)
         report(args.plm.name, placement, rounds)
     if args.written:
-        written(Bench.of(plm, args.written, args.length), args)
+        written(CellInputs.of(plm, args.written, args.length), args)
 
 
 def arguments() -> argparse.Namespace:
@@ -74,9 +74,9 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def tuned_with(bench: Bench, placement: str, budget: str) -> tuple[TunedPLM, dict[str, torch.Tensor]]:
+def tuned_with(bench: CellInputs, placement: str, budget: str) -> tuple[TunedPLM, dict[str, torch.Tensor]]:
     """The PLM with a placement's units in it, and θ by structure, at step 0."""
-    inventory, methods = bench.plm.inventory, Methods()
+    inventory, methods = bench.plm.inventory, MethodSizes()
     size = resolve(Budget.parse(budget), placement, inventory, methods)
     plan = make_plan(inventory, placement, size, 1, methods)
     parts = split_by_structure(plan, initial_theta(plan, 1, bench.plm.model.get_input_embeddings().weight))
@@ -85,14 +85,16 @@ def tuned_with(bench: Bench, placement: str, budget: str) -> tuple[TunedPLM, dic
     return TunedPLM(bench.plm, plan), parts
 
 
-def measured(bench: Bench, recipe: Training, placement: str, budget: str, args: argparse.Namespace) -> list[Round]:
+def measured(
+    bench: CellInputs, recipe: TrainingConfig, placement: str, budget: str, args: argparse.Namespace
+) -> list[Round]:
     """Rounds of a few steps, an evaluation of the first training rows, and plain matrix products."""
     tuned, parts = tuned_with(bench, placement, budget)
     train, objective = bench.splits.train, bench.splits.objective
     shown = first_rows(train, args.rows)
     order = batches(train.lengths, recipe, seed=1)
     with tuned:
-        run = Run.start(tuned, parts, recipe, 1.0)
+        run = TrainingState.start(tuned, parts, recipe, 1.0)
 
         def steps(count: int) -> None:
             for rows in islice(order, count):
@@ -110,7 +112,7 @@ def measured(bench: Bench, recipe: Training, placement: str, budget: str, args: 
     return rounds
 
 
-def first_rows(data: Encoded, count: int) -> Encoded:
+def first_rows(data: EncodedSplit, count: int) -> EncodedSplit:
     """A split's first rows."""
     return replace(data, **{name: getattr(data, name)[:count] for name in ("names", "ids", "lengths", "labels")})
 
@@ -143,7 +145,7 @@ def report(name: str, placement: str, rounds: Sequence[Round]) -> None:
     )
 
 
-def written(bench: Bench, args: argparse.Namespace) -> None:
+def written(bench: CellInputs, args: argparse.Namespace) -> None:
     """Time per token of greedy answers, all rows writing to the end."""
     tuned, parts = tuned_with(bench, "lora", "@own")
     test, longest = bench.test, bench.task["target_length"]

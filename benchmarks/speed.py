@@ -67,11 +67,11 @@ def child(side: str, repeat: int) -> dict:
 
 def study_cells(args: argparse.Namespace) -> list:
     """The cells of this run, alike but for their seeds."""
-    from apet.config.study_config import Training
-    from apet.placement import Methods
+    from apet.config.study_config import TrainingConfig
+    from apet.placement import MethodSizes
     from apet.study.grid import Cell
 
-    training = Training.of(
+    training = TrainingConfig.of(
         {
             **{"loss": "labels", "steps": args.steps, "batch": args.batch, "length": args.length, "clip": 1.0},
             **{"rate_grid": [1.0], "schedule": "linear", "warmup": 0.1, "evaluations": 2, "checkpointing": False},
@@ -80,18 +80,18 @@ def study_cells(args: argparse.Namespace) -> list:
     )
     name, task = args.plm.name, args.data.name
     seeds = range(args.seed * args.cells, (args.seed + 1) * args.cells)
-    return [Cell(name, task, "lora", "@own", 1, 1, seed, Methods(), training, "plm", "data") for seed in seeds]
+    return [Cell(name, task, "lora", "@own", 1, 1, seed, MethodSizes(), training, "plm", "data") for seed in seeds]
 
 
 def apet(args: argparse.Namespace) -> dict:
     start = time.process_time()
     from apet.models.loading import load_plm
-    from apet.training.cell import Bench, train_cell
+    from apet.training.cell import CellInputs, train_cell
     from apet.training.runtime import keep_freed_memory, make_deterministic
 
     make_deterministic()
     keep_freed_memory()
-    bench = Bench.of(load_plm(args.plm, args.plm.name), args.data, args.length)
+    bench = CellInputs.of(load_plm(args.plm, args.plm.name), args.data, args.length)
     startup = time.process_time() - start
     cells = []
     with tempfile.TemporaryDirectory() as scratch:

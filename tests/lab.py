@@ -15,8 +15,8 @@ from pathlib import Path
 import yaml
 
 from apet.study.grid import Cell
-from apet.study.paths import Results
-from apet.study.resolve import read_study
+from apet.study.paths import ResultPaths
+from apet.study.resolve import read_cells
 from saved import save_plm
 from tiny import WORDS, tiny_plm
 from toy import PARAMS, Checkout
@@ -54,7 +54,7 @@ class Lab:
         ):
             done = self.apet(*command)
             assert done.returncode == 0, done.stderr
-        self.cells = {cell.placement: cell for cell in read_study(folder / "study.json")}
+        self.cells = {cell.placement: cell for cell in read_cells(folder / "study.json")}
 
     def _row(self, draw: random.Random) -> tuple[str, str]:
         words = [f"w{draw.randrange(11, WORDS)}" for _ in range(8)]
@@ -71,8 +71,8 @@ class Lab:
             shutil.copytree(self.folder / name, made.folder / name)
         return made
 
-    def results(self, name: str) -> Results:
-        return Results(self.folder / name)
+    def results(self, name: str) -> ResultPaths:
+        return ResultPaths(self.folder / name)
 
     def apet(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         """A command that runs to its end."""

@@ -17,14 +17,14 @@ from torch.distributed.tensor import DTensor
 
 from apet.cli.app import main
 from apet.errors import ModelError
-from apet.evaluation import Classify, Labels, generate
+from apet.evaluation import ClassificationObjective, LabelTrie, generate
 from apet.models.loading import PLM
-from apet.models.sharding import is_first, shard
+from apet.models.sharding import is_main_process, shard
 from apet.placement import make_plan
 from apet.study.grid import Cell
 from apet.training import job
-from apet.training.cell import Bench, train_cell
-from apet.training.loop import Run, Splits
+from apet.training.cell import CellInputs, train_cell
+from apet.training.loop import TrainingData, TrainingState
 from apet.tuning import start, tune
 from test_training import BENCH, RECIPE, cell, rows
 from tiny import WORDS, tiny_plm
@@ -34,23 +34,23 @@ LABELS = [[3, 5], [3, 6], [4]]
 """Label words of which two begin alike: a row takes one or two forward passes."""
 
 
-def cases() -> Iterator[tuple[str, Bench, Cell]]:
+def cases() -> Iterator[tuple[str, CellInputs, Cell]]:
     """Name, a bench with a whole PLM, and a cell. Batches and splits have odd numbers of rows."""
     recipe = replace(RECIPE, steps=STEPS, batch=7, evaluations=1)
     own = {"full": "@own", "lora": "@own", "uniform": "1500"}
-    splits = Splits(rows(41, 1), rows(9, 2), Classify(Labels.of([[3], [4]])))
+    splits = TrainingData(rows(41, 1), rows(9, 2), ClassificationObjective(LabelTrie.of([[3], [4]])))
     for family in ("bloom", "t5", "bert"):
         for placement, budget in own.items():
-            bench = Bench(tiny_plm(family), BENCH.task, splits, rows(33, 3))
+            bench = CellInputs(tiny_plm(family), BENCH.task, splits, rows(33, 3))
             yield f"{family} {placement}", bench, cell(placement, budget, training=recipe, draws=1)
     for placement, budget in {"none": "@own", "uniform": "1500"}.items():
         plm = tiny_plm("bert")
         plm.family.behead(plm.model)
-        headed = Bench(replace(plm, head="trained"), BENCH.task, splits, rows(33, 3))
+        headed = CellInputs(replace(plm, head="trained"), BENCH.task, splits, rows(33, 3))
         yield f"bert head {placement}", headed, cell(placement, budget, training=recipe, draws=1)
-    forked = replace(splits, objective=Classify(Labels.of(LABELS)))
+    forked = replace(splits, objective=ClassificationObjective(LabelTrie.of(LABELS)))
     for loss in ("labels", "vocabulary"):
-        bench = Bench(tiny_plm("bloom"), BENCH.task, forked, rows(33, 3))
+        bench = CellInputs(tiny_plm("bloom"), BENCH.task, forked, rows(33, 3))
         yield f"bloom forks {loss}", bench, cell(training=replace(recipe, loss=loss), draws=1)
 
 
@@ -62,11 +62,11 @@ def train_all(folder: Path, spread: Callable[[PLM], PLM] = lambda plm: plm) -> N
         if name in ("bloom uniform", "t5 uniform"):
             said[name] = say(bench)
         train_cell(of, bench, folder / name)
-    if is_first():
+    if is_main_process():
         (folder / "said.json").write_text(json.dumps(said))
 
 
-def say(bench: Bench) -> list[list[int]]:
+def say(bench: CellInputs) -> list[list[int]]:
     """Answers to the test split, with a θ that is not the identity."""
     plan = make_plan(bench.plm.inventory, "uniform", 1500, 5)
     with tune(bench.plm, plan) as tuned:
@@ -84,7 +84,7 @@ def measure() -> dict[str, Any]:
     plm = shard(plm)
     frozen = mine(plm.model.parameters())
     with tune(plm, plan) as tuned:
-        run = Run.start(tuned, start(plm, plan, 4), RECIPE, 1.0)
+        run = TrainingState.start(tuned, start(plm, plan, 4), RECIPE, 1.0)
         ids = torch.randint(WORDS, (4, 7), generator=torch.Generator().manual_seed(1))
         logits = tuned(run.parts, ids, torch.tensor([7, 5, 6, 7]), None)
         gathered = [gathered_in(plm)]
@@ -115,18 +115,18 @@ def train_badly(*arguments: str) -> int:
     """
     before, begun = job.train_cell, []
 
-    def train(of: Cell, bench: Bench, *rest: Any) -> dict[str, Any]:
+    def train(of: Cell, bench: CellInputs, *rest: Any) -> dict[str, Any]:
         begun.append(of)
         if len(begun) == 1:
             bench.plm.whole(refuse)
         return before(of, bench, *rest)
 
-    def look(run: Run, seen: Any) -> None:
-        if len(begun) == 3 and not is_first():
+    def look(run: TrainingState, seen: Any) -> None:
+        if len(begun) == 3 and not is_main_process():
             os.kill(os.getpid(), signal.SIGKILL)
         looked(run, seen)
 
-    looked, Run.look, job.train_cell = Run.look, look, train
+    looked, TrainingState.look, job.train_cell = TrainingState.look, look, train
     return main(arguments)
 
 
@@ -143,6 +143,6 @@ if __name__ == "__main__":
     distributed.all_gather_object(shares, measure())
     name, bench, of = next(cases())
     train_cell(of, replace(bench, plm=shard(bench.plm)), out / "again")
-    if is_first():
+    if is_main_process():
         (out / "shares.json").write_text(json.dumps(shares))
     distributed.destroy_process_group()

@@ -15,7 +15,7 @@ from pathlib import Path
 import yaml
 
 from apet.config.study_config import load_study
-from apet.study.grid import Block, Grid
+from apet.study.grid import Grid, Job
 from toy import PARAMS, ROOT, Checkout
 
 SCRIPTS = Path(__file__).parent / "slurm"
@@ -123,10 +123,10 @@ class SlurmCheckout(Checkout):
     def grid(self) -> Grid:
         return Grid(load_study(self.folder / "params.yaml"), self.folder / "params.yaml")
 
-    def rule(self, block: Block) -> str:
+    def rule(self, block: Job) -> str:
         return f"train_{block.name.replace('/', '_')}"
 
-    def trained_of(self, block: Block) -> dict[str, int]:
+    def trained_of(self, block: Job) -> dict[str, int]:
         """Of the block's cells, those that were trained, with the moment."""
         paths = {cell.path for cell in block.cells}
         return {path: moment for path, moment in self.trained().items() if path in paths}

@@ -5,16 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from apet.analysis.claims import Evidence, method_variance, position_variance
-from apet.analysis.intervals import of_draws, of_pivot, wider
+from apet.analysis.claims import AnalysisInputs, method_variance, position_variance
+from apet.analysis.intervals import basic_interval, percentile_interval, union_interval
 from apet.analysis.means import MATCHED
-from apet.analysis.resampling import Draws, draw_means
+from apet.analysis.resampling import MeanSamples, sample_means
 from apet.analysis.variance import position_components
 from simulated_claims import MARGINS, Truth, simulate
 
 FRAME = simulate(Truth(plms=2, tasks=2, draws=2, reruns=2, n=120, plan_change=6.0), 5)
-DRAWS = draw_means(FRAME, 200)
-EVIDENCE = Evidence(FRAME, DRAWS, MARGINS)
+DRAWS = sample_means(FRAME, 200)
+EVIDENCE = AnalysisInputs(FRAME, DRAWS, MARGINS)
 
 
 def test_the_effect_of_positions_is_the_mean_component_over_matched_budgets() -> None:
@@ -35,7 +35,7 @@ def test_the_effect_of_positions_is_the_mean_component_over_matched_budgets() ->
 def test_the_spread_of_methods_is_the_variance_between_their_means() -> None:
     """Draws without noise: what is left is the plug-in. APET and methods at other numbers of parameters stay out."""
     means = DRAWS.cells["mean"].to_numpy()
-    measured = method_variance(Evidence(FRAME, Draws(DRAWS.cells, np.tile(means, (50, 1))), MARGINS))
+    measured = method_variance(AnalysisInputs(FRAME, MeanSamples(DRAWS.cells, np.tile(means, (50, 1))), MARGINS))
     own = DRAWS.cells[DRAWS.cells.budget.eq("@own")]
     expected = 100**2 * own.groupby(["model", "task"])["mean"].var(ddof=1)
     for place, row in enumerate(zip(measured.table.model, measured.table.task, strict=True)):
@@ -48,7 +48,7 @@ def test_what_is_no_method_is_no_part_of_their_spread() -> None:
     cells, means = DRAWS.cells.copy(), DRAWS.cells["mean"].to_numpy()
     cells.loc[cells.placement.eq("prompt"), "placement"] = "none"
     cells.loc[cells.placement.eq("bitfit"), "budget"] = "100"
-    measured = method_variance(Evidence(FRAME, Draws(cells, np.tile(means, (50, 1))), MARGINS))
+    measured = method_variance(AnalysisInputs(FRAME, MeanSamples(cells, np.tile(means, (50, 1))), MARGINS))
     left = cells[cells.placement.isin(["full", "lora", "adapter"]) & cells.budget.eq("@own")]
     expected = 100**2 * left.groupby(["model", "task"])["mean"].var(ddof=1)
     found = [measured.combine(row).value for row in np.eye(4)]
@@ -67,14 +67,16 @@ def test_one_variance_has_the_wider_interval_and_a_difference_the_pivot_alone() 
         seen.append(100**2 * DRAWS.cells["mean"].to_numpy()[place].var(ddof=1))
     rows = [tuple(row) for row in measured.table[["model", "task"]].to_numpy()]
     first, second = (np.eye(4)[rows.index((model, "task0"))] for model in ("plm00", "plm01"))
-    pivot = of_pivot(drawn[0], seen[0])
-    assert measured.combine(first).interval == pytest.approx(wider(pivot, of_draws(drawn[0], seen[0])).interval)
+    pivot = basic_interval(drawn[0], seen[0])
+    assert measured.combine(first).interval == pytest.approx(
+        union_interval(pivot, percentile_interval(drawn[0], seen[0])).interval
+    )
     assert measured.combine(first).interval != pytest.approx(pivot.interval)
-    difference = of_pivot(drawn[0] - drawn[1], seen[0] - seen[1])
+    difference = basic_interval(drawn[0] - drawn[1], seen[0] - seen[1])
     assert measured.combine(first - second).interval == pytest.approx(difference.interval)
 
 
 def test_methods_of_one_kind_alone_have_no_spread() -> None:
     some = DRAWS.cells.placement.isin(["lora", "uniform"]).to_numpy()
-    measured = method_variance(Evidence(FRAME, DRAWS.select(some), MARGINS))
+    measured = method_variance(AnalysisInputs(FRAME, DRAWS.select(some), MARGINS))
     assert measured.table.empty

@@ -10,24 +10,24 @@ from scipy import stats
 
 from apet.analysis.intervals import (
     NotEstimable,
-    of_corrected,
-    of_draws,
-    of_mean_squares,
-    of_pivot,
-    of_sample,
-    pooled,
-    wider,
+    basic_interval,
+    bias_corrected_interval,
+    mls_interval,
+    percentile_interval,
+    satterthwaite,
+    t_interval,
+    union_interval,
 )
 
 
 def test_one_mean_square_has_the_chi_square_interval_and_the_sum_of_alike_ones_too() -> None:
     exact = 4.0 * 6 / stats.chi2.ppf([0.975, 0.025], 6)
-    assert of_mean_squares(np.array([4.0]), np.array([6.0])).interval == pytest.approx(tuple(exact))
-    total, df = pooled(np.array([3.0, 1.0]), np.array([5.0, 5.0]))
+    assert mls_interval(np.array([4.0]), np.array([6.0])).interval == pytest.approx(tuple(exact))
+    total, df = satterthwaite(np.array([3.0, 1.0]), np.array([5.0, 5.0]))
     assert total == 4.0
     assert df == pytest.approx(16 / ((9 + 1) / 7) - 2)
-    assert pooled(np.array([4.0]), np.array([6.0])) == (4.0, pytest.approx(6.0))
-    assert pooled(np.zeros(2), np.array([1.0, 2.0])) == (0.0, 3.0)
+    assert satterthwaite(np.array([4.0]), np.array([6.0])) == (4.0, pytest.approx(6.0))
+    assert satterthwaite(np.zeros(2), np.array([1.0, 2.0])) == (0.0, 3.0)
 
 
 @pytest.mark.parametrize(
@@ -44,9 +44,9 @@ def test_slope_of_components_covers(plan: tuple, df: int) -> None:
             between = (2 * variance + 5) * rng.chisquare(1, df) / 2 / df
             within = 5 * rng.chisquare(2, df) / 2 / 2 / df
             for sign, squares, one in ((1, between, 1.0), (-1, within, 2.0)):
-                value, found = pooled(abs(weight) * squares, np.full(df, one))
+                value, found = satterthwaite(abs(weight) * squares, np.full(df, one))
                 terms.append((sign * np.sign(weight) * value, found))
-        low, high = of_mean_squares(*np.array([term for term in terms if term[0]]).T).interval
+        low, high = mls_interval(*np.array([term for term in terms if term[0]]).T).interval
         missed += not low <= truth <= high
     assert missed / sims < 0.05 + 3 * np.sqrt(0.05 * 0.95 / sims)
 
@@ -59,7 +59,7 @@ def test_a_bias_is_taken_off_and_its_noise_counted(bend: float, error: float) ->
         seen = rng.normal()
         draws = seen + rng.normal(size=500)
         again = draws + rng.normal(size=(8, 500))
-        found = of_corrected(draws + bend * draws**2, seen + bend * seen**2, again + bend * again**2)
+        found = bias_corrected_interval(draws + bend * draws**2, seen + bend * seen**2, again + bend * again**2)
         values.append(found.value)
         errors.append((found.interval[1] - found.interval[0]) / 2 / stats.norm.isf(0.025))
     assert np.mean(values) == pytest.approx(0, abs=3 / np.sqrt(400))
@@ -70,15 +70,15 @@ def test_a_bias_is_taken_off_and_its_noise_counted(bend: float, error: float) ->
 def test_interval_of_a_sample_of_tasks_is_students() -> None:
     values = np.array([0.3, -0.1, 0.5, 0.2])
     test = stats.ttest_1samp(values, 0)
-    found = of_sample(values)
+    found = t_interval(values)
     assert found.interval == pytest.approx(tuple(test.confidence_interval()))
     assert found.p == pytest.approx(test.pvalue, rel=1e-6)
     with pytest.raises(NotEstimable, match="one task"):
-        of_sample(values[:1])
+        t_interval(values[:1])
 
 
 @settings(deadline=None, max_examples=50)
-@given(st.floats(-3, 3), st.integers(0, 2**32 - 1), st.sampled_from([of_draws, of_pivot]))
+@given(st.floats(-3, 3), st.integers(0, 2**32 - 1), st.sampled_from([percentile_interval, basic_interval]))
 def test_p_is_the_level_at_which_the_interval_lets_go_of_zero(shift: float, seed: int, kind) -> None:
     draws = np.random.default_rng(seed).normal(shift, 1, 400)
     found = kind(draws, shift)
@@ -101,7 +101,7 @@ def test_the_pivot_takes_the_noise_off_a_difference_of_variances() -> None:
         means = truth + noise * rng.normal(size=(2, 3, 4))
         drawn = means + noise * rng.normal(size=(499, 2, 3, 4))
         change = [np.diff(v.var(axis=-1, ddof=1).mean(axis=-1), axis=-1)[..., 0] for v in (means, drawn)]
-        found = of_pivot(change[1], float(change[0]))
+        found = basic_interval(change[1], float(change[0]))
         values.append(found.value)
         missed += not found.interval[0] <= 0 <= found.interval[1]
     assert missed / 400 < 0.05 + 3 * np.sqrt(0.05 * 0.95 / 400)
@@ -109,13 +109,16 @@ def test_the_pivot_takes_the_noise_off_a_difference_of_variances() -> None:
 
 
 def test_the_wider_of_two_holds_both() -> None:
-    one, other = of_draws(np.linspace(-1, 1, 999), 0.0), of_draws(np.linspace(0, 3, 999), 1.5)
-    found = wider(one, other)
+    one, other = percentile_interval(np.linspace(-1, 1, 999), 0.0), percentile_interval(np.linspace(0, 3, 999), 1.5)
+    found = union_interval(one, other)
     assert found.value == 0.0
     assert found.interval == (one.interval[0], other.interval[1])
 
 
-@pytest.mark.parametrize("kind", [of_draws, of_pivot, lambda draws, value: of_corrected(draws, value, draws[None] / 2)])
+@pytest.mark.parametrize(
+    "kind",
+    [percentile_interval, basic_interval, lambda draws, value: bias_corrected_interval(draws, value, draws[None] / 2)],
+)
 def test_what_is_measured_in_another_unit_has_the_same_interval_there(kind) -> None:
     draws = np.random.default_rng(0).gamma(2, size=999)
     one, three = kind(draws, 1.5), kind(3 * draws, 4.5)
@@ -125,7 +128,9 @@ def test_what_is_measured_in_another_unit_has_the_same_interval_there(kind) -> N
 
 
 def test_a_bound_is_the_draw_beyond_which_half_of_alpha_lies() -> None:
-    assert of_draws(np.arange(1.0, 39), 20).interval == (-np.inf, np.inf), "38 draws do not tell 2.5 % of the truth"
-    assert of_draws(np.arange(1.0, 40), 20).interval == (1, 39)
-    assert of_draws(np.arange(1.0, 80), 40).interval == (2, 78)
-    assert of_draws(np.arange(1.0, 4), 2).bounds(1.0) == (2, 2)
+    assert percentile_interval(np.arange(1.0, 39), 20).interval == (-np.inf, np.inf), (
+        "38 draws do not tell 2.5 % of the truth"
+    )
+    assert percentile_interval(np.arange(1.0, 40), 20).interval == (1, 39)
+    assert percentile_interval(np.arange(1.0, 80), 40).interval == (2, 78)
+    assert percentile_interval(np.arange(1.0, 4), 2).bounds(1.0) == (2, 2)

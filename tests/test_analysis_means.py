@@ -26,7 +26,7 @@ from apet.analysis.means import (
     own_count,
     wilson,
 )
-from apet.analysis.resampling import CELL, draw_means
+from apet.analysis.resampling import CELL, sample_means
 from simulated_cells import Design, simulate
 from simulated_study import MODELS, frame_of, record, study
 
@@ -54,7 +54,7 @@ def test_intervals_hold_the_truth_as_often_as_they_say(name: str) -> None:
     shares: dict[str, list[float]] = {"cells": [], "differences": [], "tasks": []}
     for seed in range(STUDIES):
         frame, truth = simulate(design, seed)
-        draws = draw_means(frame, 500)
+        draws = sample_means(frame, 500)
         cells = cell_scores(draws)
         true = truth[cells.task.astype(int)]
         shares["cells"].append(((cells.low <= true) & (true <= cells.high)).mean())
@@ -72,7 +72,7 @@ def test_intervals_hold_the_truth_as_often_as_they_say(name: str) -> None:
 
 def test_intervals_are_percentiles_of_the_draws() -> None:
     """Of cells, of differences (each cell against the first of its task), and of their means over tasks."""
-    draws = draw_means(simulate(Design(cells=3, tasks=2), 0)[0], 400)
+    draws = sample_means(simulate(Design(cells=3, tasks=2), 0)[0], 400)
     cells, values, tails = draws.cells, draws.values, (0.025, 0.975)
 
     def bounds(table: pd.DataFrame) -> np.ndarray:
@@ -91,21 +91,21 @@ def test_tasks_as_a_sample_hold_the_mean_of_all_tasks() -> None:
     design = Design(tasks=5, cells=3, task_sd=0.05)
     held = []
     for seed in range(150):
-        means = over_tasks(draw_means(simulate(design, seed)[0], 200), list("01234"))
+        means = over_tasks(sample_means(simulate(design, seed)[0], 200), list("01234"))
         held.append((means.low_beyond <= design.score) & (design.score <= means.high_beyond))
     assert np.mean(held) == pytest.approx(0.95, abs=0.06)
 
 
 def test_tasks_that_differ_widen_what_is_said_beyond_them_alone() -> None:
-    means = over_tasks(draw_means(simulate(Design(tasks=5, task_sd=0.1), 1)[0]), list("01234"))
+    means = over_tasks(sample_means(simulate(Design(tasks=5, task_sd=0.1), 1)[0]), list("01234"))
     assert (means.high_beyond - means.low_beyond > 2 * (means.high - means.low)).all()
-    one = over_tasks(draw_means(simulate(Design(tasks=1), 1)[0]), ["0"])
+    one = over_tasks(sample_means(simulate(Design(tasks=1), 1)[0]), ["0"])
     assert one.low_beyond.isna().all() and one.low.notna().all()
 
 
 def test_a_mean_over_tasks_is_their_mean_and_never_of_others() -> None:
     frame, _ = simulate(Design(), 2)
-    draws = draw_means(frame)
+    draws = sample_means(frame)
     means = over_tasks(draws, list("012")).set_index("budget")
     assert means.loc["4", "mean"] == pytest.approx(frame[frame.budget.eq("4")].score.mean())
     assert means.loc["4", "n"] == 1200 and means.loc["4", "low"] < means.loc["4", "mean"] < means.loc["4", "high"]
@@ -114,7 +114,7 @@ def test_a_mean_over_tasks_is_their_mean_and_never_of_others() -> None:
 
 def test_differences_are_paired_and_say_whose_partner_is_missing() -> None:
     frame, _ = simulate(Design(), 7)
-    draws = draw_means(frame)
+    draws = sample_means(frame)
     found = differences(draws, lambda cells: cells.assign(budget=cells.budget.where(cells.budget.eq("0"), "1")))
     row = found[found.task.eq("2") & found.budget.eq("5")].iloc[0]
     scores = draws.cells.set_index(["task", "budget"])["mean"]
@@ -131,7 +131,7 @@ def test_a_real_difference_is_found_and_an_adjusted_p_is_holm_s() -> None:
     worse = frame.budget.eq("3")
     frame.loc[worse, "rows"] = frame.loc[worse, "rows"].map(lambda rows: rows * (np.arange(len(rows)) % 2))
     frame["score"] = frame["rows"].map(lambda rows: float(rows.mean(dtype=float)))
-    found = differences(draw_means(frame), lambda cells: cells.assign(budget="0"))
+    found = differences(sample_means(frame), lambda cells: cells.assign(budget="0"))
     tasks = found[found.task.ne(MEAN)]
     real = tasks.budget.eq("3")
     assert (tasks.p_adjusted[real] < 0.05).all() and (tasks.high[real] < 0).all()
@@ -152,12 +152,12 @@ def test_a_small_p_is_read_off_the_tail(df: float) -> None:
 def test_rows_in_any_order_give_the_same_numbers() -> None:
     frame = frame_of(study())
     mixed = frame.sample(frac=1, random_state=3)
-    pd.testing.assert_frame_equal(cell_scores(draw_means(frame)), cell_scores(draw_means(mixed)))
+    pd.testing.assert_frame_equal(cell_scores(sample_means(frame)), cell_scores(sample_means(mixed)))
     assert summary(frame, "s") == summary(mixed, "s")
 
 
 def test_methods_are_compared_with_full_fine_tuning_and_apet_with_the_method_of_its_count() -> None:
-    found = method_differences(draw_means(frame_of(study())))
+    found = method_differences(sample_means(frame_of(study())))
     pairs = set(zip(found.placement, found.budget, found.other, strict=True))
     methods = {(name, "@own", "full") for name in ("lora", "adapter", "prompt", "bitfit", "none")}
     assert pairs == methods | {("uniform", f"@{name}", name) for name in ("lora", "adapter", "prompt", "bitfit")}
@@ -171,7 +171,7 @@ def test_own_count_knows_both_ways_to_write_it() -> None:
     frame = frame_of([record("bloom-mid", "topics", *pair, [[0.5]], 10) for pair in written])
     found = set(zip(frame.placement[own_count(frame)], frame.budget[own_count(frame)], strict=True))
     assert found == {("lora", "@own"), ("bitfit", "@bitfit"), ("none", "0")}
-    draws = draw_means(frame)
+    draws = sample_means(frame)
     assert set(method_scores(draws).placement) == {"lora", "bitfit", "none"}
     assert set(matched(draws).cells.placement) == {"lora", "bitfit", "none", "uniform"}
 
@@ -211,5 +211,5 @@ def test_summary_says_null_where_a_task_is_missing() -> None:
 
 def test_columns_of_a_cell_are_what_figures_rely_on() -> None:
     assert {*CELL, "tunable", "mean", "sd", "low", "high", "n", "draws", "units", "diverged"} <= set(
-        cell_scores(draw_means(frame_of(study()))).columns
+        cell_scores(sample_means(frame_of(study()))).columns
     )

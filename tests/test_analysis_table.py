@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from apet.analysis.aggregate import costs_table, write_costs
-from apet.analysis.resampling import Draws, draw_means
+from apet.analysis.resampling import MeanSamples, sample_means
 from apet.report.markdown import words
 from apet.report.result_tables import (
     MEAN,
@@ -139,7 +139,7 @@ def test_findings_as_tables(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def paired() -> Draws:
+def paired() -> MeanSamples:
     """LoRA errs on a tenth of the rows that full fine-tuning has right; on the other task both are the same."""
     cells = [
         record("bloom-mid", task, placement, "@own", [[score]], 100)
@@ -148,10 +148,10 @@ def paired() -> Draws:
     ]
     frame = frame_of(cells)
     rows = [(np.arange(n) < round(n * score)).astype(np.float32) for n, score in zip(frame.n, frame.score, strict=True)]
-    return draw_means(frame.assign(rows=rows))
+    return sample_means(frame.assign(rows=rows))
 
 
-def test_differences_are_paired_and_in_points(paired: Draws, tmp_path: Path) -> None:
+def test_differences_are_paired_and_in_points(paired: MeanSamples, tmp_path: Path) -> None:
     table = differences_table(paired).set_index("task")
     assert list(table.index) == ["sentiment", "topics", MEAN]
     assert table.difference.tolist() == pytest.approx([-10, 0, -5])

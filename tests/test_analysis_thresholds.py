@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from scipy import stats
 from scipy.optimize import isotonic_regression
 
-from apet.analysis.claims import Evidence, high_threshold, low_threshold
+from apet.analysis.claims import AnalysisInputs, high_threshold, low_threshold
 from apet.analysis.intervals import NotEstimable
-from apet.analysis.resampling import Draws
-from apet.analysis.thresholds import AGAIN, crossing, restricted, threshold_draws, thresholds
+from apet.analysis.resampling import MeanSamples
+from apet.analysis.thresholds import AGAIN, crossing, restricted, threshold_samples, thresholds
 from apet.analysis.trends import slope
 from apet.analysis.variance import spread_over_tasks, variance_of_truth
 from simulated_claims import MARGINS, TOP, Truth, budgets_tested, curve, thresholds_of
@@ -52,7 +52,7 @@ def test_crossing_of_equal_numbers_of_missing_data_and_at_the_level_itself() -> 
 
 def made(
     scores: dict[tuple[str, str], list[float]], full: float | None = 0.8, noise: float = 0.01, size: int = 500
-) -> Draws:
+) -> MeanSamples:
     """Draws of APET's cells at 1, 10, 100, … parameters of each (model, task), and of full fine-tuning."""
     rows = []
     for (model, task), means in scores.items():
@@ -74,7 +74,7 @@ def made(
             rows.append({**facts, "placement": "full", "budget": "@own", "tunable": 10**6, "mean": full})
     cells = pd.DataFrame(rows)
     values = cells["mean"].to_numpy() + noise * np.random.default_rng(0).normal(size=(size, len(cells)))
-    return Draws(cells, values)
+    return MeanSamples(cells, values)
 
 
 def test_both_thresholds_of_one_curve() -> None:
@@ -110,10 +110,10 @@ def test_cells_of_one_plan_scatter_like_those_of_several() -> None:
     """Whole curves of single plans are as uncertain as the plans of another task of the PLM say."""
     draws = made({("m0", "t"): [0.3, 0.3, 0.5, 0.7, 0.8], ("m0", "u"): [0.3, 0.3, 0.5, 0.7, 0.8]}, noise=0.001)
     cells = draws.cells.assign(sd=0.04)
-    certain = thresholds(Draws(cells, draws.values), MARGINS).set_index(["task", "kind"])
+    certain = thresholds(MeanSamples(cells, draws.values), MARGINS).set_index(["task", "kind"])
     single = cells.task.eq("t") & cells.placement.eq("uniform")
     cells.loc[single, ["draws", "units", "sd"]] = [1, 1, np.nan]
-    found = thresholds(Draws(cells, draws.values), MARGINS).set_index(["task", "kind"])
+    found = thresholds(MeanSamples(cells, draws.values), MARGINS).set_index(["task", "kind"])
     assert (found.high - found.low)["t", "low"] > 5 * (certain.high - certain.low)["t", "low"]
     assert found.loc["u"].equals(certain.loc["u"])
     assert found.log10.equals(certain.log10)
@@ -121,7 +121,7 @@ def test_cells_of_one_plan_scatter_like_those_of_several() -> None:
 
 def test_draws_about_draws_lie_as_far_from_them_as_draws_from_the_data() -> None:
     """Where the curve is a line, thresholds deviate as means do: each draw by its own and by another's deviation."""
-    found = threshold_draws(made({("m0", "t"): [0.2, 0.3, 0.5, 0.7, 0.8]}, noise=0.00002), MARGINS)
+    found = threshold_samples(made({("m0", "t"): [0.2, 0.3, 0.5, 0.7, 0.8]}, noise=0.00002), MARGINS)
     away = found.values - np.median(found.values, axis=0)
     assert found.again.shape == (AGAIN, *found.values.shape)
     for shift, again in enumerate(found.again, start=1):
@@ -131,7 +131,9 @@ def test_draws_about_draws_lie_as_far_from_them_as_draws_from_the_data() -> None
 def test_no_apet_at_all_gives_an_empty_table() -> None:
     draws = made({("m0", "t"): [0.3, 0.5]})
     only = draws.cells.placement.eq("full")
-    found = threshold_draws(Draws(draws.cells[only].reset_index(drop=True), draws.values[:, only.to_numpy()]), MARGINS)
+    found = threshold_samples(
+        MeanSamples(draws.cells[only].reset_index(drop=True), draws.values[:, only.to_numpy()]), MARGINS
+    )
     assert len(found.table) == 0
     assert {"log10", "censored", "kind"} <= set(found.table.columns)
     assert len(restricted(found, "low", ["model"]).table) == 0
@@ -139,7 +141,7 @@ def test_no_apet_at_all_gives_an_empty_table() -> None:
 
 def test_restriction_clips_to_what_was_tested_on_all() -> None:
     draws = made({("m0", "t"): [0.3, 0.3, 0.5], ("m1", "t"): [0.3, 0.3, 0.3, 0.3, 0.5]}, noise=0.0001)
-    found = threshold_draws(draws, MARGINS)
+    found = threshold_samples(draws, MARGINS)
     clipped = restricted(found, "low", ["family", "task"])
     assert clipped.table.log10.tolist() == pytest.approx([1.1, 2.0])
     assert clipped.table.end.tolist() == [0, 1]
@@ -168,8 +170,8 @@ def test_variance_of_truth_is_not_that_of_the_noise(spread: float, noise: float,
 
 def slope_of(means: np.ndarray, cells: pd.DataFrame, noise: np.ndarray):
     """The slope of the high threshold from means (cells,) whose noise has the draws `noise` [draws, cells]."""
-    draws = Draws(cells.assign(mean=means), means + noise)
-    return slope(high_threshold(Evidence(pd.DataFrame(), draws, MARGINS)), ["small", "large"]).these
+    draws = MeanSamples(cells.assign(mean=means), means + noise)
+    return slope(high_threshold(AnalysisInputs(pd.DataFrame(), draws, MARGINS)), ["small", "large"]).these
 
 
 @pytest.mark.parametrize("change", [-0.4, 0.0])
@@ -196,7 +198,7 @@ def test_slope_of_the_high_threshold_holds_the_truth(change: float) -> None:
 
 
 def spread(scores: dict, models: list[str], **how):
-    return spread_over_tasks(low_threshold(Evidence(pd.DataFrame(), made(scores, **how), MARGINS)), models)
+    return spread_over_tasks(low_threshold(AnalysisInputs(pd.DataFrame(), made(scores, **how), MARGINS)), models)
 
 
 def test_spread_over_tasks_less_what_is_about_the_same() -> None:

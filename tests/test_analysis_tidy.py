@@ -17,9 +17,9 @@ from hypothesis.extra.numpy import arrays
 from apet.analysis.columns import COLUMNS, FLAT, SCHEMA
 from apet.analysis.predictions import Predictions, f1_values
 from apet.analysis.tidy import read_records, read_tidy, tidy, write_tidy
-from apet.config.study_config import Margins
+from apet.config.study_config import AnalysisConfig
 from apet.core.hashing import file_digest
-from apet.core.records import write_sealed
+from apet.core.records import write_json_record
 from apet.errors import ApetError, CorruptError, DataError
 from apet.study.cell_record import read_record, write_record
 from simulated_study import record, study, write_cells, write_predictions
@@ -80,7 +80,7 @@ def test_round_trip_and_equal_bytes(cells: Path, tmp_path: Path) -> None:
     paths = [path for path, _ in study()]
     frame = gathered(cells, paths)
     missing = [{"model": "a", "task": "b", "placement": "c", "budget": "d", "reason": "not trained"}]
-    about = {"study": STUDY, "margins": Margins(low_margin=3.0), "missing": missing}
+    about = {"study": STUDY, "margins": AnalysisConfig(low_margin=3.0), "missing": missing}
     write_tidy(frame, tmp_path / "a", **about)
     write_tidy(gathered(cells, paths[::-1]), tmp_path / "b", **about)
     for name in ("tidy.parquet", "tidy.csv", "tidy_columns.csv"):
@@ -194,7 +194,7 @@ class TestPredictionsThatAreNotTheRecords:
         assert "dvc pull" in self.said(place, DataError)
 
     def test_no_digest(self, place: Path) -> None:
-        write_sealed(place / "metrics.json", {**read_record(place), "files": {}})
+        write_json_record(place / "metrics.json", {**read_record(place), "files": {}})
         assert "'files'" in self.said(place, DataError)
 
     @pytest.mark.parametrize("odd", [{"bleu": 0.5}, {"accuracy": 1.1}, {"accuracy": -0.1}, {"accuracy": "0.5"}])

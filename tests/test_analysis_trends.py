@@ -7,19 +7,19 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from apet.analysis.intervals import NotEstimable, of_draws
-from apet.analysis.trends import Measured, slope
+from apet.analysis.intervals import NotEstimable, percentile_interval
+from apet.analysis.trends import ClaimData, slope
 
 SIZES = {"a": 10**4, "b": 10**5, "c": 3 * 10**6}
 
 
-def measured(values: dict[tuple[str, str, str], float], end: list[int] | None = None) -> Measured:
+def measured(values: dict[tuple[str, str, str], float], end: list[int] | None = None) -> ClaimData:
     """Values of (family, model, task), known without error."""
     rows = [{"family": f, "non_embedding": SIZES[m[-1]], "model": m, "task": t} for f, m, t in values]
     number = np.array(list(values.values()))
-    return Measured(
+    return ClaimData(
         pd.DataFrame(rows),
-        lambda weights: of_draws(np.full(100, number @ weights), float(number @ weights)),
+        lambda weights: percentile_interval(np.full(100, number @ weights), float(number @ weights)),
         pd.DataFrame(),
         "nothing was measured",
         end=None if end is None else np.array(end),

@@ -23,15 +23,15 @@ import apet
 from apet.cli.app import main
 from apet.config.study_config import load_study
 from apet.core.hashing import folder_digest
-from apet.core.records import write_sealed
+from apet.core.records import write_json_record
 from apet.data.prepare import read_split, read_task
-from apet.errors import ApetError, CorruptError, DataError, ModelError, ParamsError
+from apet.errors import ApetError, ConfigError, CorruptError, DataError, ModelError
 from apet.models.loading import load_plm
-from apet.placement import Methods
+from apet.placement import MethodSizes
 from apet.study.cell_record import METRICS, PREDICTIONS, THETA, write_record
 from apet.study.grid import Cell, data_folder, plm_folder
-from apet.study.paths import Results
-from apet.training.cell import Bench, train_cell
+from apet.study.paths import ResultPaths
+from apet.training.cell import CellInputs, train_cell
 from apet.training.runtime import make_deterministic
 from saved import save_plm
 from tiny import CONFIGS, WORDS, tiny_plm
@@ -40,7 +40,7 @@ make_deterministic()
 ROOT = Path(__file__).parent.parent
 PAGE, EXPORTS = ((ROOT / "docs" / name).read_text() for name in ("python.md", "export.md"))
 SPLITS = {"train": 48, "validation": 16, "test": 24}
-RECIPE = replace(apet.RECIPE, steps=6, batch=8, length=16)
+RECIPE = replace(apet.DEFAULT_TRAINING, steps=6, batch=8, length=16)
 TASK = {
     "name": "words", "version": 1, "description": "Whether w8 or w9 is said.", "type": "classification",
     "fields": ["text"], "prompt": "{text} w10", "labels": {"eight": " w20", "nine": " w30 w31"},
@@ -100,14 +100,16 @@ def finished(root: Path, family: str = "bloom", task: dict | None = None, head: 
     task = task or TASK
     answer = "answer" if task["type"] == "generation" else "label"
     fields = {"placement": "uniform", "budget": "700", "draws": 2, "reruns": 1, **changes}
-    cell = Cell(family, task["name"], seed=1, methods=Methods(), training=RECIPE, plm="1" * 64, data="2" * 64, **fields)
+    cell = Cell(
+        family, task["name"], seed=1, methods=MethodSizes(), training=RECIPE, plm="1" * 64, data="2" * 64, **fields
+    )
     folder = save_plm(tiny_plm(family, fused=False).model, root / plm_folder(family, cell.plm))
     if head == "trained":
         (folder / "snapshot.json").write_text(json.dumps({"head": head}))
     data = root / data_folder(cell.task, cell.data)
-    apet.prepare(task, data, by_split((*task["fields"], answer)))
+    apet.prepare_task(task, data, by_split((*task["fields"], answer)))
     made = Finished(root, cell)
-    train_cell(cell, Bench.of(load_plm(folder, family), data, RECIPE.length), made.folder)
+    train_cell(cell, CellInputs.of(load_plm(folder, family), data, RECIPE.length), made.folder)
     return made
 
 
@@ -136,24 +138,24 @@ def test_a_loaded_cell_answers_as_the_pipeline_wrote_down(cells, family, head):
     cell = cells(family, head=head)
     test, names = read_split(cell.data, "test"), list(TASK["labels"])
     for draw in range(2):
-        model = apet.load(cell.folder, replicate=f"draw{draw}.rerun0")
+        model = apet.load_tuned(cell.folder, replicate=f"draw{draw}.rerun0")
         logits, label = model.scores(test.text), torch.tensor(test.label.to_numpy(copy=True))
         run = cell.record["replicates"][draw]
         assert float(F.cross_entropy(logits, label)) == run["test"]["loss"]
         assert model.predict(list(test.text)) == [names[n] for n in recorded(cell, draw).prediction]
         assert model.evaluate(cell.data).score == run["test"]["score"]
         assert model.evaluate(cell.data, "validation").loss == run["validation"]["loss"]
-    assert len({tuple(apet.load(cell.folder, replicate=f"draw{d}.rerun0").theta.tolist()) for d in range(2)}) == 2
+    assert len({tuple(apet.load_tuned(cell.folder, replicate=f"draw{d}.rerun0").theta.tolist()) for d in range(2)}) == 2
 
 
 def test_a_loaded_cell_writes_as_the_pipeline_did(cells):
     said = []
     for family in ("bloom", "t5", "llama", "gpt_neox"):
         cell = cells(family, WRITTEN)
-        model = apet.load(cell.folder)
+        model = apet.load_tuned(cell.folder)
         answers = model.predict(read_split(cell.data, "test").text)
         assert answers == list(recorded(cell).prediction), family
-        with pytest.raises(ParamsError, match="its answers are written"):
+        with pytest.raises(ConfigError, match="its answers are written"):
             model.scores(["w8"])
         said += answers
     assert len(set(said)) > 5
@@ -161,7 +163,7 @@ def test_a_loaded_cell_writes_as_the_pipeline_did(cells):
 
 def test_a_task_of_two_texts_is_asked_by_field(cells):
     cell = cells("bloom", PAIRS)
-    model, test = apet.load(cell.folder), read_split(cell.data, "test")
+    model, test = apet.load_tuned(cell.folder), read_split(cell.data, "test")
     found = model.predict(test)
     assert found == model.predict({"one": list(test.one), "two": list(test.two)})
     assert found == [list(PAIRS["labels"])[n] for n in recorded(cell).prediction]
@@ -171,7 +173,7 @@ def test_a_task_of_two_texts_is_asked_by_field(cells):
 
 
 def test_texts_may_be_none_and_must_be_texts(cells):
-    model = apet.load(cells().folder)
+    model = apet.load_tuned(cells().folder)
     assert repr(model) == "<uniform with 700 parameters in bloom, for words>"
     assert model.predict([]) == [] and model.scores([]).shape == (0, 2)
     for wrong, said in (("w8 w9", "a str where"), ([8], "8 is no text"), ([None], "None is no text")):
@@ -190,12 +192,12 @@ def test_the_command_line_exports_what_the_api_does(tmp_path):
     options = {"cwd": cell.root, "capture_output": True, "text": True, "check": False}
     done = subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONHASHSEED": "7"}, **options)
     assert done.returncode == 0 and done.stdout.split() == [str(tmp_path / form) for form in FORMS], done.stderr
-    model = apet.load(cell.folder)
+    model = apet.load_tuned(cell.folder)
     for form in FORMS:
         assert folder_digest(tmp_path / form) == folder_digest(
             apet.export_model(model, form, tmp_path / f"{form} again")
         )
-    back = apet.load(tmp_path / "delta", root=cell.root)
+    back = apet.load_tuned(tmp_path / "delta", root=cell.root)
     texts = list(read_split(cell.data, "test").text)
     assert torch.equal(back.scores(texts), model.scores(texts))
     assert back.run == model.run and back.cell == cell.cell.path
@@ -218,7 +220,7 @@ def test_what_cannot_be_exported_is_one_line_and_exit_status_2(cells, tmp_path, 
 HARM: dict[str, tuple[Callable[[Finished], object], type[ApetError], str]] = {
     "θ": (lambda c: (c.folder / THETA).write_bytes(b"x" * 100), CorruptError, "theta.safetensors"),
     "θ gone": (lambda c: (c.folder / THETA).unlink(), DataError, "not finished"),
-    "rows": (lambda c: write_sealed(c.data / "task.json", read_task(c.data) | {"length": 13}), DataError, "other rows"),
+    "rows": (lambda c: write_json_record(c.data / "task.json", read_task(c.data) | {"length": 13}), DataError, "other rows"),
     "task gone": (lambda c: (c.data / "task.json").unlink(), DataError, "task.json"),
     "PLM": (lambda c: _edit(c.plm / "config.json", layer_norm_epsilon=1e-3), ModelError, "On other weights"),
     "PLM gone": (lambda c: (c.plm / "config.json").unlink(), ModelError, "no config.json"),
@@ -242,12 +244,12 @@ def test_nothing_is_loaded_that_is_not_what_it_was(tmp_path, what):
     harm, error, said = HARM[what]
     harm(cell)
     with pytest.raises(error, match=said):
-        apet.load(cell.folder)
+        apet.load_tuned(cell.folder)
 
 
 def test_a_folder_that_is_neither_is_refused(tmp_path):
     with pytest.raises(DataError, match="neither a finished cell"):
-        apet.load(tmp_path)
+        apet.load_tuned(tmp_path)
 
 
 # A model in memory
@@ -257,21 +259,21 @@ def test_a_folder_that_is_neither_is_refused(tmp_path):
 def memory(cells) -> apet.api.PLM:
     """The PLM of a finished cell as a notebook holds it."""
     folder = cells().plm
-    return apet.plm(AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder), "bloom")
+    return apet.load_model(AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder), "bloom")
 
 
 def test_theta_tuned_in_memory_is_the_pipelines_bit_for_bit(cells, memory):
     cell = cells()
     for draw, run in enumerate(cell.record["replicates"][:1]):
-        plan = apet.plan(memory, "uniform", 700, seed=run["seeds"]["plan"])
-        model = apet.tune(memory, plan, cell.data, steps=6, batch=8, length=16)
-        assert torch.equal(model.theta, apet.load(cell.folder, replicate=f"draw{draw}.rerun0").theta)
+        plan = apet.make_plan(memory, "uniform", 700, seed=run["seeds"]["plan"])
+        model = apet.train(memory, plan, cell.data, steps=6, batch=8, length=16)
+        assert torch.equal(model.theta, apet.load_tuned(cell.folder, replicate=f"draw{draw}.rerun0").theta)
         assert model.run == run
 
 
 def test_the_plm_in_memory_stays_as_it_is_and_serves_many_models(cells, memory):
     before = {name: value.clone() for name, value in memory.model.state_dict().items()}
-    models = [apet.tune(memory, apet.plan(memory, "uniform", 700, s), cells().data, steps=3) for s in (1, 2)]
+    models = [apet.train(memory, apet.make_plan(memory, "uniform", 700, s), cells().data, steps=3) for s in (1, 2)]
     first = models[0].scores(["w8 w11"])
     assert not torch.equal(first, models[1].scores(["w8 w11"]))
     assert torch.equal(first, models[0].scores(["w8 w11"]))
@@ -279,19 +281,19 @@ def test_the_plm_in_memory_stays_as_it_is_and_serves_many_models(cells, memory):
 
 
 def test_a_model_tuned_in_memory_goes_out_and_comes_back_onto_that_plm_alone(cells, memory, tmp_path):
-    model = apet.tune(memory, apet.plan(memory, "lora"), cells().data, steps=3)
+    model = apet.train(memory, apet.make_plan(memory, "lora"), cells().data, steps=3)
     out = apet.export_model(model, "delta", tmp_path / "out")
-    assert torch.equal(apet.load(out, plm=memory).theta, model.theta)
+    assert torch.equal(apet.load_tuned(out, plm=memory).theta, model.theta)
     other = AutoModelForCausalLM.from_pretrained(cells().plm)
     with torch.no_grad():
         other.transformer.h[0].mlp.dense_h_to_4h.bias[0] += 1e-3
     with pytest.raises(ModelError, match="On other weights"):
-        apet.load(out, plm=apet.plm(other, memory.tokenizer, "bloom"))
+        apet.load_tuned(out, plm=apet.load_model(other, memory.tokenizer, "bloom"))
 
 
 def test_a_lora_of_peft_is_asked_as_a_task_says(cells, memory, tmp_path):
-    plan = apet.plan(memory, "lora", methods=apet.Methods(lora_rank=2))
-    out = apet.export_model(apet.tune(memory, plan, cells().data, steps=3), "peft", tmp_path / "out")
+    plan = apet.make_plan(memory, "lora", methods=apet.MethodSizes(lora_rank=2))
+    out = apet.export_model(apet.train(memory, plan, cells().data, steps=3), "peft", tmp_path / "out")
     model = apet.TunedModel.of(memory, *apet.plan_from_peft(out, memory), cells().data)
     assert model.plan.digest == plan.digest and set(model.predict(["w8 w11", "w9"])) <= {"eight", "nine"}
     with pytest.raises(DataError, match=r"θ has the shape \(3,\)"):
@@ -300,31 +302,31 @@ def test_a_lora_of_peft_is_asked_as_a_task_says(cells, memory, tmp_path):
 
 def test_rows_together_are_split_as_apet_prepare_does(tmp_path):
     some = [{"text": row["text"], "label": row["label"]} for row in rows(120, 5)]
-    once = apet.prepare(TASK, tmp_path / "once", some, {"train": 30})
-    again = apet.prepare(TASK, tmp_path / "again", pd.DataFrame(some), {"train": 30})
+    once = apet.prepare_task(TASK, tmp_path / "once", some, {"train": 30})
+    again = apet.prepare_task(TASK, tmp_path / "again", pd.DataFrame(some), {"train": 30})
     assert folder_digest(once) == folder_digest(again)
     assert len(read_split(once, "train")) == 30 and len(read_split(once, "test")) > 5
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, some)))
     (tmp_path / "words.yaml").write_text(json.dumps({**TASK, "local": {"file": "rows.jsonl"}}))
-    third = apet.prepare(tmp_path / "words.yaml", tmp_path / "file", most={"train": 30})
+    third = apet.prepare_task(tmp_path / "words.yaml", tmp_path / "file", most={"train": 30})
     assert {f.name: f.read_bytes() for f in third.glob("*.parquet")} == {
         f.name: f.read_bytes() for f in once.glob("*.parquet")
     }
 
 
 def test_wrong_arguments_are_one_sentence(cells, memory, tmp_path):
-    data, plan = cells().data, apet.plan(memory, "lora")
+    data, plan = cells().data, apet.make_plan(memory, "lora")
     headless = AutoModelForCausalLM.from_pretrained(cells().plm).transformer
     for error, said, call in (
-        (ParamsError, "unknown key 'step'. Did you mean 'steps'", lambda: apet.tune(memory, plan, data, step=3)),
-        (ParamsError, "apet.tune: steps: 0", lambda: apet.tune(memory, plan, data, steps=0)),
-        (ParamsError, "unknown placement 'lara'", lambda: apet.plan(memory, "lara", 100)),
-        (ModelError, "has no LM head", lambda: apet.plm(headless, memory.tokenizer)),
-        (ModelError, "needs its tokenizer", lambda: apet.plm(memory.model)),
-        (ParamsError, "rows", lambda: apet.prepare("sst2", tmp_path / "out", [])),
+        (ConfigError, "unknown key 'step'. Did you mean 'steps'", lambda: apet.train(memory, plan, data, step=3)),
+        (ConfigError, "apet.train: steps: 0", lambda: apet.train(memory, plan, data, steps=0)),
+        (ConfigError, "unknown placement 'lara'", lambda: apet.make_plan(memory, "lara", 100)),
+        (ModelError, "has no LM head", lambda: apet.load_model(headless, memory.tokenizer)),
+        (ModelError, "needs its tokenizer", lambda: apet.load_model(memory.model)),
+        (ConfigError, "rows", lambda: apet.prepare_task("sst2", tmp_path / "out", [])),
         (DataError, "unknown label 'ten'",
-         lambda: apet.prepare(TASK, tmp_path / "out", [{"text": "w8", "label": "ten"}])),
-        (DataError, "holds task echo", lambda: apet.load(cells().folder).evaluate(cells("bloom", WRITTEN).data)),
+         lambda: apet.prepare_task(TASK, tmp_path / "out", [{"text": "w8", "label": "ten"}])),
+        (DataError, "holds task echo", lambda: apet.load_tuned(cells().folder).evaluate(cells("bloom", WRITTEN).data)),
     ):  # fmt: skip
         with pytest.raises(error, match=said):
             call()
@@ -334,7 +336,9 @@ def test_wrong_arguments_are_one_sentence(cells, memory, tmp_path):
 
 def test_the_recipe_is_the_quick_studys():
     study = load_study(ROOT / "params.yaml")
-    assert load_study(ROOT / "studies" / "quick.yaml").grid[2].training == study.grid[2].training == apet.RECIPE
+    assert (
+        load_study(ROOT / "studies" / "quick.yaml").grid[2].training == study.grid[2].training == apet.DEFAULT_TRAINING
+    )
 
 
 def test_everything_public_is_on_the_page_and_can_be_had():
@@ -351,8 +355,8 @@ def test_the_page_runs_as_it_stands(tmp_path, monkeypatch, capsys, cells):
     tokenizer.add_tokens(["yes", "no"])
     tokenizer.save_pretrained(folder)
     cell = finished(tmp_path, placement="lora", budget="@own", draws=1)
-    plm = apet.plm("my-plm")
-    plan = apet.plan(plm, "lora")
+    plm = apet.load_model("my-plm")
+    plan = apet.make_plan(plm, "lora")
     apet.export_model(apet.TunedModel.of(plm, plan, torch.ones(plan.budget), cell.data), "peft", "my-lora")
     classes = {"eight": "calm", "nine": "urgent"}
     names: dict = {"rows": [{"text": row["text"], "label": classes[row["label"]]} for row in rows(200, 5)]}
@@ -373,7 +377,7 @@ def test_the_page_runs_as_it_stands(tmp_path, monkeypatch, capsys, cells):
 
 def test_results_are_found_from_any_folder(cells, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert apet.load(cells().folder).cell == cells().cell.path
+    assert apet.load_tuned(cells().folder).cell == cells().cell.path
     copy = shutil.copytree(cells().folder, tmp_path / "copy")
-    assert apet.load(copy, root=cells().root).cell == cells().cell.path
-    assert Results(cells().root / "results").cells / cells().cell.path == cells().folder
+    assert apet.load_tuned(copy, root=cells().root).cell == cells().cell.path
+    assert ResultPaths(cells().root / "results").cells / cells().cell.path == cells().folder

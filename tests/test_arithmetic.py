@@ -29,7 +29,7 @@ import transformers
 from torch.nn import functional as F
 from transformers import BloomConfig, BloomForCausalLM
 
-from apet.config.study_config import Rates, Training
+from apet.config.study_config import LearningRates, TrainingConfig
 from apet.core import arithmetic
 from apet.core.arithmetic import (
     PINS,
@@ -41,13 +41,13 @@ from apet.core.arithmetic import (
     instruction_sets,
     pin_arithmetic,
 )
-from apet.evaluation import Classify, Encoded, Labels
+from apet.evaluation import ClassificationObjective, EncodedSplit, LabelTrie
 from apet.models.loading import load_plm
-from apet.placement import Methods, make_plan, own_count
+from apet.placement import MethodSizes, make_plan, own_count
 from apet.study.grid import TRAINER_VERSION, Cell
 from apet.study.status import Status, differences
-from apet.training.cell import Bench, train_cell
-from apet.training.loop import Splits, train
+from apet.training.cell import CellInputs, train_cell
+from apet.training.loop import TrainingData, train
 from apet.training.runtime import machine_class, make_deterministic
 from apet.tuning import TunedPLM, start
 from saved import save_plm
@@ -137,8 +137,8 @@ def _trained_bloom(width: int, layers: int) -> str:
     return digest(*trained)
 
 
-TRAINING = Training(
-    loss="labels", steps=5, batch=8, length=8, rates=Rates(*6 * (0.01,)), rate_grid=(1.0,), schedule="linear",
+TRAINING = TrainingConfig(
+    loss="labels", steps=5, batch=8, length=8, rates=LearningRates(*6 * (0.01,)), rate_grid=(1.0,), schedule="linear",
     warmup=0.1, evaluations=1, clip=1.0, checkpointing=False,
 )  # fmt: skip
 TASK = {
@@ -149,20 +149,20 @@ TASK = {
 }  # fmt: skip
 
 
-def rows(count: int, seed: int) -> Encoded:
+def rows(count: int, seed: int) -> EncodedSplit:
     """Draw rows whose label is told by word 7 or word 8 at a random place."""
     draw = torch.Generator().manual_seed(seed)
     lengths = torch.randint(4, 9, (count,), generator=draw)
     ids = torch.randint(10, WORDS, (count, 8), generator=draw)
     labels = torch.randint(2, (count,), generator=draw)
     ids[torch.arange(count), (torch.rand(count, generator=draw) * (lengths - 1)).long()] = 7 + labels
-    return Encoded([str(i) for i in range(count)], ids * (torch.arange(8) < lengths[:, None]), lengths, labels)
+    return EncodedSplit([str(i) for i in range(count)], ids * (torch.arange(8) < lengths[:, None]), lengths, labels)
 
 
-def bench(family: str) -> Bench:
+def bench(family: str) -> CellInputs:
     """Build a tiny PLM with the toy task."""
-    splits = Splits(rows(64, 1), rows(32, 2), Classify(Labels.of([[3], [4]])))
-    return Bench(tiny_plm(family), TASK, splits, rows(48, 3))
+    splits = TrainingData(rows(64, 1), rows(32, 2), ClassificationObjective(LabelTrie.of([[3], [4]])))
+    return CellInputs(tiny_plm(family), TASK, splits, rows(48, 3))
 
 
 def plans() -> dict[str, str]:
@@ -174,9 +174,9 @@ def plans() -> dict[str, str]:
     }
 
 
-def _trained_theta(made: Bench, placement: str) -> str:
+def _trained_theta(made: CellInputs, placement: str) -> str:
     inventory = made.plm.inventory
-    budget = 700 if placement == "uniform" else own_count(placement, inventory, Methods())
+    budget = 700 if placement == "uniform" else own_count(placement, inventory, MethodSizes())
     plan = make_plan(inventory, placement, budget, 3)
     parts = start(made.plm, plan, 4)
     with TunedPLM(made.plm, plan) as tuned:
@@ -187,8 +187,8 @@ def _trained_theta(made: Bench, placement: str) -> str:
 
 def cell() -> dict[str, Any]:
     """Train a cell of four replicates. Returns their records and the class of machine."""
-    made, training = bench("bloom"), replace(TRAINING, rates=Rates(*6 * (0.05,)), steps=60, evaluations=4)
-    asked = Cell("tiny", "toy", "uniform", "1500", 2, 2, 1, Methods(), training, "plm", "data")
+    made, training = bench("bloom"), replace(TRAINING, rates=LearningRates(*6 * (0.05,)), steps=60, evaluations=4)
+    asked = Cell("tiny", "toy", "uniform", "1500", 2, 2, 1, MethodSizes(), training, "plm", "data")
     with tempfile.TemporaryDirectory() as folder:
         record = train_cell(asked, made, Path(folder) / "cell")
     return {"replicates": record["replicates"], "class": machine_class(made.plm.dtype, made.plm.device)}

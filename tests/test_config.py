@@ -10,10 +10,10 @@ import yaml
 
 from apet.config.study_config import load_study
 from apet.core.hashing import digest
-from apet.core.records import write_sealed
-from apet.errors import ApetError, ParamsError
+from apet.core.records import write_json_record
+from apet.errors import ApetError, ConfigError
 from apet.study.grid import Grid
-from apet.study.resolve import read_study, sizes
+from apet.study.resolve import read_cells, sizes
 
 ROOT = Path(__file__).parent.parent
 PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text())
@@ -66,9 +66,9 @@ def test_an_entry_of_the_grid_may_be_for_some_models_alone(tmp_path):
     whole, part = grid_of(tmp_path, PARAMS), grid_of(tmp_path, changed("grid", [*PARAMS["grid"], entry, others]))
     more = [cell for cell in part.cells if cell.path not in {c.path for c in whole.cells}]
     assert {(cell.model, cell.training.steps) for cell in more} == {("bloom-64x4", 60), ("bloom-32x2", 7)}
-    with pytest.raises(ParamsError, match="attention at 64 stands twice"):
+    with pytest.raises(ConfigError, match="attention at 64 stands twice"):
         grid_of(tmp_path, changed("grid", [*PARAMS["grid"], entry, entry]))
-    with pytest.raises(ParamsError, match="grid has no entry for 'bloom-32x2'"):
+    with pytest.raises(ConfigError, match="grid has no entry for 'bloom-32x2'"):
         grid_of(tmp_path, changed("grid", [entry]))
 
 
@@ -179,10 +179,10 @@ def test_seeds_never_coincide(tmp_path):
 
 def test_a_cell_survives_its_record(tmp_path):
     grid = grid_of(tmp_path, PARAMS)
-    write_sealed(tmp_path / "study.json", grid.record())
-    assert read_study(tmp_path / "study.json") == list(grid.cells)
+    write_json_record(tmp_path / "study.json", grid.record())
+    assert read_cells(tmp_path / "study.json") == list(grid.cells)
     last = grid.cells[-1]
-    assert read_study(tmp_path / "study.json", [last.path]) == [last] and last.digest == digest(asdict(last))
+    assert read_cells(tmp_path / "study.json", [last.path]) == [last] and last.digest == digest(asdict(last))
 
 
 def test_blocks_hold_every_cell_once_and_stay_few(tmp_path):

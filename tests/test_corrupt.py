@@ -24,7 +24,7 @@ from apet.errors import ApetError
 from apet.models.loading import load_plm
 from apet.study.cell_record import METRICS, PLANS, PREDICTIONS, THETA
 from apet.study.grid import Cell
-from apet.study.resolve import read_resolved, read_study
+from apet.study.resolve import read_cells, read_resolved
 from lab import TASK, TRAINING
 from saved import save_plm
 from test_pretrain import write_corpus
@@ -57,7 +57,7 @@ class Place:
             self.wheels = [pin_toy(pin, Path(name), {"toy/rows.tab": name}) for name in ("other_wheels", "wheels")]
             self.pinned = wheels.known_wheels()
         self._studies()
-        cells = read_study(Path("study.json"))
+        cells = read_cells(Path("study.json"))
         self.cells = [cell for cell in cells if cell.model == "plm"]
         self.second = next(cell for cell in cells if cell.model == "second")
         for params, task in (("study", "words"), ("others", "others")):
@@ -66,7 +66,7 @@ class Place:
             self.must("snapshot", "--params", "study.yaml", "--model", model)
         self.plm, self.data = Path(self.cells[0].plm_folder), Path(self.cells[0].data_folder)
         for study, results in ((self.study, "results"), (self.other_study, "other")):
-            cells = [cell for cell in read_study(study) if cell.model == "plm"]
+            cells = [cell for cell in read_cells(study) if cell.model == "plm"]
             self.must(*self._train(study, results, cells))
             self.must("aggregate", "--study", str(study), "--results", results, "--partial", "--out", results)
             self.must("findings", "--tidy", f"{results}/tidy.parquet", "--out", results)

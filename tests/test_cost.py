@@ -14,10 +14,10 @@ from transformers import BloomConfig, BloomForCausalLM
 
 from apet.cli.app import main
 from apet.config.study_config import load_study
-from apet.core.records import write_sealed
+from apet.core.records import write_json_record
 from apet.study.cell_record import write_record
 from apet.study.grid import Grid
-from apet.study.resources import Cost, Estimate, Speed
+from apet.study.resources import Cost, CostEstimate, Speed
 from saved import save_plm
 from tiny import WORDS, tiny_plm
 from toy import PARAMS, ROOT
@@ -28,13 +28,13 @@ BLOCKS = 3344
 TEXT, VALIDATION, TEST = 24, 20, 30
 
 
-def estimate(folder: Path, speed: Speed | None = None, **changes) -> Estimate:
+def estimate(folder: Path, speed: Speed | None = None, **changes) -> CostEstimate:
     path = folder / "params.yaml"
     path.write_text(yaml.safe_dump({**copy.deepcopy(PARAMS), "models": ["bloom-16x1"], **changes}, sort_keys=False))
-    return Estimate(Grid(load_study(path), path), speed or Speed(), folder)
+    return CostEstimate(Grid(load_study(path), path), speed or Speed(), folder)
 
 
-def cost(found: Estimate, placement: str, budget: str) -> Cost:
+def cost(found: CostEstimate, placement: str, budget: str) -> Cost:
     (cell,) = (c for c in found.grid.cells if (c.placement, c.budget) == (placement, budget))
     return found.costs[cell]
 
@@ -132,7 +132,7 @@ def test_rows_that_nothing_tells_yet_are_said_to_be_missing(tmp_path):
     assert "rows of rotten_tomatoes are not known yet" in "\n".join(found.lines())
     folder, rows = tmp_path / found.grid.task_folder("rotten_tomatoes"), {"train": 9, "validation": 5, "test": 7}
     folder.mkdir(parents=True)
-    write_sealed(
+    write_json_record(
         folder / "task.json", {"task_digest": found.grid.task_digests["rotten_tomatoes"], "rows": rows, "files": {}}
     )
     known = estimate(tmp_path, rows={"train": None, "validation": None, "test": None})
@@ -141,7 +141,7 @@ def test_rows_that_nothing_tells_yet_are_said_to_be_missing(tmp_path):
 
 def test_the_papers_study_is_counted_without_any_plm_and_the_readme_says_so(tmp_path):
     path = ROOT / "studies/paper.yaml"
-    paper = Estimate(Grid(load_study(path), path), Speed(), tmp_path)
+    paper = CostEstimate(Grid(load_study(path), path), Speed(), tmp_path)
     found = paper.record()
     assert len(found["models"]) == 9 and len(found["tasks"]) == 11
     pairs = 9 * 11 - 3 * 4
@@ -206,9 +206,9 @@ def test_cells_take_about_what_was_said(tmp_path, monkeypatch):
     assert main(["check", "--out", "study.json"]) == 0
     train = ["train", "--study", "study.json", "--plm", plm, "--data", data, "--results", "results"]
     first, second = ([cell.path for cell in grid.cells[n::2]] for n in (0, 1))
-    before = Estimate(grid, Speed())
+    before = CostEstimate(grid, Speed())
     assert main([*train, *first]) == 0
-    between = Estimate(grid, Speed())
+    between = CostEstimate(grid, Speed())
     assert between.total().done == len(first)
     assert main([*train, *second]) == 0
     runs = {p: json.loads((tmp_path / f"results/runs/{p}.json").read_text())["cpu_seconds"] for p in first + second}

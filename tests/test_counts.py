@@ -6,7 +6,7 @@ import pytest
 
 from apet.models.loading import inventory_of_config
 from apet.models.registry import registry
-from apet.placement import Inventory, Methods, make_plan, own_count
+from apet.placement import Inventory, MethodSizes, make_plan, own_count
 
 NINE = {
     "bert-small": "google/bert_uncased_L-4_H-512_A-8",
@@ -43,7 +43,7 @@ def inventories() -> dict[str, Inventory]:
 
 @pytest.mark.parametrize("name", PAPER)
 def test_counts_are_the_published_ones(inventories, name):
-    found = [own_count(method, inventories[name], Methods()) for method in ("lora", "adapter", "prompt", "bitfit")]
+    found = [own_count(method, inventories[name], MethodSizes()) for method in ("lora", "adapter", "prompt", "bitfit")]
     expected = list(PAPER[name])
     assert found[:3] == expected[:3]
     assert expected[3] in (None, found[3])
@@ -52,7 +52,7 @@ def test_counts_are_the_published_ones(inventories, name):
 @pytest.mark.parametrize("name", NINE)
 def test_every_plm_takes_a_random_plan_at_each_methods_count(inventories, name):
     inventory = inventories[name]
-    assert own_count("full", inventory, Methods()) == inventory.parameters
+    assert own_count("full", inventory, MethodSizes()) == inventory.parameters
     for method in ("lora", "adapter", "prompt", "bitfit"):
-        budget = own_count(method, inventory, Methods())
+        budget = own_count(method, inventory, MethodSizes())
         assert sum(u.size for u in make_plan(inventory, "uniform", budget, seed=1).units) == budget

@@ -7,7 +7,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from apet.data.tokenization import encode, encode_targets, label_ids, shares
-from apet.errors import DataError, ParamsError
+from apet.errors import ConfigError, DataError
 
 WORDS = ["good morning to all of you", "It was a good film", "Input: a long text of many words", "Topic: business"]
 
@@ -103,10 +103,10 @@ def test_ids_of_the_family_count_into_the_length():
 def test_a_prompt_that_fills_the_length_is_an_error():
     need = len(TOKENIZER("\nTopic:")["input_ids"])
     assert len(ids_of(["good"], "{text}\nTopic:", need + 1)[0]) == need + 1
-    with pytest.raises(ParamsError, match=f"length is {need}; the prompt .* alone takes {need} tokens"):
+    with pytest.raises(ConfigError, match=f"length is {need}; the prompt .* alone takes {need} tokens"):
         ids_of(["good"], "{text}\nTopic:", need)
     need = sum(len(TOKENIZER(part)["input_ids"]) for part in ("Input: one:", " [SEP] two:", " Output:"))
-    with pytest.raises(ParamsError, match=f"length is {need + 1}; the prompt"):
+    with pytest.raises(ConfigError, match=f"length is {need + 1}; the prompt"):
         encode({"one": ["good"], "two": ["film"]}, TOKENIZER, PAIR, need + 1)
 
 

@@ -9,15 +9,15 @@ import pytest
 
 from apet.data.prepare import prepare_task, read_split, read_task
 from apet.data.source_selection import choose_source
-from apet.errors import DataError, ParamsError
+from apet.errors import ConfigError, DataError
 from apet.evaluation import encode_split, label_tokens
-from apet.models.families import FAMILIES, Frame
+from apet.models.families import FAMILIES, SpecialTokens
 from test_data_batches import TOKENIZER
 from toy_wheels import toy_task, write_jsonl
 
 
 def plm(family: str = "bloom", **frame: tuple[int, ...]) -> SimpleNamespace:
-    return SimpleNamespace(tokenizer=TOKENIZER, family=FAMILIES[family], frame=Frame(**frame))
+    return SimpleNamespace(tokenizer=TOKENIZER, family=FAMILIES[family], frame=SpecialTokens(**frame))
 
 
 def prepared(folder: Path, rows: list[dict], **changes: object) -> tuple[Path, dict]:
@@ -51,7 +51,7 @@ def test_rows_are_cut_and_counted_and_keep_the_prompt_of_their_family(tmp_path):
 
 def test_an_unknown_family_of_a_prompt_is_named(tmp_path):
     folder, task = prepared(tmp_path, PAIRS, **FIELDS, prompts={"brt": "{one} {two}"})
-    with pytest.raises(ParamsError, match=r"unknown family 'brt'\. Did you mean 'bert'"):
+    with pytest.raises(ConfigError, match=r"unknown family 'brt'\. Did you mean 'bert'"):
         encode_split(folder, "test", task, plm(), 30)
 
 

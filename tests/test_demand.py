@@ -11,16 +11,16 @@ from hypothesis import strategies as st
 
 from apet.config.study_config import load_study
 from apet.models.registry import registry
-from apet.study.grid import Block, Grid
+from apet.study.grid import Grid, Job
 from apet.study.resources import (
     LONGEST_MINUTES,
     START_MINUTES,
     devices,
+    launch_command,
     memory_mb,
-    minutes,
     parameters,
     pretraining_mb,
-    program,
+    runtime_minutes,
 )
 from toy import PARAMS
 
@@ -37,9 +37,9 @@ def grid(tmp_path_factory: pytest.TempPathFactory) -> Grid:
     return Grid(load_study(path), path)
 
 
-def block(grid: Grid, model: str, *numbers: int) -> Block:
+def block(grid: Grid, model: str, *numbers: int) -> Job:
     (whole,) = (block for block in grid.blocks() if block.model == model)
-    return Block(model, 0, tuple(whole.cells[number] for number in numbers or range(len(whole.cells))))
+    return Job(model, 0, tuple(whole.cells[number] for number in numbers or range(len(whole.cells))))
 
 
 def test_memory_is_the_hint_and_sixteen_bytes_a_number(grid: Grid):
@@ -52,17 +52,17 @@ def test_memory_is_the_hint_and_sixteen_bytes_a_number(grid: Grid):
 
 
 def test_a_plm_in_parts_asks_for_its_devices_and_is_launched_on_them(grid: Grid):
-    assert devices(grid, block(grid, "bloom-16x1")) == 1 and program(1) == "apet"
+    assert devices(grid, block(grid, "bloom-16x1")) == 1 and launch_command(1) == "apet"
     assert devices(grid, block(grid, T5)) == registry()[T5].devices == 4
-    assert "--num_processes 4 " in program(4) and program(4).endswith("--module apet.cli.app")
+    assert "--num_processes 4 " in launch_command(4) and launch_command(4).endswith("--module apet.cli.app")
 
 
 def test_a_block_asks_for_its_largest_cell_and_for_the_time_of_all(grid: Grid):
     alone = [block(grid, "bloom-512x8", number) for number in range(4)]
     together = block(grid, "bloom-512x8")
     assert memory_mb(grid, together) == max(memory_mb(grid, each) for each in alone)
-    work = sum(minutes(grid, each) - START_MINUTES for each in alone)
-    assert minutes(grid, together) - START_MINUTES == pytest.approx(work, abs=2)
+    work = sum(runtime_minutes(grid, each) - START_MINUTES for each in alone)
+    assert runtime_minutes(grid, together) - START_MINUTES == pytest.approx(work, abs=2)
 
 
 @settings(max_examples=20, deadline=None)
@@ -79,6 +79,6 @@ def test_a_larger_rung_never_asks_for_less(grid: Grid, width: int, more: int, la
 
 
 def test_time_has_a_floor_and_a_ceiling(grid: Grid):
-    assert minutes(grid, block(grid, "bloom-16x1", 0)) == START_MINUTES
-    assert START_MINUTES < minutes(grid, block(grid, "bloom-512x8")) < LONGEST_MINUTES
-    assert minutes(grid, block(grid, T5)) <= LONGEST_MINUTES
+    assert runtime_minutes(grid, block(grid, "bloom-16x1", 0)) == START_MINUTES
+    assert START_MINUTES < runtime_minutes(grid, block(grid, "bloom-512x8")) < LONGEST_MINUTES
+    assert runtime_minutes(grid, block(grid, T5)) <= LONGEST_MINUTES

@@ -7,9 +7,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from apet.errors import ParamsError
+from apet.errors import ConfigError
 from apet.models.loading import PLM
-from apet.placement import Methods, Plan, make_plan, own_count
+from apet.placement import MethodSizes, Plan, make_plan, own_count
 from apet.training.runtime import machine_class, make_deterministic
 from apet.tuning import TunedPLM, initial_theta, split_by_structure
 from tiny import CONFIGS, WORDS, tiny_plm
@@ -42,7 +42,7 @@ def without_words(plan: Plan) -> Plan:
 
 
 def plan_of(plm: PLM, placement: str, width: int) -> Plan:
-    budget = {"uniform": 900, "prompt": 3 * width}.get(placement) or own_count(placement, plm.inventory, Methods())
+    budget = {"uniform": 900, "prompt": 3 * width}.get(placement) or own_count(placement, plm.inventory, MethodSizes())
     return without_words(make_plan(plm.inventory, placement, budget, 3))
 
 
@@ -69,5 +69,5 @@ def test_a_gpu_that_is_not_there_is_one_clear_error():
         make_deterministic("cuda")
         assert machine_class("float32", torch.device("cuda"))["device"] != "cpu"
         return
-    with pytest.raises(ParamsError, match="sees no GPU"):
+    with pytest.raises(ConfigError, match="sees no GPU"):
         make_deterministic("cuda")

@@ -14,15 +14,15 @@ from peft import LoraConfig, PeftModel, PromptTuningConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSeq2SeqLM, PreTrainedModel
 
-from apet.errors import ApetError, CorruptError, DataError, ModelError, ParamsError
+from apet.errors import ApetError, ConfigError, CorruptError, DataError, ModelError
 from apet.export import formats
 from apet.export.delta import MANIFEST, NUMBERS
 from apet.export.formats import FORMATS, export_model
 from apet.export.peft_adapters import plan_from_peft
-from apet.export.restore import load
+from apet.export.restore import load_tuned
 from apet.export.tuned_model import TunedModel
 from apet.models.loading import PLM, load_plm
-from apet.placement import STRUCTURES, Methods, Plan, Site, Units, make_plan, own_count
+from apet.placement import STRUCTURES, MethodSizes, Plan, Site, Units, make_plan, own_count
 from apet.tuning import TunedPLM
 from saved import save_plm
 from tiny import CONFIGS, WORDS, tiny_plm
@@ -84,7 +84,7 @@ def of_input(plm: PLM) -> Callable[[Site], bool]:
 
 def full(plm: PLM) -> TunedModel:
     """Every number of the PLM moved: embeddings, norms, heads, tied or not."""
-    return model_of(plm, make_plan(plm.inventory, "full", own_count("full", plm.inventory, Methods()), 1), 0.05)
+    return model_of(plm, make_plan(plm.inventory, "full", own_count("full", plm.inventory, MethodSizes()), 1), 0.05)
 
 
 def batch() -> tuple[torch.Tensor, torch.Tensor]:
@@ -135,7 +135,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize("named", [True, False], ids=["lora", "every linear map, ranks of their own"])
 def test_lowrank_units_are_a_lora_that_peft_loads(plms, tmp_path, family, named):
     plm = plms(family)
-    lora = make_plan(plm.inventory, "lora", own_count("lora", plm.inventory, Methods()), 3)
+    lora = make_plan(plm.inventory, "lora", own_count("lora", plm.inventory, MethodSizes()), 3)
     model = model_of(plm, lora) if named else at(plm, of_structure("lowrank"))
     out = export_model(model, "peft", tmp_path / "out")
     config = json.loads((out / "adapter_config.json").read_text())
@@ -202,7 +202,7 @@ def test_a_delta_holds_every_structure(plms, tmp_path, family, structures):
     plm = plms(family)
     model = at(plm, of_structure(*structures))
     out = export_model(model, "delta", tmp_path / "out")
-    back = load(out, plm=plm.name)
+    back = load_tuned(out, plm=plm.name)
     assert back.plan.digest == model.plan.digest and torch.equal(back.theta, model.theta)
     assert (back.task, back.length) == (model.task, model.length)
     assert torch.equal(ours(back), ours(model))
@@ -213,14 +213,14 @@ def headed(plm: PLM) -> TunedModel:
     model = library(plm, plm.name).requires_grad_(False)
     plm.family.behead(model)
     beheaded = replace(plm, model=model, head="trained")
-    plan = make_plan(beheaded.inventory, "lora", own_count("lora", beheaded.inventory, Methods()), 3)
+    plan = make_plan(beheaded.inventory, "lora", own_count("lora", beheaded.inventory, MethodSizes()), 3)
     head = torch.randn(beheaded.head_size(2), generator=torch.Generator().manual_seed(3))
     return TunedModel(beheaded, plan, torch.ones(plan.budget) * 0.1, TASK, 16, head)
 
 
 def test_a_delta_holds_a_trained_head(plms, tmp_path):
     model = headed(plms("bert"))
-    back = load(export_model(model, "delta", tmp_path / "out"), plm=model.plm)
+    back = load_tuned(export_model(model, "delta", tmp_path / "out"), plm=model.plm)
     texts = ["w8 w11 w12", "w9 w13"]
     assert torch.equal(back.scores(texts), model.scores(texts)) and back.scores(texts).abs().max() > 0
 
@@ -232,9 +232,9 @@ def test_a_delta_of_another_plm_is_refused(plms, tmp_path):
         other.transformer.h[0].mlp.dense_h_to_4h.bias[0] += 1e-3
     save_plm(other, tmp_path / "other")
     with pytest.raises(ModelError, match=rf"content {plms('bloom').content[:12]}, and .*other has the content"):
-        load(out, plm=tmp_path / "other")
+        load_tuned(out, plm=tmp_path / "other")
     with pytest.raises(DataError, match="its PLM must be given"):
-        load(out)
+        load_tuned(out)
 
 
 @pytest.mark.parametrize(
@@ -261,7 +261,7 @@ def test_a_corrupt_delta_is_refused(plms, tmp_path, harm):
         manifest["format"] = 0
     (out / MANIFEST).write_text("{" if harm == "no manifest" else json.dumps(manifest))
     with pytest.raises((CorruptError, DataError), match=rf"{out}.*(delta.json|delta.safetensors)"):
-        load(out, plm=plm)
+        load_tuned(out, plm=plm)
 
 
 def test_a_delta_of_format_1_is_read(plms, tmp_path):
@@ -272,10 +272,10 @@ def test_a_delta_of_format_1_is_read(plms, tmp_path):
     manifest = json.loads((out / MANIFEST).read_text())
     del manifest["digest"]
     (out / MANIFEST).write_text(json.dumps(manifest | {"format": 1}))
-    assert torch.equal(load(out, plm=plm).theta, model.theta)
+    assert torch.equal(load_tuned(out, plm=plm).theta, model.theta)
     (out / MANIFEST).write_text(json.dumps(manifest))
     with pytest.raises(CorruptError, match=r"delta\.json: damaged"):
-        load(out, plm=plm)
+        load_tuned(out, plm=plm)
 
 
 # Refusals
@@ -301,7 +301,7 @@ def refusals(plms: Callable[[str], PLM]) -> dict[str, tuple[TunedModel, str, str
 @pytest.mark.parametrize("case", range(10))
 def test_what_has_no_counterpart_is_refused_in_one_sentence(plms, tmp_path, case):
     model, form, said, instead = list(refusals(plms).values())[case]
-    with pytest.raises(ParamsError, match=rf"\({form}\) has no counterpart for .*{said}.*Allowed.*: {instead}\.$"):
+    with pytest.raises(ConfigError, match=rf"\({form}\) has no counterpart for .*{said}.*Allowed.*: {instead}\.$"):
         export_model(model, form, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
     for form in instead.split(", "):
@@ -312,10 +312,10 @@ def test_an_export_takes_no_ones_place_and_leaves_nothing_half_done(plms, tmp_pa
     model = at(plms("bloom"), of_structure("lowrank"))
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
-    with pytest.raises(ParamsError, match=r"mine: is there already"):
+    with pytest.raises(ConfigError, match=r"mine: is there already"):
         export_model(model, "delta", tmp_path / "mine")
     assert contents(tmp_path / "mine") == {"thesis.txt": b"years of work"}
-    with pytest.raises(ParamsError, match=r"unknown form 'peft2'. Did you mean 'peft'"):
+    with pytest.raises(ConfigError, match=r"unknown form 'peft2'. Did you mean 'peft'"):
         export_model(model, "peft2", tmp_path / "out")
 
     def full_disk(*_: object) -> str:
@@ -448,7 +448,7 @@ def test_a_prompt_comes_in_and_goes_out_again(plms, tmp_path, family):
     [
         ({"num_virtual_tokens": 4}, 16, CorruptError, "3 virtual tokens; its configuration says 1 × 4"),
         ({"num_virtual_tokens": None}, 16, ModelError, "num_virtual_tokens is None"),
-        ({}, 24, ParamsError, "3 virtual tokens of width 24.*room for 512 of width 16"),
+        ({}, 24, ConfigError, "3 virtual tokens of width 24.*room for 512 of width 16"),
         ({"peft_type": "PREFIX_TUNING"}, 16, ModelError, "Allowed: 'LORA', 'PROMPT_TUNING'"),
     ],
 )
@@ -487,9 +487,9 @@ REFUSED: Sequence[tuple[Callable[[Path], None], str, type[ApetError], str]] = (
     (lambda folder: (folder / "adapter_model.safetensors").unlink(), "bloom", CorruptError, "adapter_model"),
     (lambda folder: (folder / "adapter_config.json").unlink(), "bloom", DataError, "adapter_config.json"),
     (lambda folder: edit(folder, lora_alpha=None), "bloom", ModelError, "lora_alpha is None"),
-    (lambda folder: None, "llama", ParamsError, "no linear map inside"),
-    (lambda folder: rewrite(folder, lambda t: t.repeat(1, 2)), "bloom", ParamsError, "maps 128 to 16 there, 64 to"),
-    (lambda folder: rewrite(folder, lambda t: t.repeat(20, 1), lambda t: t.repeat(1, 20)), "bloom", ParamsError,
+    (lambda folder: None, "llama", ConfigError, "no linear map inside"),
+    (lambda folder: rewrite(folder, lambda t: t.repeat(1, 2)), "bloom", ConfigError, "maps 128 to 16 there, 64 to"),
+    (lambda folder: rewrite(folder, lambda t: t.repeat(20, 1), lambda t: t.repeat(1, 20)), "bloom", ConfigError,
      "rank 40 at decoder.0.attention.key, where 16"),
     (lambda folder: rewrite(folder, lambda t: t[:1]), "bloom", CorruptError, "do not belong together"),
 )  # fmt: skip

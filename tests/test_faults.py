@@ -23,10 +23,10 @@ import yaml
 from snakemake.persistence.file import FilePersistence
 
 from apet.core.atomic import STATE, temporary_folder
-from apet.core.hashing import digest, whole_file, whole_folder, write_json
-from apet.errors import ApetError, DataError, PlaceError, StorageError, storage_error
+from apet.core.hashing import atomic_dir, atomic_write, digest, write_json
+from apet.errors import ApetError, DataError, PathError, StorageError, storage_error
 from apet.study.archive import prune, restore
-from apet.study.workdir import claim, date_results, settle_times
+from apet.study.workdir import acquire_lock, date_results, settle_times
 from faults import LOCKED, Clock, enlarge, hit, read_only, small_disk, temporaries
 from lab import Lab
 from toy import ENTRIES, PARAMS, ROOT, Checkout
@@ -113,9 +113,9 @@ def test_what_a_killed_process_was_writing_is_removed_and_what_a_living_one_writ
     hit(dead, signal.SIGKILL)
     dead.communicate()
     try:
-        with whole_folder(tmp_path / "results" / "other"):
+        with atomic_dir(tmp_path / "results" / "other"):
             assert len(temporaries(tmp_path)) == 5, "it is not the same thing that is made"
-        with whole_folder(tmp_path / "results" / "made") as folder:
+        with atomic_dir(tmp_path / "results" / "made") as folder:
             assert len(temporaries(tmp_path)) == 3
             (folder / "file").write_text("whole")
         assert len(temporaries(tmp_path)) == 2
@@ -130,7 +130,7 @@ def test_what_a_killed_process_was_writing_is_removed_and_what_a_living_one_writ
 def test_a_full_disk_is_named_whoever_writes(tmp_path, library):
     with small_disk(tmp_path / "disk", 8192):
         full = pytest.raises(StorageError, match=r"disk/made: cannot be used: the disk is full\. Free some space")
-        with full, whole_folder(tmp_path / "disk" / "made") as folder:
+        with full, atomic_dir(tmp_path / "disk" / "made") as folder:
             WRITERS[library](folder / "file")
         assert list((tmp_path / "disk").iterdir()) == []
 
@@ -167,7 +167,7 @@ WRITERS = {
 def test_other_errors_stay_what_they_are(tmp_path):
     assert storage_error(FileNotFoundError(2, "no such file", "name")) is None
     assert storage_error(ValueError("28")) is None
-    with pytest.raises(ValueError, match="mine"), whole_file(tmp_path / "name"):
+    with pytest.raises(ValueError, match="mine"), atomic_write(tmp_path / "name"):
         raise ValueError("mine")
 
 
@@ -225,10 +225,10 @@ def test_a_folder_is_kept_for_one_run_until_that_ends(tmp_path):
     other = subprocess.Popen([sys.executable, "-c", keeping], cwd=tmp_path, **pipes)
     assert other.stdout.readline() == b"kept\n"
     with pytest.raises(ApetError, match="another run is at work here"):
-        claim(tmp_path)
+        acquire_lock(tmp_path)
     other.kill()
     other.communicate()
-    claim(tmp_path)
+    acquire_lock(tmp_path)
 
 
 @mounts
@@ -294,10 +294,10 @@ def test_no_folder_that_holds_others_is_replaced(tmp_path, monkeypatch, place):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/thesis.tex").write_text("years of work")
-    with pytest.raises(DataError, match="is not a folder of its own"), whole_folder(Path(place)):
+    with pytest.raises(DataError, match="is not a folder of its own"), atomic_dir(Path(place)):
         pass
     refused = pytest.raises(DataError, match=r"mine: holds what is not made here, such as thesis\.tex")
-    with refused, whole_folder(Path("mine")) as folder:
+    with refused, atomic_dir(Path("mine")) as folder:
         (folder / "made").write_text("")
     assert dated(tmp_path).keys() == {"mine/thesis.tex"} and temporaries(tmp_path) == []
 
@@ -306,7 +306,7 @@ def test_a_link_to_a_folder_stays_and_what_it_leads_to_is_replaced(tmp_path):
     (tmp_path / "scratch").mkdir()
     (tmp_path / "scratch/made").write_text("half")
     (tmp_path / "link").symlink_to("scratch")
-    with whole_folder(tmp_path / "link") as folder:
+    with atomic_dir(tmp_path / "link") as folder:
         (folder / "made").write_text("whole")
     assert (tmp_path / "link").is_symlink() and (tmp_path / "scratch/made").read_text() == "whole"
 
@@ -346,8 +346,8 @@ def write_study(folder: Path) -> Path:
 
 def test_a_file_where_a_folder_must_be_is_named(tmp_path):
     in_the_way(tmp_path)
-    refused = pytest.raises(PlaceError, match="file: cannot be used: a file stands where a folder must be")
-    with refused, whole_folder(tmp_path / "file"):
+    refused = pytest.raises(PathError, match="file: cannot be used: a file stands where a folder must be")
+    with refused, atomic_dir(tmp_path / "file"):
         pass
 
 

@@ -13,13 +13,13 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from apet.analysis.claims import Evidence, position_variance
+from apet.analysis.claims import AnalysisInputs, position_variance
 from apet.analysis.means import MEAN, cell_scores, differences, method_differences, method_scores, methods
-from apet.analysis.resampling import draw_means
+from apet.analysis.resampling import sample_means
 from apet.analysis.thresholds import thresholds
 from apet.analysis.tidy import write_tidy
 from apet.analysis.variance import position_components, position_spread
-from apet.config.study_config import Margins
+from apet.config.study_config import AnalysisConfig
 from apet.figures import (
     FIGURES,
     draw_all,
@@ -60,11 +60,11 @@ def cells(seed: int = 1) -> list:
     return found
 
 
-def evidence_of(frame: pd.DataFrame) -> Evidence:
-    return Evidence(frame, draw_means(frame), frame.attrs["margins"])
+def evidence_of(frame: pd.DataFrame) -> AnalysisInputs:
+    return AnalysisInputs(frame, sample_means(frame), frame.attrs["margins"])
 
 
-def kept(frame: pd.DataFrame, mask: pd.Series) -> Evidence:
+def kept(frame: pd.DataFrame, mask: pd.Series) -> AnalysisInputs:
     """The evidence of a part of the table."""
     return evidence_of(frame[mask].reset_index(drop=True))
 
@@ -75,18 +75,18 @@ def frame() -> pd.DataFrame:
 
 
 @pytest.fixture(scope="module")
-def whole(frame: pd.DataFrame) -> Evidence:
+def whole(frame: pd.DataFrame) -> AnalysisInputs:
     return evidence_of(frame)
 
 
 @pytest.fixture(scope="module")
-def drawn(whole: Evidence) -> dict[str, tuple[Figure, pd.DataFrame]]:
+def drawn(whole: AnalysisInputs) -> dict[str, tuple[Figure, pd.DataFrame]]:
     """Every figure of the whole study."""
     return {name: draw(whole) for name, draw in FIGURES.items()}
 
 
 @pytest.fixture(scope="module")
-def gappy(frame: pd.DataFrame) -> Evidence:
+def gappy(frame: pd.DataFrame) -> AnalysisInputs:
     """A study in which three cells are missing, as aggregating lists them."""
     part = frame[~frame.cell.isin(GAPS)].reset_index(drop=True)
     gaps = frame[frame.cell.isin(GAPS)].drop_duplicates("cell")[["model", "task", "placement", "budget"]]
@@ -95,7 +95,7 @@ def gappy(frame: pd.DataFrame) -> Evidence:
 
 
 @pytest.fixture(scope="module")
-def large() -> Evidence:
+def large() -> AnalysisInputs:
     """Nine PLMs of three families on eleven tasks, of which one family does not do three; few cells of each."""
     rows = []
     for family, size in itertools.product(("bert", "bloom", "t5"), (3_000_000, 110_000_000, 7_000_000_000)):
@@ -183,7 +183,7 @@ def test_nothing_runs_off_the_page_or_over_another_text(name: str, drawn: dict) 
 
 
 @pytest.mark.parametrize("name", FIGURES)
-def test_the_papers_size_fits_a_page(name: str, large: Evidence) -> None:
+def test_the_papers_size_fits_a_page(name: str, large: AnalysisInputs) -> None:
     fig, data = FIGURES[name](large)
     assert fig.get_figheight() * 25.4 <= panels.PAGE + 1
     check_layout(fig)
@@ -194,7 +194,7 @@ def test_the_papers_size_fits_a_page(name: str, large: Evidence) -> None:
         assert means["mean"].tolist() == pytest.approx([100 * np.mean(0.2 + 0.06 * np.arange(8))] * 3)
 
 
-def test_methods_by_scale_draws_the_scores_of_the_table(whole: Evidence, drawn: dict) -> None:
+def test_methods_by_scale_draws_the_scores_of_the_table(whole: AnalysisInputs, drawn: dict) -> None:
     fig, data = drawn["methods_by_scale"]
     assert len(data) == len(MODELS) * (len(TASKS) + 1) * 6
     expected = method_scores(whole.draws).set_index(["model", "task", "placement"])
@@ -211,7 +211,7 @@ def test_methods_by_scale_draws_the_scores_of_the_table(whole: Evidence, drawn: 
     assert dict(zip(mean.model, mean["mean"], strict=True)) == pytest.approx((100 * full).to_dict())
 
 
-def test_positions_by_scale_draws_the_spread_of_the_table(whole: Evidence, drawn: dict) -> None:
+def test_positions_by_scale_draws_the_spread_of_the_table(whole: AnalysisInputs, drawn: dict) -> None:
     _, data = drawn["positions_by_scale"]
     spread = position_spread(whole.frame)
     found = data[data.kind.eq("sd") & data.method.eq("lora")]
@@ -230,7 +230,7 @@ def test_positions_by_scale_draws_the_spread_of_the_table(whole: Evidence, drawn
     assert sorted(cells) == pytest.approx(sorted(spread.sd[spread.budget.str.startswith("@")]))
 
 
-def test_the_plans_variance_is_not_cut_at_0_and_has_the_findings_intervals(whole: Evidence, drawn: dict) -> None:
+def test_the_plans_variance_is_not_cut_at_0_and_has_the_findings_intervals(whole: AnalysisInputs, drawn: dict) -> None:
     _, data = drawn["positions_by_scale"]
     cells = position_components(whole.frame).set_index(["model", "task", "budget"]).component
     variance = data[data.kind.eq("plan variance") & data.task.ne(MEAN)]
@@ -239,7 +239,7 @@ def test_the_plans_variance_is_not_cut_at_0_and_has_the_findings_intervals(whole
     assert (variance.value < 0).any()
     assert data.value[data.kind.eq("plan sd")].min() == 0
     lora = whole.frame[whole.frame.budget.eq("@lora")].reset_index(drop=True)
-    measured = position_variance(Evidence(lora, whole.draws, MARGINS))
+    measured = position_variance(AnalysisInputs(lora, whole.draws, MARGINS))
     small = measured.table.model.eq("bloom-small").to_numpy()
     expected = measured.combine(small / small.sum())
     at = data.kind.eq("plan variance") & data.task.eq(MEAN) & data.model.eq("bloom-small") & data.method.eq("lora")
@@ -247,7 +247,7 @@ def test_the_plans_variance_is_not_cut_at_0_and_has_the_findings_intervals(whole
     assert (row.value, row.low, row.high) == pytest.approx((expected.value, *expected.interval))
 
 
-def test_score_by_budget_draws_the_sweep_of_the_table(whole: Evidence, drawn: dict) -> None:
+def test_score_by_budget_draws_the_sweep_of_the_table(whole: AnalysisInputs, drawn: dict) -> None:
     fig, data = drawn["score_by_budget"]
     assert len(fig.axes) == len(MODELS) * len(TASKS)
     cells = cell_scores(whole.draws).set_index(["model", "task", "placement", "budget"])
@@ -261,7 +261,7 @@ def test_score_by_budget_draws_the_sweep_of_the_table(whole: Evidence, drawn: di
     assert {20.0, 23.7} <= {round(line.get_ydata()[0], 6) for line in lines if len(line.get_ydata())}
 
 
-def test_thresholds_stand_in_the_sweep_and_in_their_own_figure(whole: Evidence, drawn: dict) -> None:
+def test_thresholds_stand_in_the_sweep_and_in_their_own_figure(whole: AnalysisInputs, drawn: dict) -> None:
     (sweep, wide), (_, long) = drawn["score_by_budget"], drawn["thresholds_by_scale"]
     table = thresholds(whole.draws, MARGINS).set_index(["model", "task", "kind"])
     assert len(long) == len(MODELS) * len(TASKS) * 2
@@ -293,7 +293,7 @@ def test_a_threshold_beyond_what_was_tested_is_an_arrow_and_no_observed_value(fr
     assert {y for line in hollow for y in line.get_ydata()} == {100}
 
 
-def test_where_it_helps_draws_paired_differences_from_apet(whole: Evidence, drawn: dict) -> None:
+def test_where_it_helps_draws_paired_differences_from_apet(whole: AnalysisInputs, drawn: dict) -> None:
     _, data = drawn["where_it_helps"]
     chosen = whole.draws.select(whole.draws.cells.placement.isin([*KEPT_TO, "uniform"]))
     expected = differences(
@@ -330,7 +330,7 @@ def test_a_study_without_restricted_placements_says_so(frame: pd.DataFrame) -> N
     assert data.empty
 
 
-def test_the_noise_floor_is_of_reruns_rows_and_differences(whole: Evidence, drawn: dict) -> None:
+def test_the_noise_floor_is_of_reruns_rows_and_differences(whole: AnalysisInputs, drawn: dict) -> None:
     _, data = drawn["noise_floor"]
     places = data.set_index(["kind", "model", "task", "placement"]).sort_index()
     cells = methods(whole.draws).cells.set_index(["model", "task", "placement"])
@@ -354,7 +354,7 @@ def test_the_noise_floor_is_of_reruns_rows_and_differences(whole: Evidence, draw
 
 
 @pytest.mark.parametrize("name", FIGURES)
-def test_missing_cells_are_seen(name: str, gappy: Evidence) -> None:
+def test_missing_cells_are_seen(name: str, gappy: AnalysisInputs) -> None:
     fig, data = FIGURES[name](gappy)
     assert "Cells missing: 3" in words(fig)
     if name in ("noise_floor", "thresholds_by_scale"):
@@ -379,7 +379,7 @@ def test_a_pair_of_which_all_is_missing_has_its_panel(frame: pd.DataFrame) -> No
     assert "not in this study" not in words(lost)
 
 
-def test_a_missing_cell_has_its_place_on_the_axis(gappy: Evidence) -> None:
+def test_a_missing_cell_has_its_place_on_the_axis(gappy: AnalysisInputs) -> None:
     fig, _ = methods_by_scale.draw(gappy)
     marks = hatched(fig)
     assert len(marks) == 2
@@ -453,8 +453,8 @@ def test_columns_hold_families_together() -> None:
     assert ["".join(block) for block in blocks] == ["aaabbbbb", "ccc", "d" * 9, "ddd"]
 
 
-def test_files_and_equal_bytes_in_another_process(tmp_path: Path, whole: Evidence, drawn: dict) -> None:
-    write_tidy(whole.frame, tmp_path, "ab" * 32, Margins(**MARGINS))
+def test_files_and_equal_bytes_in_another_process(tmp_path: Path, whole: AnalysisInputs, drawn: dict) -> None:
+    write_tidy(whole.frame, tmp_path, "ab" * 32, AnalysisConfig(**MARGINS))
     draw_all(tmp_path / "tidy.parquet", tmp_path / "a")
     names = {path.name for path in (tmp_path / "a").iterdir()}
     assert names == {f"{name}.{kind}" for name in FIGURES for kind in ("svg", "png", "csv")}

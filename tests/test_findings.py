@@ -11,8 +11,8 @@ import pytest
 
 from apet.analysis.claims import CLAIMS
 from apet.analysis.findings import compact, findings
-from apet.analysis.resampling import draw_means
-from apet.core.hashing import sealed
+from apet.analysis.resampling import sample_means
+from apet.core.hashing import with_checksum
 from apet.report.result_tables import write_findings
 from simulated_claims import Truth, simulate
 
@@ -25,7 +25,7 @@ SMALL = Truth(draws=2, reruns=2, n=200)
 
 def found(truth: Truth, seed: int) -> dict:
     frame = simulate(truth, seed)
-    return findings(frame, draw_means(frame, 600))
+    return findings(frame, sample_means(frame, 600))
 
 
 def verdicts(document: dict, level: str = "these_tasks", scope: str = "overall") -> dict[str, str]:
@@ -131,7 +131,7 @@ def test_one_task_says_nothing_of_others() -> None:
 def altered(frame: pd.DataFrame, keep: np.ndarray) -> dict:
     left = frame[keep].reset_index(drop=True)
     left.attrs = frame.attrs
-    return findings(left, draw_means(left, 300))
+    return findings(left, sample_means(left, 300))
 
 
 def test_without_full_fine_tuning_the_other_claims_stand() -> None:
@@ -185,7 +185,7 @@ def test_files_and_the_cells_behind_each_finding(tmp_path: Path) -> None:
     ]
     write_findings(frame, tmp_path)
     document = json.loads((tmp_path / "findings.json").read_text())
-    assert document == sealed(findings(frame))
+    assert document == with_checksum(findings(frame))
     assert document["missing"] == 1
     behind = pd.read_csv(tmp_path / "findings_cells.csv")
     for name, claim in document["claims"].items():

@@ -42,13 +42,13 @@ from apet.errors import ApetError, BudgetError
 from apet.export.peft_adapters import plan_from_peft
 from apet.models.gguf import check_gguf
 from apet.models.loading import inventory_of_config
-from apet.placement import PLACEMENTS, Methods, Plan, make_plan
+from apet.placement import PLACEMENTS, MethodSizes, Plan, make_plan
 from apet.study.cell_record import read_record as read_cell
 from apet.study.cell_record import write_record
 from apet.study.grid import Grid
-from apet.study.resolve import check_study, read_study
-from apet.training.checkpoint import Kept
-from apet.training.runtime import Stop
+from apet.study.resolve import read_cells, resolve_study
+from apet.training.checkpoint import CellCheckpoint
+from apet.training.runtime import SignalHandler
 from tiny import tiny_plm
 from toy import PARAMS
 from toy_wheels import tab
@@ -189,7 +189,7 @@ def resolved(tmp_path_factory) -> tuple[Grid, dict]:
     """A study, and the record that `apet check` writes of it."""
     folder = tmp_path_factory.mktemp("study")
     (folder / "params.yaml").write_text(yaml.safe_dump(PARAMS))
-    check_study(folder / "params.yaml", folder / "study.json")
+    resolve_study(folder / "params.yaml", folder / "study.json")
     return Grid(load_study(folder / "params.yaml"), folder / "params.yaml"), json.loads(
         (folder / "study.json").read_text()
     )
@@ -198,7 +198,7 @@ def resolved(tmp_path_factory) -> tuple[Grid, dict]:
 def test_a_resolved_study_gives_the_cells_back(resolved, tmp_path):
     grid, record = resolved
     (tmp_path / "study.json").write_text(json.dumps(record))
-    found = {cell.path: cell for cell in read_study(tmp_path / "study.json")}
+    found = {cell.path: cell for cell in read_cells(tmp_path / "study.json")}
     assert found == {cell.path: cell for cell in grid.cells}
 
 
@@ -207,7 +207,7 @@ def test_a_resolved_study_gives_the_cells_back(resolved, tmp_path):
 def test_a_resolved_study_is_read_or_refused(resolved, data):
     whole = json.dumps(resolved[1]).encode()
     content = data.draw(st.one_of(any_of(whole), changed(resolved[1]).map(lambda value: json.dumps(value).encode())))
-    survives(read_study, "study.json", content)
+    survives(read_cells, "study.json", content)
 
 
 # Plans
@@ -242,7 +242,7 @@ def test_a_plan_has_exactly_its_budget_or_there_is_none(data):
     budgets = st.integers(-1, 300) | st.floats(0, 1.1).map(lambda share: int(share**3 * inventory.parameters))
     for placement in data.draw(st.lists(st.sampled_from(PLACEMENTS.names), min_size=1, max_size=4, unique=True)):
         budget, seed = data.draw(budgets), data.draw(st.integers(0, 2**63 - 1))
-        methods = Methods(*(data.draw(st.integers(1, 40)) for _ in range(3)))
+        methods = MethodSizes(*(data.draw(st.integers(1, 40)) for _ in range(3)))
         try:
             plan = make_plan(inventory, placement, budget, seed, methods)
         except BudgetError as error:
@@ -308,7 +308,7 @@ TENSORS = st.sampled_from([torch.float32, torch.int64, torch.bfloat16]).flatmap(
 @given(st.dictionaries(st.text("ab", min_size=1), VALUES | TENSORS, max_size=3), st.data())
 def test_what_is_kept_of_a_cell_comes_back_or_is_not_used(value, data):
     with tempfile.TemporaryDirectory() as folder:
-        kept = Kept(Path(folder), "identity", {"cpu": "one"}, Stop(), every=0)
+        kept = CellCheckpoint(Path(folder), "identity", {"cpu": "one"}, SignalHandler(), every=0)
         kept.finished("run", lambda: value)
         assert same(kept.find("run"), value)
         path = Path(folder) / "run.safetensors"

@@ -14,14 +14,14 @@ from torch.nn import functional as F
 from transformers import MistralConfig, MistralForCausalLM
 
 from apet.analysis.tidy import tidy
-from apet.errors import ModelError, ParamsError
-from apet.evaluation import Encoded, Write, answer_loss, generate, objective_of
+from apet.errors import ConfigError, ModelError
+from apet.evaluation import EncodedSplit, GenerationObjective, answer_loss, generate, objective_of
 from apet.evaluation.generation import split_loss
 from apet.models.families import FAMILIES
 from apet.models.loading import PLM
 from apet.study.cell_record import METRICS, PREDICTIONS
-from apet.training.cell import Bench, train_cell
-from apet.training.loop import Splits
+from apet.training.cell import CellInputs, train_cell
+from apet.training.loop import TrainingData
 from apet.training.runtime import make_deterministic
 from apet.tuning import TunedPLM
 from test_data_batches import byte_level
@@ -40,7 +40,7 @@ END = TOKENIZER.eos_token_id
 GENERATION = {"type": "generation", "labels": {}, "metrics": ("f1", "em"), "target_length": 4}
 
 
-def prompts(count: int = 20) -> Encoded:
+def prompts(count: int = 20) -> EncodedSplit:
     """Rows of many lengths, more than a batch holds, with answers of 1 to 4 tokens."""
     generator = torch.Generator().manual_seed(1)
     lengths = torch.randint(2, 9, (count,), generator=generator)
@@ -50,16 +50,16 @@ def prompts(count: int = 20) -> Encoded:
     sizes = torch.randint(1, 5, (count,), generator=generator)
     references = [["x"]] * count
     names = [str(i) for i in range(count)]
-    return Encoded(names, ids, lengths, torch.empty(0), 0.0, references, targets, sizes)
+    return EncodedSplit(names, ids, lengths, torch.empty(0), 0.0, references, targets, sizes)
 
 
-def written(plm: PLM, data: Encoded, end: int = NO_END, structure: str = "") -> list[list[int]]:
+def written(plm: PLM, data: EncodedSplit, end: int = NO_END, structure: str = "") -> list[list[int]]:
     plan = plan_of(plm, structure) if structure else NOTHING
     with TunedPLM(plm, plan) as tuned:
         return generate(tuned, [theta_of(plan, 0.3)] if structure else [], data, end, LONGEST)
 
 
-def alone(data: Encoded, row: int) -> tuple[torch.Tensor, torch.Tensor]:
+def alone(data: EncodedSplit, row: int) -> tuple[torch.Tensor, torch.Tensor]:
     """One row of a split, without padding."""
     return data.batch(torch.tensor([row]))
 
@@ -116,7 +116,7 @@ def test_a_row_writes_the_same_alone_and_in_a_batch(family):
     together = written(plm, data, end, "all")
     for row in range(len(data)):
         ids, lengths = alone(data, row)
-        assert written(plm, Encoded(["x"], ids, lengths, torch.empty(0)), end, "all") == [together[row]]
+        assert written(plm, EncodedSplit(["x"], ids, lengths, torch.empty(0)), end, "all") == [together[row]]
 
 
 @pytest.mark.parametrize("window", [6, 64])
@@ -200,9 +200,9 @@ def written_task(folder: Path) -> tuple[Path, dict]:
 
 
 @pytest.fixture
-def bench(tmp_path) -> Bench:
+def bench(tmp_path) -> CellInputs:
     folder, _ = written_task(tmp_path / "data")
-    found = Bench.of(sized("bloom"), folder, 60)
+    found = CellInputs.of(sized("bloom"), folder, 60)
     return replace(found, splits=replace(found.splits, train=found.test, validation=found.test))
 
 
@@ -252,20 +252,20 @@ def test_training_makes_the_loss_smaller_in_every_family(tmp_path, bench, family
 
 def test_the_answer_ends_with_the_token_it_was_trained_to_end_with(bench):
     objective = bench.splits.objective
-    assert isinstance(objective, Write) and objective.end == (END,) and objective.longest == 4
+    assert isinstance(objective, GenerationObjective) and objective.end == (END,) and objective.longest == 4
     lengths = bench.test.target_lengths
     assert (bench.test.targets[torch.arange(len(lengths)), lengths - 1] == END).all()
 
 
 def test_a_plm_that_cannot_write_is_refused_before_training(tmp_path):
     folder, task = written_task(tmp_path)
-    with pytest.raises(ParamsError, match=r"task toy: .* family bert, an encoder, which writes no text"):
-        Bench.of(sized("bert"), folder, 60)
-    with pytest.raises(ParamsError, match="`head: trained`, whose outputs are labels"):
+    with pytest.raises(ConfigError, match=r"task toy: .* family bert, an encoder, which writes no text"):
+        CellInputs.of(sized("bert"), folder, 60)
+    with pytest.raises(ConfigError, match="`head: trained`, whose outputs are labels"):
         objective_of(task, replace(sized("bloom"), head="trained"))
     with pytest.raises(ModelError, match="names no eos_token"):
         objective_of(task, replace(sized("bloom"), tokenizer=byte_level()))
 
 
 def test_splits_share_one_objective(bench):
-    assert isinstance(bench.splits, Splits) and set(bench.encoded) == {"train", "validation", "test"}
+    assert isinstance(bench.splits, TrainingData) and set(bench.encoded) == {"train", "validation", "test"}

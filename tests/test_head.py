@@ -9,14 +9,14 @@ import torch
 from safetensors.torch import load_file
 
 from apet.core.hashing import file_digest
-from apet.errors import ParamsError
-from apet.evaluation import Classify, Labels
+from apet.errors import ConfigError
+from apet.evaluation import ClassificationObjective, LabelTrie
 from apet.models.families import Inputs
 from apet.models.loading import PLM
-from apet.placement import Methods, Plan, make_plan, own_count
+from apet.placement import MethodSizes, Plan, make_plan, own_count
 from apet.study.cell_record import HEADS, THETA, is_complete
-from apet.training.cell import Bench, train_cell
-from apet.training.loop import HEAD, Splits, train
+from apet.training.cell import CellInputs, train_cell
+from apet.training.loop import HEAD, TrainingData, train
 from apet.training.runtime import make_deterministic
 from apet.tuning import TunedPLM, initial_theta, split_by_structure
 from test_training import BENCH, RECIPE, cell, contents, rows
@@ -24,7 +24,7 @@ from tiny import CONFIGS, tiny_plm
 
 make_deterministic()
 LABELS = torch.arange(2)
-SPLITS = Splits(rows(64, 1), rows(32, 2), Classify(Labels.of([[0], [1]])))
+SPLITS = TrainingData(rows(64, 1), rows(32, 2), ClassificationObjective(LabelTrie.of([[0], [1]])))
 
 
 def headed(family: str) -> PLM:
@@ -33,14 +33,14 @@ def headed(family: str) -> PLM:
     return replace(plm, head="trained")
 
 
-def bench(family: str) -> Bench:
-    return Bench(headed(family), BENCH.task, SPLITS, rows(48, 3))
+def bench(family: str) -> CellInputs:
+    return CellInputs(headed(family), BENCH.task, SPLITS, rows(48, 3))
 
 
 @pytest.mark.parametrize("family", CONFIGS)
 def test_step_0_is_uniform_and_a_head_is_linear_in_the_plm_s_state(family):
     plm = headed(family)
-    budget = own_count("lora", plm.inventory, Methods())
+    budget = own_count("lora", plm.inventory, MethodSizes())
     plan = make_plan(plm.inventory, "lora", budget, 3)
     theta = initial_theta(plan, 4, plm.model.get_input_embeddings().weight)
     assert theta.shape == (budget,)
@@ -108,7 +108,7 @@ def test_a_linear_probe_learns():
 
 
 def test_a_loss_over_the_vocabulary_needs_words(tmp_path):
-    with pytest.raises(ParamsError, match=r"head: trained.*labels"):
+    with pytest.raises(ConfigError, match=r"head: trained.*labels"):
         train_cell(cell(training=replace(RECIPE, loss="vocabulary")), bench("bert"), tmp_path / "cell")
 
 

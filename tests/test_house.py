@@ -47,9 +47,9 @@ def test_lint_is_clean():
 def test_a_notebook_sees_the_types_of_what_it_is_given(tmp_path: Path):
     """With the cache that lint has left. `reveal_type` is mypy's own word."""
     calls = {
-        "apet.plm('my-plm').inventory": "apet.placement.sites.Inventory",
-        "apet.load('cell')": "apet.export.tuned_model.TunedModel",
-        "apet.load('cell').evaluate('data').score": "float",
+        "apet.load_model('my-plm').inventory": "apet.placement.sites.Inventory",
+        "apet.load_tuned('cell')": "apet.export.tuned_model.TunedModel",
+        "apet.load_tuned('cell').evaluate('data').score": "float",
     }
     (tmp_path / "notebook.py").write_text("import apet\n" + "".join(f"reveal_type({call})\n" for call in calls))
     said = run("mypy", "--no-pretty", str(tmp_path / "notebook.py"))

@@ -14,9 +14,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch.nn import functional as F
 from transformers import PreTrainedTokenizerFast
 
-from apet.evaluation import Classify, Labels, label_tokens, predict
-from apet.training.cell import Bench, train_cell
-from apet.training.loop import Splits, train
+from apet.evaluation import ClassificationObjective, LabelTrie, label_tokens, predict
+from apet.training.cell import CellInputs, train_cell
+from apet.training.loop import TrainingData, train
 from apet.training.runtime import make_deterministic
 from apet.tuning import TunedPLM, initial_theta, split_by_structure
 from test_data_encoded import FIELDS, PAIRS, prepared
@@ -71,7 +71,7 @@ def framed(family: str):
 @pytest.mark.parametrize("family", CONFIGS)
 def test_probabilities_are_those_of_the_library_s_forward_token_by_token(family, tree):
     plm, data = framed(family)
-    labels = Labels.of(TREES[tree])
+    labels = LabelTrie.of(TREES[tree])
     with TunedPLM(plm, NOTHING) as tuned:
         found = predict(tuned, [], data, labels).softmax(dim=1)
         loss = labels.loss(tuned, [], *data.batch(torch.arange(9)), torch.arange(9) % len(labels))
@@ -113,7 +113,7 @@ class Pretended:
 
 @given(words())
 def test_labels_sum_to_one_whatever_their_words(tokens):
-    labels, plm, one = Labels.of(tokens), Pretended(), torch.ones(1, 1, dtype=torch.long)
+    labels, plm, one = LabelTrie.of(tokens), Pretended(), torch.ones(1, 1, dtype=torch.long)
     chances = labels.scores(plm, [], one, one[0]).softmax(dim=1)[0]
     torch.testing.assert_close(chances, counted_out(tokens, plm.logits), atol=1e-5, rtol=1e-4)
     assert plm.asked == len(labels.forks) < len(tokens)
@@ -123,7 +123,7 @@ def test_labels_sum_to_one_whatever_their_words(tokens):
 
 
 def test_only_forks_on_a_right_label_s_way_are_asked_in_training():
-    labels, plm, two = Labels.of(TREES["four forks"]), Pretended(), torch.ones(2, 1, dtype=torch.long)
+    labels, plm, two = LabelTrie.of(TREES["four forks"]), Pretended(), torch.ones(2, 1, dtype=torch.long)
     assert len(labels.forks) == 4  # the start, behind 3, behind 3 5, and behind 4
     labels.loss(plm, [], two, two[:, 0], torch.tensor([2, 4]))
     assert plm.asked == 2
@@ -131,7 +131,7 @@ def test_only_forks_on_a_right_label_s_way_are_asked_in_training():
 
 def test_words_that_differ_at_once_are_asked_at_once():
     plm, data = framed("bloom")
-    labels = Labels.of(TREES["flat"])
+    labels = LabelTrie.of(TREES["flat"])
     assert len(labels.forks) == 1
     with TunedPLM(plm, NOTHING) as tuned, torch.no_grad():
         assert torch.equal(
@@ -146,10 +146,10 @@ def test_training_makes_the_loss_smaller(family, loss):
     plm, data = framed(family)
     plan = plan_of(plm, "lowrank")
     parts = split_by_structure(plan, initial_theta(plan, 4, plm.model.get_input_embeddings().weight))
-    objective = Classify(Labels.of(TREES["behind a shared start"]))
+    objective = ClassificationObjective(LabelTrie.of(TREES["behind a shared start"]))
     with TunedPLM(plm, plan) as tuned:
         before = objective.evaluate(tuned, list(parts.values()), data).score
-        trained = train(tuned, parts, Splits(data, data, objective), replace(RECIPE, loss=loss), 1, 1.0)
+        trained = train(tuned, parts, TrainingData(data, data, objective), replace(RECIPE, loss=loss), 1, 1.0)
         after = objective.evaluate(tuned, [trained.theta], data).score
     assert trained.losses[-1][1] < trained.losses[0][1]
     assert after.loss < before.loss and after.score >= before.score
@@ -162,11 +162,11 @@ def test_words_of_a_real_tokenizer_that_begin_alike(size, tmp_path):
     task = {"task": "toy", "labels": dict(zip("abcdef", LABELS, strict=True))}
     tokens = label_tokens(task, tokenizer)
     assert len({ids[0] for ids in tokens}) < len(tokens)
-    labels = Labels.of(tokens)
+    labels = LabelTrie.of(tokens)
     assert all(fork.turn.max() + 1 == len(fork.words) > 1 for fork in labels.forks)
     plm = replace(tiny_plm("bloom", vocabulary=len(tokenizer)), tokenizer=tokenizer)
     folder, _ = prepared(tmp_path / "data", PAIRS, **FIELDS, length=200, labels={"a": LABELS[1], "b": LABELS[2]})
-    bench = Bench.of(plm, folder, 500)
+    bench = CellInputs.of(plm, folder, 500)
     assert bench.splits.objective.words.tokens == (tuple(tokens[1]), tuple(tokens[2]))
     small = cell("lora", "@own", draws=1, training=replace(RECIPE, steps=4, evaluations=2))
     for again in "ab":
@@ -179,7 +179,7 @@ def test_words_of_a_real_tokenizer_that_begin_alike(size, tmp_path):
 def test_a_large_plan_moves_both_forks():
     """θ reaches what is read behind a prefix, in the PLM and in its words."""
     plm, data = framed("t5")
-    plan, labels = plan_of(plm, "all"), Labels.of(TREES["two forks"])
+    plan, labels = plan_of(plm, "all"), LabelTrie.of(TREES["two forks"])
     theta = theta_of(plan, 0.3)
     with TunedPLM(plm, plan) as tuned:
         moved = predict(tuned, [theta.detach()], data, labels).exp()

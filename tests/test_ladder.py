@@ -11,9 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoConfig
 
-from apet.errors import ModelError, ParamsError
+from apet.errors import ConfigError, ModelError
 from apet.models.inventory import inventory_of, shapes_of
-from apet.models.ladder import FAMILIES, HEAD_WIDTH, Recipe, Rung, parse_rung, rung_digest
+from apet.models.ladder import (
+    FAMILIES,
+    HEAD_WIDTH,
+    LadderModel,
+    PretrainingConfig,
+    ladder_model_digest,
+    parse_ladder_model,
+)
 from apet.placement.sites import Inventory
 
 CORPUS = "data/corpus/0123456789"
@@ -23,7 +30,7 @@ CORPUS = "data/corpus/0123456789"
 def test_a_name_says_all_of_a_rung(family: str, sixteenths: int, layers: int) -> None:
     width = HEAD_WIDTH * sixteenths
     name = f"{family}-{width}x{layers}"
-    assert parse_rung(name) == Rung(name, family, width, layers, sixteenths)
+    assert parse_ladder_model(name) == LadderModel(name, family, width, layers, sixteenths)
 
 
 @pytest.mark.parametrize(
@@ -41,13 +48,15 @@ def test_a_name_says_all_of_a_rung(family: str, sixteenths: int, layers: int) ->
 )
 def test_another_form_is_refused(name: str, said: str) -> None:
     with pytest.raises(ModelError, match="model") as error:
-        parse_rung(name)
+        parse_ladder_model(name)
     assert repr(name) in str(error.value) and said in str(error.value)
 
 
 def test_a_recipe_is_the_defaults_and_an_override() -> None:
-    assert Recipe.of({}) == Recipe()
-    assert Recipe.of({"max_tokens": 5000, "embedding_lr": 1}) == replace(Recipe(), max_tokens=5000, embedding_lr=1.0)
+    assert PretrainingConfig.of({}) == PretrainingConfig()
+    assert PretrainingConfig.of({"max_tokens": 5000, "embedding_lr": 1}) == replace(
+        PretrainingConfig(), max_tokens=5000, embedding_lr=1.0
+    )
 
 
 @pytest.mark.parametrize(
@@ -68,33 +77,35 @@ def test_a_recipe_is_the_defaults_and_an_override() -> None:
     ],
 )
 def test_a_wrong_recipe_is_refused(values: dict, said: str) -> None:
-    with pytest.raises(ParamsError) as error:
-        Recipe.of(values)
+    with pytest.raises(ConfigError) as error:
+        PretrainingConfig.of(values)
     assert said in str(error.value)
 
 
 def test_steps_are_whole_batches_and_at_least_one() -> None:
-    assert Recipe(max_tokens=1000, batch_size=4, block_size=50).steps == 5
-    assert Recipe(max_tokens=1000, batch_size=4, block_size=60).steps == 4
-    assert Recipe(max_tokens=1, batch_size=4, block_size=60).steps == 1
+    assert PretrainingConfig(max_tokens=1000, batch_size=4, block_size=50).steps == 5
+    assert PretrainingConfig(max_tokens=1000, batch_size=4, block_size=60).steps == 4
+    assert PretrainingConfig(max_tokens=1, batch_size=4, block_size=60).steps == 1
 
 
 def test_the_digest_knows_rung_recipe_and_corpus() -> None:
-    rung, recipe = parse_rung("bloom-32x2"), Recipe()
+    rung, recipe = parse_ladder_model("bloom-32x2"), PretrainingConfig()
     other = {"lr_scheduler_type": "cosine"}
-    changed = [replace(recipe, **{f.name: other.get(f.name, getattr(recipe, f.name) * 2)}) for f in fields(Recipe)]
+    changed = [
+        replace(recipe, **{f.name: other.get(f.name, getattr(recipe, f.name) * 2)}) for f in fields(PretrainingConfig)
+    ]
     digests = [
-        rung_digest(rung, recipe, CORPUS),
-        rung_digest(parse_rung("bloom-32x3"), recipe, CORPUS),
-        rung_digest(rung, recipe, CORPUS + "0"),
-        *(rung_digest(rung, r, CORPUS) for r in changed),
+        ladder_model_digest(rung, recipe, CORPUS),
+        ladder_model_digest(parse_ladder_model("bloom-32x3"), recipe, CORPUS),
+        ladder_model_digest(rung, recipe, CORPUS + "0"),
+        *(ladder_model_digest(rung, r, CORPUS) for r in changed),
     ]
     assert len(set(digests)) == len(digests)
-    assert digests[0] == rung_digest(parse_rung("bloom-32x2"), Recipe.of({}), CORPUS)
+    assert digests[0] == ladder_model_digest(parse_ladder_model("bloom-32x2"), PretrainingConfig.of({}), CORPUS)
 
 
 def test_the_causal_phase_comes_first_and_takes_its_share() -> None:
-    recipe = Recipe(max_tokens=10 * 4 * 50, batch_size=4, block_size=50, causal_phase_ratio=0.3)
+    recipe = PretrainingConfig(max_tokens=10 * 4 * 50, batch_size=4, block_size=50, causal_phase_ratio=0.3)
     assert [recipe.is_causal(step) for step in range(10)] == [True] * 3 + [False] * 7
     assert not any(replace(recipe, causal_phase_ratio=0.0).is_causal(step) for step in range(10))
     assert all(replace(recipe, causal_phase_ratio=1.0).is_causal(step) for step in range(10))
@@ -108,7 +119,7 @@ def test_a_ladder_spans_a_factor_of_thirty(family: str) -> None:
 
 
 def test_layers_of_t5_are_in_each_stack_and_its_head_is_its_own() -> None:
-    words, width, layers, ffn = Recipe().vocab_size, 64, 4, 160
+    words, width, layers, ffn = PretrainingConfig().vocab_size, 64, 4, 160
     attention, feed = 4 * width * width, 3 * width * ffn
     blocks = layers * (attention + feed + 2 * width) + layers * (2 * attention + feed + 3 * width)
     sizes = inventory("t5-64x4")
@@ -117,7 +128,7 @@ def test_layers_of_t5_are_in_each_stack_and_its_head_is_its_own() -> None:
 
 
 def inventory(name: str) -> Inventory:
-    return inventory_of(shapes_of(AutoConfig.for_model(**parse_rung(name).config(Recipe()))))
+    return inventory_of(shapes_of(AutoConfig.for_model(**parse_ladder_model(name).config(PretrainingConfig()))))
 
 
 def test_names_and_digests_need_no_torch() -> None:

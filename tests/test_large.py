@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from apet.models.loading import PLM
-from apet.placement import Methods, Plan, Units, make_plan, own_count
+from apet.placement import MethodSizes, Plan, Units, make_plan, own_count
 from apet.tuning import TunedPLM, initial_theta, layout
 from apet.tuning.low_rank_updates import is_thin
 from apet.tuning.output_updates import linear_entries
@@ -81,7 +81,7 @@ def loaded_in(family: str) -> PLM:
 @pytest.mark.parametrize("placement", ["full", "lora", "bitfit", "adapter"])
 def test_in_bfloat16_step_0_is_exactly_the_frozen_plm(family, placement):
     plm = loaded_in(family)
-    plan = make_plan(plm.inventory, placement, own_count(placement, plm.inventory, Methods()), 3)
+    plan = make_plan(plm.inventory, placement, own_count(placement, plm.inventory, MethodSizes()), 3)
     theta = initial_theta(plan, 4, plm.model.get_input_embeddings().weight)
     assert theta.dtype == torch.float32
     for words in (EVERY_WORD, None):
@@ -231,8 +231,8 @@ class Largest(torch.utils._python_dispatch.TorchDispatchMode):
 def test_a_small_plan_makes_no_copy_of_a_map(family, placement):
     """A step of a small plan never makes a tensor as large as a map's weight, frozen or not."""
     plm = tiny_plm(family, width=256)
-    budget = own_count(placement, plm.inventory, Methods(2, 2, 2)) if placement != "uniform" else 1500
-    plan = make_plan(plm.inventory, placement, budget, 3, Methods(2, 2, 2))
+    budget = own_count(placement, plm.inventory, MethodSizes(2, 2, 2)) if placement != "uniform" else 1500
+    plan = make_plan(plm.inventory, placement, budget, 3, MethodSizes(2, 2, 2))
     assert all(is_thin(s) for s in layout(plan) if s.units.site.structure == "entry" and len(s.units.site.shape) > 1)
     with Largest() as largest:
         saved_bytes(plm, plan, words=torch.tensor([1, 2]))

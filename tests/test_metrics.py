@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from nltk.stem.porter import PorterStemmer
 
 from apet.data.text_metrics import answer_scores, exact_match, plain, rouge_l, shuffled_scores, token_f1
-from apet.errors import ParamsError
+from apet.errors import ConfigError
 from apet.evaluation import Score, score, score_answers
 from apet.evaluation.metrics import label_metrics, text_metrics
 
@@ -130,7 +130,7 @@ def test_shuffled_references_are_scored_against_other_rows():
 
 
 def test_an_unknown_metric_is_named():
-    with pytest.raises(ParamsError, match=r"unknown metric 'rouge_1'\. Did you mean 'rouge_l'"):
+    with pytest.raises(ConfigError, match=r"unknown metric 'rouge_1'\. Did you mean 'rouge_l'"):
         text_metrics(["rouge_1"], ["x"], [["x"]])
-    with pytest.raises(ParamsError, match="Allowed: accuracy, f1"):
+    with pytest.raises(ConfigError, match="Allowed: accuracy, f1"):
         label_metrics(["em"], torch.tensor([1]), torch.tensor([1]))

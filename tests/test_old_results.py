@@ -14,13 +14,13 @@ import pytest
 import torch
 
 from apet.config.study_config import load_study
-from apet.core.hashing import bytes_digest, digest, file_digest, sealed, write_json
-from apet.core.records import BLANK, seal_bytes, write_sealed
+from apet.core.hashing import bytes_digest, digest, file_digest, with_checksum, write_json
+from apet.core.records import BLANK, seal_bytes, write_json_record
 from apet.study.archive import restore
 from apet.study.cell_record import FORMAT, METRICS, is_complete, read_record, write_record
 from apet.study.grid import TRAINER_VERSION, Cell, Grid
-from apet.training.checkpoint import Kept
-from apet.training.runtime import Stop
+from apet.training.checkpoint import CellCheckpoint
+from apet.training.runtime import SignalHandler
 from test_corrupt import Place, Ran
 
 FORMAT_1 = ("format", "cell", "plm", "task", "tunable", "head", "replicates", "files")
@@ -102,7 +102,7 @@ def test_a_newer_format_and_what_is_no_format_are_refused(place: Place) -> None:
     folder = folder_of(place.cells[1])
     record = read_record(folder)
     for found, said in ((3, "of format 3, which a newer version"), ("two", "its format is 'two'")):
-        write_sealed(folder / METRICS, record | {"format": found})
+        write_json_record(folder / METRICS, record | {"format": found})
         refused(place.run(*place.commands["show"]), METRICS, said, str(FORMAT))
 
 
@@ -113,7 +113,7 @@ def test_a_cell_of_an_older_trainer_is_not_loaded_nor_its_study_trained(place: P
     refused(place.run(*place.commands["export"]), METRICS, f"trainer {TRAINER_VERSION - 1}", f"{TRAINER_VERSION}")
     study = json.loads(place.study.read_text())
     study["shared"]["trainer"] = TRAINER_VERSION - 1
-    write_sealed(place.study, study)
+    write_json_record(place.study, study)
     refused(place.run(*place.commands["train"]), str(place.study), "another version of apet", "`apet check`")
 
 
@@ -195,7 +195,7 @@ def test_progress_of_an_older_version_is_said_and_not_used(place: Place) -> None
     whole = place.run(*place.commands["train"]).files
     record = read_record(folder_of(one))
     older = digest([1, one.digest, record["plm"]["content"], record["task"]["digest"]])
-    kept = Kept(Path("results/progress") / one.path, older, {}, Stop(), 0.0)
+    kept = CellCheckpoint(Path("results/progress") / one.path, older, {}, SignalHandler(), 0.0)
     kept.finished("draw0.rerun0", lambda: {"trained": torch.zeros(3)})
     shutil.rmtree(folder_of(one))
     ran = place.run(*place.commands["train again"])
@@ -220,5 +220,5 @@ def test_remembered_digests_of_an_older_version_are_made_again(place: Place) -> 
     write_json(Path(".apet/digests.json"), known)
     assert place.run(*place.commands["check"]).files == whole
     written = json.loads(Path(".apet/digests.json").read_text())
-    assert written == sealed(written)
+    assert written == with_checksum(written)
     assert written["files"][str(Path("plm/config.json").resolve())][1] == file_digest(Path("plm/config.json"))

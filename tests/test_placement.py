@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from apet.errors import BudgetError, ParamsError
+from apet.errors import BudgetError, ConfigError
 from apet.models.loading import inventory_of_config
 from apet.placement import (
     PLACEMENTS,
     Budget,
     Inventory,
-    Methods,
+    MethodSizes,
     Site,
     make_plan,
     most_virtual_tokens,
@@ -46,11 +46,11 @@ SIZES = [(1024, 24, 786_432), (1536, 24, 1_179_648), (4096, 30, 3_932_160)]
 @pytest.mark.parametrize(("width", "layers", "lora"), SIZES)
 def test_counts_of_bloom_are_the_papers(width, layers, lora):
     inventory = bloom(width, layers, 250880)
-    counts = {name: own_count(name, inventory, Methods()) for name in ("lora", "adapter", "prompt", "bitfit")}
+    counts = {name: own_count(name, inventory, MethodSizes()) for name in ("lora", "adapter", "prompt", "bitfit")}
     assert counts == paper(width, layers)
     assert counts["lora"] == lora
-    assert own_count("full", inventory, Methods()) == inventory.parameters
-    assert own_count("none", inventory, Methods()) == 0
+    assert own_count("full", inventory, MethodSizes()) == inventory.parameters
+    assert own_count("none", inventory, MethodSizes()) == 0
 
 
 @settings(max_examples=150, deadline=None)
@@ -78,7 +78,7 @@ def test_random_plan_meets_any_budget_exactly(placement, share, seed, large):
 @settings(max_examples=80, deadline=None)
 @given(st.sampled_from(["lora", "adapter", "prompt", "bitfit"]), st.floats(0, 1), st.integers(0, 2**32))
 def test_named_placement_meets_any_budget_it_holds(placement, share, seed):
-    holds = capacity(PLACEMENTS.own[placement](SMALL, Methods()))
+    holds = capacity(PLACEMENTS.own[placement](SMALL, MethodSizes()))
     budget = max(1, int(min(holds, SMALL.parameters) * share))
     plan = make_plan(SMALL, placement, budget, seed)
     assert sum(u.size for u in plan.units) == budget
@@ -86,15 +86,15 @@ def test_named_placement_meets_any_budget_it_holds(placement, share, seed):
 
 def test_named_placement_at_its_own_count_takes_its_own_units():
     for name in ("lora", "adapter", "prompt", "bitfit", "full"):
-        own = PLACEMENTS.own[name](SMALL, Methods())
-        plan = make_plan(SMALL, name, own_count(name, SMALL, Methods()), seed=7)
+        own = PLACEMENTS.own[name](SMALL, MethodSizes())
+        plan = make_plan(SMALL, name, own_count(name, SMALL, MethodSizes()), seed=7)
         assert {u.site: u.count for u in plan.units} == own
-    lora = make_plan(SMALL, "lora", own_count("lora", SMALL, Methods()), seed=7)
+    lora = make_plan(SMALL, "lora", own_count("lora", SMALL, MethodSizes()), seed=7)
     assert {u.site.place.rsplit(".", 1)[1] for u in lora.units} == {"query", "value"}
 
 
 def test_adapter_of_half_the_width_keeps_its_output_biases():
-    half = own_count("adapter", SMALL, Methods(adapter_width=12))
+    half = own_count("adapter", SMALL, MethodSizes(adapter_width=12))
     plan = make_plan(SMALL, "adapter", half, seed=7)
     assert {u.count for u in plan.units if u.site.structure == "bottleneck"} == {12}
     assert {u.count for u in plan.units if u.site.structure == "bias"} == {32}
@@ -149,7 +149,7 @@ def test_virtual_tokens_are_those_of_the_plan_and_never_more_than_foretold(place
         except BudgetError:
             continue
         tokens = sum(units.count for units in plan.units if units.site.structure == "token")
-        assert tokens == virtual_tokens(inventory, placement, budget, seed, Methods())
+        assert tokens == virtual_tokens(inventory, placement, budget, seed, MethodSizes())
         assert tokens <= most_virtual_tokens(inventory, placement, budget)
         most = max(most, tokens)
     assert (most > 0) == (placement in ("uniform", "token_only", "prompt"))
@@ -165,9 +165,9 @@ def test_scalars_alone_when_nothing_larger_fits():
     [("4096", 4096), (4096, 4096), ("50%", 0.5), ("0.01%", 0.0001), ("@lora", "lora"), ("@full", "full")],
 )
 def test_budget_forms(written, count):
-    expected = own_count(count, SMALL, Methods()) if isinstance(count, str) else count
+    expected = own_count(count, SMALL, MethodSizes()) if isinstance(count, str) else count
     expected = round(expected * SMALL.parameters) if isinstance(expected, float) else expected
-    assert resolve(Budget.parse(written), "uniform", SMALL, Methods()) == expected
+    assert resolve(Budget.parse(written), "uniform", SMALL, MethodSizes()) == expected
 
 
 @pytest.mark.parametrize("written", ["-1", -5, "many", "101%", "0%", "1.5", "@lorra", "", "1e3", True])
@@ -186,13 +186,13 @@ def test_budget_that_cannot_be_met_is_refused(placement, budget):
 
 
 def test_unknown_placement_is_refused_with_a_suggestion():
-    with pytest.raises(ParamsError, match="Did you mean 'uniform'"):
+    with pytest.raises(ConfigError, match="Did you mean 'uniform'"):
         make_plan(SMALL, "unifrom", 5, seed=1)
 
 
 def test_own_has_no_meaning_for_a_random_placement():
     with pytest.raises(BudgetError, match="no count of its own"):
-        resolve(Budget.parse("@own"), "uniform", SMALL, Methods())
+        resolve(Budget.parse("@own"), "uniform", SMALL, MethodSizes())
 
 
 def test_key_biases_and_word_rows_are_counted_but_never_drawn():
@@ -228,7 +228,7 @@ def test_only_a_part_of_a_sites_scalars_is_named_one_by_one():
             part = units.site.structure in ("entry", "bias") and units.count < units.site.units
             assert (units.index is not None) == part
             assert not part or (len(units.index) == units.count and (units.index[1:] > units.index[:-1]).all())
-    own = make_plan(SMALL, "bitfit", own_count("bitfit", SMALL, Methods()), seed=1)
+    own = make_plan(SMALL, "bitfit", own_count("bitfit", SMALL, MethodSizes()), seed=1)
     assert all(units.index is None for units in own.units)
 
 
@@ -255,7 +255,7 @@ def test_what_a_unit_costs_and_how_many_a_site_holds():
 
 
 def test_the_smallest_share_is_one_parameter():
-    assert resolve(Budget.parse("0.000001%"), "uniform", SMALL, Methods()) == 1
+    assert resolve(Budget.parse("0.000001%"), "uniform", SMALL, MethodSizes()) == 1
 
 
 def test_a_budget_is_told_what_is_wrong_with_it_and_the_whole_plm_is_a_share():
@@ -263,4 +263,4 @@ def test_a_budget_is_told_what_is_wrong_with_it_and_the_whole_plm_is_a_share():
         Budget.parse("@lorra")
     with pytest.raises(BudgetError, match="is not a whole number"):
         Budget.parse("many")
-    assert resolve(Budget.parse("100%"), "uniform", SMALL, Methods()) == SMALL.parameters
+    assert resolve(Budget.parse("100%"), "uniform", SMALL, MethodSizes()) == SMALL.parameters

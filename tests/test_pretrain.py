@@ -13,14 +13,25 @@ from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
 from apet.core.hashing import file_digest, folder_digest
-from apet.core.records import write_sealed
+from apet.core.records import write_json_record
 from apet.data.corpus import SCHEMA
 from apet.data.prepared_files import write_table
 from apet.errors import DataError
 from apet.models.checkpoint_files import content_of
 from apet.models.families import FAMILIES
 from apet.models.inventory import inventory_of
-from apet.models.ladder import CLS, END, MASK, PAD, SENTINEL, SEP, SPECIAL, Recipe, Rung, parse_rung
+from apet.models.ladder import (
+    CLS,
+    END,
+    MASK,
+    PAD,
+    SENTINEL,
+    SEP,
+    SPECIAL,
+    LadderModel,
+    PretrainingConfig,
+    parse_ladder_model,
+)
 from apet.models.loading import load_plm
 from apet.models.pretraining import pretrain as module
 from apet.models.pretraining.losses import (
@@ -35,13 +46,13 @@ from apet.models.pretraining.losses import (
     training_loss,
 )
 from apet.models.pretraining.packing import heldout_rows, training_rows, unigram_entropy
-from apet.models.pretraining.pretrain import Run, pretrain, rate_share
+from apet.models.pretraining.pretrain import PretrainingState, pretrain, rate_share
 from apet.models.pretraining.tokenizer import train_tokenizer
 from apet.training.runtime import make_deterministic
 
-RUNG = parse_rung("bloom-16x1")
-OTHERS = [parse_rung("bert-16x1"), parse_rung("t5-16x1")]
-RECIPE = Recipe(
+RUNG = parse_ladder_model("bloom-16x1")
+OTHERS = [parse_ladder_model("bert-16x1"), parse_ladder_model("t5-16x1")]
+RECIPE = PretrainingConfig(
     vocab_size=300, max_tokens=30 * 4 * 16, batch_size=4, block_size=16, muon_lr=0.02, embedding_lr=0.03, scalar_lr=0.01
 )
 NAMES = ("ada", "bo", "cy", "dee", "eve")
@@ -66,7 +77,7 @@ def write_corpus(folder: Path, train: int, heldout: int) -> Path:
 
 def seal_corpus(folder: Path) -> None:
     files = {name: file_digest(folder / name) for name in ("train.parquet", "heldout.parquet")}
-    write_sealed(folder / "corpus.json", {"files": files})
+    write_json_record(folder / "corpus.json", {"files": files})
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -134,18 +145,20 @@ class Killed(Exception):
 
 
 def kill_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    honest = Run._step
+    honest = PretrainingState._step
 
-    def dying(run: Run, number: int, rows: torch.Tensor) -> float:
+    def dying(run: PretrainingState, number: int, rows: torch.Tensor) -> float:
         if number == step:
             raise Killed
         return honest(run, number, rows)
 
-    monkeypatch.setattr(Run, "_step", dying)
+    monkeypatch.setattr(PretrainingState, "_step", dying)
     monkeypatch.setattr(module, "KEEP_EVERY", 0.0)
 
 
-def killed(out: Path, corpus: Path, tokenizer: Path, step: int, recipe: Recipe = RECIPE, rung: Rung = RUNG) -> Path:
+def killed(
+    out: Path, corpus: Path, tokenizer: Path, step: int, recipe: PretrainingConfig = RECIPE, rung: LadderModel = RUNG
+) -> Path:
     """Start a run, kill it before a step, and return the state file that it leaves."""
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
         kill_at(step, patch)
@@ -161,8 +174,8 @@ def test_a_killed_run_goes_on_to_the_same_bytes(
 ) -> None:
     state = killed(tmp_path / "again", corpus, tokenizer, step)
     seen = []
-    honest = Run._step
-    monkeypatch.setattr(Run, "_step", lambda run, n, rows: seen.append(n) or honest(run, n, rows))
+    honest = PretrainingState._step
+    monkeypatch.setattr(PretrainingState, "_step", lambda run, n, rows: seen.append(n) or honest(run, n, rows))
     pretrain(RUNG, RECIPE, corpus, tokenizer, tmp_path / "again")
     assert seen == list(range(step, RECIPE.steps))
     assert folder_digest(tmp_path / "again") == folder_digest(plm)
@@ -172,7 +185,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes(
 @pytest.mark.parametrize("rung", OTHERS, ids=lambda rung: rung.family)
 @pytest.mark.parametrize("step", [5, 12])
 def test_what_is_hidden_survives_a_kill_in_both_phases(
-    step: int, rung: Rung, corpus: Path, tokenizer: Path, tmp_path: Path
+    step: int, rung: LadderModel, corpus: Path, tokenizer: Path, tmp_path: Path
 ) -> None:
     recipe = replace(RECIPE, max_tokens=16 * RECIPE.batch_size * RECIPE.block_size)
     pretrain(rung, recipe, corpus, tokenizer, tmp_path / "whole" / "rung")
@@ -218,9 +231,9 @@ def test_the_folder_is_an_ordinary_one(plm: Path, corpus: Path) -> None:
 
 @pytest.mark.parametrize("rung", OTHERS, ids=lambda rung: rung.family)
 def test_bert_and_t5_learn_and_their_folders_are_ordinary(
-    rung: Rung, corpus: Path, tokenizer: Path, tmp_path: Path
+    rung: LadderModel, corpus: Path, tokenizer: Path, tmp_path: Path
 ) -> None:
-    rung = parse_rung(f"{rung.family}-32x2")
+    rung = parse_ladder_model(f"{rung.family}-32x2")
     recipe = replace(RECIPE, max_tokens=100 * RECIPE.batch_size * RECIPE.block_size)
     pretrain(rung, recipe, corpus, tokenizer, tmp_path / "rung")
     record = json.loads((tmp_path / "rung" / "pretraining.json").read_text())
@@ -273,7 +286,7 @@ def test_the_loss_in_chunks_is_cross_entropy() -> None:
 
 
 @pytest.mark.parametrize("rung", [RUNG, *OTHERS], ids=lambda rung: rung.family)
-def test_training_and_held_out_loss_agree(rung: Rung) -> None:
+def test_training_and_held_out_loss_agree(rung: LadderModel) -> None:
     model = stirred(rung)
     rows = rows_of(3)
     exact, targets = heldout_loss(model, rows)
@@ -282,10 +295,10 @@ def test_training_and_held_out_loss_agree(rung: Rung) -> None:
     assert torch.equal(targets, heldout_loss(stirred(replace(rung, layers=2)), rows)[1]), "another rung, other targets"
 
 
-def stirred(rung: Rung) -> torch.nn.Module:
+def stirred(rung: LadderModel) -> torch.nn.Module:
     """A rung in evaluation mode, with weights large enough that every token that is seen matters."""
     torch.manual_seed(1)
-    model = Run.new(rung, RECIPE).model.eval()
+    model = PretrainingState.new(rung, RECIPE).model.eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
@@ -297,7 +310,7 @@ def rows_of(count: int) -> torch.Tensor:
     return torch.randint(len(SPECIAL), RECIPE.vocab_size, (count, RECIPE.block_size + 1), generator=generator)
 
 
-def moved(rung: Rung, causal: bool) -> tuple[torch.Tensor, torch.Tensor]:
+def moved(rung: LadderModel, causal: bool) -> tuple[torch.Tensor, torch.Tensor]:
     """For each token of one row: which states [tokens, targets] move when it changes, and each target's id [targets].
 
     The row's ids are all different, so that an id tells its place.
@@ -315,7 +328,7 @@ def moved(rung: Rung, causal: bool) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 @pytest.mark.parametrize("rung", [RUNG, *OTHERS], ids=lambda rung: rung.family)
-def test_the_causal_phase_sees_what_stands_before_and_all_of_it(rung: Rung) -> None:
+def test_the_causal_phase_sees_what_stands_before_and_all_of_it(rung: LadderModel) -> None:
     seen, places = moved(rung, True)
     shown = torch.ones(len(seen), dtype=torch.bool)
     if rung.family == "bert":
@@ -369,8 +382,8 @@ def test_what_is_hidden_is_drawn_by_seed_and_step() -> None:
 
 
 @pytest.mark.parametrize("rung", [RUNG, *OTHERS], ids=lambda rung: rung.family)
-def test_every_block_is_the_identity_at_first(rung: Rung) -> None:
-    model = Run.new(rung, RECIPE).model
+def test_every_block_is_the_identity_at_first(rung: LadderModel) -> None:
+    model = PretrainingState.new(rung, RECIPE).model
     ends = [p for p in FAMILIES[rung.family].places(model) if p.ends_block]
     assert ends and not any(model.get_submodule(p.module).weight.any() for p in ends)
     own_head = model.get_output_embeddings().weight is not model.get_input_embeddings().weight
@@ -378,8 +391,8 @@ def test_every_block_is_the_identity_at_first(rung: Rung) -> None:
 
 
 @pytest.mark.parametrize("rung", [RUNG, *OTHERS], ids=lambda rung: rung.family)
-def test_every_weight_has_one_rate_and_only_matrices_go_to_muon(rung: Rung) -> None:
-    run = Run.new(rung, RECIPE)
+def test_every_weight_has_one_rate_and_only_matrices_go_to_muon(rung: LadderModel) -> None:
+    run = PretrainingState.new(rung, RECIPE)
     adamw, muon = ([p for g in o.param_groups for p in g["params"]] for o in run.optimizers)
     assert sorted(map(id, adamw + muon)) == sorted(map(id, run.model.parameters()))
     tables = {id(m.weight) for m in run.model.modules() if isinstance(m, torch.nn.Embedding)}

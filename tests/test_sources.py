@@ -20,7 +20,7 @@ from apet.errors import ModelError, StorageError
 from apet.models.checkpoint_files import content_of, folder_content
 from apet.models.download import fetch_snapshot
 from apet.models.loading import load_plm
-from apet.models.registry import Snapshot
+from apet.models.registry import ModelSource
 from saved import save_plm
 from tiny import WORDS, tiny_plm
 
@@ -34,7 +34,7 @@ def plm(tmp_path) -> Path:
 
 
 def fetched(source: dict, out: Path, wheels_folder: Path = Path(), **keys) -> dict:
-    fetch_snapshot(Snapshot("mine", source, **keys), out, wheels_folder)
+    fetch_snapshot(ModelSource("mine", source, **keys), out, wheels_folder)
     return json.loads((out / "snapshot.json").read_text())
 
 

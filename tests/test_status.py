@@ -19,10 +19,10 @@ import yaml
 from apet.cli.app import main
 from apet.core import progress as report_module
 from apet.core.hashing import write_json
-from apet.core.progress import Report, rate, span
-from apet.core.records import write_sealed
+from apet.core.progress import CellProgress, format_duration, format_rate
+from apet.core.records import write_json_record
 from apet.study.cell_record import FORMAT
-from apet.study.paths import Results
+from apet.study.paths import ResultPaths
 from apet.study.status import CLOCK, differences, read_status
 from apet.training.callbacks import opener
 from lab import Lab
@@ -39,7 +39,7 @@ def path(number: int) -> str:
     return f"{'small' if number % 2 else 'large'}/task/cell-{number}"
 
 
-def done(results: Results, number: int, seconds: float = 30.0, ago: float = 0.0, **other) -> None:
+def done(results: ResultPaths, number: int, seconds: float = 30.0, ago: float = 0.0, **other) -> None:
     write_json(results.cells / path(number) / "metrics.json", {"format": FORMAT, "path": path(number)})
     finished = time.strftime(CLOCK, time.gmtime(NOW - ago))
     dtype = "float32" if number % 2 else "bfloat16"
@@ -47,14 +47,14 @@ def done(results: Results, number: int, seconds: float = 30.0, ago: float = 0.0,
     write_json(results.runs / f"{path(number)}.json", run)
 
 
-def failed(results: Results, number: int, error: str = "ValueError: no") -> None:
+def failed(results: ResultPaths, number: int, error: str = "ValueError: no") -> None:
     write_json(results.failed / f"{path(number)}.json", {"cell": path(number), "error": error, "log": "some.log"})
 
 
 @pytest.fixture
-def results(tmp_path: Path) -> Results:
+def results(tmp_path: Path) -> ResultPaths:
     """Of ten cells: four done by two processes in a minute, one failed, one under way for 20 s, four not begun."""
-    found = Results(tmp_path / "results")
+    found = ResultPaths(tmp_path / "results")
     for number in range(4):
         done(found, number, ago=30.0 * (number // 2))
     failed(found, 4)
@@ -65,7 +65,7 @@ def results(tmp_path: Path) -> Results:
     return found
 
 
-def lines(results: Results, count: int = 10) -> list[str]:
+def lines(results: ResultPaths, count: int = 10) -> list[str]:
     return read_status(map(path, range(count)), results, NOW).lines(NOW)
 
 
@@ -86,7 +86,7 @@ def test_the_end_is_estimated_from_run_records(results):
 
 
 def test_what_a_plm_has_taken_is_what_it_will_take(tmp_path):
-    found = Results(tmp_path)
+    found = ResultPaths(tmp_path)
     done(found, 0, seconds=90.0)
     done(found, 1, seconds=9.0)
     assert read_status(map(path, (0, 1)), found, NOW).pace.lanes == pytest.approx(1.1)
@@ -96,7 +96,7 @@ def test_what_a_plm_has_taken_is_what_it_will_take(tmp_path):
 
 
 def test_without_a_finished_cell_there_is_no_rate_and_without_a_missing_one_no_end(tmp_path):
-    found = Results(tmp_path)
+    found = ResultPaths(tmp_path)
     assert lines(found, 2)[-1] == "rate and end: known when a cell is done"
     done(found, 0)
     assert lines(found, 1) == ["1 cells: 1 done, 0 left"]
@@ -137,8 +137,8 @@ def test_a_damaged_record_hides_nothing_else(results):
 
 
 def test_ten_thousand_cells_take_about_a_second(tmp_path):
-    found, count = Results(tmp_path / "results"), 10_000
-    write_sealed(tmp_path / "study.json", {"cells": {path(number): {} for number in range(count)}})
+    found, count = ResultPaths(tmp_path / "results"), 10_000
+    write_json_record(tmp_path / "study.json", {"cells": {path(number): {} for number in range(count)}})
     record, run = json.dumps({"format": FORMAT}), json.dumps({"seconds": 1.0, "finished": time.strftime(CLOCK), **HERE})
     for number in range(count):
         (found.cells / path(number)).mkdir(parents=True)
@@ -165,15 +165,15 @@ def test_ten_thousand_cells_take_about_a_second(tmp_path):
     ],
 )
 def test_a_rate_is_in_a_unit_in_which_it_can_be_read(seconds, said):
-    assert rate(1 / seconds) == said
+    assert format_rate(1 / seconds) == said
 
 
 def test_cells_of_hours_have_a_rate_and_a_folder_that_is_named_must_be_there(tmp_path, capsys):
-    found = Results(tmp_path / "results")
+    found = ResultPaths(tmp_path / "results")
     for number in range(2):
         done(found, number, seconds=7200.0, ago=7200.0 * number)
     assert any("0.5 cells/h on 1.0 processes" in line for line in lines(found, 3))
-    write_sealed(tmp_path / "study.json", {"cells": {path(0): {}}})
+    write_json_record(tmp_path / "study.json", {"cells": {path(0): {}}})
     command = ["status", "--study", str(tmp_path / "study.json"), "--results"]
     assert main([*command, str(found.root)]) == 0 and "1 done" in capsys.readouterr().out
     assert main([*command, str(tmp_path / "nosuch")]) == 2
@@ -185,7 +185,7 @@ def test_cells_of_hours_have_a_rate_and_a_folder_that_is_named_must_be_there(tmp
 
 
 def test_times_are_readable():
-    assert [span(s) for s in (5, 119, 120, 3600, 9000, 200_000)] == [
+    assert [format_duration(s) for s in (5, 119, 120, 3600, 9000, 200_000)] == [
         "5 s",
         "119 s",
         "2 min",
@@ -203,7 +203,7 @@ class Clock:
 
 def test_a_log_has_a_line_now_and_then(monkeypatch, capsys):
     clock = Clock(monkeypatch)
-    with Report("bloom-64x4 bbc_topics", 20) as report:
+    with CellProgress("bloom-64x4 bbc_topics", 20) as report:
         for number in range(20):
             report.begin(f"bloom-64x4/bbc_topics/cell-{number}")
             clock.now += 12
@@ -217,7 +217,7 @@ def test_a_log_has_a_line_now_and_then(monkeypatch, capsys):
 
 def test_a_long_cell_tells_its_steps(monkeypatch, capsys):
     clock = Clock(monkeypatch)
-    report = Report("t5 squad", 2)
+    report = CellProgress("t5 squad", 2)
     report.begin("t5/squad/full-own-0123456789")
     for step in range(1, 101):
         clock.now += 6
@@ -230,7 +230,7 @@ def test_a_long_cell_tells_its_steps(monkeypatch, capsys):
 
 def test_what_was_kept_is_not_counted_as_speed(monkeypatch, capsys):
     clock = Clock(monkeypatch)
-    report = Report("t5 squad", 1)
+    report = CellProgress("t5 squad", 1)
     report.begin("t5/squad/full")
     report.begin_run(0.5)
     for step in range(501, 601):
@@ -271,10 +271,10 @@ def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
 
 
 def test_a_logger_that_is_not_installed_is_one_message(monkeypatch):
-    from apet.errors import ParamsError
+    from apet.errors import ConfigError
 
     monkeypatch.setitem(sys.modules, "dvclive", None)
-    with pytest.raises(ParamsError, match=r"--logger dvclive.*not installed.*apet\[loggers\]"):
+    with pytest.raises(ConfigError, match=r"--logger dvclive.*not installed.*apet\[loggers\]"):
         opener("dvclive")
 
 
@@ -308,7 +308,7 @@ def test_a_run_with_failures_ends_with_a_table_and_keeps_the_rest(checkout, lab)
     (line,) = (line for line in said.splitlines() if line.startswith(f"{bad}  "))
     assert "PlaceError" in line
     assert line.endswith("results/logs/train/plm/words-0.log")
-    results = Results(checkout.folder / "results")
+    results = ResultPaths(checkout.folder / "results")
     good = {cell.path for cell in lab.cells.values()} - {bad}
     assert {path for path in {bad, *good} if (results.runs / f"{path}.json").is_file()} == good
     said = checkout.run("apet", "status").stdout

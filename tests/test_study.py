@@ -16,14 +16,14 @@ import yaml
 from apet.analysis.aggregate import aggregate
 from apet.analysis.claims import CLAIMS
 from apet.analysis.tidy import read_tidy
-from apet.config.study_config import Margins, load_study
+from apet.config.study_config import AnalysisConfig, load_study
 from apet.core.hashing import write_json
-from apet.core.records import write_sealed
-from apet.errors import CorruptError, DataError, ParamsError
+from apet.core.records import write_json_record
+from apet.errors import ConfigError, CorruptError, DataError
 from apet.report.result_tables import write_findings
 from apet.study.cell_record import read_record, write_record
 from apet.study.grid import Grid
-from apet.study.paths import Results
+from apet.study.paths import ResultPaths
 from apet.study.workdir import published_study
 from lab import Lab
 from simulated_claims import Truth, simulate
@@ -43,17 +43,17 @@ RUN = {
 
 
 @pytest.fixture
-def results(tmp_path: Path) -> Results:
+def results(tmp_path: Path) -> ResultPaths:
     """Six simulated cells, one with a run record, beside their resolved study."""
     cells = {path: metrics["cell"] for path, metrics in CELLS.items()}
-    write_sealed(tmp_path / "study.json", {"study": ID, "analysis": MARGINS, "cells": cells})
-    found = Results(tmp_path / "results")
+    write_json_record(tmp_path / "study.json", {"study": ID, "analysis": MARGINS, "cells": cells})
+    found = ResultPaths(tmp_path / "results")
     write_cells(found.cells, CELLS.items())
     write_json(found.runs / f"{SECOND}.json", RUN)
     return found
 
 
-def gathered(results: Results, **options: bool) -> Path:
+def gathered(results: ResultPaths, **options: bool) -> Path:
     aggregate(results.root.parent / "study.json", results, results.root, **options)
     return results.root
 
@@ -62,7 +62,7 @@ def csv(path: Path) -> pd.DataFrame:
     return pd.read_csv(path, keep_default_na=False)
 
 
-def test_a_whole_study(results: Results) -> None:
+def test_a_whole_study(results: ResultPaths) -> None:
     out = gathered(results)
     frame = read_tidy(out / "tidy.parquet")
     assert set(frame.cell) == set(CELLS)
@@ -73,7 +73,7 @@ def test_a_whole_study(results: Results) -> None:
     }  # fmt: skip
 
 
-def test_a_missing_cell_stops_it_before_anything_is_written(results: Results) -> None:
+def test_a_missing_cell_stops_it_before_anything_is_written(results: ResultPaths) -> None:
     for cell in (FIRST, THIRD):
         shutil.rmtree(results.cells / cell)
     with pytest.raises(DataError) as error:
@@ -83,7 +83,7 @@ def test_a_missing_cell_stops_it_before_anything_is_written(results: Results) ->
     assert not list(results.root.glob("*.*"))
 
 
-def test_a_partial_table_says_what_is_missing_and_why(results: Results) -> None:
+def test_a_partial_table_says_what_is_missing_and_why(results: ResultPaths) -> None:
     write_json(results.failed / f"{FIRST}.json", {"error": "ValueError: no\n  room"})
     (results.progress / SECOND).mkdir(parents=True)
     for cell in (FIRST, SECOND, THIRD):
@@ -100,13 +100,13 @@ def test_a_partial_table_says_what_is_missing_and_why(results: Results) -> None:
     assert listed.loc[FIRST, coordinates].to_dict().items() <= CELLS[FIRST]["cell"].items()
 
 
-def test_nothing_there_at_all(results: Results) -> None:
+def test_nothing_there_at_all(results: ResultPaths) -> None:
     shutil.rmtree(results.cells)
     with pytest.raises(DataError, match="no finished cell"):
         gathered(results, partial=True)
 
 
-def test_costs_are_the_run_records_and_may_be_absent(results: Results) -> None:
+def test_costs_are_the_run_records_and_may_be_absent(results: ResultPaths) -> None:
     (results.runs / f"{THIRD}.json").parent.mkdir(parents=True, exist_ok=True)
     (results.runs / f"{THIRD}.json").write_text("{")
     costs = csv(gathered(results) / "costs.csv").set_index("cell")
@@ -121,7 +121,7 @@ def test_costs_are_the_run_records_and_may_be_absent(results: Results) -> None:
     assert (gathered(results) / "tidy.parquet").read_bytes() == before
 
 
-def test_other_weights_of_one_plm(results: Results) -> None:
+def test_other_weights_of_one_plm(results: ResultPaths) -> None:
     metrics = read_record(results.cells / SECOND)
     metrics["plm"]["content"] = "c1"
     write_record(results.cells / SECOND, SECOND, metrics)
@@ -130,7 +130,7 @@ def test_other_weights_of_one_plm(results: Results) -> None:
     assert SECOND in str(error.value)
 
 
-def test_another_plm_than_the_cells(results: Results) -> None:
+def test_another_plm_than_the_cells(results: ResultPaths) -> None:
     metrics = read_record(results.cells / SECOND)
     metrics["plm"]["name"] = "other"
     write_record(results.cells / SECOND, SECOND, metrics)
@@ -146,9 +146,9 @@ def grid(folder: Path, **changes: object) -> Grid:
 
 def test_margins_are_the_studys_and_of_no_cell(tmp_path: Path) -> None:
     without, usual = grid(tmp_path), grid(tmp_path, analysis={"low_margin": 2, "same_within": 0.5})
-    assert without.study.margins == Margins(2.0, 2.0, 0.5) and without.id == usual.id
+    assert without.study.margins == AnalysisConfig(2.0, 2.0, 0.5) and without.id == usual.id
     other = grid(tmp_path, analysis={"same_within": 0.25})
-    assert other.study.margins == Margins(2.0, 2.0, 0.25)
+    assert other.study.margins == AnalysisConfig(2.0, 2.0, 0.25)
     assert other.id != usual.id and other.cells == usual.cells
     assert other.record()["analysis"] == {"low_margin": 2.0, "high_margin": 2.0, "same_within": 0.25}
 
@@ -164,7 +164,7 @@ def test_margins_are_the_studys_and_of_no_cell(tmp_path: Path) -> None:
     ],
 )
 def test_wrong_margins(tmp_path: Path, analysis: object, words: str) -> None:
-    with pytest.raises(ParamsError) as error:
+    with pytest.raises(ConfigError) as error:
         grid(tmp_path, analysis=analysis)
     assert words in str(error.value)
 

@@ -12,15 +12,15 @@ import pytest
 import torch
 
 from apet.config.study_config import load_study
-from apet.errors import ApetError, CorruptError, ModelError, ParamsError
-from apet.evaluation import Classify, Encoded, Evaluated, Labels, Score
-from apet.placement import Methods, make_plan
+from apet.errors import ApetError, ConfigError, CorruptError, ModelError
+from apet.evaluation import ClassificationObjective, EncodedSplit, EvaluationResult, LabelTrie, Score
+from apet.placement import MethodSizes, make_plan
 from apet.study.cell_record import METRICS, PREDICTIONS, THETA, is_complete
 from apet.study.grid import Cell
-from apet.study.paths import Results
+from apet.study.paths import ResultPaths
 from apet.training import cell as cell_module
-from apet.training.cell import Bench, train_cell
-from apet.training.loop import Splits, Trained, batches, schedule_of, train
+from apet.training.cell import CellInputs, train_cell
+from apet.training.loop import TrainingData, TrainingResult, batches, schedule_of, train
 from apet.training.runtime import make_deterministic
 from apet.tuning import TunedPLM, initial_theta, split_by_structure
 from tiny import WORDS, tiny_plm
@@ -31,7 +31,7 @@ RECIPE = replace(
 make_deterministic()
 
 
-def rows(count: int, seed: int) -> Encoded:
+def rows(count: int, seed: int) -> EncodedSplit:
     """Rows whose label is whether word 7 or word 8 stands at a random place."""
     generator = torch.Generator().manual_seed(seed)
     lengths = torch.randint(4, 9, (count,), generator=generator)
@@ -40,10 +40,10 @@ def rows(count: int, seed: int) -> Encoded:
     places = (torch.rand(count, generator=generator) * (lengths - 1)).long()
     ids[torch.arange(count), places] = 7 + labels
     ids[torch.arange(8) >= lengths[:, None]] = 0
-    return Encoded([f"{seed}-{i}" for i in range(count)], ids, lengths, labels)
+    return EncodedSplit([f"{seed}-{i}" for i in range(count)], ids, lengths, labels)
 
 
-def bench() -> Bench:
+def bench() -> CellInputs:
     task = {
         "task": "toy", "type": "classification", "metric": "accuracy", "metrics": ["accuracy"],
         "labels": {"a": " a", "b": " b"},
@@ -51,15 +51,15 @@ def bench() -> Bench:
         "rows": {"train": 64, "validation": 32, "test": 48}, "digest": "0", "task_digest": "data",
         "label_counts": {"test": {"a": 24, "b": 24}},
     }  # fmt: skip
-    splits = Splits(rows(64, 1), rows(32, 2), Classify(Labels.of([[3], [4]])))
-    return Bench(tiny_plm("bloom"), task, splits, rows(48, 3))
+    splits = TrainingData(rows(64, 1), rows(32, 2), ClassificationObjective(LabelTrie.of([[3], [4]])))
+    return CellInputs(tiny_plm("bloom"), task, splits, rows(48, 3))
 
 
 BENCH = bench()
 
 
 def cell(placement: str = "uniform", budget: str = "700", **changes) -> Cell:
-    base = Cell("tiny", "toy", placement, budget, 2, 1, 1, Methods(adapter_width=4), RECIPE, "plm", "data")
+    base = Cell("tiny", "toy", placement, budget, 2, 1, 1, MethodSizes(adapter_width=4), RECIPE, "plm", "data")
     return replace(base, **changes)
 
 
@@ -110,7 +110,7 @@ def test_a_loss_that_is_not_finite_is_an_outcome():
     assert torch.isfinite(trained.theta).all()
 
 
-class Losses(Classify):
+class Losses(ClassificationObjective):
     """The objective with losses of one's own, a step each, and scores of one's own, a look each."""
 
     def __init__(self, losses: list[float], scores: list[float]) -> None:
@@ -122,12 +122,12 @@ class Losses(Classify):
         loss = super().loss(*args)
         return loss * next(self.losses) / loss.detach()
 
-    def evaluate(self, *args) -> Evaluated:
+    def evaluate(self, *args) -> EvaluationResult:
         score = next(self.scores)
-        return Evaluated(Score(score, 32, 1.0 + 0 * score), {})
+        return EvaluationResult(Score(score, 32, 1.0 + 0 * score), {})
 
 
-def trained_on(losses: list[float], scores: list[float], **recipe) -> Trained:
+def trained_on(losses: list[float], scores: list[float], **recipe) -> TrainingResult:
     plan, parts = start()
     recipe = replace(RECIPE, steps=len(losses), **recipe)
     with TunedPLM(BENCH.plm, plan) as tuned:
@@ -192,7 +192,7 @@ def test_test_rows_cannot_influence_what_is_trained_or_chosen(tmp_path, monkeypa
     for name, test in (("clean", BENCH.test), ("poisoned", poison)):
         found = splits | {"test": test}
         monkeypatch.setattr(cell_module, "encode_split", lambda data, split, *_, found=found: found[split])
-        records[name] = train_cell(cell(training=recipe), Bench.of(BENCH.plm, tmp_path, 8), tmp_path / name)
+        records[name] = train_cell(cell(training=recipe), CellInputs.of(BENCH.plm, tmp_path, 8), tmp_path / name)
     first, second = contents(tmp_path / "clean"), contents(tmp_path / "poisoned")
     assert {name for name in first if first[name] != second[name]} == {METRICS, PREDICTIONS}
     for one, two in zip(*(record["replicates"] for record in records.values()), strict=True):
@@ -251,9 +251,9 @@ def test_one_failed_cell_leaves_its_siblings(tmp_path, monkeypatch):
     good, bad = cell(training=replace(RECIPE, steps=4), draws=1), cell("bitfit", "100000")
     monkeypatch.setattr(job, "load_plm", lambda folder, name, device: BENCH.plm)
     monkeypatch.setattr(job.Bench, "of", lambda plm, data, length: BENCH)
-    roots = Results(tmp_path)
+    roots = ResultPaths(tmp_path)
     with pytest.raises(ApetError, match="1 of 2 cells failed"):
-        job.train_block([bad, good], tmp_path, tmp_path, roots)
+        job.train_cells([bad, good], tmp_path, tmp_path, roots)
     assert is_complete(roots.cells / good.path)
     assert not (roots.cells / bad.path).exists()
     failure = json.loads((roots.failed / f"{bad.path}.json").read_text())
@@ -264,7 +264,7 @@ def test_one_failed_cell_leaves_its_siblings(tmp_path, monkeypatch):
     run = json.loads((roots.runs / f"{good.path}.json").read_text())
     assert run["seconds"] > 0
     assert run["dtype"] == "float32" and run["threads"] == 1
-    assert job.train_block([good], tmp_path, tmp_path, roots) == 0
+    assert job.train_cells([good], tmp_path, tmp_path, roots) == 0
 
 
 def test_a_damaged_cell_does_not_take_its_siblings_along(tmp_path, monkeypatch):
@@ -273,11 +273,11 @@ def test_a_damaged_cell_does_not_take_its_siblings_along(tmp_path, monkeypatch):
     damaged, good = (cell(training=replace(RECIPE, steps=4), draws=n) for n in (1, 2))
     monkeypatch.setattr(job, "load_plm", lambda folder, name, device: BENCH.plm)
     monkeypatch.setattr(job.Bench, "of", lambda plm, data, length: BENCH)
-    results = Results(tmp_path)
-    job.train_block([damaged], tmp_path, tmp_path, results)
+    results = ResultPaths(tmp_path)
+    job.train_cells([damaged], tmp_path, tmp_path, results)
     (results.cells / damaged.path / THETA).write_bytes(b"")
     with pytest.raises(ApetError, match=f"1 of 2 cells failed, the others are saved. {damaged.path}: .*{THETA}"):
-        job.train_block([damaged, good], tmp_path, tmp_path, results)
+        job.train_cells([damaged, good], tmp_path, tmp_path, results)
     assert is_complete(results.cells / good.path)
     assert "CorruptError" in json.loads((results.failed / f"{damaged.path}.json").read_text())["error"]
 
@@ -289,29 +289,29 @@ def test_a_damaged_cell_does_not_take_its_siblings_along(tmp_path, monkeypatch):
 def test_another_plm_than_the_cells_is_refused(tmp_path, monkeypatch, record, origin):
     from apet.training import job
 
-    one, results = cell(training=replace(RECIPE, steps=4), draws=1), Results(tmp_path)
+    one, results = cell(training=replace(RECIPE, steps=4), draws=1), ResultPaths(tmp_path)
     monkeypatch.setattr(job, "load_plm", lambda folder, name, device: BENCH.plm)
     monkeypatch.setattr(job.Bench, "of", lambda plm, data, length: BENCH)
     (tmp_path / record).write_text(json.dumps(origin))
     with pytest.raises(ModelError, match=rf"{record}: of PLM 'other', and tiny/toy/.* is of 'tiny'"):
-        job.train_block([one], tmp_path, tmp_path, results)
-    with pytest.raises(ParamsError, match="cells of other/toy and of tiny/toy: give those of one model and task"):
-        job.train_block([one, replace(one, model="other")], tmp_path, tmp_path, results)
+        job.train_cells([one], tmp_path, tmp_path, results)
+    with pytest.raises(ConfigError, match="cells of other/toy and of tiny/toy: give those of one model and task"):
+        job.train_cells([one, replace(one, model="other")], tmp_path, tmp_path, results)
     assert not results.cells.exists()
 
 
 def test_a_failure_is_forgotten_when_the_cell_succeeds(tmp_path, monkeypatch):
     from apet.training import job
 
-    one, results = cell(training=replace(RECIPE, steps=4), draws=1), Results(tmp_path)
+    one, results = cell(training=replace(RECIPE, steps=4), draws=1), ResultPaths(tmp_path)
     monkeypatch.setattr(job, "load_plm", lambda folder, name, device: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        job.train_block([one], tmp_path, tmp_path, results)
+        job.train_cells([one], tmp_path, tmp_path, results)
     record = results.failed / f"{one.path}.json"
     assert "ZeroDivisionError" in json.loads(record.read_text())["error"]
     monkeypatch.setattr(job, "load_plm", lambda folder, name, device: BENCH.plm)
     monkeypatch.setattr(job.Bench, "of", lambda plm, data, length: BENCH)
-    job.train_block([one], tmp_path, tmp_path, results)
+    job.train_cells([one], tmp_path, tmp_path, results)
     assert not record.exists()
 
 

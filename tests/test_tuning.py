@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from apet.models.loading import PLM
-from apet.placement import STRUCTURES, Methods, Plan, Units, make_plan, own_count
+from apet.placement import STRUCTURES, MethodSizes, Plan, Units, make_plan, own_count
 from apet.tuning import TunedPLM, initial_theta, layout, split_by_structure
 from apet.tuning.low_rank_updates import is_thin
 from tiny import CONFIGS, DECODER, WORDS, tiny_plm
@@ -55,7 +55,7 @@ def one_unit(site) -> Plan:
 @pytest.mark.parametrize("placement", ["none", "full", "lora", "bitfit", "adapter"])
 def test_named_methods_start_as_the_frozen_plm(family, placement):
     plm, (ids, lengths) = PLMS[family], batch()
-    plan = make_plan(plm.inventory, placement, own_count(placement, plm.inventory, Methods()), 3)
+    plan = make_plan(plm.inventory, placement, own_count(placement, plm.inventory, MethodSizes()), 3)
     theta = initial_theta(plan, 4, embeddings(family))
     with TunedPLM(plm, plan) as tuned, torch.no_grad():
         logits = tuned([theta], ids, lengths, EVERY_WORD)
@@ -111,7 +111,7 @@ def test_each_unit_alone_moves_the_output_and_only_it_has_a_gradient(family, sit
 def test_training_changes_theta_and_not_one_bit_of_the_plm(family, placement):
     plm, (ids, lengths) = PLMS[family], batch()
     before = {name: p.clone() for name, p in plm.model.state_dict().items()}
-    budget = 700 if placement == "uniform" else own_count(placement, plm.inventory, Methods())
+    budget = 700 if placement == "uniform" else own_count(placement, plm.inventory, MethodSizes())
     plan = make_plan(plm.inventory, placement, budget, 3)
     theta = initial_theta(plan, 4, embeddings(family))
     assert theta.shape == (budget,)
@@ -232,7 +232,7 @@ def test_thin_updates_are_the_map_with_another_weight(family):
 def test_what_follows_from_theta_may_be_computed_once_for_many_calls(family, placement):
     plm, (ids, lengths) = PLMS[family], batch()
     width = embeddings(family).shape[1]
-    budget = {"uniform": 900, "prompt": 3 * width}.get(placement) or own_count(placement, plm.inventory, Methods())
+    budget = {"uniform": 900, "prompt": 3 * width}.get(placement) or own_count(placement, plm.inventory, MethodSizes())
     plan = make_plan(plm.inventory, placement, budget, 3)
     theta = 0.2 * torch.randn(budget, generator=torch.Generator().manual_seed(2))
     with TunedPLM(plm, plan) as tuned, torch.no_grad():

@@ -24,7 +24,9 @@ def test_every_module_belongs_to_a_version_or_says_why_not():
     apart = {PACKAGE / name for names in APART.values() for name in names}
     for path in sorted(PACKAGE.rglob("*.py")):
         first = relative(path).split("/")[0]
-        assert path in counted or {first, relative(path)} & NONE.keys() or path in apart, f"{relative(path)} belongs to no version"
+        assert path in counted or {first, relative(path)} & NONE.keys() or path in apart, (
+            f"{relative(path)} belongs to no version"
+        )
 
 
 def test_every_exception_is_there_and_has_a_reason():

@@ -16,7 +16,7 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from apet.models.families import FAMILIES, Frame
+from apet.models.families import FAMILIES, SpecialTokens
 from apet.models.loading import PLM
 
 WORDS = 50
@@ -67,5 +67,5 @@ def tiny_plm(family: str, fused: bool = True, vocabulary: int = WORDS, width: in
     model.requires_grad_(False)
     if fused:
         FAMILIES[family].fuse(model)
-    frame = Frame(decoder=DECODER) if family == "t5" else Frame()
+    frame = SpecialTokens(decoder=DECODER) if family == "t5" else SpecialTokens()
     return PLM(family, FAMILIES[family], model, None, "tiny", frame)

@@ -1,7 +1,8 @@
 """Reproducible study of how model scaling changes parameter-efficient tuning.
 
-For notebooks: `apet.load`, `apet.plm`, `apet.plan`, `apet.prepare`, `apet.tune`, `apet.export_model` and
-`apet.plan_from_peft`; see docs/python.md. They are imported on first use, so that `import apet` takes no time.
+For notebooks: `apet.load_model`, `apet.make_plan`, `apet.prepare_task`, `apet.train`, `apet.load_tuned`,
+`apet.export_model` and `apet.plan_from_peft`; see docs/python.md. They are imported on first use, so that
+`import apet` takes no time.
 """
 
 from __future__ import annotations
@@ -12,20 +13,32 @@ from typing import TYPE_CHECKING, Any
 from apet.core.arithmetic import pin_arithmetic
 
 if TYPE_CHECKING:
-    from apet.api import RECIPE, Methods, Plan, TunedModel, export_model, load, plan, plan_from_peft, plm, prepare, tune
+    from apet.api import (
+        DEFAULT_TRAINING,
+        MethodSizes,
+        Plan,
+        TunedModel,
+        export_model,
+        load_model,
+        load_tuned,
+        make_plan,
+        plan_from_peft,
+        prepare_task,
+        train,
+    )
 
 __all__ = [
-    "RECIPE",
-    "Methods",
+    "DEFAULT_TRAINING",
+    "MethodSizes",
     "Plan",
     "TunedModel",
     "export_model",
-    "load",
-    "plan",
+    "load_model",
+    "load_tuned",
+    "make_plan",
     "plan_from_peft",
-    "plm",
-    "prepare",
-    "tune",
+    "prepare_task",
+    "train",
 ]
 
 

@@ -11,50 +11,52 @@ from typing import Any
 import yaml
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from apet.config.study_config import Rates, Training, check_values
-from apet.data.prepare import Rows, prepare_task
+from apet.config.study_config import LearningRates, TrainingConfig, check_values
+from apet.data.prepare import Rows
+from apet.data.prepare import prepare_task as prepare_splits
 from apet.data.task_config import load_task
-from apet.errors import ModelError, ParamsError, unknown
+from apet.errors import ConfigError, ModelError, unknown_name
 from apet.evaluation import Score
 from apet.export.delta import memory_content
 from apet.export.formats import export_model
 from apet.export.peft_adapters import plan_from_peft
-from apet.export.restore import load
+from apet.export.restore import load_tuned
 from apet.export.tuned_model import ASKED, TunedModel
 from apet.models.families import family_of
 from apet.models.loading import PLM, load_plm
 from apet.models.registry import DTYPES
-from apet.placement import Budget, Inventory, Methods, Plan, make_plan, resolve
+from apet.placement import Budget, Inventory, MethodSizes, Plan, resolve
+from apet.placement import make_plan as plan_units
 from apet.study.grid import Cell
-from apet.training.callbacks import UNWATCHED
-from apet.training.cell import Bench, replicate_record, run_replicate
+from apet.training.callbacks import NO_CALLBACKS
+from apet.training.cell import CellInputs, replicate_record, run_replicate
 from apet.training.runtime import make_deterministic
 
 __all__ = [
-    "RECIPE",
+    "DEFAULT_TRAINING",
     "Inventory",
-    "Methods",
+    "MethodSizes",
     "Plan",
     "Score",
-    "Training",
+    "TrainingConfig",
     "TunedModel",
     "export_model",
-    "load",
-    "plan",
+    "load_model",
+    "load_tuned",
+    "make_plan",
     "plan_from_peft",
-    "plm",
-    "prepare",
-    "tune",
+    "prepare_task",
+    "train",
 ]
 
-RECIPE = Training(
-    loss="labels", steps=60, batch=16, length=36, rates=Rates(0.03, 0.03, 0.03, 0.03, 0.03, 0.003), rate_grid=(1.0,),
-    schedule="linear", warmup=0.1, evaluations=2, clip=1.0, checkpointing=False,
+DEFAULT_TRAINING = TrainingConfig(
+    loss="labels", steps=60, batch=16, length=36, rates=LearningRates(0.03, 0.03, 0.03, 0.03, 0.03, 0.003),
+    rate_grid=(1.0,), schedule="linear", warmup=0.1, evaluations=2, clip=1.0, checkpointing=False,
 )  # fmt: skip
-"""The quick study's recipe, from which `tune` starts."""
+"""The quick study's recipe, from which `train` starts."""
 
 
-def plm(
+def load_model(
     source: str | Path | PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase | None = None,
     name: str | None = None,
@@ -74,25 +76,27 @@ def plm(
         wanted = family.class_of(config).__name__
         raise ModelError(f"a {type(source).__name__} has no LM head, by which answers are read. Allowed: {wanted}.")
     if tokenizer is None:
-        raise ModelError("a PLM in memory needs its tokenizer: apet.plm(model, tokenizer).")
+        raise ModelError("a PLM in memory needs its tokenizer: apet.load_model(model, tokenizer).")
     if dtype not in DTYPES:
-        raise ModelError(unknown("dtype", dtype, DTYPES))
+        raise ModelError(unknown_name("dtype", dtype, DTYPES))
     source.requires_grad_(False).eval()
     family.fuse(source)
     named, frame = name or config.model_type, family.frame(tokenizer)
     return PLM(named, family, source, tokenizer, memory_content(source), frame, dtype=dtype)
 
 
-def plan(plm: PLM, placement: str, budget: int | str = "@own", seed: int = 1, methods: Methods | None = None) -> Plan:
+def make_plan(
+    plm: PLM, placement: str, budget: int | str = "@own", seed: int = 1, methods: MethodSizes | None = None
+) -> Plan:
     """Which units get the budget, as `apet plan` says. budget: 4096, "0.01%", "@lora", …; methods: sizes of the named
     placements. Raises ParamsError for an unknown placement, BudgetError for a budget that it cannot meet.
     """
-    methods = methods or Methods()
+    methods = methods or MethodSizes()
     count = resolve(Budget.parse(budget), placement, plm.inventory, methods)
-    return make_plan(plm.inventory, placement, count, seed, methods)
+    return plan_units(plm.inventory, placement, count, seed, methods)
 
 
-def prepare(
+def prepare_task(
     task: str | Path | Mapping[str, Any],
     out: str | Path,
     rows: Iterable[Mapping[str, Any]] | Mapping[str, Iterable[Mapping[str, Any]]] | None = None,
@@ -108,30 +112,30 @@ def prepare(
     """
     given = isinstance(task, Mapping)
     if given != (rows is not None):
-        raise ParamsError("rows: they go with a task that is a mapping; a task by name or YAML file has its source.")
+        raise ConfigError("rows: they go with a task that is a mapping; a task by name or YAML file has its source.")
     with tempfile.TemporaryDirectory() as folder:
         found = load_task(_written(task, rows, Path(folder)) if isinstance(task, Mapping) else task)
-        prepare_task(found, Path(wheels), Path(out), most or {}, seed)
+        prepare_splits(found, Path(wheels), Path(out), most or {}, seed)
     return Path(out)
 
 
-def tune(plm: PLM, plan: Plan, data: str | Path, seed: int = 1, **training: Any) -> TunedModel:
+def train(plm: PLM, plan: Plan, data: str | Path, seed: int = 1, **training: Any) -> TunedModel:
     """Train one replicate of a plan on a prepared task, select on validation, score on test.
 
-    training: keys of params.yaml's `training` in place of RECIPE's. The replicate is draw 0, rerun 0 of the cell with
+    training: keys of params.yaml's `training` in place of those of DEFAULT_TRAINING. The replicate is draw 0, rerun 0 of the cell with
     this PLM's name, task, placement and budget (as a number): where the plan is that cell's, θ is too, bit for bit.
     PyTorch is left with one thread and deterministic kernels. The result's `run` has curve, rate and scores.
     """
-    check_values(training, "apet.tune", "training")
-    recipe = RECIPE.override(training)
+    check_values(training, "apet.train", "training")
+    recipe = DEFAULT_TRAINING.override(training)
     if plm.head == "trained" and recipe.loss != "labels":
-        raise ParamsError(f"loss {recipe.loss!r}: PLM {plm.name!r} has `head: trained`. Allowed for it: labels.")
+        raise ConfigError(f"loss {recipe.loss!r}: PLM {plm.name!r} has `head: trained`. Allowed for it: labels.")
     make_deterministic(plm.device.type)
-    bench = Bench.of(plm, Path(data), recipe.length)
+    bench = CellInputs.of(plm, Path(data), recipe.length)
     task = bench.task
     coordinates = plm.name, task["task"], plan.placement, str(plan.budget)
-    cell = Cell(*coordinates, 1, 1, seed, Methods(), recipe, plm.content, task["digest"])
-    made = run_replicate(cell, bench, plan, 0, 0, UNWATCHED)
+    cell = Cell(*coordinates, 1, 1, seed, MethodSizes(), recipe, plm.content, task["digest"])
+    made = run_replicate(cell, bench, plan, 0, 0, NO_CALLBACKS)
     asked, length = {key: task[key] for key in ASKED}, min(recipe.length, task["length"])
     run = replicate_record(cell, bench, made)
     return TunedModel(plm, plan, made.trained.theta, asked, length, made.trained.head, run)

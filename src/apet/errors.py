@@ -15,7 +15,7 @@ class ApetError(Exception):
     status = 2
 
 
-class ParamsError(ApetError):
+class ConfigError(ApetError):
     """A study, task or model file says something that cannot be run."""
 
 
@@ -31,7 +31,7 @@ class BudgetError(ApetError):
     """A budget that a placement cannot meet on a PLM."""
 
 
-class FailedCells(ApetError):
+class CellsFailedError(ApetError):
     """Some cells of a block failed; the others are saved."""
 
 
@@ -49,7 +49,7 @@ class StorageError(ApetError):
     """A disk that is full, read-only, or not ours to write."""
 
 
-class PlaceError(ApetError):
+class PathError(ApetError):
     """A place on a disk that is another's: what else can be written is not lost, so it is no StorageError."""
 
 
@@ -62,7 +62,7 @@ class Interrupted(BaseException):
     status = 75
 
 
-class located:
+class error_context:
     """Puts the place (a file, a key) in front of the message of any ApetError raised inside."""
 
     def __init__(self, place: object):
@@ -102,7 +102,7 @@ OF_WHAT_IS_WRITTEN = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENAMETOOLON
 """Those that are told of what was to be written; the others, of the file that the system names."""
 
 
-def storage_error(error: Exception, path: object = None) -> StorageError | PlaceError | None:
+def storage_error(error: Exception, path: object = None) -> StorageError | PathError | None:
     """What a disk has refused to Python or to a library, as one message with the file and what to do: a StorageError,
     or a PlaceError where something stands in the way. None for any other error. path: what was to be written; the error
     says which file only where it may have been read.
@@ -117,11 +117,11 @@ def storage_error(error: Exception, path: object = None) -> StorageError | Place
     named = getattr(error, "filename2", None) or getattr(error, "filename", None)
     file = path or named if number in OF_WHAT_IS_WRITTEN else named or path
     again = "and say the same command again: what was finished is kept."
-    kind = StorageError if number in REFUSED else PlaceError
+    kind = StorageError if number in REFUSED else PathError
     return kind(f"{file or 'output'}: cannot be used: {what}. {remedy}, {again}")
 
 
-class storing:
+class storage_errors:
     """Raises `storage_error` for what a disk refuses inside. shown_as: the name that a message gives to a temporary."""
 
     def __init__(self, path: object, shown_as: object = None):
@@ -133,7 +133,7 @@ class storing:
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if not isinstance(error, Exception):
             return
-        found = error if isinstance(error, StorageError | PlaceError) else storage_error(error, self.path)
+        found = error if isinstance(error, StorageError | PathError) else storage_error(error, self.path)
         if found:
             raise type(found)(str(found).replace(str(self.path), str(self.shown))) from error
 
@@ -142,7 +142,7 @@ MOST_SHOWN = 100
 """Characters of a value that a message shows, so that a large one leaves it readable."""
 
 
-def shown(value: object) -> str:
+def truncated_repr(value: object) -> str:
     """A value as a message shows it: in one line, and cut where it is long."""
     text = repr(value)
     return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}…"
@@ -158,11 +158,11 @@ def without_secrets(text: str) -> str:
     return re.sub(r"(?<=://)[^\s/]*@", "***@", text)
 
 
-def unknown(what: str, value: object, allowed: Iterable[str], where: str = "") -> str:
+def unknown_name(what: str, value: object, allowed: Iterable[str], where: str = "") -> str:
     """One sentence for a name outside a closed set, with the nearest allowed name as a suggestion."""
     names = sorted(map(str, allowed))
     folded = {name.casefold(): name for name in names}
     near = get_close_matches(str(value)[:MOST_SHOWN].casefold(), folded, n=1)
     hint = f" Did you mean {folded[near[0]]!r}?" if near else ""
     some = ", ".join(names[:20]) + (", …" if len(names) > 20 else "")
-    return f"{where + ': ' if where else ''}unknown {what} {shown(value)}.{hint} Allowed: {some}."
+    return f"{where + ': ' if where else ''}unknown {what} {truncated_repr(value)}.{hint} Allowed: {some}."

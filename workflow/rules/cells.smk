@@ -1,4 +1,4 @@
-"""Training and evaluation: blocks of cells of one model, each cell a declared output."""
+"""TrainingConfig and evaluation: blocks of cells of one model, each cell a declared output."""
 
 from apet.study.resources import devices, memory_mb, minutes, program
 
@@ -23,7 +23,7 @@ for block in GRID.blocks():
                 [f"{GRID.task_folder(task)}/task.json" for task in block.tasks]
             ),
         output:
-            # Kept before and after a failure: the worker trains only what is not complete.
+            # CellCheckpoint before and after a failure: the worker trains only what is not complete.
             [update(metrics) for metrics in metrics_of(block.cells)],
         log:
             f"results/logs/train/{block.name}.log",

@@ -4,7 +4,7 @@ import os
 import subprocess
 from pathlib import Path
 
-from apet.study.workdir import check_room, claim, date_results, settle_times
+from apet.study.workdir import check_writable, claim, date_results, settle_times
 from apet.config.study_config import load_study
 from apet.errors import ApetError
 from apet.study.grid import Grid
@@ -50,7 +50,7 @@ def start():
     same are told apart by a lock of the system's: Snakemake's own vanish when a third run ends.
     """
     try:
-        check_room(Path("data"), Path("models"), Path("results"))
+        check_writable(Path("data"), Path("models"), Path("results"))
         claim(Path("results"))
     except ApetError as error:
         raise WorkflowError(str(error))

@@ -12,25 +12,25 @@ import pandas as pd
 
 from apet.analysis.predictions import Predictions
 from apet.analysis.tidy import read_records, tidy, write_tidy
-from apet.config.study_config import Margins
+from apet.config.study_config import AnalysisConfig
 from apet.core.hashing import write_text
 from apet.errors import CorruptError, DataError
 from apet.study.cell_record import METRICS
-from apet.study.paths import Results
+from apet.study.paths import ResultPaths
 from apet.study.resolve import read_resolved
 from apet.study.status import read_status
 
 COORDINATES = ("model", "task", "placement", "budget")
 
 
-def aggregate(study: Path, results: Results, out: Path, partial: bool = False) -> None:
+def aggregate(study: Path, results: ResultPaths, out: Path, partial: bool = False) -> None:
     """Write a study's tidy table from its cells, with tasks.csv, costs.csv, and missing.csv of the cells not there.
 
     Raises DataError for a cell that is not there, unless the table may be partial; CorruptError where one model's cells
     used different PLMs; and as `tidy`.
     """
     record = read_resolved(study)
-    name, cells, margins = record["study"], dict(sorted(record["cells"].items())), Margins(**record["analysis"])
+    name, cells, margins = record["study"], dict(sorted(record["cells"].items())), AnalysisConfig(**record["analysis"])
     coordinates = {path: {key: cells[path][key] for key in COORDINATES} for path in cells}
     missing = _missing(coordinates, results)
     if missing and not partial:
@@ -51,7 +51,7 @@ def aggregate(study: Path, results: Results, out: Path, partial: bool = False) -
     write_text(out / "missing.csv", listed.to_csv(index=False, lineterminator="\n"))
 
 
-def _missing(cells: Mapping[str, Mapping[str, str]], results: Results) -> list[dict[str, str]]:
+def _missing(cells: Mapping[str, Mapping[str, str]], results: ResultPaths) -> list[dict[str, str]]:
     """The cells that are not there, with their coordinates and the reason."""
     absent = [path for path in cells if not (results.cells / path / METRICS).is_file()]
     status = read_status(absent, results, time.time())

@@ -9,11 +9,19 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
-from apet.analysis.intervals import Estimate, of_corrected, of_draws, of_mean_squares, of_pivot, pooled, wider
+from apet.analysis.intervals import (
+    Estimate,
+    basic_interval,
+    bias_corrected_interval,
+    mls_interval,
+    percentile_interval,
+    satterthwaite,
+    union_interval,
+)
 from apet.analysis.means import MATCHED, RANDOM, own_count
-from apet.analysis.resampling import CELL, Draws
-from apet.analysis.thresholds import PAIR, Thresholds, restricted, threshold_draws
-from apet.analysis.trends import Compared, Measured, slope
+from apet.analysis.resampling import CELL, MeanSamples
+from apet.analysis.thresholds import PAIR, Thresholds, restricted, threshold_samples
+from apet.analysis.trends import ClaimData, ClaimResult, slope
 from apet.analysis.variance import position_components, spread_over_tasks
 
 POINTS = 100.0
@@ -21,16 +29,16 @@ POINTS = 100.0
 
 
 @dataclass(frozen=True)
-class Evidence:
+class AnalysisInputs:
     """What claims are measured on: the tidy table, the joint draws of its cells' means, and the study's margins."""
 
     frame: pd.DataFrame
-    draws: Draws
+    draws: MeanSamples
     margins: Mapping[str, float]
 
     @cached_property
     def thresholds(self) -> Thresholds:
-        return threshold_draws(self.draws, self.margins)
+        return threshold_samples(self.draws, self.margins)
 
 
 @dataclass(frozen=True)
@@ -42,11 +50,11 @@ class Claim:
     statement: str
     quantity: str
     unit: str
-    measure: Callable[[Evidence], Measured]
-    compare: Callable[[Measured, Sequence[str]], Compared]
+    measure: Callable[[AnalysisInputs], ClaimData]
+    compare: Callable[[ClaimData, Sequence[str]], ClaimResult]
 
 
-def position_variance(evidence: Evidence) -> Measured:
+def position_variance(evidence: AnalysisInputs) -> ClaimData:
     """Variance between APET's plans beyond reruns and test rows, points², mean over the matched budgets at which
     all PLMs of the family have it on the task."""
     frame = evidence.frame
@@ -62,20 +70,20 @@ def position_variance(evidence: Evidence) -> Measured:
         found = [
             (
                 sign * np.sign(group.scale.iloc[0]),
-                *pooled((group.scale.abs() * group[name]).to_numpy(), group[df].to_numpy()),
+                *satterthwaite((group.scale.abs() * group[name]).to_numpy(), group[df].to_numpy()),
             )
             for _, group in terms.groupby(["model", np.sign(terms.scale)])
             for sign, name, df in ((1, "between", "df_between"), (-1, "within", "df_within"))
         ]
         signs, squares, dfs = np.array(found).T
-        return of_mean_squares(signs * squares, dfs, -float(np.sum(terms.scale * terms.n0 * terms.rows)))
+        return mls_interval(signs * squares, dfs, -float(np.sum(terms.scale * terms.n0 * terms.rows)))
 
-    return Measured(
+    return ClaimData(
         table, combine, cells[CELL], "no matched budget has APET with two draws, one of them with two reruns"
     )
 
 
-def method_variance(evidence: Evidence) -> Measured:
+def method_variance(evidence: AnalysisInputs) -> ClaimData:
     """Variance between the methods' mean scores, points², of those methods that all PLMs of the family have on the
     task; the noise of the means is taken off by the pivot. Of one variance, not a difference, the pivot is too short
     above: the draws about a variance that came out small scatter little."""
@@ -91,25 +99,27 @@ def method_variance(evidence: Evidence) -> Measured:
 
     def combine(weights: np.ndarray) -> Estimate:
         drawn, plug_in = values[1:] @ weights, float(values[0] @ weights)
-        pivot = of_pivot(drawn, plug_in)
-        return wider(pivot, of_draws(drawn, plug_in)) if (weights >= 0).all() else pivot
+        pivot = basic_interval(drawn, plug_in)
+        return union_interval(pivot, percentile_interval(drawn, plug_in)) if (weights >= 0).all() else pivot
 
-    return Measured(table, combine, own[CELL], lacking)
+    return ClaimData(table, combine, own[CELL], lacking)
 
 
-def high_threshold(evidence: Evidence) -> Measured:
+def high_threshold(evidence: AnalysisInputs) -> ClaimData:
     """log10 of the parameters that match full fine-tuning, within the budgets tested on all PLMs of the family."""
     lacking = "no high threshold: full fine-tuning or APET is missing, or no two budgets are shared"
     return _threshold(evidence, "high", ["family", "task"], lacking)
 
 
-def low_threshold(evidence: Evidence) -> Measured:
+def low_threshold(evidence: AnalysisInputs) -> ClaimData:
     """log10 of the parameters that beat a guess, within the budgets tested on all tasks of the PLM."""
     lacking = "no low threshold: APET has not been run, or no two budgets are shared by the tasks"
     return _threshold(evidence, "low", ["model"], lacking, evidence.margins["same_within"])
 
 
-def _threshold(evidence: Evidence, kind: str, alike: list[str], lacking: str, reference: float = 0.0) -> Measured:
+def _threshold(
+    evidence: AnalysisInputs, kind: str, alike: list[str], lacking: str, reference: float = 0.0
+) -> ClaimData:
     found = restricted(evidence.thresholds, kind, alike)
     cells = evidence.draws.cells
     used = cells.placement.eq(RANDOM) | (own_count(cells) & cells.placement.eq("full") & (kind == "high"))
@@ -117,12 +127,12 @@ def _threshold(evidence: Evidence, kind: str, alike: list[str], lacking: str, re
     def combine(weights: np.ndarray) -> Estimate:
         plug_in, drawn = float(found.values[0] @ weights), found.values[1:] @ weights
         if (weights >= 0).all():
-            return wider(of_draws(drawn, plug_in), of_pivot(drawn, plug_in))
+            return union_interval(percentile_interval(drawn, plug_in), basic_interval(drawn, plug_in))
         # Noise draws thresholds together, towards the ends of the range and the gaps between budgets.
-        return of_corrected(drawn, plug_in, found.again @ weights)
+        return bias_corrected_interval(drawn, plug_in, found.again @ weights)
 
     behind = cells[used & cells["mean"].notna()][CELL]
-    return Measured(found.table, combine, behind, lacking, found.values, found.table.end.to_numpy(), reference)
+    return ClaimData(found.table, combine, behind, lacking, found.values, found.table.end.to_numpy(), reference)
 
 
 def _shared(cells: pd.DataFrame, column: str) -> pd.DataFrame:

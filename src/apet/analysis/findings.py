@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 from statsmodels.stats.multitest import multipletests
 
-from apet.analysis.claims import CLAIMS, Claim, Evidence
+from apet.analysis.claims import CLAIMS, AnalysisInputs, Claim
 from apet.analysis.intervals import CONFIDENCE, Estimate, NotEstimable
 from apet.analysis.means import method_scores, models_by_scale, over_tasks
-from apet.analysis.resampling import CELL, Draws, draw_means
-from apet.analysis.trends import Compared, Measured
+from apet.analysis.resampling import CELL, MeanSamples, sample_means
+from apet.analysis.trends import ClaimData, ClaimResult
 from apet.analysis.variance import position_spread
 
 OVERALL = "overall"
@@ -22,7 +22,7 @@ DIGITS = 4
 COLUMNS = ["claim", "scope", "cell"]
 
 
-def findings(frame: pd.DataFrame, draws: Draws | None = None) -> dict[str, Any]:
+def findings(frame: pd.DataFrame, draws: MeanSamples | None = None) -> dict[str, Any]:
     """The document of `findings.json` from a tidy table (with its attrs); `draws` where they are at hand already.
     `table`: the SHA-256 of the table's file, by which the report knows that these are its findings.
 
@@ -51,11 +51,11 @@ def compact(found: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _evidence(frame: pd.DataFrame, draws: Draws | None) -> Evidence:
-    return Evidence(frame, draw_means(frame) if draws is None else draws, frame.attrs["margins"])
+def _evidence(frame: pd.DataFrame, draws: MeanSamples | None) -> AnalysisInputs:
+    return AnalysisInputs(frame, sample_means(frame) if draws is None else draws, frame.attrs["margins"])
 
 
-def _document(frame: pd.DataFrame, evidence: Evidence) -> tuple[dict[str, Any], pd.DataFrame]:
+def _document(frame: pd.DataFrame, evidence: AnalysisInputs) -> tuple[dict[str, Any], pd.DataFrame]:
     """The document, and a row for each claim, scope and cell behind it."""
     scopes = {OVERALL: models_by_scale(frame)}
     scopes |= {family: models_by_scale(group) for family, group in frame.groupby("family")}
@@ -86,7 +86,7 @@ def _head(claim: Claim) -> dict[str, str]:
     return {"statement": claim.statement, "quantity": claim.quantity, "unit": claim.unit}
 
 
-def _compare(claim: Claim, measured: Measured, models: list[str]) -> Compared | str:
+def _compare(claim: Claim, measured: ClaimData, models: list[str]) -> ClaimResult | str:
     """The claim's quantity in a scope, or why there is none."""
     try:
         return claim.compare(measured, models)
@@ -94,7 +94,7 @@ def _compare(claim: Claim, measured: Measured, models: list[str]) -> Compared | 
         return str(error)
 
 
-def _level(compared: Mapping[str, Compared | str], level: str) -> dict[str, dict[str, Any]]:
+def _level(compared: Mapping[str, ClaimResult | str], level: str) -> dict[str, dict[str, Any]]:
     """Each claim's finding at one level, p-values adjusted over the claims that can be tested."""
     estimates, found = {}, {}
     for name, result in compared.items():
@@ -123,7 +123,7 @@ def _finding(estimate: Estimate, remark: str) -> dict[str, Any]:
     return {**numbers, "p_adjusted": None, "verdict": "undecided", "reason": remark or None}
 
 
-def _facts(measured: Measured, compared: Compared | str, cells: pd.DataFrame) -> dict[str, Any]:
+def _facts(measured: ClaimData, compared: ClaimResult | str, cells: pd.DataFrame) -> dict[str, Any]:
     """What a finding rests on: PLMs, tasks, numbers of cells and of replicates with a score, each PLM's own value."""
     if isinstance(compared, str):
         return {"plms": [], "tasks": [], "cells": 0, "replicates": 0, "values": []}
@@ -140,7 +140,7 @@ def _facts(measured: Measured, compared: Compared | str, cells: pd.DataFrame) ->
     return {"plms": list(sizes.index), "tasks": tasks, **count, "values": values}
 
 
-def _cells(scored: pd.DataFrame, measured: Measured, compared: Compared | str) -> pd.DataFrame:
+def _cells(scored: pd.DataFrame, measured: ClaimData, compared: ClaimResult | str) -> pd.DataFrame:
     """Those of the cells `scored` (CELL columns, `cell`, `replicates`) that are behind a finding."""
     if isinstance(compared, str):
         return scored.iloc[:0]
@@ -152,14 +152,14 @@ def _number(value: float) -> float | None:
     return float(f"{value:.{DIGITS}g}") if np.isfinite(value) else None
 
 
-def summary(frame: pd.DataFrame, study: str, draws: Draws | None = None) -> dict[str, Any]:
+def summary(frame: pd.DataFrame, study: str, draws: MeanSamples | None = None) -> dict[str, Any]:
     """The numbers of a study that a person compares between revisions, fractions at 4 decimals; null where data lack.
 
     `score`: mean over tasks by PLM and placement@budget; `task`: the methods at their own count by PLM and task;
     `position_sd`: mean over tasks of the S.D. between draws by PLM and budget.
     """
     tasks = sorted(frame.task.unique())
-    draws = draw_means(frame) if draws is None else draws
+    draws = sample_means(frame) if draws is None else draws
     means, own = over_tasks(draws, tasks), method_scores(draws)
     spread = position_spread(frame).groupby(["model", "budget"]).sd.agg(["mean", "count"])
     result: dict[str, Any] = {"study": study, "score": {}, "task": {}, "position_sd": {}}

@@ -47,13 +47,13 @@ class Estimate:
         return low > 0 or high < 0
 
 
-def of_draws(draws: np.ndarray, value: float) -> Estimate:
+def percentile_interval(draws: np.ndarray, value: float) -> Estimate:
     """Percentile intervals (Efron 1979) of draws (count,) about a plug-in value; keeps to the draws' range."""
     ordered = np.sort(draws)
     return Estimate(float(value), lambda alpha: _quantiles(ordered, alpha))
 
 
-def of_pivot(draws: np.ndarray, plug_in: float) -> Estimate:
+def basic_interval(draws: np.ndarray, plug_in: float) -> Estimate:
     """Basic bootstrap intervals (Davison and Hinkley 1997, 5.2): 2 × plug-in − quantiles, so that the bias of a plug-in
     variance goes. The value is the median of the same confidence distribution, since Student's draws of few degrees of
     freedom have a square without a mean."""
@@ -66,7 +66,7 @@ def of_pivot(draws: np.ndarray, plug_in: float) -> Estimate:
     return Estimate(float(2 * plug_in - np.median(draws)), bounds)
 
 
-def of_corrected(draws: np.ndarray, plug_in: float, again: np.ndarray) -> Estimate:
+def bias_corrected_interval(draws: np.ndarray, plug_in: float, again: np.ndarray) -> Estimate:
     """A plug-in less its bias on draws (count,), with normal intervals (Davison and Hinkley 1997, 5.2 and 3.9).
 
     The correction has noise of its own, so the standard error is not that of the draws, but that of the draws after the
@@ -81,7 +81,7 @@ def of_corrected(draws: np.ndarray, plug_in: float, again: np.ndarray) -> Estima
     return Estimate(value, bounds)
 
 
-def wider(one: Estimate, other: Estimate) -> Estimate:
+def union_interval(one: Estimate, other: Estimate) -> Estimate:
     """The value of `one`, with the outer bounds of both."""
 
     def bounds(alpha: float) -> tuple[float, float]:
@@ -91,7 +91,7 @@ def wider(one: Estimate, other: Estimate) -> Estimate:
     return Estimate(one.value, bounds)
 
 
-def of_sample(values: np.ndarray) -> Estimate:
+def t_interval(values: np.ndarray) -> Estimate:
     """The mean of a population of which `values` (tasks,) are a sample: Student's t, unweighted.
 
     As Hartung and Knapp (2001) do: the scatter holds all noise of the values. NotEstimable for fewer than two values.
@@ -108,7 +108,7 @@ def of_sample(values: np.ndarray) -> Estimate:
     return Estimate(mean, bounds)
 
 
-def of_mean_squares(terms: np.ndarray, dfs: np.ndarray, offset: float = 0.0) -> Estimate:
+def mls_interval(terms: np.ndarray, dfs: np.ndarray, offset: float = 0.0) -> Estimate:
     """Σ terms + offset, `terms` (k,) signed multiples of independent mean squares with `dfs` (k,) degrees of freedom.
 
     Modified large samples (Graybill and Wang 1980; for differences Burdick and Graybill 1992, chapter 3, here without
@@ -126,7 +126,7 @@ def of_mean_squares(terms: np.ndarray, dfs: np.ndarray, offset: float = 0.0) -> 
     return Estimate(value, bounds)
 
 
-def pooled(terms: np.ndarray, dfs: np.ndarray) -> tuple[float, float]:
+def satterthwaite(terms: np.ndarray, dfs: np.ndarray) -> tuple[float, float]:
     """Sum of positive multiples of mean squares and its effective degrees of freedom (Satterthwaite 1946).
 
     Squares of mean squares overstate the squared truth by (df + 2)/df, which is taken off, and the 2 of the sum itself,

@@ -10,8 +10,8 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
-from apet.analysis.intervals import CONFIDENCE, of_sample
-from apet.analysis.resampling import CELL, Draws
+from apet.analysis.intervals import CONFIDENCE, t_interval
+from apet.analysis.resampling import CELL, MeanSamples
 
 METHODS = ("full", "lora", "adapter", "prompt", "bitfit", "none")
 MATCHED = ("lora", "adapter", "prompt", "bitfit")
@@ -41,26 +41,28 @@ def chance_level(frame: pd.DataFrame) -> pd.Series:
     return frame.assign(level=np.fmax(frame.chance, frame.majority)).groupby("task")["level"].max()
 
 
-def methods(draws: Draws) -> Draws:
+def methods(draws: MeanSamples) -> MeanSamples:
     """The named methods at their own count, however the study writes that budget."""
     return draws.select(own_count(draws.cells), budget="@own")
 
 
-def matched(draws: Draws) -> Draws:
+def matched(draws: MeanSamples) -> MeanSamples:
     """`methods`, and APET at each method's count."""
     own = own_count(draws.cells)
     apet = draws.cells.placement.eq(RANDOM) & draws.cells.budget.isin([f"@{name}" for name in MATCHED])
     chosen = draws.select(own | apet)
-    return Draws(chosen.cells.assign(budget=chosen.cells.budget.where(~own_count(chosen.cells), "@own")), chosen.values)
+    return MeanSamples(
+        chosen.cells.assign(budget=chosen.cells.budget.where(~own_count(chosen.cells), "@own")), chosen.values
+    )
 
 
-def cell_scores(draws: Draws) -> pd.DataFrame:
+def cell_scores(draws: MeanSamples) -> pd.DataFrame:
     """`draws.cells` with `low` and `high`, the 95 % interval of each mean score over replicates and test rows."""
     low, high = _quantiles(draws.values)
     return draws.cells.assign(low=np.clip(low, 0, 1), high=np.clip(high, 0, 1))
 
 
-def method_scores(draws: Draws) -> pd.DataFrame:
+def method_scores(draws: MeanSamples) -> pd.DataFrame:
     """`cell_scores` of `methods`."""
     return cell_scores(methods(draws))
 
@@ -71,7 +73,7 @@ def wilson(score: float, n: int) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def over_tasks(draws: Draws, tasks: list[str]) -> pd.DataFrame:
+def over_tasks(draws: MeanSamples, tasks: list[str]) -> pd.DataFrame:
     """Mean over `tasks` of the mean scores, by PLM, placement and budget.
 
     low, high: 95 % interval with these tasks fixed. low_beyond, high_beyond: with the tasks a sample of many, Student's
@@ -85,7 +87,7 @@ def over_tasks(draws: Draws, tasks: list[str]) -> pd.DataFrame:
         means = group["mean"].to_numpy() if whole else np.full(len(group), np.nan)
         low, high = np.clip(_quantiles(draws.values[:, group.index].mean(axis=1)), 0, 1) if whole else (np.nan, np.nan)
         several = whole and len(means) > 1
-        low_beyond, high_beyond = np.clip(of_sample(means).interval, 0, 1) if several else (np.nan, np.nan)
+        low_beyond, high_beyond = np.clip(t_interval(means).interval, 0, 1) if several else (np.nan, np.nan)
         rows.append(
             {
                 **dict(zip(PLACE, place, strict=True)),
@@ -104,7 +106,7 @@ def over_tasks(draws: Draws, tasks: list[str]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
-def differences(draws: Draws, against: Callable[[pd.DataFrame], pd.DataFrame]) -> pd.DataFrame:
+def differences(draws: MeanSamples, against: Callable[[pd.DataFrame], pd.DataFrame]) -> pd.DataFrame:
     """Differences of mean score between pairs of cells of one PLM and task, on the same test rows.
 
     against: from `draws.cells` to CELL of the cells to compare with, in the same order; a cell without a partner has
@@ -129,7 +131,7 @@ def differences(draws: Draws, against: Callable[[pd.DataFrame], pd.DataFrame]) -
     return pd.concat([_judged(table, values), _over_tasks(table, values, cells.task.nunique())], ignore_index=True)
 
 
-def method_differences(draws: Draws) -> pd.DataFrame:
+def method_differences(draws: MeanSamples) -> pd.DataFrame:
     """`differences` of each named method against full fine-tuning, and of APET at a method's count against it."""
 
     def against(cells: pd.DataFrame) -> pd.DataFrame:

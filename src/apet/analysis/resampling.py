@@ -19,7 +19,7 @@ PSEUDO = np.array([0.0, 0.0, 1.0, 1.0])
 
 
 @dataclass(frozen=True)
-class Draws:
+class MeanSamples:
     """What the data say of all cells together.
 
     cells: a row each: CELL, FACTS, n (test rows), draws, reruns, units (independent replicates), diverged, mean, sd
@@ -30,20 +30,20 @@ class Draws:
     cells: pd.DataFrame
     values: np.ndarray
 
-    def select(self, mask: pd.Series | np.ndarray, **changes: object) -> Draws:
+    def select(self, mask: pd.Series | np.ndarray, **changes: object) -> MeanSamples:
         """Some of the cells, with columns of theirs changed."""
         mask = np.asarray(mask, bool)
-        return Draws(self.cells[mask].assign(**changes).reset_index(drop=True), self.values[:, mask])
+        return MeanSamples(self.cells[mask].assign(**changes).reset_index(drop=True), self.values[:, mask])
 
 
-def draw_means(frame: pd.DataFrame, count: int = COUNT) -> Draws:
+def sample_means(frame: pd.DataFrame, count: int = COUNT) -> MeanSamples:
     """`count` joint draws of the mean scores of a tidy table's cells.
 
     Two levels, as replicates and test rows are crossed: every replicate meets the same rows (Owen 2007).
     Test rows are resampled (Efron 1979), with the same weights for all cells of a task, so that cells are paired row by
     row and what is hard for all of them leaves their differences. Replicates are not resampled, for two or three units
     cannot be: a bootstrap of them covers far less than it says. Their part is Student's pivot (Weerahandi 1993),
-    mean + error × t, independent for each cell, its variance moderated over the cells of the same PLM (`moderate`). A
+    mean + error × t, independent for each cell, its variance moderated over the cells of the same PLM (`shrink_variances`). A
     cell of one unit knows its test rows alone. What a replicate does on one row counts in both levels, so that
     intervals err on the wide side.
 
@@ -62,7 +62,7 @@ def draw_means(frame: pd.DataFrame, count: int = COUNT) -> Draws:
         if cell.error > 0:
             random = np.random.default_rng(seed_for("analysis.replicates", *(getattr(cell, name) for name in CELL)))
             values[:, place] += cell.error * random.standard_t(cell.df, count)
-    return Draws(cells, values)
+    return MeanSamples(cells, values)
 
 
 def _units(frame: pd.DataFrame) -> pd.DataFrame:
@@ -110,7 +110,7 @@ def _errors(cells: pd.DataFrame) -> pd.DataFrame:
     several = cells[cells.units > 1]
     for _, group in several.groupby(["model", several.draws > 1]):
         # Scores are multiples of 1/n: rounding leaves a variance of a twelfth of its square (Sheppard 1898).
-        variances, dfs = moderate(group.sd.to_numpy() ** 2, group.units.to_numpy() - 1.0, 1 / (12 * group.n**2))
+        variances, dfs = shrink_variances(group.sd.to_numpy() ** 2, group.units.to_numpy() - 1.0, 1 / (12 * group.n**2))
         errors.loc[group.index, "error"] = np.sqrt(variances / group.units.to_numpy())
         errors.loc[group.index, "df"] = dfs
     return errors
@@ -138,7 +138,9 @@ SMALLEST = 1e-5
 """A variance below this share of the median of all is taken for that, since 0 has no logarithm."""
 
 
-def moderate(variances: np.ndarray, dfs: np.ndarray, seen: np.ndarray | float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+def shrink_variances(
+    variances: np.ndarray, dfs: np.ndarray, seen: np.ndarray | float = 0.0
+) -> tuple[np.ndarray, np.ndarray]:
     """Posterior variances (k,) and their degrees of freedom (k,), given sample variances (k,) with `dfs` (k,).
 
     seen (k,): the least variance that the resolution of the scores lets be seen; smaller ones are taken for it, or two

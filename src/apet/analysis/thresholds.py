@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from apet.analysis.intervals import of_draws
+from apet.analysis.intervals import percentile_interval
 from apet.analysis.means import RANDOM, own_count
-from apet.analysis.resampling import CELL, Draws
+from apet.analysis.resampling import CELL, MeanSamples
 from apet.core.hashing import seed_for
 
 KINDS = ("low", "high")
@@ -31,18 +31,18 @@ class Thresholds:
     again: np.ndarray
 
 
-def thresholds(draws: Draws, margins: Mapping[str, float]) -> pd.DataFrame:
-    """The table of `threshold_draws`: model, family, non_embedding, task, kind (low, high), level (fraction that the
+def thresholds(draws: MeanSamples, margins: Mapping[str, float]) -> pd.DataFrame:
+    """The table of `threshold_samples`: model, family, non_embedding, task, kind (low, high), level (fraction that the
     mean score must reach), log10 (of the number of parameters) with its 95 % interval low, high, censored ("", "above",
     "below"), smallest and largest tested number, budgets (how many were tested).
 
     −inf and "below": the smallest tested number is enough already; +inf and "above": none tested is. All three numbers
     are NaN for a high threshold without full fine-tuning.
     """
-    return threshold_draws(draws, margins).table
+    return threshold_samples(draws, margins).table
 
 
-def threshold_draws(draws: Draws, margins: Mapping[str, float]) -> Thresholds:
+def threshold_samples(draws: MeanSamples, margins: Mapping[str, float]) -> Thresholds:
     """Low and high thresholds of every PLM and task with APET, and joint draws of them.
 
     low: the number of parameters from which on APET's mean score exceeds chance by `low_margin` points; high: from
@@ -74,7 +74,7 @@ def threshold_draws(draws: Draws, margins: Mapping[str, float]) -> Thresholds:
     return Thresholds(table, found[:count], found[count:].reshape(AGAIN, count, len(table)))
 
 
-def _with_scatter_of_plans(draws: Draws) -> np.ndarray:
+def _with_scatter_of_plans(draws: MeanSamples) -> np.ndarray:
     """The draws' values, in which APET's cells of one draw scatter too.
 
     One plan does not tell how others would do, and a curve through single plans bends with each of them. They are given
@@ -172,5 +172,5 @@ def _tested(tunable: pd.Series) -> dict[str, int]:
 
 def _interval(found: np.ndarray) -> dict[str, object]:
     value = float(found[0])
-    low, high = (np.nan, np.nan) if np.isnan(value) else of_draws(found[1:], value).interval
+    low, high = (np.nan, np.nan) if np.isnan(value) else percentile_interval(found[1:], value).interval
     return {"log10": value, "low": low, "high": high, "censored": ENDS.get(value, "")}

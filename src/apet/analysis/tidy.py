@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from apet.analysis.columns import COLUMNS, EMPTY, FLAT, METRICS, SCHEMA, TYPES, Column
 from apet.analysis.predictions import Predictions
-from apet.config.study_config import Margins
+from apet.config.study_config import AnalysisConfig
 from apet.core.hashing import bytes_digest, write_bytes, write_text
 from apet.core.records import BLANK, is_whole, seal_bytes
 from apet.errors import CorruptError, DataError
@@ -137,7 +137,7 @@ def write_tidy(
     frame: pd.DataFrame,
     folder: Path,
     study: str,
-    margins: Margins | None = None,
+    margins: AnalysisConfig | None = None,
     missing: Sequence[Mapping[str, str]] = (),
 ) -> None:
     """Write `tidy.parquet`, `tidy.csv` without the column `rows`, and `tidy_columns.csv`, what each column means.
@@ -145,7 +145,7 @@ def write_tidy(
     study: its id; missing: model, task, placement, budget and reason of the study's cells that are not in the table.
     With the margins they stand in the Parquet file's metadata. Equal tables give equal bytes.
     """
-    whole = {"margins": asdict(margins or Margins()), "missing": list(missing)}
+    whole = {"margins": asdict(margins or AnalysisConfig()), "missing": list(missing)}
     about = {"study": study, **{key: json.dumps(value) for key, value in whole.items()}}
     buffer = io.BytesIO()
     pq.write_table(_table(frame, about | {"format": str(FORMAT), "digest": BLANK}), buffer, compression="zstd")

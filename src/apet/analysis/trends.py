@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from apet.analysis.intervals import Estimate, NotEstimable, of_sample
+from apet.analysis.intervals import Estimate, NotEstimable, t_interval
 
 NEARLY_ALL = 0.9
 """Where more than this share of values lies at one end of what was tested, a slope says nothing."""
@@ -16,7 +16,7 @@ ENDS = {-1: "at or below the smallest", 1: "above the largest"}
 
 
 @dataclass(frozen=True)
-class Measured:
+class ClaimData:
     """A quantity of every PLM on every task.
 
     table: a row each (family, non_embedding, model, task); combine: weights (rows,) -> estimate of the weighted sum;
@@ -42,7 +42,7 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class Compared:
+class ClaimResult:
     """What a claim's data say in one scope: the signed quantity on these tasks, and beyond them or why not; rows of the
     measured table that it rests on; each PLM's own value; a remark on what the estimate cannot show."""
 
@@ -53,7 +53,7 @@ class Compared:
     remark: str = ""
 
 
-def slope(measured: Measured, models: Sequence[str]) -> Compared:
+def slope(measured: ClaimData, models: Sequence[str]) -> ClaimResult:
     """The mean over tasks of the slope over log10 of non-embedding parameters, pooled least squares within families.
 
     Raises NotEstimable without two sizes of one family, or where nearly all values are censored at one end.
@@ -65,10 +65,10 @@ def slope(measured: Measured, models: Sequence[str]) -> Compared:
     these = measured.combine(weights.mean(axis=0))
     beyond: Estimate | str
     try:
-        beyond = of_sample(np.array([measured.combine(task).value for task in weights]))
+        beyond = t_interval(np.array([measured.combine(task).value for task in weights]))
     except NotEstimable as error:
         beyond = str(error)
-    return Compared(these, beyond, rows, plm_means(measured, rows))
+    return ClaimResult(these, beyond, rows, plm_means(measured, rows))
 
 
 def slope_weights(table: pd.DataFrame, rows: np.ndarray) -> np.ndarray:
@@ -82,7 +82,7 @@ def slope_weights(table: pd.DataFrame, rows: np.ndarray) -> np.ndarray:
     return np.array([task * centred / np.sum(centred[task] ** 2) for task in tasks])
 
 
-def plm_means(measured: Measured, rows: np.ndarray) -> dict[str, Estimate]:
+def plm_means(measured: ClaimData, rows: np.ndarray) -> dict[str, Estimate]:
     """Each PLM's mean over the tasks of `rows`; a PLM that lacks one of its family's tasks there has none."""
     table, found = measured.table, {}
     for model, group in table[rows].groupby("model", sort=False):
@@ -102,7 +102,7 @@ def _of_two_sizes(table: pd.DataFrame, inside: np.ndarray) -> np.ndarray:
     return rows
 
 
-def check_ends(measured: Measured, rows: np.ndarray) -> None:
+def check_ends(measured: ClaimData, rows: np.ndarray) -> None:
     """NotEstimable where nearly all of the values are censored at one end."""
     assert measured.end is not None
     for end, name in ENDS.items():

@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from apet.analysis.intervals import CONFIDENCE, Estimate, NotEstimable, of_draws
+from apet.analysis.intervals import CONFIDENCE, Estimate, NotEstimable, percentile_interval
 from apet.analysis.means import RANDOM
 from apet.analysis.resampling import CELL
-from apet.analysis.trends import Compared, Measured, check_ends
+from apet.analysis.trends import ClaimData, ClaimResult, check_ends
 from apet.core.hashing import seed_for
 
 SIMULATIONS = 20_000
@@ -141,7 +141,7 @@ def position_spread(frame: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
-def spread_over_tasks(measured: Measured, models: Sequence[str]) -> Compared:
+def spread_over_tasks(measured: ClaimData, models: Sequence[str]) -> ClaimResult:
     """The S.D. over tasks of a PLM's values, pooled over PLMs (root of the mean variance), less `measured.reference`.
 
     On these tasks: `variance_of_truth`. Beyond them tasks are a sample and log thresholds normal: χ² with tasks − 1
@@ -166,7 +166,7 @@ def spread_over_tasks(measured: Measured, models: Sequence[str]) -> Compared:
     count = int(censored[rows].sum())
     remark = f"{count} of {rows.sum()} thresholds lie outside the numbers tested: the S.D. is known from below only"
     levels = [_sd(variance, measured.reference, count > 0) for variance in (these, beyond)]
-    return Compared(levels[0], levels[1], rows, values, remark if count else "")
+    return ClaimResult(levels[0], levels[1], rows, values, remark if count else "")
 
 
 def variance_of_truth(parts: Sequence[np.ndarray]) -> Estimate:
@@ -188,7 +188,7 @@ def variance_of_truth(parts: Sequence[np.ndarray]) -> Estimate:
     shrunken = np.where(plain < observed, np.maximum(inside, 0) ** 2 / (observed or 1.0), 0.0)
     drawn = np.mean([part[1:].var(axis=1, ddof=1) for part in parts], axis=0)
     value = float(np.median(shrunken))
-    truth, above = of_draws(shrunken, value), of_draws(drawn, observed)
+    truth, above = percentile_interval(shrunken, value), percentile_interval(drawn, observed)
 
     def bounds(alpha: float) -> tuple[float, float]:
         low, high = truth.bounds(alpha)
@@ -209,7 +209,7 @@ def _of_more_tasks(these: Estimate, observed: float, tasks: int) -> Estimate:
     return Estimate(these.value, bounds)
 
 
-def _of_two_tasks(measured: Measured, models: Sequence[str]) -> np.ndarray:
+def _of_two_tasks(measured: ClaimData, models: Sequence[str]) -> np.ndarray:
     """Mask of the rows of those PLMs that have values on two tasks or more."""
     rows = measured.inside(models)
     rows[rows] = measured.table[rows].groupby("model").task.transform("nunique") > 1

@@ -15,7 +15,7 @@ import shtab
 from apet.cli import commands
 from apet.core import arithmetic
 from apet.errors import ApetError, Interrupted, storage_error
-from apet.training.runtime import Stop
+from apet.training.runtime import SignalHandler
 
 ONLINE = (commands.prepare, commands.snapshot)
 """Commands that may ask the hub. Of all others, only those that want wheels (`fetch`, `corpus`) leave the machine, for
@@ -268,7 +268,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
     try:
         arithmetic.mode()
-        with Stop().listening():
+        with SignalHandler().listening():
             args.run(args)
             sys.stdout.flush()
     except (ApetError, Interrupted) as error:

@@ -10,9 +10,9 @@ from pathlib import Path
 
 
 def check(args: argparse.Namespace) -> None:
-    from apet.study.resolve import check_study
+    from apet.study.resolve import resolve_study
 
-    check_study(args.params, args.out)
+    resolve_study(args.params, args.out)
 
 
 def cost(args: argparse.Namespace) -> None:
@@ -20,9 +20,9 @@ def cost(args: argparse.Namespace) -> None:
 
     from apet.config.study_config import load_study
     from apet.study.grid import Grid
-    from apet.study.resources import Estimate, Speed
+    from apet.study.resources import CostEstimate, Speed
 
-    estimate = Estimate(Grid(load_study(args.params), args.params), Speed(args.core, args.gpu, args.gpu_from))
+    estimate = CostEstimate(Grid(load_study(args.params), args.params), Speed(args.core, args.gpu, args.gpu_from))
     print(json.dumps(estimate.record(), indent=2) if args.json else "\n".join(estimate.lines()))
 
 
@@ -42,12 +42,12 @@ def corpus(args: argparse.Namespace) -> None:
 def prepare(args: argparse.Namespace) -> None:
     from apet.config.study_config import load_study
     from apet.data.prepare import prepare_task
-    from apet.errors import ParamsError, unknown
+    from apet.errors import ConfigError, unknown_name
     from apet.study.grid import Grid
 
     grid = Grid(load_study(args.params), args.params)
     if args.task not in grid.tasks:
-        raise ParamsError(unknown("task", args.task, grid.tasks, f"{args.params}: tasks"))
+        raise ConfigError(unknown_name("task", args.task, grid.tasks, f"{args.params}: tasks"))
     out = args.out or Path(grid.task_folder(args.task))
     study = grid.study
     prepare_task(grid.tasks[args.task], args.wheels, out, study.rows, study.seed, grid.sources[args.task])
@@ -55,29 +55,29 @@ def prepare(args: argparse.Namespace) -> None:
 
 def tokenizer(args: argparse.Namespace) -> None:
     from apet.config.study_config import load_study
-    from apet.models.ladder import Recipe
+    from apet.models.ladder import PretrainingConfig
     from apet.models.pretraining.tokenizer import train_tokenizer
 
-    train_tokenizer(args.corpus, Recipe.of(load_study(args.params).pretraining).vocab_size, args.out)
+    train_tokenizer(args.corpus, PretrainingConfig.of(load_study(args.params).pretraining).vocab_size, args.out)
 
 
 def pretrain(args: argparse.Namespace) -> None:
     from apet.config.study_config import load_study
-    from apet.models.ladder import Recipe, parse_rung
+    from apet.models.ladder import PretrainingConfig, parse_ladder_model
 
-    recipe = Recipe.of(load_study(args.params).pretraining)
+    recipe = PretrainingConfig.of(load_study(args.params).pretraining)
     from apet.models.pretraining.pretrain import pretrain as run
     from apet.training.runtime import keep_freed_memory, make_deterministic
 
     make_deterministic()
     keep_freed_memory()
-    run(parse_rung(args.model), recipe, args.corpus, args.tokenizer, args.out)
+    run(parse_ladder_model(args.model), recipe, args.corpus, args.tokenizer, args.out)
 
 
 def ladder(args: argparse.Namespace) -> None:
-    from apet.models.ladder import parse_rung, shipped_names
+    from apet.models.ladder import parse_ladder_model, shipped_names
 
-    rungs = [parse_rung(name) for name in args.rung or shipped_names()]
+    rungs = [parse_ladder_model(name) for name in args.rung or shipped_names()]
     from apet.models.pretraining.rebuild import rebuild_ladder
     from apet.training.runtime import keep_freed_memory, make_deterministic
 
@@ -89,17 +89,17 @@ def ladder(args: argparse.Namespace) -> None:
 
 def snapshot(args: argparse.Namespace) -> None:
     from apet.config.study_config import load_study
-    from apet.errors import ModelError, unknown
-    from apet.models.ladder import copy_shipped, parse_rung
+    from apet.errors import ModelError, unknown_name
+    from apet.models.ladder import copy_shipped, parse_ladder_model
     from apet.study.grid import Grid
 
     grid = Grid(load_study(args.params), args.params)
     known = {**grid.snapshots, **grid.shipped}
     if args.model not in known:
-        raise ModelError(unknown("model", args.model, known, f"{args.params}: to be fetched"))
+        raise ModelError(unknown_name("model", args.model, known, f"{args.params}: to be fetched"))
     out = args.out or Path(grid.plm_folder(args.model))
     if args.model in grid.shipped:
-        copy_shipped(parse_rung(args.model), out)
+        copy_shipped(parse_ladder_model(args.model), out)
     else:
         from apet.models.download import fetch_snapshot
 
@@ -110,33 +110,33 @@ def snapshot(args: argparse.Namespace) -> None:
 def plan(args: argparse.Namespace) -> None:
     import json
 
-    from apet.models.ladder import Recipe
+    from apet.models.ladder import PretrainingConfig
     from apet.models.loading import inventory_of_config
     from apet.models.registry import head_of, parse_model, values_of
-    from apet.placement import Budget, Methods, make_plan, resolve
+    from apet.placement import Budget, MethodSizes, make_plan, resolve
 
     model = parse_model(args.model)
-    inventory = inventory_of_config(values_of(model, Recipe(), Path()), head_of(model))
-    budget = resolve(Budget.parse(args.budget), args.placement, inventory, Methods())
-    made = make_plan(inventory, args.placement, budget, args.seed, Methods())
+    inventory = inventory_of_config(values_of(model, PretrainingConfig(), Path()), head_of(model))
+    budget = resolve(Budget.parse(args.budget), args.placement, inventory, MethodSizes())
+    made = make_plan(inventory, args.placement, budget, args.seed, MethodSizes())
     print(json.dumps(made.record(), indent=2))
 
 
 def train(args: argparse.Namespace) -> None:
-    from apet.study.paths import Results
-    from apet.study.resolve import read_study
+    from apet.study.paths import ResultPaths
+    from apet.study.resolve import read_cells
 
-    cells = read_study(args.study, args.cell)
-    from apet.models.sharding import is_first, processes
-    from apet.training.distributed import train_together
-    from apet.training.job import Aside, train_blocks
+    cells = read_cells(args.study, args.cell)
+    from apet.models.sharding import is_main_process, world_size
+    from apet.training.distributed import train_distributed
+    from apet.training.job import JobOptions, train_job
 
-    rest = Results(args.results), Aside(args.keep_every, args.logger)
-    if processes() == 1:
-        count = train_blocks(cells, args.plm, args.data, *rest, args.device)
+    rest = ResultPaths(args.results), JobOptions(args.keep_every, args.logger)
+    if world_size() == 1:
+        count = train_job(cells, args.plm, args.data, *rest, args.device)
     else:
-        count = train_together(cells, args.plm, args.data[0], *rest)
-    if is_first():
+        count = train_distributed(cells, args.plm, args.data[0], *rest)
+    if is_main_process():
         print(f"trained {count} of {len(cells)} cells")
 
 
@@ -144,10 +144,10 @@ def verify(args: argparse.Namespace) -> None:
     import tempfile
 
     from apet.errors import MismatchError
-    from apet.study.paths import Results
-    from apet.study.resolve import read_study
+    from apet.study.paths import ResultPaths
+    from apet.study.resolve import read_cells
 
-    named = read_study(args.study, args.cell or None)
+    named = read_cells(args.study, args.cell or None)
     from apet.training.verify import sample_of, verify_cells
 
     chosen = named if args.cell else sample_of(named, args.sample, args.seed)
@@ -155,7 +155,7 @@ def verify(args: argparse.Namespace) -> None:
     if args.scratch:
         args.scratch.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=args.scratch) as scratch:
-        for verdict in verify_cells(chosen, args.root, Results(args.results), Path(scratch), args.device):
+        for verdict in verify_cells(chosen, args.root, ResultPaths(args.results), Path(scratch), args.device):
             different += not verdict.equal
             print(verdict.line(), flush=True)
     if different:
@@ -167,7 +167,7 @@ def status(args: argparse.Namespace) -> None:
     import time
 
     from apet.errors import DataError
-    from apet.study.paths import Results
+    from apet.study.paths import ResultPaths
     from apet.study.status import read_status, study_cells
 
     if args.results and not args.results.is_dir():
@@ -180,27 +180,27 @@ def status(args: argparse.Namespace) -> None:
         from apet.study.grid import Grid
 
         cells = [cell.path for cell in Grid(load_study(args.params), args.params).cells]
-    found = read_status(cells, Results(args.results or Path("results")), now)
+    found = read_status(cells, ResultPaths(args.results or Path("results")), now)
     print("\n".join(found.failures() if args.failed else found.lines(now)))
 
 
 def show(args: argparse.Namespace) -> None:
     from apet.cli.show import show as run
     from apet.study.cell_record import find_cell
-    from apet.study.paths import Results
+    from apet.study.paths import ResultPaths
 
-    results = Results(args.results)
+    results = ResultPaths(args.results)
     print("\n".join(run(find_cell(args.cell, results), results)))
 
 
 def export(args: argparse.Namespace) -> None:
     from apet.export.formats import export_model
-    from apet.export.restore import load
+    from apet.export.restore import load_tuned
     from apet.study.cell_record import find_cell
-    from apet.study.paths import Results
+    from apet.study.paths import ResultPaths
 
-    folder = find_cell(args.cell, Results(args.results))
-    print(export_model(load(folder, root=args.root, replicate=args.replicate), args.to, args.out))
+    folder = find_cell(args.cell, ResultPaths(args.results))
+    print(export_model(load_tuned(folder, root=args.root, replicate=args.replicate), args.to, args.out))
 
 
 def results(args: argparse.Namespace) -> None:
@@ -214,18 +214,18 @@ def results(args: argparse.Namespace) -> None:
 
 def aggregate(args: argparse.Namespace) -> None:
     from apet.analysis.aggregate import aggregate as run
-    from apet.study.paths import Results
+    from apet.study.paths import ResultPaths
 
-    run(args.study, Results(args.results), args.out, args.partial)
+    run(args.study, ResultPaths(args.results), args.out, args.partial)
 
 
 def findings(args: argparse.Namespace) -> None:
-    from apet.analysis.resampling import draw_means
+    from apet.analysis.resampling import sample_means
     from apet.analysis.tidy import read_tidy
     from apet.report.result_tables import write_differences, write_findings, write_table
 
     frame = read_tidy(args.tidy)
-    draws = draw_means(frame)
+    draws = sample_means(frame)
     write_table(frame, args.out / "tables", draws)
     write_differences(draws, args.out / "tables")
     write_findings(frame, args.out, draws)

@@ -15,7 +15,7 @@ from apet.data.prepared_files import read_record
 from apet.errors import DataError
 from apet.placement import STRUCTURES
 from apet.study.cell_record import reading
-from apet.study.paths import Results
+from apet.study.paths import ResultPaths
 
 BARS = "▁▂▃▄▅▆▇█"
 SIZES = ((10**12, "T"), (10**9, "G"), (10**6, "M"), (10**3, "k"))
@@ -26,7 +26,7 @@ RUN = ("seconds", "cpu_seconds", "peak_memory_mb", "host", "processor", "device"
 """Keys of a run record that are shown."""
 
 
-def show(folder: Path, results: Results) -> list[str]:
+def show(folder: Path, results: ResultPaths) -> list[str]:
     """Lines about the cell in a folder; its run record is looked for below `results`.
 
     Raises DataError, naming file and key, for a record that lacks what every cell's has.

@@ -10,15 +10,15 @@ from typing import Any
 
 import jsonschema
 
-from apet.core.yaml_loader import MOST, is_whole, read_yaml
-from apet.errors import ParamsError, shown, unknown
-from apet.placement import Methods
+from apet.core.yaml_loader import MOST, is_integer, read_yaml
+from apet.errors import ConfigError, truncated_repr, unknown_name
+from apet.placement import MethodSizes
 
 SCHEMA = Path(__file__).with_name("params.schema.yaml")
 
 
 @dataclass(frozen=True)
-class Rates:
+class LearningRates:
     """Adam's step size for each structure's parameters, and for a trained classification head."""
 
     entry: float
@@ -30,14 +30,14 @@ class Rates:
 
 
 @dataclass(frozen=True)
-class Training:
+class TrainingConfig:
     """How a cell is trained. See params.yaml for what each key does."""
 
     loss: str
     steps: int
     batch: int
     length: int
-    rates: Rates
+    rates: LearningRates
     rate_grid: tuple[float, ...]
     schedule: str
     warmup: float
@@ -48,22 +48,22 @@ class Training:
     buckets: int = 8
 
     @classmethod
-    def of(cls, values: Mapping[str, Any]) -> Training:
+    def of(cls, values: Mapping[str, Any]) -> TrainingConfig:
         grid = tuple(float(x) for x in values["rate_grid"])
-        rates = Rates(**{k: float(v) for k, v in values["rates"].items()})
+        rates = LearningRates(**{k: float(v) for k, v in values["rates"].items()})
         # 1 and 1.0 are one value, so they must give one name.
         plain = {key: float(values[key]) for key in ("warmup", "clip")}
         return cls(**{**values, **plain, "rates": rates, "rate_grid": grid})
 
-    def override(self, values: Mapping[str, Any]) -> Training:
+    def override(self, values: Mapping[str, Any]) -> TrainingConfig:
         """The same training with some keys changed (within `rates`, some rates)."""
         merged = asdict(self) | dict(values)
         merged["rates"] = asdict(self.rates) | dict(values.get("rates", {}))
-        return Training.of(merged)
+        return TrainingConfig.of(merged)
 
 
 @dataclass(frozen=True)
-class Axis:
+class GridEntry:
     """One entry of the grid: the product of its placements and budgets, with draws × reruns replicates each, for some
     of the study's models (None: for all).
     """
@@ -72,12 +72,12 @@ class Axis:
     budgets: tuple[str, ...]
     draws: int
     reruns: int
-    training: Training
+    training: TrainingConfig
     models: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
-class Margins:
+class AnalysisConfig:
     """What counts as above chance and as below full fine-tuning (points), and as about the same budget (decades)."""
 
     low_margin: float = 2.0
@@ -85,12 +85,12 @@ class Margins:
     same_within: float = 0.5
 
     @classmethod
-    def of(cls, values: Mapping[str, Any]) -> Margins:
+    def of(cls, values: Mapping[str, Any]) -> AnalysisConfig:
         return cls(**{name: float(value) for name, value in values.items()})
 
 
 @dataclass(frozen=True)
-class Study:
+class StudyConfig:
     """A whole params.yaml, resolved."""
 
     name: str
@@ -100,19 +100,19 @@ class Study:
     exclude: tuple[Mapping[str, list[str]], ...]
     sources: Mapping[str, str]
     rows: Mapping[str, int | None]
-    methods: Methods
+    methods: MethodSizes
     pretraining: Mapping[str, Any] = field(repr=False)
-    grid: tuple[Axis, ...] = field(repr=False)
-    margins: Margins
+    grid: tuple[GridEntry, ...] = field(repr=False)
+    margins: AnalysisConfig
     cells_per_job: int
 
 
-def load_study(path: Path) -> Study:
+def load_study(path: Path) -> StudyConfig:
     """Read a study. Raises ParamsError for a file that is not YAML, or that the schema does not allow."""
     values = read_yaml(path)
     check_values(values, path)
-    training = _possible(Training.of(values["training"]), f"{path}: training")
-    return Study(
+    training = _possible(TrainingConfig.of(values["training"]), f"{path}: training")
+    return StudyConfig(
         name=values["study"],
         seed=values["seed"],
         models=tuple(values["models"]),
@@ -120,16 +120,16 @@ def load_study(path: Path) -> Study:
         exclude=tuple(values["exclude"]),
         sources=values["sources"],
         rows=values["rows"],
-        methods=replace(Methods(), **values["methods"]),
+        methods=replace(MethodSizes(), **values["methods"]),
         pretraining=values["pretraining"],
         grid=tuple(_axis(entry, training, f"{path}: grid.{n}") for n, entry in enumerate(values["grid"])),
-        margins=Margins.of(values.get("analysis", {})),
+        margins=AnalysisConfig.of(values.get("analysis", {})),
         cells_per_job=values["cells_per_job"],
     )
 
 
-def _axis(entry: Mapping[str, Any], training: Training, where: str) -> Axis:
-    return Axis(
+def _axis(entry: Mapping[str, Any], training: TrainingConfig, where: str) -> GridEntry:
+    return GridEntry(
         placements=tuple(entry["placements"]),
         budgets=tuple(str(b) for b in entry["budgets"]),
         draws=entry.get("draws", 1),
@@ -139,10 +139,10 @@ def _axis(entry: Mapping[str, Any], training: Training, where: str) -> Axis:
     )
 
 
-def _possible(training: Training, where: str) -> Training:
+def _possible(training: TrainingConfig, where: str) -> TrainingConfig:
     """The same; ParamsError for keys that are each allowed, and not together."""
     if training.evaluations > training.steps:
-        raise ParamsError(f"{where}.evaluations: {training.evaluations}. Allowed: at most the {training.steps} steps.")
+        raise ConfigError(f"{where}.evaluations: {training.evaluations}. Allowed: at most the {training.steps} steps.")
     return training
 
 
@@ -152,7 +152,7 @@ _Schema = jsonschema.validators.extend(
     # Without 1.0 for 1, NaN, infinity, and what JSON's readers would round.
     type_checker=_Draft.TYPE_CHECKER.redefine_many(
         {
-            "integer": lambda _, value: is_whole(value, -MOST),
+            "integer": lambda _, value: is_integer(value, -MOST),
             "number": lambda _, value: type(value) in (int, float) and abs(value) <= MOST,
         }
     ),
@@ -174,7 +174,7 @@ def check_values(values: Any, path: object, part: str | None = None) -> None:
     error = min(errors, key=lambda e: (len(e.path), str(list(e.path))), default=None)
     if error is not None:
         key = ".".join(map(str, error.absolute_path)) or "the top level"
-        raise ParamsError(f"{path}: {_sentence(key, error)}")
+        raise ConfigError(f"{path}: {_sentence(key, error)}")
 
 
 def _sentence(key: str, error: jsonschema.ValidationError) -> str:
@@ -182,15 +182,15 @@ def _sentence(key: str, error: jsonschema.ValidationError) -> str:
     value, rule = error.instance, error.validator_value
     if error.validator == "additionalProperties":
         known = error.schema.get("properties", {})
-        return unknown("key", next(k for k in value if k not in known), known, key)
+        return unknown_name("key", next(k for k in value if k not in known), known, key)
     if error.validator == "required":
         return f"{key}: key {next(k for k in rule if k not in value)!r} is missing. Required: {', '.join(rule)}."
     if error.validator == "enum":
-        return unknown("value", value, rule, key)
+        return unknown_name("value", value, rule, key)
     allowed = error.schema.get("description") or f"{error.validator} {rule}"
     if type(value) is int and abs(value) > MOST:
         allowed += ", below 2**53"
     if error.validator == "uniqueItems":
         twice = next(v for n, v in enumerate(value) if v in value[:n])
-        return f"{key}: {shown(twice)} stands twice. Allowed: {allowed}."
-    return f"{key}: {shown(value)}. Allowed: {allowed}."
+        return f"{key}: {truncated_repr(twice)} stands twice. Allowed: {allowed}."
+    return f"{key}: {truncated_repr(value)}. Allowed: {allowed}."

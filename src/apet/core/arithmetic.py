@@ -9,7 +9,7 @@ import sys
 from functools import cache
 from pathlib import Path
 
-from apet.errors import ParamsError, unknown
+from apet.errors import ConfigError, unknown_name
 
 VARIABLE = "APET_ARITHMETIC"
 """Environment variable that chooses one of PINS; without it, the first."""
@@ -54,7 +54,7 @@ def mode() -> str:
     """
     chosen = os.environ.get(VARIABLE) or next(iter(PINS))
     if chosen not in PINS:
-        raise ParamsError(unknown("value", chosen, PINS, VARIABLE))
+        raise ConfigError(unknown_name("value", chosen, PINS, VARIABLE))
     return chosen
 
 

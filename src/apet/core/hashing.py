@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from apet.core.atomic import is_temporary, temporary_file, temporary_folder
-from apet.errors import DataError, storing
+from apet.errors import DataError, storage_errors
 
 DIGEST = "digest"
 """Key of a record's own digest."""
@@ -51,13 +51,13 @@ def bytes_digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def sealed(record: Mapping[str, Any]) -> dict[str, Any]:
+def with_checksum(record: Mapping[str, Any]) -> dict[str, Any]:
     """The record, as JSON gives it back, with its own digest under DIGEST: SHA-256 over all its other keys."""
     bare = json.loads(json.dumps({key: value for key, value in record.items() if key != DIGEST}))
     return {**bare, DIGEST: digest(bare)}
 
 
-def is_sealed(record: Mapping[str, Any]) -> bool:
+def has_valid_checksum(record: Mapping[str, Any]) -> bool:
     """Whether a record that was read from JSON is what its own digest says."""
     try:
         return record[DIGEST] == digest({key: value for key, value in record.items() if key != DIGEST})
@@ -77,12 +77,12 @@ def remembered_digest(path: Path) -> str:
     key, stamp = str(path.resolve()), [state.st_size, state.st_mtime_ns]
     try:
         record = json.loads(DIGESTS.read_text())
-        known = record["files"] if is_sealed(record) else {}
+        known = record["files"] if has_valid_checksum(record) else {}
     except (OSError, ValueError, KeyError, TypeError):
         known = {}
     if known.get(key, [None])[0] != stamp:
         known[key] = [stamp, file_digest(path)]
-        write_json(DIGESTS, sealed({"files": known}))
+        write_json(DIGESTS, with_checksum({"files": known}))
     return known[key][1]
 
 
@@ -112,12 +112,12 @@ def versions() -> dict[str, str]:
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """A temporary file beside `path` that takes its place when the block ends well, and vanishes when it does not.
 
-    Raises as `storing`.
+    Raises as `storage_errors`.
     """
-    with storing(path), temporary_file(path) as temporary:
+    with storage_errors(path), temporary_file(path) as temporary:
         yield temporary
         _flush(temporary)
         os.chmod(temporary, 0o644)
@@ -126,7 +126,7 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file under a temporary name beside its own, flush it to disk, and rename it."""
-    with whole_file(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_bytes(content)
 
 
@@ -141,17 +141,17 @@ def write_json(path: Path, value: Any) -> None:
 
 
 @contextmanager
-def whole_folder(folder: Path) -> Iterator[Path]:
+def atomic_dir(folder: Path) -> Iterator[Path]:
     """A temporary folder that becomes `folder` when the block ends well, and vanishes when it does not.
 
     A `folder` that holds no other names is replaced: it was incomplete, or the caller would have kept it. DataError
     where it holds others, which are not ours to delete, or is no folder of its own (`.`). A link to a folder stays, and
-    what it leads to is replaced. Raises as `storing`.
+    what it leads to is replaced. Raises as `storage_errors`.
     """
     if folder.name in ("", ".."):
         raise DataError(f"{folder}: is not a folder of its own. Name one, which need not be there yet.")
     target = Path(os.path.realpath(folder)) if folder.is_symlink() else folder
-    with storing(folder), temporary_folder(target) as temporary, storing(temporary, shown_as=folder):
+    with storage_errors(folder), temporary_folder(target) as temporary, storage_errors(temporary, shown_as=folder):
         yield temporary
         for file in temporary.rglob("*"):
             if file.is_file():

@@ -11,7 +11,7 @@ STEP_LINE_SECONDS = 15.0
 """Seconds between two lines of a pretraining in a log."""
 
 
-class Progress:
+class StepProgress:
     """`total` steps, of which `done` were done before, of `tokens` each. A context manager; it writes to stderr."""
 
     def __init__(self, name: str, total: int, done: int, tokens: int) -> None:
@@ -19,7 +19,7 @@ class Progress:
         self.start = self.last = time.monotonic()
         self.bar = tqdm(desc=name, total=total, initial=done, unit="step") if sys.stderr.isatty() else None
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> StepProgress:
         if self.bar is None:
             self._say(f"step {self.done} of {self.total}")
         return self
@@ -37,10 +37,10 @@ class Progress:
             self.bar.update()
         elif now - self.last >= STEP_LINE_SECONDS or self.done == self.total:
             self.last = now
-            rate = (self.done - self.first) / (now - self.start)
-            left = (self.total - self.done) / rate
+            format_rate = (self.done - self.first) / (now - self.start)
+            left = (self.total - self.done) / format_rate
             end = time.strftime("%H:%M:%S", time.localtime(time.time() + left))
-            speed = f"{rate * self.tokens:,.0f} tokens/s"
+            speed = f"{format_rate * self.tokens:,.0f} tokens/s"
             self._say(f"step {self.done} of {self.total}, loss {loss:.3f}, {speed}, {left:.0f} s left, ends {end}")
 
     def _say(self, text: str) -> None:
@@ -51,7 +51,7 @@ CELL_LINE_SECONDS = 30.0
 """Seconds between two lines of a job in a log, and after which the steps of a cell are printed."""
 
 
-class Report:
+class CellProgress:
     """`total` cells of a block titled so. A context manager; it writes to stderr."""
 
     def __init__(self, title: str, total: int, every: float = CELL_LINE_SECONDS) -> None:
@@ -60,7 +60,7 @@ class Report:
         self.start = self.last = self.began = time.monotonic()
         self.bar = tqdm(desc=title, total=total, unit="cell") if sys.stderr.isatty() else None
 
-    def __enter__(self) -> Report:
+    def __enter__(self) -> CellProgress:
         return self
 
     def __exit__(self, kind: object, *error: object) -> None:
@@ -109,16 +109,16 @@ class Report:
         said = f"{self.title}: {self.done} of {self.total} cells"
         if speed and self.done < self.total:
             left = (self.total - self.done - self.part) / speed
-            said += f", {rate(speed)}, about {span(left)} left"
+            said += f", {format_rate(speed)}, about {format_duration(left)} left"
         elif speed:
-            said += f" in {span(seconds)}"
+            said += f" in {format_duration(seconds)}"
         return f"{said}; {self.steps}" if self.steps else said
 
     def _say(self) -> None:
         print(self.line(), file=sys.stderr, flush=True)
 
 
-def span(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """A time that people can read: 40 s, 6 min, 3.4 h, 2.1 days."""
     for size, unit in ((86400, "days"), (3600, "h"), (60, "min")):
         if seconds >= 2 * size:
@@ -126,7 +126,7 @@ def span(seconds: float) -> str:
     return f"{seconds:.0f} s"
 
 
-def rate(cells: float) -> str:
+def format_rate(cells: float) -> str:
     """Cells a second in the first unit in which people can read them: 4.0 cells/min, 1.5 cells/h, 0.7 cells/day."""
     unit, count = "day", 86400 * cells
     for name, seconds in (("h", 3600), ("min", 60)):

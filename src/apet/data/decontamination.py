@@ -11,7 +11,7 @@ RUN = 12  # words in a row that make two texts share content
 SHORTEST = 5  # a text of fewer words says too little to be looked for inside another
 
 
-class Guard:
+class NgramIndex:
     """Knows a set of normalised texts by 64-bit hashes of their word runs.
 
     A collision of hashes can only report a document too many, never miss one.

@@ -10,16 +10,16 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 
-from apet.core.hashing import digest, file_digest, seed_for, whole_folder
-from apet.core.records import check_files, read_sealed, write_sealed
-from apet.data.decontamination import Guard
+from apet.core.hashing import atomic_dir, digest, file_digest, seed_for
+from apet.core.records import check_files, read_json_record, write_json_record
+from apet.data.decontamination import NgramIndex
 from apet.data.prepared_files import read_table, write_batches
 from apet.data.schema import NUMERIC, SIDES, Task
 from apet.data.source_selection import choose_source, sisters_of
 from apet.data.sources import Source
 from apet.data.splits import Example, Splits, drop_train, normalise, overlaps, split_rows
 from apet.data.text_metrics import shuffled_scores
-from apet.errors import DataError, ParamsError, unknown
+from apet.errors import ConfigError, DataError, unknown_name
 
 DATA_VERSION = 2  # raised when the same inputs give other rows
 SPLITS = ("train", "validation", "test")
@@ -44,14 +44,14 @@ def task_digest(task: Task, rows: Rows, seed: int, source: Source | None = None)
 
 
 def task_splits(task: Task, wheels_folder: Path, source: Source | None = None) -> Splits:
-    """All examples of a task by side, uncapped, without train rows that touch (see `Guard`) what a sister holds out.
+    """All examples of a task by side, uncapped, without train rows that touch (see `NgramIndex`) what a sister holds out.
 
     DataError if its source, a row or a label is not as it should be.
     """
     source = source or choose_source(task)
     splits = _own_splits(task, wheels_folder, source)
     held_out = [text for t, s in sisters_of(task, source) for text in _held_out(_own_splits(t, wheels_folder, s))]
-    guard = Guard(held_out)
+    guard = NgramIndex(held_out)
     whole = set(held_out)
 
     def touches(example: Example) -> bool:
@@ -77,13 +77,13 @@ def prepare_task(
         chosen[split] = in_hash_order(splits.sides[split], seed)[: caps[split]]
         if not chosen[split]:
             raise DataError(f"task {task.name}: split {split} has no rows.")
-    with whole_folder(out_folder) as folder:
+    with atomic_dir(out_folder) as folder:
         for split, examples in chosen.items():
             write_batches(folder / _file(split), _batches(examples, task), _schema(task.type, task.fields))
         names = {"task_digest": task_digest(task, caps, seed, source), "seed": seed}
         files = {name: file_digest(folder / name) for name in map(_file, SPLITS)}
         found = {**_found(task, splits, chosen), "source": source.identity(task), "files": files}
-        write_sealed(folder / RECORD, {**_said(task), **names, **found})
+        write_json_record(folder / RECORD, {**_said(task), **names, **found})
 
 
 def read_split(folder: Path, split: str) -> pd.DataFrame:
@@ -105,7 +105,7 @@ def read_task(folder: Path, named: str | None = None) -> dict[str, Any]:
 
     DataError if it is absent, an older version's or prepared of something else; CorruptError if it is damaged.
     """
-    record = read_sealed(folder / RECORD, _remedy(folder), since=["files"])
+    record = read_json_record(folder / RECORD, _remedy(folder), since=["files"])
     if named not in (None, record.get("task_digest")):
         raise DataError(
             f"{folder / RECORD}: of {record.get('task')!r}, prepared of another task, source, rows or seed than the "
@@ -148,9 +148,9 @@ def _held_out(splits: Splits) -> Iterator[str]:
 def _caps(rows: Rows) -> dict[str, int | None]:
     for split, cap in rows.items():
         if split not in SPLITS:
-            raise ParamsError(unknown("split", split, SPLITS, "rows"))
+            raise ConfigError(unknown_name("split", split, SPLITS, "rows"))
         if cap is not None and (type(cap) is not int or cap < 1):
-            raise ParamsError(f"rows: {split} is {cap!r}; it must be a whole number from 1, or null for all rows.")
+            raise ConfigError(f"rows: {split} is {cap!r}; it must be a whole number from 1, or null for all rows.")
     return {split: rows.get(split) for split in SPLITS}
 
 

@@ -16,9 +16,9 @@ from typing import IO, Any
 from zipfile import ZipFile
 
 from apet.data.schema import Record, check_once
-from apet.data.splits import draw_of, drawn_side, fraction, normalise
+from apet.data.splits import assign_split, fraction, normalise, split_hash
 from apet.data.wheels import MEMBER_LIMIT, open_member
-from apet.errors import DataError, located, unknown
+from apet.errors import DataError, error_context, unknown_name
 
 
 def read_tab(
@@ -86,11 +86,11 @@ def read_table(
     lines = csv.reader(io.TextIOWrapper(content, "utf-8-sig", newline=""), **dialect)
     try:
         header = next(lines, [])
-        with located(f"{name}, line {lines.line_num}"):
+        with error_context(f"{name}, line {lines.line_num}"):
             check_once("column", [column for column in header if column])  # a column without a name is nobody's
         for column in needs:
             if column not in header:
-                raise DataError(unknown("column", column, header, name))
+                raise DataError(unknown_name("column", column, header, name))
         for _ in range(extra_headers):
             next(lines, None)
         for cells in lines:
@@ -140,7 +140,7 @@ def read_title_pairs(archive: ZipFile, *, folder: str) -> Iterator[Record]:
     for record in read_articles(archive, folder=folder):
         normal = normalise(record.values["body"])
         if normal and normalise(record.values["title"]):
-            side = drawn_side(draw_of([normal]))
+            side = assign_split(split_hash([normal]))
             rings[side, record.values["label"]].setdefault(normal, record)  # some bodies have two titles
     for (side, _), articles in sorted(rings.items()):
         ring = sorted(articles, key=lambda normal: fraction("ring", normal))

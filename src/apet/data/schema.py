@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from apet.errors import DataError, shown, unknown
+from apet.errors import DataError, truncated_repr, unknown_name
 
 FOLDER = Path(__file__).parent / "tasks"
 SIDES = ("test", "validation", "train")  # a text that two sides claim stays on the first of them
@@ -104,12 +104,12 @@ def check_once(what: str, names: Sequence[str]) -> None:
     """DataError for a name that stands twice: whatever reads such a row by name takes one of them, unseen."""
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
-        raise DataError(f"{what} {shown(twice)} stands twice.")
+        raise DataError(f"{what} {truncated_repr(twice)} stands twice.")
 
 
 def _cell(record: Record, column: str, where: str) -> Any:
     if column not in record.values:
-        raise DataError(unknown("column", column, record.values, where))
+        raise DataError(unknown_name("column", column, record.values, where))
     return record.values[column]
 
 
@@ -132,7 +132,7 @@ def _class(value: Any, labels: list[str], where: str) -> str | None:
         return None
     if text and INDEX.fullmatch(text) and not any(map(NUMERIC.fullmatch, labels)) and int(text) < len(labels):
         return labels[int(text)]
-    raise DataError(unknown("label", value, labels, where))
+    raise DataError(unknown_name("label", value, labels, where))
 
 
 def _written(value: Any) -> str | None:

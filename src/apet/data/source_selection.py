@@ -10,7 +10,7 @@ from apet.core.yaml_loader import is_path
 from apet.data.schema import FOLDER, Task
 from apet.data.sources import KINDS, Source
 from apet.data.task_config import load_task, task_names
-from apet.errors import ParamsError, shown, unknown
+from apet.errors import ConfigError, truncated_repr, unknown_name
 
 ALL = "all"
 
@@ -25,7 +25,7 @@ def choose_source(task: Task, sources: Mapping[str, str] | None = None, names: I
     sources = sources or {}
     for key in sources:
         if key not in (ALL, task.name, *names, *task_names()):
-            raise ParamsError(unknown("task", key, (ALL, task.name, *names, *task_names()), "sources"))
+            raise ConfigError(unknown_name("task", key, (ALL, task.name, *names, *task_names()), "sources"))
     key = task.name if task.name in sources else ALL
     if key not in sources:
         return _own(task, next(iter(task.sources), ""), "sources")
@@ -35,11 +35,11 @@ def choose_source(task: Task, sources: Mapping[str, str] | None = None, names: I
     folder = Path(chosen) / task.name
     if not is_path(folder) or not Path(chosen).is_dir():
         kinds = ", ".join(task.sources)
-        said = f"sources: {key} is {shown(chosen)}: no folder, nor a kind of source"
-        raise ParamsError(f"{said}. {task.name} has: {kinds}.")
+        said = f"sources: {key} is {truncated_repr(chosen)}: no folder, nor a kind of source"
+        raise ConfigError(f"{said}. {task.name} has: {kinds}.")
     if not folder.is_dir():
-        raise ParamsError(
-            f"sources: {key} is {shown(chosen)}, which has no folder {task.name!r}. Give {task.name} its own."
+        raise ConfigError(
+            f"sources: {key} is {truncated_repr(chosen)}, which has no folder {task.name!r}. Give {task.name} its own."
         )
     return Source("local", {"folder": str(folder)})
 
@@ -66,7 +66,7 @@ def check_sisters(tasks: Mapping[str, Task], sources: Mapping[str, Source]) -> N
         together = {sister.name: _place(source) for sister, source in sisters_of(task, sources[name])}
         for sister in (sister.name for sister in _sisters(task).values()):
             if sister in tasks and together.get(sister) != _place(sources[sister]):
-                raise ParamsError(
+                raise ConfigError(
                     f"sources: {name} and {sister} hold the same texts, and {name} is read from {sources[name].kind}, "
                     f"{sister} from elsewhere, so one could train on what the other tests. Give both the same source."
                 )
@@ -98,5 +98,5 @@ def _place(source: Source) -> tuple[str, dict[str, Any]]:
 def _own(task: Task, kind: str, where: str) -> Source:
     if kind not in task.sources:
         kinds = ", ".join(task.sources) or "none"
-        raise ParamsError(f"{where}: task {task.name} has no source {kind or 'of its own'!r}. It has: {kinds}.")
+        raise ConfigError(f"{where}: task {task.name} has no source {kind or 'of its own'!r}. It has: {kinds}.")
     return Source(kind, task.sources[kind])

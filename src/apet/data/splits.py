@@ -49,7 +49,7 @@ class Example(NamedTuple):
         held = [normals[i] for i in (range(len(normals)) if group is None else group)]
         label, references = (answer, ()) if isinstance(answer, str) else (None, answer)
         packed = zlib.compress(json.dumps([texts, references]).encode(), 1)
-        return cls(text_id(*normals), packed, label, frozenset(e for n in held for e in edges(n)), draw_of(held))
+        return cls(text_id(*normals), packed, label, frozenset(e for n in held for e in edges(n)), split_hash(held))
 
     @property
     def texts(self) -> tuple[str, ...]:
@@ -93,12 +93,12 @@ def fraction(*coordinates: object) -> float:
     return seed_for(*coordinates) / 2**63
 
 
-def draw_of(held: Sequence[str]) -> float:
+def split_hash(held: Sequence[str]) -> float:
     """The number that decides the side of a row with these normalised texts: a hash of the one its hash names.
 
     It knows neither task nor seed: a sentence that two tasks share is on the same side of both, and no choice of seed
     can move a test text into a corpus made with another seed. A row's other texts may be named by rows of another
-    side; `keep_apart` then drops what is on the weaker one, so that every set of rows that are connected by common
+    side; `drop_cross_split_duplicates` then drops what is on the weaker one, so that every set of rows that are connected by common
     texts is on one side. (To draw a side for the set would move it whenever a new row joins two sets.)
     """
     heads = [normal[:EDGE] for normal in held]
@@ -106,7 +106,7 @@ def draw_of(held: Sequence[str]) -> float:
     return fraction("side", named)
 
 
-def drawn_side(draw: float, missing: Iterable[str] = tuple(SHARES)) -> str:
+def assign_split(draw: float, missing: Iterable[str] = tuple(SHARES)) -> str:
     """The side of a draw in [0, 1), where only the `missing` sides take their shares from train."""
     bound = 0.0
     for side, share in SHARES.items():
@@ -118,7 +118,7 @@ def drawn_side(draw: float, missing: Iterable[str] = tuple(SHARES)) -> str:
 
 def split_rows(rows: Iterable[Row], group: Sequence[int] | None = None) -> Splits:
     """Unique examples of each side. Official labelled sides are kept. Without a test, validation becomes the test; a
-    side that is still missing is drawn out of train by `draw_of`.
+    side that is still missing is drawn out of train by `split_hash`.
 
     Copies with one class count once, copies with several not at all; the references of copies are joined. A row goes
     if its group has a near-duplicate on a stronger side (see SIDES). Adding rows may drop a row, but moves none to
@@ -132,14 +132,14 @@ def split_rows(rows: Iterable[Row], group: Sequence[int] | None = None) -> Split
     claims: dict[str, list[Example]] = {side: [] for side in SIDES}
     for example, split in unique:
         side = moved.get(split, split)
-        claims[side if side in SHARES else drawn_side(example.draw, missing)].append(example)
-    sides = keep_apart(claims)
+        claims[side if side in SHARES else assign_split(example.draw, missing)].append(example)
+    sides = drop_cross_split_duplicates(claims)
     dropped["near_duplicate"] = len(unique) - sum(map(len, sides.values()))
     names = {moved.get(split, split): f"{split} of the source" for split in SIDES if split in official}
     return Splits(sides, {side: names.get(side, "drawn out of train") for side in SIDES}, dropped)
 
 
-def keep_apart(claims: Mapping[str, list[Example]]) -> dict[str, list[Example]]:
+def drop_cross_split_duplicates(claims: Mapping[str, list[Example]]) -> dict[str, list[Example]]:
     """The same sides, strongest first, without those examples that share a key with one of a stronger side."""
     taken: set[str] = set()
     kept = {}

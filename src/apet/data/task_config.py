@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from apet.core.yaml_loader import MOST, check_keys, is_line, is_whole, read_yaml
+from apet.core.yaml_loader import MOST, check_keys, is_integer, is_line, read_yaml
 from apet.data.schema import FOLDER, SIDES, Task
 from apet.data.sources import KINDS
-from apet.errors import ParamsError, shown, unknown
+from apet.errors import ConfigError, truncated_repr, unknown_name
 
 METRICS = {"classification": ("accuracy", "f1"), "generation": ("em", "f1", "rouge_l")}
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,99}", re.ASCII)
@@ -30,14 +30,14 @@ def load_task(name_or_path: str | Path) -> Task:
     elif name_or_path in task_names():
         path = FOLDER / f"{name_or_path}.yaml"
     else:
-        raise ParamsError(unknown("task", name_or_path, task_names()))
+        raise ConfigError(unknown_name("task", name_or_path, task_names()))
     return _task(read_yaml(path), path.name, path.parent)
 
 
 def _task(content: dict[str, Any], where: str, folder: Path) -> Task:
     answers = {"classification": ("labels",), "generation": ("targets", "target_length")}
     if content.get("type") not in [*answers]:
-        raise ParamsError(unknown("type", content.get("type"), answers, where))
+        raise ConfigError(unknown_name("type", content.get("type"), answers, where))
     required = ("name", "version", "description", "type", "fields", "prompt", "metrics", "length")
     label = ["label"] if content["type"] == "classification" else []
     optional = (*KINDS, *label, "group", "splits", "sisters")
@@ -57,69 +57,77 @@ def _task(content: dict[str, Any], where: str, folder: Path) -> Task:
 
 def _names(value: Any, where: str, some: bool) -> tuple[str, ...]:
     if not isinstance(value, list) or not all(isinstance(one, str) for one in value) or (some and not value):
-        raise ParamsError(f"{where} is {shown(value)}; it must be a list of names.")
+        raise ConfigError(f"{where} is {truncated_repr(value)}; it must be a list of names.")
     if twice := [name for name in value if value.count(name) > 1]:
-        raise ParamsError(f"{where} is {shown(value)}; {shown(twice[0])} stands twice.")
+        raise ConfigError(f"{where} is {truncated_repr(value)}; {truncated_repr(twice[0])} stands twice.")
     return tuple(value)
 
 
 def _check_values(content: Mapping[str, Any], where: str) -> None:
     for key in {"name", "description", "label", "targets"} & set(content):
         if not isinstance(content[key], str) or not content[key]:
-            raise ParamsError(f"{where}: {key} is {shown(content[key])}; it must be a text.")
+            raise ConfigError(f"{where}: {key} is {truncated_repr(content[key])}; it must be a text.")
     if not NAME.fullmatch(content["name"]):
         allowed = "letters, digits, - and _, at most 100, and not begin with -"
-        raise ParamsError(f"{where}: name is {shown(content['name'])}; it must be of {allowed}.")
+        raise ConfigError(f"{where}: name is {truncated_repr(content['name'])}; it must be of {allowed}.")
     for key in {"version", "length", "target_length"} & set(content):
-        if not is_whole(content[key]):
+        if not is_integer(content[key]):
             allowed = f"a whole number from 1 to {MOST}"
-            raise ParamsError(f"{where}: {key} is {shown(content[key])}; it must be {allowed}.")
+            raise ConfigError(f"{where}: {key} is {truncated_repr(content[key])}; it must be {allowed}.")
     for metric in content["metrics"]:
         if metric not in METRICS[content["type"]]:
-            raise ParamsError(unknown("metric", metric, METRICS[content["type"]], f"{where}: metrics"))
+            raise ConfigError(unknown_name("metric", metric, METRICS[content["type"]], f"{where}: metrics"))
     for name in content["group"]:
         if name not in content["fields"]:
-            raise ParamsError(unknown("field", name, content["fields"], f"{where}: group"))
+            raise ConfigError(unknown_name("field", name, content["fields"], f"{where}: group"))
     for name in content["sisters"]:
         if not name.endswith(".yaml") and name not in task_names():
-            raise ParamsError(unknown("task", name, task_names(), f"{where}: sisters"))
+            raise ConfigError(unknown_name("task", name, task_names(), f"{where}: sisters"))
     for name in content["fields"]:
         if not name.isidentifier() or name in ("id", "label", "targets"):
-            raise ParamsError(f"{where}: fields has {shown(name)}; it must be a word other than id, label and targets.")
+            raise ConfigError(
+                f"{where}: fields has {truncated_repr(name)}; it must be a word other than id, label and targets."
+            )
 
 
 def _prompts(value: Any, slots: tuple[str, ...], where: str) -> dict[str, str]:
     """`default` and family → prompt, from one text or such a mapping; each field has its slot once in every one."""
     prompts = {"default": value} if isinstance(value, str) else value
     if not isinstance(prompts, dict) or "default" not in prompts:
-        raise ParamsError(f"{where}: prompt is {shown(value)}; it must be a text, or a mapping with `default`.")
+        raise ConfigError(
+            f"{where}: prompt is {truncated_repr(value)}; it must be a text, or a mapping with `default`."
+        )
     for family, prompt in prompts.items():
         found = SLOT.findall(prompt) if isinstance(prompt, str) else []
         if sorted(found) != sorted(slots) or prompt != prompt.rstrip():
             fields = ", ".join(f"{{{name}}}" for name in slots)
-            said = f"{where}: prompt ({family}) is {shown(prompt)}"
-            raise ParamsError(f"{said}; it must hold {fields} once each and end without a space.")
+            said = f"{where}: prompt ({family}) is {truncated_repr(prompt)}"
+            raise ConfigError(f"{said}; it must hold {fields} once each and end without a space.")
     return dict(prompts)
 
 
 def _check_labels(labels: Any, metrics: tuple[str, ...], where: str) -> None:
     if not isinstance(labels, dict) or len(labels) < 2:
-        raise ParamsError(f"{where}: labels is {shown(labels)}; it must map two or more class names to label words.")
+        raise ConfigError(
+            f"{where}: labels is {truncated_repr(labels)}; it must map two or more class names to label words."
+        )
     words = list(labels.values())
     for name, word in labels.items():
         if not is_line(name) or not is_line(word) or not word.strip():
-            raise ParamsError(f"{where}: label {shown(name)} has the word {shown(word)}; both must be lines of text.")
+            raise ConfigError(
+                f"{where}: label {truncated_repr(name)} has the word {truncated_repr(word)}; both must be lines of text."
+            )
         if words.count(word) > 1:
-            raise ParamsError(f"{where}: labels have the word {shown(word)} more than once.")
+            raise ConfigError(f"{where}: labels have the word {truncated_repr(word)} more than once.")
     if "f1" in metrics and len(labels) != 2:
-        raise ParamsError(f"{where}: metrics has f1, which is of the second of two labels; there are {len(labels)}.")
+        raise ConfigError(f"{where}: metrics has f1, which is of the second of two labels; there are {len(labels)}.")
 
 
 def _splits(splits: Any, where: str) -> dict[str, str]:
     check_keys(splits, (), SIDES, f"{where}: splits")
     for side, name in splits.items():
         if not isinstance(name, str) or not SPLIT.fullmatch(name):
-            raise ParamsError(f"{where}: splits: {side} is {shown(name)}; it must be a name.")
+            raise ConfigError(f"{where}: splits: {side} is {truncated_repr(name)}; it must be a name.")
     return splits
 
 
@@ -133,10 +141,10 @@ def _sources(content: dict[str, Any], where: str, folder: Path) -> dict[str, Map
         check_keys(spec.get("columns", {}), (), own, f"{place}: columns")
         for name, column in spec.get("columns", {}).items():
             if not isinstance(column, str):
-                raise ParamsError(f"{place}: columns: {name} is {shown(column)}; it must be a column's name.")
+                raise ConfigError(f"{place}: columns: {name} is {truncated_repr(column)}; it must be a column's name.")
         for split in spec.get("members", {}):
             if split not in (*SIDES, "all"):
-                raise ParamsError(unknown("split", split, (*SIDES, "all"), f"{place}: members"))
+                raise ConfigError(unknown_name("split", split, (*SIDES, "all"), f"{place}: members"))
         named = {"classes": _classes(spec["classes"], content, f"{place}: classes")} if "classes" in spec else {}
         sources[kind] = {**spec, **named}
     return sources
@@ -146,10 +154,12 @@ def _classes(classes: Any, content: Mapping[str, Any], where: str) -> dict[str, 
     """The source's class, as a text, to ours: a 1 in a YAML is the 1 of a CSV file, and that of a JSONL file."""
     labels = content.get("labels", {})
     if not isinstance(classes, dict) or not labels:
-        raise ParamsError(f"{where} is {shown(classes)}; it must map the source's classes to the task's labels.")
+        raise ConfigError(
+            f"{where} is {truncated_repr(classes)}; it must map the source's classes to the task's labels."
+        )
     for old, new in classes.items():
         if type(old) not in (str, int, float) or list(map(str, classes)).count(str(old)) > 1:
-            raise ParamsError(f"{where} has {shown(old)}; it must be a text or a number, and stand once.")
+            raise ConfigError(f"{where} has {truncated_repr(old)}; it must be a text or a number, and stand once.")
         if new not in [*labels]:
-            raise ParamsError(unknown("label", new, labels, f"{where}: {old}"))
+            raise ConfigError(unknown_name("label", new, labels, f"{where}: {old}"))
     return {str(old): new for old, new in classes.items()}

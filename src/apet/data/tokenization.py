@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from apet.data.task_config import SLOT
-from apet.errors import DataError, ParamsError
+from apet.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -46,7 +46,7 @@ def encode(
     fixed = [[*before, *fixed[0]], *fixed[1:-1], [*fixed[-1], *after]]
     room = length - sum(map(len, fixed))
     if room < len(fields):
-        raise ParamsError(f"length is {length}; the prompt {prompt!r} alone takes {length - room} tokens.")
+        raise ConfigError(f"length is {length}; the prompt {prompt!r} alone takes {length - room} tokens.")
     columns = [
         _ids(tokenizer, [lead + text.strip() for text in texts[field]])
         for field, lead in zip(fields, leads, strict=False)

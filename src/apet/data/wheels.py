@@ -20,7 +20,7 @@ from zipfile import BadZipFile, ZipFile
 from apet.core.atomic import temporary_folder
 from apet.core.hashing import file_digest
 from apet.core.yaml_loader import check_keys, read_yaml
-from apet.errors import DataError, ParamsError, storage_error, storing, unknown, without_secrets
+from apet.errors import ConfigError, DataError, storage_error, storage_errors, unknown_name, without_secrets
 
 REGISTRY = Path(__file__).parent / "wheels.yaml"
 MEMBER_LIMIT = 64 * 2**20  # bytes; the largest member of text in use has 17 MB
@@ -53,7 +53,7 @@ def known_wheels() -> dict[str, Wheel]:
 def find_wheel(name: str, where: str = REGISTRY.name) -> Wheel:
     """The pinned wheel of a package. ParamsError if the registry has none."""
     if name not in [*known_wheels()]:
-        raise ParamsError(unknown("wheel", name, known_wheels(), where))
+        raise ConfigError(unknown_name("wheel", name, known_wheels(), where))
     return known_wheels()[name]
 
 
@@ -68,7 +68,7 @@ def fetch_wheel(name: str, folder: Path) -> Path:
     if target.exists():
         _verify(target, file_digest(target), wheel.sha256)
         return target
-    with storing(target), temporary_folder(target) as temporary:
+    with storage_errors(target), temporary_folder(target) as temporary:
         fetched = _download(wheel, temporary)
         _verify(fetched, file_digest(fetched), wheel.sha256)
         os.replace(fetched, target)

@@ -13,13 +13,13 @@ from transformers import PreTrainedTokenizerBase
 
 from apet.data.prepare import read_split
 from apet.data.tokenization import encode, encode_targets, label_ids
-from apet.errors import DataError, ParamsError, unknown
+from apet.errors import ConfigError, DataError, unknown_name
 from apet.models.families import FAMILIES
 from apet.models.loading import PLM
 
 
 @dataclass(frozen=True)
-class Encoded:
+class EncodedSplit:
     """names: the rows' ids. ids [n, longest], right-padded. lengths [n]. labels [n], numbers of the label words.
 
     truncated: share of the rows whose texts were cut. Generation: labels is empty; references are the right answers of
@@ -60,7 +60,7 @@ class Encoded:
 
 def encode_split(
     folder: Path, split: str, task: Mapping[str, Any], plm: PLM, length: int, end: Sequence[int] = ()
-) -> Encoded:
+) -> EncodedSplit:
     """One prepared split in the task's prompt and the family's frame, each row cut to `length` tokens.
 
     end: ids that close an answer to be generated, and count into the task's target_length.
@@ -72,10 +72,12 @@ def encode_split(
     ids, lengths = padded(tokens)
     names, truncated = rows["id"].tolist(), sum(map(bool, cut)) / len(cut)
     if task["type"] == "classification":
-        return Encoded(names, ids, lengths, torch.tensor(rows["label"].to_numpy(copy=True)), truncated)
+        return EncodedSplit(names, ids, lengths, torch.tensor(rows["label"].to_numpy(copy=True)), truncated)
     references = [list(targets) for targets in rows["targets"]]
     answers = encode_targets([first for first, *_ in references], plm.tokenizer, task["target_length"], end)
-    return Encoded(names, ids, lengths, torch.empty(0, dtype=torch.long), truncated, references, *padded(answers.ids))
+    return EncodedSplit(
+        names, ids, lengths, torch.empty(0, dtype=torch.long), truncated, references, *padded(answers.ids)
+    )
 
 
 def prompt_of(task: Mapping[str, Any], family: str) -> str:
@@ -83,7 +85,7 @@ def prompt_of(task: Mapping[str, Any], family: str) -> str:
     prompts = task.get("prompts", {})
     for name in prompts:
         if name not in FAMILIES:
-            raise ParamsError(unknown("family", name, FAMILIES, f"task {task['task']}: prompt"))
+            raise ConfigError(unknown_name("family", name, FAMILIES, f"task {task['task']}: prompt"))
     return prompts.get(family, task["prompt"])
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from apet.evaluation.encoding import Encoded
+from apet.evaluation.encoding import EncodedSplit
 from apet.tuning import TunedPLM
 
 ROWS = 16
@@ -44,7 +44,7 @@ def answer_loss(
 
 
 @torch.no_grad()
-def split_loss(tuned: TunedPLM, theta: Sequence[Tensor], data: Encoded) -> float:
+def split_loss(tuned: TunedPLM, theta: Sequence[Tensor], data: EncodedSplit) -> float:
     """`answer_loss` of a split's first references, mean over all their tokens."""
     total = 0.0
     for rows in data.by_length(ROWS):
@@ -53,7 +53,7 @@ def split_loss(tuned: TunedPLM, theta: Sequence[Tensor], data: Encoded) -> float
 
 
 @torch.no_grad()
-def generate(tuned: TunedPLM, theta: Sequence[Tensor], data: Encoded, end: int, longest: int) -> list[list[int]]:
+def generate(tuned: TunedPLM, theta: Sequence[Tensor], data: EncodedSplit, end: int, longest: int) -> list[list[int]]:
     """Greedy answers to every row of a split: token ids up to the token `end`, at most `longest` with it.
 
     The first of equally likely tokens is said. A row that has ended leaves its batch.

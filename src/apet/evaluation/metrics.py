@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from apet.data.text_metrics import TEXT_METRICS, answer_scores
-from apet.errors import ParamsError, unknown
+from apet.errors import ConfigError, unknown_name
 
 
 def accuracy(predicted: Tensor, labels: Tensor) -> float:
@@ -43,7 +43,7 @@ def text_metrics(
 
 def _find(metrics: dict[str, Callable], name: str) -> Callable:
     if name not in metrics:
-        raise ParamsError(unknown("metric", name, metrics))
+        raise ConfigError(unknown_name("metric", name, metrics))
     return metrics[name]
 
 

@@ -10,11 +10,11 @@ import pyarrow as pa
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from apet.errors import ModelError, ParamsError
-from apet.evaluation.encoding import Encoded, label_tokens
+from apet.errors import ConfigError, ModelError
+from apet.evaluation.encoding import EncodedSplit, label_tokens
 from apet.evaluation.generation import answer_loss, generate, split_loss
 from apet.evaluation.metrics import Score, score, score_answers, text_metrics
-from apet.evaluation.verbalizer import Labels, predict
+from apet.evaluation.verbalizer import LabelTrie, predict
 from apet.models.families import Family
 from apet.models.loading import PLM
 from apet.tuning import TunedPLM
@@ -24,7 +24,7 @@ Columns = Mapping[str, pa.DataType]
 
 
 @dataclass(frozen=True)
-class Evaluated:
+class EvaluationResult:
     """The score of a split, and columns of its rows, as the objective's `columns` names them."""
 
     score: Score
@@ -45,18 +45,18 @@ class Objective(Protocol):
     @property
     def end(self) -> tuple[int, ...]: ...
 
-    def loss(self, tuned: TunedPLM, theta: Theta, data: Encoded, rows: Tensor, over: str) -> Tensor:
+    def loss(self, tuned: TunedPLM, theta: Theta, data: EncodedSplit, rows: Tensor, over: str) -> Tensor:
         """What training makes small, of rows [k] of a split. over: a recipe's loss, labels or vocabulary."""
 
-    def evaluate(self, tuned: TunedPLM, theta: Theta, data: Encoded) -> Evaluated:
+    def evaluate(self, tuned: TunedPLM, theta: Theta, data: EncodedSplit) -> EvaluationResult:
         """A split's score."""
 
 
 @dataclass(frozen=True)
-class Classify:
+class ClassificationObjective:
     """The likeliest label word is the answer. metrics: the first is the score."""
 
-    words: Labels
+    words: LabelTrie
     metrics: tuple[str, ...] = ("accuracy",)
     columns: ClassVar[Columns] = {"label": pa.int16(), "prediction": pa.int16(), "correct": pa.bool_()}
     end: ClassVar[tuple[int, ...]] = ()
@@ -65,7 +65,7 @@ class Classify:
     def labels(self) -> int:
         return len(self.words)
 
-    def loss(self, tuned: TunedPLM, theta: Theta, data: Encoded, rows: Tensor, over: str) -> Tensor:
+    def loss(self, tuned: TunedPLM, theta: Theta, data: EncodedSplit, rows: Tensor, over: str) -> Tensor:
         """over labels: how likely the right one is among them. vocabulary: cross-entropy over all words of every token
         of its word, as the published code does.
         """
@@ -74,16 +74,16 @@ class Classify:
             return self.words.loss(tuned, theta, *data.batch(rows), right)
         return answer_loss(tuned, theta, *data.batch(rows), *self.words.answers(right))
 
-    def evaluate(self, tuned: TunedPLM, theta: Theta, data: Encoded) -> Evaluated:
+    def evaluate(self, tuned: TunedPLM, theta: Theta, data: EncodedSplit) -> EvaluationResult:
         with tuned.settling(theta):
             scores = predict(tuned, theta, data, self.words)
         prediction = scores.argmax(dim=1)
         rows = {"label": data.labels, "prediction": prediction, "correct": data.labels == prediction}
-        return Evaluated(score(scores, data.labels, self.metrics), {name: c.numpy() for name, c in rows.items()})
+        return EvaluationResult(score(scores, data.labels, self.metrics), {name: c.numpy() for name, c in rows.items()})
 
 
 @dataclass(frozen=True)
-class Write:
+class GenerationObjective:
     """The answer is written, greedily, and compared with the references. end: the id that closes it; longest: most
     tokens with it. metrics: the first is the score.
     """
@@ -95,41 +95,41 @@ class Write:
     columns: ClassVar[Columns] = {"prediction": pa.string(), "score": pa.float64()}
     labels: ClassVar[int] = 0
 
-    def loss(self, tuned: TunedPLM, theta: Theta, data: Encoded, rows: Tensor, over: str) -> Tensor:
+    def loss(self, tuned: TunedPLM, theta: Theta, data: EncodedSplit, rows: Tensor, over: str) -> Tensor:
         """Cross-entropy over all words, whatever `over` says: an answer has no others to be compared with."""
         return answer_loss(tuned, theta, *data.batch(rows), *data.answers(rows))
 
-    def evaluate(self, tuned: TunedPLM, theta: Theta, data: Encoded) -> Evaluated:
+    def evaluate(self, tuned: TunedPLM, theta: Theta, data: EncodedSplit) -> EvaluationResult:
         with tuned.settling(theta):
             ids = generate(tuned, theta, data, self.end[0], self.longest)
             loss = split_loss(tuned, theta, data)
         answers = [text.strip() for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
         found = text_metrics(self.metrics, answers, data.references)
         rows = {"prediction": answers, "score": found[self.metrics[0]]}
-        return Evaluated(score_answers(found, loss), rows)
+        return EvaluationResult(score_answers(found, loss), rows)
 
 
 def objective_of(task: Mapping[str, Any], plm: PLM) -> Objective:
-    """What a prepared task asks of a PLM. Raises as `check_can_write`, and DataError as `label_tokens`."""
+    """What a prepared task asks of a PLM. Raises as `check_can_generate`, and DataError as `label_tokens`."""
     metrics = tuple(task["metrics"])
     if task["type"] == "generation":
-        check_can_write(task["task"], plm.name, plm.family, plm.head)
-        return Write(plm.tokenizer, (_end(plm),), task["target_length"], metrics)
+        check_can_generate(task["task"], plm.name, plm.family, plm.head)
+        return GenerationObjective(plm.tokenizer, (_end(plm),), task["target_length"], metrics)
     if plm.head == "trained":
         # It has a row a label, and none of them needs a word.
-        return Classify(Labels.of([[number] for number in range(len(task["labels"]))]), metrics)
-    return Classify(Labels.of(label_tokens(task, plm.tokenizer)), metrics)
+        return ClassificationObjective(LabelTrie.of([[number] for number in range(len(task["labels"]))]), metrics)
+    return ClassificationObjective(LabelTrie.of(label_tokens(task, plm.tokenizer)), metrics)
 
 
-def check_can_write(task: str, name: str, family: Family, head: str) -> None:
+def check_can_generate(task: str, name: str, family: Family, head: str) -> None:
     """Raises ParamsError where a PLM cannot write the answers that a generation task wants."""
     if head == "trained":
-        raise ParamsError(
+        raise ConfigError(
             f"task {task}: its answers are written, and PLM {name!r} has `head: trained`, whose outputs are labels and "
             "not words. Allowed for it: classification tasks."
         )
     if not family.write:
-        raise ParamsError(
+        raise ConfigError(
             f"task {task}: its answers are written, and PLM {name!r} is of family {family.name}, an encoder, which "
             "writes no text. Allowed for it: classification tasks."
         )

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from apet.evaluation.encoding import Encoded, padded
+from apet.evaluation.encoding import EncodedSplit, padded
 from apet.tuning import TunedPLM
 
 ROWS = 32
@@ -17,7 +17,7 @@ ROWS = 32
 
 
 @dataclass(frozen=True)
-class Fork:
+class TrieNode:
     """A place where label words part.
 
     said: the tokens before it, which its words share. words [k]: the tokens that may follow. turn [labels]: the number
@@ -35,7 +35,7 @@ class Fork:
 
 
 @dataclass(frozen=True)
-class Labels:
+class LabelTrie:
     """Label words, none of which begins another. tokens: each one's.
 
     A word's probability is the product, over the forks on its way, of the softmax over the tokens that may follow
@@ -44,10 +44,10 @@ class Labels:
     """
 
     tokens: tuple[tuple[int, ...], ...]
-    forks: tuple[Fork, ...]
+    forks: tuple[TrieNode, ...]
 
     @classmethod
-    def of(cls, tokens: Sequence[Sequence[int]]) -> Labels:
+    def of(cls, tokens: Sequence[Sequence[int]]) -> LabelTrie:
         """Of the token ids of each label's word; of the labels' numbers, one a word, for a trained head."""
         words = tuple(map(tuple, tokens))
         shared = dict.fromkeys(word[:size] for word in words for size in range(len(word)))
@@ -84,18 +84,18 @@ class Labels:
 
 
 @torch.no_grad()
-def predict(tuned: TunedPLM, theta: Sequence[Tensor], data: Encoded, labels: Labels) -> Tensor:
-    """`Labels.scores` of every row of a split, [n, labels]."""
+def predict(tuned: TunedPLM, theta: Sequence[Tensor], data: EncodedSplit, labels: LabelTrie) -> Tensor:
+    """`LabelTrie.scores` of every row of a split, [n, labels]."""
     found = torch.empty(len(data), len(labels))
     for rows in data.by_length(ROWS):
         found[rows] = labels.scores(tuned, theta, *data.batch(rows))
     return found
 
 
-def _fork(words: Sequence[tuple[int, ...]], said: tuple[int, ...]) -> Fork | None:
+def _fork(words: Sequence[tuple[int, ...]], said: tuple[int, ...]) -> TrieNode | None:
     """The fork behind these tokens; None where all words that share them go on alike."""
     nexts = [word[len(said)] if word[: len(said)] == said else None for word in words]
     ways = list(dict.fromkeys(token for token in nexts if token is not None))
     if len(ways) == 1:
         return None
-    return Fork(said, torch.tensor(ways), torch.tensor([-1 if t is None else ways.index(t) for t in nexts]))
+    return TrieNode(said, torch.tensor(ways), torch.tensor([-1 if t is None else ways.index(t) for t in nexts]))

@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from apet.core.hashing import DIGEST, bytes_digest, digest, file_digest, is_sealed, write_bytes
-from apet.core.records import CHANGED, read_object, write_sealed
+from apet.core.hashing import DIGEST, bytes_digest, digest, file_digest, has_valid_checksum, write_bytes
+from apet.core.records import CHANGED, read_object, write_json_record
 from apet.errors import CorruptError, DataError
 from apet.export.tuned_model import ASKED, TunedModel
 from apet.models.loading import PLM
@@ -53,7 +53,7 @@ def write_delta(model: TunedModel, folder: Path) -> None:
         "run": dict(model.run),
         "files": {NUMBERS: bytes_digest(numbers)},
     }
-    write_sealed(folder / MANIFEST, manifest)
+    write_json_record(folder / MANIFEST, manifest)
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class Delta:
 def read_delta(folder: Path) -> Delta:
     """Raises DataError for a folder without a delta, or of another format; CorruptError for changed bytes."""
     manifest = read_object(folder / MANIFEST, REMEDY)
-    if (DIGEST in manifest or manifest.get("format") == FORMAT) and not is_sealed(manifest):
+    if (DIGEST in manifest or manifest.get("format") == FORMAT) and not has_valid_checksum(manifest):
         raise CorruptError(f"{folder / MANIFEST}: {CHANGED} {REMEDY}")
     if manifest.get("format") not in (1, FORMAT):
         raise DataError(

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from apet.analysis.means import wilson
-from apet.core.hashing import bytes_digest, whole_folder, write_text
-from apet.errors import ParamsError, unknown
+from apet.core.hashing import atomic_dir, bytes_digest, write_text
+from apet.errors import ConfigError, unknown_name
 from apet.export import merged, peft_adapters
 from apet.export.delta import write_delta
 from apet.export.tuned_model import TunedModel, structures_said
@@ -47,16 +47,16 @@ def export_model(model: TunedModel, format: str, folder: str | Path) -> Path:
     """
     to, out = format, Path(folder)
     if to not in FORMATS:
-        raise ParamsError(unknown("form", to, FORMATS, "export"))
+        raise ConfigError(unknown_name("form", to, FORMATS, "export"))
     if why := FORMATS[to].obstacles(model):
         instead = [name for name, form in FORMATS.items() if not form.obstacles(model)]
-        raise ParamsError(
+        raise ConfigError(
             f"{model.cell or model.plan.placement}: {FORMATS[to].what} ({to}) has no counterpart for "
             f"{'; '.join(why)}. Allowed for this model: {', '.join(instead)}."
         )
     if out.is_file() or (out.is_dir() and any(out.iterdir())):
-        raise ParamsError(f"{out}: is there already. Give an export a folder of its own, empty or new.")
-    with whole_folder(out) as folder:
+        raise ConfigError(f"{out}: is there already. Give an export a folder of its own, empty or new.")
+    with atomic_dir(out) as folder:
         FORMATS[to].write(model, folder)
         write_text(folder / "README.md", card(model, to, FORMATS[to].library))
     return out
@@ -99,7 +99,7 @@ def how_to_load(model: TunedModel, to: str) -> list[str]:
         ]
     if to == "merged":
         return [f"from transformers import {auto}", "", f'model = {auto}.from_pretrained("FOLDER")']
-    return ["import apet", "", 'model = apet.load("FOLDER", plm="the PLM\'s folder")']
+    return ["import apet", "", 'model = apet.load_tuned("FOLDER", plm="the PLM\'s folder")']
 
 
 def _score(model: TunedModel) -> str:

@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from apet.export.tuned_model import TunedModel, sites_said
-from apet.tuning import Slot, layout
+from apet.tuning import ThetaSlice, layout
 from apet.tuning.structures import Scatter
 from apet.tuning.tuned_plm import rows_of
 
@@ -47,7 +47,7 @@ def merged(model: TunedModel) -> PreTrainedModel:
     return found
 
 
-def _update(slot: Slot, values: Tensor) -> Tensor:
+def _update(slot: ThetaSlice, values: Tensor) -> Tensor:
     """Of the chosen scalars, flat; of all scalars of a map where its update is of low rank."""
     if slot.units.site.structure != "lowrank":
         return values

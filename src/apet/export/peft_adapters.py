@@ -20,9 +20,9 @@ from torch import Tensor
 
 from apet.core.hashing import write_bytes, write_json
 from apet.data.prepared_files import read_record
-from apet.errors import CorruptError, ModelError, ParamsError, shown
+from apet.errors import ConfigError, CorruptError, ModelError, truncated_repr
 from apet.export.tuned_model import TunedModel, sites_said
-from apet.models.families import Place
+from apet.models.families import ModuleSpec
 from apet.models.loading import PLM
 from apet.placement import Plan, Site, Units
 from apet.tuning import layout
@@ -136,7 +136,7 @@ def plan_from_peft(folder: str | Path, plm: PLM) -> tuple[Plan, Tensor]:
     folder = Path(folder)
     config, weights = read_record(folder / CONFIG), folder / WEIGHTS
     if (kind := config.get("peft_type")) not in ("LORA", "PROMPT_TUNING"):
-        raise ModelError(f"{folder / CONFIG}: peft_type is {shown(kind)}. Allowed: 'LORA', 'PROMPT_TUNING'.")
+        raise ModelError(f"{folder / CONFIG}: peft_type is {truncated_repr(kind)}. Allowed: 'LORA', 'PROMPT_TUNING'.")
     found = _lora(config, folder, plm) if kind == "LORA" else prompt_tokens(config, weights, plm)
     sites = [site for site in plm.inventory.sites if site in found]
     units = tuple(Units(site, len(found[site])) for site in sites)
@@ -150,18 +150,18 @@ def _lora(config: Mapping[str, Any], folder: Path, plm: PLM) -> dict[Site, Tenso
     sites = [site for site in plm.inventory.sites if site.structure == "lowrank" and site.place in found]
     for site in sites:
         if (rank := len(found[site.place])) > site.units:
-            raise ParamsError(f"{folder}: rank {rank} at {site.place}, where {site.units} is the full rank.")
+            raise ConfigError(f"{folder}: rank {rank} at {site.place}, where {site.units} is the full rank.")
     return {site: found[site.place] for site in sites}
 
 
 def _found(config: Mapping[str, Any], maps: Maps, plm: PLM, where: Path) -> dict[str, Tensor]:
     """Place -> its units [n, inputs + outputs], of a LoRA's maps."""
-    places: dict[str, list[Place]] = defaultdict(list)
+    places: dict[str, list[ModuleSpec]] = defaultdict(list)
     for place in plm.family.places(plm.model):
         if place.kind == "linear":
             places[place.module].append(place)
     if wrong := [path for path in maps if path not in places]:
-        raise ParamsError(
+        raise ConfigError(
             f"{where}: adapts {wrong[0]!r}, which is no linear map inside {plm.name} ({plm.family.name}). "
             f"Allowed: modules such as {next(iter(places))!r}."
         )
@@ -169,14 +169,14 @@ def _found(config: Mapping[str, Any], maps: Maps, plm: PLM, where: Path) -> dict
     for path, (a, b) in maps.items():
         there, here = (len(b), a.shape[1]), tuple(plm.model.get_submodule(path).get_parameter("weight").shape)
         if there != here:
-            raise ParamsError(
+            raise ConfigError(
                 f"{where}: {path} maps {there[1]} to {there[0]} there, {here[1]} to {here[0]} in {plm.name}."
             )
         found |= _units(places[path], a.cpu(), _scale(config, path, len(a)) * b, plm)
     return found
 
 
-def _units(places: list[Place], a: Tensor, b: Tensor, plm: PLM) -> dict[str, Tensor]:
+def _units(places: list[ModuleSpec], a: Tensor, b: Tensor, plm: PLM) -> dict[str, Tensor]:
     """Place -> its units [n, inputs + outputs], of A [rank, inputs] and B [all outputs, rank]."""
     found, idle = {}, ~b.any(dim=0)
     for place in places:
@@ -192,21 +192,21 @@ def _check(config: Mapping[str, Any], where: Path) -> None:
     """Raises ModelError for an adapter that is not plain LoRA."""
     patterns = config.get("alpha_pattern") or {}
     if not isinstance(patterns, dict):
-        raise ModelError(f"{where}: alpha_pattern is {shown(patterns)}; it must be a mapping.")
+        raise ModelError(f"{where}: alpha_pattern is {truncated_repr(patterns)}; it must be a mapping.")
     for key, alpha in {"lora_alpha": config.get("lora_alpha"), **patterns}.items():
         if type(alpha) not in (int, float) or not math.isfinite(alpha):
-            raise ModelError(f"{where}: {key} is {shown(alpha)}; it must be a number.")
+            raise ModelError(f"{where}: {key} is {truncated_repr(alpha)}; it must be a number.")
     for key in patterns:
         _check_pattern(key, where)
     for key in UNKNOWN:
         if config.get(key):
             raise ModelError(
-                f"{where}: {key} is {shown(config[key])}; a plan has no counterpart for it. Allowed: unset."
+                f"{where}: {key} is {truncated_repr(config[key])}; a plan has no counterpart for it. Allowed: unset."
             )
     if config.get("bias", "none") != "none":
-        raise ModelError(f"{where}: bias is {shown(config['bias'])}. Allowed: 'none'.")
+        raise ModelError(f"{where}: bias is {truncated_repr(config['bias'])}. Allowed: 'none'.")
     if config.get("init_lora_weights", True) not in KEPT:
-        started = shown(config["init_lora_weights"])
+        started = truncated_repr(config["init_lora_weights"])
         raise ModelError(f"{where}: init_lora_weights is {started}, which changes the PLM's own weights.")
 
 
@@ -218,7 +218,7 @@ def _check_pattern(key: str, where: Path) -> None:
     except re.error:
         pass
     raise ModelError(
-        f"{where}: alpha_pattern has {shown(key)}. Allowed: ends of paths, with \\d+, |, and .* three times."
+        f"{where}: alpha_pattern has {truncated_repr(key)}. Allowed: ends of paths, with \\d+, |, and .* three times."
     )
 
 
@@ -232,7 +232,7 @@ def _maps(path: Path) -> Maps:
     for name, tensor in tensors.items():
         match = re.fullmatch(rf"{re.escape(PREFIX)}(.+)\.lora_(A|B)\.weight", name)
         if match is None:
-            raise ParamsError(f"{path}: holds {name!r}; a LoRA of linear maps has lora_A and lora_B alone.")
+            raise ConfigError(f"{path}: holds {name!r}; a LoRA of linear maps has lora_A and lora_B alone.")
         sides[match[1]][match[2]] = tensor.float()
     for module, side in sides.items():
         if any(t.ndim != 2 for t in side.values()) or len(side) < 2 or len(side["A"]) != side["B"].shape[1]:
@@ -261,14 +261,14 @@ def prompt_tokens(config: Mapping[str, Any], path: Path, plm: PLM) -> dict[Site,
     """
     count, parts = config.get("num_virtual_tokens"), config.get("num_transformer_submodules") or 1
     if type(count) is not int or count < 1 or parts not in (1, 2):
-        said = f"num_virtual_tokens is {shown(count)}, num_transformer_submodules {shown(parts)}"
+        said = f"num_virtual_tokens is {truncated_repr(count)}, num_transformer_submodules {truncated_repr(parts)}"
         raise ModelError(f"{path.parent}: {said}. Allowed: at least 1, and 1 or 2.")
     tokens = _tokens(path)
     if len(tokens) != count * parts:
         raise CorruptError(f"{path}: holds {len(tokens)} virtual tokens; its configuration says {parts} × {count}.")
     (site,) = (s for s in plm.inventory.sites if s.structure == "token" and s.place == plm.family.input)
     if tokens.shape[1] != site.cost or count > site.units:
-        raise ParamsError(
+        raise ConfigError(
             f"{path}: {count} virtual tokens of width {tokens.shape[1]}. {plm.name} ({plm.family.name}) has room for "
             f"{site.units} of width {site.cost}."
         )

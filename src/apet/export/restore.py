@@ -10,7 +10,7 @@ from torch import Tensor
 
 from apet.data.prepare import RECORD as TASK
 from apet.data.prepare import read_task
-from apet.errors import CorruptError, DataError, ModelError, unknown
+from apet.errors import CorruptError, DataError, ModelError, unknown_name
 from apet.export.delta import MANIFEST, memory_content, read_delta
 from apet.export.tuned_model import ASKED, TunedModel, no_head
 from apet.models.loading import PLM, load_plm
@@ -22,7 +22,7 @@ from apet.training.cell import replicate_name
 FIRST = "draw0.rerun0"
 
 
-def load(
+def load_tuned(
     folder: str | Path,
     plm: str | Path | PLM | None = None,
     root: str | Path | None = None,
@@ -105,7 +105,7 @@ def _run(folder: Path, record: dict[str, Any], replicate: str) -> tuple[Cell, di
         )
     runs = {replicate_name(run["draw"], run["rerun"]): run for run in record["replicates"]}
     if replicate not in runs:
-        raise DataError(unknown("replicate", replicate, runs, str(folder)))
+        raise DataError(unknown_name("replicate", replicate, runs, str(folder)))
     return Cell.of(record["cell"]), runs[replicate]
 
 

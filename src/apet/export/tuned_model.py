@@ -13,8 +13,18 @@ from torch import Tensor
 
 from apet.data.prepare import read_task
 from apet.data.tokenization import encode
-from apet.errors import DataError, ParamsError
-from apet.evaluation import Classify, Encoded, Objective, Score, Write, encode_split, generate, objective_of, predict
+from apet.errors import ConfigError, DataError
+from apet.evaluation import (
+    ClassificationObjective,
+    EncodedSplit,
+    GenerationObjective,
+    Objective,
+    Score,
+    encode_split,
+    generate,
+    objective_of,
+    predict,
+)
 from apet.evaluation.encoding import padded, prompt_of
 from apet.models.loading import PLM
 from apet.placement import STRUCTURES, Plan, Units
@@ -84,10 +94,10 @@ class TunedModel:
         data, objective = self._encoded(texts), self.objective
         if not len(data):
             return []
-        if isinstance(objective, Classify):
+        if isinstance(objective, ClassificationObjective):
             names = list(self.task["labels"])
             return [names[number] for number in self._scores(data, objective).argmax(dim=1).tolist()]
-        assert isinstance(objective, Write)
+        assert isinstance(objective, GenerationObjective)
         with tune(self.plm, self.plan) as tuned:
             theta = tuned.spread(self.parts)
             with tuned.settling(theta):
@@ -99,8 +109,8 @@ class TunedModel:
 
         Raises ParamsError for a task whose answers are written.
         """
-        if not isinstance(self.objective, Classify):
-            raise ParamsError(f"task {self.task['task']}: its answers are written, so no label has a score.")
+        if not isinstance(self.objective, ClassificationObjective):
+            raise ConfigError(f"task {self.task['task']}: its answers are written, so no label has a score.")
         return self._scores(self._encoded(texts), self.objective)
 
     def evaluate(self, data: str | Path, split: str = "test") -> Score:
@@ -112,7 +122,7 @@ class TunedModel:
         with tune(self.plm, self.plan) as tuned:
             return objective.evaluate(tuned, tuned.spread(self.parts), rows).score
 
-    def _scores(self, data: Encoded, objective: Classify) -> Tensor:
+    def _scores(self, data: EncodedSplit, objective: ClassificationObjective) -> Tensor:
         if not len(data):
             return torch.empty(0, objective.labels)
         with tune(self.plm, self.plan) as tuned:
@@ -120,13 +130,15 @@ class TunedModel:
             with tuned.settling(theta):
                 return predict(tuned, theta, data, objective.words)
 
-    def _encoded(self, texts: Texts) -> Encoded:
+    def _encoded(self, texts: Texts) -> EncodedSplit:
         columns, frame = self._columns(texts), self.plm.frame
         prompt = prompt_of(self.task, self.plm.family.name)
         around = {"before": frame.before, "after": frame.after}
         rows = encode(columns, self.plm.tokenizer, prompt, self.length, **around).ids
         ids, lengths = padded(rows) if rows else (torch.empty(0, 0), torch.empty(0))
-        return Encoded([str(number) for number in range(len(rows))], ids, lengths, torch.empty(0, dtype=torch.long))
+        return EncodedSplit(
+            [str(number) for number in range(len(rows))], ids, lengths, torch.empty(0, dtype=torch.long)
+        )
 
     def _columns(self, texts: Texts) -> dict[str, list[str]]:
         """Texts by field. Raises DataError where they are not what the task's prompt has slots for."""

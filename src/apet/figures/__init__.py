@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-    from apet.analysis.claims import Evidence
+    from apet.analysis.claims import AnalysisInputs
 
 # Names alone until one is drawn: the DAG asks for them on every dry run, and the drawing library is slow to load.
 NAMES = (
@@ -24,7 +24,7 @@ NAMES = (
 )
 
 
-def _drawing(name: str) -> Callable[[Evidence], tuple[Figure, pd.DataFrame]]:
+def _drawing(name: str) -> Callable[[AnalysisInputs], tuple[Figure, pd.DataFrame]]:
     return lambda evidence: import_module(f"apet.figures.{name}").draw(evidence)
 
 
@@ -34,13 +34,13 @@ FIGURES = {name: _drawing(name) for name in NAMES}
 
 def draw_all(tidy_path: Path, folder: Path) -> None:
     """Draw every figure of `FIGURES` from a tidy parquet file into `folder`, as svg, png and csv."""
-    from apet.analysis.claims import Evidence
-    from apet.analysis.resampling import draw_means
+    from apet.analysis.claims import AnalysisInputs
+    from apet.analysis.resampling import sample_means
     from apet.analysis.tidy import read_tidy
     from apet.figures import style
 
     tidy = read_tidy(tidy_path)
-    evidence = Evidence(tidy, draw_means(tidy), tidy.attrs["margins"])
+    evidence = AnalysisInputs(tidy, sample_means(tidy), tidy.attrs["margins"])
     for name, draw in FIGURES.items():
         fig, data = draw(evidence)
         style.save(fig, data, folder, name)

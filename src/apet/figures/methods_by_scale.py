@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from apet.analysis.claims import Evidence
+from apet.analysis.claims import AnalysisInputs
 from apet.analysis.means import MEAN, METHODS, chance_level, method_scores, methods
 from apet.figures import panels, style
 from apet.figures.panels import family_means, pairs, with_mean
@@ -21,7 +21,7 @@ WIDTH = 0.17
 
 
 @style.styled
-def draw(evidence: Evidence) -> tuple[Figure, pd.DataFrame]:
+def draw(evidence: AnalysisInputs) -> tuple[Figure, pd.DataFrame]:
     """A panel a task and one of their mean; families of several in columns of their own."""
     data = numbers(evidence)
     label, x = style.metric_label(evidence.frame), "non-embedding parameters"
@@ -45,7 +45,7 @@ def draw(evidence: Evidence) -> tuple[Figure, pd.DataFrame]:
     return fig, data
 
 
-def numbers(evidence: Evidence) -> pd.DataFrame:
+def numbers(evidence: AnalysisInputs) -> pd.DataFrame:
     """A row for each PLM, task (then their mean) and method: mean, low, high and chance in per cent, units and n.
 
     A cell without data has NaN and 0 units.
@@ -85,7 +85,7 @@ def _panel(ax: Axes, data: pd.DataFrame) -> None:
     panels.scale_axis(ax, list(data.non_embedding))
 
 
-def _note(evidence: Evidence, data: pd.DataFrame) -> str:
+def _note(evidence: AnalysisInputs, data: pd.DataFrame) -> str:
     missing = [style.LOOKS[name][2] for name in METHODS if name not in set(data.placement[data.units.gt(0)])]
     units = data.units[data.units.gt(0) & data.task.ne(MEAN)]
     return (

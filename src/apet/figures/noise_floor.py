@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy import stats
 
-from apet.analysis.claims import POINTS, Evidence
+from apet.analysis.claims import POINTS, AnalysisInputs
 from apet.analysis.intervals import CONFIDENCE
 from apet.analysis.means import MATCHED, MEAN, RANDOM, method_differences, method_scores, models_by_scale
 from apet.analysis.variance import position_components
@@ -30,7 +30,7 @@ UNSEEN, RANGE = "differences that are not seen", "their range over pairs of meth
 
 
 @style.styled
-def draw(evidence: Evidence) -> tuple[Figure, pd.DataFrame]:
+def draw(evidence: AnalysisInputs) -> tuple[Figure, pd.DataFrame]:
     """A panel a PLM, a row a task and one for their mean."""
     data = numbers(evidence)
     models = models_by_scale(evidence.frame)
@@ -51,7 +51,7 @@ def draw(evidence: Evidence) -> tuple[Figure, pd.DataFrame]:
     return fig, data
 
 
-def numbers(evidence: Evidence) -> pd.DataFrame:
+def numbers(evidence: AnalysisInputs) -> pd.DataFrame:
     """A row for each PLM, task, kind and placement, points. NaN where there is nothing to tell it from.
 
     `reruns`: S.D. between reruns of one plan, by placement (APET: pooled over the matched budgets), moderated over
@@ -76,7 +76,7 @@ def _rows(frame: pd.DataFrame) -> pd.DataFrame:
     return found.reset_index().assign(kind=ROWS, placement="")
 
 
-def _reruns(evidence: Evidence) -> pd.DataFrame:
+def _reruns(evidence: AnalysisInputs) -> pd.DataFrame:
     own = method_scores(evidence.draws)
     own = own[own.units.gt(1)]
     own = own.assign(value=own.error * np.sqrt(own.units), n=own.df)
@@ -91,7 +91,7 @@ def _reruns(evidence: Evidence) -> pd.DataFrame:
     return found.assign(kind=RERUNS, low=low, high=high)
 
 
-def _differences(evidence: Evidence, found: pd.DataFrame) -> pd.DataFrame:
+def _differences(evidence: AnalysisInputs, found: pd.DataFrame) -> pd.DataFrame:
     parts = [method_differences(own) for own, _ in by_family(evidence.draws, found)]
     found = pd.concat(parts)
     groups = found.assign(half=(found.high - found.low) / 2).groupby(PAIR).half
@@ -140,7 +140,7 @@ def _errors(ax: Axes, row: pd.DataFrame, place: int) -> None:
         panels.errorbars(ax, [error.value], [y], [error.low], [error.high], True, **look)
 
 
-def _note(evidence: Evidence, data: pd.DataFrame) -> str:
+def _note(evidence: AnalysisInputs, data: pd.DataFrame) -> str:
     reruns, halves = data[data.kind.eq(RERUNS)], data[data.kind.eq(DIFFERENCE)]
     df = reruns.n.round()
     told = f"{style.span(df)} degrees of freedom" if len(reruns) else "none in this study, where no plan runs twice"

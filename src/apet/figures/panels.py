@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullFormatter
 
 from apet.analysis.means import MEAN, over_tasks
-from apet.analysis.resampling import Draws
+from apet.analysis.resampling import MeanSamples
 from apet.figures.style import GREY, broken, short
 
 MM = 1 / 25.4
@@ -222,13 +222,13 @@ def with_mean(found: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def by_family(draws: Draws, found: pd.DataFrame) -> Iterator[tuple[Draws, list[str]]]:
+def by_family(draws: MeanSamples, found: pd.DataFrame) -> Iterator[tuple[MeanSamples, list[str]]]:
     """A family's draws and its tasks, for means over tasks: BERT, which writes no text, has fewer than others."""
     for family, group in found.groupby("family"):
         yield draws.select(draws.cells.family.eq(family)), sorted(group.task.unique())
 
 
-def family_means(draws: Draws, found: pd.DataFrame) -> pd.DataFrame:
+def family_means(draws: MeanSamples, found: pd.DataFrame) -> pd.DataFrame:
     """`over_tasks`, each family over its own tasks."""
     return pd.concat([over_tasks(own, tasks) for own, tasks in by_family(draws, found)]).assign(task=MEAN)
 

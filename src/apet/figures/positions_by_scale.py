@@ -16,8 +16,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from apet.analysis.claims import POINTS, Evidence
-from apet.analysis.intervals import of_mean_squares, pooled
+from apet.analysis.claims import POINTS, AnalysisInputs
+from apet.analysis.intervals import mls_interval, satterthwaite
 from apet.analysis.means import MATCHED, MEAN, RANDOM, method_scores
 from apet.analysis.variance import position_components, position_spread, sd_interval
 from apet.figures import panels, style
@@ -63,7 +63,7 @@ LINES: dict[str, dict[str, Any]] = {
 
 
 @style.styled
-def draw(evidence: Evidence) -> tuple[Figure, pd.DataFrame]:
+def draw(evidence: AnalysisInputs) -> tuple[Figure, pd.DataFrame]:
     """A column a matched budget, family by family two rows: the draws about their mean, and their S.D."""
     data = numbers(evidence)
     families = list(data.family.unique())
@@ -82,7 +82,7 @@ def draw(evidence: Evidence) -> tuple[Figure, pd.DataFrame]:
     return fig, data
 
 
-def numbers(evidence: Evidence) -> pd.DataFrame:
+def numbers(evidence: AnalysisInputs) -> pd.DataFrame:
     """What is drawn, in percentage points: a row for each PLM, task, matched method and `kind`.
 
     `draw`: a draw's score less the mean of the draws. `method`: the method's own score less that mean. `sd`: S.D.
@@ -153,11 +153,11 @@ def _component(cells: pd.DataFrame) -> tuple[float, float, float]:
     """Mean over cells of the variance due to the plan, and its interval."""
     share = 1 / (len(cells) * cells.n0)
     parts = [
-        (sign, *pooled((share * cells[name]).to_numpy(), cells[df].to_numpy()))
+        (sign, *satterthwaite((share * cells[name]).to_numpy(), cells[df].to_numpy()))
         for sign, name, df in ((1, "between", "df_between"), (-1, "within", "df_within"))
     ]
     signs, squares, dfs = np.array(parts).T
-    estimate = of_mean_squares(signs * squares, dfs, -float(cells.rows.mean()))
+    estimate = mls_interval(signs * squares, dfs, -float(cells.rows.mean()))
     return estimate.value, *estimate.interval
 
 
@@ -206,7 +206,7 @@ def _top(data: pd.DataFrame) -> float:
     return 1.08 * np.fmax(most, np.fmin(means.high.max(), 3 * most)) if most > 0 else 1.0
 
 
-def _note(evidence: Evidence, data: pd.DataFrame) -> str:
+def _note(evidence: AnalysisInputs, data: pd.DataFrame) -> str:
     frame = evidence.frame
     chosen = frame[frame.placement.eq(RANDOM) & frame.budget.isin([f"@{name}" for name in MATCHED])]
     own = method_scores(evidence.draws)

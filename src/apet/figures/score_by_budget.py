@@ -15,7 +15,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from apet.analysis.claims import Evidence
+from apet.analysis.claims import AnalysisInputs
 from apet.analysis.means import METHODS, RANDOM, cell_scores, method_scores, models_by_scale
 from apet.analysis.thresholds import KINDS
 from apet.figures import panels, style
@@ -29,7 +29,7 @@ EDGE = {"low": 0.05, "high": 0.95}
 
 
 @style.styled
-def draw(evidence: Evidence) -> tuple[Figure, pd.DataFrame]:
+def draw(evidence: AnalysisInputs) -> tuple[Figure, pd.DataFrame]:
     """A row of panels a task, a column a PLM: APET's sweep as a line in its interval, methods as points."""
     data = numbers(evidence)
     found = pairs(evidence.frame)
@@ -53,7 +53,7 @@ def draw(evidence: Evidence) -> tuple[Figure, pd.DataFrame]:
     return fig, data
 
 
-def numbers(evidence: Evidence) -> pd.DataFrame:
+def numbers(evidence: AnalysisInputs) -> pd.DataFrame:
     """A row for each task, PLM, and budget of APET or method: mean, low, high, chance, majority in per cent, counts.
 
     Every (placement, budget) of the study stands in every pair of PLM and task; without data, mean is NaN and units 0.
@@ -131,7 +131,7 @@ def _thresholds(ax: Axes, row: pd.Series, tested: pd.Series, size: float) -> Non
         ax.plot([], [], color=colour, marker=marker, linewidth=0.55 * size, markersize=size, label=label)
 
 
-def _note(evidence: Evidence) -> str:
+def _note(evidence: AnalysisInputs) -> str:
     draws = evidence.draws
     sweep = draws.cells.draws[draws.cells.placement.eq(RANDOM)]
     runs = method_scores(draws).units

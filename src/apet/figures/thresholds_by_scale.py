@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.markers import CARETDOWN, CARETUP
 
-from apet.analysis.claims import Evidence
+from apet.analysis.claims import AnalysisInputs
 from apet.analysis.thresholds import KINDS
 from apet.figures import panels, style
 from apet.figures.panels import pairs
@@ -36,7 +36,7 @@ VALUES = ["value", "low", "high"]
 
 
 @style.styled
-def draw(evidence: Evidence) -> tuple[Figure, pd.DataFrame]:
+def draw(evidence: AnalysisInputs) -> tuple[Figure, pd.DataFrame]:
     """A row of panels for each of the two thresholds, a column a family; a marker a task."""
     data = numbers(evidence)
     families, tasks = list(data.family.unique()), sorted(data.task.unique())
@@ -54,7 +54,7 @@ def draw(evidence: Evidence) -> tuple[Figure, pd.DataFrame]:
     return fig, data
 
 
-def numbers(evidence: Evidence) -> pd.DataFrame:
+def numbers(evidence: AnalysisInputs) -> pd.DataFrame:
     """A row for each pair of PLM and task and each threshold: value, low, high in numbers of parameters.
 
     0 is below all numbers tested, inf above them (censored: below, above); NaN where there is no threshold, for want of
@@ -117,7 +117,7 @@ def _explain(ax: Axes, data: pd.DataFrame, markers: dict[str, str]) -> None:
         ax.axhspan(data.largest.max(), 1e15, color="#F1F1F1", zorder=0, linewidth=0)
 
 
-def _note(evidence: Evidence, data: pd.DataFrame) -> str:
+def _note(evidence: AnalysisInputs, data: pd.DataFrame) -> str:
     cells = evidence.draws.cells
     units = cells.units[cells.placement.eq("uniform")]
     count = data.groupby("threshold").agg(n=("value", "count"), seen=("censored", lambda c: c.eq("").sum()))

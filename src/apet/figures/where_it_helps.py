@@ -14,7 +14,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from apet.analysis.claims import POINTS, Evidence
+from apet.analysis.claims import POINTS, AnalysisInputs
 from apet.analysis.intervals import CONFIDENCE
 from apet.analysis.means import MEAN, METHODS, RANDOM, differences, models_by_scale
 from apet.analysis.resampling import CELL
@@ -29,7 +29,7 @@ NUMBERS = ["difference", "low", "high", "p_adjusted"]
 
 
 @style.styled
-def draw(evidence: Evidence) -> tuple[Figure, pd.DataFrame]:
+def draw(evidence: AnalysisInputs) -> tuple[Figure, pd.DataFrame]:
     """A panel a PLM; a row a restricted placement, in blocks by the number of parameters."""
     data = numbers(evidence)
     models = models_by_scale(evidence.frame)
@@ -54,7 +54,7 @@ def draw(evidence: Evidence) -> tuple[Figure, pd.DataFrame]:
     return fig, data
 
 
-def numbers(evidence: Evidence) -> pd.DataFrame:
+def numbers(evidence: AnalysisInputs) -> pd.DataFrame:
     """A row for each PLM, task (then their mean), budget and restricted placement: difference from `uniform` at that
     budget in points with its interval low, high; p_adjusted (Holm, over the rows of the family's tasks, and apart over
     its means); n test rows, units the fewer replicates of the two. NaN and 0 where a cell of the two is not there."""
@@ -128,7 +128,7 @@ def _row(ax: Axes, tasks: pd.DataFrame, mean: pd.Series, y: float) -> None:
         ax.plot([], [], "o", color=style.DARK, markerfacecolor=face, markersize=4, markeredgewidth=0.8, label=label)
 
 
-def _note(evidence: Evidence, data: pd.DataFrame) -> str:
+def _note(evidence: AnalysisInputs, data: pd.DataFrame) -> str:
     pairs_there = int(data.difference[data.task.ne(MEAN)].notna().sum())
     units = data.units[data.task.ne(MEAN) & data.units.gt(0)]
     return (

@@ -8,8 +8,8 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from apet.core.hashing import DIGEST, digest, file_digest, is_sealed, remembered_digest
-from apet.core.records import CHANGED, write_sealed
+from apet.core.hashing import DIGEST, digest, file_digest, has_valid_checksum, remembered_digest
+from apet.core.records import CHANGED, write_json_record
 from apet.errors import CorruptError, ModelError
 
 SNAPSHOT, PRETRAINING = "snapshot.json", "pretraining.json"
@@ -115,7 +115,7 @@ def content_of(folder: Path) -> str:
 def write_origin(folder: Path, name: str, record: Mapping[str, Any]) -> None:
     """Write the record of where a folder's PLM is from, with the digests of its files and of all of them, `content`."""
     files = files_of(folder)
-    write_sealed(folder / name, {**record, "files": files, "content": digest(files)})
+    write_json_record(folder / name, {**record, "files": files, "content": digest(files)})
 
 
 def read_origin(folder: Path, name: str) -> dict[str, Any]:
@@ -129,7 +129,7 @@ def read_origin(folder: Path, name: str) -> dict[str, Any]:
         values = read_mapping(path) if path.is_file() else {}
     except ModelError as error:
         raise ModelError(f"{error} {again(folder)}") from None
-    if DIGEST in values and not is_sealed(values):
+    if DIGEST in values and not has_valid_checksum(values):
         raise CorruptError(f"{path}: {CHANGED} {again(folder)}")
     return values
 

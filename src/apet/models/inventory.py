@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
-from apet.models.families import Family, Place, blocks_of, family_of
+from apet.models.families import Family, ModuleSpec, blocks_of, family_of
 from apet.placement.sites import Inventory, Site
 
 
@@ -32,14 +32,14 @@ def shapes_of(config: PretrainedConfig) -> PreTrainedModel:
     return model
 
 
-def _word_parameters(model: PreTrainedModel, places: list[Place]) -> Iterator[nn.Parameter]:
+def _word_parameters(model: PreTrainedModel, places: list[ModuleSpec]) -> Iterator[nn.Parameter]:
     """Embeddings of words and the LM head, a tied weight once."""
     for place in places:
         if place.kind in ("embedding", "head"):
             yield from model.get_submodule(place.module).parameters(recurse=False)
 
 
-def _sites_of(places: list[Place], model: PreTrainedModel) -> Iterator[Site]:
+def _sites_of(places: list[ModuleSpec], model: PreTrainedModel) -> Iterator[Site]:
     """Sites of all places; the entries of a weight that two places share (a tied head) belong to the first."""
     seen: set[int] = set()
     for place in places:
@@ -51,7 +51,7 @@ def _sites_of(places: list[Place], model: PreTrainedModel) -> Iterator[Site]:
             seen.add(weight)
 
 
-def _sites(place: Place, model: PreTrainedModel) -> Iterator[Site]:
+def _sites(place: ModuleSpec, model: PreTrainedModel) -> Iterator[Site]:
     module = model.get_submodule(place.module)
     shape = tuple(module.get_parameter("weight").shape)
     if place.fused:

@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from apet.core.hashing import digest, whole_folder
-from apet.errors import CorruptError, ModelError, ParamsError, shown, unknown
+from apet.core.hashing import atomic_dir, digest
+from apet.errors import ConfigError, CorruptError, ModelError, truncated_repr, unknown_name
 from apet.models.checkpoint_files import PRETRAINING, checked_content, read_origin
 
 PRETRAIN_VERSION = 5
@@ -36,7 +36,7 @@ CHOICES = {"lr_scheduler_type": ("linear", "cosine")}
 
 
 @dataclass(frozen=True)
-class Rung:
+class LadderModel:
     """One PLM of the ladder: hidden states of `width` numbers in `layers` blocks of `heads` heads.
 
     As in T5's own sizes, a T5 has `layers` blocks in its encoder and as many in its decoder.
@@ -48,13 +48,13 @@ class Rung:
     layers: int
     heads: int
 
-    def config(self, recipe: Recipe) -> dict[str, Any]:
+    def config(self, recipe: PretrainingConfig) -> dict[str, Any]:
         """What the library's configuration of this rung says, `model_type` included."""
         return FAMILIES[self.family](self, recipe)
 
 
 @dataclass(frozen=True)
-class Recipe:
+class PretrainingConfig:
     """How every rung is pretrained: in float32, the same for all of them. The defaults are the shipped ladder's.
 
     Attributes:
@@ -85,14 +85,14 @@ class Recipe:
     seed: int = 1
 
     @classmethod
-    def of(cls, values: Mapping[str, Any]) -> Recipe:
+    def of(cls, values: Mapping[str, Any]) -> PretrainingConfig:
         """The defaults with some keys changed. ParamsError for an unknown key or a value that cannot be."""
         known: dict[str, Any] = {field.name: field.default for field in fields(cls)}
         for key, value in values.items():
             if key not in known:
-                raise ParamsError(unknown("key", key, known, "pretraining"))
+                raise ConfigError(unknown_name("key", key, known, "pretraining"))
             if key in CHOICES and value not in CHOICES[key]:
-                raise ParamsError(unknown("value", value, CHOICES[key], f"pretraining.{key}"))
+                raise ConfigError(unknown_name("value", value, CHOICES[key], f"pretraining.{key}"))
             if key not in CHOICES:
                 _check_number(key, value, type(known[key]))
         return cls(**{key: type(known[key])(value) for key, value in values.items()})
@@ -107,22 +107,22 @@ class Recipe:
         return step < self.causal_phase_ratio * self.steps
 
 
-def parse_rung(name: str) -> Rung:
+def parse_ladder_model(name: str) -> LadderModel:
     """The rung that `<family>-<width>x<layers>` names. ModelError for another form, family or width."""
     parts = NAME.fullmatch(name)
     if not parts:
         raise ModelError(
-            f"model {shown(name)}: not a rung of the ladder. Allowed: <family>-<width>x<layers> (bloom-64x4)."
+            f"model {truncated_repr(name)}: not a rung of the ladder. Allowed: <family>-<width>x<layers> (bloom-64x4)."
         )
     family, width, layers = parts[1], int(parts[2]), int(parts[3])
     if family not in FAMILIES:
-        raise ModelError(unknown("family", family, FAMILIES, f"model {name!r}"))
+        raise ModelError(unknown_name("family", family, FAMILIES, f"model {name!r}"))
     if width % HEAD_WIDTH:
         raise ModelError(f"model {name!r}: width {width}. Allowed: a multiple of {HEAD_WIDTH}.")
-    return Rung(name, family, width, layers, width // HEAD_WIDTH)
+    return LadderModel(name, family, width, layers, width // HEAD_WIDTH)
 
 
-def rung_digest(rung: Rung, recipe: Recipe, corpus_digest: str) -> str:
+def ladder_model_digest(rung: LadderModel, recipe: PretrainingConfig, corpus_digest: str) -> str:
     """Digest (64 hex digits) that names a rung's folder, computed before there is any data."""
     return digest(["rung", PRETRAIN_VERSION, asdict(rung), asdict(recipe), corpus_digest])
 
@@ -132,10 +132,10 @@ def _check_number(key: str, value: Any, kind: type) -> None:
     least, most = (LEAST.get(key, 1), float("inf")) if kind is int else (0, 1)
     if not (number and least <= value <= most):
         allowed = f"a whole number from {least}" if kind is int else "a number from 0 to 1"
-        raise ParamsError(f"pretraining.{key}: {value!r}. Allowed: {allowed}.")
+        raise ConfigError(f"pretraining.{key}: {value!r}. Allowed: {allowed}.")
 
 
-def _bloom(rung: Rung, recipe: Recipe) -> dict[str, Any]:
+def _bloom(rung: LadderModel, recipe: PretrainingConfig) -> dict[str, Any]:
     return {
         "model_type": "bloom",
         "vocab_size": recipe.vocab_size,
@@ -151,7 +151,7 @@ def _bloom(rung: Rung, recipe: Recipe) -> dict[str, Any]:
     }
 
 
-def _bert(rung: Rung, recipe: Recipe) -> dict[str, Any]:
+def _bert(rung: LadderModel, recipe: PretrainingConfig) -> dict[str, Any]:
     return {
         "model_type": "bert",
         "vocab_size": recipe.vocab_size,
@@ -167,7 +167,7 @@ def _bert(rung: Rung, recipe: Recipe) -> dict[str, Any]:
     }
 
 
-def _t5(rung: Rung, recipe: Recipe) -> dict[str, Any]:
+def _t5(rung: LadderModel, recipe: PretrainingConfig) -> dict[str, Any]:
     """T5 v1.1: a gated FFN, as wide to the hidden states as in its XL, and a head of its own.
 
     With a head that is tied and scaled, as in v1.0, words learnt at an eighth of the rate.
@@ -189,7 +189,11 @@ def _t5(rung: Rung, recipe: Recipe) -> dict[str, Any]:
     }
 
 
-FAMILIES: dict[str, Callable[[Rung, Recipe], dict[str, Any]]] = {"bloom": _bloom, "bert": _bert, "t5": _t5}
+FAMILIES: dict[str, Callable[[LadderModel, PretrainingConfig], dict[str, Any]]] = {
+    "bloom": _bloom,
+    "bert": _bert,
+    "t5": _t5,
+}
 """What a family's configuration says for a rung; its objective stands in `apet.models.pretraining.losses`."""
 
 
@@ -197,7 +201,7 @@ LADDER = Path(__file__).parent.parent / "ladder"
 """A link to the repository's `ladder/`; in an installed package, a folder of its own."""
 
 
-def shipped_content(rung: Rung, recipe: Recipe) -> str | None:
+def shipped_content(rung: LadderModel, recipe: PretrainingConfig) -> str | None:
     """Return the content (64 hex digits) of a rung that is shipped, or None if it is not, or was pretrained otherwise.
 
     Args:
@@ -211,7 +215,7 @@ def shipped_content(rung: Rung, recipe: Recipe) -> str | None:
     return record["content"] if record and record["recipe"] == asdict(recipe) else None
 
 
-def copy_shipped(rung: Rung, out_folder: Path) -> None:
+def copy_shipped(rung: LadderModel, out_folder: Path) -> None:
     """Write a shipped rung to a folder.
 
     Raises:
@@ -220,7 +224,7 @@ def copy_shipped(rung: Rung, out_folder: Path) -> None:
     source, record = LADDER / rung.name, _record(rung)
     if record is None:
         raise ModelError(f"{source}: no such folder. Allowed: {', '.join(shipped_names()) or 'none is shipped'}.")
-    with whole_folder(out_folder) as folder:
+    with atomic_dir(out_folder) as folder:
         for name in (*record["files"], PRETRAINING):
             if not (source / name).is_file():
                 raise CorruptError(f"{source / name}: missing. {_fix(rung)}")
@@ -238,7 +242,7 @@ def shipped_names() -> list[str]:
     return [folder.name for folder in sorted(found, key=lambda f: (f.name.partition("-")[0], _weights(f)))]
 
 
-def _record(rung: Rung) -> dict[str, Any] | None:
+def _record(rung: LadderModel) -> dict[str, Any] | None:
     """Return what a shipped rung's record says; None if the rung is not shipped."""
     folder = LADDER / rung.name
     if not folder.is_dir():
@@ -256,5 +260,5 @@ def _weights(folder: Path) -> int:
     return (folder / "model.safetensors").stat().st_size
 
 
-def _fix(rung: Rung) -> str:
+def _fix(rung: LadderModel) -> str:
     return f"Restore it: `git checkout -- ladder/{rung.name}`, or install apet again."

@@ -18,9 +18,9 @@ from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrained
 from transformers.utils import logging as library
 
 from apet.core.arithmetic import announce_dtype, compute_dtype
-from apet.errors import ModelError, located, shown, unknown
+from apet.errors import ModelError, error_context, truncated_repr, unknown_name
 from apet.models.checkpoint_files import SNAPSHOT, TOKENIZERS, check_files, checked_content, read_origin
-from apet.models.families import Family, Frame, family_of
+from apet.models.families import Family, SpecialTokens, family_of
 from apet.models.inventory import inventory_of, shapes_of
 from apet.models.registry import DTYPES, HEADS, read_config
 from apet.placement.sites import Inventory
@@ -46,7 +46,7 @@ class PLM:
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     content: str
-    frame: Frame = field(default_factory=Frame)
+    frame: SpecialTokens = field(default_factory=SpecialTokens)
     head: str = "own"
     dtype: str = "float32"
     revision: str | None = None
@@ -132,7 +132,7 @@ def _stated(folder: Path) -> dict[str, Any]:
     stated = {"dtype": "float32", "head": "own"} | read_origin(folder, SNAPSHOT)
     for key, allowed in (("dtype", DTYPES), ("head", HEADS)):
         if stated[key] not in allowed:
-            raise ModelError(unknown(key, stated[key], allowed, str(folder / SNAPSHOT)))
+            raise ModelError(unknown_name(key, stated[key], allowed, str(folder / SNAPSHOT)))
     return stated
 
 
@@ -226,19 +226,21 @@ def inventory_of_config(values: dict, head: str = "own") -> Inventory:
         if type(value) is int and value > most:
             raise ModelError(f"config.json: {key} is {value}. Allowed: at most {most:,}.")
     if values.get("quantization_config"):
-        said = f"quantization_config is {shown(values['quantization_config'])}"
+        said = f"quantization_config is {truncated_repr(values['quantization_config'])}"
         raise ModelError(f"config.json: {said}. Allowed: none, for weights that are not quantised.")
     try:
         return inventory_of(_shapes(AutoConfig.for_model(**values), head))
     except Exception as error:  # the library checks little, and what fails then may be anything in it or in PyTorch
-        raise ModelError(f"config.json: no PLM has the shapes of {shown(values)} ({first_line(error)}).") from None
+        raise ModelError(
+            f"config.json: no PLM has the shapes of {truncated_repr(values)} ({first_line(error)})."
+        ) from None
 
 
 def check_size(values: dict, stored: int, where: object) -> None:
     """Raises ModelError for the mapping of a config.json with more parameters than there are bits in the `stored` bytes
     of weights: the library would make room for them all before it finds that they are not there.
     """
-    with located(where):
+    with error_context(where):
         parameters = inventory_of_config(values).parameters
     if parameters > 8 * stored:
         said = f"config.json speaks of {parameters:,} parameters, and the weights hold at most {8 * stored:,}"

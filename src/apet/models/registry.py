@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from apet.core.hashing import digest
-from apet.core.yaml_loader import check_keys, is_line, is_whole, read_yaml
+from apet.core.yaml_loader import check_keys, is_integer, is_line, read_yaml
 from apet.data.wheels import find_wheel
-from apet.errors import ModelError, ParamsError, shown, unknown
+from apet.errors import ConfigError, ModelError, truncated_repr, unknown_name
 from apet.models.checkpoint_files import check_one, folder_content, read_mapping
 from apet.models.ladder import NAME as RUNG
-from apet.models.ladder import Recipe, Rung, parse_rung
+from apet.models.ladder import LadderModel, PretrainingConfig, parse_ladder_model
 
 REGISTRY = Path(__file__).with_name("registry.yaml")
 
@@ -37,7 +37,7 @@ SOURCES = {"wheel": ("folder", "gguf"), "hub": ("revision",), "folder": ()}
 
 
 @dataclass(frozen=True)
-class Snapshot:
+class ModelSource:
     """A PLM that exists elsewhere and is brought here once. See registry.yaml for what each key says.
 
     config is None where nothing but the fetched files tells the shapes; parameters is then None too.
@@ -79,7 +79,7 @@ class Snapshot:
         return dict(self.source)
 
 
-Model = Rung | Snapshot
+Model = LadderModel | ModelSource
 
 
 def parse_model(entry: str | Mapping[str, Any]) -> Model:
@@ -96,38 +96,38 @@ def parse_model(entry: str | Mapping[str, Any]) -> Model:
         name = path.resolve().name
         if not NAME.fullmatch(name):
             own = f"{{name: …, source: {{folder: {entry!r}}}}}"
-            raise ParamsError(f"model name is {shown(name)}. Allowed: {NAMED}. Give it one: {own}.")
+            raise ConfigError(f"model name is {truncated_repr(name)}. Allowed: {NAMED}. Give it one: {own}.")
         return _own({"name": name, "source": {"folder": str(path)}})
     if entry in registry():
         return registry()[entry]
     if RUNG.fullmatch(entry):
-        return parse_rung(entry)
+        return parse_ladder_model(entry)
     allowed = "a rung (bloom-64x4), a folder (./my-plm), {name: …, source: …}, or one of the registry"
-    raise ModelError(unknown("model", entry, registry()).replace("Allowed:", f"Allowed: {allowed}:"))
+    raise ModelError(unknown_name("model", entry, registry()).replace("Allowed:", f"Allowed: {allowed}:"))
 
 
 @cache
-def registry() -> dict[str, Snapshot]:
+def registry() -> dict[str, ModelSource]:
     """Name -> PLM of registry.yaml."""
     return {name: _snapshot(name, entry, f"{REGISTRY.name}: {name}") for name, entry in read_yaml(REGISTRY).items()}
 
 
 def head_of(model: Model) -> str:
     """How a PLM's answers are read: by its own LM head, or by a trained classification head."""
-    return "own" if isinstance(model, Rung) else model.head
+    return "own" if isinstance(model, LadderModel) else model.head
 
 
 def devices_of(model: Model) -> int:
     """On how many devices a PLM's weights lie, each with a process of its own."""
-    return 1 if isinstance(model, Rung) else model.devices
+    return 1 if isinstance(model, LadderModel) else model.devices
 
 
-def values_of(model: Model, recipe: Recipe, fetched: Path) -> dict[str, Any]:
+def values_of(model: Model, recipe: PretrainingConfig, fetched: Path) -> dict[str, Any]:
     """The mapping of a config.json that decides a PLM's shapes, before or after it is in the folder `fetched`.
 
     Raises ModelError where only fetching it can tell, naming the command.
     """
-    if isinstance(model, Rung):
+    if isinstance(model, LadderModel):
         return model.config(recipe)
     if model.values:
         return model.values
@@ -142,7 +142,7 @@ def values_of(model: Model, recipe: Recipe, fetched: Path) -> dict[str, Any]:
     )
 
 
-def folder_of(model: Snapshot) -> Path:
+def folder_of(model: ModelSource) -> Path:
     """Where the source of a PLM lies that is a folder on this machine."""
     return Path(os.path.expanduser(model.source["folder"]))  # Path.expanduser raises where a user is unknown
 
@@ -157,11 +157,11 @@ def slug(name: str) -> str:
     return name.replace("/", "--")
 
 
-def _own(entry: Mapping[str, Any]) -> Snapshot:
+def _own(entry: Mapping[str, Any]) -> ModelSource:
     """A mapping of the study's: what it says, over what the registry says of the same name."""
     name = entry.get("name")
     if not isinstance(name, str) or not NAME.fullmatch(name):
-        raise ParamsError(f"model name is {shown(name)}. Allowed: {NAMED}.")
+        raise ConfigError(f"model name is {truncated_repr(name)}. Allowed: {NAMED}.")
     known = registry().get(name)
     base = {key: value for key, value in asdict(known).items() if key != "name" and value is not None} if known else {}
     own = {key: value for key, value in entry.items() if key != "name"}
@@ -170,22 +170,26 @@ def _own(entry: Mapping[str, Any]) -> Snapshot:
     return _snapshot(name, {**base, **own}, f"model {name!r}")
 
 
-def _snapshot(name: str, entry: Mapping[str, Any], where: str) -> Snapshot:
-    optional = [field.name for field in fields(Snapshot) if field.name not in ("name", "source")]
+def _snapshot(name: str, entry: Mapping[str, Any], where: str) -> ModelSource:
+    optional = [field.name for field in fields(ModelSource) if field.name not in ("name", "source")]
     check_keys(entry, ["source"], optional, where)
     _check_source(entry["source"], f"{where}: source")
     for key, allowed in (("dtype", DTYPES), ("head", HEADS), ("family", FAMILIES)):
         if key in entry and entry[key] not in allowed:
-            raise ParamsError(unknown("value", entry[key], allowed, f"{where}: {key}"))
+            raise ConfigError(unknown_name("value", entry[key], allowed, f"{where}: {key}"))
     for key, most in (("memory_gb", 10**6), ("devices", 64), ("parameters", 10**15)):
-        if key in entry and not is_whole(entry[key], 1, most):
-            raise ParamsError(f"{where}: {key} is {shown(entry[key])}; it must be a whole number from 1 to {most:,}.")
+        if key in entry and not is_integer(entry[key], 1, most):
+            raise ConfigError(
+                f"{where}: {key} is {truncated_repr(entry[key])}; it must be a whole number from 1 to {most:,}."
+            )
     config = entry.get("config")
     if config is not None and not (isinstance(config, dict) and entry.get("family")):
-        raise ParamsError(f"{where}: config is {shown(config)}; it must be a mapping, with `family` beside it.")
+        raise ConfigError(
+            f"{where}: config is {truncated_repr(config)}; it must be a mapping, with `family` beside it."
+        )
     for key in (key for key in _keys(config) if not isinstance(key, str)):
-        raise ParamsError(f"{where}: config has the key {shown(key)}. Allowed: texts, as in a config.json.")
-    return Snapshot(name, **entry)
+        raise ConfigError(f"{where}: config has the key {truncated_repr(key)}. Allowed: texts, as in a config.json.")
+    return ModelSource(name, **entry)
 
 
 def _keys(value: Any) -> Iterator[Any]:
@@ -201,13 +205,13 @@ def _check_source(source: Any, where: str) -> None:
     kinds = [kind for kind in SOURCES if isinstance(source, dict) and kind in source]
     if not kinds:
         allowed = "{hub: id, revision: …}, {folder: path}, {wheel: …}"
-        raise ParamsError(f"{where} is {shown(source)}. Allowed: {allowed}.")
+        raise ConfigError(f"{where} is {truncated_repr(source)}. Allowed: {allowed}.")
     check_keys(source, [kinds[0], *(["revision"] if kinds[0] == "hub" else [])], SOURCES[kinds[0]], where)
     for key, value in source.items():
         if not is_line(value):
-            raise ParamsError(f"{where}: {key} is {shown(value)}; it must be a text of one line.")
+            raise ConfigError(f"{where}: {key} is {truncated_repr(value)}; it must be a text of one line.")
     for key, form, said in (("hub", NAME, NAMED), ("revision", REVISION, "a commit, branch or tag")):
         if key in source and not form.fullmatch(source[key]):
-            raise ParamsError(f"{where}: {key} is {shown(source[key])}; it must be {said}.")
+            raise ConfigError(f"{where}: {key} is {truncated_repr(source[key])}; it must be {said}.")
     if "wheel" in source:
         find_wheel(source["wheel"], where)

@@ -22,7 +22,7 @@ from apet.errors import ModelError
 from apet.models.loading import PLM, load_plm
 
 
-class Whole(nn.Module):
+class RootUnit(nn.Module):
     """What stands outside a PLM's blocks is gathered while a function runs in here; blocks gather their own."""
 
     def __init__(self, model: PreTrainedModel):
@@ -33,19 +33,19 @@ class Whole(nn.Module):
         return run(*args, **kwargs)
 
 
-def processes() -> int:
+def world_size() -> int:
     """How many processes a launcher (`accelerate launch`, `torchrun`) has started for this job, one a device."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def is_first() -> bool:
+def is_main_process() -> bool:
     """Whether this process speaks for the job: it reads weights, and writes files. True where it is the only one."""
-    return processes() == 1 or os.environ["RANK"] == "0"
+    return world_size() == 1 or os.environ["RANK"] == "0"
 
 
 def device_type() -> str:
     """What the processes of this job compute on: a GPU for each of several, where there are so many, or the CPU."""
-    return "cuda" if 1 < processes() <= torch.cuda.device_count() else "cpu"
+    return "cuda" if 1 < world_size() <= torch.cuda.device_count() else "cpu"
 
 
 @cache
@@ -67,7 +67,7 @@ def load_sharded(folder: Path, name: str) -> PLM:
 
     The first process alone reads the weights, and hands each its part of one tensor after another.
     """
-    return shard(load_plm(folder, name, weights=is_first(), computed_on=device_type()))
+    return shard(load_plm(folder, name, weights=is_main_process(), computed_on=device_type()))
 
 
 def shard(plm: PLM) -> PLM:
@@ -76,14 +76,14 @@ def shard(plm: PLM) -> PLM:
     blocks = plm.family.stacked(plm.model)
     accelerator.state.fsdp_plugin.transformer_cls_names_to_wrap = sorted({type(block).__name__ for block in blocks})
     _agree(plm)
-    given = dict(plm.model.named_parameters()) if is_first() else {}
-    whole = fsdp2_prepare_model(accelerator, Whole(plm.model))
-    if not is_first():
+    given = dict(plm.model.named_parameters()) if is_main_process() else {}
+    whole = fsdp2_prepare_model(accelerator, RootUnit(plm.model))
+    if not is_main_process():
         whole.to_empty(device=accelerator.device)
     mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
     with torch.no_grad():
         for path, part in plm.model.named_parameters():
-            tensor = given.pop(path) if is_first() else of_no_memory(part.shape, part.dtype)
+            tensor = given.pop(path) if is_main_process() else empty_like_shape(part.shape, part.dtype)
             mine = part.to_local()  # type: ignore[attr-defined]  # what is in parts is a DTensor
             mine.copy_(distribute_tensor(tensor, mesh, [Shard(0)]).to_local())
         for buffer in plm.model.buffers():
@@ -91,12 +91,12 @@ def shard(plm: PLM) -> PLM:
     return replace(plm, whole=whole, mesh=mesh)
 
 
-def unsharded(tensor: Tensor) -> Tensor:
+def full_tensor(tensor: Tensor) -> Tensor:
     """A tensor with all its numbers, of which this process may have a part. All processes must ask at once."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def of_no_memory(shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Tensor:
+def empty_like_shape(shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Tensor:
     """A tensor that has a shape and no numbers of its own: it stands where the first process has them."""
     return torch.zeros((), dtype=dtype).expand(shape)
 

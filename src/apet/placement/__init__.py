@@ -1,7 +1,7 @@
 """Where tunable parameters may sit (sites), how many there are to spend (budgets), and who gets them (plans)."""
 
-from apet.placement.budgets import Budget, plainly, resolve
-from apet.placement.methods import PLACEMENTS, Methods
+from apet.placement.budgets import Budget, canonical_budget, resolve
+from apet.placement.methods import PLACEMENTS, MethodSizes
 from apet.placement.plans import Plan, Units, check_plan, make_plan, most_virtual_tokens, own_count, virtual_tokens
 from apet.placement.sites import STRUCTURES, Inventory, Site
 
@@ -10,15 +10,15 @@ __all__ = [
     "STRUCTURES",
     "Budget",
     "Inventory",
-    "Methods",
+    "MethodSizes",
     "Plan",
     "Site",
     "Units",
+    "canonical_budget",
     "check_plan",
     "make_plan",
     "most_virtual_tokens",
     "own_count",
-    "plainly",
     "resolve",
     "virtual_tokens",
 ]

@@ -6,8 +6,8 @@ import re
 from dataclasses import dataclass
 from decimal import Decimal
 
-from apet.errors import BudgetError, ParamsError, shown, unknown
-from apet.placement.methods import PLACEMENTS, Methods
+from apet.errors import BudgetError, ConfigError, truncated_repr, unknown_name
+from apet.placement.methods import PLACEMENTS, MethodSizes
 from apet.placement.sites import Inventory
 
 ALLOWED = "a whole number (4096), a share of the PLM (0.01%), or another placement's count (@lora, @own, …)"
@@ -43,23 +43,25 @@ class Budget:
             return cls(text, placement=text[1:])
         if text.startswith("@"):
             names = ", ".join(f"@{n}" for n in ("own", *sorted(PLACEMENTS.own)))
-            raise BudgetError(f"budget {shown(text)}: no placement of that name has its own count. Allowed: {names}.")
-        raise BudgetError(f"budget {shown(text)} is not {ALLOWED}.")
+            raise BudgetError(
+                f"budget {truncated_repr(text)}: no placement of that name has its own count. Allowed: {names}."
+            )
+        raise BudgetError(f"budget {truncated_repr(text)} is not {ALLOWED}.")
 
 
-def plainly(placement: str, budget: str) -> tuple[str, str]:
+def canonical_budget(placement: str, budget: str) -> tuple[str, str]:
     """A placement with its budget in one spelling: a method's own count has two, and that of `none` has any."""
     return placement, "@own" if placement == "none" or budget == f"@{placement}" else budget
 
 
-def resolve(budget: Budget, placement: str, inventory: Inventory, methods: Methods) -> int:
+def resolve(budget: Budget, placement: str, inventory: Inventory, methods: MethodSizes) -> int:
     """The number of tunable parameters that `budget` means for `placement` on this PLM.
 
     A share is rounded to the nearest whole number, at least 1. Raises BudgetError where `@own` has no meaning,
     ParamsError for an unknown placement.
     """
     if placement not in PLACEMENTS.names:
-        raise ParamsError(unknown("placement", placement, PLACEMENTS.names))
+        raise ConfigError(unknown_name("placement", placement, PLACEMENTS.names))
     if budget.count is not None:
         return budget.count
     if budget.share is not None:

@@ -2,7 +2,7 @@
 
 Sizes follow the published counts (Su et al., EMNLP 2023, arXiv 2306.02320): LoRA rank 8 on query and value of
 self-attention; adapters 24 wide after attention and after the feed-forward block, each with an output bias; a prompt
-of 100 tokens; BitFit on all biases. `Methods` changes them for a study.
+of 100 tokens; BitFit on all biases. `MethodSizes` changes them for a study.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Take = dict[Site, int]
 
 
 @dataclass(frozen=True)
-class Methods:
+class MethodSizes:
     """Sizes of the named methods: LoRA's rank, the adapters' hidden width, the prompt's tokens."""
 
     lora_rank: int = 8
@@ -32,28 +32,28 @@ def sites_of(inventory: Inventory, structure: str, *suffixes: str) -> Iterator[S
             yield site
 
 
-def _none(inventory: Inventory, methods: Methods) -> Take:
+def _none(inventory: Inventory, methods: MethodSizes) -> Take:
     return {}
 
 
-def _full(inventory: Inventory, methods: Methods) -> Take:
+def _full(inventory: Inventory, methods: MethodSizes) -> Take:
     """Every number of the PLM, once: all weights, and those biases that the PLM has."""
     return {s: s.units for s in inventory.sites if s.structure in SCALARS and s.present}
 
 
-def _lora(inventory: Inventory, methods: Methods) -> Take:
+def _lora(inventory: Inventory, methods: MethodSizes) -> Take:
     """Hu et al. 2022: low-rank updates of query and value in self-attention."""
     sites = sites_of(inventory, "lowrank", ".attention.query", ".attention.value")
     return dict.fromkeys(sites, methods.lora_rank)
 
 
-def _bitfit(inventory: Inventory, methods: Methods) -> Take:
+def _bitfit(inventory: Inventory, methods: MethodSizes) -> Take:
     """Ben Zaken et al. 2022: all biases; cross-attention's maps keep theirs, as in the published counts for T5."""
     crossed = ("cross_attention.query", "cross_attention.key", "cross_attention.value", "cross_attention.output")
     return {s: s.units for s in sites_of(inventory, "bias") if not s.place.endswith(crossed)}
 
 
-def _adapter(inventory: Inventory, methods: Methods) -> Take:
+def _adapter(inventory: Inventory, methods: MethodSizes) -> Take:
     """Houlsby et al. 2019: an adapter after attention and after the feed-forward block, with its output's bias."""
     plugs = list(sites_of(inventory, "bottleneck", ".attention.output", ".ffn.down"))
     places = {s.place for s in plugs}
@@ -61,7 +61,7 @@ def _adapter(inventory: Inventory, methods: Methods) -> Take:
     return {**biases, **dict.fromkeys(plugs, methods.adapter_width)}
 
 
-def _prompt(inventory: Inventory, methods: Methods) -> Take:
+def _prompt(inventory: Inventory, methods: MethodSizes) -> Take:
     """Lester et al. 2021: virtual tokens in front of the input."""
     inputs = {site.place: site for site in sites_of(inventory, "token")}
     text = inputs.get("encoder.input", next(iter(inputs.values())))
@@ -89,7 +89,7 @@ class Placements:
     random: name -> which of the drawn sites the random placement may choose; `uniform` is APET, the rest restrict it.
     """
 
-    own: dict[str, Callable[[Inventory, Methods], Take]]
+    own: dict[str, Callable[[Inventory, MethodSizes], Take]]
     random: dict[str, Callable[[Site, Inventory], bool]]
 
     @property

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from apet.core.hashing import digest
-from apet.errors import BudgetError, ParamsError, unknown
-from apet.placement.methods import PLACEMENTS, Methods, Take
+from apet.errors import BudgetError, ConfigError, unknown_name
+from apet.placement.methods import PLACEMENTS, MethodSizes, Take
 from apet.placement.sites import SCALARS, STRUCTURES, Inventory, Site, capacity
 
 
@@ -56,12 +56,12 @@ class Plan:
         return {**head, "structures": self.structures, "units": units}
 
 
-def own_count(placement: str, inventory: Inventory, methods: Methods) -> int:
+def own_count(placement: str, inventory: Inventory, methods: MethodSizes) -> int:
     """Parameters that a named method takes by itself on this PLM."""
     return _size(PLACEMENTS.own[placement](inventory, methods))
 
 
-def make_plan(inventory: Inventory, placement: str, budget: int, seed: int, methods: Methods | None = None) -> Plan:
+def make_plan(inventory: Inventory, placement: str, budget: int, seed: int, methods: MethodSizes | None = None) -> Plan:
     """Spread `budget` parameters over the inventory's sites by the placement's rule.
 
     A named method at its own count takes exactly its own units. At another budget it takes them evenly, one unit a
@@ -71,17 +71,17 @@ def make_plan(inventory: Inventory, placement: str, budget: int, seed: int, meth
     Raises ParamsError for an unknown placement, BudgetError for a budget that the placement cannot meet.
     """
     random = np.random.default_rng(seed)
-    take = _spread(inventory, placement, budget, random, methods or Methods())
+    take = _spread(inventory, placement, budget, random, methods or MethodSizes())
     chosen = (site for site in inventory.sites if take.get(site))
     return Plan(placement, budget, seed, tuple(_pick(site, take[site], random) for site in chosen))
 
 
-def check_plan(inventory: Inventory, placement: str, budget: int, methods: Methods) -> None:
+def check_plan(inventory: Inventory, placement: str, budget: int, methods: MethodSizes) -> None:
     """Raises as `make_plan` does, without the work of drawing which scalars: millions of them on a large PLM."""
     _spread(inventory, placement, budget, np.random.default_rng(0), methods)
 
 
-def virtual_tokens(inventory: Inventory, placement: str, budget: int, seed: int, methods: Methods) -> int:
+def virtual_tokens(inventory: Inventory, placement: str, budget: int, seed: int, methods: MethodSizes) -> int:
     """Virtual tokens that the plan of these arguments puts in front of an input. Raises as `make_plan`."""
     take = _spread(inventory, placement, budget, np.random.default_rng(seed), methods)
     return max((count for site, count in take.items() if site.structure == "token"), default=0)
@@ -94,10 +94,12 @@ def most_virtual_tokens(inventory: Inventory, placement: str, budget: int) -> in
     return max((min(site.units, budget // site.cost) for site in sites), default=0)
 
 
-def _spread(inventory: Inventory, placement: str, budget: int, random: np.random.Generator, methods: Methods) -> Take:
+def _spread(
+    inventory: Inventory, placement: str, budget: int, random: np.random.Generator, methods: MethodSizes
+) -> Take:
     """How many units each site gets."""
     if placement not in PLACEMENTS.names:
-        raise ParamsError(unknown("placement", placement, PLACEMENTS.names))
+        raise ConfigError(unknown_name("placement", placement, PLACEMENTS.names))
     if placement in PLACEMENTS.random:
         allowed = PLACEMENTS.random[placement]
         holds = {s: s.units for s in inventory.drawn if allowed(s, inventory)}

@@ -8,8 +8,21 @@ from typing import Any
 import pandas as pd
 
 from apet.analysis.means import cell_scores
-from apet.analysis.resampling import CELL, Draws
-from apet.report.tables import MODEL, NONE, PLACEMENT, TASK, Column, Details, Entry, Table, label, num, numbers, plain
+from apet.analysis.resampling import CELL, MeanSamples
+from apet.report.tables import (
+    MODEL,
+    NONE,
+    PLACEMENT,
+    TASK,
+    Details,
+    Entry,
+    Table,
+    TableColumn,
+    label,
+    num,
+    numbers,
+    plain,
+)
 
 DIGEST = 16
 """Hexadecimal digits of a digest that are shown; the tidy table has them all."""
@@ -21,7 +34,7 @@ FACTS = [
 ]  # fmt: skip
 RUN = [
     *numbers("Draw", "Rerun", "Test score, %", "Validation, %", "Test loss", "Rate", "Best step", "Steps"),
-    *map(Column, ("Outcome", "Plan", "θ")),
+    *map(TableColumn, ("Outcome", "Plan", "θ")),
 ]
 PROVENANCE = [
     *CELL, "cell", "family", "parameters", "head", "metric", "chance", "majority", "draw", "rerun", "score",
@@ -36,7 +49,7 @@ ABOUT = (
 )
 
 
-def cells(frame: pd.DataFrame, draws: Draws, costs: pd.DataFrame, missing: Sequence[Mapping[str, str]]) -> Table:
+def cells(frame: pd.DataFrame, draws: MeanSamples, costs: pd.DataFrame, missing: Sequence[Mapping[str, str]]) -> Table:
     """A row a cell, missing ones too; a cell's provenance in its details."""
     scores = {tuple(row[name] for name in CELL): row for row in cell_scores(draws).to_dict("records")}
     spent = costs.drop_duplicates("cell").set_index("cell").to_dict("index")
@@ -52,7 +65,7 @@ def cells(frame: pd.DataFrame, draws: Draws, costs: pd.DataFrame, missing: Seque
         details.facts.append([])
         details.runs.append([])
     found = numbers("Tunable", "Score, %", "95 % interval", "Rows", "Runs", "Seconds")
-    columns = [MODEL, TASK, PLACEMENT, Column("Budget"), *found, Column("Outcome", choose=True)]
+    columns = [MODEL, TASK, PLACEMENT, TableColumn("Budget"), *found, TableColumn("Outcome", choose=True)]
     return Table("cells", "Cells", ABOUT, columns, rows, details)
 
 
@@ -62,7 +75,7 @@ def lost(frame: pd.DataFrame, missing: Sequence[Mapping[str, str]]) -> Table:
     diverged = frame.assign(lost=frame.outcome.eq("diverged")).groupby(CELL, sort=False).lost.agg(["sum", "count"])
     for key, row in diverged[diverged["sum"] > 0].iterrows():
         rows.append([*map(str, key), "diverged", f"{row['sum']} of {row['count']} replicates"])
-    columns = [MODEL, TASK, PLACEMENT, Column("Budget"), Column("What", choose=True), Column("Why")]
+    columns = [MODEL, TASK, PLACEMENT, TableColumn("Budget"), TableColumn("What", choose=True), TableColumn("Why")]
     return Table("lost", "Missing and diverged cells", "", columns, rows)
 
 

@@ -41,7 +41,7 @@ class Scope:
 
 
 @dataclass(frozen=True)
-class Claim:
+class ClaimSummary:
     """A claim, the quantity whose sign decides it, and what was found: over all PLMs, and in each family of several."""
 
     name: str
@@ -52,22 +52,22 @@ class Claim:
     families: list[Scope]
 
 
-def read_claims(findings: Mapping[str, Any]) -> list[Claim]:
+def read_claims(findings: Mapping[str, Any]) -> list[ClaimSummary]:
     """The claims in the file's order."""
     return [_claim(name, record) for name, record in findings["claims"].items()]
 
 
-def tally(claims: list[Claim]) -> str:
+def tally(claims: list[ClaimSummary]) -> str:
     """How many claims have which verdict on the study's tasks, as a sentence."""
     count = Counter(claim.overall.answers[0].verdict for claim in claims)
     found = [f"{count[verdict]} {verdict}" for verdict in VERDICTS if count[verdict]]
     return f"Of {len(claims)} claims, on these tasks: {', '.join(found)}."
 
 
-def _claim(name: str, record: Mapping[str, Any]) -> Claim:
+def _claim(name: str, record: Mapping[str, Any]) -> ClaimSummary:
     reach = _reach(record["scopes"].values())
     overall, *families = [_scope(n, found, record["unit"], reach) for n, found in scopes_shown(record).items()]
-    return Claim(name, record["statement"], record["quantity"], record["unit"], overall, families)
+    return ClaimSummary(name, record["statement"], record["quantity"], record["unit"], overall, families)
 
 
 def _reach(scopes: Any) -> float:

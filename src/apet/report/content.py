@@ -10,12 +10,12 @@ from typing import Any
 import pandas as pd
 
 from apet.analysis.aggregate import MACHINE, VERSIONS
-from apet.analysis.resampling import draw_means
+from apet.analysis.resampling import sample_means
 from apet.analysis.tidy import read_tidy
-from apet.core.records import read_sealed
+from apet.core.records import read_json_record
 from apet.errors import DataError
 from apet.report.cell_tables import cells, lost
-from apet.report.claim_summary import Claim, read_claims, tally
+from apet.report.claim_summary import ClaimSummary, read_claims, tally
 from apet.report.figure_images import Drawing, read_drawings
 from apet.report.tables import SPENT, Table, costs_by_model, differences, methods, tasks
 
@@ -37,7 +37,7 @@ class Content:
     study: str
     facts: list[tuple[str, str]]
     design: list[tuple[str, str]]
-    claims: list[Claim]
+    claims: list[ClaimSummary]
     tally: str
     margins: dict[str, float]
     drawings: list[Drawing]
@@ -57,7 +57,7 @@ def read_content(results: Path) -> Content:
     findings = _findings(results / "findings.json", frame.attrs["study"], frame.attrs["digest"])
     costs = _costs(results / "costs.csv", frame)
     found_tasks = _csv(results / "tasks.csv", ["task"])
-    draws = draw_means(frame)
+    draws = sample_means(frame)
     missing = frame.attrs["missing"]
     claims = read_claims(findings)
     return Content(
@@ -80,7 +80,7 @@ def read_content(results: Path) -> Content:
 
 
 def _findings(path: Path, study: str, table: str) -> dict[str, Any]:
-    found = read_sealed(path, REMEDY, ["table"])
+    found = read_json_record(path, REMEDY, ["table"])
     if lacking := KEYS - set(found):
         raise DataError(f"{path}: not the findings of a study; missing: {', '.join(sorted(lacking))}.")
     if found["study"] != study:

@@ -10,9 +10,9 @@ import pandas as pd
 
 from apet.analysis.findings import _document, _evidence, compact, summary
 from apet.analysis.means import MATCHED, MEAN, METHODS, RANDOM, matched, method_differences, models_by_scale, over_tasks
-from apet.analysis.resampling import Draws, draw_means
+from apet.analysis.resampling import MeanSamples, sample_means
 from apet.core.hashing import write_json, write_text
-from apet.core.records import write_sealed
+from apet.core.records import write_json_record
 from apet.report.markdown import LEVELS, interval, number, p_value, page, scopes_shown
 
 MISSING = "no data"
@@ -24,14 +24,14 @@ METHODS_NOTE = (
 )
 
 
-def methods_table(frame: pd.DataFrame, draws: Draws | None = None) -> tuple[str, pd.DataFrame]:
+def methods_table(frame: pd.DataFrame, draws: MeanSamples | None = None) -> tuple[str, pd.DataFrame]:
     """The named methods at their own count and APET at each matched budget, as Markdown and as one long table.
 
     The table has a row for each PLM, method and task (`mean over tasks` last): model, placement, budget, tunable, task,
     mean and sd in per cent, n replicates. An absent cell stays as a row of n 0. draws: where they are at hand already.
     """
     tasks = sorted(frame.task.unique())
-    chosen = matched(draw_means(frame) if draws is None else draws)
+    chosen = matched(sample_means(frame) if draws is None else draws)
     cells, means = chosen.cells, over_tasks(chosen, tasks).assign(task=MEAN)
     found = pd.concat([cells, means]).set_index(["model", "placement", "budget", "task"])
     rows = [(model, *method) for model in models_by_scale(frame) for method in _methods(cells)]
@@ -66,7 +66,7 @@ def methods_latex(long: pd.DataFrame) -> str:
     return latex_table("methods", caption, "ll" + "r" * (len(head) - 2), head, blocks)
 
 
-def write_table(frame: pd.DataFrame, folder: Path, draws: Draws | None = None) -> None:
+def write_table(frame: pd.DataFrame, folder: Path, draws: MeanSamples | None = None) -> None:
     """Write `methods_table` to `methods.md`, `methods.csv` and `methods.tex`."""
     markdown, long = methods_table(frame, draws)
     write_text(folder / "methods.md", markdown)
@@ -139,7 +139,7 @@ DIFFERENCES_NOTE = (
 )
 
 
-def differences_table(draws: Draws) -> pd.DataFrame:
+def differences_table(draws: MeanSamples) -> pd.DataFrame:
     """A row for each PLM, method and task (`mean over tasks` last), columns of `DIFFERENCE_COLUMNS`.
 
     Differences and interval bounds are in points; `n` counts test rows, `units` the fewer independent replicates.
@@ -153,7 +153,7 @@ def differences_table(draws: Draws) -> pd.DataFrame:
     return found.loc[rank.sort_values().index, DIFFERENCE_COLUMNS].reset_index(drop=True)
 
 
-def write_differences(draws: Draws, folder: Path) -> None:
+def write_differences(draws: MeanSamples, folder: Path) -> None:
     """Write `differences_table` to `differences.csv`, `differences.md` and `differences.tex`."""
     table = differences_table(draws)
     head, blocks = _wide(table)
@@ -274,12 +274,12 @@ def latex_table(
     )
 
 
-def write_findings(frame: pd.DataFrame, folder: Path, draws: Draws | None = None) -> None:
+def write_findings(frame: pd.DataFrame, folder: Path, draws: MeanSamples | None = None) -> None:
     """Write `findings.json`, `findings.md`, `findings_cells.csv`, `tables/findings.md` and `.tex`, and
     `metrics.json`: the summary and the verdicts."""
     evidence = _evidence(frame, draws)
     found, behind = _document(frame, evidence)
-    write_sealed(folder / "findings.json", found)
+    write_json_record(folder / "findings.json", found)
     write_text(folder / "findings.md", page(found, frame))
     write_text(folder / "findings_cells.csv", behind.to_csv(index=False, lineterminator="\n"))
     write_findings_table(found, folder / "tables")

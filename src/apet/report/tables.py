@@ -8,14 +8,14 @@ from typing import Any
 
 import pandas as pd
 
-from apet.analysis.resampling import Draws
+from apet.analysis.resampling import MeanSamples
 from apet.report.markdown import p_value
 from apet.report.result_tables import differences_table, method_entry, method_name, methods_table
 
 SPENT = ["seconds", "cpu_seconds", "peak_memory_mb"]
 
 
-def methods(frame: pd.DataFrame, draws: Draws) -> Table:
+def methods(frame: pd.DataFrame, draws: MeanSamples) -> Table:
     """The table of methods: a column a task, the mean over tasks last."""
     _, long = methods_table(frame, draws)
     tasks = list(long.task.unique())
@@ -23,7 +23,7 @@ def methods(frame: pd.DataFrame, draws: Draws) -> Table:
     for (model, placement, budget), group in long.groupby(["model", "placement", "budget"], sort=False):
         entries = [[num(row.mean)[0], method_entry(row)] for row in group.itertuples()]
         rows.append([model, method_name(placement, budget), num(group.tunable.iloc[0]), *entries])
-    columns = [MODEL, Column("Method", choose=True), *numbers("Tunable parameters", *tasks)]
+    columns = [MODEL, TableColumn("Method", choose=True), *numbers("Tunable parameters", *tasks)]
     about = (
         "Test score in %: mean ± S.D. over replicates, in brackets how many. Methods at their own count of tunable "
         "parameters; APET at the same counts, with positions drawn at random."
@@ -31,7 +31,7 @@ def methods(frame: pd.DataFrame, draws: Draws) -> Table:
     return Table("methods", "Methods", about, columns, rows)
 
 
-def differences(draws: Draws) -> Table:
+def differences(draws: MeanSamples) -> Table:
     """A row for each difference of two methods on one PLM and task, and for its mean over tasks."""
     rows = []
     for row in differences_table(draws).itertuples():
@@ -39,7 +39,7 @@ def differences(draws: Draws) -> Table:
         p = [row.p_adjusted, p_value(row.p_adjusted)]
         named = [row.model, method_name(row.placement, row.budget), row.other, row.task]
         rows.append([*named, found, [low[0], f"{low[1]} to {high[1]}"], p, num(row.n), num(row.units)])
-    choices = [MODEL, Column("Method", choose=True), Column("Against", choose=True), TASK]
+    choices = [MODEL, TableColumn("Method", choose=True), TableColumn("Against", choose=True), TASK]
     about = (
         "Difference of mean test scores on the same test rows, in points, with its 95 % interval (sorted by its lower "
         "end): methods against full fine-tuning, APET against the method of its count. p is adjusted for all rows of "
@@ -60,7 +60,7 @@ def tasks(found: pd.DataFrame) -> Table:
         else:
             entries.append([plain(value) for value in values])
         said = label(name) + (", %" if name in shares else "")
-        columns.append(Column(said, number=is_number, choose=name in ("task", "model")))
+        columns.append(TableColumn(said, number=is_number, choose=name in ("task", "model")))
     rows = [list(row) for row in zip(*entries, strict=True)]
     about = (
         "Rows of each split; shares of the rarest and the commonest label of the test split; chance, the larger of a "
@@ -91,7 +91,7 @@ NONE: Entry = [None, "—"]
 
 
 @dataclass(frozen=True)
-class Column:
+class TableColumn:
     """choose: whether rows may be chosen by this column's values."""
 
     label: str
@@ -106,7 +106,7 @@ class Details:
 
     labels: list[str]
     facts: list[list[str]]
-    columns: list[Column]
+    columns: list[TableColumn]
     runs: list[list[list[Entry]]]
 
 
@@ -115,16 +115,20 @@ class Table:
     name: str
     title: str
     about: str
-    columns: list[Column]
+    columns: list[TableColumn]
     rows: list[list[Entry]]
     details: Details | None = None
 
 
-MODEL, TASK, PLACEMENT = Column("PLM", choose=True), Column("Task", choose=True), Column("Placement", choose=True)
+MODEL, TASK, PLACEMENT = (
+    TableColumn("PLM", choose=True),
+    TableColumn("Task", choose=True),
+    TableColumn("Placement", choose=True),
+)
 
 
-def numbers(*labels: str) -> list[Column]:
-    return [Column(label, number=True) for label in labels]
+def numbers(*labels: str) -> list[TableColumn]:
+    return [TableColumn(label, number=True) for label in labels]
 
 
 def num(value: Any, form: str = ",.0f", scale: float = 1.0) -> Entry:

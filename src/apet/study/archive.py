@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from apet.core.atomic import STATE, is_temporary, sweep, temporary_folder
-from apet.core.hashing import file_digest, whole_file, whole_folder, write_json
+from apet.core.hashing import atomic_dir, atomic_write, file_digest, write_json
 from apet.study.cell_record import FORMAT, METRICS, format_of, read_record
 
 if TYPE_CHECKING:  # it takes a second, which `apet status` should not
@@ -31,7 +31,7 @@ BY_CELL = ("results/cells", UNFINISHED)
 """Folders with an entry a cell, at the cell's path."""
 
 
-def entries(grid: Grid) -> set[str]:
+def wanted_entries(grid: Grid) -> set[str]:
     """All entries of the tracked folders, and of what is kept of cells under way, that the study names."""
     cells = {f"{root}/{cell.path}" for cell in grid.cells for root in BY_CELL}
     tasks = {grid.task_folder(task) for task in grid.tasks}
@@ -42,7 +42,7 @@ def entries(grid: Grid) -> set[str]:
 def restore(grid: Grid, root: Path = Path()) -> list[str]:
     """Bring back from the attic what the study names and the working copy lacks. Returns what was moved."""
     moved = []
-    for entry in sorted(entries(grid)) if (root / ATTIC).is_dir() else ():
+    for entry in sorted(wanted_entries(grid)) if (root / ATTIC).is_dir() else ():
         stored, place = root / ATTIC / entry, root / entry
         if stored.is_dir() and not (place.is_dir() and any(place.iterdir())):
             _move(stored, place)
@@ -55,7 +55,7 @@ def prune(grid: Grid, root: Path = Path()) -> list[str]:
 
     Returns what was moved. The failures of cells that are not the study's are forgotten.
     """
-    wanted = entries(grid)
+    wanted = wanted_entries(grid)
     for folder in (*root.glob("results/failed/*/*"), *root.glob("results/runs/*/*")):
         sweep(folder)
     for record in (root / "results/failed").glob("*/*/*.json"):
@@ -122,11 +122,11 @@ def _move(source: Path, target: Path) -> None:
 def _move_to_another_disk(source: Path, target: Path) -> None:
     """As where PLMs or cells lie on a scratch disk, and the attic does not. At each moment one of the two is whole."""
     if not source.is_dir():
-        with whole_file(target) as copied:
+        with atomic_write(target) as copied:
             shutil.copy2(source, copied)
         source.unlink()
         return
-    with whole_folder(target) as copied:
+    with atomic_dir(target) as copied:
         for path in sorted(source.rglob("*")):
             place = copied / path.relative_to(source)
             place.mkdir() if path.is_dir() else shutil.copy2(path, place)

@@ -8,10 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from apet.core.hashing import DIGEST, file_digest, is_sealed
-from apet.core.records import CHANGED, check_files, read_object, write_sealed
-from apet.errors import CorruptError, DataError, unknown
-from apet.study.paths import Results
+from apet.core.hashing import DIGEST, file_digest, has_valid_checksum
+from apet.core.records import CHANGED, check_files, read_object, write_json_record
+from apet.errors import CorruptError, DataError, unknown_name
+from apet.study.paths import ResultPaths
 
 FORMAT = 2
 """Of the files in a cell's folder; another number is not read. 1: records without a digest of their own."""
@@ -35,7 +35,7 @@ def write_record(folder: Path, cell: str, record: Mapping[str, Any]) -> dict[str
     files = {
         name: file_digest(folder / name) for name in (THETA, HEADS, PLANS, PREDICTIONS) if (folder / name).is_file()
     }
-    return write_sealed(folder / METRICS, {"format": FORMAT, "path": cell, **record, "files": files})
+    return write_json_record(folder / METRICS, {"format": FORMAT, "path": cell, **record, "files": files})
 
 
 def read_record(folder: Path, cell: str | None = None) -> dict[str, Any]:
@@ -48,7 +48,7 @@ def read_record(folder: Path, cell: str | None = None) -> dict[str, Any]:
     if not place.is_file():
         raise DataError(f"{place}: no such file; the cell has not finished. `snakemake cells` trains what is missing.")
     record = read_object(place, remedy)
-    if DIGEST in record and not is_sealed(record):
+    if DIGEST in record and not has_valid_checksum(record):
         raise CorruptError(f"{place}: {CHANGED} {remedy}")
     if record.get("format") != FORMAT:
         raise DataError(f"{place}: {other_format(record.get('format'))}")
@@ -99,7 +99,7 @@ def other_format(found: object) -> str:
     return f"of format {found}, which {writer} version of apet wrote; this one reads {FORMAT}. {remedy}"
 
 
-def find_cell(cell: str, results: Results) -> Path:
+def find_cell(cell: str, results: ResultPaths) -> Path:
     """The folder of a finished cell, which is named as model/task/name or by its folder's own path.
 
     Raises DataError, with the nearest names, where there is none.
@@ -110,7 +110,7 @@ def find_cell(cell: str, results: Results) -> Path:
     known = [path.parent.relative_to(results.cells).as_posix() for path in results.cells.glob(f"*/*/[!.]*/{METRICS}")]
     if not known:
         raise DataError(f"{cell}: no cell is finished below {results.cells}, nor does a folder of this path hold one.")
-    raise DataError(unknown("cell", cell, known, str(results.cells)))
+    raise DataError(unknown_name("cell", cell, known, str(results.cells)))
 
 
 @contextmanager

@@ -10,18 +10,18 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from apet.config.study_config import Axis, Study, Training
+from apet.config.study_config import GridEntry, StudyConfig, TrainingConfig
 from apet.core.hashing import digest, seed_for
 from apet.data.corpus import corpus_digest
 from apet.data.prepare import task_digest
 from apet.data.schema import Task
 from apet.data.source_selection import check_sisters, choose_source
 from apet.data.task_config import load_task
-from apet.errors import ParamsError, located, unknown
+from apet.errors import ConfigError, error_context, unknown_name
 from apet.models.checkpoint_files import PRETRAINING, SNAPSHOT
-from apet.models.ladder import PRETRAIN_VERSION, Recipe, Rung, rung_digest, shipped_content
-from apet.models.registry import Model, Snapshot, head_of, parse_model, slug
-from apet.placement import PLACEMENTS, Budget, Methods, plainly
+from apet.models.ladder import PRETRAIN_VERSION, LadderModel, PretrainingConfig, ladder_model_digest, shipped_content
+from apet.models.registry import Model, ModelSource, head_of, parse_model, slug
+from apet.placement import PLACEMENTS, Budget, MethodSizes, canonical_budget
 
 TRAINER_VERSION = 4
 """Raised whenever the numerics (tuning, training, evaluation) change, so that old cells are not taken for new ones."""
@@ -47,8 +47,8 @@ class Cell:
     draws: int
     reruns: int
     seed: int
-    methods: Methods
-    training: Training
+    methods: MethodSizes
+    training: TrainingConfig
     plm: str
     data: str
     trainer: int = TRAINER_VERSION
@@ -82,7 +82,7 @@ class Cell:
     @classmethod
     def of(cls, values: dict[str, Any]) -> Cell:
         """The cell that `asdict` was taken of."""
-        nested = {"methods": Methods(**values["methods"]), "training": Training.of(values["training"])}
+        nested = {"methods": MethodSizes(**values["methods"]), "training": TrainingConfig.of(values["training"])}
         return cls(**{**values, **nested})
 
 
@@ -92,13 +92,13 @@ OWN = ("model", "task", "placement", "budget", "draws", "reruns")
 
 
 @cache
-def _nested(methods: Methods, training: Training) -> dict[str, Any]:
+def _nested(methods: MethodSizes, training: TrainingConfig) -> dict[str, Any]:
     """What thousands of cells share, taken apart once."""
     return {"methods": asdict(methods), "training": asdict(training)}
 
 
 @dataclass(frozen=True)
-class Block:
+class Job:
     """Cells of one model that one job trains, so that start-up, PLM and data are paid for once.
 
     They share the task too, except those of a small rung.
@@ -127,15 +127,15 @@ class Block:
 class Grid:
     """A study's cells and folders. Building it checks every name and budget as far as that needs no PLM."""
 
-    def __init__(self, study: Study, params: Path):
+    def __init__(self, study: StudyConfig, params: Path):
         self.study = study
         self.params = params
-        with located(params):
-            self.recipe = Recipe.of(study.pretraining)
-            with located("models"):
+        with error_context(params):
+            self.recipe = PretrainingConfig.of(study.pretraining)
+            with error_context("models"):
                 self.models = _named(parse_model(entry) for entry in study.models)
                 self.shipped = self._shipped()
-            with located("tasks"):
+            with error_context("tasks"):
                 self.tasks = _tasks(study.tasks)
             self.sources = {n: choose_source(t, study.sources, self.tasks) for n, t in self.tasks.items()}
             check_sisters(self.tasks, self.sources)
@@ -158,26 +158,28 @@ class Grid:
 
     def plm_record(self, model: str) -> str:
         """The file that tells where a PLM is from, the last to be there when its folder is whole."""
-        return f"{self.plm_folder(model)}/{PRETRAINING if isinstance(self.models[model], Rung) else SNAPSHOT}"
+        return f"{self.plm_folder(model)}/{PRETRAINING if isinstance(self.models[model], LadderModel) else SNAPSHOT}"
 
     @property
-    def rungs(self) -> dict[str, Rung]:
+    def rungs(self) -> dict[str, LadderModel]:
         """The PLMs that are pretrained here."""
-        return {n: model for n, model in self.models.items() if isinstance(model, Rung) and n not in self.shipped}
+        return {
+            n: model for n, model in self.models.items() if isinstance(model, LadderModel) and n not in self.shipped
+        }
 
     @property
-    def snapshots(self) -> dict[str, Snapshot]:
+    def snapshots(self) -> dict[str, ModelSource]:
         """The PLMs that are fetched."""
-        return {name: model for name, model in self.models.items() if isinstance(model, Snapshot)}
+        return {name: model for name, model in self.models.items() if isinstance(model, ModelSource)}
 
     def size(self, model: str) -> int:
         """Rank of a PLM by cost, for the order of jobs: the largest should start first."""
         found = self.models[model]
-        if isinstance(found, Rung):
+        if isinstance(found, LadderModel):
             return found.layers * found.width**2
         return found.parameters or 10**9
 
-    def blocks(self) -> list[Block]:
+    def blocks(self) -> list[Job]:
         """The training jobs, in a fixed order; cells of one job share the model and, unless it is small, the task."""
         size = max(self.study.cells_per_job, -(-len(self.cells) // MOST_JOBS))
         together: dict[tuple[str, str], list[Cell]] = {}
@@ -186,12 +188,12 @@ class Grid:
         found = []
         for (model, _), cells in together.items():
             parts = [tuple(cells[i : i + size]) for i in range(0, len(cells), size)]
-            found += [Block(model, number, part) for number, part in enumerate(parts)]
+            found += [Job(model, number, part) for number, part in enumerate(parts)]
         return found
 
     def _is_small(self, model: str) -> bool:
         """Whether a job of this PLM takes longer to start than many of its cells take to train."""
-        return isinstance(self.models[model], Rung) and self.size(model) <= SMALL_RUNG
+        return isinstance(self.models[model], LadderModel) and self.size(model) <= SMALL_RUNG
 
     def record(self) -> dict[str, Any]:
         """The resolved study, as jobs read it: one edit of params.yaml cannot change a job that is under way.
@@ -215,35 +217,35 @@ class Grid:
 
     def _shipped(self) -> dict[str, str]:
         """The content, by name, of each rung that comes with apet and was pretrained as the study asks."""
-        rungs = [model for model in self.models.values() if isinstance(model, Rung)]
+        rungs = [model for model in self.models.values() if isinstance(model, LadderModel)]
         found = {rung.name: shipped_content(rung, self.recipe) for rung in rungs}
         return {name: content for name, content in found.items() if content}
 
     def _plm_digest(self, model: Model) -> str:
         if model.name in self.shipped:
             return digest(["shipped", self.shipped[model.name]])
-        if isinstance(model, Rung):
-            return rung_digest(model, self.recipe, self.corpus)
-        with located(self.params):
+        if isinstance(model, LadderModel):
+            return ladder_model_digest(model, self.recipe, self.corpus)
+        with error_context(self.params):
             return model.digest
 
-    def _spendings(self) -> dict[str, dict[tuple[str, str], Axis]]:
+    def _spendings(self) -> dict[str, dict[tuple[str, str], GridEntry]]:
         """By model every (placement, budget) with its entry of the grid. Raises ParamsError for one that stands twice,
         and for a model that the study does not have or that no entry leaves a cell.
         """
-        found: dict[str, dict[tuple[str, str], Axis]] = {model: {} for model in self.models}
+        found: dict[str, dict[tuple[str, str], GridEntry]] = {model: {} for model in self.models}
         plain: dict[tuple[str, str, str], tuple[str, str]] = {}
         for number, axis in enumerate(self.study.grid):
             where = f"{self.params}: grid.{number}"
             for name in (name for name in axis.models or () if name not in self.models):
-                raise ParamsError(unknown("model", name, self.models, f"{where}.models"))
+                raise ConfigError(unknown_name("model", name, self.models, f"{where}.models"))
             for spent, model in product(_product(axis, where), axis.models or self.models):
-                first = plain.setdefault((model, *plainly(*spent)), spent)
+                first = plain.setdefault((model, *canonical_budget(*spent)), spent)
                 if spent in found[model] or first != spent:
-                    raise ParamsError(f"{where}: {' at '.join(spent)} stands twice, first as {' at '.join(first)}.")
+                    raise ConfigError(f"{where}: {' at '.join(spent)} stands twice, first as {' at '.join(first)}.")
                 found[model][spent] = axis
         for model in (model for model, own in found.items() if not own):
-            raise ParamsError(f"{self.params}: grid has no entry for {model!r}: take it out of `models`.")
+            raise ConfigError(f"{self.params}: grid has no entry for {model!r}: take it out of `models`.")
         return found
 
     def _pairs(self) -> tuple[tuple[str, str], ...]:
@@ -254,12 +256,12 @@ class Grid:
         for number, entry in enumerate(self.study.exclude):
             for key, known in (("models", self.models), ("tasks", self.tasks)):
                 for name in (name for name in entry[key] if name not in known):
-                    raise ParamsError(unknown(key[:-1], name, known, f"exclude.{number}.{key}"))
+                    raise ConfigError(unknown_name(key[:-1], name, known, f"exclude.{number}.{key}"))
             excluded |= set(product(entry["models"], entry["tasks"]))
         pairs = tuple(pair for pair in product(self.models, self.tasks) if pair not in excluded)
         kept = {name for pair in pairs for name in pair}
         for name in (name for name in (*self.models, *self.tasks) if name not in kept):
-            raise ParamsError(f"exclude leaves nothing of {name!r}: take it out of `models` or `tasks`.")
+            raise ConfigError(f"exclude leaves nothing of {name!r}: take it out of `models` or `tasks`.")
         return pairs
 
     def _cell(self, model: str, task: str, placement: str, budget: str) -> Cell:
@@ -273,17 +275,17 @@ class Grid:
         return Cell(model, task, placement, budget, draws, reruns, study.seed, study.methods, axis.training, plm, data)
 
 
-def _product(axis: Axis, where: str) -> Iterator[tuple[str, str]]:
+def _product(axis: GridEntry, where: str) -> Iterator[tuple[str, str]]:
     """The placements × budgets of one entry of the grid, budgets in the one way of writing them."""
     for placement in axis.placements:
         if placement not in PLACEMENTS.names:
-            raise ParamsError(unknown("placement", placement, PLACEMENTS.names, f"{where}.placements"))
+            raise ConfigError(unknown_name("placement", placement, PLACEMENTS.names, f"{where}.placements"))
         for written in axis.budgets:
-            with located(f"{where}.budgets"):
+            with error_context(f"{where}.budgets"):
                 budget = Budget.parse(written)
                 if budget.placement == "own" and placement not in PLACEMENTS.own:
                     allowed = ", ".join(PLACEMENTS.own)
-                    raise ParamsError(f"budget '@own': {placement!r} has no count of its own. For: {allowed}.")
+                    raise ConfigError(f"budget '@own': {placement!r} has no count of its own. For: {allowed}.")
             yield placement, budget.text
 
 
@@ -303,7 +305,7 @@ def _named(models: Iterable[Model]) -> dict[str, Model]:
     for model in models:
         # Some disks take two names for one that differ in capitals alone.
         if slug(model.name).casefold() in (slug(name).casefold() for name in found):
-            raise ParamsError(f"{model.name!r} stands twice. Give one of them another `name`.")
+            raise ConfigError(f"{model.name!r} stands twice. Give one of them another `name`.")
         found[model.name] = model
     return found
 
@@ -314,7 +316,7 @@ def _tasks(entries: Iterable[str]) -> dict[str, Task]:
     for entry in entries:
         task = load_task(entry)
         if task.name.casefold() in map(str.casefold, found):
-            raise ParamsError(f"{entry!r}: a task named {task.name!r} stands twice.")
+            raise ConfigError(f"{entry!r}: a task named {task.name!r} stands twice.")
         found[task.name] = task
     return found
 

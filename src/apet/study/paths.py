@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 @dataclass(frozen=True)
-class Results:
+class ResultPaths:
     """The folders below one root in which a cell leaves something, each by the cell's path.
 
     cells: its results. runs: time, memory and host of its training. progress: what is kept of it while it is under way.

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from apet.config.study_config import load_study
-from apet.core.records import read_sealed, write_sealed
+from apet.core.records import read_json_record, write_json_record
 from apet.data.schema import Task
-from apet.errors import ApetError, BudgetError, CorruptError, ParamsError, located, unknown
+from apet.errors import ApetError, BudgetError, ConfigError, CorruptError, error_context, unknown_name
 from apet.models.registry import FAMILIES, head_of, values_of
 from apet.placement import Budget, Inventory, check_plan, most_virtual_tokens, resolve, virtual_tokens
 from apet.study.grid import TRAINER_VERSION, Cell, Grid
@@ -19,19 +19,19 @@ from apet.study.grid import TRAINER_VERSION, Cell, Grid
 # What needs torch is imported where a study's names are in order, so that a wrong one is said within a second.
 
 
-def check_study(params: Path, out: Path) -> None:
+def resolve_study(params: Path, out: Path) -> None:
     """Write the resolved study: cells, and for each PLM its size and every budget as a number.
 
     Raises ParamsError or BudgetError for whatever could not be run, before anything is fetched or trained.
     """
     grid = Grid(load_study(params), params)
-    write_sealed(out, {**grid.record(), "plms": sizes(grid)})
+    write_json_record(out, {**grid.record(), "plms": sizes(grid)})
 
 
 def sizes(grid: Grid) -> dict[str, dict[str, Any]]:
     """By PLM: parameters, non_embedding, sites, and tunable, where "placement budget" has its number of parameters.
 
-    Each number is proved by a plan. Raises as `check_study`.
+    Each number is proved by a plan. Raises as `resolve_study`.
     """
     return {model: _sizes(grid, model) for model in grid.models}
 
@@ -71,7 +71,7 @@ def _check_positions(grid: Grid, model: str, inventory: Inventory, counts: Mappi
         if length + tokens > positions:  # which a plan may stay below: most random ones do
             tokens = _virtual_tokens(cell, inventory, counts[f"{cell.placement} {cell.budget}"])
         if length + tokens > positions:
-            raise ParamsError(
+            raise ConfigError(
                 f"{grid.params}: model {model}: task {cell.task}, {cell.placement} at {cell.budget}: texts of up to "
                 f"{length} tokens with {tokens} virtual tokens in front, which are {length + tokens}. Allowed: at most "
                 f"{positions}, as many as the PLM has positions. Lower training.length, methods.prompt_tokens or the "
@@ -90,9 +90,9 @@ def _inventory(grid: Grid, model: str) -> Inventory:
     from apet.models.loading import inventory_of_config
 
     found = grid.models[model]
-    with located(grid.params):
+    with error_context(grid.params):
         values = values_of(found, grid.recipe, Path(grid.plm_folder(model)))
-        with located(f"model {model}"):
+        with error_context(f"model {model}"):
             inventory = inventory_of_config(values, head_of(found))
         for name in (name for other, name in grid.pairs if other == model):
             _check_task(grid.tasks[name], model, str(values["model_type"]), head_of(found))
@@ -101,17 +101,17 @@ def _inventory(grid: Grid, model: str) -> Inventory:
 
 def _check_task(task: Task, model: str, architecture: str, head: str) -> None:
     """ParamsError where a PLM cannot do a task, or the task has a prompt for a family that is none."""
-    from apet.evaluation import check_can_write
+    from apet.evaluation import check_can_generate
     from apet.models.families import family_of
 
     for family in task.prompts:
         if family not in FAMILIES:
-            raise ParamsError(unknown("family", family, FAMILIES, f"task {task.name}: prompt"))
+            raise ConfigError(unknown_name("family", family, FAMILIES, f"task {task.name}: prompt"))
     if task.type == "generation":
         try:
-            check_can_write(task.name, model, family_of(architecture), head)
-        except ParamsError as error:
-            raise ParamsError(f"{error} To leave the pair out, name it under `exclude`.") from None
+            check_can_generate(task.name, model, family_of(architecture), head)
+        except ConfigError as error:
+            raise ConfigError(f"{error} To leave the pair out, name it under `exclude`.") from None
 
 
 RESOLVED = re.compile(r"[0-9a-f]{12}")
@@ -124,18 +124,18 @@ def read_resolved(path: Path) -> dict[str, Any]:
     """
     remedy = "Delete it and make it again with `apet check`; Snakemake does so by itself."
     try:
-        record = read_sealed(path, remedy)
+        record = read_json_record(path, remedy)
         if not isinstance(record.get("cells"), dict):
-            raise ParamsError(f"its cells are no mapping. {remedy}")
+            raise ConfigError(f"its cells are no mapping. {remedy}")
     except ApetError as error:
-        kind = CorruptError if isinstance(error, CorruptError) else ParamsError
+        kind = CorruptError if isinstance(error, CorruptError) else ConfigError
         raise kind(f"{path}: not a resolved study: {str(error).removeprefix(f'{path}: ')}") from None
     if RESOLVED.fullmatch(path.stem) and not record["study"].startswith(path.stem):
         raise CorruptError(f"{path}: holds another study, {record['study'][:12]}. {remedy}")
     return record
 
 
-def read_study(path: Path, cells: Sequence[str] | None = None) -> list[Cell]:
+def read_cells(path: Path, cells: Sequence[str] | None = None) -> list[Cell]:
     """The cells of a resolved study at these paths, in which * stands for anything (all by default).
 
     Raises as `read_resolved`, and ParamsError for a study of another trainer's version and for a path that is not the
@@ -144,7 +144,7 @@ def read_study(path: Path, cells: Sequence[str] | None = None) -> list[Cell]:
     record = read_resolved(path)
     known, trainer = record["cells"], record["shared"]["trainer"]
     if trainer != TRAINER_VERSION:
-        raise ParamsError(
+        raise ConfigError(
             f"{path}: resolved by another version of apet, of trainer {trainer}; this one has trainer "
             f"{TRAINER_VERSION}, whose cells have other names. Make it again with `apet check`."
         )
@@ -158,7 +158,7 @@ def _asked(known: Mapping[str, Any], cells: Sequence[str] | None, path: Path) ->
         return list(known)
     found = {name: [name] if name in known else _matching(known, name) for name in cells}
     for name in (name for name, those in found.items() if not those):
-        raise ParamsError(unknown("cell", name, known, str(path)))
+        raise ConfigError(unknown_name("cell", name, known, str(path)))
     return list(dict.fromkeys(name for those in found.values() for name in those))
 
 

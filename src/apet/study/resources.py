@@ -12,12 +12,12 @@ from typing import Any
 
 from apet.data.prepare import RECORD as TASK
 from apet.data.prepare import read_task
-from apet.models.ladder import Rung
+from apet.models.ladder import LadderModel
 from apet.models.registry import devices_of, head_of
 from apet.placement import Budget
 from apet.study.cell_record import FORMAT, format_of
-from apet.study.grid import Block, Cell, Grid
-from apet.study.paths import Results
+from apet.study.grid import Cell, Grid, Job
+from apet.study.paths import ResultPaths
 from apet.study.resolve import sizes
 from apet.study.status import read_run
 
@@ -41,12 +41,12 @@ SMALL, CORE, GPU = 10**8, 2e10, 2e13
 fifth of what either was seen to do."""
 
 
-def devices(grid: Grid, block: Block) -> int:
+def devices(grid: Grid, block: Job) -> int:
     """How many devices of one machine, and processes, train the block."""
     return devices_of(grid.models[block.model])
 
 
-def program(devices: int) -> str:
+def launch_command(devices: int) -> str:
     """The beginning of a command line that runs `apet` in a process for each of so many devices."""
     if devices == 1:
         return "apet"
@@ -57,7 +57,7 @@ def program(devices: int) -> str:
     )
 
 
-def memory_mb(grid: Grid, block: Block) -> int:
+def memory_mb(grid: Grid, block: Job) -> int:
     """Memory in MB (10⁶ bytes) of a job that trains the block: its PLM, and the largest θ of its cells, of which each
     device has its part; and the libraries in every process.
     """
@@ -66,7 +66,7 @@ def memory_mb(grid: Grid, block: Block) -> int:
     return pretraining_mb(grid, block.model) + others + theta * NUMBER_BYTES // 10**6
 
 
-def minutes(grid: Grid, block: Block) -> int:
+def runtime_minutes(grid: Grid, block: Job) -> int:
     """Time in minutes of a job that trains the block, at most LONGEST_MINUTES.
 
     A step costs 6 operations for every parameter and token: 2 forward, 4 backward (arXiv:2001.08361, section 2.1).
@@ -79,7 +79,7 @@ def minutes(grid: Grid, block: Block) -> int:
 def pretraining_mb(grid: Grid, model: str) -> int:
     """Memory in MB of a job that pretrains a rung, or loads a PLM."""
     found = grid.models[model]
-    if isinstance(found, Rung):
+    if isinstance(found, LadderModel):
         return LIBRARIES_MB + parameters(grid, model) * NUMBER_BYTES // 10**6
     known = found.memory_gb or (-(-found.parameters * 4 // 10**9) if found.parameters else UNKNOWN_GB)
     return LIBRARIES_MB + known * 1000
@@ -94,7 +94,7 @@ def pretraining_minutes(grid: Grid, model: str) -> int:
 def parameters(grid: Grid, model: str) -> int:
     """Parameters of a PLM, about: 12 × width² a block, and the word embeddings."""
     found = grid.models[model]
-    if isinstance(found, Rung):
+    if isinstance(found, LadderModel):
         return 12 * found.layers * found.width**2 + grid.recipe.vocab_size * found.width
     return found.parameters or UNKNOWN_GB * 10**9 // 4
 
@@ -167,12 +167,12 @@ class Cost:
         return Cost(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(Cost)))
 
 
-class Estimate:
+class CostEstimate:
     """The costs of a study's cells. root: where data/, models/ and results/ are. Raises as `check_study`."""
 
     def __init__(self, grid: Grid, speed: Speed, root: Path = Path()):
         self.grid, self.speed, self.root = grid, speed, root
-        self.results = Results(root / "results")
+        self.results = ResultPaths(root / "results")
         self.sizes = sizes(grid)
         self.rows = {task: self._rows(task) for task in grid.tasks}
         self.measured = self._measured()
@@ -198,7 +198,7 @@ class Estimate:
     def plm_bytes(self, model: str) -> int:
         """A PLM's weights on disk."""
         found = self.grid.models[model]
-        return self.sizes[model]["parameters"] * NUMBER["bfloat16" if isinstance(found, Rung) else found.dtype]
+        return self.sizes[model]["parameters"] * NUMBER["bfloat16" if isinstance(found, LadderModel) else found.dtype]
 
     def memory_mb(self) -> dict[str, int]:
         """Memory that a PLM's largest training job asks for, in MB."""

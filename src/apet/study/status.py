@@ -13,9 +13,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from apet.core.progress import rate, span
+from apet.core.progress import format_duration, format_rate
 from apet.study.cell_record import FORMAT, METRICS, format_of
-from apet.study.paths import Results
+from apet.study.paths import ResultPaths
 from apet.study.resolve import read_resolved
 
 CLASS = ("machine", "instruction_sets", "device", "devices", "threads", "dtype", "versions")
@@ -49,10 +49,10 @@ class Status:
         return [*self.runs, *self.failed, *self.under_way, *self.left, *self.unreadable]
 
     @cached_property
-    def pace(self) -> Pace | None:
+    def pace(self) -> Throughput | None:
         """How fast the last cells were; None where no run record tells."""
         known = [(path, run) for path, run in self.runs.items() if {"seconds", "finished"} <= run.keys()]
-        return Pace.of(known) if known else None
+        return Throughput.of(known) if known else None
 
     def lines(self, now: float) -> list[str]:
         """What a person wants to know at a time (seconds since 1970): counts, then by PLM, then rate and troubles."""
@@ -101,8 +101,8 @@ class Status:
         seconds = self.pace.seconds_for(missing)
         end = time.strftime("%Y-%m-%d %H:%M", time.localtime(now + seconds))
         last = _ago(now - self.pace.until)
-        said = f"{rate(self.pace.rate)} on {self.pace.lanes:.1f} processes at a time"
-        return [f"{said}, the last {last}; about {span(seconds)} left, until {end}"]
+        said = f"{format_rate(self.pace.rate)} on {self.pace.lanes:.1f} processes at a time"
+        return [f"{said}, the last {last}; about {format_duration(seconds)} left, until {end}"]
 
     def _machines(self) -> list[str]:
         """A line where cells were trained on more than one class of machine: their bytes need not agree."""
@@ -123,7 +123,7 @@ class Status:
 
 
 @dataclass(frozen=True)
-class Pace:
+class Throughput:
     """rate: cells a second. lanes: cells trained at a time, on average. until: when the last was finished, in seconds
     since 1970. means: PLM -> mean seconds a cell.
     """
@@ -134,7 +134,7 @@ class Pace:
     means: Mapping[str, float]
 
     @classmethod
-    def of(cls, runs: Iterable[tuple[str, Mapping[str, Any]]]) -> Pace:
+    def of(cls, runs: Iterable[tuple[str, Mapping[str, Any]]]) -> Throughput:
         took: dict[str, list[float]] = {}
         spans = []
         for path, run in runs:
@@ -158,7 +158,7 @@ def study_cells(study: Path) -> list[str]:
     return list(read_resolved(study)["cells"])
 
 
-def read_status(cells: Iterable[str], results: Results, now: float) -> Status:
+def read_status(cells: Iterable[str], results: ResultPaths, now: float) -> Status:
     """The status of these cells at a time (seconds since 1970), from what lies in the results' folders."""
     runs: dict[str, dict] = {}
     failed: dict[str, dict] = {}
@@ -210,7 +210,7 @@ def _moment(path: Path) -> float:
 
 
 def _ago(seconds: float) -> str:
-    return f"{span(max(0.0, seconds))} ago"
+    return f"{format_duration(max(0.0, seconds))} ago"
 
 
 def _model(path: str) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from apet.core.atomic import temporary_file
-from apet.errors import ApetError, storing
+from apet.errors import ApetError, storage_errors
 from apet.study.cell_record import METRICS
 
 if TYPE_CHECKING:
@@ -49,14 +49,14 @@ def settle_times(root: Path = Path()) -> None:
                 _date(path, min(now, path.stat().st_mtime_ns))
 
 
-def check_room(*folders: Path) -> None:
-    """Make the folders, and write a page into each and remove it. Raises as `storing`."""
+def check_writable(*folders: Path) -> None:
+    """Make the folders, and write a page into each and remove it. Raises as `storage_errors`."""
     for folder in folders:
-        with storing(folder), temporary_file(folder / "room") as room:
+        with storage_errors(folder), temporary_file(folder / "room") as room:
             room.write_bytes(bytes(4096))
 
 
-def claim(folder: Path) -> None:
+def acquire_lock(folder: Path) -> None:
     """Keep a folder for this process until it ends, in whatever way. Raises ApetError where another has it."""
     held = os.open(folder, os.O_RDONLY)
     try:
@@ -71,6 +71,6 @@ def claim(folder: Path) -> None:
 
 def _date(path: Path, moment: int) -> None:
     """Set the time of a file's last change, in nanoseconds since 1970, where it is another."""
-    with storing(path):
+    with storage_errors(path):
         if path.stat().st_mtime_ns != moment:
             os.utime(path, ns=(moment, moment))

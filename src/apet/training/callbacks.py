@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from apet.core.progress import Report
-from apet.errors import ParamsError
-from apet.training.checkpoint import Kept
-from apet.training.loop import Run, Watch
+from apet.core.progress import CellProgress
+from apet.errors import ConfigError
+from apet.training.checkpoint import CellCheckpoint
+from apet.training.loop import TrainerCallback, TrainingState
 
 
-class Journal:
+class CellCallbacks:
     """Of a cell that nobody looks after: nothing is kept, said or logged."""
 
     def find(self, name: str) -> Any | None:
@@ -23,20 +23,20 @@ class Journal:
     def finished(self, name: str, value: Callable[[], Any]) -> None:
         """Keep a value under a name."""
 
-    def watch(self, name: str, part: float, share: float) -> Watch:
+    def watch(self, name: str, part: float, share: float) -> TrainerCallback:
         """For a run of this name: the part of the cell that was done before, and the run's share of it."""
-        return Watch()
+        return TrainerCallback()
 
 
-UNWATCHED = Journal()
+NO_CALLBACKS = CellCallbacks()
 
 
 @dataclass
-class BlockJournal(Journal):
+class JobCallbacks(CellCallbacks):
     """Of a cell in a block. logger: opens one in a folder below `logs`."""
 
-    kept: Kept
-    report: Report
+    kept: CellCheckpoint
+    report: CellProgress
     logger: Callable[[Path, int], Logger] | None
     logs: Path
 
@@ -46,15 +46,15 @@ class BlockJournal(Journal):
     def finished(self, name: str, value: Callable[[], Any]) -> None:
         self.kept.finished(name, value)
 
-    def watch(self, name: str, part: float, share: float) -> Watch:
-        return RunWatch(self, name, part, share)
+    def watch(self, name: str, part: float, share: float) -> TrainerCallback:
+        return ReplicateCallback(self, name, part, share)
 
 
 @dataclass
-class RunWatch(Watch):
+class ReplicateCallback(TrainerCallback):
     """One run: set further to where it was kept, and followed step by step."""
 
-    journal: BlockJournal
+    journal: JobCallbacks
     name: str
     part: float
     share: float
@@ -64,7 +64,7 @@ class RunWatch(Watch):
     def _kept(self) -> str:
         return f"{self.name}.running"
 
-    def begin(self, run: Run) -> None:
+    def begin(self, run: TrainingState) -> None:
         if state := self.journal.kept.find(self._kept):
             run.restore(state)
         self.journal.report.begin_run(self._part(run))
@@ -75,7 +75,7 @@ class RunWatch(Watch):
         if self.log:
             self.log.close()
 
-    def step(self, run: Run) -> None:
+    def step(self, run: TrainingState) -> None:
         self.journal.report.step(self.name, run.step, run.recipe.steps, run.losses[-1], self._part(run))
         if self.log:
             values = {"train/loss": run.losses[-1]}
@@ -85,7 +85,7 @@ class RunWatch(Watch):
             self.log.log(run.step, values)
         self.journal.kept.under_way(self._kept, run.state)
 
-    def _part(self, run: Run) -> float:
+    def _part(self, run: TrainingState) -> float:
         return self.part + self.share * run.step / run.recipe.steps
 
 
@@ -147,7 +147,7 @@ def opener(name: str) -> Callable[[Path, int], Logger]:
         else:
             import dvclive  # noqa: F401
     except ImportError as error:
-        raise ParamsError(
+        raise ConfigError(
             f"--logger {name}: its package is not installed ({error}). `pip install 'apet[loggers]'` brings it."
         ) from None
     return LOGGERS[name]

@@ -16,18 +16,18 @@ import pyarrow as pa
 import torch
 from safetensors.torch import save
 
-from apet.core.hashing import bytes_digest, whole_folder, write_bytes, write_json
+from apet.core.hashing import atomic_dir, bytes_digest, write_bytes, write_json
 from apet.data.prepare import SPLITS, read_task
 from apet.data.prepared_files import write_table
-from apet.errors import ParamsError
-from apet.evaluation import Encoded, Evaluated, Score, encode_split, objective_of
+from apet.errors import ConfigError
+from apet.evaluation import EncodedSplit, EvaluationResult, Score, encode_split, objective_of
 from apet.models.loading import PLM
-from apet.models.sharding import is_first
+from apet.models.sharding import is_main_process
 from apet.placement import Budget, Plan, make_plan, resolve
 from apet.study.cell_record import HEADS, PLANS, PREDICTIONS, THETA, write_record
 from apet.study.grid import Cell
-from apet.training.callbacks import UNWATCHED, Journal
-from apet.training.loop import HEAD, Splits, Trained, train
+from apet.training.callbacks import NO_CALLBACKS, CellCallbacks
+from apet.training.loop import HEAD, TrainingData, TrainingResult, train
 from apet.tuning import start, tune
 
 PREDICTED = {"draw": pa.int16(), "rerun": pa.int16(), "id": pa.string()}
@@ -35,21 +35,21 @@ PREDICTED = {"draw": pa.int16(), "rerun": pa.int16(), "id": pa.string()}
 
 
 @dataclass(frozen=True)
-class Bench:
+class CellInputs:
     """A PLM and a prepared task, loaded and tokenised once for all cells of a block."""
 
     plm: PLM
     task: dict[str, Any]
-    splits: Splits
-    test: Encoded
+    splits: TrainingData
+    test: EncodedSplit
 
     @classmethod
-    def of(cls, plm: PLM, data: Path, length: int) -> Bench:
+    def of(cls, plm: PLM, data: Path, length: int) -> CellInputs:
         """length: most tokens of a prompt with its text; a task may ask for fewer. Raises as `objective_of`."""
         task = read_task(data)
         objective, longest = objective_of(task, plm), min(length, task["length"])
         train, validation, test = (encode_split(data, s, task, plm, longest, objective.end) for s in SPLITS)
-        return cls(plm, task, Splits(train, validation, objective), test)
+        return cls(plm, task, TrainingData(train, validation, objective), test)
 
     @property
     def head_size(self) -> int:
@@ -57,7 +57,7 @@ class Bench:
         return self.plm.head_size(self.splits.objective.labels)
 
     @property
-    def encoded(self) -> dict[str, Encoded]:
+    def encoded(self) -> dict[str, EncodedSplit]:
         """The splits by name."""
         return dict(zip(SPLITS, (self.splits.train, self.splits.validation, self.test), strict=True))
 
@@ -69,8 +69,8 @@ class Replicate:
     draw: int
     rerun: int
     plan: Plan
-    trained: Trained
-    tested: Evaluated
+    trained: TrainingResult
+    tested: EvaluationResult
 
     @property
     def name(self) -> str:
@@ -84,8 +84,8 @@ class Replicate:
     @classmethod
     def of(cls, draw: int, rerun: int, plan: Plan, values: Mapping[str, Any]) -> Replicate:
         """The one that `values` was taken of."""
-        tested = Evaluated(Score(**values["score"]), values["rows"])
-        return cls(draw, rerun, plan, Trained.of(values["trained"]), tested)
+        tested = EvaluationResult(Score(**values["score"]), values["rows"])
+        return cls(draw, rerun, plan, TrainingResult.of(values["trained"]), tested)
 
 
 def replicate_name(draw: int, rerun: int) -> str:
@@ -93,7 +93,7 @@ def replicate_name(draw: int, rerun: int) -> str:
     return f"draw{draw}.rerun{rerun}"
 
 
-def train_cell(cell: Cell, bench: Bench, folder: Path, journal: Journal = UNWATCHED) -> dict[str, Any]:
+def train_cell(cell: Cell, bench: CellInputs, folder: Path, journal: CellCallbacks = NO_CALLBACKS) -> dict[str, Any]:
     """Train every replicate of a cell and write its folder whole. Returns the metrics record; of several processes that
     share the PLM the first one writes, and all others return an empty one.
 
@@ -101,7 +101,7 @@ def train_cell(cell: Cell, bench: Bench, folder: Path, journal: Journal = UNWATC
     when all that was done is kept, if the journal has been told to stop.
     """
     if bench.head_size and cell.training.loss != "labels":
-        raise ParamsError(
+        raise ConfigError(
             f"training.loss {cell.training.loss!r}: PLM {bench.plm.name!r} has `head: trained`, whose outputs are "
             "labels and not words. Allowed for it: labels."
         )
@@ -116,10 +116,12 @@ def train_cell(cell: Cell, bench: Bench, folder: Path, journal: Journal = UNWATC
         else:
             replicates.append(run_replicate(cell, bench, plan, draw, rerun, journal))
             journal.finished(name, replicates[-1].values)
-    return _write(cell, bench, budget, replicates, folder) if is_first() else {}
+    return _write(cell, bench, budget, replicates, folder) if is_main_process() else {}
 
 
-def run_replicate(cell: Cell, bench: Bench, plan: Plan, draw: int, rerun: int, journal: Journal) -> Replicate:
+def run_replicate(
+    cell: Cell, bench: CellInputs, plan: Plan, draw: int, rerun: int, journal: CellCallbacks
+) -> Replicate:
     """Train at every rate of the grid, keep the one that is best on validation, and predict the test split.
 
     The pass over the test split is one piece of work: who is killed in it takes it again.
@@ -134,10 +136,10 @@ def run_replicate(cell: Cell, bench: Bench, plan: Plan, draw: int, rerun: int, j
     runs_before, share = (draw * cell.reruns + rerun) * len(rates), 1 / (cell.draws * cell.reruns * len(rates))
     with tune(bench.plm, plan, cell.training.checkpointing) as tuned:
 
-        def run(number: int, rate: float) -> Trained:
+        def run(number: int, rate: float) -> TrainingResult:
             name = f"{replicate_name(draw, rerun)}.rate{number}"
             if kept := journal.find(name):
-                return Trained.of(kept)
+                return TrainingResult.of(kept)
             with journal.watch(name, (runs_before + number) * share, share) as watch:
                 trained = train(tuned, parts, bench.splits, cell.training, order, rate, watch)
             journal.finished(name, trained.values)
@@ -149,8 +151,8 @@ def run_replicate(cell: Cell, bench: Bench, plan: Plan, draw: int, rerun: int, j
     return Replicate(draw, rerun, plan, best, tested)
 
 
-def _write(cell: Cell, bench: Bench, budget: int, replicates: list[Replicate], folder: Path) -> dict[str, Any]:
-    with whole_folder(folder) as new:
+def _write(cell: Cell, bench: CellInputs, budget: int, replicates: list[Replicate], folder: Path) -> dict[str, Any]:
+    with atomic_dir(folder) as new:
         write_bytes(new / THETA, save({r.name: r.trained.theta for r in replicates}, {"format": "pt"}))
         write_json(new / PLANS, {r.name: r.plan.record() for r in replicates if r.rerun == 0})
         write_table(new / PREDICTIONS, *_predictions(bench, replicates))
@@ -159,7 +161,7 @@ def _write(cell: Cell, bench: Bench, budget: int, replicates: list[Replicate], f
         return write_record(new, cell.path, _record(cell, bench, budget, replicates))
 
 
-def _predictions(bench: Bench, replicates: list[Replicate]) -> tuple[dict[str, Any], pa.Schema]:
+def _predictions(bench: CellInputs, replicates: list[Replicate]) -> tuple[dict[str, Any], pa.Schema]:
     """Columns of all replicates, one after another, and their types."""
     names, own = bench.test.names, bench.splits.objective.columns
     columns = {
@@ -171,7 +173,7 @@ def _predictions(bench: Bench, replicates: list[Replicate]) -> tuple[dict[str, A
     return columns, pa.schema({**PREDICTED, **own}.items())
 
 
-def _record(cell: Cell, bench: Bench, budget: int, replicates: list[Replicate]) -> dict[str, Any]:
+def _record(cell: Cell, bench: CellInputs, budget: int, replicates: list[Replicate]) -> dict[str, Any]:
     task, plm = bench.task, bench.plm
     inventory = plm.inventory
     chance = task["chance"]
@@ -203,7 +205,7 @@ def _record(cell: Cell, bench: Bench, budget: int, replicates: list[Replicate]) 
     }
 
 
-def replicate_record(cell: Cell, bench: Bench, r: Replicate) -> dict[str, Any]:
+def replicate_record(cell: Cell, bench: CellInputs, r: Replicate) -> dict[str, Any]:
     """What the cell's record says of one run."""
     seeds = {
         "plan": cell.seed_of("plan", r.draw),

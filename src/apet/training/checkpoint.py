@@ -17,17 +17,17 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from apet.core.hashing import canonical, whole_file
-from apet.training.runtime import Stop
+from apet.core.hashing import atomic_write, canonical
+from apet.training.runtime import SignalHandler
 
-KEEP_EVERY = 60.0
+CHECKPOINT_SECONDS = 60.0
 """Seconds of work that a killed process may lose, apart from a pass over validation or test rows it was in."""
 
 SHARE = 0.1
 """Most of the time that writing may take: what takes long to write is written less often."""
 
 
-class Kept:
+class CellCheckpoint:
     """Named values of one cell in a folder of its own, each a file of tensors and numbers, whole or not there.
 
     identity: of all that decides the cell's bytes; what was kept for another is not used, nor what is damaged. machine:
@@ -35,7 +35,14 @@ class Kept:
     one would have made. Nothing is written before `every` seconds have passed.
     """
 
-    def __init__(self, folder: Path, identity: str, machine: Mapping[str, Any], stop: Stop, every: float = KEEP_EVERY):
+    def __init__(
+        self,
+        folder: Path,
+        identity: str,
+        machine: Mapping[str, Any],
+        stop: SignalHandler,
+        every: float = CHECKPOINT_SECONDS,
+    ):
         self.folder, self.identity, self.machine, self.stop = folder, identity, dict(machine), stop
         self.every, self.next = every, time.monotonic() + every
         self.waiting: dict[str, Callable[[], Any]] = {}
@@ -119,7 +126,7 @@ def _joined(value: Any, tensors: Mapping[str, Tensor]) -> Any:
 def _write(path: Path, tensors: dict[str, Tensor], record: dict[str, Any]) -> None:
     # NaN is a loss like any other here, so this is not the canonical JSON of results.
     text = json.dumps(record)
-    with whole_file(path) as temporary:
+    with atomic_write(path) as temporary:
         save_file(tensors, temporary, {"record": text, "digest": _digest(tensors, text)})
 
 

@@ -10,16 +10,16 @@ from pathlib import Path
 
 from torch import distributed
 
-from apet.core.progress import Report
+from apet.core.progress import CellProgress
 from apet.errors import ApetError, Interrupted
-from apet.models.sharding import is_first, join
+from apet.models.sharding import is_main_process, join
 from apet.study.grid import Cell
-from apet.study.paths import Results
-from apet.training.callbacks import UNWATCHED, BlockJournal, Journal, opener
-from apet.training.cell import Bench
-from apet.training.checkpoint import Kept
-from apet.training.job import Aside, load_benches, record_failure, run_cell, unfinished
-from apet.training.runtime import Stop, make_deterministic, return_freed_memory
+from apet.study.paths import ResultPaths
+from apet.training.callbacks import NO_CALLBACKS, CellCallbacks, JobCallbacks, opener
+from apet.training.cell import CellInputs
+from apet.training.checkpoint import CellCheckpoint
+from apet.training.job import JobOptions, load_inputs, record_failure, run_cell, unfinished
+from apet.training.runtime import SignalHandler, make_deterministic, return_freed_memory
 
 GONE = (
     "a process of this job has failed or is gone, and no other can go on without it. Nothing is left of what they were "
@@ -27,21 +27,23 @@ GONE = (
 )
 
 
-class OutOfStepError(ApetError):
+class RankFailedError(ApetError):
     """The processes of a job are no longer at the same step."""
 
 
-class Unkept(Kept):
+class NullCheckpoint(CellCheckpoint):
     """Nothing is kept of a cell under way, as no process could write it without the others: it is begun again."""
 
     def __init__(self, folder: Path):
-        super().__init__(folder, identity="", machine={}, stop=Stop(), every=math.inf)
+        super().__init__(folder, identity="", machine={}, stop=SignalHandler(), every=math.inf)
 
     def find(self, name: str) -> None:
         return None
 
 
-def train_together(cells: Sequence[Cell], plm_folder: Path, data_folder: Path, results: Results, aside: Aside) -> int:
+def train_distributed(
+    cells: Sequence[Cell], plm_folder: Path, data_folder: Path, results: ResultPaths, aside: JobOptions
+) -> int:
     """`train_block` for each of the processes of a job, of which the first one writes; nothing is kept of a cell that
     is cut off.
 
@@ -52,12 +54,12 @@ def train_together(cells: Sequence[Cell], plm_folder: Path, data_folder: Path, r
     return_freed_memory()
     join()
     try:
-        missing, failed = unfinished(cells, results) if is_first() else ([], {})
-        missing = _told(missing)
-        with Stop().listening():
+        missing, failed = unfinished(cells, results) if is_main_process() else ([], {})
+        missing = _broadcast(missing)
+        with SignalHandler().listening():
             if missing:
-                with _named("loading"), _in_step("loading"):
-                    benches = load_benches(missing, plm_folder, data_folder, results)
+                with _named("loading"), _same_error_on_all_ranks("loading"):
+                    benches = load_inputs(missing, plm_folder, data_folder, results)
                 failed |= _train(missing, benches, results, aside.logger)
     finally:
         distributed.destroy_process_group()
@@ -68,25 +70,25 @@ def train_together(cells: Sequence[Cell], plm_folder: Path, data_folder: Path, r
 
 
 def _train(
-    cells: Sequence[Cell], benches: dict[int, Bench], results: Results, logger: str | None
+    cells: Sequence[Cell], benches: dict[int, CellInputs], results: ResultPaths, logger: str | None
 ) -> dict[str, ApetError]:
     """Train the cells. Returns those that failed. Raises ApetError where the processes are out of step."""
     failed: dict[str, ApetError] = {}
     title = f"{cells[0].model} {cells[0].task}, {distributed.get_world_size()} processes"
-    with Report(title, len(cells)) if is_first() else nullcontext() as report:
+    with CellProgress(title, len(cells)) if is_main_process() else nullcontext() as report:
         for cell in cells:
             bench = benches[cell.training.length]
             with _named(cell.path):
                 try:
-                    with _in_step(cell.path):
+                    with _same_error_on_all_ranks(cell.path):
                         run_cell(cell, bench, results, _journal(cell, results, report, logger))
-                except OutOfStepError as error:
+                except RankFailedError as error:
                     record_failure(results, cell.path, error)
                     raise
                 except ApetError as error:
                     failed[cell.path] = error
                     bench.plm.whole.reset_iter_state()
-                    if is_first():
+                    if is_main_process():
                         record_failure(results, cell.path, error)
                 if report:
                     report.end()
@@ -104,7 +106,7 @@ def _named(what: str) -> Iterator[None]:
 
 
 @contextmanager
-def _in_step(what: str) -> Iterator[None]:
+def _same_error_on_all_ranks(what: str) -> Iterator[None]:
     """Tell an error that every process meets from that of one, or from the silence of one that is gone."""
     try:
         yield
@@ -113,18 +115,18 @@ def _in_step(what: str) -> Iterator[None]:
     except Exception as error:
         traceback.print_exc()
         said = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise OutOfStepError(f"{what}: {GONE} It said: {said}") from None
+        raise RankFailedError(f"{what}: {GONE} It said: {said}") from None
 
 
-def _journal(cell: Cell, results: Results, report: Report | None, logger: str | None) -> Journal:
+def _journal(cell: Cell, results: ResultPaths, report: CellProgress | None, logger: str | None) -> CellCallbacks:
     if not report:
-        return UNWATCHED
+        return NO_CALLBACKS
     report.begin(cell.path)
-    kept, log = Unkept(results.progress / cell.path), opener(logger) if logger else None
-    return BlockJournal(kept, report, log, results.loggers / cell.path)
+    kept, log = NullCheckpoint(results.progress / cell.path), opener(logger) if logger else None
+    return JobCallbacks(kept, report, log, results.loggers / cell.path)
 
 
-def _told(cells: list[Cell]) -> list[Cell]:
+def _broadcast(cells: list[Cell]) -> list[Cell]:
     """The cells that the first process names."""
     told = [cells]
     distributed.broadcast_object_list(told, src=0)

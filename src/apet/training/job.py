@@ -14,41 +14,41 @@ from pathlib import Path
 
 from apet.core.arithmetic import cpu_name
 from apet.core.hashing import digest, write_json
-from apet.core.progress import Report
+from apet.core.progress import CellProgress
 from apet.data.prepare import read_task
-from apet.errors import ApetError, DataError, FailedCells, ModelError, ParamsError, StorageError, without_secrets
+from apet.errors import ApetError, CellsFailedError, ConfigError, DataError, ModelError, StorageError, without_secrets
 from apet.models.checkpoint_files import PRETRAINING, SNAPSHOT, read_origin
 from apet.models.loading import load_plm
-from apet.models.sharding import is_first, load_sharded, processes
+from apet.models.sharding import is_main_process, load_sharded, world_size
 from apet.study.cell_record import FORMAT, is_complete
 from apet.study.grid import Cell
-from apet.study.paths import Results
-from apet.training.callbacks import BlockJournal, Journal, opener
-from apet.training.cell import Bench, train_cell
-from apet.training.checkpoint import KEEP_EVERY, Kept, discard
-from apet.training.runtime import Stop, keep_freed_memory, machine_class, make_deterministic
+from apet.study.paths import ResultPaths
+from apet.training.callbacks import CellCallbacks, JobCallbacks, opener
+from apet.training.cell import CellInputs, train_cell
+from apet.training.checkpoint import CHECKPOINT_SECONDS, CellCheckpoint, discard
+from apet.training.runtime import SignalHandler, keep_freed_memory, machine_class, make_deterministic
 
 
 @dataclass(frozen=True)
-class Aside:
+class JobOptions:
     """What goes along with a block and never into its bytes.
 
     keep_every: seconds of work that a killed process may lose. logger: a name of `loggers.LOGGERS`, or None.
     """
 
-    keep_every: float = KEEP_EVERY
+    keep_every: float = CHECKPOINT_SECONDS
     logger: str | None = None
 
 
-def train_blocks(
+def train_job(
     cells: Sequence[Cell],
     plm_folder: Path,
     data_folders: Sequence[Path],
-    results: Results,
-    aside: Aside = Aside(),
+    results: ResultPaths,
+    aside: JobOptions = JobOptions(),
     device: str = "cpu",
 ) -> int:
-    """Call `train_block` for the cells of each task.
+    """Call `train_cells` for the cells of each task.
 
     Args:
         cells: cells of one model.
@@ -73,20 +73,20 @@ def train_blocks(
     for task in tasks:
         own = [cell for cell in cells if cell.task == task] if folders else cells
         try:
-            count += train_block(own, plm_folder, folders.get(task, data_folders[0]), results, aside, device)
-        except FailedCells as error:
+            count += train_cells(own, plm_folder, folders.get(task, data_folders[0]), results, aside, device)
+        except CellsFailedError as error:
             failures.append(str(error))
     if failures:
-        raise FailedCells(" ".join(failures))
+        raise CellsFailedError(" ".join(failures))
     return count
 
 
-def train_block(
+def train_cells(
     cells: Sequence[Cell],
     plm_folder: Path,
     data_folder: Path,
-    results: Results,
-    aside: Aside = Aside(),
+    results: ResultPaths,
+    aside: JobOptions = JobOptions(),
     device: str = "cpu",
 ) -> int:
     """Train the cells (all of one model and task) that are not complete. Returns how many were trained.
@@ -101,33 +101,33 @@ def train_block(
         logger = opener(aside.logger) if aside.logger else None
         make_deterministic(device)
         keep_freed_memory()
-        stop = Stop()
+        stop = SignalHandler()
         with stop.listening():
-            benches = load_benches(missing, plm_folder, data_folder, results, device)
-            with Report(f"{cells[0].model} {cells[0].task}", len(missing)) as report:
+            benches = load_inputs(missing, plm_folder, data_folder, results, device)
+            with CellProgress(f"{cells[0].model} {cells[0].task}", len(missing)) as report:
                 for cell in missing:
                     bench, folder = benches[cell.training.length], results.progress / cell.path
-                    kept = Kept(folder, _identity(cell, bench), _class(bench), stop, aside.keep_every)
-                    journal = BlockJournal(kept, report, logger, results.loggers / cell.path)
+                    kept = CellCheckpoint(folder, _identity(cell, bench), _class(bench), stop, aside.keep_every)
+                    journal = JobCallbacks(kept, report, logger, results.loggers / cell.path)
                     report.begin(cell.path)
                     with _failing(cell, results, failed), stop.held():
                         run_cell(cell, bench, results, journal)
                     report.end()
     if failed:
         listed = "; ".join(f"{path}: {error}" for path, error in failed.items())
-        raise FailedCells(f"{len(failed)} of {len(cells)} cells failed, the others are saved. {listed}")
+        raise CellsFailedError(f"{len(failed)} of {len(cells)} cells failed, the others are saved. {listed}")
     return len(missing)
 
 
 def _check_block(cells: Sequence[Cell]) -> None:
     pairs = sorted({f"{cell.model}/{cell.task}" for cell in cells})
     if len(pairs) > 1:
-        raise ParamsError(
+        raise ConfigError(
             f"cells of {pairs[0]} and of {pairs[1]}: give those of one model and task, as --plm and --data."
         )
 
 
-def unfinished(cells: Sequence[Cell], results: Results) -> tuple[list[Cell], dict[str, Exception]]:
+def unfinished(cells: Sequence[Cell], results: ResultPaths) -> tuple[list[Cell], dict[str, Exception]]:
     """The cells that are to be trained, and those that cannot even be looked at, with their errors."""
     missing: list[Cell] = []
     failed: dict[str, Exception] = {}
@@ -139,7 +139,7 @@ def unfinished(cells: Sequence[Cell], results: Results) -> tuple[list[Cell], dic
 
 
 @contextmanager
-def _failing(cell: Cell, results: Results, failed: dict[str, Exception]) -> Iterator[None]:
+def _failing(cell: Cell, results: ResultPaths, failed: dict[str, Exception]) -> Iterator[None]:
     """What goes wrong in here is the cell's failure: it is said, written down and put into `failed`.
 
     A full disk is not: the cells after it would be trained and lost as well.
@@ -155,7 +155,7 @@ def _failing(cell: Cell, results: Results, failed: dict[str, Exception]) -> Iter
         failed[cell.path] = error
 
 
-def is_done(cell: Cell, results: Results) -> bool:
+def is_done(cell: Cell, results: ResultPaths) -> bool:
     """Whether a cell is complete; then nothing is left of attempts before."""
     done = is_complete(results.cells / cell.path, cell.path)
     if done:
@@ -164,14 +164,14 @@ def is_done(cell: Cell, results: Results) -> bool:
     return done
 
 
-def load_benches(
-    cells: Sequence[Cell], plm_folder: Path, data_folder: Path, results: Results, device: str = "cpu"
-) -> dict[int, Bench]:
+def load_inputs(
+    cells: Sequence[Cell], plm_folder: Path, data_folder: Path, results: ResultPaths, device: str = "cpu"
+) -> dict[int, CellInputs]:
     """Length of texts -> PLM and task at that length. What cannot be loaded is a failure of every cell."""
     try:
         name = cells[0].model
-        plm = load_plm(plm_folder, name, device=device) if processes() == 1 else load_sharded(plm_folder, name)
-        found = {n: Bench.of(plm, data_folder, n) for n in sorted({cell.training.length for cell in cells})}
+        plm = load_plm(plm_folder, name, device=device) if world_size() == 1 else load_sharded(plm_folder, name)
+        found = {n: CellInputs.of(plm, data_folder, n) for n in sorted({cell.training.length for cell in cells})}
         for bench in found.values():
             _check_inputs(cells[0], bench, plm_folder, data_folder)
         return found
@@ -181,7 +181,7 @@ def load_benches(
         raise
 
 
-def _check_inputs(cell: Cell, bench: Bench, plm_folder: Path, data_folder: Path) -> None:
+def _check_inputs(cell: Cell, bench: CellInputs, plm_folder: Path, data_folder: Path) -> None:
     """Raises DataError for another task's prepared folder, ModelError for a PLM of another name."""
     if bench.task["task_digest"] != cell.data:
         raise DataError(
@@ -203,13 +203,13 @@ def _origin(plm_folder: Path) -> tuple[str, str | None]:
     return SNAPSHOT, read_origin(plm_folder, SNAPSHOT).get("name")
 
 
-def run_cell(cell: Cell, bench: Bench, results: Results, journal: Journal) -> None:
+def run_cell(cell: Cell, bench: CellInputs, results: ResultPaths, journal: CellCallbacks) -> None:
     """Train one cell and write down what the run took."""
     start, cpu = time.monotonic(), time.process_time()
     record = train_cell(cell, bench, results.cells / cell.path, journal)
-    if not is_first():
+    if not is_main_process():
         return
-    assert isinstance(journal, BlockJournal)  # only those of other processes are not
+    assert isinstance(journal, JobCallbacks)  # only those of other processes are not
     run = {
         "cell": cell.path,
         "trained": [r["theta"] for r in record["replicates"]],
@@ -229,11 +229,11 @@ def run_cell(cell: Cell, bench: Bench, results: Results, journal: Journal) -> No
     forget_failure(results, cell.path)
 
 
-def _class(bench: Bench) -> dict[str, object]:
+def _class(bench: CellInputs) -> dict[str, object]:
     return machine_class(bench.plm.dtype, bench.plm.device)
 
 
-def _identity(cell: Cell, bench: Bench) -> str:
+def _identity(cell: Cell, bench: CellInputs) -> str:
     """Of all that decides a cell's bytes on one class of machine."""
     return digest([FORMAT, cell.digest, bench.plm.content, bench.task["digest"]])
 
@@ -242,7 +242,7 @@ LAST_LINES = 20
 """Lines of a traceback that are written down."""
 
 
-def record_failure(results: Results, cell: str, error: Exception) -> None:
+def record_failure(results: ResultPaths, cell: str, error: Exception) -> None:
     """Write the failure record of a cell, given by its path."""
     trace = without_secrets("".join(traceback.format_exception(error))).splitlines()
     record = {
@@ -256,12 +256,12 @@ def record_failure(results: Results, cell: str, error: Exception) -> None:
     write_json(_path(results, cell), record)
 
 
-def forget_failure(results: Results, cell: str) -> None:
+def forget_failure(results: ResultPaths, cell: str) -> None:
     """The cell has succeeded."""
     _path(results, cell).unlink(missing_ok=True)
 
 
-def _path(results: Results, cell: str) -> Path:
+def _path(results: ResultPaths, cell: str) -> Path:
     return results.failed / f"{cell}.json"
 
 

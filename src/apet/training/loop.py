@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from apet.config.study_config import Training
-from apet.evaluation import Encoded, Objective, Score
-from apet.tuning import TunedPLM, whole
+from apet.config.study_config import TrainingConfig
+from apet.evaluation import EncodedSplit, Objective, Score
+from apet.tuning import TunedPLM, gather
 
 HEAD = "head"
 """Among the parts that are trained: a classification head's numbers, which are no part of θ."""
@@ -24,7 +24,7 @@ EXPLODED = 100.0
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainingResult:
     """theta: flat, of the step that was best on validation, and the head's numbers at that step (none without one).
 
     losses: (step, mean training loss since the last one). steps: taken. outcome: `ok` or `diverged`. stopped: what
@@ -54,21 +54,21 @@ class Trained:
         return vars(self) | {"validation": asdict(self.validation)}
 
     @classmethod
-    def of(cls, values: Mapping[str, Any]) -> Trained:
+    def of(cls, values: Mapping[str, Any]) -> TrainingResult:
         return cls(**{**values, "validation": Score(**values["validation"])})
 
 
 @dataclass(frozen=True)
-class Splits:
+class TrainingData:
     """What training may see: rows of two splits, and what is asked about them."""
 
-    train: Encoded
-    validation: Encoded
+    train: EncodedSplit
+    validation: EncodedSplit
     objective: Objective
 
 
 @dataclass
-class Run:
+class TrainingState:
     """One training at one rate: all that the loop works on, and all that must be kept to go on to the same bytes.
 
     theta: the trained parts by name, as leaves. best: θ and the head's numbers at the best look (at step 0 before the
@@ -76,7 +76,7 @@ class Run:
     functions of seed and step, and nothing else is drawn. looks: (step, score on validation).
     """
 
-    recipe: Training
+    recipe: TrainingConfig
     theta: dict[str, Tensor]
     optimiser: torch.optim.Optimizer | None
     best: tuple[Tensor, Tensor]
@@ -84,7 +84,7 @@ class Run:
     looks: list[tuple[int, Score]] = field(default_factory=list)
 
     @classmethod
-    def start(cls, tuned: TunedPLM, parts: Mapping[str, Tensor], recipe: Training, rate: float) -> Run:
+    def start(cls, tuned: TunedPLM, parts: Mapping[str, Tensor], recipe: TrainingConfig, rate: float) -> TrainingState:
         """At step 0. Every group of the optimiser has its highest learning rate as `peak`."""
         leaves = tuned.leaves(parts)
         peaks = {name: rate * getattr(recipe.rates, name.partition(".")[0]) for name in leaves}
@@ -179,34 +179,34 @@ class Run:
         self.looks = [(step, Score(**seen)) for step, seen in state["looks"]]
 
 
-class Watch:
+class TrainerCallback:
     """Who goes along with a run: told when it begins, where it may be set further, and after every step.
 
     A context manager, for what must be closed however the run ends.
     """
 
-    def __enter__(self) -> Watch:
+    def __enter__(self) -> TrainerCallback:
         return self
 
     def __exit__(self, *error: object) -> None:
         return None
 
-    def begin(self, run: Run) -> None:
+    def begin(self, run: TrainingState) -> None:
         """At step 0."""
 
-    def step(self, run: Run) -> None:
+    def step(self, run: TrainingState) -> None:
         """After a step, and the look that belongs to it."""
 
 
 def train(
     tuned: TunedPLM,
     parts: Mapping[str, Tensor],
-    data: Splits,
-    recipe: Training,
+    data: TrainingData,
+    recipe: TrainingConfig,
     seed: int,
     rate: float,
-    watch: Watch = Watch(),  # noqa: B008 (it holds nothing)
-) -> Trained:
+    watch: TrainerCallback = TrainerCallback(),  # noqa: B008 (it holds nothing)
+) -> TrainingResult:
     """Train θ and keep the step that is best on validation (score, then loss, then the earlier one).
 
     parts: θ at step 0 by structure, and then the head's numbers where the PLM has a trained head; not changed. seed: of
@@ -216,9 +216,9 @@ def train(
 
     A look at validation is one piece of work: a run that is killed in it takes it again, from the last step kept.
     """
-    run, objective = Run.start(tuned, parts, recipe, rate), data.objective
+    run, objective = TrainingState.start(tuned, parts, recipe, rate), data.objective
     watch.begin(run)
-    factor, looks = schedule_of(recipe), looks_of(recipe)
+    factor, looks = schedule_of(recipe), eval_steps(recipe)
     order = islice(batches(data.train.lengths, recipe, seed), run.step, None)
     while not run.is_over:
         rows = next(order)
@@ -229,20 +229,22 @@ def train(
     if not run.looks:  # nothing to train, or it diverged before the first look: θ at step 0
         begun = tuned.spread([part for part in run.best if len(part)])
         run.looks.append((0, objective.evaluate(tuned, begun, data.validation).score))
-    return Trained(*run.best, rate, *run.best_look, run.curve(), run.step, run.stopped)
+    return TrainingResult(*run.best, rate, *run.best_look, run.curve(), run.step, run.stopped)
 
 
 def flat(parts: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
     """θ as one vector of its own, and the head's numbers apart from it."""
-    return whole([part for name, part in parts.items() if name != HEAD]), whole([parts[HEAD]] if HEAD in parts else [])
+    return gather([part for name, part in parts.items() if name != HEAD]), gather(
+        [parts[HEAD]] if HEAD in parts else []
+    )
 
 
-def looks_of(recipe: Training) -> set[int]:
+def eval_steps(recipe: TrainingConfig) -> set[int]:
     """The steps after which validation is looked at, the last one among them."""
     return {recipe.steps * (i + 1) // recipe.evaluations for i in range(recipe.evaluations)}
 
 
-def batches(lengths: Tensor, recipe: Training, seed: int) -> Iterator[Tensor]:
+def batches(lengths: Tensor, recipe: TrainingConfig, seed: int) -> Iterator[Tensor]:
     """Row numbers [batch] of every step: shuffled epochs, one after another, without a seam, of rows of lengths [n].
 
     `buckets` batches are drawn at a time, cut by length and taken in random order, so that little padding is computed.
@@ -257,7 +259,7 @@ def batches(lengths: Tensor, recipe: Training, seed: int) -> Iterator[Tensor]:
         yield from drawn[torch.randperm(recipe.buckets, generator=generator)]
 
 
-def schedule_of(recipe: Training) -> Callable[[int], float]:
+def schedule_of(recipe: TrainingConfig) -> Callable[[int], float]:
     """Factor of the learning rate before each step: a linear warm-up, then constant, or linear to zero."""
     warm = max(1, round(recipe.warmup * recipe.steps))
 

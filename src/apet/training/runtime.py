@@ -15,8 +15,8 @@ import torch
 
 from apet.core.arithmetic import instruction_sets, mode
 from apet.core.hashing import versions
-from apet.errors import Interrupted, ParamsError
-from apet.models.sharding import processes
+from apet.errors import ConfigError, Interrupted
+from apet.models.sharding import world_size
 
 THREADS = 1
 """Threads a process: sums over more are taken in another order, and cells side by side use the cores better."""
@@ -37,7 +37,7 @@ def make_deterministic(device: str = "cpu") -> None:
     torch.set_float32_matmul_precision("highest")
     if device == "cuda":
         if not torch.cuda.is_available():
-            raise ParamsError(f"--device cuda: PyTorch {torch.__version__} sees no GPU here. Allowed: cpu.")
+            raise ConfigError(f"--device cuda: PyTorch {torch.__version__} sees no GPU here. Allowed: cpu.")
         torch.backends.cudnn.allow_tf32 = False
         # The fused attentions add up their gradients in any order.
         torch.backends.cuda.enable_flash_sdp(False)
@@ -53,7 +53,7 @@ def machine_class(dtype: str, device: torch.device) -> dict[str, Any]:
         "machine": platform.machine(),
         "instruction_sets": instruction_sets(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-        "devices": processes(),
+        "devices": world_size(),
         "threads": torch.get_num_threads(),
         "dtype": dtype,
         "versions": versions(),
@@ -89,7 +89,7 @@ def return_freed_memory() -> None:
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
-class Stop:
+class SignalHandler:
     """Turns the signals into Interrupted: at once, or, while `held`, when the work asks for it with `obey`."""
 
     def __init__(self) -> None:

@@ -9,12 +9,12 @@ from itertools import groupby
 from pathlib import Path
 
 from apet.core.hashing import file_digest
-from apet.errors import DataError, FailedCells
+from apet.errors import CellsFailedError, DataError
 from apet.study.cell_record import is_complete
 from apet.study.grid import Cell
-from apet.study.paths import Results
+from apet.study.paths import ResultPaths
 from apet.study.status import differences, read_class
-from apet.training.job import train_block
+from apet.training.job import train_cells
 
 
 @dataclass(frozen=True)
@@ -48,28 +48,28 @@ def sample_of(cells: Sequence[Cell], count: int, seed: int) -> list[Cell]:
 
 
 def verify_cells(
-    cells: Sequence[Cell], root: Path, results: Results, scratch: Path, device: str = "cpu"
+    cells: Sequence[Cell], root: Path, results: ResultPaths, scratch: Path, device: str = "cpu"
 ) -> Iterator[Verdict]:
     """Retrain cells below `scratch`, and compare each file with that of `results`, block by block.
 
     root: of the working copy that holds data/ and models/. Raises DataError for a cell that has not been trained,
-    and as `train_block` for inputs with which none can be.
+    and as `train_cells` for inputs with which none can be.
     """
     for cell in cells:
         if not is_complete(results.cells / cell.path, cell.path):
             raise DataError(f"{results.cells / cell.path}: not trained yet, so there is nothing to compare with.")
-    again = Results(scratch)
+    again = ResultPaths(scratch)
     for (plm, data), block in groupby(sorted(cells, key=lambda c: c.path), lambda c: (c.plm_folder, c.data_folder)):
         same, error = list(block), ""
         try:
-            train_block(same, root / plm, root / data, again, device=device)
-        except FailedCells as found:
+            train_cells(same, root / plm, root / data, again, device=device)
+        except CellsFailedError as found:
             error = str(found)
         for cell in same:
             yield _compare(cell, results, again, error)
 
 
-def _compare(cell: Cell, results: Results, again: Results, error: str) -> Verdict:
+def _compare(cell: Cell, results: ResultPaths, again: ResultPaths, error: str) -> Verdict:
     first, second = results.cells / cell.path, again.cells / cell.path
     names = sorted({path.name for folder in (first, second) if folder.is_dir() for path in folder.iterdir()})
     differing = tuple(name for name in names if not _same(first / name, second / name))

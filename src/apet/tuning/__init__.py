@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from apet.models.loading import PLM
 from apet.placement.plans import Plan
-from apet.tuning.sharded_plm import ShardedPLM, start, whole
-from apet.tuning.theta import Slot, initial_theta, layout, split_by_structure
+from apet.tuning.sharded_plm import ShardedPLM, gather, start
+from apet.tuning.theta import ThetaSlice, initial_theta, layout, split_by_structure
 from apet.tuning.tuned_plm import TunedPLM
 
-__all__ = ["Slot", "TunedPLM", "initial_theta", "layout", "split_by_structure", "start", "tune", "whole"]
+__all__ = ["ThetaSlice", "TunedPLM", "gather", "initial_theta", "layout", "split_by_structure", "start", "tune"]
 
 
 def tune(plm: PLM, plan: Plan, checkpointing: bool = False) -> TunedPLM:

@@ -14,12 +14,12 @@ from torch.utils.checkpoint import checkpoint
 
 Pieces = tuple[Any, ...]
 """θ slot by slot: a tensor, or None where it is not at hand."""
-StandIns = tuple[tuple[nn.Module, str, Tensor], ...]
+ParameterOverrides = tuple[tuple[nn.Module, str, Tensor], ...]
 """(module, parameter, the tensor in its place during a call)."""
 
 
 @dataclass(frozen=True)
-class Call:
+class ForwardContext:
     """pieces: θ slot by slot, None where it is not at hand. position [rows, k]: where each row is read. settled: the
     stand-ins have small updates in them, where the PLM is in float32. parts: θ as it was given, where a block takes its
     pieces when it runs.
@@ -27,19 +27,19 @@ class Call:
 
     pieces: Pieces = ()
     position: Tensor | None = None
-    stand_ins: StandIns = ()
+    stand_ins: ParameterOverrides = ()
     settled: bool = False
     parts: tuple[Tensor, ...] = ()
 
 
-class Calls:
+class ContextStack:
     """The call under way. Hooks read it, so that a block that runs again in the backward pass sees its own call."""
 
     def __init__(self) -> None:
-        self.now = Call()
+        self.now = ForwardContext()
 
     @contextmanager
-    def during(self, call: Call) -> Iterator[None]:
+    def during(self, call: ForwardContext) -> Iterator[None]:
         """Make a call the one under way, its tensors in the place of the modules' parameters."""
         if call is self.now:
             yield
@@ -56,13 +56,15 @@ class Calls:
                 vars(module).pop(name, None)
 
 
-class Recomputed:
+class CheckpointedBlocks:
     """Blocks whose activations are not kept for the backward pass but computed again (Chen et al. 2016).
 
     inside: (number of a block, the call under way) -> the call that the block works with.
     """
 
-    def __init__(self, blocks: Sequence[nn.Module], calls: Calls, inside: Callable[[int, Call], Call]):
+    def __init__(
+        self, blocks: Sequence[nn.Module], calls: ContextStack, inside: Callable[[int, ForwardContext], ForwardContext]
+    ):
         self.blocks, self.calls, self.inside = blocks, calls, inside
         for number, block in enumerate(blocks):
             block.forward = partial(self._forward, number, block.forward)
@@ -79,6 +81,6 @@ class Recomputed:
         # No dropout is active in a frozen PLM, so there is no random state to restore.
         return checkpoint(run, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
 
-    def _run(self, number: int, forward: Callable, call: Call, *args: Any, **kwargs: Any) -> Any:
+    def _run(self, number: int, forward: Callable, call: ForwardContext, *args: Any, **kwargs: Any) -> Any:
         with self.calls.during(self.inside(number, call)):
             return forward(*args, **kwargs)

@@ -12,19 +12,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from apet.tuning.theta import Slot
+from apet.tuning.theta import ThetaSlice
 
 
 @dataclass(frozen=True)
-class Part:
+class FactoredSlice:
     """A slot of θ that updates a linear map: its number, and which rows of the map's weight its site is (None: all)."""
 
     number: int
-    slot: Slot
+    slot: ThetaSlice
     rows: Tensor | None
 
 
-def is_thin(slot: Slot) -> bool:
+def is_thin(slot: ThetaSlice) -> bool:
     """Whether a slot's update is cheaper as factors: low-rank units always, entries while they are few.
 
     With n entries of a (d_out, d_in) weight, factors cost 3 n (d_in + d_out) products a token in a training step, the
@@ -40,7 +40,7 @@ def is_thin(slot: Slot) -> bool:
 class Factors:
     """The update of one linear map (outputs, inputs) by the parts of θ that touch it."""
 
-    def __init__(self, outputs: int, inputs: int, parts: Sequence[Part], device: torch.device):
+    def __init__(self, outputs: int, inputs: int, parts: Sequence[FactoredSlice], device: torch.device):
         self.outputs, self.inputs, self.device = outputs, inputs, device
         self.lowrank = [p for p in parts if p.slot.units.site.structure == "lowrank"]
         self.entries = [p for p in parts if p.slot.units.site.structure == "entry"]

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from apet.tuning.structures import Sparse, update
 
-Effect = Callable[[Tensor, Tensor, Tensor], Tensor]
+OutputUpdate = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(input of a module, its output so far, a slot's values) -> its output."""
 
 
@@ -23,7 +23,7 @@ def added(y: Tensor, change: Tensor) -> Tensor:
     return (y + change).to(y.dtype)
 
 
-def linear_entries(shape: tuple[int, ...], rows: Tensor | None, index: Tensor | None) -> Effect:
+def linear_entries(shape: tuple[int, ...], rows: Tensor | None, index: Tensor | None) -> OutputUpdate:
     """Entries of a linear map of this shape, which may be some rows of the module's: y + x Δᵀ in the PLM's dtype."""
 
     def effect(x: Tensor, y: Tensor, values: Tensor) -> Tensor:
@@ -36,34 +36,34 @@ def linear_entries(shape: tuple[int, ...], rows: Tensor | None, index: Tensor | 
     return effect
 
 
-def norm_entries(module: nn.Module, size: int, index: Tensor | None) -> Effect:
+def norm_entries(module: nn.Module, size: int, index: Tensor | None) -> OutputUpdate:
     """Entries of a norm's weight: y + n θ with n the normalised input, in float32."""
     if isinstance(module, nn.LayerNorm):
         normal = lambda x: F.layer_norm(x, (size,), eps=module.eps)  # noqa: E731
     else:
         eps: Any = module.variance_epsilon
         normal = lambda x: F.rms_norm(x, (size,), eps=eps)  # noqa: E731
-    return lambda x, y, values: added(y, normal(x.float()) * spread(values, size, index))
+    return lambda x, y, values: added(y, normal(x.float()) * scatter_vector(values, size, index))
 
 
-def bias_entries(rows: Tensor | None, size: int, index: Tensor | None) -> Effect:
+def bias_entries(rows: Tensor | None, size: int, index: Tensor | None) -> OutputUpdate:
     """Scalars of an output's bias: y + θ, in float32."""
     if rows is not None:
         index = rows if index is None else rows[index]
-    return lambda x, y, values: added(y, spread(values, y.shape[-1], index))
+    return lambda x, y, values: added(y, scatter_vector(values, y.shape[-1], index))
 
 
-def embedding_entries(shape: tuple[int, ...], index: Tensor | None) -> Effect:
+def embedding_entries(shape: tuple[int, ...], index: Tensor | None) -> OutputUpdate:
     """Entries of an embedding, whose input is ids: y + Δ[ids], in float32."""
     sparse = Sparse(shape, index)
     return lambda ids, y, values: added(y, sparse.rows(ids, values))
 
 
-def adapter(shape: tuple[int, ...]) -> Effect:
+def adapter(shape: tuple[int, ...]) -> OutputUpdate:
     """Hidden units of an adapter, in the PLM's dtype."""
     return lambda x, y, values: y + update(y, values.to(y.dtype), shape)
 
 
-def spread(values: Tensor, size: int, index: Tensor | None) -> Tensor:
+def scatter_vector(values: Tensor, size: int, index: Tensor | None) -> Tensor:
     """A vector [size] with values at index (None: everywhere) and zeros elsewhere."""
     return values if index is None else values.new_zeros(size).scatter(0, index, values)

@@ -21,11 +21,11 @@ from torch.distributed.tensor import DTensor, Partial, Shard, distribute_tensor
 
 from apet.models.families import Inputs, blocks_of
 from apet.models.loading import PLM
-from apet.models.sharding import is_first, of_no_memory, unsharded
+from apet.models.sharding import empty_like_shape, full_tensor, is_main_process
 from apet.placement.plans import Plan
-from apet.tuning.gradient_checkpointing import Call
+from apet.tuning.gradient_checkpointing import ForwardContext
 from apet.tuning.theta import cut, initial_theta, split_by_structure
-from apet.tuning.tuned_plm import TunedPLM, Written
+from apet.tuning.tuned_plm import GenerationState, TunedPLM
 
 
 @dataclass(frozen=True)
@@ -84,10 +84,10 @@ class ShardedPLM(TunedPLM):
         """Nothing: what a block makes of θ would not fit beside the other blocks'."""
         yield
 
-    def write(self, theta: Sequence[Tensor], ids: Tensor, lengths: Tensor) -> Written:
+    def write(self, theta: Sequence[Tensor], ids: Tensor, lengths: Tensor) -> GenerationState:
         own = self.own(len(ids))
         inputs, call = self.whole(self._prepared, theta, ids[own], lengths[own])
-        return ShardedWritten(self, inputs, call, len(ids))
+        return ShardedGenerationState(self, inputs, call, len(ids))
 
     def own(self, rows: int) -> Tensor:
         """The numbers of this process's rows; the last one stands for those that some process lacks."""
@@ -124,7 +124,7 @@ class ShardedPLM(TunedPLM):
         """Each process's part of each piece, of which the first process has the numbers."""
         return [distribute_tensor(piece, self.mesh, [Shard(0)]) for piece in pieces]
 
-    def _prepared(self, theta: Sequence[Tensor], *args: Any) -> tuple[Inputs, Call]:
+    def _prepared(self, theta: Sequence[Tensor], *args: Any) -> tuple[Inputs, ForwardContext]:
         inputs, call = super()._prepared(theta, *args)
         return inputs, replace(call, parts=tuple(theta))
 
@@ -136,17 +136,17 @@ class ShardedPLM(TunedPLM):
                 pieces[segment.slots.start : segment.slots.stop] = _gathered(part).split(segment.sizes)
         return tuple(pieces)
 
-    def _inside(self, block: int, call: Call) -> Call:
+    def _inside(self, block: int, call: ForwardContext) -> ForwardContext:
         pieces = self._split(call.parts, block)
         return replace(call, pieces=pieces, stand_ins=self._stand_ins(pieces))
 
 
-class ShardedWritten(Written):
+class ShardedGenerationState(GenerationState):
     """Answers of a batch of so many rows: a process goes on with all of its own until none is left anywhere."""
 
     tuned: ShardedPLM
 
-    def __init__(self, tuned: ShardedPLM, inputs: Inputs, call: Call, rows: int):
+    def __init__(self, tuned: ShardedPLM, inputs: Inputs, call: ForwardContext, rows: int):
         self.own, self.going, self.said = tuned.own(rows), torch.arange(rows), torch.zeros(rows, dtype=torch.long)
         tuned.whole(super().__init__, tuned, inputs, call)
         self._join()
@@ -165,22 +165,22 @@ class ShardedWritten(Written):
 
 def start(plm: PLM, plan: Plan, seed: int) -> dict[str, Tensor]:
     """θ at step 0 by structure, which only the first of several processes has the numbers of."""
-    words = unsharded(plm.words).cpu() if plan.structures["token"] else plm.words
+    words = full_tensor(plm.words).cpu() if plan.structures["token"] else plm.words
     if plm.mesh is None:
         return split_by_structure(plan, initial_theta(plan, seed, words))
-    theta = initial_theta(plan, seed, words) if is_first() else of_no_memory((plan.budget,))
+    theta = initial_theta(plan, seed, words) if is_main_process() else empty_like_shape((plan.budget,))
     return split_by_structure(plan, theta)
 
 
-def whole(parts: Sequence[Tensor]) -> Tensor:
+def gather(parts: Sequence[Tensor]) -> Tensor:
     """Consecutive parts as one vector of its own, which only the first of several processes gets the numbers of."""
     found = []
     for part in parts:  # one after another, so that a device never holds more of θ than the largest
-        numbers = unsharded(part.detach())
-        if is_first():
+        numbers = full_tensor(part.detach())
+        if is_main_process():
             found.append(numbers.cpu())
-    if not is_first():
-        return of_no_memory((sum(map(len, parts)),))
+    if not is_main_process():
+        return empty_like_shape((sum(map(len, parts)),))
     return torch.cat(found) if found else torch.zeros(0)
 
 

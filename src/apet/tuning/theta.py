@@ -14,7 +14,7 @@ from apet.tuning.structures import INITIAL
 
 
 @dataclass(frozen=True)
-class Slot:
+class ThetaSlice:
     """The part θ[start:stop] that belongs to a plan's units at one site."""
 
     units: Units
@@ -22,11 +22,11 @@ class Slot:
     stop: int
 
 
-def layout(plan: Plan) -> list[Slot]:
+def layout(plan: Plan) -> list[ThetaSlice]:
     """Slots in the order of θ; the last one stops at exactly the plan's budget."""
     slots, start = [], 0
     for units in plan.units:
-        slots.append(Slot(units, start, start + units.size))
+        slots.append(ThetaSlice(units, start, start + units.size))
         start += units.size
     return slots
 

@@ -13,15 +13,21 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.hooks import RemovableHandle
 
-from apet.models.families import Inputs, Place
+from apet.models.families import Inputs, ModuleSpec
 from apet.models.loading import PLM
 from apet.placement.plans import Plan
 from apet.tuning import output_updates
-from apet.tuning.gradient_checkpointing import Call, Calls, Pieces, Recomputed, StandIns
-from apet.tuning.low_rank_updates import Factors, Part, is_thin
-from apet.tuning.output_updates import Effect
+from apet.tuning.gradient_checkpointing import (
+    CheckpointedBlocks,
+    ContextStack,
+    ForwardContext,
+    ParameterOverrides,
+    Pieces,
+)
+from apet.tuning.low_rank_updates import FactoredSlice, Factors, is_thin
+from apet.tuning.output_updates import OutputUpdate
 from apet.tuning.structures import Scatter, Sparse
-from apet.tuning.theta import Slot, cut, layout
+from apet.tuning.theta import ThetaSlice, cut, layout
 
 ORDER = ("entry", "bottleneck", "bias")
 """In which structures act on a module's output, after the thin updates of its map: a bias stands behind an adapter."""
@@ -40,10 +46,10 @@ class TunedPLM:
     def __init__(self, plm: PLM, plan: Plan, checkpointing: bool = False):
         self.plm, self.model, self.family = plm, plm.model, plm.family
         self.slots = layout(plan)
-        self.calls = Calls()
+        self.calls = ContextStack()
         self.scatters: dict[tuple[str, str], list[tuple[int, Scatter]]] = defaultdict(list)
-        self.parts: dict[str, list[Part]] = defaultdict(list)
-        self.effects: dict[str, list[tuple[int, Effect]]] = defaultdict(list)
+        self.parts: dict[str, list[FactoredSlice]] = defaultdict(list)
+        self.effects: dict[str, list[tuple[int, OutputUpdate]]] = defaultdict(list)
         self.words: list[tuple[int, Callable]] = []
         self.virtual: dict[str, int] = {}
         places = {p.name: p for p in self.family.places(self.model)}
@@ -52,16 +58,16 @@ class TunedPLM:
             place = places[slot.units.site.place]
             self._enter(number, slot, place, place.name in plugged)
         self.factors = {path: self._factors(path) for path in self.parts}
-        self.settled: tuple[Pieces, StandIns] | None = None
+        self.settled: tuple[Pieces, ParameterOverrides] | None = None
         touched = dict.fromkeys([*self.parts, *self.effects])
-        self.handles: list[RemovableHandle | Recomputed]
+        self.handles: list[RemovableHandle | CheckpointedBlocks]
         self.handles = [self.model.get_submodule(m).register_forward_hook(self._acts(m)) for m in touched]
         self.mean = plm.head == "trained" and self.family.pools
         if (narrow := self.family.narrow(self.model.config)) and not self.mean:
             last = self.model.get_submodule(narrow)
             self.handles.append(last.register_forward_pre_hook(self._narrow, with_kwargs=True))
         if checkpointing:
-            self.handles.append(Recomputed(self.family.stacked(self.model), self.calls, self._inside))
+            self.handles.append(CheckpointedBlocks(self.family.stacked(self.model), self.calls, self._inside))
 
     def __enter__(self) -> TunedPLM:
         return self
@@ -131,11 +137,11 @@ class TunedPLM:
         finally:
             self.settled = None
 
-    def write(self, theta: Sequence[Tensor], ids: Tensor, lengths: Tensor) -> Written:
+    def write(self, theta: Sequence[Tensor], ids: Tensor, lengths: Tensor) -> GenerationState:
         """Answers under way to ids and lengths as above, read by the PLM's own head; for families that can write."""
-        return Written(self, *self._prepared(theta, ids, lengths))
+        return GenerationState(self, *self._prepared(theta, ids, lengths))
 
-    def read(self, states: Tensor, words: Tensor | None, call: Call) -> Tensor:
+    def read(self, states: Tensor, words: Tensor | None, call: ForwardContext) -> Tensor:
         """Logits [..., k] of states [..., d] by the PLM's own head, with what θ changes about it; inside a call."""
         flat = self.family.transform(self.model, states.flatten(0, -2))
         logits = self.family.project(self.model, flat, words)
@@ -145,7 +151,7 @@ class TunedPLM:
 
     def _prepared(
         self, theta: Sequence[Tensor], ids: Tensor, lengths: Tensor, said: Tensor | None = None, every: bool = False
-    ) -> tuple[Inputs, Call]:
+    ) -> tuple[Inputs, ForwardContext]:
         """What a family's forward pass reads, and what the hooks do."""
         pieces, stand_ins = self.settled or self._values(theta)
         virtual = {place: pieces[n].view(-1, self.slots[n].units.site.cost) for place, n in self.virtual.items()}
@@ -153,9 +159,9 @@ class TunedPLM:
         inputs = Inputs(ids, lengths, virtual, self.family.slot, self.plm.frame.decoder, self.mean)
         if said is not None:
             inputs = inputs.saying(said.to(self.plm.device), len(self.plm.frame.after), every)
-        return inputs, Call(pieces, inputs.position(self.family.input), stand_ins, bool(self.settled))
+        return inputs, ForwardContext(pieces, inputs.position(self.family.input), stand_ins, bool(self.settled))
 
-    def _values(self, theta: Sequence[Tensor]) -> tuple[Pieces, StandIns]:
+    def _values(self, theta: Sequence[Tensor]) -> tuple[Pieces, ParameterOverrides]:
         pieces = self._split(theta)
         return pieces, self._stand_ins(pieces)
 
@@ -163,11 +169,11 @@ class TunedPLM:
         """θ slot by slot."""
         return tuple(cut(theta, [s.stop - s.start for s in self.slots]))
 
-    def _inside(self, block: int, call: Call) -> Call:
+    def _inside(self, block: int, call: ForwardContext) -> ForwardContext:
         """What a block works with in a call."""
         return call
 
-    def _stand_ins(self, pieces: Pieces) -> StandIns:
+    def _stand_ins(self, pieces: Pieces) -> ParameterOverrides:
         """Of the parameters whose values are at hand."""
         found = []
         for (path, name), scatters in self.scatters.items():
@@ -180,7 +186,7 @@ class TunedPLM:
             found.append((module, name, value))
         return tuple(found)
 
-    def _enter(self, number: int, slot: Slot, place: Place, plugged: bool) -> None:
+    def _enter(self, number: int, slot: ThetaSlice, place: ModuleSpec, plugged: bool) -> None:
         """Decide how a slot's values reach the PLM."""
         site = slot.units.site
         index = None if slot.units.index is None else torch.as_tensor(slot.units.index).to(self.plm.device)
@@ -190,14 +196,14 @@ class TunedPLM:
         elif place.kind in ("embedding", "head"):
             self._enter_words(number, slot, place, index)
         elif place.kind == "linear" and is_thin(slot):
-            self.parts[place.module].append(Part(number, slot, rows))
+            self.parts[place.module].append(FactoredSlice(number, slot, rows))
         elif effect := self._effect(slot, place, rows, index, plugged):
             self.effects[place.module].append((number, effect))
         else:
             parameter = "weight" if site.structure == "entry" else "bias"
             self.scatters[place.module, parameter].append((number, Scatter(site.shape, rows, index)))
 
-    def _enter_words(self, number: int, slot: Slot, place: Place, index: Tensor | None) -> None:
+    def _enter_words(self, number: int, slot: ThetaSlice, place: ModuleSpec, index: Tensor | None) -> None:
         """An embedding acts where words are looked up, and on their logits too where the head is tied to it."""
         module, site = self.model.get_submodule(place.module), slot.units.site
         if site.structure == "bias":
@@ -210,8 +216,8 @@ class TunedPLM:
             self.words.append((number, Sparse(site.shape, index).products))
 
     def _effect(
-        self, slot: Slot, place: Place, rows: Tensor | None, index: Tensor | None, plugged: bool
-    ) -> Effect | None:
+        self, slot: ThetaSlice, place: ModuleSpec, rows: Tensor | None, index: Tensor | None, plugged: bool
+    ) -> OutputUpdate | None:
         """How a slot acts on its module's output; None where a stand-in for the parameter does it."""
         site, module = slot.units.site, self.model.get_submodule(place.module)
         exact = module.weight.dtype == torch.float32
@@ -258,7 +264,7 @@ def classify(states: Tensor, head: Tensor) -> Tensor:
     return F.linear(states.float(), rows[:, :-1], rows[:, -1])
 
 
-def rows_of(place: Place, plm: PLM) -> Tensor | None:
+def rows_of(place: ModuleSpec, plm: PLM) -> Tensor | None:
     """The rows of a fused weight that are this place; None where the whole weight is."""
     if place.fused is None:
         return None
@@ -268,16 +274,16 @@ def rows_of(place: Place, plm: PLM) -> Tensor | None:
 
 def _word_biases(words: int, index: Tensor | None) -> Callable:
     def change(states: Tensor, chosen: Tensor | None, values: Tensor) -> Tensor:
-        biases = output_updates.spread(values, words, index)
+        biases = output_updates.scatter_vector(values, words, index)
         return biases if chosen is None else biases[chosen]
 
     return change
 
 
-class Written:
+class GenerationState:
     """Answers under way, a row each, over a cache of keys and values. logits [rows, words]: of the next token."""
 
-    def __init__(self, tuned: TunedPLM, inputs: Inputs, call: Call):
+    def __init__(self, tuned: TunedPLM, inputs: Inputs, call: ForwardContext):
         self.tuned, self.call = tuned, call
         assert tuned.family.write is not None  # no other family is asked for answers
         with tuned.calls.during(call):

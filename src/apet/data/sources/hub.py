@@ -9,7 +9,7 @@ from typing import Any
 
 from apet.core.yaml_loader import check_keys
 from apet.data.schema import SIDES, Record, Task
-from apet.errors import DataError, ParamsError, shown, unknown, without_secrets
+from apet.errors import ConfigError, DataError, truncated_repr, unknown_name, without_secrets
 
 FILES = "{config}/{split}/*.parquet"  # on refs/convert/parquet, the branch where the hub keeps copies of all datasets
 
@@ -21,15 +21,15 @@ def check(spec: Any, where: str, folder: Path) -> dict[str, Any]:
     check_keys(spec, ("dataset", "config", "revision"), ("files", "splits", "columns", "classes"), where)
     for key in ("dataset", "config", "revision", "files"):
         if not isinstance(spec.get(key, FILES), str) or not spec.get(key, FILES) or "@" in spec.get(key, FILES):
-            raise ParamsError(f"{where}: {key} is {spec[key]!r}; it must be a name.")
+            raise ConfigError(f"{where}: {key} is {spec[key]!r}; it must be a name.")
     if not isinstance(spec.get("splits", []), list):
-        raise ParamsError(f"{where}: splits is {spec['splits']!r}; it must be a list.")
+        raise ConfigError(f"{where}: splits is {spec['splits']!r}; it must be a list.")
     for split in spec.get("splits", []):
         if split not in SIDES:
-            raise ParamsError(unknown("split", split, SIDES, f"{where}: splits"))
+            raise ConfigError(unknown_name("split", split, SIDES, f"{where}: splits"))
     if not _is_pattern(spec.get("files", FILES)):
         allowed = "{config} and {split} are all that may stand in braces"
-        raise ParamsError(f"{where}: files is {shown(spec['files'])}; {allowed}.")
+        raise ConfigError(f"{where}: files is {truncated_repr(spec['files'])}; {allowed}.")
     return spec
 
 

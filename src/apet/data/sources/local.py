@@ -16,7 +16,7 @@ from apet.core.hashing import file_digest
 from apet.core.yaml_loader import check_keys, is_path
 from apet.data.readers import read_table
 from apet.data.schema import Record, Task, check_once
-from apet.errors import DataError, ParamsError, located, shown, unknown
+from apet.errors import ConfigError, DataError, error_context, truncated_repr, unknown_name
 
 FORMS = ("jsonl", "csv", "tsv", "parquet")  # csv with quotation marks, tsv without
 
@@ -26,7 +26,7 @@ def check(spec: Any, where: str, folder: Path) -> dict[str, Any]:
     key = "file" if isinstance(spec, dict) and "file" in spec else "folder"
     check_keys(spec, (key,), ("columns", "classes"), where)
     if not isinstance(spec[key], str) or not is_path(folder / spec[key]):
-        raise ParamsError(f"{where}: {key} is {shown(spec[key])}; it must be a path.")
+        raise ConfigError(f"{where}: {key} is {truncated_repr(spec[key])}; it must be a path.")
     return {**spec, key: str(folder / spec[key])}
 
 
@@ -48,7 +48,7 @@ def _files(spec: Mapping[str, Any], task: Task) -> list[tuple[str | None, Path]]
     if "file" in spec:
         path = Path(spec["file"])
         if path.suffix[1:] not in FORMS:
-            raise DataError(unknown("form", path.suffix[1:], FORMS, str(path)))
+            raise DataError(unknown_name("form", path.suffix[1:], FORMS, str(path)))
         if not path.is_file():
             raise DataError(f"task {task.name}: {path}: there is no such file.")
         return [(None, path)]
@@ -77,7 +77,7 @@ def _jsonl(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             if not line.strip():
                 continue
             try:
-                with located(where):
+                with error_context(where):
                     values = json.loads(line, object_pairs_hook=_object)
             except (ValueError, RecursionError) as error:
                 raise DataError(f"{where}: is not JSON: {error}.") from error
@@ -95,7 +95,7 @@ def _parquet(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     number = 0
     try:
         table = pq.ParquetFile(path)
-        with located(path):
+        with error_context(path):
             check_once("column", table.schema_arrow.names)
         for batch in table.iter_batches(1000):
             batch.validate(full=True)  # text in a parquet file is not checked to be UTF-8 when it is read

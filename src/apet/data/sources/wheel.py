@@ -12,7 +12,7 @@ from apet.core.yaml_loader import check_keys
 from apet.data.readers import read_articles, read_csv, read_dialogue, read_tab, read_title_pairs
 from apet.data.schema import Record, Task
 from apet.data.wheels import find_wheel, open_wheel
-from apet.errors import ParamsError, unknown
+from apet.errors import ConfigError, unknown_name
 
 READERS: dict[str, Callable[..., Iterator[Record]]] = {
     "tab": read_tab,
@@ -31,7 +31,7 @@ def check(spec: Any, where: str, folder: Path | None = None) -> dict[str, Any]:
     """The spec of a YAML. ParamsError if it names no pinned wheel, no reader, or what its reader does not take."""
     if not isinstance(spec, dict) or spec.get("reader") not in [*READERS]:
         name = spec.get("reader") if isinstance(spec, dict) else spec
-        raise ParamsError(unknown("reader", name, READERS, where))
+        raise ConfigError(unknown_name("reader", name, READERS, where))
     arguments = [p for p in inspect.signature(READERS[spec["reader"]]).parameters.values() if p.name != "archive"]
     required = [p.name for p in arguments if p.default is p.empty]
     optional = [p.name for p in arguments if p.default is not p.empty]
@@ -40,7 +40,7 @@ def check(spec: Any, where: str, folder: Path | None = None) -> dict[str, Any]:
     for argument in arguments:
         form, value = FORMS[argument.annotation], spec.get(argument.name, argument.default)
         if argument.name in spec and not isinstance(value, form):
-            raise ParamsError(f"{where}: {argument.name} is {value!r}; it must be a {form.__name__}.")
+            raise ConfigError(f"{where}: {argument.name} is {value!r}; it must be a {form.__name__}.")
     return spec
 
 

@@ -15,7 +15,7 @@ from apet.errors import ModelError
 
 
 @dataclass(frozen=True)
-class Fused:
+class FusedSlice:
     """One of `parts` maps whose rows lie interleaved head by head in one weight (head, part, row of the head)."""
 
     part: int
@@ -27,7 +27,7 @@ class Fused:
 
 
 @dataclass(frozen=True)
-class Place:
+class ModuleSpec:
     """One part of the architecture.
 
     name: canonical, the same in every family; inside a block relative to it (`attention.query`).
@@ -41,14 +41,14 @@ class Place:
     name: str
     module: str
     kind: str
-    fused: Fused | None = None
+    fused: FusedSlice | None = None
     ends_block: bool = False
     inert_bias: bool = False
     optional: bool = False
 
 
 @dataclass(frozen=True)
-class Frame:
+class SpecialTokens:
     """Token ids that a family puts before and after a prompt with its text, and those its decoder starts from."""
 
     before: tuple[int, ...] = ()
@@ -153,7 +153,7 @@ Own = Any
 """A model of one of the family's own classes."""
 
 
-class Writing(Protocol):
+class Decoder(Protocol):
     """Answers under way, a row each, as a family's `write` gives them. states [rows, d]: read for their first token."""
 
     states: Tensor
@@ -185,15 +185,15 @@ class Family:
 
     name: str
     classes: Mapping[str, type[PreTrainedModel]]
-    outer: tuple[Place, ...]
-    blocks: Mapping[str, tuple[str, tuple[Place, ...]]]
+    outer: tuple[ModuleSpec, ...]
+    blocks: Mapping[str, tuple[str, tuple[ModuleSpec, ...]]]
     states: Callable[[Own, Inputs], Tensor]
-    write: Callable[[Own, Inputs], Writing] | None = None
+    write: Callable[[Own, Inputs], Decoder] | None = None
     head: str = "lm_head"
     transform: Callable[[Own, Tensor], Tensor] = lambda model, states: states
     pools: bool = False
     slot: int = 1
-    frame: Callable[[PreTrainedTokenizerBase], Frame] = lambda tokenizer: Frame()
+    frame: Callable[[PreTrainedTokenizerBase], SpecialTokens] = lambda tokenizer: SpecialTokens()
     narrow: Callable[[PretrainedConfig], str | None] = lambda config: None
     positions: str | None = None
     fuse: Callable[[Own], None] = lambda model: None
@@ -234,7 +234,7 @@ class Family:
         """The blocks of all stacks."""
         return [block for path, _ in self.blocks.values() for block in blocks_of(model, path)]
 
-    def places(self, model: PreTrainedModel) -> list[Place]:
+    def places(self, model: PreTrainedModel) -> list[ModuleSpec]:
         """All places of a model of this family, with full names and paths; a head's only where it has one.
 
         Raises ModelError where the model lacks one: its architecture has the family's name and not its parts.

@@ -10,34 +10,34 @@ from torch import Tensor
 from transformers import BertForMaskedLM, PreTrainedTokenizerBase
 from transformers.models.bert.modeling_bert import BertAttention
 
-from apet.models.families.base import Family, Frame, Inputs, Place, at
+from apet.models.families.base import Family, Inputs, ModuleSpec, SpecialTokens, at
 
 BLOCK = (
-    Place("attention.query", "attention.self.query", "linear"),
-    Place("attention.key", "attention.self.key", "linear", inert_bias=True),
-    Place("attention.value", "attention.self.value", "linear"),
-    Place("attention.output", "attention.output.dense", "linear", ends_block=True),
-    Place("attention.norm", "attention.output.LayerNorm", "norm"),
-    Place("ffn.up", "intermediate.dense", "linear"),
-    Place("ffn.down", "output.dense", "linear", ends_block=True),
-    Place("ffn.norm", "output.LayerNorm", "norm"),
+    ModuleSpec("attention.query", "attention.self.query", "linear"),
+    ModuleSpec("attention.key", "attention.self.key", "linear", inert_bias=True),
+    ModuleSpec("attention.value", "attention.self.value", "linear"),
+    ModuleSpec("attention.output", "attention.output.dense", "linear", ends_block=True),
+    ModuleSpec("attention.norm", "attention.output.LayerNorm", "norm"),
+    ModuleSpec("ffn.up", "intermediate.dense", "linear"),
+    ModuleSpec("ffn.down", "output.dense", "linear", ends_block=True),
+    ModuleSpec("ffn.norm", "output.LayerNorm", "norm"),
 )
 
 OUTER = (
-    Place("encoder.input", "bert.embeddings.word_embeddings", "input"),
-    Place("encoder.embedding", "bert.embeddings.word_embeddings", "embedding"),
-    Place("encoder.embedding.position", "bert.embeddings.position_embeddings", "embedding"),
-    Place("encoder.embedding.type", "bert.embeddings.token_type_embeddings", "embedding"),
-    Place("encoder.embedding.norm", "bert.embeddings.LayerNorm", "norm"),
-    Place("head.transform", "cls.predictions.transform.dense", "linear"),
-    Place("head.norm", "cls.predictions.transform.LayerNorm", "norm"),
-    Place("head", "cls.predictions.decoder", "head"),
+    ModuleSpec("encoder.input", "bert.embeddings.word_embeddings", "input"),
+    ModuleSpec("encoder.embedding", "bert.embeddings.word_embeddings", "embedding"),
+    ModuleSpec("encoder.embedding.position", "bert.embeddings.position_embeddings", "embedding"),
+    ModuleSpec("encoder.embedding.type", "bert.embeddings.token_type_embeddings", "embedding"),
+    ModuleSpec("encoder.embedding.norm", "bert.embeddings.LayerNorm", "norm"),
+    ModuleSpec("head.transform", "cls.predictions.transform.dense", "linear"),
+    ModuleSpec("head.norm", "cls.predictions.transform.LayerNorm", "norm"),
+    ModuleSpec("head", "cls.predictions.decoder", "head"),
 )
 
 
-def frame(tokenizer: PreTrainedTokenizerBase) -> Frame:
+def frame(tokenizer: PreTrainedTokenizerBase) -> SpecialTokens:
     """[CLS] prompt [MASK] [SEP]: the answer is read one token before the end."""
-    return Frame((tokenizer.cls_token_id,), (tokenizer.mask_token_id, tokenizer.sep_token_id))
+    return SpecialTokens((tokenizer.cls_token_id,), (tokenizer.mask_token_id, tokenizer.sep_token_id))
 
 
 def states(model: BertForMaskedLM, inputs: Inputs) -> Tensor:

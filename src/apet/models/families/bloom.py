@@ -12,28 +12,28 @@ from torch.nn import functional as F
 from transformers import BloomForCausalLM, DynamicCache
 from transformers.models.bloom.modeling_bloom import BloomAttention, BloomGelu
 
-from apet.models.families.base import Family, Fused, Place, at
-from apet.models.families.causal import Continuation, states
+from apet.models.families.base import Family, FusedSlice, ModuleSpec, at
+from apet.models.families.causal import CausalDecoder, states
 from apet.models.kernels import Gelu
 
 QKV = "self_attention.query_key_value"
 
 BLOCK = (
-    Place("attention.norm", "input_layernorm", "norm"),
-    Place("attention.query", QKV, "linear", Fused(0)),
-    Place("attention.key", QKV, "linear", Fused(1), inert_bias=True),
-    Place("attention.value", QKV, "linear", Fused(2)),
-    Place("attention.output", "self_attention.dense", "linear", ends_block=True),
-    Place("ffn.norm", "post_attention_layernorm", "norm"),
-    Place("ffn.up", "mlp.dense_h_to_4h", "linear"),
-    Place("ffn.down", "mlp.dense_4h_to_h", "linear", ends_block=True),
+    ModuleSpec("attention.norm", "input_layernorm", "norm"),
+    ModuleSpec("attention.query", QKV, "linear", FusedSlice(0)),
+    ModuleSpec("attention.key", QKV, "linear", FusedSlice(1), inert_bias=True),
+    ModuleSpec("attention.value", QKV, "linear", FusedSlice(2)),
+    ModuleSpec("attention.output", "self_attention.dense", "linear", ends_block=True),
+    ModuleSpec("ffn.norm", "post_attention_layernorm", "norm"),
+    ModuleSpec("ffn.up", "mlp.dense_h_to_4h", "linear"),
+    ModuleSpec("ffn.down", "mlp.dense_4h_to_h", "linear", ends_block=True),
 )
 
 OUTER = (
-    Place("decoder.input", "transformer.word_embeddings", "input"),
-    Place("decoder.embedding", "transformer.word_embeddings", "embedding"),
-    Place("decoder.embedding.norm", "transformer.word_embeddings_layernorm", "norm"),
-    Place("decoder.norm", "transformer.ln_f", "norm"),
+    ModuleSpec("decoder.input", "transformer.word_embeddings", "input"),
+    ModuleSpec("decoder.embedding", "transformer.word_embeddings", "embedding"),
+    ModuleSpec("decoder.embedding.norm", "transformer.word_embeddings_layernorm", "norm"),
+    ModuleSpec("decoder.norm", "transformer.ln_f", "norm"),
 )
 
 
@@ -86,7 +86,7 @@ BLOOM = Family(
     outer=OUTER,
     blocks={"decoder": ("transformer.h", BLOCK)},
     states=states,
-    write=Continuation,
+    write=CausalDecoder,
     narrow=lambda config: f"transformer.h.{config.num_hidden_layers - 1}.self_attention",
     fuse=fuse,
 )

@@ -18,7 +18,7 @@ def states(model: PreTrainedModel, inputs: Inputs) -> Tensor:
     return inputs.read(model.base_model(inputs_embeds=embeddings, use_cache=False).last_hidden_state, INPUT)
 
 
-class Continuation:
+class CausalDecoder:
     """Answers under way: keys and values of all that was read are kept, so that a step computes one token a row."""
 
     def __init__(self, model: PreTrainedModel, inputs: Inputs):

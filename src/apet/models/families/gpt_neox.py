@@ -4,28 +4,28 @@ from __future__ import annotations
 
 from transformers import GPTNeoXForCausalLM
 
-from apet.models.families.base import Family, Fused, Place
-from apet.models.families.causal import Continuation, states
+from apet.models.families.base import Family, FusedSlice, ModuleSpec
+from apet.models.families.causal import CausalDecoder, states
 
 QKV = "attention.query_key_value"
 
 BLOCK = (
-    Place("attention.norm", "input_layernorm", "norm"),
-    Place("attention.query", QKV, "linear", Fused(0)),
+    ModuleSpec("attention.norm", "input_layernorm", "norm"),
+    ModuleSpec("attention.query", QKV, "linear", FusedSlice(0)),
     # Only a part of each head is rotated; the softmax cancels the bias of the rest.
-    Place("attention.key", QKV, "linear", Fused(1), inert_bias=True),
-    Place("attention.value", QKV, "linear", Fused(2)),
-    Place("attention.output", "attention.dense", "linear", ends_block=True),
-    Place("ffn.norm", "post_attention_layernorm", "norm"),
-    Place("ffn.up", "mlp.dense_h_to_4h", "linear"),
-    Place("ffn.down", "mlp.dense_4h_to_h", "linear", ends_block=True),
+    ModuleSpec("attention.key", QKV, "linear", FusedSlice(1), inert_bias=True),
+    ModuleSpec("attention.value", QKV, "linear", FusedSlice(2)),
+    ModuleSpec("attention.output", "attention.dense", "linear", ends_block=True),
+    ModuleSpec("ffn.norm", "post_attention_layernorm", "norm"),
+    ModuleSpec("ffn.up", "mlp.dense_h_to_4h", "linear"),
+    ModuleSpec("ffn.down", "mlp.dense_4h_to_h", "linear", ends_block=True),
 )
 
 OUTER = (
-    Place("decoder.input", "gpt_neox.embed_in", "input"),
-    Place("decoder.embedding", "gpt_neox.embed_in", "embedding"),
-    Place("decoder.norm", "gpt_neox.final_layer_norm", "norm"),
-    Place("head", "lm_head", "head"),
+    ModuleSpec("decoder.input", "gpt_neox.embed_in", "input"),
+    ModuleSpec("decoder.embedding", "gpt_neox.embed_in", "embedding"),
+    ModuleSpec("decoder.norm", "gpt_neox.final_layer_norm", "norm"),
+    ModuleSpec("head", "lm_head", "head"),
 )
 
 
@@ -35,5 +35,5 @@ GPT_NEOX = Family(
     outer=OUTER,
     blocks={"decoder": ("gpt_neox.layers", BLOCK)},
     states=states,
-    write=Continuation,
+    write=CausalDecoder,
 )

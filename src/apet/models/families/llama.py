@@ -6,27 +6,27 @@ from functools import partial
 
 from transformers import LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM
 
-from apet.models.families.base import Family, Place
-from apet.models.families.causal import Continuation, states
+from apet.models.families.base import Family, ModuleSpec
+from apet.models.families.causal import CausalDecoder, states
 from apet.models.kernels import rms_norm
 
 BLOCK = (
-    Place("attention.norm", "input_layernorm", "norm"),
-    Place("attention.query", "self_attn.q_proj", "linear"),
-    Place("attention.key", "self_attn.k_proj", "linear"),
-    Place("attention.value", "self_attn.v_proj", "linear"),
-    Place("attention.output", "self_attn.o_proj", "linear", ends_block=True),
-    Place("ffn.norm", "post_attention_layernorm", "norm"),
-    Place("ffn.gate", "mlp.gate_proj", "linear"),
-    Place("ffn.up", "mlp.up_proj", "linear"),
-    Place("ffn.down", "mlp.down_proj", "linear", ends_block=True),
+    ModuleSpec("attention.norm", "input_layernorm", "norm"),
+    ModuleSpec("attention.query", "self_attn.q_proj", "linear"),
+    ModuleSpec("attention.key", "self_attn.k_proj", "linear"),
+    ModuleSpec("attention.value", "self_attn.v_proj", "linear"),
+    ModuleSpec("attention.output", "self_attn.o_proj", "linear", ends_block=True),
+    ModuleSpec("ffn.norm", "post_attention_layernorm", "norm"),
+    ModuleSpec("ffn.gate", "mlp.gate_proj", "linear"),
+    ModuleSpec("ffn.up", "mlp.up_proj", "linear"),
+    ModuleSpec("ffn.down", "mlp.down_proj", "linear", ends_block=True),
 )
 
 OUTER = (
-    Place("decoder.input", "model.embed_tokens", "input"),
-    Place("decoder.embedding", "model.embed_tokens", "embedding"),
-    Place("decoder.norm", "model.norm", "norm"),
-    Place("head", "lm_head", "head"),
+    ModuleSpec("decoder.input", "model.embed_tokens", "input"),
+    ModuleSpec("decoder.embedding", "model.embed_tokens", "embedding"),
+    ModuleSpec("decoder.norm", "model.norm", "norm"),
+    ModuleSpec("head", "lm_head", "head"),
 )
 
 
@@ -43,6 +43,6 @@ LLAMA = Family(
     outer=OUTER,
     blocks={"decoder": ("model.layers", BLOCK)},
     states=states,
-    write=Continuation,
+    write=CausalDecoder,
     fuse=fuse,
 )

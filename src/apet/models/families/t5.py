@@ -9,34 +9,34 @@ from torch import Tensor, nn
 from transformers import DynamicCache, EncoderDecoderCache, PreTrainedTokenizerBase, T5ForConditionalGeneration
 from transformers.activations import NewGELUActivation
 
-from apet.models.families.base import Family, Frame, Inputs, Place
+from apet.models.families.base import Family, Inputs, ModuleSpec, SpecialTokens
 from apet.models.kernels import Gelu, rms_norm
 
 SPAN = "<extra_id_0>"
 """The sentinel that stands for a span left out of the text; the decoder says it and then the span."""
 
 
-def attention(name: str, number: int, module: str) -> tuple[Place, ...]:
+def attention(name: str, number: int, module: str) -> tuple[ModuleSpec, ...]:
     """The places of a block's attention sublayer, in the order of the library's layer list."""
     path = f"layer.{number}.{module}"
     return (
-        Place(f"{name}.norm", f"layer.{number}.layer_norm", "norm"),
-        Place(f"{name}.query", f"{path}.q", "linear"),
-        Place(f"{name}.key", f"{path}.k", "linear", inert_bias=True),
-        Place(f"{name}.value", f"{path}.v", "linear"),
-        Place(f"{name}.output", f"{path}.o", "linear", ends_block=True),
+        ModuleSpec(f"{name}.norm", f"layer.{number}.layer_norm", "norm"),
+        ModuleSpec(f"{name}.query", f"{path}.q", "linear"),
+        ModuleSpec(f"{name}.key", f"{path}.k", "linear", inert_bias=True),
+        ModuleSpec(f"{name}.value", f"{path}.v", "linear"),
+        ModuleSpec(f"{name}.output", f"{path}.o", "linear", ends_block=True),
     )
 
 
-def ffn(number: int) -> tuple[Place, ...]:
+def ffn(number: int) -> tuple[ModuleSpec, ...]:
     """Gated (v1.1: wi_0, wi_1) or not (v1.0: wi)."""
     path = f"layer.{number}.DenseReluDense"
     return (
-        Place("ffn.norm", f"layer.{number}.layer_norm", "norm"),
-        Place("ffn.gate", f"{path}.wi_0", "linear", optional=True),
-        Place("ffn.up", f"{path}.wi_1", "linear", optional=True),
-        Place("ffn.up", f"{path}.wi", "linear", optional=True),
-        Place("ffn.down", f"{path}.wo", "linear", ends_block=True),
+        ModuleSpec("ffn.norm", f"layer.{number}.layer_norm", "norm"),
+        ModuleSpec("ffn.gate", f"{path}.wi_0", "linear", optional=True),
+        ModuleSpec("ffn.up", f"{path}.wi_1", "linear", optional=True),
+        ModuleSpec("ffn.up", f"{path}.wi", "linear", optional=True),
+        ModuleSpec("ffn.down", f"{path}.wo", "linear", ends_block=True),
     )
 
 
@@ -44,29 +44,33 @@ SELF = attention("attention", 0, "SelfAttention")
 CROSS = attention("cross_attention", 1, "EncDecAttention")
 
 OUTER = (
-    Place("encoder.input", "shared", "input"),
-    Place("decoder.input", "shared", "input"),
-    Place("embedding", "shared", "embedding"),
-    Place("encoder.embedding.position", "encoder.block.0.layer.0.SelfAttention.relative_attention_bias", "embedding"),
-    Place("decoder.embedding.position", "decoder.block.0.layer.0.SelfAttention.relative_attention_bias", "embedding"),
-    Place("encoder.norm", "encoder.final_layer_norm", "norm"),
-    Place("decoder.norm", "decoder.final_layer_norm", "norm"),
-    Place("head", "lm_head", "head"),
+    ModuleSpec("encoder.input", "shared", "input"),
+    ModuleSpec("decoder.input", "shared", "input"),
+    ModuleSpec("embedding", "shared", "embedding"),
+    ModuleSpec(
+        "encoder.embedding.position", "encoder.block.0.layer.0.SelfAttention.relative_attention_bias", "embedding"
+    ),
+    ModuleSpec(
+        "decoder.embedding.position", "decoder.block.0.layer.0.SelfAttention.relative_attention_bias", "embedding"
+    ),
+    ModuleSpec("encoder.norm", "encoder.final_layer_norm", "norm"),
+    ModuleSpec("decoder.norm", "decoder.final_layer_norm", "norm"),
+    ModuleSpec("head", "lm_head", "head"),
 )
 
 
-def frame(tokenizer: PreTrainedTokenizerBase) -> Frame:
+def frame(tokenizer: PreTrainedTokenizerBase) -> SpecialTokens:
     """The encoder reads prompt, sentinel, end; the decoder has said the sentinel and is asked for what follows it."""
     sentinel: Any = tokenizer.get_vocab().get(SPAN)  # asked for by its name, one that lacks it gives the unknown word
     start = tokenizer.pad_token_id
-    return Frame(after=(sentinel, tokenizer.eos_token_id), decoder=(start, sentinel))
+    return SpecialTokens(after=(sentinel, tokenizer.eos_token_id), decoder=(start, sentinel))
 
 
 def states(model: T5ForConditionalGeneration, inputs: Inputs) -> Tensor:
-    return Continuation(model, inputs, cached=False).states
+    return T5Decoder(model, inputs, cached=False).states
 
 
-class Continuation:
+class T5Decoder:
     """Answers under way: the text is encoded once, and the decoder keeps keys and values of what it has said."""
 
     def __init__(self, model: T5ForConditionalGeneration, inputs: Inputs, cached: bool = True):
@@ -124,7 +128,7 @@ T5 = Family(
     outer=OUTER,
     blocks={"encoder": ("encoder.block", (*SELF, *ffn(1))), "decoder": ("decoder.block", (*SELF, *CROSS, *ffn(2)))},
     states=states,
-    write=Continuation,
+    write=T5Decoder,
     transform=transform,
     frame=frame,
     fuse=fuse,

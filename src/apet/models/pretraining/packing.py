@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 from apet.core.hashing import seed_for
 from apet.data.corpus import read_corpus
 from apet.errors import DataError
-from apet.models.ladder import END, Recipe
+from apet.models.ladder import END, PretrainingConfig
 
 DOCUMENTS = 500
 """Documents tokenised at one time."""
@@ -23,7 +23,7 @@ HELD_OUT = 2**16
 """Most held-out tokens that a loss is measured on: the same for every rung, and enough to tell rungs apart."""
 
 
-def training_rows(corpus_folder: Path, tokenizer: PreTrainedTokenizerBase, recipe: Recipe) -> Tensor:
+def training_rows(corpus_folder: Path, tokenizer: PreTrainedTokenizerBase, recipe: PretrainingConfig) -> Tensor:
     """The recipe's rows [steps · batch, length + 1] of ids (int32), each predicting `length` tokens.
 
     Documents are drawn without replacement, in a new order each epoch; only as many as needed are tokenised. The rows

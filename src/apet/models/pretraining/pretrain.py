@@ -19,15 +19,15 @@ from torch.optim import AdamW, Optimizer
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from apet.core.atomic import STATE
-from apet.core.hashing import digest, file_digest, seed_for, versions, whole_folder, write_bytes, write_json
-from apet.core.progress import Progress
+from apet.core.hashing import atomic_dir, digest, file_digest, seed_for, versions, write_bytes, write_json
+from apet.core.progress import StepProgress
 from apet.core.records import BLANK, is_whole, seal_bytes
 from apet.data.corpus import read_corpus_record
 from apet.errors import DataError
 from apet.models.checkpoint_files import PRETRAINING, write_origin
 from apet.models.families import family_of
 from apet.models.inventory import inventory_of
-from apet.models.ladder import PRETRAIN_VERSION, Recipe, Rung, rung_digest
+from apet.models.ladder import PRETRAIN_VERSION, LadderModel, PretrainingConfig, ladder_model_digest
 from apet.models.pretraining.losses import draws_for, heldout_loss, initialise, training_loss
 from apet.models.pretraining.muon import Muon
 from apet.models.pretraining.packing import heldout_rows, training_rows, unigram_entropy
@@ -44,8 +44,8 @@ KEEP_EVERY = 30.0
 
 
 def pretrain(
-    rung: Rung,
-    recipe: Recipe,
+    rung: LadderModel,
+    recipe: PretrainingConfig,
     corpus_folder: Path,
     tokenizer_folder: Path,
     out_folder: Path,
@@ -63,9 +63,9 @@ def pretrain(
     rows = training_rows(corpus_folder, tokenizer, recipe)
     heldout = heldout_rows(corpus_folder, tokenizer, recipe.block_size)
     corpus = read_corpus_record(corpus_folder)["digest"]
-    key = digest([rung_digest(rung, recipe, corpus), file_digest(tokenizer_folder / TOKENIZER_FILES[0])])
+    key = digest([ladder_model_digest(rung, recipe, corpus), file_digest(tokenizer_folder / TOKENIZER_FILES[0])])
     kept = out_folder.parent / f".{out_folder.name}{STATE}"
-    run = Run.new(rung, recipe)
+    run = PretrainingState.new(rung, recipe)
     run.train(rows, kept, key)
     run.round_weights()
     record = {"version": PRETRAIN_VERSION, "corpus": corpus, **run.record(rows, heldout)}
@@ -77,17 +77,17 @@ def pretrain(
 
 
 @dataclass
-class Run:
+class PretrainingState:
     """A rung in training. `losses`: one number a step so far, so that their count is the step to go on from."""
 
-    rung: Rung
-    recipe: Recipe
+    rung: LadderModel
+    recipe: PretrainingConfig
     model: PreTrainedModel
     optimizers: tuple[Optimizer, ...]
     losses: list[float] = field(default_factory=list)
 
     @classmethod
-    def new(cls, rung: Rung, recipe: Recipe) -> Run:
+    def new(cls, rung: LadderModel, recipe: PretrainingConfig) -> PretrainingState:
         config = AutoConfig.for_model(**rung.config(recipe))
         family = family_of(config.model_type)
         torch.manual_seed(seed_for("initial", recipe.seed, rung.name))
@@ -104,7 +104,7 @@ class Run:
         self._load(kept, key)
         last = time.monotonic()
         tokens = recipe.batch_size * recipe.block_size
-        with Progress(self.rung.name, recipe.steps, len(self.losses), tokens) as progress:
+        with StepProgress(self.rung.name, recipe.steps, len(self.losses), tokens) as progress:
             for step in range(len(self.losses), recipe.steps):
                 self.losses.append(self._step(step, rows[step * recipe.batch_size :][: recipe.batch_size].long()))
                 progress.step(self.losses[-1])
@@ -171,7 +171,7 @@ class Run:
         self.losses = state["losses"]
 
 
-def optimizers_for(model: PreTrainedModel, recipe: Recipe) -> tuple[Optimizer, ...]:
+def optimizers_for(model: PreTrainedModel, recipe: PretrainingConfig) -> tuple[Optimizer, ...]:
     """Muon (Jordan 2024) for the matrices of the blocks, AdamW for words (embeddings and head), biases and norms.
 
     Tables of positions go with biases. Every group has its highest rate as `peak`.
@@ -189,7 +189,7 @@ def optimizers_for(model: PreTrainedModel, recipe: Recipe) -> tuple[Optimizer, .
     return AdamW(groups, betas=(0.9, 0.98), weight_decay=0.0, fused=True), muon
 
 
-def rate_share(step: int, recipe: Recipe) -> float:
+def rate_share(step: int, recipe: PretrainingConfig) -> float:
     """The share of its peak that a rate has at a step: up in a line over the warmup, then down to 0 by the end."""
     warmup = recipe.warmup_ratio * recipe.steps
     if step < warmup:
@@ -202,7 +202,7 @@ def _not_used(what: str) -> None:
     print(f"{what}, not used", file=sys.stderr, flush=True)
 
 
-def _tokenizer(folder: Path, recipe: Recipe) -> PreTrainedTokenizerBase:
+def _tokenizer(folder: Path, recipe: PretrainingConfig) -> PreTrainedTokenizerBase:
     check_tokenizer(folder)
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     if len(tokenizer) > recipe.vocab_size:
@@ -210,7 +210,7 @@ def _tokenizer(folder: Path, recipe: Recipe) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def _curve(losses: list[float], recipe: Recipe) -> list[dict[str, float]]:
+def _curve(losses: list[float], recipe: PretrainingConfig) -> list[dict[str, float]]:
     """Means of the training loss over equal spans of steps, with the tokens seen by the end of each."""
     edges = sorted({len(losses) * point // POINTS for point in range(POINTS + 1)})
     spans = [(end, losses[start:end]) for start, end in pairwise(edges)]
@@ -219,7 +219,7 @@ def _curve(losses: list[float], recipe: Recipe) -> list[dict[str, float]]:
 
 
 def _save(model: PreTrainedModel, tokenizer_folder: Path, record: dict[str, Any], out_folder: Path) -> None:
-    with whole_folder(out_folder) as folder:
+    with atomic_dir(out_folder) as folder:
         model.to(STORED)  # type: ignore[arg-type]  # the library's decorator hides the model itself
         model.save_pretrained(folder)
         # Other libraries load what the configuration says, and are to compute in float32 too.

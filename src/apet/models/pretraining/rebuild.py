@@ -11,7 +11,7 @@ from safetensors import safe_open
 from apet.data.corpus import RECORD, build_corpus
 from apet.data.wheels import fetch_wheel
 from apet.models.checkpoint_files import PRETRAINING, checked_content, read_origin
-from apet.models.ladder import LADDER, Recipe, Rung
+from apet.models.ladder import LADDER, LadderModel, PretrainingConfig
 from apet.models.pretraining.pretrain import pretrain
 from apet.models.pretraining.tokenizer import TOKENIZER_FILES, train_tokenizer
 
@@ -48,7 +48,7 @@ class Comparison:
         )
 
 
-def rebuild_ladder(rungs: Sequence[Rung], wheels_folder: Path, out_folder: Path) -> Iterator[Comparison]:
+def rebuild_ladder(rungs: Sequence[LadderModel], wheels_folder: Path, out_folder: Path) -> Iterator[Comparison]:
     """Pretrain rungs from the wheels' text by the shipped recipe, one after another.
 
     What is finished in `out_folder` is kept and what was interrupted is resumed, so the same command goes on.
@@ -61,7 +61,7 @@ def rebuild_ladder(rungs: Sequence[Rung], wheels_folder: Path, out_folder: Path)
     Yields:
         A comparison for each rung, when it is finished.
     """
-    recipe, corpus, tokenizer = Recipe(), out_folder / "corpus", out_folder / "tokenizer"
+    recipe, corpus, tokenizer = PretrainingConfig(), out_folder / "corpus", out_folder / "tokenizer"
     if not (corpus / RECORD).is_file():
         for wheel in WHEELS:
             fetch_wheel(wheel, wheels_folder)

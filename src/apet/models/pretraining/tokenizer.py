@@ -7,8 +7,8 @@ from pathlib import Path
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from apet.core.hashing import file_digest, whole_folder
-from apet.core.records import check_files, read_sealed, write_sealed
+from apet.core.hashing import atomic_dir, file_digest
+from apet.core.records import check_files, read_json_record, write_json_record
 from apet.data.corpus import read_corpus, read_corpus_record
 from apet.errors import DataError
 from apet.models.ladder import SENTINELS, SPECIAL
@@ -49,10 +49,10 @@ def train_tokenizer(corpus_folder: Path, vocabulary: int, out_folder: Path) -> N
     )
     assert fast.convert_tokens_to_ids(list(SPECIAL)) == list(range(len(SPECIAL)))
     origin = {"corpus": read_corpus_record(corpus_folder)["digest"], "vocabulary": vocabulary}
-    with whole_folder(out_folder) as folder:
+    with atomic_dir(out_folder) as folder:
         fast.save_pretrained(folder)
         files = {name: file_digest(folder / name) for name in TOKENIZER_FILES}
-        write_sealed(folder / RECORD, {**origin, "files": files})
+        write_json_record(folder / RECORD, {**origin, "files": files})
 
 
 def check_tokenizer(folder: Path) -> None:
@@ -60,4 +60,4 @@ def check_tokenizer(folder: Path) -> None:
     if not (folder / TOKENIZER_FILES[0]).is_file():
         raise DataError(f"{folder}: no {TOKENIZER_FILES[0]}. Make it with `apet tokenizer`.")
     remedy = f"Delete {folder} and make it again (`apet tokenizer`, or the same `snakemake`): it comes out the same."
-    check_files(folder, read_sealed(folder / RECORD, remedy)["files"], RECORD, remedy)
+    check_files(folder, read_json_record(folder / RECORD, remedy)["files"], RECORD, remedy)
