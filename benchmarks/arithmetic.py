@@ -33,15 +33,15 @@ def measure(plm: Path, data: Path) -> dict[str, float]:
     make_deterministic()
     keep_freed_memory()
     recipe = TrainingConfig(
-        loss="labels", steps=10**6, batch=16, length=LENGTH, rates=LearningRates(*[1e-4] * 6), rate_grid=(1.0,),
-        schedule="constant", warmup=0.0, evaluations=1, clip=1.0, checkpointing=False,
+        loss="labels", max_steps=10**6, batch_size=16, max_length=LENGTH, learning_rates=LearningRates(*[1e-4] * 6), lr_multipliers=(1.0,),
+        lr_scheduler_type="constant", warmup_ratio=0.0, num_evals=1, max_grad_norm=1.0, gradient_checkpointing=False,
     )  # fmt: skip
     bench = CellInputs.of(load_plm(plm, plm.name), data, LENGTH)
     args = argparse.Namespace(steps=STEPS, rows=ROWS, rounds=3)
     found = {}
     for placement in ("lora", "full"):
         rounds = measured(bench, recipe, placement, "@own", args)
-        found[placement] = 1e3 * recipe.batch * statistics.median(r.training for r in rounds)
+        found[placement] = 1e3 * recipe.batch_size * statistics.median(r.training for r in rounds)
     return found | {"evaluation": 1e3 * ROWS * statistics.median(r.evaluation for r in rounds)}
 
 

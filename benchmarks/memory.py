@@ -82,7 +82,7 @@ def apet(folder: Path, dtype: str, checkpointing: bool) -> Run:
 
     def loop() -> float:
         start = time.monotonic()
-        with TunedPLM(plm, plan, recipe.checkpointing) as tuned:
+        with TunedPLM(plm, plan, recipe.gradient_checkpointing) as tuned:
             train(
                 tuned,
                 parts,

@@ -52,7 +52,7 @@ def main() -> None:
     recipe = TrainingConfig(
         **{"loss": "labels", "steps": 10**6, "batch": args.batch, "length": args.length, "schedule": "constant"},
         **{"warmup": 0.0, "evaluations": 1, "clip": 1.0, "checkpointing": False, "rate_grid": (1.0,)},
-        rates=LearningRates(*[1e-4] * 6),
+        learning_rates=LearningRates(*[1e-4] * 6),
     )
     for placement, budget in (("lora", "@own"), ("uniform", "@lora"), ("full", "@own")):
         rounds = measured(CellInputs.of(plm, args.data, args.length), recipe, placement, budget, args)
@@ -90,7 +90,7 @@ def measured(
 ) -> list[Round]:
     """Rounds of a few steps, an evaluation of the first training rows, and plain matrix products."""
     tuned, parts = tuned_with(bench, placement, budget)
-    train, objective = bench.splits.train, bench.splits.objective
+    train, objective = bench.data.train, bench.data.objective
     shown = first_rows(train, args.rows)
     order = batches(train.lengths, recipe, seed=1)
     with tuned:
@@ -98,7 +98,7 @@ def measured(
 
         def steps(count: int) -> None:
             for rows in islice(order, count):
-                run.descend(objective.loss(tuned, run.parts, train, rows, recipe.loss), 1.0)
+                run.optimizer_step(objective.loss(tuned, run.parts, train, rows, recipe.loss), 1.0)
 
         counter = FlopCounterMode(display=False)
         with counter:
@@ -108,7 +108,7 @@ def measured(
         for _ in range(args.rounds):
             step = seconds(lambda: steps(args.steps)) / args.steps
             seen = seconds(lambda: objective.evaluate(tuned, run.parts, shown)) / len(shown)
-            rounds.append(Round(step / recipe.batch, seen, products / step, machine_rate()))
+            rounds.append(Round(step / recipe.batch_size, seen, products / step, machine_rate()))
     return rounds
 
 
@@ -151,7 +151,7 @@ def written(bench: CellInputs, args: argparse.Namespace) -> None:
     test, longest = bench.test, bench.task["target_length"]
     shown = first_rows(test, ROWS)
     never, rates = -1, []
-    with tuned, tuned.settling(list(parts.values())):
+    with tuned, tuned.merged_for_inference(list(parts.values())):
         for _ in range(args.rounds):
             spent = seconds(lambda: generate(tuned, list(parts.values()), shown, never, longest))
             rates.append(spent / (len(shown) * longest))

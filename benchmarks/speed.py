@@ -197,7 +197,7 @@ def peer_rows(args: argparse.Namespace) -> tuple[dict, list[int]]:
     from apet.models.families import family_of
 
     tokenizer, task = AutoTokenizer.from_pretrained(args.plm), read_task(args.data)
-    frame = family_of(AutoConfig.from_pretrained(args.plm).model_type).frame(tokenizer)
+    frame = family_of(AutoConfig.from_pretrained(args.plm).model_type).special_tokens(tokenizer)
     around = {"before": frame.before, "after": frame.after}
     rows = {}
     for split in SPLITS:

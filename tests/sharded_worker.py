@@ -36,7 +36,7 @@ LABELS = [[3, 5], [3, 6], [4]]
 
 def cases() -> Iterator[tuple[str, CellInputs, Cell]]:
     """Name, a bench with a whole PLM, and a cell. Batches and splits have odd numbers of rows."""
-    recipe = replace(RECIPE, steps=STEPS, batch=7, evaluations=1)
+    recipe = replace(RECIPE, max_steps=STEPS, batch_size=7, num_evals=1)
     own = {"full": "@own", "lora": "@own", "uniform": "1500"}
     splits = TrainingData(rows(41, 1), rows(9, 2), ClassificationObjective(LabelTrie.of([[3], [4]])))
     for family in ("bloom", "t5", "bert"):
@@ -45,7 +45,7 @@ def cases() -> Iterator[tuple[str, CellInputs, Cell]]:
             yield f"{family} {placement}", bench, cell(placement, budget, training=recipe, draws=1)
     for placement, budget in {"none": "@own", "uniform": "1500"}.items():
         plm = tiny_plm("bert")
-        plm.family.behead(plm.model)
+        plm.family.drop_lm_head(plm.model)
         headed = CellInputs(replace(plm, head="trained"), BENCH.task, splits, rows(33, 3))
         yield f"bert head {placement}", headed, cell(placement, budget, training=recipe, draws=1)
     forked = replace(splits, objective=ClassificationObjective(LabelTrie.of(LABELS)))
@@ -88,8 +88,8 @@ def measure() -> dict[str, Any]:
         ids = torch.randint(WORDS, (4, 7), generator=torch.Generator().manual_seed(1))
         logits = tuned(run.parts, ids, torch.tensor([7, 5, 6, 7]), None)
         gathered = [gathered_in(plm)]
-        run.descend(logits.square().mean(), 1.0)
-    moments = [s for state in run.optimiser.state.values() for s in state.values() if s.numel() > 1]
+        run.optimizer_step(logits.square().mean(), 1.0)
+    moments = [s for state in run.optimizer.state.values() for s in state.values() if s.numel() > 1]
     return {
         "frozen": frozen / whole,
         "theta": mine(run.parts) / plan.budget,
@@ -126,7 +126,7 @@ def train_badly(*arguments: str) -> int:
             os.kill(os.getpid(), signal.SIGKILL)
         looked(run, seen)
 
-    looked, TrainingState.look, job.train_cell = TrainingState.look, look, train
+    looked, TrainingState.record_eval, job.train_cell = TrainingState.record_eval, look, train
     return main(arguments)
 
 

@@ -65,8 +65,8 @@ class Stage:
 
 def stages(grid: Grid) -> list[Stage]:
     """All stages, by the commands that the rules of the workflow have."""
-    (task,), rung = grid.tasks, [*grid.rungs][-1]
-    block = next(block for block in grid.blocks() if block.model == rung)
+    (task,), rung = grid.tasks, [*grid.pretrained_models][-1]
+    block = next(block for block in grid.jobs() if block.model == rung)
     corpus, plm, text = grid.corpus, grid.plm_folder(rung), grid.task_folder(task)
     resolved = f"results/studies/{grid.id[:12]}.json"
     trained = tuple(f"results/{root}/{block.model}/{task}" for root in ("cells", "runs"))

@@ -80,7 +80,7 @@ def test_round_trip_and_equal_bytes(cells: Path, tmp_path: Path) -> None:
     paths = [path for path, _ in study()]
     frame = gathered(cells, paths)
     missing = [{"model": "a", "task": "b", "placement": "c", "budget": "d", "reason": "not trained"}]
-    about = {"study": STUDY, "margins": AnalysisConfig(low_margin=3.0), "missing": missing}
+    about = {"study": STUDY, "margins": AnalysisConfig(chance_margin=3.0), "missing": missing}
     write_tidy(frame, tmp_path / "a", **about)
     write_tidy(gathered(cells, paths[::-1]), tmp_path / "b", **about)
     for name in ("tidy.parquet", "tidy.csv", "tidy_columns.csv"):

@@ -40,7 +40,7 @@ make_deterministic()
 ROOT = Path(__file__).parent.parent
 PAGE, EXPORTS = ((ROOT / "docs" / name).read_text() for name in ("python.md", "export.md"))
 SPLITS = {"train": 48, "validation": 16, "test": 24}
-RECIPE = replace(apet.DEFAULT_TRAINING, steps=6, batch=8, length=16)
+RECIPE = replace(apet.DEFAULT_TRAINING, max_steps=6, batch_size=8, max_length=16)
 TASK = {
     "name": "words", "version": 1, "description": "Whether w8 or w9 is said.", "type": "classification",
     "fields": ["text"], "prompt": "{text} w10", "labels": {"eight": " w20", "nine": " w30 w31"},
@@ -101,15 +101,22 @@ def finished(root: Path, family: str = "bloom", task: dict | None = None, head: 
     answer = "answer" if task["type"] == "generation" else "label"
     fields = {"placement": "uniform", "budget": "700", "draws": 2, "reruns": 1, **changes}
     cell = Cell(
-        family, task["name"], seed=1, methods=MethodSizes(), training=RECIPE, plm="1" * 64, data="2" * 64, **fields
+        family,
+        task["name"],
+        seed=1,
+        methods=MethodSizes(),
+        training=RECIPE,
+        model_digest="1" * 64,
+        data_digest="2" * 64,
+        **fields,
     )
-    folder = save_plm(tiny_plm(family, fused=False).model, root / plm_folder(family, cell.plm))
+    folder = save_plm(tiny_plm(family, fused=False).model, root / plm_folder(family, cell.model_digest))
     if head == "trained":
         (folder / "snapshot.json").write_text(json.dumps({"head": head}))
-    data = root / data_folder(cell.task, cell.data)
+    data = root / data_folder(cell.task, cell.data_digest)
     apet.prepare_task(task, data, by_split((*task["fields"], answer)))
     made = Finished(root, cell)
-    train_cell(cell, CellInputs.of(load_plm(folder, family), data, RECIPE.length), made.folder)
+    train_cell(cell, CellInputs.of(load_plm(folder, family), data, RECIPE.max_length), made.folder)
     return made
 
 

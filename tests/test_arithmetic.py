@@ -138,8 +138,8 @@ def _trained_bloom(width: int, layers: int) -> str:
 
 
 TRAINING = TrainingConfig(
-    loss="labels", steps=5, batch=8, length=8, rates=LearningRates(*6 * (0.01,)), rate_grid=(1.0,), schedule="linear",
-    warmup=0.1, evaluations=1, clip=1.0, checkpointing=False,
+    loss="labels", max_steps=5, batch_size=8, max_length=8, learning_rates=LearningRates(*6 * (0.01,)), lr_multipliers=(1.0,), lr_scheduler_type="linear",
+    warmup_ratio=0.1, num_evals=1, max_grad_norm=1.0, gradient_checkpointing=False,
 )  # fmt: skip
 TASK = {
     "task": "toy", "type": "classification", "metric": "accuracy", "metrics": ["accuracy"],
@@ -180,14 +180,17 @@ def _trained_theta(made: CellInputs, placement: str) -> str:
     plan = make_plan(inventory, placement, budget, 3)
     parts = start(made.plm, plan, 4)
     with TunedPLM(made.plm, plan) as tuned:
-        trained = train(tuned, parts, made.splits, TRAINING, seed=1, rate=1.0)
-    assert trained.steps == trained.best_step == TRAINING.steps
+        trained = train(tuned, parts, made.data, TRAINING, seed=1, rate=1.0)
+    assert trained.num_steps == trained.best_step == TRAINING.max_steps
     return digest(trained.theta)
 
 
 def cell() -> dict[str, Any]:
     """Train a cell of four replicates. Returns their records and the class of machine."""
-    made, training = bench("bloom"), replace(TRAINING, rates=LearningRates(*6 * (0.05,)), steps=60, evaluations=4)
+    made, training = (
+        bench("bloom"),
+        replace(TRAINING, learning_rates=LearningRates(*6 * (0.05,)), max_steps=60, num_evals=4),
+    )
     asked = Cell("tiny", "toy", "uniform", "1500", 2, 2, 1, MethodSizes(), training, "plm", "data")
     with tempfile.TemporaryDirectory() as folder:
         record = train_cell(asked, made, Path(folder) / "cell")

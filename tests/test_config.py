@@ -56,7 +56,7 @@ def test_excluded_pairs_have_no_cells_and_rename_no_other(tmp_path):
     gone = {c.path for c in whole.cells} - {c.path for c in part.cells}
     assert {c.path for c in part.cells} < {c.path for c in whole.cells}
     assert {tuple(path.split("/")[:2]) for path in gone} == {("bloom-32x2", "reuters8")}
-    assert {(b.model, task) for b in part.blocks() for task in b.tasks} == set(part.pairs) and len(part.pairs) == 5
+    assert {(b.model, task) for b in part.jobs() for task in b.tasks} == set(part.pairs) and len(part.pairs) == 5
 
 
 def test_an_entry_of_the_grid_may_be_for_some_models_alone(tmp_path):
@@ -65,7 +65,7 @@ def test_an_entry_of_the_grid_may_be_for_some_models_alone(tmp_path):
     others = {**entry, "models": ["bloom-32x2"], "training": {"steps": 7}}
     whole, part = grid_of(tmp_path, PARAMS), grid_of(tmp_path, changed("grid", [*PARAMS["grid"], entry, others]))
     more = [cell for cell in part.cells if cell.path not in {c.path for c in whole.cells}]
-    assert {(cell.model, cell.training.steps) for cell in more} == {("bloom-64x4", 60), ("bloom-32x2", 7)}
+    assert {(cell.model, cell.training.max_steps) for cell in more} == {("bloom-64x4", 60), ("bloom-32x2", 7)}
     with pytest.raises(ConfigError, match="attention at 64 stands twice"):
         grid_of(tmp_path, changed("grid", [*PARAMS["grid"], entry, entry]))
     with pytest.raises(ConfigError, match="grid has no entry for 'bloom-32x2'"):
@@ -187,7 +187,7 @@ def test_a_cell_survives_its_record(tmp_path):
 
 def test_blocks_hold_every_cell_once_and_stay_few(tmp_path):
     grid = grid_of(tmp_path, changed("cells_per_job", 10))
-    blocks = grid.blocks()
+    blocks = grid.jobs()
     assert sorted(c.path for b in blocks for c in b.cells) == sorted(c.path for c in grid.cells)
     assert all(len({c.model for c in b.cells}) == 1 and len(b.cells) <= 10 for b in blocks)
     assert len({b.job for b in blocks}) == len(blocks)

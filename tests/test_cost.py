@@ -80,7 +80,7 @@ def test_each_rate_is_a_training_and_full_tuning_costs_six_a_parameter(tmp_path)
 
 def test_a_written_answer_is_read_generated_and_measured(tmp_path):
     found = estimate(tmp_path, tasks=["bbc_titles"])
-    target = found.grid.tasks["bbc_titles"].target_length
+    target = found.grid.tasks["bbc_titles"].max_new_tokens
     lora = cost(found, "lora", "@own")
     assert lora.tokens == 3 * 4 * (TEXT + target)
     looked = 2 * (TEXT + target) * (VALIDATION + TEST)

@@ -38,7 +38,7 @@ FIELDS = {"fields": ("one", "two"), "prompt": "Input: {one} [SEP] {two} Topic:"}
 def test_rows_are_cut_and_counted_and_keep_the_prompt_of_their_family(tmp_path):
     folder, task = prepared(tmp_path, PAIRS, **FIELDS, prompts={"bert": "{one} it was {two}"})
     encoded = encode_split(folder, "test", task, plm(after=(9,)), 30)
-    assert encoded.names == read_split(folder, "test").id.tolist() and len(encoded) == 29
+    assert encoded.row_ids == read_split(folder, "test").id.tolist() and len(encoded) == 29
     assert encoded.labels.tolist() == read_split(folder, "test").label.tolist()
     tail = TOKENIZER(" Topic:")["input_ids"] + [9]
     for ids, length in zip(encoded.ids.tolist(), encoded.lengths.tolist(), strict=True):

@@ -63,10 +63,10 @@ def test_a_task_is_whole_without_overlap_and_the_same_twice(name, wheels_folder,
     record = read_task(folders[0])
     assert sum(record["rows"].values()) + sum(record["dropped"].values()) == READ[name]
     assert set(record["overlap"].values()) == {0}
-    for field in task.group or task.fields:
+    for field in task.group_by or task.text_columns:
         texts = {split: {normalise(text) for text in read_split(folders[0], split)[field]} for split in SPLITS}
         assert sum(map(len, texts.values())) == len(set.union(*texts.values()))
-    assert all(min(counts.values()) > 0 for counts in record["label_counts"].values() if task.labels)
+    assert all(min(counts.values()) > 0 for counts in record["label_counts"].values() if task.verbalizer)
     assert 0 < record["chance"]["level"] < 0.6
 
 

@@ -46,11 +46,13 @@ def answered(field: str, column: str, many: bool, start: int = 0, count: int = 1
 def toy_rows(name: str) -> dict[str, list[dict]]:
     """Split of the hub → rows in its columns, for each of the paper's tasks."""
     task = load_task(name)
-    labels = len(task.labels)
+    labels = len(task.verbalizer)
     if task.type == "generation":
-        made = [answered(task.fields[0], task.answer, name == "nq_open", start, 60) for start in (0, 100, 200)]
+        made = [
+            answered(task.text_columns[0], task.answer_column, name == "nq_open", start, 60) for start in (0, 100, 200)
+        ]
     else:
-        made = [labelled(*task.fields, labels=labels, start=start, count=120) for start in (0, 200, 400)]
+        made = [labelled(*task.text_columns, labels=labels, start=start, count=120) for start in (0, 200, 400)]
     found = dict(zip(task.splits.values(), made, strict=True))
     listed = {task.splits[side] for side in task.sources["hub"].get("splits", SPLITS)}
     return {split: rows for split, rows in found.items() if split in listed}
@@ -100,7 +102,7 @@ PAPER = ["sst2", "rotten_tomatoes", "imdb", "mnli", "qnli", "rte", "qqp", "mrpc"
 @pytest.mark.parametrize("name", PAPER)
 def test_the_hub_and_a_folder_with_its_columns_give_the_same_rows(name, monkeypatch, tmp_path):
     task, rows = load_task(name), toy_rows(name)
-    for one in {name, *task.sisters}:
+    for one in {name, *task.overlapping_tasks}:
         write_hub(tmp_path / "hub", one, toy_rows(one))
         for split, some in toy_rows(one).items():
             write_jsonl(tmp_path / "local" / one / f"{split}.jsonl", some)
@@ -117,14 +119,14 @@ def test_the_hub_and_a_folder_with_its_columns_give_the_same_rows(name, monkeypa
     assert sum(records[0]["rows"].values()) + sum(records[0]["dropped"].values()) == sum(map(len, rows.values()))
     assert set(records[0]["overlap"].values()) == {0}
     table = read_split(tmp_path / "from_hub", "test")
-    assert list(table) == ["id", *task.fields, "label" if task.labels else "targets"]
+    assert list(table) == ["id", *task.text_columns, "label" if task.verbalizer else "targets"]
     test = rows.get(task.splits["test"], rows.get(task.splits["validation"]))
-    truth = {tuple(row[field] for field in task.fields): row[task.answer] for row in test}
+    truth = {tuple(row[field] for field in task.text_columns): row[task.answer_column] for row in test}
     for row in table.to_dict("records"):
-        found = truth[tuple(row[field] for field in task.fields)]
+        found = truth[tuple(row[field] for field in task.text_columns)]
         assert (
             row["label"] == found
-            if task.labels
+            if task.verbalizer
             else list(row["targets"]) == ([found] if isinstance(found, str) else found)
         )
 

@@ -33,12 +33,14 @@ def test_every_task_is_named_like_its_file():
 
 
 def test_the_papers_tasks_have_its_fields_words_and_metrics():
-    words = {name: [word.strip() for word in TASKS[name].labels.values()] for name in PAPER}
+    words = {name: [word.strip() for word in TASKS[name].verbalizer.values()] for name in PAPER}
     assert words["sst2"] == words["imdb"] == words["rotten_tomatoes"] == ["negative", "positive"]
     assert words["mnli"] == ["entailment", "neutral", "contradiction"]
     assert words["qnli"] == words["rte"] == ["entailment", "not_entailment"]
     assert words["qqp"] == ["not_duplicate", "duplicate"] and words["mrpc"] == ["not_equivalent", "equivalent"]
-    assert TASKS["mnli"].fields == ("premise", "hypothesis") and TASKS["mnli"].splits["validation"].endswith("_matched")
+    assert TASKS["mnli"].text_columns == ("premise", "hypothesis") and TASKS["mnli"].splits["validation"].endswith(
+        "_matched"
+    )
     assert TASKS["qqp"].metrics == TASKS["mrpc"].metrics == ("accuracy", "f1")
     assert {name: task.metrics for name, task in TASKS.items() if task.type == "generation"} == {
         "nq_open": ("em", "f1"),
@@ -51,14 +53,14 @@ def test_the_papers_tasks_have_its_fields_words_and_metrics():
 
 def test_label_words_differ_early_and_follow_a_space():
     for task in TASKS.values():
-        words = list(task.labels.values())
+        words = list(task.verbalizer.values())
         assert all(word.startswith(" ") and word.strip().replace("_", "").isalpha() for word in words)
         assert len({word.strip()[:2] for word in words}) == len(words)
 
 
 def test_sisters_are_tasks_and_name_each_other():
     for name, task in TASKS.items():
-        assert all(name in TASKS[sister].sisters for sister in task.sisters)
+        assert all(name in TASKS[sister].overlapping_tasks for sister in task.overlapping_tasks)
 
 
 def test_a_task_of_a_users_own_file(tmp_path):

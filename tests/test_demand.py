@@ -38,22 +38,22 @@ def grid(tmp_path_factory: pytest.TempPathFactory) -> Grid:
 
 
 def block(grid: Grid, model: str, *numbers: int) -> Job:
-    (whole,) = (block for block in grid.blocks() if block.model == model)
+    (whole,) = (block for block in grid.jobs() if block.model == model)
     return Job(model, 0, tuple(whole.cells[number] for number in numbers or range(len(whole.cells))))
 
 
 def test_memory_is_the_hint_and_sixteen_bytes_a_number(grid: Grid):
     few, many, share, full = (memory_mb(grid, block(grid, T5, number)) for number in range(4))
     assert pretraining_mb(grid, T5) == 2000 + 1000 * grid.models[T5].memory_gb
-    assert few == pretraining_mb(grid, T5) + 2000 * (grid.models[T5].devices - 1)  # the libraries in each process
+    assert few == pretraining_mb(grid, T5) + 2000 * (grid.models[T5].num_devices - 1)  # the libraries in each process
     assert many - few == 16_000
-    assert full - few == pytest.approx(16 * grid.models[T5].parameters / 1e6, abs=1)
+    assert full - few == pytest.approx(16 * grid.models[T5].num_parameters / 1e6, abs=1)
     assert share - few == pytest.approx((full - few) / 100, abs=1)
 
 
 def test_a_plm_in_parts_asks_for_its_devices_and_is_launched_on_them(grid: Grid):
     assert devices(grid, block(grid, "bloom-16x1")) == 1 and launch_command(1) == "apet"
-    assert devices(grid, block(grid, T5)) == registry()[T5].devices == 4
+    assert devices(grid, block(grid, T5)) == registry()[T5].num_devices == 4
     assert "--num_processes 4 " in launch_command(4) and launch_command(4).endswith("--module apet.cli.app")
 
 
@@ -73,7 +73,7 @@ def test_a_larger_rung_never_asks_for_less(grid: Grid, width: int, more: int, la
     path = grid.params.with_name("rungs.yaml")
     path.write_text(yaml.safe_dump(study))
     both = Grid(load_study(path), path)
-    small, large = (next(b for b in both.blocks() if b.model == rung) for rung in rungs)
+    small, large = (next(b for b in both.jobs() if b.model == rung) for rung in rungs)
     assert parameters(both, rungs[0]) <= parameters(both, rungs[1])
     assert memory_mb(both, small) <= memory_mb(both, large)
 

@@ -105,9 +105,9 @@ def theirs(model: PreTrainedModel | PeftModel, plm: PLM, tokens: int = 0) -> tor
     mask = (torch.arange(ids.shape[1]) < lengths[:, None]).long()
     with torch.no_grad():
         if plm.family.name == "t5":
-            begun = torch.tensor(plm.frame.decoder).expand(len(ids), -1)
+            begun = torch.tensor(plm.special_tokens.decoder).expand(len(ids), -1)
             return model(input_ids=ids, attention_mask=mask, decoder_input_ids=begun).logits[:, -1]
-        return model(input_ids=ids, attention_mask=mask).logits[rows, lengths - plm.family.slot + tokens]
+        return model(input_ids=ids, attention_mask=mask).logits[rows, lengths - plm.family.answer_offset + tokens]
 
 
 def library(plm: PLM, folder: str | Path) -> PreTrainedModel:
@@ -172,7 +172,7 @@ def test_a_merged_checkpoint_loads_as_any_other(plms, tmp_path, family, what):
     plm = plms(family)
     before = {name: value.clone() for name, value in plm.model.state_dict().items()}
     chosen = ("entry", "bias", "lowrank") if what == "all of them" else (what,)
-    model = full(plm) if what == "full" else at(plm, lambda s: s.structure in chosen and s.present)
+    model = full(plm) if what == "full" else at(plm, lambda s: s.structure in chosen and s.exists)
     out = export_model(model, "merged", tmp_path / "out")
     assert_equal(theirs(library(plm, out), plm), ours(model), frozen_logits(plm))
     assert all(torch.equal(value, before[name]) for name, value in plm.model.state_dict().items())
@@ -211,7 +211,7 @@ def test_a_delta_holds_every_structure(plms, tmp_path, family, structures):
 def headed(plm: PLM) -> TunedModel:
     """A PLM that is read through a trained head."""
     model = library(plm, plm.name).requires_grad_(False)
-    plm.family.behead(model)
+    plm.family.drop_lm_head(model)
     beheaded = replace(plm, model=model, head="trained")
     plan = make_plan(beheaded.inventory, "lora", own_count("lora", beheaded.inventory, MethodSizes()), 3)
     head = torch.randn(beheaded.head_size(2), generator=torch.Generator().manual_seed(3))

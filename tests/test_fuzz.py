@@ -258,7 +258,7 @@ def check(plan: Plan, budget: int, inventory: Any) -> None:
     assert len({units.site for units in plan.units}) == len(plan.units)
     for units in plan.units:
         assert 0 < units.count <= units.site.units and units.site in inventory.sites
-        assert units.index is None or (len(units.index) == units.count and np.all(np.diff(units.index) > 0))
+        assert units.indices is None or (len(units.indices) == units.count and np.all(np.diff(units.indices) > 0))
     record = json.loads(json.dumps(plan.record()))
     sites = {site.name: site for site in inventory.sites}
     assert sum(sites[name].cost * count for name, count in record["units"].items()) == record["budget"] == budget

@@ -138,7 +138,7 @@ def test_the_loss_is_the_library_s_over_every_token_of_the_answer(family):
     """Teacher forcing in one pass where the family can; an encoder is asked for one token after another."""
     plm, data = PLMS[family], prompts(6)
     if family == "bert":
-        plm = replace(plm, frame=replace(plm.frame, after=(11, 12)))
+        plm = replace(plm, special_tokens=replace(plm.special_tokens, after=(11, 12)))
         data = replace(
             data, ids=torch.cat((data.ids, torch.zeros(6, 2, dtype=torch.long)), 1), lengths=data.lengths + 2
         )
@@ -203,11 +203,13 @@ def written_task(folder: Path) -> tuple[Path, dict]:
 def bench(tmp_path) -> CellInputs:
     folder, _ = written_task(tmp_path / "data")
     found = CellInputs.of(sized("bloom"), folder, 60)
-    return replace(found, splits=replace(found.splits, train=found.test, validation=found.test))
+    return replace(found, data=replace(found.data, train=found.test, validation=found.test))
 
 
 def test_a_cell_learns_to_write_and_says_how_well(tmp_path, bench):
-    recipe = replace(RECIPE, steps=120, evaluations=2, rates=replace(RECIPE.rates, entry=0.01, bias=0.01))
+    recipe = replace(
+        RECIPE, max_steps=120, num_evals=2, learning_rates=replace(RECIPE.learning_rates, entry=0.01, bias=0.01)
+    )
     full = cell("full", "@own", draws=1, training=recipe)
     record = train_cell(full, bench, tmp_path / "cell")
     (replicate,) = record["replicates"]
@@ -235,7 +237,7 @@ def test_a_cell_learns_to_write_and_says_how_well(tmp_path, bench):
 
 @pytest.mark.parametrize("placement", ["none", "lora", "prompt"])
 def test_the_same_cell_writes_the_same_bytes(tmp_path, bench, placement):
-    same = cell(placement, "@own", draws=1, training=replace(RECIPE, steps=4, evaluations=1))
+    same = cell(placement, "@own", draws=1, training=replace(RECIPE, max_steps=4, num_evals=1))
     for folder in ("a", "b"):
         train_cell(same, bench, tmp_path / folder)
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
@@ -243,7 +245,7 @@ def test_the_same_cell_writes_the_same_bytes(tmp_path, bench, placement):
 
 @pytest.mark.parametrize("family", WRITERS)
 def test_training_makes_the_loss_smaller_in_every_family(tmp_path, bench, family):
-    recipe = replace(RECIPE, steps=12, evaluations=2)
+    recipe = replace(RECIPE, max_steps=12, num_evals=2)
     other = replace(bench, plm=sized(family))
     record = train_cell(cell("lora", "@own", draws=1, training=recipe), other, tmp_path / "cell")
     losses = record["replicates"][0]["losses"]

@@ -29,7 +29,7 @@ SPLITS = TrainingData(rows(64, 1), rows(32, 2), ClassificationObjective(LabelTri
 
 def headed(family: str) -> PLM:
     plm = tiny_plm(family)
-    plm.family.behead(plm.model)
+    plm.family.drop_lm_head(plm.model)
     return replace(plm, head="trained")
 
 
@@ -50,10 +50,10 @@ def test_step_0_is_uniform_and_a_head_is_linear_in_the_plm_s_state(family):
     with TunedPLM(plm, plan) as tuned, torch.no_grad():
         assert torch.equal(tuned([theta, torch.zeros(34)], *data, LABELS), torch.zeros(5, 2))
         logits = tuned([theta, head], *data, LABELS)
-    inputs = Inputs(*data, {}, plm.family.slot, plm.frame.decoder)
+    inputs = Inputs(*data, {}, plm.family.answer_offset, plm.special_tokens.decoder)
     with torch.no_grad():
         states = plm.family.states(plm.model, inputs)
-        if plm.family.pools:
+        if plm.family.mean_pool:
             output = plm.model.bert(input_ids=data[0], attention_mask=inputs.mask("")).last_hidden_state
             states = torch.stack([row[:length].mean(dim=0) for row, length in zip(output, data[1], strict=True)])
     weight = head.view(2, 17)
@@ -66,10 +66,10 @@ def test_theta_and_head_are_trained_together_at_rates_of_their_own(family):
     plan = make_plan(plm.inventory, "uniform", 700, 3)
     parts = split_by_structure(plan, initial_theta(plan, 4, plm.model.get_input_embeddings().weight))
     parts[HEAD] = torch.zeros(plm.head_size(2))
-    rates = replace(RECIPE.rates, head=0.0)
+    rates = replace(RECIPE.learning_rates, head=0.0)
     with TunedPLM(plm, plan) as tuned:
-        both = train(tuned, parts, SPLITS, replace(RECIPE, steps=12), seed=1, rate=1.0)
-        still = train(tuned, parts, SPLITS, replace(RECIPE, steps=12, rates=rates), seed=1, rate=1.0)
+        both = train(tuned, parts, SPLITS, replace(RECIPE, max_steps=12), seed=1, rate=1.0)
+        still = train(tuned, parts, SPLITS, replace(RECIPE, max_steps=12, learning_rates=rates), seed=1, rate=1.0)
     start = torch.cat([part for name, part in parts.items() if name != HEAD])
     assert both.theta.shape == (700,) and both.head.shape == (34,)
     assert not torch.equal(both.theta, start) and both.head.abs().max() > 0
@@ -78,7 +78,7 @@ def test_theta_and_head_are_trained_together_at_rates_of_their_own(family):
 
 @pytest.mark.parametrize("placement", ["none", "lora", "uniform"])
 def test_a_cell_counts_and_saves_the_head_apart(tmp_path, placement):
-    same = cell(placement, "700" if placement == "uniform" else "@own", training=replace(RECIPE, steps=8), draws=1)
+    same = cell(placement, "700" if placement == "uniform" else "@own", training=replace(RECIPE, max_steps=8), draws=1)
     record = train_cell(same, bench("bert"), tmp_path / "a")
     train_cell(same, bench("bert"), tmp_path / "b")
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
@@ -93,14 +93,14 @@ def test_a_cell_counts_and_saves_the_head_apart(tmp_path, placement):
 
 
 def test_a_plm_with_its_own_head_has_no_other(tmp_path):
-    record = train_cell(cell(training=replace(RECIPE, steps=4), draws=1), BENCH, tmp_path / "cell")
+    record = train_cell(cell(training=replace(RECIPE, max_steps=4), draws=1), BENCH, tmp_path / "cell")
     assert record["head"] == {"parameters": 0} and HEADS not in record["files"]
 
 
 def test_a_linear_probe_learns():
     plm = headed("bert")
     plan = Plan("none", 0, 0, ())
-    recipe = replace(RECIPE, steps=200, rates=replace(RECIPE.rates, head=0.03))
+    recipe = replace(RECIPE, max_steps=200, learning_rates=replace(RECIPE.learning_rates, head=0.03))
     with TunedPLM(plm, plan) as tuned:
         trained = train(tuned, {HEAD: torch.zeros(plm.head_size(2))}, SPLITS, recipe, seed=1, rate=1.0)
     assert trained.losses[-1][1] < 0.63  # ln 2 is what a head of zeros has
@@ -115,7 +115,7 @@ def test_a_loss_over_the_vocabulary_needs_words(tmp_path):
 @pytest.mark.parametrize("family", CONFIGS)
 def test_a_cell_with_recomputed_activations_has_the_same_theta(tmp_path, family):
     """The study's key says how a cell is computed and not what."""
-    plain = cell(training=replace(RECIPE, steps=4), draws=1)
-    again = replace(plain, training=replace(plain.training, checkpointing=True))
+    plain = cell(training=replace(RECIPE, max_steps=4), draws=1)
+    again = replace(plain, training=replace(plain.training, gradient_checkpointing=True))
     found = [train_cell(c, bench(family), tmp_path / str(n)) for n, c in enumerate((plain, again))]
     assert found[0]["replicates"] == found[1]["replicates"]

@@ -61,7 +61,7 @@ def framed(family: str):
     """A tiny PLM and rows in its frame: a BERT's end with a mask and a separator."""
     plm, data = tiny_plm(family), rows(9, 1)
     if family == "bert":
-        plm = replace(plm, frame=replace(plm.frame, after=(1, 2)))
+        plm = replace(plm, special_tokens=replace(plm.special_tokens, after=(1, 2)))
         data = replace(data, ids=F.pad(data.ids, (0, 2)), lengths=data.lengths + 2)
         data.ids.scatter_(1, data.lengths[:, None] - 2, 1).scatter_(1, data.lengths[:, None] - 1, 2)
     return plm, data
@@ -116,7 +116,7 @@ def test_labels_sum_to_one_whatever_their_words(tokens):
     labels, plm, one = LabelTrie.of(tokens), Pretended(), torch.ones(1, 1, dtype=torch.long)
     chances = labels.scores(plm, [], one, one[0]).softmax(dim=1)[0]
     torch.testing.assert_close(chances, counted_out(tokens, plm.logits), atol=1e-5, rtol=1e-4)
-    assert plm.asked == len(labels.forks) < len(tokens)
+    assert plm.asked == len(labels.nodes) < len(tokens)
     for label, chance in enumerate(chances):
         loss = labels.loss(plm, [], one, one[0], torch.tensor([label]))
         torch.testing.assert_close(loss, -chance.log(), atol=1e-4, rtol=1e-4)
@@ -124,7 +124,7 @@ def test_labels_sum_to_one_whatever_their_words(tokens):
 
 def test_only_forks_on_a_right_label_s_way_are_asked_in_training():
     labels, plm, two = LabelTrie.of(TREES["four forks"]), Pretended(), torch.ones(2, 1, dtype=torch.long)
-    assert len(labels.forks) == 4  # the start, behind 3, behind 3 5, and behind 4
+    assert len(labels.nodes) == 4  # the start, behind 3, behind 3 5, and behind 4
     labels.loss(plm, [], two, two[:, 0], torch.tensor([2, 4]))
     assert plm.asked == 2
 
@@ -132,7 +132,7 @@ def test_only_forks_on_a_right_label_s_way_are_asked_in_training():
 def test_words_that_differ_at_once_are_asked_at_once():
     plm, data = framed("bloom")
     labels = LabelTrie.of(TREES["flat"])
-    assert len(labels.forks) == 1
+    assert len(labels.nodes) == 1
     with TunedPLM(plm, NOTHING) as tuned, torch.no_grad():
         assert torch.equal(
             predict(tuned, [], data, labels), tuned([], *data.batch(torch.arange(9)), torch.tensor([3, 4, 5]))
@@ -163,12 +163,12 @@ def test_words_of_a_real_tokenizer_that_begin_alike(size, tmp_path):
     tokens = label_tokens(task, tokenizer)
     assert len({ids[0] for ids in tokens}) < len(tokens)
     labels = LabelTrie.of(tokens)
-    assert all(fork.turn.max() + 1 == len(fork.words) > 1 for fork in labels.forks)
+    assert all(fork.next_index.max() + 1 == len(fork.words) > 1 for fork in labels.nodes)
     plm = replace(tiny_plm("bloom", vocabulary=len(tokenizer)), tokenizer=tokenizer)
     folder, _ = prepared(tmp_path / "data", PAIRS, **FIELDS, length=200, labels={"a": LABELS[1], "b": LABELS[2]})
     bench = CellInputs.of(plm, folder, 500)
-    assert bench.splits.objective.words.tokens == (tuple(tokens[1]), tuple(tokens[2]))
-    small = cell("lora", "@own", draws=1, training=replace(RECIPE, steps=4, evaluations=2))
+    assert bench.data.objective.words.tokens == (tuple(tokens[1]), tuple(tokens[2]))
+    small = cell("lora", "@own", draws=1, training=replace(RECIPE, max_steps=4, num_evals=2))
     for again in "ab":
         record = train_cell(small, bench, tmp_path / again)
     assert contents(tmp_path / "a") == contents(tmp_path / "b")

@@ -58,10 +58,10 @@ def test_a_saved_plm_gives_the_library_s_own_logits(tmp_path, name, shards):
     ids, ours = tuned_logits(plm, torch.randint(7, WORDS, (3, 6), generator=torch.Generator().manual_seed(1)))
     with torch.no_grad():
         if name.startswith("t5"):
-            assert plm.frame.decoder == (0, 6)
+            assert plm.special_tokens.decoder == (0, 6)
             theirs = model(input_ids=ids, decoder_input_ids=torch.tensor([[0, 6]] * len(ids))).logits[:, -1]
         else:
-            theirs = model(input_ids=ids).logits[:, ids.shape[1] - plm.family.slot]
+            theirs = model(input_ids=ids).logits[:, ids.shape[1] - plm.family.answer_offset]
     torch.testing.assert_close(ours, theirs, atol=5e-5, rtol=2e-5)
     with TunedPLM(plm, NOTHING) as tuned, torch.no_grad():
         lengths = torch.full((len(ids),), ids.shape[1])
@@ -220,7 +220,7 @@ def test_an_encoder_without_its_head_asks_for_a_trained_one(tmp_path):
 @pytest.mark.parametrize("name", CONFIGS)
 def test_every_family_can_go_without_its_head(tmp_path, name):
     plm = load_plm(state(save_plm(model_of(name), tmp_path), head="trained"), "x")
-    present = sum(s.units for s in plm.inventory.sites if s.structure in ("entry", "bias") and s.present)
+    present = sum(s.units for s in plm.inventory.sites if s.structure in ("entry", "bias") and s.exists)
     assert present == plm.inventory.parameters == sum(p.numel() for p in plm.model.parameters())
     assert not [site for site in plm.inventory.sites if site.place.startswith("head")]
     assert plm.family is FAMILIES[name]

@@ -63,7 +63,7 @@ def _compare(family: str, names: list[str], rank: int) -> None:
             a, b = _factors(slot, theta)
             layer.lora_A["default"].weight[ranks] = a
             layer.lora_B["default"].weight[owned, ranks] = b.T
-    theirs = _read(family, wrapped, ids, plm.family.slot)
+    theirs = _read(family, wrapped, ids, plm.family.answer_offset)
     theirs.square().sum().backward()
     for slot, layer, ranks, owned in seats:
         a, b = _factors(slot, expected)

@@ -68,11 +68,11 @@ def test_random_plan_meets_any_budget_exactly(placement, share, seed, large):
     assert sum(u.size for u in plan.units) == budget
     for units in plan.units:
         assert 0 < units.count <= units.site.units
-        assert units.site.drawn
-        if units.index is not None:
-            assert len(units.index) == units.count
-            assert len(set(units.index.tolist())) == units.count
-            assert 0 <= units.index.min() <= units.index.max() < units.site.units
+        assert units.site.samplable
+        if units.indices is not None:
+            assert len(units.indices) == units.count
+            assert len(set(units.indices.tolist())) == units.count
+            assert 0 <= units.indices.min() <= units.indices.max() < units.site.units
 
 
 @settings(max_examples=80, deadline=None)
@@ -94,7 +94,7 @@ def test_named_placement_at_its_own_count_takes_its_own_units():
 
 
 def test_adapter_of_half_the_width_keeps_its_output_biases():
-    half = own_count("adapter", SMALL, MethodSizes(adapter_width=12))
+    half = own_count("adapter", SMALL, MethodSizes(adapter_bottleneck_dim=12))
     plan = make_plan(SMALL, "adapter", half, seed=7)
     assert {u.count for u in plan.units if u.site.structure == "bottleneck"} == {12}
     assert {u.count for u in plan.units if u.site.structure == "bias"} == {32}
@@ -197,8 +197,8 @@ def test_own_has_no_meaning_for_a_random_placement():
 
 def test_key_biases_and_word_rows_are_counted_but_never_drawn():
     sites = {s.name: s for s in SMALL.sites}
-    assert not sites["decoder.0.attention.key/bias"].drawn
-    assert not sites["decoder.embedding/entry"].drawn
+    assert not sites["decoder.0.attention.key/bias"].samplable
+    assert not sites["decoder.embedding/entry"].samplable
     assert {s.structure for s in SMALL.sites} == set(STRUCTURES)
     assert isinstance(SMALL.sites[0], Site)
 
@@ -226,10 +226,10 @@ def test_only_a_part_of_a_sites_scalars_is_named_one_by_one():
     for plan in (make_plan(SMALL, "uniform", 2000, seed=1), make_plan(SMALL, "bias_only", 300, seed=1)):
         for units in plan.units:
             part = units.site.structure in ("entry", "bias") and units.count < units.site.units
-            assert (units.index is not None) == part
-            assert not part or (len(units.index) == units.count and (units.index[1:] > units.index[:-1]).all())
+            assert (units.indices is not None) == part
+            assert not part or (len(units.indices) == units.count and (units.indices[1:] > units.indices[:-1]).all())
     own = make_plan(SMALL, "bitfit", own_count("bitfit", SMALL, MethodSizes()), seed=1)
-    assert all(units.index is None for units in own.units)
+    assert all(units.indices is None for units in own.units)
 
 
 def test_sites_stand_in_one_order_numbers_as_numbers_before_words():

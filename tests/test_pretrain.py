@@ -122,7 +122,7 @@ def test_the_tokenizer_adds_nothing_and_pads_on_the_right(tokenizer: Path) -> No
 
 def test_the_tokenizer_has_what_every_family_frames_a_text_with(tokenizer: Path) -> None:
     words = AutoTokenizer.from_pretrained(tokenizer)
-    bert, t5 = FAMILIES["bert"].frame(words), FAMILIES["t5"].frame(words)
+    bert, t5 = FAMILIES["bert"].special_tokens(words), FAMILIES["t5"].special_tokens(words)
     assert (bert.before, bert.after) == ((CLS,), (MASK, SEP))
     assert (t5.after, t5.decoder) == ((SENTINEL, END), (PAD, SENTINEL))
 
@@ -384,7 +384,7 @@ def test_what_is_hidden_is_drawn_by_seed_and_step() -> None:
 @pytest.mark.parametrize("rung", [RUNG, *OTHERS], ids=lambda rung: rung.family)
 def test_every_block_is_the_identity_at_first(rung: LadderModel) -> None:
     model = PretrainingState.new(rung, RECIPE).model
-    ends = [p for p in FAMILIES[rung.family].places(model) if p.ends_block]
+    ends = [p for p in FAMILIES[rung.family].places(model) if p.adapter_after]
     assert ends and not any(model.get_submodule(p.module).weight.any() for p in ends)
     own_head = model.get_output_embeddings().weight is not model.get_input_embeddings().weight
     assert own_head == (rung.family == "t5") and model.get_output_embeddings().weight.any() != own_head

@@ -25,9 +25,9 @@ HUB = {"hub": "someone/plm", "revision": "main"}
 def test_every_registered_plm_has_the_published_size(name, tmp_path):
     snapshot = registry()[name]
     inventory = inventory_of_config(values_of(snapshot, PretrainingConfig(), tmp_path), snapshot.head)
-    assert inventory.parameters == snapshot.parameters
+    assert inventory.parameters == snapshot.num_parameters
     assert inventory.family == snapshot.family and snapshot.family in FAMILIES
-    weights = snapshot.parameters * (4 if snapshot.dtype == "float32" else 2) / 1e9
+    weights = snapshot.num_parameters * (4 if snapshot.dtype == "float32" else 2) / 1e9
     assert weights < snapshot.memory_gb < 3 + 1.5 * weights
 
 

@@ -28,7 +28,7 @@ from test_training import BENCH, RECIPE, cell, contents, start
 OFTEN = ("--keep-every", "0.02")
 SEED, HITS = 7, 4
 MACHINE = {"machine": "here"}
-SPEC = cell(draws=2, reruns=1, training=replace(RECIPE, steps=12, rate_grid=(0.3, 1.0)))
+SPEC = cell(draws=2, reruns=1, training=replace(RECIPE, max_steps=12, lr_multipliers=(0.3, 1.0)))
 STEPS = 2 * 2 * 12
 
 
@@ -50,7 +50,7 @@ def attempt(folder: Path, hit_in: int = 0, identity: str = "this", machine=None,
     report, stop = Counting(hit_in), SignalHandler()
     kept = CellCheckpoint(folder / "kept", identity, machine or MACHINE, stop, every)
     journal = JobCallbacks(kept, report, None, folder / "logs")
-    with stop.listening(), stop.held():
+    with stop.install(), stop.deferred():
         train_cell(SPEC, BENCH, folder / "cell", journal)
     return report
 
@@ -144,21 +144,25 @@ def test_a_run_goes_on_from_any_of_its_steps_alike():
 
         def begin(self, run: TrainingState) -> None:
             if self.at is not None:
-                run.restore(self.states[self.at])
+                run.load_state_dict(self.states[self.at])
 
         def step(self, run: TrainingState) -> None:
             if self.at is None:
-                self.states.append(cloned(run.state()))
+                self.states.append(cloned(run.state_dict()))
 
     with TunedPLM(BENCH.plm, plan) as tuned:
         for rate, outcome in ((1.0, "ok"), (1e20, "diverged")):
-            recipe, states = replace(RECIPE, steps=8, clip=1e30 if outcome == "diverged" else 1.0), []
-            first = train(tuned, parts, BENCH.splits, recipe, 1, rate, Jump(states, None))
+            recipe, states = replace(RECIPE, max_steps=8, max_grad_norm=1e30 if outcome == "diverged" else 1.0), []
+            first = train(tuned, parts, BENCH.data, recipe, 1, rate, Jump(states, None))
             assert first.outcome == outcome
             for at in range(len(states)):
-                again = train(tuned, parts, BENCH.splits, recipe, 1, rate, Jump(states, at))
+                again = train(tuned, parts, BENCH.data, recipe, 1, rate, Jump(states, at))
                 assert torch.equal(again.theta, first.theta)
-                assert (again.losses, again.best_step, again.steps) == (first.losses, first.best_step, first.steps)
+                assert (again.losses, again.best_step, again.num_steps) == (
+                    first.losses,
+                    first.best_step,
+                    first.num_steps,
+                )
 
 
 def cloned(value):
@@ -177,7 +181,7 @@ def test_training_draws_from_no_state_but_its_seed():
         for seed in (1, 2):
             torch.manual_seed(seed)
             before = torch.get_rng_state()
-            found.append(train(tuned, parts, BENCH.splits, replace(RECIPE, steps=8), 1, 1.0).theta)
+            found.append(train(tuned, parts, BENCH.data, replace(RECIPE, max_steps=8), 1, 1.0).theta)
             assert torch.equal(torch.get_rng_state(), before)
     assert torch.equal(*found)
 

@@ -83,7 +83,7 @@ def test_other_libraries_load_a_shipped_rung_in_float32() -> None:
 def test_study_without_a_recipe_takes_shipped_rungs(tmp_path: Path) -> None:
     models = [RUNG.name, "bloom-16x1"]
     grid = grid_of(tmp_path, models=models, pretraining={})
-    assert list(grid.shipped) == [RUNG.name] and list(grid.rungs) == ["bloom-16x1"]
+    assert list(grid.shipped) == [RUNG.name] and list(grid.pretrained_models) == ["bloom-16x1"]
     assert grid.plm_record(RUNG.name).endswith("/pretraining.json")
     other = grid_of(tmp_path, models=models, pretraining={}, seed=2)
     assert other.plm_digests[RUNG.name] == grid.plm_digests[RUNG.name], "the study's seed changes no PLM"
@@ -91,7 +91,7 @@ def test_study_without_a_recipe_takes_shipped_rungs(tmp_path: Path) -> None:
 
 def test_study_with_another_recipe_pretrains_all_its_rungs(tmp_path: Path) -> None:
     grid = grid_of(tmp_path, models=[RUNG.name], pretraining={"max_tokens": 8192})
-    assert not grid.shipped and list(grid.rungs) == [RUNG.name]
+    assert not grid.shipped and list(grid.pretrained_models) == [RUNG.name]
 
 
 def test_copy_holds_the_shipped_bytes(tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ def faulted(cluster: Cluster, local, tmp_path_factory: pytest.TempPathFactory, w
     `before` says which cells of a block were trained when it was hit.
     """
     checkout = SlurmCheckout(tmp_path_factory.mktemp("slurm") / "study", wheels_folder)
-    blocks = checkout.grid.blocks()
+    blocks = checkout.grid.jobs()
     rules = [checkout.rule(block) for block in blocks]
     cpu = {rule: {"slurm_partition": "'cpu'"} for rule in CPU_RULES}
     little = {rules[OUT_OF_MEMORY]: {"mem_mb": "200 * 10 ** (attempt - 1)"}}

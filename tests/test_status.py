@@ -89,10 +89,10 @@ def test_what_a_plm_has_taken_is_what_it_will_take(tmp_path):
     found = ResultPaths(tmp_path)
     done(found, 0, seconds=90.0)
     done(found, 1, seconds=9.0)
-    assert read_status(map(path, (0, 1)), found, NOW).pace.lanes == pytest.approx(1.1)
+    assert read_status(map(path, (0, 1)), found, NOW).pace.concurrency == pytest.approx(1.1)
     assert "about 16 s left" in "\n".join(read_status(map(path, (0, 1, 3, 5)), found, NOW).lines(NOW))
     done(found, 2, seconds=10_000.0, ago=50_000.0)
-    assert read_status(map(path, (0, 1, 2)), found, NOW).pace.lanes == pytest.approx(1.1)
+    assert read_status(map(path, (0, 1, 2)), found, NOW).pace.concurrency == pytest.approx(1.1)
 
 
 def test_without_a_finished_cell_there_is_no_rate_and_without_a_missing_one_no_end(tmp_path):

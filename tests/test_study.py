@@ -146,9 +146,9 @@ def grid(folder: Path, **changes: object) -> Grid:
 
 def test_margins_are_the_studys_and_of_no_cell(tmp_path: Path) -> None:
     without, usual = grid(tmp_path), grid(tmp_path, analysis={"low_margin": 2, "same_within": 0.5})
-    assert without.study.margins == AnalysisConfig(2.0, 2.0, 0.5) and without.id == usual.id
+    assert without.study.analysis == AnalysisConfig(2.0, 2.0, 0.5) and without.id == usual.id
     other = grid(tmp_path, analysis={"same_within": 0.25})
-    assert other.study.margins == AnalysisConfig(2.0, 2.0, 0.25)
+    assert other.study.analysis == AnalysisConfig(2.0, 2.0, 0.25)
     assert other.id != usual.id and other.cells == usual.cells
     assert other.record()["analysis"] == {"low_margin": 2.0, "high_margin": 2.0, "same_within": 0.25}
 

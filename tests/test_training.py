@@ -26,7 +26,7 @@ from apet.tuning import TunedPLM, initial_theta, split_by_structure
 from tiny import WORDS, tiny_plm
 
 RECIPE = replace(
-    load_study(Path(__file__).parent.parent / "params.yaml").grid[0].training, steps=40, batch=8, evaluations=4
+    load_study(Path(__file__).parent.parent / "params.yaml").grid[0].training, max_steps=40, batch_size=8, num_evals=4
 )
 make_deterministic()
 
@@ -59,7 +59,7 @@ BENCH = bench()
 
 
 def cell(placement: str = "uniform", budget: str = "700", **changes) -> Cell:
-    base = Cell("tiny", "toy", placement, budget, 2, 1, 1, MethodSizes(adapter_width=4), RECIPE, "plm", "data")
+    base = Cell("tiny", "toy", placement, budget, 2, 1, 1, MethodSizes(adapter_bottleneck_dim=4), RECIPE, "plm", "data")
     return replace(base, **changes)
 
 
@@ -75,10 +75,10 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def test_full_fine_tuning_learns_the_task():
     plan, parts = start("full", BENCH.plm.inventory.parameters)
-    recipe = replace(RECIPE, steps=150, rates=replace(RECIPE.rates, entry=0.003, bias=0.003))
+    recipe = replace(RECIPE, max_steps=150, learning_rates=replace(RECIPE.learning_rates, entry=0.003, bias=0.003))
     with TunedPLM(BENCH.plm, plan) as tuned:
-        trained = train(tuned, parts, BENCH.splits, recipe, seed=1, rate=1.0)
-        after = BENCH.splits.objective.evaluate(tuned, [trained.theta], BENCH.test).score
+        trained = train(tuned, parts, BENCH.data, recipe, seed=1, rate=1.0)
+        after = BENCH.data.objective.evaluate(tuned, [trained.theta], BENCH.test).score
     assert after.score > 0.85
     assert trained.losses[-1][1] < trained.losses[0][1]
 
@@ -86,8 +86,8 @@ def test_full_fine_tuning_learns_the_task():
 def test_best_step_is_the_best_of_the_looks():
     plan, parts = start()
     with TunedPLM(BENCH.plm, plan) as tuned:
-        trained = train(tuned, parts, BENCH.splits, RECIPE, seed=1, rate=1.0)
-        again = BENCH.splits.objective.evaluate(tuned, [trained.theta], BENCH.splits.validation).score
+        trained = train(tuned, parts, BENCH.data, RECIPE, seed=1, rate=1.0)
+        again = BENCH.data.objective.evaluate(tuned, [trained.theta], BENCH.data.validation).score
     assert trained.best_step in {10, 20, 30, 40}
     assert [step for step, _ in trained.losses] == [10, 20, 30, 40]
     assert again.score == trained.validation.score
@@ -96,16 +96,18 @@ def test_best_step_is_the_best_of_the_looks():
 
 def test_loss_over_the_vocabulary_also_learns_the_label_words():
     plan, parts = start("full", BENCH.plm.inventory.parameters)
-    recipe = replace(RECIPE, loss="vocabulary", steps=150, rates=replace(RECIPE.rates, entry=0.003, bias=0.003))
+    recipe = replace(
+        RECIPE, loss="vocabulary", max_steps=150, learning_rates=replace(RECIPE.learning_rates, entry=0.003, bias=0.003)
+    )
     with TunedPLM(BENCH.plm, plan) as tuned:
-        trained = train(tuned, parts, BENCH.splits, recipe, seed=1, rate=1.0)
+        trained = train(tuned, parts, BENCH.data, recipe, seed=1, rate=1.0)
     assert trained.validation.score > 0.85
 
 
 def test_a_loss_that_is_not_finite_is_an_outcome():
     plan, parts = start()
     with TunedPLM(BENCH.plm, plan) as tuned:
-        trained = train(tuned, parts, BENCH.splits, replace(RECIPE, clip=1e30), seed=1, rate=1e20)
+        trained = train(tuned, parts, BENCH.data, replace(RECIPE, max_grad_norm=1e30), seed=1, rate=1e20)
     assert trained.outcome == "diverged"
     assert torch.isfinite(trained.theta).all()
 
@@ -114,7 +116,7 @@ class Losses(ClassificationObjective):
     """The objective with losses of one's own, a step each, and scores of one's own, a look each."""
 
     def __init__(self, losses: list[float], scores: list[float]) -> None:
-        super().__init__(BENCH.splits.objective.words)
+        super().__init__(BENCH.data.objective.words)
         object.__setattr__(self, "losses", iter(losses))
         object.__setattr__(self, "scores", iter(scores))
 
@@ -129,9 +131,9 @@ class Losses(ClassificationObjective):
 
 def trained_on(losses: list[float], scores: list[float], **recipe) -> TrainingResult:
     plan, parts = start()
-    recipe = replace(RECIPE, steps=len(losses), **recipe)
+    recipe = replace(RECIPE, max_steps=len(losses), **recipe)
     with TunedPLM(BENCH.plm, plan) as tuned:
-        return train(tuned, parts, replace(BENCH.splits, objective=Losses(losses, scores)), recipe, seed=1, rate=1.0)
+        return train(tuned, parts, replace(BENCH.data, objective=Losses(losses, scores)), recipe, seed=1, rate=1.0)
 
 
 @pytest.mark.parametrize(
@@ -147,7 +149,7 @@ def trained_on(losses: list[float], scores: list[float], **recipe) -> TrainingRe
 )
 def test_a_loss_explodes_beyond_a_hundred_times_the_first(losses, steps, outcome):
     trained = trained_on(losses, [0.5, 0.6], evaluations=2)
-    assert (trained.steps, trained.outcome) == (steps, outcome)
+    assert (trained.num_steps, trained.outcome) == (steps, outcome)
     assert trained.stopped == ("divergence" if outcome == "diverged" else None)
     assert torch.isfinite(trained.theta).all()
 
@@ -166,12 +168,12 @@ def test_divergence_keeps_the_best_look_so_far(losses, scores):
 )
 def test_patience_ends_a_run_after_so_many_looks_without_a_better_one(patience, steps, best):
     trained = trained_on([1.0] * 12, [0.5, 0.4, 0.5, 0.6, 0.6, 0.5], evaluations=6, patience=patience)
-    assert (trained.steps, trained.best_step) == (steps, best)
+    assert (trained.num_steps, trained.best_step) == (steps, best)
     assert (trained.outcome, trained.stopped) == ("ok", "patience" if steps < 12 else None)
 
 
 def test_a_cells_record_tells_the_steps_taken(tmp_path):
-    recipe = replace(RECIPE, steps=40, evaluations=20, patience=2)
+    recipe = replace(RECIPE, max_steps=40, num_evals=20, early_stopping_patience=2)
     record = train_cell(cell(training=recipe), BENCH, tmp_path / "cell")
     stopped = [r for r in record["replicates"] if r["stopped"] == "patience"]
     assert stopped
@@ -183,11 +185,11 @@ def test_a_cells_record_tells_the_steps_taken(tmp_path):
 
 def test_test_rows_cannot_influence_what_is_trained_or_chosen(tmp_path, monkeypatch):
     """Other labels and other texts in the test split: θ, plans and every choice are the same bytes."""
-    recipe = replace(RECIPE, steps=8, rate_grid=(0.3, 1.0), patience=1)
-    poison = replace(rows(48, 99), labels=1 - rows(48, 99).labels, names=BENCH.test.names)
-    splits = {"train": BENCH.splits.train, "validation": BENCH.splits.validation}
+    recipe = replace(RECIPE, max_steps=8, lr_multipliers=(0.3, 1.0), early_stopping_patience=1)
+    poison = replace(rows(48, 99), labels=1 - rows(48, 99).labels, row_ids=BENCH.test.row_ids)
+    splits = {"train": BENCH.data.train, "validation": BENCH.data.validation}
     monkeypatch.setattr(cell_module, "read_task", lambda data: BENCH.task | {"length": 8})
-    monkeypatch.setattr(cell_module, "objective_of", lambda task, plm: BENCH.splits.objective)
+    monkeypatch.setattr(cell_module, "objective_of", lambda task, plm: BENCH.data.objective)
     records = {}
     for name, test in (("clean", BENCH.test), ("poisoned", poison)):
         found = splits | {"test": test}
@@ -201,7 +203,7 @@ def test_test_rows_cannot_influence_what_is_trained_or_chosen(tmp_path, monkeypa
 
 
 def test_rate_is_chosen_on_validation(tmp_path):
-    grid = cell(training=replace(RECIPE, rate_grid=(1e-6, 1.0)), draws=1)
+    grid = cell(training=replace(RECIPE, lr_multipliers=(1e-6, 1.0)), draws=1)
     record = train_cell(grid, BENCH, tmp_path / "cell")
     assert record["replicates"][0]["rate"] == 1.0
     assert record["replicates"][0]["validation"]["score"] > 0.5
@@ -209,16 +211,16 @@ def test_rate_is_chosen_on_validation(tmp_path):
 
 @pytest.mark.parametrize("placement", ["none", "full", "lora", "bitfit", "adapter", "uniform"])
 def test_the_same_cell_gives_the_same_bytes(tmp_path, placement):
-    same = cell(placement, "700" if placement == "uniform" else "@own", training=replace(RECIPE, steps=8))
+    same = cell(placement, "700" if placement == "uniform" else "@own", training=replace(RECIPE, max_steps=8))
     train_cell(same, BENCH, tmp_path / "a")
-    train_cell(cell(training=replace(RECIPE, steps=4)), BENCH, tmp_path / "between")
+    train_cell(cell(training=replace(RECIPE, max_steps=4)), BENCH, tmp_path / "between")
     train_cell(same, bench(), tmp_path / "b")
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
     assert is_complete(tmp_path / "a")
 
 
 def test_replicates_differ_in_plan_and_start(tmp_path):
-    record = train_cell(cell(draws=2, reruns=2, training=replace(RECIPE, steps=4)), BENCH, tmp_path / "cell")
+    record = train_cell(cell(draws=2, reruns=2, training=replace(RECIPE, max_steps=4)), BENCH, tmp_path / "cell")
     plans = [r["plan"] for r in record["replicates"]]
     assert plans[0] == plans[1] != plans[2] == plans[3]
     assert len({r["theta"] for r in record["replicates"]}) == 4
@@ -232,7 +234,7 @@ def test_a_cell_without_parameters_is_the_frozen_plm(tmp_path):
 
 def test_a_damaged_file_is_named_and_not_taken_for_whole(tmp_path):
     folder = tmp_path / "cell"
-    train_cell(cell(training=replace(RECIPE, steps=4)), BENCH, folder)
+    train_cell(cell(training=replace(RECIPE, max_steps=4)), BENCH, folder)
     theta = folder / THETA
     whole = theta.read_bytes()
     theta.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
@@ -248,7 +250,7 @@ def test_a_damaged_file_is_named_and_not_taken_for_whole(tmp_path):
 def test_one_failed_cell_leaves_its_siblings(tmp_path, monkeypatch):
     from apet.training import job
 
-    good, bad = cell(training=replace(RECIPE, steps=4), draws=1), cell("bitfit", "100000")
+    good, bad = cell(training=replace(RECIPE, max_steps=4), draws=1), cell("bitfit", "100000")
     monkeypatch.setattr(job, "load_plm", lambda folder, name, device: BENCH.plm)
     monkeypatch.setattr(job.Bench, "of", lambda plm, data, length: BENCH)
     roots = ResultPaths(tmp_path)
@@ -270,7 +272,7 @@ def test_one_failed_cell_leaves_its_siblings(tmp_path, monkeypatch):
 def test_a_damaged_cell_does_not_take_its_siblings_along(tmp_path, monkeypatch):
     from apet.training import job
 
-    damaged, good = (cell(training=replace(RECIPE, steps=4), draws=n) for n in (1, 2))
+    damaged, good = (cell(training=replace(RECIPE, max_steps=4), draws=n) for n in (1, 2))
     monkeypatch.setattr(job, "load_plm", lambda folder, name, device: BENCH.plm)
     monkeypatch.setattr(job.Bench, "of", lambda plm, data, length: BENCH)
     results = ResultPaths(tmp_path)
@@ -289,7 +291,7 @@ def test_a_damaged_cell_does_not_take_its_siblings_along(tmp_path, monkeypatch):
 def test_another_plm_than_the_cells_is_refused(tmp_path, monkeypatch, record, origin):
     from apet.training import job
 
-    one, results = cell(training=replace(RECIPE, steps=4), draws=1), ResultPaths(tmp_path)
+    one, results = cell(training=replace(RECIPE, max_steps=4), draws=1), ResultPaths(tmp_path)
     monkeypatch.setattr(job, "load_plm", lambda folder, name, device: BENCH.plm)
     monkeypatch.setattr(job.Bench, "of", lambda plm, data, length: BENCH)
     (tmp_path / record).write_text(json.dumps(origin))
@@ -303,7 +305,7 @@ def test_another_plm_than_the_cells_is_refused(tmp_path, monkeypatch, record, or
 def test_a_failure_is_forgotten_when_the_cell_succeeds(tmp_path, monkeypatch):
     from apet.training import job
 
-    one, results = cell(training=replace(RECIPE, steps=4), draws=1), ResultPaths(tmp_path)
+    one, results = cell(training=replace(RECIPE, max_steps=4), draws=1), ResultPaths(tmp_path)
     monkeypatch.setattr(job, "load_plm", lambda folder, name, device: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         job.train_cells([one], tmp_path, tmp_path, results)
@@ -317,7 +319,7 @@ def test_a_failure_is_forgotten_when_the_cell_succeeds(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("buckets", [1, 5])
 def test_batches_are_shuffled_epochs(buckets):
-    recipe, lengths = replace(RECIPE, batch=8, buckets=buckets), torch.arange(20) % 7
+    recipe, lengths = replace(RECIPE, batch_size=8, bucket_factor=buckets), torch.arange(20) % 7
     first, second = (torch.cat(list(islice(batches(lengths, recipe, seed=5), 10))) for _ in range(2))
     assert torch.equal(first, second)
     assert first[:40].bincount().tolist() == [2] * 20
@@ -329,7 +331,7 @@ def test_buckets_save_padding_and_keep_the_order_of_batches_random():
     lengths = torch.randint(5, 60, (400,), generator=torch.Generator().manual_seed(1))
 
     def longest(buckets: int) -> list[int]:
-        recipe = replace(RECIPE, batch=8, buckets=buckets)
+        recipe = replace(RECIPE, batch_size=8, bucket_factor=buckets)
         return [int(lengths[rows].max()) for rows in islice(batches(lengths, recipe, seed=5), 48)]
 
     assert sum(longest(8)) < 0.7 * sum(longest(1))
@@ -337,7 +339,7 @@ def test_buckets_save_padding_and_keep_the_order_of_batches_random():
 
 
 def test_schedule_warms_up_then_falls_to_zero_or_stays():
-    factor = schedule_of(replace(RECIPE, steps=100, warmup=0.1, schedule="linear"))
+    factor = schedule_of(replace(RECIPE, max_steps=100, warmup_ratio=0.1, lr_scheduler_type="linear"))
     assert [factor(0), factor(9), factor(10), factor(55), factor(100)] == [0.1, 1.0, 1.0, 0.5, 0.0]
-    constant = schedule_of(replace(RECIPE, steps=100, warmup=0.1, schedule="constant"))
+    constant = schedule_of(replace(RECIPE, max_steps=100, warmup_ratio=0.1, lr_scheduler_type="constant"))
     assert [constant(0), constant(10), constant(100)] == [0.1, 1.0, 1.0]

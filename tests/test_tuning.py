@@ -29,7 +29,7 @@ def read(family: str, plm: PLM, ids: torch.Tensor, length: torch.Tensor) -> torc
     with torch.no_grad():
         if family == "t5":
             return plm.model(input_ids=ids[None, :length], decoder_input_ids=torch.tensor([DECODER])).logits[0, -1]
-        return plm.model(ids[None, :length]).logits[0, length - plm.family.slot]
+        return plm.model(ids[None, :length]).logits[0, length - plm.family.answer_offset]
 
 
 def library_logits(family: str, ids: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
@@ -237,7 +237,7 @@ def test_what_follows_from_theta_may_be_computed_once_for_many_calls(family, pla
     theta = 0.2 * torch.randn(budget, generator=torch.Generator().manual_seed(2))
     with TunedPLM(plm, plan) as tuned, torch.no_grad():
         before = tuned([theta], ids, lengths, EVERY_WORD)
-        with tuned.settling([theta]):
+        with tuned.merged_for_inference([theta]):
             settled = tuned([theta], ids, lengths, EVERY_WORD)
             again = tuned([theta], ids[:1], lengths[:1], EVERY_WORD)
         after = tuned([theta], ids, lengths, EVERY_WORD)

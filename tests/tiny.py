@@ -59,13 +59,13 @@ def tiny_plm(family: str, fused: bool = True, vocabulary: int = WORDS, width: in
     """A frozen PLM with random weights of std 0.3: at the library's 0.02 a dead part would hide below rounding."""
     torch.manual_seed(0)
     model = CONFIGS[family](vocabulary, width)
-    FAMILIES[family].untie(model)
+    FAMILIES[family].untie_head(model)
     model.eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
     model.requires_grad_(False)
     if fused:
-        FAMILIES[family].fuse(model)
+        FAMILIES[family].install_kernels(model)
     frame = SpecialTokens(decoder=DECODER) if family == "t5" else SpecialTokens()
     return PLM(family, FAMILIES[family], model, None, "tiny", frame)

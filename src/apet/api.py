@@ -50,8 +50,8 @@ __all__ = [
 ]
 
 DEFAULT_TRAINING = TrainingConfig(
-    loss="labels", steps=60, batch=16, length=36, rates=LearningRates(0.03, 0.03, 0.03, 0.03, 0.03, 0.003),
-    rate_grid=(1.0,), schedule="linear", warmup=0.1, evaluations=2, clip=1.0, checkpointing=False,
+    loss="labels", max_steps=60, batch_size=16, max_length=36, learning_rates=LearningRates(0.03, 0.03, 0.03, 0.03, 0.03, 0.003),
+    lr_multipliers=(1.0,), lr_scheduler_type="linear", warmup_ratio=0.1, num_evals=2, max_grad_norm=1.0, gradient_checkpointing=False,
 )  # fmt: skip
 """The quick study's recipe, from which `train` starts."""
 
@@ -80,8 +80,8 @@ def load_model(
     if dtype not in DTYPES:
         raise ModelError(unknown_name("dtype", dtype, DTYPES))
     source.requires_grad_(False).eval()
-    family.fuse(source)
-    named, frame = name or config.model_type, family.frame(tokenizer)
+    family.install_kernels(source)
+    named, frame = name or config.model_type, family.special_tokens(tokenizer)
     return PLM(named, family, source, tokenizer, memory_content(source), frame, dtype=dtype)
 
 
@@ -131,14 +131,14 @@ def train(plm: PLM, plan: Plan, data: str | Path, seed: int = 1, **training: Any
     if plm.head == "trained" and recipe.loss != "labels":
         raise ConfigError(f"loss {recipe.loss!r}: PLM {plm.name!r} has `head: trained`. Allowed for it: labels.")
     make_deterministic(plm.device.type)
-    bench = CellInputs.of(plm, Path(data), recipe.length)
+    bench = CellInputs.of(plm, Path(data), recipe.max_length)
     task = bench.task
     coordinates = plm.name, task["task"], plan.placement, str(plan.budget)
     cell = Cell(*coordinates, 1, 1, seed, MethodSizes(), recipe, plm.content, task["digest"])
     made = run_replicate(cell, bench, plan, 0, 0, NO_CALLBACKS)
-    asked, length = {key: task[key] for key in ASKED}, min(recipe.length, task["length"])
+    asked, length = {key: task[key] for key in ASKED}, min(recipe.max_length, task["length"])
     run = replicate_record(cell, bench, made)
-    return TunedModel(plm, plan, made.trained.theta, asked, length, made.trained.head, run)
+    return TunedModel(plm, plan, made.training.theta, asked, length, made.training.head, run)
 
 
 def _written(task: Mapping[str, Any], rows: Any, folder: Path) -> Path:

@@ -56,7 +56,7 @@ def _missing(cells: Mapping[str, Mapping[str, str]], results: ResultPaths) -> li
     absent = [path for path in cells if not (results.cells / path / METRICS).is_file()]
     status = read_status(absent, results, time.time())
     reasons = {path: " ".join(str(record.get("error", "failed")).split()) for path, record in status.failed.items()}
-    reasons |= dict.fromkeys(status.under_way, "begun, not finished")
+    reasons |= dict.fromkeys(status.in_progress, "begun, not finished")
     return [{**cells[path], "cell": path, "reason": reasons.get(path, "not trained")} for path in absent]
 
 

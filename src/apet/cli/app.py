@@ -268,7 +268,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
     try:
         arithmetic.mode()
-        with SignalHandler().listening():
+        with SignalHandler().install():
             args.run(args)
             sys.stdout.flush()
     except (ApetError, Interrupted) as error:

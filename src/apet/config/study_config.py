@@ -34,18 +34,18 @@ class TrainingConfig:
     """How a cell is trained. See params.yaml for what each key does."""
 
     loss: str
-    steps: int
-    batch: int
-    length: int
-    rates: LearningRates
-    rate_grid: tuple[float, ...]
-    schedule: str
-    warmup: float
-    evaluations: int
-    clip: float
-    checkpointing: bool
-    patience: int | None = None
-    buckets: int = 8
+    max_steps: int
+    batch_size: int
+    max_length: int
+    learning_rates: LearningRates
+    lr_multipliers: tuple[float, ...]
+    lr_scheduler_type: str
+    warmup_ratio: float
+    num_evals: int
+    max_grad_norm: float
+    gradient_checkpointing: bool
+    early_stopping_patience: int | None = None
+    bucket_factor: int = 8
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> TrainingConfig:
@@ -58,7 +58,7 @@ class TrainingConfig:
     def override(self, values: Mapping[str, Any]) -> TrainingConfig:
         """The same training with some keys changed (within `rates`, some rates)."""
         merged = asdict(self) | dict(values)
-        merged["rates"] = asdict(self.rates) | dict(values.get("rates", {}))
+        merged["rates"] = asdict(self.learning_rates) | dict(values.get("rates", {}))
         return TrainingConfig.of(merged)
 
 
@@ -70,8 +70,8 @@ class GridEntry:
 
     placements: tuple[str, ...]
     budgets: tuple[str, ...]
-    draws: int
-    reruns: int
+    num_plans: int
+    num_seeds: int
     training: TrainingConfig
     models: tuple[str, ...] | None = None
 
@@ -80,9 +80,9 @@ class GridEntry:
 class AnalysisConfig:
     """What counts as above chance and as below full fine-tuning (points), and as about the same budget (decades)."""
 
-    low_margin: float = 2.0
-    high_margin: float = 2.0
-    same_within: float = 0.5
+    chance_margin: float = 2.0
+    full_ft_margin: float = 2.0
+    equivalence_decades: float = 0.5
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> AnalysisConfig:
@@ -99,11 +99,11 @@ class StudyConfig:
     tasks: tuple[str, ...]
     exclude: tuple[Mapping[str, list[str]], ...]
     sources: Mapping[str, str]
-    rows: Mapping[str, int | None]
+    max_samples: Mapping[str, int | None]
     methods: MethodSizes
     pretraining: Mapping[str, Any] = field(repr=False)
     grid: tuple[GridEntry, ...] = field(repr=False)
-    margins: AnalysisConfig
+    analysis: AnalysisConfig
     cells_per_job: int
 
 
@@ -119,11 +119,11 @@ def load_study(path: Path) -> StudyConfig:
         tasks=tuple(values["tasks"]),
         exclude=tuple(values["exclude"]),
         sources=values["sources"],
-        rows=values["rows"],
+        max_samples=values["rows"],
         methods=replace(MethodSizes(), **values["methods"]),
         pretraining=values["pretraining"],
         grid=tuple(_axis(entry, training, f"{path}: grid.{n}") for n, entry in enumerate(values["grid"])),
-        margins=AnalysisConfig.of(values.get("analysis", {})),
+        analysis=AnalysisConfig.of(values.get("analysis", {})),
         cells_per_job=values["cells_per_job"],
     )
 
@@ -132,8 +132,8 @@ def _axis(entry: Mapping[str, Any], training: TrainingConfig, where: str) -> Gri
     return GridEntry(
         placements=tuple(entry["placements"]),
         budgets=tuple(str(b) for b in entry["budgets"]),
-        draws=entry.get("draws", 1),
-        reruns=entry.get("reruns", 1),
+        num_plans=entry.get("draws", 1),
+        num_seeds=entry.get("reruns", 1),
         training=_possible(training.override(entry.get("training", {})), f"{where}.training"),
         models=tuple(entry["models"]) if "models" in entry else None,
     )
@@ -141,8 +141,10 @@ def _axis(entry: Mapping[str, Any], training: TrainingConfig, where: str) -> Gri
 
 def _possible(training: TrainingConfig, where: str) -> TrainingConfig:
     """The same; ParamsError for keys that are each allowed, and not together."""
-    if training.evaluations > training.steps:
-        raise ConfigError(f"{where}.evaluations: {training.evaluations}. Allowed: at most the {training.steps} steps.")
+    if training.num_evals > training.max_steps:
+        raise ConfigError(
+            f"{where}.evaluations: {training.num_evals}. Allowed: at most the {training.max_steps} steps."
+        )
     return training
 
 

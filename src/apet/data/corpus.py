@@ -36,7 +36,7 @@ def corpus_digest(seed: int, others: Sequence[str] = ()) -> str:
     the digests of the study's tasks from other sources (see `build_corpus`); their order does not matter.
     """
     sources = [(name, wheel.identity(spec)) for name, spec in _sources().items()]
-    held_out = [(task.name, task.fields, task.group, source.identity(task)) for task, source in _guarded()]
+    held_out = [(task.name, task.text_columns, task.group_by, source.identity(task)) for task, source in _guarded()]
     columns = [spec.get("columns", {}) for spec in _sources().values()]
     return digest(["corpus", DATA_VERSION, sources, columns, held_out, sorted(others), seed])
 
@@ -106,7 +106,7 @@ def _documents(wheels_folder: Path, others: Sequence[Path], counts: Counts) -> I
                 count["short"] += 1
             elif (identity := text_id(normal)) in seen:
                 count["duplicate"] += 1
-            elif guard.touches(normal):
+            elif guard.overlaps(normal):
                 count["held_out_by_a_task"] += 1
             else:
                 seen.add(identity)

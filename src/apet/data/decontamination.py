@@ -31,7 +31,7 @@ class NgramIndex:
         self._parts = {n: _Known(arrays) for n, arrays in runs.items()}
         self._wholes = {n: _Known(arrays) for n, arrays in wholes.items() if arrays}
 
-    def touches(self, normal: str) -> bool:
+    def overlaps(self, normal: str) -> bool:
         """Whether the text and a guarded one share RUN words in a row, or the shorter stands whole in the other.
 
         Texts of fewer than SHORTEST words neither touch nor are touched.

@@ -38,7 +38,7 @@ def task_digest(task: Task, rows: Rows, seed: int, source: Source | None = None)
     read. `source` as `choose_source` gives it; None: the task's first own.
     """
     source = source or choose_source(task)
-    sisters = [[t.name, t.fields, t.group, t.splits, s.identity(t)] for t, s in sisters_of(task, source)]
+    sisters = [[t.name, t.text_columns, t.group_by, t.splits, s.identity(t)] for t, s in sisters_of(task, source)]
     found = [task.definition(), source.identity(task), sisters, _caps(rows), seed, *_rules(task, source)]
     return digest(["task", DATA_VERSION, *found])
 
@@ -55,7 +55,7 @@ def task_splits(task: Task, wheels_folder: Path, source: Source | None = None) -
     whole = set(held_out)
 
     def touches(example: Example) -> bool:
-        return any((n := normalise(text)) in whole or guard.touches(n) for text in example.texts)
+        return any((n := normalise(text)) in whole or guard.overlaps(n) for text in example.texts)
 
     return drop_train(splits, "held_out_by_a_sister", touches if held_out else lambda example: False)
 
@@ -79,7 +79,7 @@ def prepare_task(
             raise DataError(f"task {task.name}: split {split} has no rows.")
     with atomic_dir(out_folder) as folder:
         for split, examples in chosen.items():
-            write_batches(folder / _file(split), _batches(examples, task), _schema(task.type, task.fields))
+            write_batches(folder / _file(split), _batches(examples, task), _schema(task.type, task.text_columns))
         names = {"task_digest": task_digest(task, caps, seed, source), "seed": seed}
         files = {name: file_digest(folder / name) for name in map(_file, SPLITS)}
         found = {**_found(task, splits, chosen), "source": source.identity(task), "files": files}
@@ -158,7 +158,7 @@ def _rules(task: Task, source: Source) -> list[str]:
     """What has come since DATA_VERSION had its number and decides bytes of a few tasks alone, so that the folders of
     all others keep their names.
     """
-    numbered = any(NUMERIC.fullmatch(name) for name in (*task.labels, *source.spec.get("classes", {})))
+    numbered = any(NUMERIC.fullmatch(name) for name in (*task.verbalizer, *source.spec.get("classes", {})))
     constant = task.type == "classification" and task.metric == "f1"
     return ["names before numbers"] * numbered + ["chance in f1"] * constant
 
@@ -169,14 +169,14 @@ def _schema(kind: str, fields: Sequence[str]) -> pa.Schema:
 
 def _batches(examples: list[Example], task: Task) -> Iterator[dict[str, list]]:
     """Columns of ROWS examples at a time."""
-    labels: dict[str | None, int] = {name: number for number, name in enumerate(task.labels)}
+    labels: dict[str | None, int] = {name: number for number, name in enumerate(task.verbalizer)}
     answer = ANSWERS[task.type].name
     for start in range(0, len(examples), ROWS):
         part = examples[start : start + ROWS]
         texts = zip(*(example.texts for example in part), strict=True)
         yield {
             "id": [example.id for example in part],
-            **dict(zip(task.fields, map(list, texts), strict=True)),
+            **dict(zip(task.text_columns, map(list, texts), strict=True)),
             answer: [labels[e.label] if answer == "label" else list(e.references) for e in part],
         }
 
@@ -193,7 +193,7 @@ def _found(task: Task, splits: Splits, chosen: Mapping[str, list[Example]]) -> d
     counts = {}
     for split, examples in chosen.items():
         found = Counter(example.label for example in examples)
-        counts[split] = {label: found[label] for label in task.labels}
+        counts[split] = {label: found[label] for label in task.verbalizer}
     return {
         "rows": {split: len(examples) for split, examples in chosen.items()},
         "rows_uncapped": {split: len(splits.sides[split]) for split in SPLITS},

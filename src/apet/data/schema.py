@@ -38,12 +38,12 @@ class Row(NamedTuple):
 class Task:
     """What `tasks/*.yaml` says.
 
-    sources: kind (hub, local, wheel) → its spec; the first is the task's own. fields: the texts of a row, by the
-    hub's names of their columns. group: those that must not be met on two sides. prompt: a text with a slot a field;
-    prompts: family → another prompt. labels: class → label word with its leading space; their order numbers the
-    classes from 0. answer: column of the class, or of the references. metrics: the first is the one that is reported.
-    length: most tokens of an encoded row, prompt included; target_length: of a generated answer. splits: side → the
-    source's name of it. sisters: tasks over the same texts, by name or YAML file, whose held-out rows leave this one's
+    sources: kind (hub, local, wheel) → its spec; the first is the task's own. text_columns: the texts of a row, by the
+    hub's names of their columns. group_by: those that must not be met on two sides. prompt: a text with a slot a field;
+    prompts: family → another prompt. verbalizer: class → label word with its leading space; their order numbers the
+    classes from 0. answer_column: column of the class, or of the references. metrics: the first is the one that is reported.
+    max_length: most tokens of an encoded row, prompt included; max_new_tokens: of a generated answer. splits: side → the
+    source's name of it. overlapping_tasks: tasks over the same texts, by name or YAML file, whose held-out rows leave this one's
     train. folder: where its own YAML is; the paths of its sisters start there.
     """
 
@@ -52,17 +52,17 @@ class Task:
     description: str
     type: str
     sources: Mapping[str, Mapping[str, Any]]
-    fields: tuple[str, ...]
+    text_columns: tuple[str, ...]
     prompt: str
     metrics: tuple[str, ...]
-    length: int
+    max_length: int
     prompts: Mapping[str, str] = field(default_factory=dict)
-    labels: Mapping[str, str] = field(default_factory=dict)
-    answer: str = "label"
-    group: tuple[str, ...] = ()
-    target_length: int = 0
+    verbalizer: Mapping[str, str] = field(default_factory=dict)
+    answer_column: str = "label"
+    group_by: tuple[str, ...] = ()
+    max_new_tokens: int = 0
     splits: Mapping[str, str] = field(default_factory=lambda: {side: side for side in reversed(SIDES)})
-    sisters: tuple[str, ...] = ()
+    overlapping_tasks: tuple[str, ...] = ()
     folder: Path = field(default=FOLDER, compare=False)
 
     @property
@@ -72,13 +72,13 @@ class Task:
     @property
     def group_numbers(self) -> list[int]:
         """Which texts of a row are its group's."""
-        return [self.fields.index(name) for name in self.group or self.fields]
+        return [self.text_columns.index(name) for name in self.group_by or self.text_columns]
 
     def definition(self) -> list[Any]:
         """All but the source that the prepared folder depends on, as plain values; labels as pairs, in their order."""
         apart = {"description", "folder", "labels", "sources"}
         plain = {one.name: getattr(self, one.name) for one in fields(self) if one.name not in apart}
-        return [plain, list(self.labels.items())]
+        return [plain, list(self.verbalizer.items())]
 
 
 def to_rows(records: Iterable[Record], task: Task, spec: Mapping[str, Any]) -> Iterator[Row]:
@@ -86,8 +86,8 @@ def to_rows(records: Iterable[Record], task: Task, spec: Mapping[str, Any]) -> I
     (the source's class → ours). DataError for a missing column or an unknown label, with file and line.
     """
     columns, classes = spec.get("columns", {}), spec.get("classes", {})
-    names = [columns.get(field, field) for field in task.fields]
-    answer = columns.get(task.answer, task.answer)
+    names = [columns.get(field, field) for field in task.text_columns]
+    answer = columns.get(task.answer_column, task.answer_column)
     for record in records:
         where = f"task {task.name}: {record.where}"
         texts = tuple(_text(_cell(record, name, where), name, where) for name in names)
@@ -96,7 +96,7 @@ def to_rows(records: Iterable[Record], task: Task, spec: Mapping[str, Any]) -> I
         if task.type == "generation":
             found = _references(value, answer, where)
         else:
-            found = _class(classes.get(_written(value), value), list(task.labels), where)
+            found = _class(classes.get(_written(value), value), list(task.verbalizer), where)
         yield Row(texts, found, record.split, where)
 
 

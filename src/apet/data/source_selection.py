@@ -73,7 +73,7 @@ def check_sisters(tasks: Mapping[str, Task], sources: Mapping[str, Source]) -> N
 
 
 def _sisters(task: Task) -> dict[str, Task]:
-    return {name: load_task(task.folder / name if name.endswith(".yaml") else name) for name in task.sisters}
+    return {name: load_task(task.folder / name if name.endswith(".yaml") else name) for name in task.overlapping_tasks}
 
 
 def _beside(task: Task, source: Source, sister: Task) -> Source | None:

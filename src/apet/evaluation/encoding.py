@@ -20,13 +20,13 @@ from apet.models.loading import PLM
 
 @dataclass(frozen=True)
 class EncodedSplit:
-    """names: the rows' ids. ids [n, longest], right-padded. lengths [n]. labels [n], numbers of the label words.
+    """row_ids: the rows' ids. ids [n, longest], right-padded. lengths [n]. labels [n], numbers of the label words.
 
     truncated: share of the rows whose texts were cut. Generation: labels is empty; references are the right answers of
     each row; targets [n, longest answer] the first of them, right-padded, target_lengths [n].
     """
 
-    names: list[str]
+    row_ids: list[str]
     ids: Tensor
     lengths: Tensor
     labels: Tensor
@@ -36,14 +36,14 @@ class EncodedSplit:
     target_lengths: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
 
     def __len__(self) -> int:
-        return len(self.names)
+        return len(self.row_ids)
 
     def batch(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Token ids [k, longest of these] and lengths [k] of rows [k]."""
         lengths = self.lengths[rows]
         return self.ids[rows, : int(lengths.max())], lengths
 
-    def by_length(self, size: int) -> tuple[Tensor, ...]:
+    def length_sorted_batches(self, size: int) -> tuple[Tensor, ...]:
         """All row numbers in batches of a size, short rows first, so that little padding is computed."""
         return self.lengths.argsort(stable=True).split(size)
 
@@ -65,7 +65,7 @@ def encode_split(
 
     end: ids that close an answer to be generated, and count into the task's target_length.
     """
-    rows, frame = read_split(folder, split), plm.frame
+    rows, frame = read_split(folder, split), plm.special_tokens
     texts = {name: rows[name].tolist() for name in task["fields"]}
     prompt = prompt_of(task, plm.family.name)
     tokens, cut = encode(texts, plm.tokenizer, prompt, length, before=frame.before, after=frame.after)

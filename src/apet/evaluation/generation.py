@@ -47,7 +47,7 @@ def answer_loss(
 def split_loss(tuned: TunedPLM, theta: Sequence[Tensor], data: EncodedSplit) -> float:
     """`answer_loss` of a split's first references, mean over all their tokens."""
     total = 0.0
-    for rows in data.by_length(ROWS):
+    for rows in data.length_sorted_batches(ROWS):
         total += float(answer_loss(tuned, theta, *data.batch(rows), *data.answers(rows), reduction="sum"))
     return total / int(data.target_lengths.sum())
 
@@ -58,9 +58,9 @@ def generate(tuned: TunedPLM, theta: Sequence[Tensor], data: EncodedSplit, end: 
 
     The first of equally likely tokens is said. A row that has ended leaves its batch.
     """
-    answers: list[list[int]] = [[] for _ in data.names]
-    for rows in data.by_length(ROWS):
-        written = tuned.write(theta, *data.batch(rows))
+    answers: list[list[int]] = [[] for _ in data.row_ids]
+    for rows in data.length_sorted_batches(ROWS):
+        written = tuned.generate(theta, *data.batch(rows))
         for left in reversed(range(longest)):
             tokens = written.logits.argmax(dim=1).cpu()
             going = (tokens != end).nonzero().flatten()

@@ -75,7 +75,7 @@ class ClassificationObjective:
         return answer_loss(tuned, theta, *data.batch(rows), *self.words.answers(right))
 
     def evaluate(self, tuned: TunedPLM, theta: Theta, data: EncodedSplit) -> EvaluationResult:
-        with tuned.settling(theta):
+        with tuned.merged_for_inference(theta):
             scores = predict(tuned, theta, data, self.words)
         prediction = scores.argmax(dim=1)
         rows = {"label": data.labels, "prediction": prediction, "correct": data.labels == prediction}
@@ -100,7 +100,7 @@ class GenerationObjective:
         return answer_loss(tuned, theta, *data.batch(rows), *data.answers(rows))
 
     def evaluate(self, tuned: TunedPLM, theta: Theta, data: EncodedSplit) -> EvaluationResult:
-        with tuned.settling(theta):
+        with tuned.merged_for_inference(theta):
             ids = generate(tuned, theta, data, self.end[0], self.longest)
             loss = split_loss(tuned, theta, data)
         answers = [text.strip() for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]

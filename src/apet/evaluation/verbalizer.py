@@ -26,7 +26,7 @@ class TrieNode:
 
     said: tuple[int, ...]
     words: Tensor
-    turn: Tensor
+    next_index: Tensor
 
     def logits(self, tuned: TunedPLM, theta: Sequence[Tensor], ids: Tensor, lengths: Tensor) -> Tensor:
         """Logits [rows, k] of the words that may follow, on the CPU."""
@@ -44,7 +44,7 @@ class LabelTrie:
     """
 
     tokens: tuple[tuple[int, ...], ...]
-    forks: tuple[TrieNode, ...]
+    nodes: tuple[TrieNode, ...]
 
     @classmethod
     def of(cls, tokens: Sequence[Sequence[int]]) -> LabelTrie:
@@ -58,20 +58,20 @@ class LabelTrie:
 
     def scores(self, tuned: TunedPLM, theta: Sequence[Tensor], ids: Tensor, lengths: Tensor) -> Tensor:
         """Log-probabilities [rows, labels], up to a number a row: with one fork they are its logits."""
-        if len(self.forks) == 1:
-            return self.forks[0].logits(tuned, theta, ids, lengths)
+        if len(self.nodes) == 1:
+            return self.nodes[0].logits(tuned, theta, ids, lengths)
         found = torch.zeros(len(ids), len(self))
-        for fork in self.forks:
-            passing = (fork.turn >= 0).nonzero().flatten()
+        for fork in self.nodes:
+            passing = (fork.next_index >= 0).nonzero().flatten()
             chances = F.log_softmax(fork.logits(tuned, theta, ids, lengths), dim=1)
-            found[:, passing] += chances[:, fork.turn[passing]]
+            found[:, passing] += chances[:, fork.next_index[passing]]
         return found
 
     def loss(self, tuned: TunedPLM, theta: Sequence[Tensor], ids: Tensor, lengths: Tensor, labels: Tensor) -> Tensor:
         """−log P of the right labels [rows], mean; only the forks on a row's way are computed for it."""
         total = torch.zeros(())
-        for fork in self.forks:
-            turn = fork.turn[labels]
+        for fork in self.nodes:
+            turn = fork.next_index[labels]
             rows = (turn >= 0).nonzero().flatten()
             if len(rows):
                 logits = fork.logits(tuned, theta, ids[rows], lengths[rows])
@@ -87,7 +87,7 @@ class LabelTrie:
 def predict(tuned: TunedPLM, theta: Sequence[Tensor], data: EncodedSplit, labels: LabelTrie) -> Tensor:
     """`LabelTrie.scores` of every row of a split, [n, labels]."""
     found = torch.empty(len(data), len(labels))
-    for rows in data.by_length(ROWS):
+    for rows in data.length_sorted_batches(ROWS):
         found[rows] = labels.scores(tuned, theta, *data.batch(rows))
     return found
 

@@ -40,7 +40,7 @@ def write_delta(model: TunedModel, folder: Path) -> None:
     """θ, a trained head and the chosen scalars of each site as tensors; all else in the manifest."""
     plm, plan = model.plm, model.plan
     tensors = {"theta": model.theta, "head": model.head}
-    chosen = {f"index/{u.site.name}": torch.as_tensor(u.index) for u in plan.units if u.index is not None}
+    chosen = {f"index/{u.site.name}": torch.as_tensor(u.indices) for u in plan.units if u.indices is not None}
     numbers = save({**tensors, **chosen}, {"format": "pt"})
     write_bytes(folder / NUMBERS, numbers)
     manifest = {

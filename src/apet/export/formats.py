@@ -119,7 +119,7 @@ def _replicate(model: TunedModel) -> str:
 
 def _asked(model: TunedModel) -> list[str]:
     """How a text becomes an answer, for who asks without apet."""
-    task, frame, tokenizer = model.task, model.plm.frame, model.plm.tokenizer
+    task, frame, tokenizer = model.task, model.plm.special_tokens, model.plm.tokenizer
     prompt = task["prompts"].get(model.plm.family.name, task["prompt"])
     before, after, decoder = (
         "".join(tokenizer.convert_ids_to_tokens(list(ids))) for ids in (frame.before, frame.after, frame.decoder)

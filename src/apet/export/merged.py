@@ -19,7 +19,7 @@ def obstacles(model: TunedModel) -> list[str]:
     """What of a tuned model a checkpoint of its architecture has no place for."""
     units = model.plan.units
     blocks = [u for u in units if u.site.structure in ("bottleneck", "token")]
-    absent = [u for u in units if u.site.structure == "bias" and not u.site.present]
+    absent = [u for u in units if u.site.structure == "bias" and not u.site.exists]
     found = [f"{sites_said(blocks)}, which the architecture has no part for"] if blocks else []
     found += [f"{sites_said(absent)}, where the architecture has no bias"] if absent else []
     return found + (["a trained head, whose outputs are labels"] if model.plm.head == "trained" else [])
@@ -40,7 +40,7 @@ def merged(model: TunedModel) -> PreTrainedModel:
     for slot in slots:
         site, place = slot.units.site, places[slot.units.site.place]
         parameter = found.get_submodule(place.module).get_parameter("bias" if site.structure == "bias" else "weight")
-        index = None if slot.units.index is None else torch.as_tensor(slot.units.index).to(plm.device)
+        index = None if slot.units.indices is None else torch.as_tensor(slot.units.indices).to(plm.device)
         scatter = Scatter(site.shape, rows_of(place, plm), index)
         # In place, so that what is tied stays tied.
         parameter.copy_(scatter(parameter, _update(slot, model.theta[slot.start : slot.stop].to(plm.device))))

@@ -91,7 +91,7 @@ def _cell(folder: Path, plm: str | Path | PLM | None, root: Path, replicate: str
         raise CorruptError(f"{folder}: its plan does not come out as it was. Train the cell again.")
     theta = _tensor(folder / THETA, replicate)
     head = _tensor(folder / HEADS, replicate) if headed else no_head()
-    asked, length = {key: task[key] for key in ASKED}, min(cell.training.length, task["length"])
+    asked, length = {key: task[key] for key in ASKED}, min(cell.training.max_length, task["length"])
     return TunedModel(ready, plan, theta, asked, length, head, run, path, cell.plm_folder)
 
 

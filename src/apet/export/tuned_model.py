@@ -100,7 +100,7 @@ class TunedModel:
         assert isinstance(objective, GenerationObjective)
         with tune(self.plm, self.plan) as tuned:
             theta = tuned.spread(self.parts)
-            with tuned.settling(theta):
+            with tuned.merged_for_inference(theta):
                 ids = generate(tuned, theta, data, objective.end[0], objective.longest)
         return [text.strip() for text in self.plm.tokenizer.batch_decode(ids, skip_special_tokens=True)]
 
@@ -127,11 +127,11 @@ class TunedModel:
             return torch.empty(0, objective.labels)
         with tune(self.plm, self.plan) as tuned:
             theta = tuned.spread(self.parts)
-            with tuned.settling(theta):
+            with tuned.merged_for_inference(theta):
                 return predict(tuned, theta, data, objective.words)
 
     def _encoded(self, texts: Texts) -> EncodedSplit:
-        columns, frame = self._columns(texts), self.plm.frame
+        columns, frame = self._columns(texts), self.plm.special_tokens
         prompt = prompt_of(self.task, self.plm.family.name)
         around = {"before": frame.before, "after": frame.after}
         rows = encode(columns, self.plm.tokenizer, prompt, self.length, **around).ids

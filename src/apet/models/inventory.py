@@ -28,7 +28,7 @@ def shapes_of(config: PretrainedConfig) -> PreTrainedModel:
     family: Family = family_of(config.model_type)
     with torch.device("meta"):
         model = family.class_of(config)(config)
-        family.untie(model)
+        family.untie_head(model)
     return model
 
 
@@ -60,12 +60,12 @@ def _sites(place: ModuleSpec, model: PreTrainedModel) -> Iterator[Site]:
         yield Site(place.name, "token", shape[1:])
         return
     words = place.kind in ("embedding", "head")
-    yield Site(place.name, "entry", shape, drawn=not words)
+    yield Site(place.name, "entry", shape, samplable=not words)
     if place.kind == "embedding":
         return
     present = getattr(module, "bias", None) is not None
-    yield Site(place.name, "bias", shape[:1], drawn=not (words or place.inert_bias), present=present)
+    yield Site(place.name, "bias", shape[:1], samplable=not (words or place.bias_cancels), exists=present)
     if place.kind == "linear":
         yield Site(place.name, "lowrank", shape)
-    if place.ends_block:
+    if place.adapter_after:
         yield Site(place.name, "bottleneck", shape[:1])

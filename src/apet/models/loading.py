@@ -46,7 +46,7 @@ class PLM:
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     content: str
-    frame: SpecialTokens = field(default_factory=SpecialTokens)
+    special_tokens: SpecialTokens = field(default_factory=SpecialTokens)
     head: str = "own"
     dtype: str = "float32"
     revision: str | None = None
@@ -100,11 +100,11 @@ def load_plm(folder: Path, name: str, weights: bool = True, device: str = "cpu",
         tokenizer = _tokenizer(folder, model)
     family = family_of(config.model_type)
     model.requires_grad_(False).eval()
-    family.fuse(model)
+    family.install_kernels(model)
     if weights:
         model.to(device)  # type: ignore[arg-type]  # the library's decorator hides the model itself
     said = stated["head"], dtype, stated.get("revision")
-    return PLM(name, family, model, tokenizer, content, family.frame(tokenizer), *said)
+    return PLM(name, family, model, tokenizer, content, family.special_tokens(tokenizer), *said)
 
 
 def check_plm(folder: Path, name: str, head: str) -> None:
@@ -173,7 +173,7 @@ def _model(folder: Path, config: PretrainedConfig, head: str, name: str, **optio
     if body:
         raise ModelError(f"{folder}: the weights lack {_first(body)}, which a {config.model_type} model needs.")
     if head == "trained":
-        family.behead(model)
+        family.drop_lm_head(model)
     elif missing:
         raise ModelError(
             f"{folder}: PLM {name!r} has no LM head (the weights lack {_first(missing)}), so answers cannot be read as "
@@ -208,7 +208,7 @@ def _tokenizer(folder: Path, model: PreTrainedModel) -> PreTrainedTokenizerBase:
             f"{folder}: its tokenizer has {words:,} words, and the word embeddings have {rows:,} rows. "
             "Allowed: at least a row for each word, so this is not the tokenizer of these weights."
         )
-    frame = family_of(model.config.model_type).frame(tokenizer)
+    frame = family_of(model.config.model_type).special_tokens(tokenizer)
     if None in (*frame.before, *frame.after, *frame.decoder):
         wanted = "a token that begins, ends or pads a text, or the one that stands for the answer"
         raise ModelError(f"{folder}: its tokenizer lacks {wanted}, which a {model.config.model_type} model reads.")
@@ -251,7 +251,7 @@ def _shapes(config: PretrainedConfig, head: str) -> PreTrainedModel:
     """The model without its numbers (meta device)."""
     model = shapes_of(config)
     if head == "trained":
-        family_of(config.model_type).behead(model)
+        family_of(config.model_type).drop_lm_head(model)
     return model
 
 

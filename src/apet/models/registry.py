@@ -49,8 +49,8 @@ class ModelSource:
     head: str = "own"
     family: str | None = None
     memory_gb: int | None = None
-    devices: int = 1
-    parameters: int | None = None
+    num_devices: int = 1
+    num_parameters: int | None = None
     config: Mapping[str, Any] | None = None
 
     @property
@@ -119,7 +119,7 @@ def head_of(model: Model) -> str:
 
 def devices_of(model: Model) -> int:
     """On how many devices a PLM's weights lie, each with a process of its own."""
-    return 1 if isinstance(model, LadderModel) else model.devices
+    return 1 if isinstance(model, LadderModel) else model.num_devices
 
 
 def values_of(model: Model, recipe: PretrainingConfig, fetched: Path) -> dict[str, Any]:

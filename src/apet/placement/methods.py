@@ -21,8 +21,8 @@ class MethodSizes:
     """Sizes of the named methods: LoRA's rank, the adapters' hidden width, the prompt's tokens."""
 
     lora_rank: int = 8
-    adapter_width: int = 24
-    prompt_tokens: int = 100
+    adapter_bottleneck_dim: int = 24
+    num_virtual_tokens: int = 100
 
 
 def sites_of(inventory: Inventory, structure: str, *suffixes: str) -> Iterator[Site]:
@@ -38,7 +38,7 @@ def _none(inventory: Inventory, methods: MethodSizes) -> Take:
 
 def _full(inventory: Inventory, methods: MethodSizes) -> Take:
     """Every number of the PLM, once: all weights, and those biases that the PLM has."""
-    return {s: s.units for s in inventory.sites if s.structure in SCALARS and s.present}
+    return {s: s.units for s in inventory.sites if s.structure in SCALARS and s.exists}
 
 
 def _lora(inventory: Inventory, methods: MethodSizes) -> Take:
@@ -58,14 +58,14 @@ def _adapter(inventory: Inventory, methods: MethodSizes) -> Take:
     plugs = list(sites_of(inventory, "bottleneck", ".attention.output", ".ffn.down"))
     places = {s.place for s in plugs}
     biases = {s: s.units for s in sites_of(inventory, "bias") if s.place in places}
-    return {**biases, **dict.fromkeys(plugs, methods.adapter_width)}
+    return {**biases, **dict.fromkeys(plugs, methods.adapter_bottleneck_dim)}
 
 
 def _prompt(inventory: Inventory, methods: MethodSizes) -> Take:
     """Lester et al. 2021: virtual tokens in front of the input."""
     inputs = {site.place: site for site in sites_of(inventory, "token")}
     text = inputs.get("encoder.input", next(iter(inputs.values())))
-    return {text: methods.prompt_tokens}
+    return {text: methods.num_virtual_tokens}
 
 
 def _third(number: int) -> Callable[[Site, Inventory], bool]:

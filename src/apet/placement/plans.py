@@ -21,7 +21,7 @@ class Units:
 
     site: Site
     count: int
-    index: np.ndarray | None = None
+    indices: np.ndarray | None = None
 
     @property
     def size(self) -> int:
@@ -46,7 +46,7 @@ class Plan:
     @cached_property
     def digest(self) -> str:
         """SHA-256 over sites, counts and chosen scalars: equal plans, equal digests."""
-        index = [None if u.index is None else u.index.tolist() for u in self.units]
+        index = [None if u.indices is None else u.indices.tolist() for u in self.units]
         return digest([[u.site.name, u.site.shape, u.count, i] for u, i in zip(self.units, index, strict=True)])
 
     def record(self) -> dict[str, Any]:

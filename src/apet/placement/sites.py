@@ -47,16 +47,16 @@ class Site:
     """One structure at one place of one PLM.
 
     place: canonical name, the same in every family (`decoder.3.attention.query`). shape: of the weight (d_out, d_in),
-    of the output or hidden state (d,). drawn: whether a random placement may choose it; false where one unit alone
+    of the output or hidden state (d,). samplable: whether a random placement may choose it; false where one unit alone
     could not move the output (a key's bias cancels in the softmax) or moves it only for some texts (a word's row).
-    present: whether the PLM has the numbers itself; false for a bias that is added as zeros.
+    exists: whether the PLM has the numbers itself; false for a bias that is added as zeros.
     """
 
     place: str
     structure: str
     shape: tuple[int, ...]
-    drawn: bool = True
-    present: bool = True
+    samplable: bool = True
+    exists: bool = True
 
     @property
     def name(self) -> str:
@@ -99,11 +99,11 @@ class Inventory:
     @property
     def drawn(self) -> tuple[Site, ...]:
         """Sites that a random placement may choose."""
-        return tuple(s for s in self.sites if s.drawn)
+        return tuple(s for s in self.sites if s.samplable)
 
     @cached_property
     def digest(self) -> str:
-        return digest([self.family, self.parameters, [[s.name, s.shape, s.drawn] for s in self.sites]])
+        return digest([self.family, self.parameters, [[s.name, s.shape, s.samplable] for s in self.sites]])
 
 
 def capacity(sites: Iterable[Site]) -> int:

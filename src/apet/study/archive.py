@@ -35,7 +35,7 @@ def wanted_entries(grid: Grid) -> set[str]:
     """All entries of the tracked folders, and of what is kept of cells under way, that the study names."""
     cells = {f"{root}/{cell.path}" for cell in grid.cells for root in BY_CELL}
     tasks = {grid.task_folder(task) for task in grid.tasks}
-    ladder = {grid.corpus, grid.tokenizer} if grid.rungs else set()
+    ladder = {grid.corpus, grid.tokenizer} if grid.pretrained_models else set()
     return cells | tasks | {grid.plm_folder(model) for model in grid.models} | ladder
 
 

@@ -44,14 +44,14 @@ class Cell:
     task: str
     placement: str
     budget: str
-    draws: int
-    reruns: int
+    num_plans: int
+    num_seeds: int
     seed: int
     methods: MethodSizes
     training: TrainingConfig
-    plm: str
-    data: str
-    trainer: int = TRAINER_VERSION
+    model_digest: str
+    data_digest: str
+    trainer_version: int = TRAINER_VERSION
 
     @cached_property
     def digest(self) -> str:
@@ -64,16 +64,16 @@ class Cell:
 
     @property
     def plm_folder(self) -> str:
-        return plm_folder(self.model, self.plm)
+        return plm_folder(self.model, self.model_digest)
 
     @property
     def data_folder(self) -> str:
-        return data_folder(self.task, self.data)
+        return data_folder(self.task, self.data_digest)
 
     @property
     def replicates(self) -> Iterator[tuple[int, int]]:
         """(draw, rerun): a draw has its plan, a rerun its own initial values and order of data."""
-        return ((d, r) for d in range(self.draws) for r in range(self.reruns))
+        return ((d, r) for d in range(self.num_plans) for r in range(self.num_seeds))
 
     def seed_of(self, stream: str, *replicate: int) -> int:
         """The seed of one stream (plan, start, order) of one replicate: a hash of the cell's coordinates."""
@@ -139,16 +139,18 @@ class Grid:
                 self.tasks = _tasks(study.tasks)
             self.sources = {n: choose_source(t, study.sources, self.tasks) for n, t in self.tasks.items()}
             check_sisters(self.tasks, self.sources)
-            self.pairs = self._pairs()
+            self.model_task_pairs = self._model_task_pairs()
             self.task_digests = {name: self._task_digest(name) for name in self.tasks}
-        self.spendings = self._spendings()
-        self.guarded = tuple(name for name, source in self.sources.items() if source.kind != "wheel")
-        corpus = corpus_digest(study.seed, [self.task_digests[name] for name in self.guarded])
+        self.budgets_by_model = self._budgets_by_model()
+        self.decontaminated_tasks = tuple(name for name, source in self.sources.items() if source.kind != "wheel")
+        corpus = corpus_digest(study.seed, [self.task_digests[name] for name in self.decontaminated_tasks])
         self.corpus = f"data/corpus/{corpus[:10]}"
         self.tokenizer = f"models/tokenizer-{digest([PRETRAIN_VERSION, self.corpus, self.recipe.vocab_size])[:10]}"
         self.plm_digests = {name: self._plm_digest(model) for name, model in self.models.items()}
-        self.cells = tuple(self._cell(*pair, *spent) for pair in self.pairs for spent in self.spendings[pair[0]])
-        self.id = digest({"cells": [cell.path for cell in self.cells], "analysis": study.margins})
+        self.cells = tuple(
+            self._cell(*pair, *spent) for pair in self.model_task_pairs for spent in self.budgets_by_model[pair[0]]
+        )
+        self.id = digest({"cells": [cell.path for cell in self.cells], "analysis": study.analysis})
 
     def task_folder(self, task: str) -> str:
         return data_folder(task, self.task_digests[task])
@@ -161,14 +163,14 @@ class Grid:
         return f"{self.plm_folder(model)}/{PRETRAINING if isinstance(self.models[model], LadderModel) else SNAPSHOT}"
 
     @property
-    def rungs(self) -> dict[str, LadderModel]:
+    def pretrained_models(self) -> dict[str, LadderModel]:
         """The PLMs that are pretrained here."""
         return {
             n: model for n, model in self.models.items() if isinstance(model, LadderModel) and n not in self.shipped
         }
 
     @property
-    def snapshots(self) -> dict[str, ModelSource]:
+    def downloaded_models(self) -> dict[str, ModelSource]:
         """The PLMs that are fetched."""
         return {name: model for name, model in self.models.items() if isinstance(model, ModelSource)}
 
@@ -177,9 +179,9 @@ class Grid:
         found = self.models[model]
         if isinstance(found, LadderModel):
             return found.layers * found.width**2
-        return found.parameters or 10**9
+        return found.num_parameters or 10**9
 
-    def blocks(self) -> list[Job]:
+    def jobs(self) -> list[Job]:
         """The training jobs, in a fixed order; cells of one job share the model and, unless it is small, the task."""
         size = max(self.study.cells_per_job, -(-len(self.cells) // MOST_JOBS))
         together: dict[tuple[str, str], list[Cell]] = {}
@@ -208,12 +210,12 @@ class Grid:
             "shared": {"seed": self.study.seed, "methods": asdict(self.study.methods), "trainer": TRAINER_VERSION},
             "digests": {"plm": self.plm_digests, "data": self.task_digests},
             "trainings": [asdict(training) for training in trainings],
-            "analysis": asdict(self.study.margins),
+            "analysis": asdict(self.study.analysis),
             "cells": {c.path: {n: getattr(c, n) for n in OWN} | {"training": number[c.training]} for c in self.cells},
         }
 
     def _task_digest(self, task: str) -> str:
-        return task_digest(self.tasks[task], self.study.rows, self.study.seed, self.sources[task])
+        return task_digest(self.tasks[task], self.study.max_samples, self.study.seed, self.sources[task])
 
     def _shipped(self) -> dict[str, str]:
         """The content, by name, of each rung that comes with apet and was pretrained as the study asks."""
@@ -229,7 +231,7 @@ class Grid:
         with error_context(self.params):
             return model.digest
 
-    def _spendings(self) -> dict[str, dict[tuple[str, str], GridEntry]]:
+    def _budgets_by_model(self) -> dict[str, dict[tuple[str, str], GridEntry]]:
         """By model every (placement, budget) with its entry of the grid. Raises ParamsError for one that stands twice,
         and for a model that the study does not have or that no entry leaves a cell.
         """
@@ -248,7 +250,7 @@ class Grid:
             raise ConfigError(f"{self.params}: grid has no entry for {model!r}: take it out of `models`.")
         return found
 
-    def _pairs(self) -> tuple[tuple[str, str], ...]:
+    def _model_task_pairs(self) -> tuple[tuple[str, str], ...]:
         """(model, task), model by model, without those that the study excludes. Raises ParamsError for a name that is
         not the study's, and for a model or task that would be left alone.
         """
@@ -265,11 +267,11 @@ class Grid:
         return pairs
 
     def _cell(self, model: str, task: str, placement: str, budget: str) -> Cell:
-        axis = self.spendings[model][placement, budget]
+        axis = self.budgets_by_model[model][placement, budget]
         # Without parameters nothing is drawn, and nothing is trained but a head: one replicate says it all.
         tuned = placement != "none"
-        draws = axis.draws if tuned else 1
-        reruns = axis.reruns if tuned or head_of(self.models[model]) == "trained" else 1
+        draws = axis.num_plans if tuned else 1
+        reruns = axis.num_seeds if tuned or head_of(self.models[model]) == "trained" else 1
         plm, data = self.plm_digests[model], self.task_digests[task]
         study = self.study
         return Cell(model, task, placement, budget, draws, reruns, study.seed, study.methods, axis.training, plm, data)

@@ -40,7 +40,7 @@ def _sizes(grid: Grid, model: str) -> dict[str, Any]:
     inventory = _inventory(grid, model)
     methods = grid.study.methods
     counts: dict[str, int] = {}
-    for placement, budget in grid.spendings[model]:
+    for placement, budget in grid.budgets_by_model[model]:
         try:
             count = resolve(Budget.parse(budget), placement, inventory, methods)
             check_plan(inventory, placement, count, methods)
@@ -64,9 +64,12 @@ def _check_positions(grid: Grid, model: str, inventory: Inventory, counts: Mappi
     if place is None:
         return
     (positions,) = {site.shape[0] for site in inventory.sites if (site.place, site.structure) == (place, "entry")}
-    most = {spent: most_virtual_tokens(inventory, spent[0], counts[" ".join(spent)]) for spent in grid.spendings[model]}
+    most = {
+        spent: most_virtual_tokens(inventory, spent[0], counts[" ".join(spent)])
+        for spent in grid.budgets_by_model[model]
+    }
     for cell in (cell for cell in grid.cells if cell.model == model):
-        length = min(cell.training.length, grid.tasks[cell.task].length)
+        length = min(cell.training.max_length, grid.tasks[cell.task].max_length)
         tokens = most[cell.placement, cell.budget]
         if length + tokens > positions:  # which a plan may stay below: most random ones do
             tokens = _virtual_tokens(cell, inventory, counts[f"{cell.placement} {cell.budget}"])
@@ -81,7 +84,7 @@ def _check_positions(grid: Grid, model: str, inventory: Inventory, counts: Mappi
 
 def _virtual_tokens(cell: Cell, inventory: Inventory, count: int) -> int:
     """The most that any of a cell's plans has."""
-    seeds = (cell.seed_of("plan", draw) for draw in range(cell.draws))
+    seeds = (cell.seed_of("plan", draw) for draw in range(cell.num_plans))
     return max(virtual_tokens(inventory, cell.placement, count, seed, cell.methods) for seed in seeds)
 
 
@@ -94,7 +97,7 @@ def _inventory(grid: Grid, model: str) -> Inventory:
         values = values_of(found, grid.recipe, Path(grid.plm_folder(model)))
         with error_context(f"model {model}"):
             inventory = inventory_of_config(values, head_of(found))
-        for name in (name for other, name in grid.pairs if other == model):
+        for name in (name for other, name in grid.model_task_pairs if other == model):
             _check_task(grid.tasks[name], model, str(values["model_type"]), head_of(found))
         return inventory
 

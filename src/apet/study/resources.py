@@ -81,7 +81,7 @@ def pretraining_mb(grid: Grid, model: str) -> int:
     found = grid.models[model]
     if isinstance(found, LadderModel):
         return LIBRARIES_MB + parameters(grid, model) * NUMBER_BYTES // 10**6
-    known = found.memory_gb or (-(-found.parameters * 4 // 10**9) if found.parameters else UNKNOWN_GB)
+    known = found.memory_gb or (-(-found.num_parameters * 4 // 10**9) if found.num_parameters else UNKNOWN_GB)
     return LIBRARIES_MB + known * 1000
 
 
@@ -96,7 +96,7 @@ def parameters(grid: Grid, model: str) -> int:
     found = grid.models[model]
     if isinstance(found, LadderModel):
         return 12 * found.layers * found.width**2 + grid.recipe.vocab_size * found.width
-    return found.parameters or UNKNOWN_GB * 10**9 // 4
+    return found.num_parameters or UNKNOWN_GB * 10**9 // 4
 
 
 def _theta(cell: Cell, size: int) -> int:
@@ -110,8 +110,8 @@ def _theta(cell: Cell, size: int) -> int:
 def _tokens(cell: Cell) -> int:
     """Tokens that all of a cell's trainings read."""
     training = cell.training
-    trainings = cell.draws * cell.reruns * len(training.rate_grid)
-    return trainings * training.steps * training.batch * training.length
+    trainings = cell.num_plans * cell.num_seeds * len(training.lr_multipliers)
+    return trainings * training.max_steps * training.batch_size * training.max_length
 
 
 def _minutes(operations: float, size: int) -> int:
@@ -203,22 +203,24 @@ class CostEstimate:
     def memory_mb(self) -> dict[str, int]:
         """Memory that a PLM's largest training job asks for, in MB."""
         found: dict[str, int] = {}
-        for block in self.grid.blocks():
+        for block in self.grid.jobs():
             found[block.model] = max(found.get(block.model, 0), memory_mb(self.grid, block))
         return found
 
     def pretraining(self) -> dict[str, float]:
         """CPU hours of each rung that is not there yet, at 6 operations a number and token: all words are predicted."""
-        missing = [rung for rung in self.grid.rungs if not (self.root / self.grid.plm_record(rung)).is_file()]
+        missing = [
+            rung for rung in self.grid.pretrained_models if not (self.root / self.grid.plm_record(rung)).is_file()
+        ]
         spent = {rung: 6 * self.sizes[rung]["parameters"] * self.grid.recipe.max_tokens for rung in missing}
         return {rung: operations / self.speed.core / 3600 for rung, operations in spent.items()}
 
     def _cost(self, cell: Cell) -> Cost:
-        replicates = cell.draws * cell.reruns
+        replicates = cell.num_plans * cell.num_seeds
         operations = self.operations(cell)
         on_gpu, rate = self._rate(cell.model)
         hours = operations / rate / 3600
-        written = self.grid.tasks[cell.task].target_length * WORD
+        written = self.grid.tasks[cell.task].max_new_tokens * WORD
         return Cost(
             cells=1,
             done=format_of(self.results.cells / cell.path) == FORMAT,
@@ -239,17 +241,17 @@ class CostEstimate:
     def trainings(self, cell: Cell) -> int:
         """One a replicate and rate; none where there is neither a θ nor a head to train."""
         trains = self.tuned(cell) or head_of(self.grid.models[cell.model]) == "trained"
-        return cell.draws * cell.reruns * len(cell.training.rate_grid) if trains else 0
+        return cell.num_plans * cell.num_seeds * len(cell.training.lr_multipliers) if trains else 0
 
     def tokens(self, cell: Cell) -> int:
         """Tokens that all of a cell's trainings read."""
-        return self.trainings(cell) * cell.training.steps * cell.training.batch * self._length(cell)
+        return self.trainings(cell) * cell.training.max_steps * cell.training.batch_size * self._length(cell)
 
     def operations(self, cell: Cell) -> float:
         """Floating-point operations of a cell's trainings, their looks at validation, and its test."""
         size, tuned = self.sizes[cell.model]["non_embedding"], self.tuned(cell)
-        replicates, rows = cell.draws * cell.reruns, self.rows[cell.task]
-        looks = self.trainings(cell) * cell.training.evaluations
+        replicates, rows = cell.num_plans * cell.num_seeds, self.rows[cell.task]
+        looks = self.trainings(cell) * cell.training.num_evals
         # A written answer is generated, and its loss measured too.
         passes = 2 if self.grid.tasks[cell.task].type == "generation" else 1
         read = passes * self._length(cell) * (looks * rows["validation"] + replicates * rows["test"])
@@ -258,14 +260,14 @@ class CostEstimate:
     def _length(self, cell: Cell) -> int:
         """Tokens of one row: its text at the longest, its answer where one is written, a prompt's virtual tokens."""
         task = self.grid.tasks[cell.task]
-        virtual = cell.methods.prompt_tokens if cell.placement == "prompt" else 0
-        return min(cell.training.length, task.length) + task.target_length + virtual
+        virtual = cell.methods.num_virtual_tokens if cell.placement == "prompt" else 0
+        return min(cell.training.max_length, task.max_length) + task.max_new_tokens + virtual
 
     def _rows(self, task: str) -> dict[str, int]:
         """Rows of each split: as prepared, or at most what the study allows; 0 where neither says it."""
         folder = self.root / self.grid.task_folder(task)
         prepared = read_task(folder, self.grid.task_digests[task])["rows"] if (folder / TASK).is_file() else {}
-        return {side: prepared.get(side) or most or 0 for side, most in self.grid.study.rows.items()}
+        return {side: prepared.get(side) or most or 0 for side, most in self.grid.study.max_samples.items()}
 
     def _rate(self, model: str) -> tuple[bool, float]:
         """Whether a PLM's cells run on a GPU, and the operations a second."""
@@ -295,7 +297,7 @@ class CostEstimate:
         }
         return {
             "study": self.grid.study.name,
-            "jobs": len(self.grid.blocks()),
+            "jobs": len(self.grid.jobs()),
             "total": asdict(self.total()) | {"plm_bytes": sum(map(self.plm_bytes, self.grid.models))},
             "left": asdict(self.left),
             "pretraining_cpu_hours": self.pretraining(),
@@ -317,7 +319,7 @@ class CostEstimate:
         return [
             f"study {grid.study.name}: {total.cells:,} cells ({total.done:,} done), {total.replicates:,} replicates, "
             f"{total.trainings:,} trainings",
-            f"jobs   {len(grid.blocks()):,} of training, {len(grid.tasks)} of data, {len(grid.models)} of PLMs",
+            f"jobs   {len(grid.jobs()):,} of training, {len(grid.tasks)} of data, {len(grid.models)} of PLMs",
             f"time   {_hours(total)} in all, {_hours(left)} left; pretraining of rungs that are not there: "
             f"{_of(sum(self.pretraining().values()))} CPU h",
             f"work   {_short(total.tokens)} training tokens, {_short(total.operations)} operations",

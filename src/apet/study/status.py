@@ -30,14 +30,14 @@ CLOCK = "%Y-%m-%dT%H:%M:%SZ"
 @dataclass(frozen=True)
 class Status:
     """runs: run record of each finished cell (empty where it has none). failed: failure record of each failed one.
-    under_way: seconds since something was kept of each begun one. left: all others. unreadable: the format of each cell
+    in_progress: seconds since something was kept of each begun one. pending: all others. unreadable: the format of each cell
     that this version of apet does not read; None where its record does not begin as one. Cells are given by paths.
     """
 
     runs: Mapping[str, Mapping[str, Any]]
     failed: Mapping[str, Mapping[str, Any]]
-    under_way: Mapping[str, float]
-    left: Sequence[str]
+    in_progress: Mapping[str, float]
+    pending: Sequence[str]
     unreadable: Mapping[str, int | None] = field(default_factory=dict)
 
     @property
@@ -46,7 +46,7 @@ class Status:
 
     @property
     def _all(self) -> list[str]:
-        return [*self.runs, *self.failed, *self.under_way, *self.left, *self.unreadable]
+        return [*self.runs, *self.failed, *self.in_progress, *self.pending, *self.unreadable]
 
     @cached_property
     def pace(self) -> Throughput | None:
@@ -61,9 +61,9 @@ class Status:
         if len(models) > 1:
             said += [f"  {model}: {self._counts(model)}" for model in models]
         said += self._forecast(now)
-        said += [f"under way: {path} (kept {_ago(age)})" for path, age in self.under_way.items()]
+        said += [f"under way: {path} (kept {_ago(age)})" for path, age in self.in_progress.items()]
         said += [f"failed: {path}: {_one_line(record)}" for path, record in self.failed.items()]
-        return said + self._notread_run() + self._machines()
+        return said + self._unreadable_lines() + self._machines()
 
     def failures(self) -> list[str]:
         """A table of failures: cell, what failed, log."""
@@ -75,12 +75,12 @@ class Status:
         return [f"{cell:{widths[0]}}  {what:{widths[1]}}  {log}".rstrip() for cell, what, log in rows]
 
     def _counts(self, model: str) -> str:
-        kinds = {"done": self.runs, "failed": self.failed, "under way": self.under_way, "left": self.left}
+        kinds = {"done": self.runs, "failed": self.failed, "under way": self.in_progress, "left": self.pending}
         kinds["unreadable"] = self.unreadable
         counts = {kind: sum(not model or _model(path) == model for path in paths) for kind, paths in kinds.items()}
         return ", ".join(f"{n:,} {kind}" for kind, n in counts.items() if n or kind in ("done", "left"))
 
-    def _notread_run(self) -> list[str]:
+    def _unreadable_lines(self) -> list[str]:
         """A line for each format that is not read, since thousands of cells may be of one."""
         first: dict[int | None, list[str]] = {}
         for path, found in self.unreadable.items():
@@ -93,7 +93,7 @@ class Status:
         return said
 
     def _forecast(self, now: float) -> list[str]:
-        missing = [*self.failed, *self.under_way, *self.left, *self.unreadable]
+        missing = [*self.failed, *self.in_progress, *self.pending, *self.unreadable]
         if not missing:
             return []
         if self.pace is None:
@@ -101,7 +101,7 @@ class Status:
         seconds = self.pace.seconds_for(missing)
         end = time.strftime("%Y-%m-%d %H:%M", time.localtime(now + seconds))
         last = _ago(now - self.pace.until)
-        said = f"{format_rate(self.pace.rate)} on {self.pace.lanes:.1f} processes at a time"
+        said = f"{format_rate(self.pace.rate)} on {self.pace.concurrency:.1f} processes at a time"
         return [f"{said}, the last {last}; about {format_duration(seconds)} left, until {end}"]
 
     def _machines(self) -> list[str]:
@@ -124,12 +124,12 @@ class Status:
 
 @dataclass(frozen=True)
 class Throughput:
-    """rate: cells a second. lanes: cells trained at a time, on average. until: when the last was finished, in seconds
+    """rate: cells a second. concurrency: cells trained at a time, on average. until: when the last was finished, in seconds
     since 1970. means: PLM -> mean seconds a cell.
     """
 
     rate: float
-    lanes: float
+    concurrency: float
     until: float
     means: Mapping[str, float]
 
@@ -150,7 +150,7 @@ class Throughput:
     def seconds_for(self, cells: Iterable[str]) -> float:
         """Until these cells are done, if it goes on like this; a PLM without a finished cell takes as long as any."""
         usual = fmean(self.means.values())
-        return sum(self.means.get(_model(path), usual) for path in cells) / max(self.lanes, 1e-9)
+        return sum(self.means.get(_model(path), usual) for path in cells) / max(self.concurrency, 1e-9)
 
 
 def study_cells(study: Path) -> list[str]:

@@ -64,9 +64,9 @@ class ReplicateCallback(TrainerCallback):
     def _kept(self) -> str:
         return f"{self.name}.running"
 
-    def begin(self, run: TrainingState) -> None:
+    def on_train_begin(self, run: TrainingState) -> None:
         if state := self.journal.kept.find(self._kept):
-            run.restore(state)
+            run.load_state_dict(state)
         self.journal.report.begin_run(self._part(run))
         if self.journal.logger:
             self.log = self.journal.logger(self.journal.logs / self.name, run.step)
@@ -75,18 +75,18 @@ class ReplicateCallback(TrainerCallback):
         if self.log:
             self.log.close()
 
-    def step(self, run: TrainingState) -> None:
-        self.journal.report.step(self.name, run.step, run.recipe.steps, run.losses[-1], self._part(run))
+    def on_step_end(self, run: TrainingState) -> None:
+        self.journal.report.step(self.name, run.step, run.recipe.max_steps, run.losses[-1], self._part(run))
         if self.log:
             values = {"train/loss": run.losses[-1]}
             if run.looks and run.looks[-1][0] == run.step:
                 seen = run.looks[-1][1]
                 values |= {"validation/score": seen.score, "validation/loss": seen.loss}
             self.log.log(run.step, values)
-        self.journal.kept.under_way(self._kept, run.state)
+        self.journal.kept.under_way(self._kept, run.state_dict)
 
     def _part(self, run: TrainingState) -> float:
-        return self.part + self.share * run.step / run.recipe.steps
+        return self.part + self.share * run.step / run.recipe.max_steps
 
 
 class Logger(Protocol):

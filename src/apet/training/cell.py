@@ -40,7 +40,7 @@ class CellInputs:
 
     plm: PLM
     task: dict[str, Any]
-    splits: TrainingData
+    data: TrainingData
     test: EncodedSplit
 
     @classmethod
@@ -54,38 +54,38 @@ class CellInputs:
     @property
     def head_size(self) -> int:
         """Parameters of the trained head; 0 where the PLM reads by its own."""
-        return self.plm.head_size(self.splits.objective.labels)
+        return self.plm.head_size(self.data.objective.labels)
 
     @property
     def encoded(self) -> dict[str, EncodedSplit]:
         """The splits by name."""
-        return dict(zip(SPLITS, (self.splits.train, self.splits.validation, self.test), strict=True))
+        return dict(zip(SPLITS, (self.data.train, self.data.validation, self.test), strict=True))
 
 
 @dataclass(frozen=True)
 class Replicate:
-    """One run of a cell. tested: on the test split."""
+    """One run of a cell. test: on the test split."""
 
-    draw: int
-    rerun: int
+    plan_index: int
+    seed_index: int
     plan: Plan
-    trained: TrainingResult
-    tested: EvaluationResult
+    training: TrainingResult
+    test: EvaluationResult
 
     @property
     def name(self) -> str:
-        return replicate_name(self.draw, self.rerun)
+        return replicate_name(self.plan_index, self.seed_index)
 
-    def values(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         """What was computed, as numbers and tensors; draw, rerun and plan are known."""
-        rows = {name: np.asarray(column).tolist() for name, column in self.tested.rows.items()}
-        return {"trained": self.trained.values(), "score": asdict(self.tested.score), "rows": rows}
+        rows = {name: np.asarray(column).tolist() for name, column in self.test.rows.items()}
+        return {"trained": self.training.state_dict(), "score": asdict(self.test.score), "rows": rows}
 
     @classmethod
-    def of(cls, draw: int, rerun: int, plan: Plan, values: Mapping[str, Any]) -> Replicate:
+    def from_state_dict(cls, draw: int, rerun: int, plan: Plan, values: Mapping[str, Any]) -> Replicate:
         """The one that `values` was taken of."""
         tested = EvaluationResult(Score(**values["score"]), values["rows"])
-        return cls(draw, rerun, plan, TrainingResult.of(values["trained"]), tested)
+        return cls(draw, rerun, plan, TrainingResult.from_state_dict(values["trained"]), tested)
 
 
 def replicate_name(draw: int, rerun: int) -> str:
@@ -112,10 +112,10 @@ def train_cell(cell: Cell, bench: CellInputs, folder: Path, journal: CellCallbac
         plan = make_plan(inventory, cell.placement, budget, cell.seed_of("plan", draw), cell.methods)
         name = replicate_name(draw, rerun)
         if kept := journal.find(name):
-            replicates.append(Replicate.of(draw, rerun, plan, kept))
+            replicates.append(Replicate.from_state_dict(draw, rerun, plan, kept))
         else:
             replicates.append(run_replicate(cell, bench, plan, draw, rerun, journal))
-            journal.finished(name, replicates[-1].values)
+            journal.finished(name, replicates[-1].state_dict)
     return _write(cell, bench, budget, replicates, folder) if is_main_process() else {}
 
 
@@ -132,43 +132,46 @@ def run_replicate(
         parts[HEAD] = torch.zeros(bench.head_size)
     order = cell.seed_of("order", draw, rerun)
     # Without parameters there is nothing to choose.
-    rates = cell.training.rate_grid if parts else (1.0,)
-    runs_before, share = (draw * cell.reruns + rerun) * len(rates), 1 / (cell.draws * cell.reruns * len(rates))
-    with tune(bench.plm, plan, cell.training.checkpointing) as tuned:
+    rates = cell.training.lr_multipliers if parts else (1.0,)
+    runs_before, share = (
+        (draw * cell.num_seeds + rerun) * len(rates),
+        1 / (cell.num_plans * cell.num_seeds * len(rates)),
+    )
+    with tune(bench.plm, plan, cell.training.gradient_checkpointing) as tuned:
 
         def run(number: int, rate: float) -> TrainingResult:
             name = f"{replicate_name(draw, rerun)}.rate{number}"
             if kept := journal.find(name):
-                return TrainingResult.of(kept)
+                return TrainingResult.from_state_dict(kept)
             with journal.watch(name, (runs_before + number) * share, share) as watch:
-                trained = train(tuned, parts, bench.splits, cell.training, order, rate, watch)
-            journal.finished(name, trained.values)
+                trained = train(tuned, parts, bench.data, cell.training, order, rate, watch)
+            journal.finished(name, trained.state_dict)
             return trained
 
         runs = (run(number, rate) for number, rate in enumerate(rates))
         best = max(runs, key=lambda run: (run.outcome == "ok", run.validation.score, -run.validation.loss))
-        tested = bench.splits.objective.evaluate(tuned, tuned.spread(best.parts), bench.test)
+        tested = bench.data.objective.evaluate(tuned, tuned.spread(best.parts), bench.test)
     return Replicate(draw, rerun, plan, best, tested)
 
 
 def _write(cell: Cell, bench: CellInputs, budget: int, replicates: list[Replicate], folder: Path) -> dict[str, Any]:
     with atomic_dir(folder) as new:
-        write_bytes(new / THETA, save({r.name: r.trained.theta for r in replicates}, {"format": "pt"}))
-        write_json(new / PLANS, {r.name: r.plan.record() for r in replicates if r.rerun == 0})
+        write_bytes(new / THETA, save({r.name: r.training.theta for r in replicates}, {"format": "pt"}))
+        write_json(new / PLANS, {r.name: r.plan.record() for r in replicates if r.seed_index == 0})
         write_table(new / PREDICTIONS, *_predictions(bench, replicates))
         if bench.head_size:
-            write_bytes(new / HEADS, save({r.name: r.trained.head for r in replicates}, {"format": "pt"}))
+            write_bytes(new / HEADS, save({r.name: r.training.head for r in replicates}, {"format": "pt"}))
         return write_record(new, cell.path, _record(cell, bench, budget, replicates))
 
 
 def _predictions(bench: CellInputs, replicates: list[Replicate]) -> tuple[dict[str, Any], pa.Schema]:
     """Columns of all replicates, one after another, and their types."""
-    names, own = bench.test.names, bench.splits.objective.columns
+    names, own = bench.test.row_ids, bench.data.objective.columns
     columns = {
-        "draw": np.repeat([r.draw for r in replicates], len(names)),
-        "rerun": np.repeat([r.rerun for r in replicates], len(names)),
+        "draw": np.repeat([r.plan_index for r in replicates], len(names)),
+        "rerun": np.repeat([r.seed_index for r in replicates], len(names)),
         "id": names * len(replicates),
-        **{name: np.concatenate([r.tested.rows[name] for r in replicates]) for name in own},
+        **{name: np.concatenate([r.test.rows[name] for r in replicates]) for name in own},
     }
     return columns, pa.schema({**PREDICTED, **own}.items())
 
@@ -208,23 +211,23 @@ def _record(cell: Cell, bench: CellInputs, budget: int, replicates: list[Replica
 def replicate_record(cell: Cell, bench: CellInputs, r: Replicate) -> dict[str, Any]:
     """What the cell's record says of one run."""
     seeds = {
-        "plan": cell.seed_of("plan", r.draw),
-        "start": cell.seed_of("start", r.draw, r.rerun),
-        "order": cell.seed_of("order", r.draw, r.rerun),
+        "plan": cell.seed_of("plan", r.plan_index),
+        "start": cell.seed_of("start", r.plan_index, r.seed_index),
+        "order": cell.seed_of("order", r.plan_index, r.seed_index),
     }
     return {
-        "draw": r.draw,
-        "rerun": r.rerun,
+        "draw": r.plan_index,
+        "rerun": r.seed_index,
         "structures": r.plan.structures,
         "plan": r.plan.digest,
-        "theta": bytes_digest(r.trained.theta.numpy().tobytes()),
+        "theta": bytes_digest(r.training.theta.numpy().tobytes()),
         "seeds": seeds,
-        "outcome": r.trained.outcome,
-        "rate": r.trained.rate,
-        "best_step": r.trained.best_step,
-        "steps": r.trained.steps,
-        "stopped": r.trained.stopped,
-        "validation": asdict(r.trained.validation),
-        "test": asdict(r.tested.score),
-        "losses": [[step, round(loss, 6)] for step, loss in r.trained.losses],
+        "outcome": r.training.outcome,
+        "rate": r.training.lr_multiplier,
+        "best_step": r.training.best_step,
+        "steps": r.training.num_steps,
+        "stopped": r.training.stopped,
+        "validation": asdict(r.training.validation),
+        "test": asdict(r.test.score),
+        "losses": [[step, round(loss, 6)] for step, loss in r.training.losses],
     }

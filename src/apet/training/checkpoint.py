@@ -89,7 +89,7 @@ class CellCheckpoint:
         self.waiting = {}
         end = time.monotonic()
         self.next = end + max(self.every, (end - start) / SHARE)
-        self.stop.obey()
+        self.stop.raise_if_requested()
 
     def _path(self, name: str) -> Path:
         return self.folder / f"{name}.safetensors"

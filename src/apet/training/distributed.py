@@ -56,7 +56,7 @@ def train_distributed(
     try:
         missing, failed = unfinished(cells, results) if is_main_process() else ([], {})
         missing = _broadcast(missing)
-        with SignalHandler().listening():
+        with SignalHandler().install():
             if missing:
                 with _named("loading"), _same_error_on_all_ranks("loading"):
                     benches = load_inputs(missing, plm_folder, data_folder, results)
@@ -77,7 +77,7 @@ def _train(
     title = f"{cells[0].model} {cells[0].task}, {distributed.get_world_size()} processes"
     with CellProgress(title, len(cells)) if is_main_process() else nullcontext() as report:
         for cell in cells:
-            bench = benches[cell.training.length]
+            bench = benches[cell.training.max_length]
             with _named(cell.path):
                 try:
                     with _same_error_on_all_ranks(cell.path):

@@ -33,10 +33,10 @@ from apet.training.runtime import SignalHandler, keep_freed_memory, machine_clas
 class JobOptions:
     """What goes along with a block and never into its bytes.
 
-    keep_every: seconds of work that a killed process may lose. logger: a name of `loggers.LOGGERS`, or None.
+    checkpoint_interval: seconds of work that a killed process may lose. logger: a name of `loggers.LOGGERS`, or None.
     """
 
-    keep_every: float = CHECKPOINT_SECONDS
+    checkpoint_interval: float = CHECKPOINT_SECONDS
     logger: str | None = None
 
 
@@ -102,15 +102,17 @@ def train_cells(
         make_deterministic(device)
         keep_freed_memory()
         stop = SignalHandler()
-        with stop.listening():
+        with stop.install():
             benches = load_inputs(missing, plm_folder, data_folder, results, device)
             with CellProgress(f"{cells[0].model} {cells[0].task}", len(missing)) as report:
                 for cell in missing:
-                    bench, folder = benches[cell.training.length], results.progress / cell.path
-                    kept = CellCheckpoint(folder, _identity(cell, bench), _class(bench), stop, aside.keep_every)
+                    bench, folder = benches[cell.training.max_length], results.progress / cell.path
+                    kept = CellCheckpoint(
+                        folder, _identity(cell, bench), _class(bench), stop, aside.checkpoint_interval
+                    )
                     journal = JobCallbacks(kept, report, logger, results.loggers / cell.path)
                     report.begin(cell.path)
-                    with _failing(cell, results, failed), stop.held():
+                    with _failing(cell, results, failed), stop.deferred():
                         run_cell(cell, bench, results, journal)
                     report.end()
     if failed:
@@ -171,7 +173,7 @@ def load_inputs(
     try:
         name = cells[0].model
         plm = load_plm(plm_folder, name, device=device) if world_size() == 1 else load_sharded(plm_folder, name)
-        found = {n: CellInputs.of(plm, data_folder, n) for n in sorted({cell.training.length for cell in cells})}
+        found = {n: CellInputs.of(plm, data_folder, n) for n in sorted({cell.training.max_length for cell in cells})}
         for bench in found.values():
             _check_inputs(cells[0], bench, plm_folder, data_folder)
         return found
@@ -183,7 +185,7 @@ def load_inputs(
 
 def _check_inputs(cell: Cell, bench: CellInputs, plm_folder: Path, data_folder: Path) -> None:
     """Raises DataError for another task's prepared folder, ModelError for a PLM of another name."""
-    if bench.task["task_digest"] != cell.data:
+    if bench.task["task_digest"] != cell.data_digest:
         raise DataError(
             f"{data_folder}/task.json: of {bench.task['task']!r}, prepared of another task, source, rows or seed than "
             f"{cell.path} is of. Give the folder that the study names, {cell.data_folder}."

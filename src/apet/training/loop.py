@@ -27,17 +27,17 @@ EXPLODED = 100.0
 class TrainingResult:
     """theta: flat, of the step that was best on validation, and the head's numbers at that step (none without one).
 
-    losses: (step, mean training loss since the last one). steps: taken. outcome: `ok` or `diverged`. stopped: what
+    losses: (step, mean training loss since the last one). num_steps: taken. outcome: `ok` or `diverged`. stopped: what
     ended the run before its last step, `patience` or `divergence`; None where it took all.
     """
 
     theta: Tensor
     head: Tensor
-    rate: float
+    lr_multiplier: float
     best_step: int
     validation: Score
     losses: list[tuple[int, float]]
-    steps: int
+    num_steps: int
     stopped: str | None
 
     @property
@@ -49,12 +49,12 @@ class TrainingResult:
         """What a TunedPLM takes as its θ."""
         return [part for part in (self.theta, self.head) if len(part)]
 
-    def values(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         """All of it as numbers and tensors, from which `of` makes it again."""
         return vars(self) | {"validation": asdict(self.validation)}
 
     @classmethod
-    def of(cls, values: Mapping[str, Any]) -> TrainingResult:
+    def from_state_dict(cls, values: Mapping[str, Any]) -> TrainingResult:
         return cls(**{**values, "validation": Score(**values["validation"])})
 
 
@@ -73,21 +73,21 @@ class TrainingState:
 
     theta: the trained parts by name, as leaves. best: θ and the head's numbers at the best look (at step 0 before the
     first). losses: one a step so far, so their number is the step; the order of the data and the schedule are
-    functions of seed and step, and nothing else is drawn. looks: (step, score on validation).
+    functions of seed and step, and nothing else is drawn. evals: (step, score on validation).
     """
 
     recipe: TrainingConfig
     theta: dict[str, Tensor]
-    optimiser: torch.optim.Optimizer | None
+    optimizer: torch.optim.Optimizer | None
     best: tuple[Tensor, Tensor]
     losses: list[float] = field(default_factory=list)
-    looks: list[tuple[int, Score]] = field(default_factory=list)
+    evals: list[tuple[int, Score]] = field(default_factory=list)
 
     @classmethod
     def start(cls, tuned: TunedPLM, parts: Mapping[str, Tensor], recipe: TrainingConfig, rate: float) -> TrainingState:
         """At step 0. Every group of the optimiser has its highest learning rate as `peak`."""
         leaves = tuned.leaves(parts)
-        peaks = {name: rate * getattr(recipe.rates, name.partition(".")[0]) for name in leaves}
+        peaks = {name: rate * getattr(recipe.learning_rates, name.partition(".")[0]) for name in leaves}
         groups = [{"params": [leaf], "peak": peaks[name]} for name, leaf in leaves.items()]
         optimiser = torch.optim.AdamW(groups, weight_decay=0.0, fused=True) if groups else None
         return cls(recipe, leaves, optimiser, flat(parts))
@@ -110,39 +110,39 @@ class TrainingState:
     @property
     def stopped(self) -> str | None:
         """What ended the run before its last step."""
-        patience = self.recipe.patience
-        if patience and self.looks and len(self.looks) - 1 - self.looks.index(self.best_look) >= patience:
+        patience = self.recipe.early_stopping_patience
+        if patience and self.looks and len(self.looks) - 1 - self.looks.index(self.best_eval) >= patience:
             return "patience"
         return "divergence" if self.diverged else None
 
     @property
     def is_over(self) -> bool:
-        return not self.theta or self.step == self.recipe.steps or self.stopped is not None
+        return not self.theta or self.step == self.recipe.max_steps or self.stopped is not None
 
     @property
-    def best_look(self) -> tuple[int, Score]:
+    def best_eval(self) -> tuple[int, Score]:
         """By score, then by loss, then the earlier one."""
         return max(self.looks, key=lambda look: (look[1].score, -look[1].loss))
 
     @property
     def moments(self) -> dict[Tensor, Any]:
         """What the optimiser knows of each leaf; nothing where there are none."""
-        return self.optimiser.state if self.optimiser is not None else {}
+        return self.optimizer.state if self.optimizer is not None else {}
 
-    def descend(self, loss: Tensor, factor: float) -> None:
+    def optimizer_step(self, loss: Tensor, factor: float) -> None:
         """One step down the gradient of a loss, which is not taken where the loss says that the run has diverged."""
         self.losses.append(loss.item())
         if self.diverged:
             return
-        assert self.optimiser is not None  # without leaves the run is over before
+        assert self.optimizer is not None  # without leaves the run is over before
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.parts, self.recipe.clip)
-        for group in self.optimiser.param_groups:
+        torch.nn.utils.clip_grad_norm_(self.parts, self.recipe.max_grad_norm)
+        for group in self.optimizer.param_groups:
             group["lr"] = group["peak"] * factor
-        self.optimiser.step()
-        self.optimiser.zero_grad()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
 
-    def look(self, seen: Score) -> None:
+    def record_eval(self, seen: Score) -> None:
         """Write down the score on validation, and keep θ if it is the best so far. With a loss that is not finite, the
         run has diverged at this step.
         """
@@ -150,7 +150,7 @@ class TrainingState:
             self.losses[-1] = seen.loss
             return
         self.looks.append((self.step, seen))
-        if self.best_look is self.looks[-1]:
+        if self.best_eval is self.looks[-1]:
             self.best = flat(self.theta)
 
     def curve(self) -> list[tuple[int, float]]:
@@ -158,7 +158,7 @@ class TrainingState:
         edges = [0, *(step for step, _ in self.looks if step)]
         return [(end, fmean(self.losses[start:end])) for start, end in pairwise(edges)]
 
-    def state(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         """Numbers and tensors from which `restore` goes on."""
         return {
             "theta": {name: leaf.detach() for name, leaf in self.theta.items()},
@@ -169,7 +169,7 @@ class TrainingState:
         }
 
     @torch.no_grad()
-    def restore(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Become the run, begun alike, that `state` was taken of."""
         for name, leaf in self.theta.items():
             leaf.copy_(state["theta"][name])
@@ -191,10 +191,10 @@ class TrainerCallback:
     def __exit__(self, *error: object) -> None:
         return None
 
-    def begin(self, run: TrainingState) -> None:
+    def on_train_begin(self, run: TrainingState) -> None:
         """At step 0."""
 
-    def step(self, run: TrainingState) -> None:
+    def on_step_end(self, run: TrainingState) -> None:
         """After a step, and the look that belongs to it."""
 
 
@@ -217,19 +217,19 @@ def train(
     A look at validation is one piece of work: a run that is killed in it takes it again, from the last step kept.
     """
     run, objective = TrainingState.start(tuned, parts, recipe, rate), data.objective
-    watch.begin(run)
+    watch.on_train_begin(run)
     factor, looks = schedule_of(recipe), eval_steps(recipe)
     order = islice(batches(data.train.lengths, recipe, seed), run.step, None)
     while not run.is_over:
         rows = next(order)
-        run.descend(objective.loss(tuned, run.parts, data.train, rows, recipe.loss), factor(run.step))
+        run.optimizer_step(objective.loss(tuned, run.parts, data.train, rows, recipe.loss), factor(run.step))
         if run.step in looks and not run.diverged:
-            run.look(objective.evaluate(tuned, run.parts, data.validation).score)
-        watch.step(run)
+            run.record_eval(objective.evaluate(tuned, run.parts, data.validation).score)
+        watch.on_step_end(run)
     if not run.looks:  # nothing to train, or it diverged before the first look: θ at step 0
         begun = tuned.spread([part for part in run.best if len(part)])
         run.looks.append((0, objective.evaluate(tuned, begun, data.validation).score))
-    return TrainingResult(*run.best, rate, *run.best_look, run.curve(), run.step, run.stopped)
+    return TrainingResult(*run.best, rate, *run.best_eval, run.curve(), run.step, run.stopped)
 
 
 def flat(parts: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -241,7 +241,7 @@ def flat(parts: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
 
 def eval_steps(recipe: TrainingConfig) -> set[int]:
     """The steps after which validation is looked at, the last one among them."""
-    return {recipe.steps * (i + 1) // recipe.evaluations for i in range(recipe.evaluations)}
+    return {recipe.max_steps * (i + 1) // recipe.num_evals for i in range(recipe.num_evals)}
 
 
 def batches(lengths: Tensor, recipe: TrainingConfig, seed: int) -> Iterator[Tensor]:
@@ -252,20 +252,26 @@ def batches(lengths: Tensor, recipe: TrainingConfig, seed: int) -> Iterator[Tens
     generator = torch.Generator().manual_seed(seed)
     queue = torch.empty(0, dtype=torch.long)
     while True:
-        while len(queue) < recipe.batch * recipe.buckets:
+        while len(queue) < recipe.batch_size * recipe.bucket_factor:
             queue = torch.cat((queue, torch.randperm(len(lengths), generator=generator)))
-        drawn, queue = queue.split((recipe.batch * recipe.buckets, len(queue) - recipe.batch * recipe.buckets))
-        drawn = drawn[lengths[drawn].argsort(stable=True)].view(recipe.buckets, recipe.batch)
-        yield from drawn[torch.randperm(recipe.buckets, generator=generator)]
+        drawn, queue = queue.split(
+            (recipe.batch_size * recipe.bucket_factor, len(queue) - recipe.batch_size * recipe.bucket_factor)
+        )
+        drawn = drawn[lengths[drawn].argsort(stable=True)].view(recipe.bucket_factor, recipe.batch_size)
+        yield from drawn[torch.randperm(recipe.bucket_factor, generator=generator)]
 
 
 def schedule_of(recipe: TrainingConfig) -> Callable[[int], float]:
     """Factor of the learning rate before each step: a linear warm-up, then constant, or linear to zero."""
-    warm = max(1, round(recipe.warmup * recipe.steps))
+    warm = max(1, round(recipe.warmup_ratio * recipe.max_steps))
 
     def factor(step: int) -> float:
         if step < warm:
             return (step + 1) / warm
-        return 1.0 if recipe.schedule == "constant" else (recipe.steps - step) / max(1, recipe.steps - warm)
+        return (
+            1.0
+            if recipe.lr_scheduler_type == "constant"
+            else (recipe.max_steps - step) / max(1, recipe.max_steps - warm)
+        )
 
     return factor

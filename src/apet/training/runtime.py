@@ -97,7 +97,7 @@ class SignalHandler:
         self._held = False
 
     @contextmanager
-    def listening(self) -> Iterator[None]:
+    def install(self) -> Iterator[None]:
         """For this time the signals come here. Only for the main thread."""
         before = {number: signal.signal(number, self._ask) for number in SIGNALS}
         try:
@@ -107,17 +107,17 @@ class SignalHandler:
                 signal.signal(number, handler)
 
     @contextmanager
-    def held(self) -> Iterator[None]:
+    def deferred(self) -> Iterator[None]:
         """For this time a signal waits for `obey`, at the latest for the end."""
-        self.obey()
+        self.raise_if_requested()
         self._held = True
         try:
             yield
         finally:
             self._held = False
-        self.obey()
+        self.raise_if_requested()
 
-    def obey(self) -> None:
+    def raise_if_requested(self) -> None:
         """Raise Interrupted if a signal has come."""
         if self.asked:
             raise Interrupted(f"{self.asked}: what was finished is kept; the same command goes on from here.")
@@ -126,4 +126,4 @@ class SignalHandler:
         # A second signal changes nothing: a terminal and Snakemake both send theirs.
         self.asked = signal.Signals(number).name
         if not self._held:
-            self.obey()
+            self.raise_if_requested()

@@ -20,15 +20,15 @@ ParameterOverrides = tuple[tuple[nn.Module, str, Tensor], ...]
 
 @dataclass(frozen=True)
 class ForwardContext:
-    """pieces: θ slot by slot, None where it is not at hand. position [rows, k]: where each row is read. settled: the
+    """theta_slices: θ slot by slot, None where it is not at hand. position [rows, k]: where each row is read. merged: the
     stand-ins have small updates in them, where the PLM is in float32. parts: θ as it was given, where a block takes its
     pieces when it runs.
     """
 
-    pieces: Pieces = ()
+    theta_slices: Pieces = ()
     position: Tensor | None = None
     stand_ins: ParameterOverrides = ()
-    settled: bool = False
+    merged: bool = False
     parts: tuple[Tensor, ...] = ()
 
 

@@ -34,7 +34,7 @@ def is_thin(slot: ThetaSlice) -> bool:
     if units.site.structure != "entry":
         return units.site.structure == "lowrank"
     outputs, inputs = units.site.shape
-    return units.index is not None and 4 * units.count * (inputs + outputs) <= inputs * outputs
+    return units.indices is not None and 4 * units.count * (inputs + outputs) <= inputs * outputs
 
 
 class Factors:
@@ -45,7 +45,7 @@ class Factors:
         self.lowrank = [p for p in parts if p.slot.units.site.structure == "lowrank"]
         self.entries = [p for p in parts if p.slot.units.site.structure == "entry"]
         self.rank = sum(p.slot.units.count for p in parts)
-        picked = [torch.as_tensor(p.slot.units.index).to(device) for p in self.entries]
+        picked = [torch.as_tensor(p.slot.units.indices).to(device) for p in self.entries]
         self.columns = torch.cat([i % inputs for i in picked])[:, None] if picked else None
         self.flat = self._places(picked)
 

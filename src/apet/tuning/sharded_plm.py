@@ -80,11 +80,11 @@ class ShardedPLM(TunedPLM):
         return self.whole(self._joined, super().__call__, theta, ids[own], lengths[own], words, said, every)[: len(ids)]
 
     @contextmanager
-    def settling(self, theta: Sequence[Tensor]) -> Iterator[None]:
+    def merged_for_inference(self, theta: Sequence[Tensor]) -> Iterator[None]:
         """Nothing: what a block makes of θ would not fit beside the other blocks'."""
         yield
 
-    def write(self, theta: Sequence[Tensor], ids: Tensor, lengths: Tensor) -> GenerationState:
+    def generate(self, theta: Sequence[Tensor], ids: Tensor, lengths: Tensor) -> GenerationState:
         own = self.own(len(ids))
         inputs, call = self.whole(self._prepared, theta, ids[own], lengths[own])
         return ShardedGenerationState(self, inputs, call, len(ids))
@@ -138,7 +138,7 @@ class ShardedPLM(TunedPLM):
 
     def _inside(self, block: int, call: ForwardContext) -> ForwardContext:
         pieces = self._split(call.parts, block)
-        return replace(call, pieces=pieces, stand_ins=self._stand_ins(pieces))
+        return replace(call, theta_slices=pieces, stand_ins=self._stand_ins(pieces))
 
 
 class ShardedGenerationState(GenerationState):

@@ -62,8 +62,8 @@ class TunedPLM:
         touched = dict.fromkeys([*self.parts, *self.effects])
         self.handles: list[RemovableHandle | CheckpointedBlocks]
         self.handles = [self.model.get_submodule(m).register_forward_hook(self._acts(m)) for m in touched]
-        self.mean = plm.head == "trained" and self.family.pools
-        if (narrow := self.family.narrow(self.model.config)) and not self.mean:
+        self.mean = plm.head == "trained" and self.family.mean_pool
+        if (narrow := self.family.last_attention(self.model.config)) and not self.mean:
             last = self.model.get_submodule(narrow)
             self.handles.append(last.register_forward_pre_hook(self._narrow, with_kwargs=True))
         if checkpointing:
@@ -118,7 +118,7 @@ class TunedPLM:
             return self.read(states, words, call) if head is None else classify(states, head)
 
     @contextmanager
-    def settling(self, theta: Sequence[Tensor]) -> Iterator[None]:
+    def merged_for_inference(self, theta: Sequence[Tensor]) -> Iterator[None]:
         """For many calls with this θ and no gradient: what follows from θ alone is computed once. Where the PLM is in
         float32, small updates are added to copies of the maps they update, which live as long.
         """
@@ -137,7 +137,7 @@ class TunedPLM:
         finally:
             self.settled = None
 
-    def write(self, theta: Sequence[Tensor], ids: Tensor, lengths: Tensor) -> GenerationState:
+    def generate(self, theta: Sequence[Tensor], ids: Tensor, lengths: Tensor) -> GenerationState:
         """Answers under way to ids and lengths as above, read by the PLM's own head; for families that can write."""
         return GenerationState(self, *self._prepared(theta, ids, lengths))
 
@@ -146,7 +146,7 @@ class TunedPLM:
         flat = self.family.transform(self.model, states.flatten(0, -2))
         logits = self.family.project(self.model, flat, words)
         for number, change in self.words:
-            logits = logits + change(flat.float(), words, call.pieces[number])
+            logits = logits + change(flat.float(), words, call.theta_slices[number])
         return logits.view(*states.shape[:-1], -1)
 
     def _prepared(
@@ -156,9 +156,9 @@ class TunedPLM:
         pieces, stand_ins = self.settled or self._values(theta)
         virtual = {place: pieces[n].view(-1, self.slots[n].units.site.cost) for place, n in self.virtual.items()}
         ids, lengths = ids.to(self.plm.device), lengths.to(self.plm.device)
-        inputs = Inputs(ids, lengths, virtual, self.family.slot, self.plm.frame.decoder, self.mean)
+        inputs = Inputs(ids, lengths, virtual, self.family.answer_offset, self.plm.special_tokens.decoder, self.mean)
         if said is not None:
-            inputs = inputs.saying(said.to(self.plm.device), len(self.plm.frame.after), every)
+            inputs = inputs.saying(said.to(self.plm.device), len(self.plm.special_tokens.after), every)
         return inputs, ForwardContext(pieces, inputs.position(self.family.input), stand_ins, bool(self.settled))
 
     def _values(self, theta: Sequence[Tensor]) -> tuple[Pieces, ParameterOverrides]:
@@ -189,7 +189,7 @@ class TunedPLM:
     def _enter(self, number: int, slot: ThetaSlice, place: ModuleSpec, plugged: bool) -> None:
         """Decide how a slot's values reach the PLM."""
         site = slot.units.site
-        index = None if slot.units.index is None else torch.as_tensor(slot.units.index).to(self.plm.device)
+        index = None if slot.units.indices is None else torch.as_tensor(slot.units.indices).to(self.plm.device)
         rows = rows_of(place, self.plm)
         if site.structure == "token":
             self.virtual[place.name] = number
@@ -224,7 +224,7 @@ class TunedPLM:
         if site.structure == "bottleneck":
             return output_updates.adapter(site.shape)
         if site.structure == "bias":
-            behind = plugged or not site.present or not exact
+            behind = plugged or not site.exists or not exact
             return output_updates.bias_entries(rows, site.shape[0], index) if behind else None
         if exact:
             return None
@@ -239,9 +239,9 @@ class TunedPLM:
 
         def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
             call = self.calls.now
-            pieces = call.pieces
+            pieces = call.theta_slices
             # Otherwise they are in the weight already.
-            if factors and not (call.settled and module.weight.dtype == torch.float32):
+            if factors and not (call.merged and module.weight.dtype == torch.float32):
                 output = factors(inputs[0], output, pieces)
             for number, effect in effects:
                 output = effect(inputs[0], output, pieces[number])

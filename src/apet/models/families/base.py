@@ -33,7 +33,7 @@ class ModuleSpec:
     name: canonical, the same in every family; inside a block relative to it (`attention.query`).
     module: dotted path in the library's model; inside a block relative to it.
     kind: `linear`, `norm`, `embedding` (of words, positions, …), `head` (the LM head) or `input` (a sequence's start).
-    fused: which rows of a shared weight are this part. ends_block: an adapter goes behind it. inert_bias: a bias here
+    fused: which rows of a shared weight are this part. adapter_after: an adapter goes behind it. bias_cancels: a bias here
     cannot move the output, or not all of it can (a key's, which the softmax cancels where no rotation follows).
     optional: some versions of the architecture do without it.
     """
@@ -42,8 +42,8 @@ class ModuleSpec:
     module: str
     kind: str
     fused: FusedSlice | None = None
-    ends_block: bool = False
-    inert_bias: bool = False
+    adapter_after: bool = False
+    bias_cancels: bool = False
     optional: bool = False
 
 
@@ -72,7 +72,7 @@ class Inputs:
     slot: int
     decoder: tuple[int, ...] = ()
     mean: bool = False
-    said: Tensor | None = None
+    answer_ids: Tensor | None = None
     reads: int = 1
 
     def saying(self, said: Tensor, after: int, every: bool) -> Inputs:
@@ -83,7 +83,7 @@ class Inputs:
         """
         reads = said.shape[1] + 1 if every else 1
         if self.decoder:
-            return replace(self, said=said, reads=reads)
+            return replace(self, answer_ids=said, reads=reads)
         ids = _inserted(self.ids, said, self.lengths - after)
         return replace(self, ids=ids, lengths=self.lengths + said.shape[1], reads=reads)
 
@@ -91,7 +91,7 @@ class Inputs:
     def begun(self) -> Tensor:
         """What a decoder has said up to now, its start included, [rows, t]."""
         start = torch.tensor(self.decoder, device=self.ids.device).expand(len(self.ids), -1)
-        return start if self.said is None else torch.cat((start, self.said), dim=1)
+        return start if self.answer_ids is None else torch.cat((start, self.answer_ids), dim=1)
 
     def embed(self, words: nn.Module, place: str, ids: Tensor | None = None) -> Tensor:
         """Embeddings [rows, tokens + length, d] of an input, its virtual tokens first."""
@@ -173,13 +173,13 @@ class Family:
     canonical stack -> (path of the list of blocks, places of a block). states: (model, inputs) -> the states that
     answers are read from, see `Inputs.read`. write: (model, inputs) -> answers under way, token by token; None for an
     encoder, which can name a word and not go on. head: path of the linear map from states to words. transform: (model,
-    states) -> what that map multiplies. pools: a trained head reads the mean state: in an encoder every position sees
-    the whole text, and the slot's state is made to name a word. slot: see Inputs. frame: (tokenizer) -> what goes
-    around a text. narrow: (config) -> path of the last attention, whose forward then takes `read` [rows, k], the
+    states) -> what that map multiplies. mean_pool: a trained head reads the mean state: in an encoder every position sees
+    the whole text, and the slot's state is made to name a word. answer_offset: see Inputs. special_tokens: (tokenizer) -> what goes
+    around a text. last_attention: (config) -> path of the last attention, whose forward then takes `read` [rows, k], the
     positions that ask there and go on; None where the family does without.
     positions: the place whose weight has a row for each position of a text, so that no text may be longer; None where
     positions are computed.
-    fuse: puts fast kernels in place of the library's slow ones, equal to float tolerance. untie: gives a model made
+    install_kernels: puts fast kernels in place of the library's slow ones, equal to float tolerance. untie_head: gives a model made
     from a configuration alone a head of its own, where a checkpoint would bring one.
     """
 
@@ -191,13 +191,13 @@ class Family:
     write: Callable[[Own, Inputs], Decoder] | None = None
     head: str = "lm_head"
     transform: Callable[[Own, Tensor], Tensor] = lambda model, states: states
-    pools: bool = False
-    slot: int = 1
-    frame: Callable[[PreTrainedTokenizerBase], SpecialTokens] = lambda tokenizer: SpecialTokens()
-    narrow: Callable[[PretrainedConfig], str | None] = lambda config: None
+    mean_pool: bool = False
+    answer_offset: int = 1
+    special_tokens: Callable[[PreTrainedTokenizerBase], SpecialTokens] = lambda tokenizer: SpecialTokens()
+    last_attention: Callable[[PretrainedConfig], str | None] = lambda config: None
     positions: str | None = None
-    fuse: Callable[[Own], None] = lambda model: None
-    untie: Callable[[Own], None] = lambda model: None
+    install_kernels: Callable[[Own], None] = lambda model: None
+    untie_head: Callable[[Own], None] = lambda model: None
 
     def class_of(self, config: PretrainedConfig) -> type[PreTrainedModel]:
         """The model class for a configuration of this family."""
@@ -220,7 +220,7 @@ class Family:
         """Name of the model's part that only serves to read words off states."""
         return self.head.partition(".")[0]
 
-    def behead(self, model: PreTrainedModel) -> None:
+    def drop_lm_head(self, model: PreTrainedModel) -> None:
         """Take the LM head away: a PLM that is read through a trained head has no use for its own."""
         delattr(model, self.head_part)
 

@@ -14,12 +14,12 @@ from apet.models.families.base import Family, Inputs, ModuleSpec, SpecialTokens,
 
 BLOCK = (
     ModuleSpec("attention.query", "attention.self.query", "linear"),
-    ModuleSpec("attention.key", "attention.self.key", "linear", inert_bias=True),
+    ModuleSpec("attention.key", "attention.self.key", "linear", bias_cancels=True),
     ModuleSpec("attention.value", "attention.self.value", "linear"),
-    ModuleSpec("attention.output", "attention.output.dense", "linear", ends_block=True),
+    ModuleSpec("attention.output", "attention.output.dense", "linear", adapter_after=True),
     ModuleSpec("attention.norm", "attention.output.LayerNorm", "norm"),
     ModuleSpec("ffn.up", "intermediate.dense", "linear"),
-    ModuleSpec("ffn.down", "output.dense", "linear", ends_block=True),
+    ModuleSpec("ffn.down", "output.dense", "linear", adapter_after=True),
     ModuleSpec("ffn.norm", "output.LayerNorm", "norm"),
 )
 
@@ -73,10 +73,10 @@ BERT = Family(
     states=states,
     head="cls.predictions.decoder",
     transform=transform,
-    pools=True,
-    slot=2,
-    frame=frame,
-    narrow=lambda config: f"bert.encoder.layer.{config.num_hidden_layers - 1}.attention",
+    mean_pool=True,
+    answer_offset=2,
+    special_tokens=frame,
+    last_attention=lambda config: f"bert.encoder.layer.{config.num_hidden_layers - 1}.attention",
     positions="encoder.embedding.position",
-    fuse=fuse,
+    install_kernels=fuse,
 )

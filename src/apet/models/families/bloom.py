@@ -21,12 +21,12 @@ QKV = "self_attention.query_key_value"
 BLOCK = (
     ModuleSpec("attention.norm", "input_layernorm", "norm"),
     ModuleSpec("attention.query", QKV, "linear", FusedSlice(0)),
-    ModuleSpec("attention.key", QKV, "linear", FusedSlice(1), inert_bias=True),
+    ModuleSpec("attention.key", QKV, "linear", FusedSlice(1), bias_cancels=True),
     ModuleSpec("attention.value", QKV, "linear", FusedSlice(2)),
-    ModuleSpec("attention.output", "self_attention.dense", "linear", ends_block=True),
+    ModuleSpec("attention.output", "self_attention.dense", "linear", adapter_after=True),
     ModuleSpec("ffn.norm", "post_attention_layernorm", "norm"),
     ModuleSpec("ffn.up", "mlp.dense_h_to_4h", "linear"),
-    ModuleSpec("ffn.down", "mlp.dense_4h_to_h", "linear", ends_block=True),
+    ModuleSpec("ffn.down", "mlp.dense_4h_to_h", "linear", adapter_after=True),
 )
 
 OUTER = (
@@ -87,6 +87,6 @@ BLOOM = Family(
     blocks={"decoder": ("transformer.h", BLOCK)},
     states=states,
     write=CausalDecoder,
-    narrow=lambda config: f"transformer.h.{config.num_hidden_layers - 1}.self_attention",
-    fuse=fuse,
+    last_attention=lambda config: f"transformer.h.{config.num_hidden_layers - 1}.self_attention",
+    install_kernels=fuse,
 )

@@ -13,12 +13,12 @@ BLOCK = (
     ModuleSpec("attention.norm", "input_layernorm", "norm"),
     ModuleSpec("attention.query", QKV, "linear", FusedSlice(0)),
     # Only a part of each head is rotated; the softmax cancels the bias of the rest.
-    ModuleSpec("attention.key", QKV, "linear", FusedSlice(1), inert_bias=True),
+    ModuleSpec("attention.key", QKV, "linear", FusedSlice(1), bias_cancels=True),
     ModuleSpec("attention.value", QKV, "linear", FusedSlice(2)),
-    ModuleSpec("attention.output", "attention.dense", "linear", ends_block=True),
+    ModuleSpec("attention.output", "attention.dense", "linear", adapter_after=True),
     ModuleSpec("ffn.norm", "post_attention_layernorm", "norm"),
     ModuleSpec("ffn.up", "mlp.dense_h_to_4h", "linear"),
-    ModuleSpec("ffn.down", "mlp.dense_4h_to_h", "linear", ends_block=True),
+    ModuleSpec("ffn.down", "mlp.dense_4h_to_h", "linear", adapter_after=True),
 )
 
 OUTER = (

@@ -15,11 +15,11 @@ BLOCK = (
     ModuleSpec("attention.query", "self_attn.q_proj", "linear"),
     ModuleSpec("attention.key", "self_attn.k_proj", "linear"),
     ModuleSpec("attention.value", "self_attn.v_proj", "linear"),
-    ModuleSpec("attention.output", "self_attn.o_proj", "linear", ends_block=True),
+    ModuleSpec("attention.output", "self_attn.o_proj", "linear", adapter_after=True),
     ModuleSpec("ffn.norm", "post_attention_layernorm", "norm"),
     ModuleSpec("ffn.gate", "mlp.gate_proj", "linear"),
     ModuleSpec("ffn.up", "mlp.up_proj", "linear"),
-    ModuleSpec("ffn.down", "mlp.down_proj", "linear", ends_block=True),
+    ModuleSpec("ffn.down", "mlp.down_proj", "linear", adapter_after=True),
 )
 
 OUTER = (
@@ -44,5 +44,5 @@ LLAMA = Family(
     blocks={"decoder": ("model.layers", BLOCK)},
     states=states,
     write=CausalDecoder,
-    fuse=fuse,
+    install_kernels=fuse,
 )

@@ -22,9 +22,9 @@ def attention(name: str, number: int, module: str) -> tuple[ModuleSpec, ...]:
     return (
         ModuleSpec(f"{name}.norm", f"layer.{number}.layer_norm", "norm"),
         ModuleSpec(f"{name}.query", f"{path}.q", "linear"),
-        ModuleSpec(f"{name}.key", f"{path}.k", "linear", inert_bias=True),
+        ModuleSpec(f"{name}.key", f"{path}.k", "linear", bias_cancels=True),
         ModuleSpec(f"{name}.value", f"{path}.v", "linear"),
-        ModuleSpec(f"{name}.output", f"{path}.o", "linear", ends_block=True),
+        ModuleSpec(f"{name}.output", f"{path}.o", "linear", adapter_after=True),
     )
 
 
@@ -36,7 +36,7 @@ def ffn(number: int) -> tuple[ModuleSpec, ...]:
         ModuleSpec("ffn.gate", f"{path}.wi_0", "linear", optional=True),
         ModuleSpec("ffn.up", f"{path}.wi_1", "linear", optional=True),
         ModuleSpec("ffn.up", f"{path}.wi", "linear", optional=True),
-        ModuleSpec("ffn.down", f"{path}.wo", "linear", ends_block=True),
+        ModuleSpec("ffn.down", f"{path}.wo", "linear", adapter_after=True),
     )
 
 
@@ -130,7 +130,7 @@ T5 = Family(
     states=states,
     write=T5Decoder,
     transform=transform,
-    frame=frame,
-    fuse=fuse,
-    untie=untie,
+    special_tokens=frame,
+    install_kernels=fuse,
+    untie_head=untie,
 )

@@ -127,9 +127,9 @@ def initialise(model: PreTrainedModel) -> None:
     A head of its own starts at zero too, with every word equally likely.
     """
     family = family_of(model.config.model_type)
-    family.untie(model)
+    family.untie_head(model)
     for place in family.places(model):
-        if place.ends_block:
+        if place.adapter_after:
             nn.init.zeros_(model.get_submodule(place.module).get_parameter("weight"))
     head = model.get_output_embeddings()
     if head.weight is not model.get_input_embeddings().weight:

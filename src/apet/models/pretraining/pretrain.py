@@ -95,7 +95,7 @@ class PretrainingState:
         initialise(model)
         # The library's fused attention takes twice as long for short rows and narrow heads.
         model.set_attn_implementation("eager")
-        family.fuse(model)
+        family.install_kernels(model)
         return cls(rung, recipe, model.train(), optimizers_for(model, recipe))
 
     def train(self, rows: Tensor, kept: Path, key: str) -> None:
