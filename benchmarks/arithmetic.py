@@ -33,7 +33,7 @@ def measure(plm: Path, data: Path) -> dict[str, float]:
     make_deterministic()
     keep_freed_memory()
     recipe = TrainingConfig(
-        loss="labels", max_steps=10**6, batch_size=16, max_length=LENGTH, learning_rates=LearningRates(*[1e-4] * 6), lr_multipliers=(1.0,),
+        loss="label_words", max_steps=10**6, batch_size=16, max_length=LENGTH, learning_rates=LearningRates(*[1e-4] * 6), lr_multipliers=(1.0,),
         lr_scheduler_type="constant", warmup_ratio=0.0, num_evals=1, max_grad_norm=1.0, gradient_checkpointing=False,
     )  # fmt: skip
     bench = CellInputs.of(load_plm(plm, plm.name), data, LENGTH)

@@ -39,7 +39,7 @@ def true_thresholds(truth: Truth) -> Thresholds:
             x = np.sort(list(budgets_tested(truth, size).values()))
             for task in range(truth.tasks):
                 means = curve(*thresholds_of(truth, size, task), x)
-                levels = {"low": CHANCE + MARGINS["low_margin"] / 100, "high": TOP - MARGINS["high_margin"] / 100}
+                levels = {"low": CHANCE + MARGINS["chance_margin"] / 100, "high": TOP - MARGINS["full_ft_margin"] / 100}
                 facts = dict(
                     zip(PAIR, (f"family{family}", round(10**size), f"plm{family}{model}", f"task{task}"), strict=True)
                 )
@@ -63,7 +63,7 @@ def true_values(truth: Truth) -> dict[str, float]:
     return {
         "positions": truth.plan_change,
         "high_threshold": float(slope),
-        "low_threshold": float(spread) - MARGINS["same_within"],
+        "low_threshold": float(spread) - MARGINS["equivalence_decades"],
         "methods": truth.method_change,
     }
 

@@ -78,7 +78,7 @@ def apet(folder: Path, dtype: str, checkpointing: bool) -> Run:
         [str(i) for i in range(ROWS)], ids, torch.full((ROWS,), LENGTH), torch.zeros(ROWS, dtype=torch.long)
     )
     rates = LearningRates(**dict.fromkeys(LearningRates.__dataclass_fields__, 1e-3))
-    recipe = TrainingConfig("vocabulary", STEPS, ROWS, LENGTH, rates, (1.0,), "constant", 0.0, 2, 1.0, checkpointing)
+    recipe = TrainingConfig("full_vocab", STEPS, ROWS, LENGTH, rates, (1.0,), "constant", 0.0, 2, 1.0, checkpointing)
 
     def loop() -> float:
         start = time.monotonic()

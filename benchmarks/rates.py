@@ -50,8 +50,20 @@ def main() -> None:
     keep_freed_memory()
     plm = load_plm(args.plm, args.plm.name)
     recipe = TrainingConfig(
-        **{"loss": "labels", "steps": 10**6, "batch": args.batch, "length": args.length, "schedule": "constant"},
-        **{"warmup": 0.0, "evaluations": 1, "clip": 1.0, "checkpointing": False, "rate_grid": (1.0,)},
+        **{
+            "loss": "label_words",
+            "max_steps": 10**6,
+            "batch_size": args.batch,
+            "max_length": args.length,
+            "lr_scheduler_type": "constant",
+        },
+        **{
+            "warmup_ratio": 0.0,
+            "num_evals": 1,
+            "max_grad_norm": 1.0,
+            "gradient_checkpointing": False,
+            "lr_multipliers": (1.0,),
+        },
         learning_rates=LearningRates(*[1e-4] * 6),
     )
     for placement, budget in (("lora", "@own"), ("uniform", "@lora"), ("full", "@own")):
@@ -148,7 +160,7 @@ def report(name: str, placement: str, rounds: Sequence[Round]) -> None:
 def written(bench: CellInputs, args: argparse.Namespace) -> None:
     """Time per token of greedy answers, all rows writing to the end."""
     tuned, parts = tuned_with(bench, "lora", "@own")
-    test, longest = bench.test, bench.task["target_length"]
+    test, longest = bench.test, bench.task["max_new_tokens"]
     shown = first_rows(test, ROWS)
     never, rates = -1, []
     with tuned, tuned.merged_for_inference(list(parts.values())):

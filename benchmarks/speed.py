@@ -73,9 +73,21 @@ def study_cells(args: argparse.Namespace) -> list:
 
     training = TrainingConfig.of(
         {
-            **{"loss": "labels", "steps": args.steps, "batch": args.batch, "length": args.length, "clip": 1.0},
-            **{"rate_grid": [1.0], "schedule": "linear", "warmup": 0.1, "evaluations": 2, "checkpointing": False},
-            "rates": dict.fromkeys(("entry", "bias", "lowrank", "bottleneck", "token", "head"), args.rate),
+            **{
+                "loss": "label_words",
+                "max_steps": args.steps,
+                "batch_size": args.batch,
+                "max_length": args.length,
+                "max_grad_norm": 1.0,
+            },
+            **{
+                "lr_multipliers": [1.0],
+                "lr_scheduler_type": "linear",
+                "warmup_ratio": 0.1,
+                "num_evals": 2,
+                "gradient_checkpointing": False,
+            },
+            "learning_rates": dict.fromkeys(("entry", "bias", "lowrank", "bottleneck", "token", "head"), args.rate),
         }
     )
     name, task = args.plm.name, args.data.name
@@ -202,12 +214,12 @@ def peer_rows(args: argparse.Namespace) -> tuple[dict, list[int]]:
     rows = {}
     for split in SPLITS:
         table = read_split(args.data, split)
-        texts = {name: table[name].tolist() for name in task["fields"]}
-        ids = encode(texts, tokenizer, task["prompt"], min(args.length, task["length"]), **around).ids
+        texts = {name: table[name].tolist() for name in task["text_columns"]}
+        ids = encode(texts, tokenizer, task["prompt"], min(args.length, task["max_length"]), **around).ids
         rows[split] = [{"input_ids": i, "label": int(label)} for i, label in zip(ids, table["label"], strict=True)]
     if trained_head(args.plm):
         return rows, list(range(len(task["labels"])))
-    return rows, [ids[0] for ids in label_ids(tokenizer, list(task["labels"].values()))]
+    return rows, [ids[0] for ids in label_ids(tokenizer, list(task["verbalizer"].values()))]
 
 
 def silent():

@@ -23,13 +23,13 @@ from toy import PARAMS, Checkout
 
 TASK = {
     "name": "words", "version": 1, "description": "Whether w8 or w9 is said.", "type": "classification",
-    "local": {"file": "words.csv"}, "fields": ["text"], "prompt": "{text} w10",
-    "labels": {"eight": " w20", "nine": " w30"}, "metrics": ["accuracy"], "length": 16,
+    "local": {"file": "words.csv"}, "text_columns": ["text"], "prompt": "{text} w10",
+    "verbalizer": {"eight": " w20", "nine": " w30"}, "metrics": ["accuracy"], "max_length": 16,
 }  # fmt: skip
-TRAINING = {"steps": 60, "batch": 8, "length": 16, "evaluations": 4, "rate_grid": [0.3, 1.0]}
+TRAINING = {"max_steps": 60, "batch_size": 8, "max_length": 16, "num_evals": 4, "lr_multipliers": [0.3, 1.0]}
 GRID = [
     {"placements": ["none", "lora", "full"], "budgets": ["@own"]},
-    {"placements": ["uniform"], "budgets": [700], "draws": 2, "reruns": 2},
+    {"placements": ["uniform"], "budgets": [700], "num_plans": 2, "num_seeds": 2},
 ]
 
 
@@ -45,7 +45,7 @@ class Lab:
         (folder / "words.yaml").write_text(yaml.safe_dump(TASK, sort_keys=False))
         study = copy.deepcopy(PARAMS) | {"models": ["./plm"], "tasks": ["words.yaml"], "grid": GRID}
         study["training"] |= TRAINING | training
-        study["rows"] = {"train": 64, "validation": 24, "test": 40}
+        study["max_samples"] = {"train": 64, "validation": 24, "test": 40}
         (folder / "params.yaml").write_text(yaml.safe_dump(study, sort_keys=False))
         for command in (
             ["check", "--out", "study.json"],

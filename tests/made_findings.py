@@ -83,6 +83,6 @@ def findings(table: str = "") -> dict[str, Any]:
             ),
         ),
     }  # fmt: skip
-    margins = {"low_margin": 2.0, "high_margin": 2.0, "same_within": 0.5}
+    margins = {"chance_margin": 2.0, "full_ft_margin": 2.0, "equivalence_decades": 0.5}
     about = {"study": "simulated", "table": table, "confidence": 0.95, "margins": margins, "missing": 1}
     return about | {"claims": claims}

@@ -46,10 +46,10 @@ def cases() -> Iterator[tuple[str, CellInputs, Cell]]:
     for placement, budget in {"none": "@own", "uniform": "1500"}.items():
         plm = tiny_plm("bert")
         plm.family.drop_lm_head(plm.model)
-        headed = CellInputs(replace(plm, head="trained"), BENCH.task, splits, rows(33, 3))
+        headed = CellInputs(replace(plm, head="classification"), BENCH.task, splits, rows(33, 3))
         yield f"bert head {placement}", headed, cell(placement, budget, training=recipe, draws=1)
     forked = replace(splits, objective=ClassificationObjective(LabelTrie.of(LABELS)))
-    for loss in ("labels", "vocabulary"):
+    for loss in ("label_words", "full_vocab"):
         bench = CellInputs(tiny_plm("bloom"), BENCH.task, forked, rows(33, 3))
         yield f"bloom forks {loss}", bench, cell(training=replace(recipe, loss=loss), draws=1)
 

@@ -16,7 +16,7 @@ from apet.study.cell_record import write_record
 
 MODELS = {"bloom-small": (25_000, 160_000), "bloom-mid": (200_000, 480_000), "bloom-large": (1_200_000, 1_750_000)}
 TASKS = {"topics": (5, 0.2, 0.237, 400), "sentiment": (2, 0.5, 0.566, 800)}
-MARGINS = {"low_margin": 2.0, "high_margin": 2.0, "same_within": 0.5}
+MARGINS = {"chance_margin": 2.0, "full_ft_margin": 2.0, "equivalence_decades": 0.5}
 OWN = {"full": 1.0, "lora": 0.04, "adapter": 0.08, "prompt": 0.015, "bitfit": 0.006}
 SWEEP = ("1", "100", "10000")
 
@@ -45,7 +45,7 @@ def record(model: str, task: str, placement: str, budget: str, scores: Any, tuna
     path = f"{model}/{task}/{placement}-{budget}"
     return path, {
         "path": path,
-        "cell": {"model": model, "task": task, "placement": placement, "budget": budget, "seed": 1, "trainer": 3},
+        "cell": {"model": model, "task": task, "placement": placement, "budget": budget, "seed": 1, "trainer_version": 3},
         "plm": {
             "name": model,
             "family": "bloom",
@@ -61,7 +61,7 @@ def record(model: str, task: str, placement: str, budget: str, scores: Any, tuna
             "labels": labels,
             "chance": chance,
             "majority": majority,
-            "rows": {"train": 1000, "validation": 200, "test": n},
+            "max_samples": {"train": 1000, "validation": 200, "test": n},
             "label_counts": {"test": {"first": n // 4, "second": n - n // 4}},
             "truncated": {"test": 0.25},
             "lengths": {"test": {"mean": 30.5, "longest": 36}},
@@ -92,7 +92,7 @@ def frame_of(cells: Iterable[tuple[str, dict[str, Any]]], seed: int = 0) -> pd.D
     """The tidy table of records, with scores of test rows that have their means, and the attrs of a read one."""
     rng = np.random.default_rng(seed)
     frame = tidy(cells)
-    frame["rows"] = [
+    frame["max_samples"] = [
         np.empty(0, np.float32) if np.isnan(score) else (rng.permutation(n) < round(score * n)).astype(np.float32)
         for score, n in zip(frame.score, frame.n, strict=True)
     ]

@@ -94,7 +94,7 @@ class SlurmCheckout(Checkout):
         "models": ["bloom-16x1"],
         "grid": [
             {"placements": ["none"], "budgets": ["@own"]},
-            {"placements": ["uniform"], "budgets": [*range(1, 24)], "training": {"steps": 400}},
+            {"placements": ["uniform"], "budgets": [*range(1, 24)], "training": {"max_steps": 400}},
         ],
         "cells_per_job": 6,
     }

@@ -28,7 +28,7 @@ def test_a_cell_of_one_unit_has_the_interval_of_agresti_and_coull(hits: int, n: 
 def test_replicates_add_student_s_pivot() -> None:
     """Where rows are certain the draws are those of t: here one cell, so nothing moderates it."""
     frame = pd.concat([one_cell(400, 400).assign(rerun=r, score=s) for r, s in enumerate((0.5, 0.7, 0.6))])
-    frame["rows"] = [np.full(400, s, np.float32) for s in frame.score]
+    frame["max_samples"] = [np.full(400, s, np.float32) for s in frame.score]
     draws = sample_means(frame, 40_000)
     assert (draws.cells.units[0], draws.cells.df[0]) == (3, 2)
     found = np.quantile(draws.values[:, 0], [0.025, 0.5, 0.975])
@@ -93,7 +93,7 @@ def test_a_diverged_replicate_is_counted_and_left_out() -> None:
     frame, _ = simulate(Design(units=3, cells=2, tasks=1), 4)
     lost = frame.index[[0, 3, 4, 5]]  # one of the first cell's, all of the second's
     frame.loc[lost, "score"], frame.loc[lost, "outcome"] = np.nan, "diverged"
-    frame["rows"] = [
+    frame["max_samples"] = [
         np.empty(0, np.float32) if np.isnan(s) else r for s, r in zip(frame.score, frame["rows"], strict=True)
     ]
     draws = sample_means(frame)

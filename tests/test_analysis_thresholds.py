@@ -62,7 +62,7 @@ def made(
             "family": "f",
             "non_embedding": 1000 * (1 + int(model[-1])),
             "units": 2,
-            "draws": 2,
+            "num_plans": 2,
             "sd": noise,
         }
         facts |= {"chance": 0.2, "majority": 0.3}
@@ -180,7 +180,7 @@ def test_slope_of_the_high_threshold_holds_the_truth(change: float) -> None:
     truth, rows = Truth(plms=2, tasks=2, high_change=change), []
     for (model, size), task in product(zip(("small", "large"), truth.sizes(), strict=True), range(truth.tasks)):
         facts = {"model": model, "task": f"t{task}", "family": "f", "non_embedding": round(10**size), "units": 1}
-        facts |= {"chance": 0.2, "majority": 0.3, "draws": 2, "sd": 0.03}
+        facts |= {"chance": 0.2, "majority": 0.3, "num_plans": 2, "sd": 0.03}
         for budget, x in budgets_tested(truth, size).items():
             mean = float(curve(*thresholds_of(truth, size, task), x))
             rows.append({**facts, "placement": "uniform", "budget": budget, "tunable": round(10**x), "mean": mean})
@@ -204,7 +204,7 @@ def spread(scores: dict, models: list[str], **how):
 def test_spread_over_tasks_less_what_is_about_the_same() -> None:
     curves = {"t": [0.3, 0.3, 0.5, 0.7], "u": [0.3, 0.5, 0.7, 0.7], "v": [0.3, 0.3, 0.3, 0.5]}
     found = spread({("m0", task): means for task, means in curves.items()}, ["m0"], noise=0.001)
-    assert found.these.value == pytest.approx(1.0 - MARGINS["same_within"], abs=0.05)
+    assert found.these.value == pytest.approx(1.0 - MARGINS["equivalence_decades"], abs=0.05)
     assert found.these.interval[0] > 0
     assert found.beyond.interval == pytest.approx(tuple(np.sqrt(2 / stats.chi2.ppf([0.975, 0.025], 2)) - 0.5), rel=0.2)
     assert found.values["m0"].value == pytest.approx(1.0, abs=0.05)

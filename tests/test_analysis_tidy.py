@@ -86,7 +86,7 @@ def test_round_trip_and_equal_bytes(cells: Path, tmp_path: Path) -> None:
     for name in ("tidy.parquet", "tidy.csv", "tidy_columns.csv"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
     back = read_tidy(tmp_path / "a" / "tidy.parquet")
-    margins = {"low_margin": 3.0, "high_margin": 2.0, "same_within": 0.5}
+    margins = {"chance_margin": 3.0, "full_ft_margin": 2.0, "equivalence_decades": 0.5}
     digest = file_digest(tmp_path / "a" / "tidy.parquet")
     assert back.attrs == {"study": STUDY, "margins": margins, "missing": missing, "digest": digest}
     pd.testing.assert_frame_equal(back[FLAT], frame[FLAT])

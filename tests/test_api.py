@@ -43,14 +43,14 @@ SPLITS = {"train": 48, "validation": 16, "test": 24}
 RECIPE = replace(apet.DEFAULT_TRAINING, max_steps=6, batch_size=8, max_length=16)
 TASK = {
     "name": "words", "version": 1, "description": "Whether w8 or w9 is said.", "type": "classification",
-    "fields": ["text"], "prompt": "{text} w10", "labels": {"eight": " w20", "nine": " w30 w31"},
-    "metrics": ["accuracy"], "length": 14,
+    "text_columns": ["text"], "prompt": "{text} w10", "verbalizer": {"eight": " w20", "nine": " w30 w31"},
+    "metrics": ["accuracy"], "max_length": 14,
 }  # fmt: skip
 WRITTEN = {
-    "name": "echo", "version": 1, "description": "Say the first word.", "type": "generation", "fields": ["text"],
-    "targets": "answer", "target_length": 4, "prompt": "{text} w10", "metrics": ["f1", "em"], "length": 14,
+    "name": "echo", "version": 1, "description": "Say the first word.", "type": "generation", "text_columns": ["text"],
+    "target_column": "answer", "max_new_tokens": 4, "prompt": "{text} w10", "metrics": ["f1", "em"], "max_length": 14,
 }  # fmt: skip
-PAIRS = {**TASK, "name": "pairs", "fields": ["one", "two"], "prompt": "{one} w10 {two} w11"}
+PAIRS = {**TASK, "name": "pairs", "text_columns": ["one", "two"], "prompt": "{one} w10 {two} w11"}
 
 
 def rows(count: int, seed: int) -> list[dict[str, str]]:
@@ -95,11 +95,11 @@ class Finished:
         return self.root / self.cell.data_folder
 
 
-def finished(root: Path, family: str = "bloom", task: dict | None = None, head: str = "own", **changes) -> Finished:
+def finished(root: Path, family: str = "bloom", task: dict | None = None, head: str = "lm", **changes) -> Finished:
     """Train a cell by the pipeline's own functions."""
     task = task or TASK
     answer = "answer" if task["type"] == "generation" else "label"
-    fields = {"placement": "uniform", "budget": "700", "draws": 2, "reruns": 1, **changes}
+    fields = {"placement": "uniform", "budget": "700", "num_plans": 2, "num_seeds": 1, **changes}
     cell = Cell(
         family,
         task["name"],
@@ -111,10 +111,10 @@ def finished(root: Path, family: str = "bloom", task: dict | None = None, head: 
         **fields,
     )
     folder = save_plm(tiny_plm(family, fused=False).model, root / plm_folder(family, cell.model_digest))
-    if head == "trained":
+    if head == "classification":
         (folder / "snapshot.json").write_text(json.dumps({"head": head}))
     data = root / data_folder(cell.task, cell.data_digest)
-    apet.prepare_task(task, data, by_split((*task["fields"], answer)))
+    apet.prepare_task(task, data, by_split((*task["text_columns"], answer)))
     made = Finished(root, cell)
     train_cell(cell, CellInputs.of(load_plm(folder, family), data, RECIPE.max_length), made.folder)
     return made
@@ -124,7 +124,7 @@ def finished(root: Path, family: str = "bloom", task: dict | None = None, head: 
 def cells(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Finished]:
     made: dict[str, Finished] = {}
 
-    def of(family: str = "bloom", task: dict | None = None, head: str = "own") -> Finished:
+    def of(family: str = "bloom", task: dict | None = None, head: str = "lm") -> Finished:
         key = f"{family} {task['name'] if task else ''} {head}"
         if key not in made:
             made[key] = finished(tmp_path_factory.mktemp("cells"), family, task, head)
@@ -138,7 +138,7 @@ def recorded(cell: Finished, draw: int = 0) -> pd.DataFrame:
     return found[found.draw == draw].reset_index(drop=True)
 
 
-@pytest.mark.parametrize("head", ["own", "trained"])
+@pytest.mark.parametrize("head", ["lm", "classification"])
 @pytest.mark.parametrize("family", CONFIGS)
 def test_a_loaded_cell_answers_as_the_pipeline_wrote_down(cells, family, head):
     """Logits bit for bit: the test loss is the pipeline's to the last digit."""
@@ -227,11 +227,11 @@ def test_what_cannot_be_exported_is_one_line_and_exit_status_2(cells, tmp_path, 
 HARM: dict[str, tuple[Callable[[Finished], object], type[ApetError], str]] = {
     "θ": (lambda c: (c.folder / THETA).write_bytes(b"x" * 100), CorruptError, "theta.safetensors"),
     "θ gone": (lambda c: (c.folder / THETA).unlink(), DataError, "not finished"),
-    "rows": (lambda c: write_json_record(c.data / "task.json", read_task(c.data) | {"length": 13}), DataError, "other rows"),
+    "rows": (lambda c: write_json_record(c.data / "task.json", read_task(c.data) | {"max_length": 13}), DataError, "other rows"),
     "task gone": (lambda c: (c.data / "task.json").unlink(), DataError, "task.json"),
     "PLM": (lambda c: _edit(c.plm / "config.json", layer_norm_epsilon=1e-3), ModelError, "On other weights"),
     "PLM gone": (lambda c: (c.plm / "config.json").unlink(), ModelError, "no config.json"),
-    "trainer": (lambda c: _cell(c, trainer=1), DataError, "trainer 1"),
+    "trainer": (lambda c: _cell(c, trainer_version=1), DataError, "trainer 1"),
     "plan": (lambda c: _cell(c, placement="attention"), CorruptError, "does not come out"),
 }  # fmt: skip
 
@@ -325,7 +325,7 @@ def test_wrong_arguments_are_one_sentence(cells, memory, tmp_path):
     data, plan = cells().data, apet.make_plan(memory, "lora")
     headless = AutoModelForCausalLM.from_pretrained(cells().plm).transformer
     for error, said, call in (
-        (ConfigError, "unknown key 'step'. Did you mean 'steps'", lambda: apet.train(memory, plan, data, step=3)),
+        (ConfigError, "unknown key 'step'. Did you mean 'max_steps'", lambda: apet.train(memory, plan, data, step=3)),
         (ConfigError, "apet.train: steps: 0", lambda: apet.train(memory, plan, data, steps=0)),
         (ConfigError, "unknown placement 'lara'", lambda: apet.make_plan(memory, "lara", 100)),
         (ModelError, "has no LM head", lambda: apet.load_model(headless, memory.tokenizer)),

@@ -138,13 +138,13 @@ def _trained_bloom(width: int, layers: int) -> str:
 
 
 TRAINING = TrainingConfig(
-    loss="labels", max_steps=5, batch_size=8, max_length=8, learning_rates=LearningRates(*6 * (0.01,)), lr_multipliers=(1.0,), lr_scheduler_type="linear",
+    loss="label_words", max_steps=5, batch_size=8, max_length=8, learning_rates=LearningRates(*6 * (0.01,)), lr_multipliers=(1.0,), lr_scheduler_type="linear",
     warmup_ratio=0.1, num_evals=1, max_grad_norm=1.0, gradient_checkpointing=False,
 )  # fmt: skip
 TASK = {
     "task": "toy", "type": "classification", "metric": "accuracy", "metrics": ["accuracy"],
-    "labels": {"a": " a", "b": " b"}, "chance": {"level": 0.5, "uniform": 0.5, "majority": 0.5},
-    "rows": {"train": 64, "validation": 32, "test": 48}, "digest": "0", "task_digest": "data",
+    "verbalizer": {"a": " a", "b": " b"}, "chance": {"level": 0.5, "uniform": 0.5, "majority": 0.5},
+    "max_samples": {"train": 64, "validation": 32, "test": 48}, "digest": "0", "task_digest": "data",
     "label_counts": {"test": {"a": 24, "b": 24}},
 }  # fmt: skip
 

@@ -65,9 +65,9 @@ STUDY = [
     ("seed", "9" * 5000, "seed: '9999", "a whole number from 0"),
     ("cells_per_job", "0", "cells_per_job: 0", "a whole number from 1"),
     ("cells_per_job", "on", "cells_per_job: 'on'", "a whole number from 1"),
-    ("rows.train", "0", "rows.train: 0", "from 2"),
-    ("rows.test", "false", "rows.test: False", "from 2"),
-    ("rows.test", "all", "rows.test: 'all'", "null for all"),
+    ("max_samples.train", "0", "max_samples.train: 0", "from 2"),
+    ("max_samples.test", "false", "max_samples.test: False", "from 2"),
+    ("max_samples.test", "all", "max_samples.test: 'all'", "null for all"),
     ("rows.dev", "5", "rows: unknown key 'dev'", "Allowed: test, train, validation"),
     ("rows", "{train: 40, test: 30}", "rows: key 'validation' is missing"),
     ("rows", "40", "rows: 40", "mapping"),
@@ -119,8 +119,8 @@ STUDY = [
     # methods, pretraining
     ("methods.lora_rank", "0", "methods.lora_rank: 0", "from 1"),
     ("methods.rank", "8", "methods: unknown key 'rank'", "lora_rank"),
-    ("methods.prompt_tokens", "513", "methods.prompt_tokens: 513", "1 to 512"),
-    ("methods.adapter_width", "9007199254740992", "methods.adapter_width: 9007199254740992", "2**53"),
+    ("methods.num_virtual_tokens", "513", "methods.num_virtual_tokens: 513", "1 to 512"),
+    ("methods.adapter_bottleneck_dim", "9007199254740992", "methods.adapter_bottleneck_dim: 9007199254740992", "2**53"),
     ("methods", "[lora_rank]", "methods: ['lora_rank']", "mapping"),
     ("pretraining.max_tokns", "5", "pretraining: unknown key 'max_tokns'", "Did you mean 'max_tokens'"),
     ("pretraining.max_tokens", "0", "pretraining.max_tokens: 0", "from 1"),
@@ -132,38 +132,38 @@ STUDY = [
     ("pretraining.vocab_size", "100", "pretraining.vocab_size: 100", "from 270"),
     ("pretraining", "null", "pretraining: None", "mapping"),
     # training
-    ("training.loss", "all", "training.loss: unknown value 'all'", "Allowed: labels, vocabulary"),
-    ("training.loss", "label", "training.loss: unknown value 'label'", "Did you mean 'labels'"),
-    ("training.steps", "0", "training.steps: 0", "from 1"),
-    ("training.steps", "-3", "training.steps: -3", "from 1"),
-    ("training.steps", "1.5", "training.steps: 1.5", "whole number"),
-    ("training.steps", "50.0", "training.steps: 50.0", "whole number"),
-    ("training.steps", "'50'", "training.steps: '50'", "whole number"),
-    ("training.length", "7", "training.length: 7", "from 8"),
-    ("training.rates.entry", "0", "training.rates.entry: 0", "above 0"),
-    ("training.rates.entry", "-0.1", "training.rates.entry: -0.1", "above 0"),
-    ("training.rates.entry", "11", "training.rates.entry: 11", "at most 10"),
-    ("training.rates.entry", ".nan", "training.rates.entry: '.nan'", "above 0"),
-    ("training.rates.entry", ".inf", "training.rates.entry: '.inf'", "above 0"),
-    ("training.rates.entry", "1e-999", "training.rates.entry: 0.0", "above 0"),
-    ("training.rates.lora", "0.1", "training.rates: unknown key 'lora'", "lowrank"),
-    ("training.rates", "{entry: 0.1}", "training.rates: key 'bias' is missing"),
-    ("training.rate_grid", "[]", "training.rate_grid: []", "factors above 0"),
-    ("training.rate_grid", "[1, 1.0]", "training.rate_grid: 1.0 stands twice", "factors above 0"),
-    ("training.rate_grid", "[0]", "training.rate_grid.0: 0", "above 0"),
-    ("training.rate_grid", "1.0", "training.rate_grid: 1.0", "factors"),
-    ("training.warmup", "1.1", "training.warmup: 1.1", "between 0 and 1"),
-    ("training.warmup", ".nan", "training.warmup: '.nan'", "between 0 and 1"),
-    ("training.schedule", "cosine", "training.schedule: unknown value 'cosine'", "constant, linear"),
-    ("training.evaluations", "4", "training.evaluations: 4", "at most the 3 steps"),
-    ("training.evaluations", "0", "training.evaluations: 0", "from 1"),
-    ("training.patience", "0", "training.patience: 0", "null for all steps"),
-    ("training.clip", "0", "training.clip: 0", "above 0"),
-    ("training.clip", ".inf", "training.clip: '.inf'", "above 0"),
-    ("training.clip", "1" + "0" * 400, "training.clip: 1000", "above 0"),
-    ("training.checkpointing", "yes", "training.checkpointing: 'yes'", "true or false"),
-    ("training.checkpointing", "1", "training.checkpointing: 1", "true or false"),
-    ("training.rate", "0.1", "training: unknown key 'rate'", "Did you mean 'rates'"),
+    ("training.loss", "all", "training.loss: unknown value 'all'", "Allowed: full_vocab, label_words"),
+    ("training.loss", "label", "training.loss: unknown value 'label'", "Did you mean 'label_words'"),
+    ("training.max_steps", "0", "training.max_steps: 0", "from 1"),
+    ("training.max_steps", "-3", "training.max_steps: -3", "from 1"),
+    ("training.max_steps", "1.5", "training.max_steps: 1.5", "whole number"),
+    ("training.max_steps", "50.0", "training.max_steps: 50.0", "whole number"),
+    ("training.max_steps", "'50'", "training.max_steps: '50'", "whole number"),
+    ("training.max_length", "7", "training.max_length: 7", "from 8"),
+    ("training.learning_rates.entry", "0", "training.learning_rates.entry: 0", "above 0"),
+    ("training.learning_rates.entry", "-0.1", "training.learning_rates.entry: -0.1", "above 0"),
+    ("training.learning_rates.entry", "11", "training.learning_rates.entry: 11", "at most 10"),
+    ("training.learning_rates.entry", ".nan", "training.learning_rates.entry: '.nan'", "above 0"),
+    ("training.learning_rates.entry", ".inf", "training.learning_rates.entry: '.inf'", "above 0"),
+    ("training.learning_rates.entry", "1e-999", "training.learning_rates.entry: 0.0", "above 0"),
+    ("training.learning_rates.lora", "0.1", "training.learning_rates: unknown key 'lora'", "lowrank"),
+    ("training.learning_rates", "{entry: 0.1}", "training.learning_rates: key 'bias' is missing"),
+    ("training.lr_multipliers", "[]", "training.lr_multipliers: []", "factors above 0"),
+    ("training.lr_multipliers", "[1, 1.0]", "training.lr_multipliers: 1.0 stands twice", "factors above 0"),
+    ("training.lr_multipliers", "[0]", "training.lr_multipliers.0: 0", "above 0"),
+    ("training.lr_multipliers", "1.0", "training.lr_multipliers: 1.0", "factors"),
+    ("training.warmup_ratio", "1.1", "training.warmup_ratio: 1.1", "between 0 and 1"),
+    ("training.warmup_ratio", ".nan", "training.warmup_ratio: '.nan'", "between 0 and 1"),
+    ("training.lr_scheduler_type", "cosine", "training.lr_scheduler_type: unknown value 'cosine'", "constant, linear"),
+    ("training.num_evals", "4", "training.num_evals: 4", "at most the 3 steps"),
+    ("training.num_evals", "0", "training.num_evals: 0", "from 1"),
+    ("training.early_stopping_patience", "0", "training.early_stopping_patience: 0", "null for all steps"),
+    ("training.max_grad_norm", "0", "training.max_grad_norm: 0", "above 0"),
+    ("training.max_grad_norm", ".inf", "training.max_grad_norm: '.inf'", "above 0"),
+    ("training.max_grad_norm", "1" + "0" * 400, "training.max_grad_norm: 1000", "above 0"),
+    ("training.gradient_checkpointing", "yes", "training.gradient_checkpointing: 'yes'", "true or false"),
+    ("training.gradient_checkpointing", "1", "training.gradient_checkpointing: 1", "true or false"),
+    ("training.rate", "0.1", "training: unknown key 'rate'", "Did you mean 'learning_rates'"),
     ("training", "[]", "training: []", "mapping"),
     # the grid
     ("grid", "[]", "grid: []", "at least one"),
@@ -206,24 +206,24 @@ STUDY = [
     ("grid.1.draws", "0", "grid.1.draws: 0", "from 1"),
     ("grid.1.reruns", "no", "grid.1.reruns: 'no'", "from 1"),
     ("grid.1.seeds", "3", "grid.1: unknown key 'seeds'", "Allowed: budgets"),
-    ("grid.1.training", "{rates: {entry: 0}}", "grid.1.training.rates.entry: 0", "above 0"),
-    ("grid.1.training", "{stpes: 3}", "grid.1.training: unknown key 'stpes'", "Did you mean 'steps'"),
-    ("grid.1.training", "{steps: 1, evaluations: 2}", "grid.1.training.evaluations: 2", "at most the 1 step"),
+    ("grid.1.training", "{rates: {entry: 0}}", "grid.1.training.learning_rates.entry: 0", "above 0"),
+    ("grid.1.training", "{stpes: 3}", "grid.1.training: unknown key 'stpes'", "Did you mean 'max_steps'"),
+    ("grid.1.training", "{steps: 1, evaluations: 2}", "grid.1.training.num_evals: 2", "at most the 1 step"),
 ]
 
-HUB = "source: {hub: me/x, revision: main}"
+HUB = "source: {repo_id: me/x, revision: main}"
 SHAPES = "vocab_size: 64, hidden_size: 16, n_layer: 1, n_head: 1"
 MODELS = [
     ("{name: x}", "model 'x': key 'source' is missing"),
-    ("{name: x, source: hub}", "model 'x': source is 'hub'", "{hub: id, revision: …}"),
-    ("{name: x, source: {hub: me/x}}", "model 'x': source: key 'revision' is missing"),
-    ("{name: x, source: {hub: me/x, revision: main, folder: y}}", "source: unknown key 'folder'", "hub, revision"),
-    ("{name: x, source: {hub: me/x, revision: 3}}", "source: revision is 3"),
-    ("{name: x, source: {hub: me/x, revision: ''}}", "source: revision is ''"),
-    ("{name: x, source: {hub: me/x, revision: ../../main}}", "source: revision is '../../main'", "a commit"),
-    ("{name: x, source: {hub: me/x, revision: 'a b; touch pwned'}}", "revision is 'a b; touch pwned'", "a commit"),
-    ("{name: x, source: {hub: me/x/y, revision: main}}", "source: hub is 'me/x/y'", "one / at most"),
-    ("{name: x, source: {hub: ../x, revision: main}}", "source: hub is '../x'", "one / at most"),
+    ("{name: x, source: hub}", "model 'x': source is 'hub'", "{repo_id: id, revision: …}"),
+    ("{name: x, source: {repo_id: me/x}}", "model 'x': source: key 'revision' is missing"),
+    ("{name: x, source: {repo_id: me/x, revision: main, folder: y}}", "source: unknown key 'folder'", "hub, revision"),
+    ("{name: x, source: {repo_id: me/x, revision: 3}}", "source: revision is 3"),
+    ("{name: x, source: {repo_id: me/x, revision: ''}}", "source: revision is ''"),
+    ("{name: x, source: {repo_id: me/x, revision: ../../main}}", "source: revision is '../../main'", "a commit"),
+    ("{name: x, source: {repo_id: me/x, revision: 'a b; touch pwned'}}", "revision is 'a b; touch pwned'", "a commit"),
+    ("{name: x, source: {repo_id: me/x/y, revision: main}}", "source: hub is 'me/x/y'", "one / at most"),
+    ("{name: x, source: {repo_id: ../x, revision: main}}", "source: hub is '../x'", "one / at most"),
     ("{name: x, source: {wheel: nltkk}}", "source: unknown wheel 'nltkk'"),
     ("{name: x, source: {folder: ./none}}", "none: no such folder"),
     ("{name: x, source: {folder: ~nobody-here/none}}", "~nobody-here/none: no such folder"),
@@ -263,9 +263,9 @@ MODELS = [
 ]
 
 TASK = [
-    (REVIEWS, "lenght", "3", "unknown key 'lenght'", "Did you mean 'length'"),
-    (REVIEWS, "length", "0", "length is 0", "from 1"),
-    (REVIEWS, "length", "36.0", "length is 36.0", "a whole number"),
+    (REVIEWS, "lenght", "3", "unknown key 'lenght'", "Did you mean 'max_length'"),
+    (REVIEWS, "max_length", "0", "length is 0", "from 1"),
+    (REVIEWS, "max_length", "36.0", "length is 36.0", "a whole number"),
     (REVIEWS, "version", "true", "version is True", "a whole number"),
     (REVIEWS, "version", "9" * 30, "version is 999", "a whole number from 1 to"),
     (REVIEWS, "name", "../mine", "name is '../mine'", "letters, digits"),
@@ -280,10 +280,10 @@ TASK = [
     (REVIEWS, "metrics", "[rouge_l]", "metrics: unknown metric 'rouge_l'", "accuracy, f1"),
     (REVIEWS, "metrics", "accuracy", "metrics is 'accuracy'", "a list of names"),
     (REVIEWS, "metrics", "[accuracy, accuracy]", "metrics", "'accuracy' stands twice"),
-    (REVIEWS, "fields", "[]", "fields is []", "a list of names"),
-    (REVIEWS, "fields", "['te xt']", "fields has 'te xt'", "a word"),
-    (REVIEWS, "fields", "[label]", "fields has 'label'", "other than id, label and targets"),
-    (REVIEWS, "group", "[txt]", "group: unknown field 'txt'", "Did you mean 'text'"),
+    (REVIEWS, "text_columns", "[]", "text_columns is []", "a list of names"),
+    (REVIEWS, "text_columns", "['te xt']", "text_columns has 'te xt'", "a word"),
+    (REVIEWS, "text_columns", "[label]", "text_columns has 'label'", "other than id, label and targets"),
+    (REVIEWS, "group_by", "[txt]", "group_by: unknown field 'txt'", "Did you mean 'text'"),
     (REVIEWS, "prompt", "It was", "prompt (default) is 'It was'", "{text} once"),
     (REVIEWS, "prompt", "'{text} {text}'", "prompt (default) is '{text} {text}'", "{text} once"),
     (REVIEWS, "prompt", "'{txt} It was'", "prompt (default) is '{txt} It was'", "{text} once"),
@@ -302,7 +302,7 @@ TASK = [
     (REVIEWS, "splits", "{validation: ../x}", "splits: validation is '../x'"),
     (REVIEWS, "splits", "{validation: ..}", "splits: validation is '..'"),
     (REVIEWS, "splits", "[train]", "splits: is ['train']", "mapping"),
-    (REVIEWS, "sisters", "[sst3]", "sisters: unknown task 'sst3'", "Did you mean 'sst2'"),
+    (REVIEWS, "overlapping_tasks", "[sst3]", "overlapping_tasks: unknown task 'sst3'", "Did you mean 'sst2'"),
     (REVIEWS, "wheel.reader", "cvs", "wheel: unknown reader 'cvs'", "Did you mean 'csv'"),
     (REVIEWS, "wheel.reader", "[csv]", "wheel: unknown reader ['csv']", "csv"),
     (REVIEWS, "wheel.package", "[a]", "wheel: unknown wheel ['a']"),
@@ -314,7 +314,7 @@ TASK = [
     (REVIEWS, "local", "{file: 3}", "local: file is 3", "a path"),
     (REVIEWS, "local", "{path: x}", "local: unknown key 'path'"),
     (REVIEWS, "local", "rows.csv", "local: is 'rows.csv'", "mapping"),
-    (TITLES, "target_length", "0", "target_length is 0", "from 1"),
+    (TITLES, "max_new_tokens", "0", "max_new_tokens is 0", "from 1"),
     (TITLES, "labels", "{a: ' a', b: ' b'}", "unknown key 'labels'"),
     (TITLES, "metrics", "[accuracy]", "metrics: unknown metric 'accuracy'", "em, f1, rouge_l"),
 ]
@@ -415,30 +415,33 @@ def test_a_wrong_model(refused, row):
 
 
 LONG = [
-    ({"methods": {**PARAMS["methods"], "prompt_tokens": 500}}, "prompt", "@own", 500),
+    ({"methods": {**PARAMS["methods"], "num_virtual_tokens": 500}}, "prompt", "@own", 500),
     ({}, "prompt", 500 * 16, 500),
     ({}, "token_only", 500 * 16, 500),
-    ({"training": {**PARAMS["training"], "length": 500}}, "uniform", 8000, None),
-    ({"training": {**PARAMS["training"], "length": 600}}, "lora", "@own", 0),
+    ({"training": {**PARAMS["training"], "max_length": 500}}, "uniform", 8000, None),
+    ({"training": {**PARAMS["training"], "max_length": 600}}, "lora", "@own", 0),
 ]
 
 
 @pytest.mark.parametrize(("changes", "placement", "budget", "tokens"), LONG, ids=lambda value: str(value)[:30])
 def test_a_text_that_is_longer_than_a_plms_positions(refused, changes, placement, budget, tokens):
     """A ladder's BERT has 512 of them."""
-    changes = {**changes, "grid": [{"placements": [placement], "budgets": [budget], "draws": 3}]}
-    Path("mine.yaml").write_text(yaml.safe_dump(REVIEWS | {"length": 1000}))
+    changes = {**changes, "grid": [{"placements": [placement], "budgets": [budget], "num_plans": 3}]}
+    Path("mine.yaml").write_text(yaml.safe_dump(REVIEWS | {"max_length": 1000}))
     params = edited(models=["bert-16x1"], tasks=["mine.yaml"], **changes)
     Path("params.yaml").write_text(yaml.safe_dump(params))
-    length = params["training"]["length"]
+    length = params["training"]["max_length"]
     said = () if tokens is None else (f"texts of up to {length} tokens with {tokens}", f"which are {length + tokens}")
-    refused(("params.yaml: model bert-16x1: task mine", *said, "at most 512", "training.length"), *CHECK)
+    refused(("params.yaml: model bert-16x1: task mine", *said, "at most 512", "training.max_length"), *CHECK)
 
 
 def test_a_text_that_a_plms_positions_hold_is_not_refused(refused, capsys):
     """What a budget could pay counts as little for a random placement as a length that the task cuts."""
-    training = {**PARAMS["training"], "length": 600}
-    grid = [{"placements": ["uniform"], "budgets": [3000, 8000], "draws": 3}, {"placements": ["lora"], "budgets": [9]}]
+    training = {**PARAMS["training"], "max_length": 600}
+    grid = [
+        {"placements": ["uniform"], "budgets": [3000, 8000], "num_plans": 3},
+        {"placements": ["lora"], "budgets": [9]},
+    ]
     params = edited(models=["bert-16x1", "bloom-16x1"], training=training, grid=grid)
     Path("params.yaml").write_text(yaml.safe_dump(params))
     assert main(list(CHECK)) == 0, capsys.readouterr().err
@@ -489,8 +492,8 @@ COMMANDS = [
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command[0])
 def test_every_command_that_reads_a_study_says_the_same(refused, command):
-    Path("params.yaml").write_text(shown(PARAMS, "training.steps", "0"))
-    refused(("params.yaml: ", "training.steps: 0", "from 1"), command[0], "--params", "params.yaml", *command[1:])
+    Path("params.yaml").write_text(shown(PARAMS, "training.max_steps", "0"))
+    refused(("params.yaml: ", "training.max_steps: 0", "from 1"), command[0], "--params", "params.yaml", *command[1:])
 
 
 LITTLE = (
@@ -517,7 +520,7 @@ def test_a_fresh_process_stops_soon_and_in_little_memory(tmp_path, limit):
 def test_what_yaml_allows_is_read(tmp_path, shape):
     path, values = tmp_path / "params.yaml", copy.deepcopy(PARAMS)
     if shape == "an exponent":
-        values["training"]["rates"]["entry"] = MARK
+        values["training"]["learning_rates"]["entry"] = MARK
     text = {
         "a byte order mark": "\ufeff" + GOOD,
         "CRLF": GOOD.replace("\n", "\r\n"),
@@ -656,7 +659,7 @@ def test_a_study_runs_in_any_folder_with_anyones_names(tmp_path):
     write_jsonl(checkout.folder / "tâsks & more" / "rows of mine.jsonl", rows)
     task = {
         "name": "mine", "version": 1, "description": "Ça.", "type": "classification", "metrics": ["accuracy"],
-        "fields": ["tëxt"], "prompt": "{tëxt} w9", "length": 16, "local": {"file": "rows of mine.jsonl"},
+        "text_columns": ["tëxt"], "prompt": "{tëxt} w9", "max_length": 16, "local": {"file": "rows of mine.jsonl"},
         "labels": dict(zip(labels, (" w20", " w30"), strict=True)),
     }  # fmt: skip
     (checkout.folder / "tâsks & more" / "my task.yaml").write_text(yaml.safe_dump(task, sort_keys=False))

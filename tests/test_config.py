@@ -62,7 +62,7 @@ def test_excluded_pairs_have_no_cells_and_rename_no_other(tmp_path):
 def test_an_entry_of_the_grid_may_be_for_some_models_alone(tmp_path):
     """Another entry may then train the same placement and budget of the others otherwise."""
     entry = {"placements": ["attention"], "budgets": [64], "models": ["bloom-64x4"]}
-    others = {**entry, "models": ["bloom-32x2"], "training": {"steps": 7}}
+    others = {**entry, "models": ["bloom-32x2"], "training": {"max_steps": 7}}
     whole, part = grid_of(tmp_path, PARAMS), grid_of(tmp_path, changed("grid", [*PARAMS["grid"], entry, others]))
     more = [cell for cell in part.cells if cell.path not in {c.path for c in whole.cells}]
     assert {(cell.model, cell.training.max_steps) for cell in more} == {("bloom-64x4", 60), ("bloom-32x2", 7)}
@@ -97,17 +97,17 @@ WRONG = [
     ("study", "My Study", "small letters"),
     ("seed", -1, "from 0"),
     ("seed", "one", "whole number"),
-    ("rows.train", 0, "from 2"),
+    ("max_samples.train", 0, "from 2"),
     ("rows.dev", 5, "unknown key 'dev'"),
     ("methods.lora_rank", 0, "from 1"),
     ("methods.rank", 8, "unknown key 'rank'"),
-    ("training.steps", 0, "from 1"),
-    ("training.steps", 1.5, "whole number"),
-    ("training.loss", "all", "Allowed: labels, vocabulary"),
-    ("training.schedule", "cosine", "Allowed: constant, linear"),
-    ("training.rates.entry", 0, "above 0"),
-    ("training.rates.lora", 0.1, "unknown key 'lora'"),
-    ("training.rate_grid", [], "factors"),
+    ("training.max_steps", 0, "from 1"),
+    ("training.max_steps", 1.5, "whole number"),
+    ("training.loss", "all", "Allowed: full_vocab, label_words"),
+    ("training.lr_scheduler_type", "cosine", "Allowed: constant, linear"),
+    ("training.learning_rates.entry", 0, "above 0"),
+    ("training.learning_rates.lora", 0.1, "unknown key 'lora'"),
+    ("training.lr_multipliers", [], "factors"),
     ("training.rate", 0.1, "Did you mean"),
     ("pretraining.max_tokns", 5, "max_tokens"),
     ("cells_per_job", 0, "from 1"),
@@ -159,7 +159,7 @@ def test_one_axis_edited_renames_only_its_cells(tmp_path):
     assert len(gone) == len(after - before) == 4 * len(PARAMS["models"]) * len(PARAMS["tasks"])
 
 
-@pytest.mark.parametrize("key", ["training.steps", "seed", "rows.train"])
+@pytest.mark.parametrize("key", ["training.max_steps", "seed", "max_samples.train"])
 def test_what_decides_all_bytes_renames_all_cells(tmp_path, key):
     before = {c.path for c in grid_of(tmp_path, PARAMS).cells}
     after = {c.path for c in grid_of(tmp_path, changed(key, 77)).cells}

@@ -91,7 +91,7 @@ class Place:
                 yaml.safe_dump(TASK | {"name": name, "local": {"file": f"{name}.csv"}})
             )
         study = copy.deepcopy(PARAMS) | {"models": ["./plm", "./second"], "tasks": ["task_words.yaml"]}
-        study["training"] |= TRAINING | {"steps": 2, "evaluations": 1, "rate_grid": [1.0]}
+        study["training"] |= TRAINING | {"max_steps": 2, "num_evals": 1, "lr_multipliers": [1.0]}
         study |= {"grid": [{"placements": ["none", "lora"], "budgets": ["@own"]}]}
         for name, changes in (("study", {}), ("others", {"tasks": ["task_others.yaml"]}), ("seed", {"seed": 2})):
             Path(f"{name}.yaml").write_text(yaml.safe_dump(study | changes))

@@ -60,7 +60,9 @@ def test_without_parameters_a_cell_is_only_tested(tmp_path):
 def test_a_trained_head_is_trained_without_any_parameter_too(tmp_path):
     """Only forward: nothing goes back through the PLM."""
     save_plm(tiny_plm("bert", fused=False).model, tmp_path / "plm")
-    found = estimate(tmp_path, models=[{"name": "plm", "source": {"folder": str(tmp_path / "plm")}, "head": "trained"}])
+    found = estimate(
+        tmp_path, models=[{"name": "plm", "source": {"folder": str(tmp_path / "plm")}, "head": "classification"}]
+    )
     none, tokens = cost(found, "none", "@own"), 3 * 4 * TEXT
     assert (none.replicates, none.trainings, none.tokens, none.theta) == (1, 1, tokens, 0)
     blocks = found.sizes["plm"]["non_embedding"]
@@ -68,7 +70,7 @@ def test_a_trained_head_is_trained_without_any_parameter_too(tmp_path):
 
 
 def test_each_rate_is_a_training_and_full_tuning_costs_six_a_parameter(tmp_path):
-    training = {**PARAMS["training"], "rate_grid": [0.1, 1.0, 3.0]}
+    training = {**PARAMS["training"], "lr_multipliers": [0.1, 1.0, 3.0]}
     full = cost(
         estimate(tmp_path, grid=[{"placements": ["full"], "budgets": ["@own"]}], training=training), "full", "@own"
     )
@@ -100,7 +102,7 @@ def test_sums_are_the_same_every_way(tmp_path):
 
 
 def test_a_large_plm_goes_to_a_gpu_and_its_weights_and_thetas_are_counted(tmp_path):
-    grid = [{"placements": ["full"], "budgets": ["@own"], "reruns": 3}]
+    grid = [{"placements": ["full"], "budgets": ["@own"], "num_seeds": 3}]
     found = estimate(tmp_path, models=["google/t5-v1_1-xxl"], tasks=["rte"], grid=grid)
     (full,) = found.costs.values()
     assert full.theta == 3 * 4 * 11_135_332_352
@@ -170,8 +172,8 @@ def test_the_table_says_what_it_assumes(tmp_path, monkeypatch, capsys):
 
 TASK = {
     "name": "words", "version": 1, "description": "Which word stands among others.", "type": "classification",
-    "local": {"file": "words.csv"}, "fields": ["text"], "prompt": "{text}", "labels": {"a": " w20", "b": " w30"},
-    "metrics": ["accuracy"], "length": 64,
+    "local": {"file": "words.csv"}, "text_columns": ["text"], "prompt": "{text}", "verbalizer": {"a": " w20", "b": " w30"},
+    "metrics": ["accuracy"], "max_length": 64,
 }  # fmt: skip
 
 
@@ -187,8 +189,8 @@ def words_study(folder: Path) -> Path:
     changes = {
         "models": ["./plm"],
         "tasks": ["words.yaml"],
-        "rows": {"train": 100, "validation": 20, "test": 40},
-        "training": {**PARAMS["training"], "steps": 40, "batch": 16, "length": 64},
+        "max_samples": {"train": 100, "validation": 20, "test": 40},
+        "training": {**PARAMS["training"], "max_steps": 40, "batch_size": 16, "max_length": 64},
         "grid": [{"placements": ["lora", "bitfit", "full", "adapter"], "budgets": ["@own"]}],
     }
     path = folder / "params.yaml"

@@ -32,7 +32,7 @@ def prepared(folder: Path, rows: list[dict], **changes: object) -> tuple[Path, d
 TRAIN = {"one": "a word", "two": "of mine"}
 OTHER = {"one": "good all", "two": "the film"}
 PAIRS = [{"one": "good " * n + f"to {n}", "two": f"film {n} it was", "label": n % 2} for n in range(1, 30)]
-FIELDS = {"fields": ("one", "two"), "prompt": "Input: {one} [SEP] {two} Topic:"}
+FIELDS = {"text_columns": ("one", "two"), "prompt": "Input: {one} [SEP] {two} Topic:"}
 
 
 def test_rows_are_cut_and_counted_and_keep_the_prompt_of_their_family(tmp_path):
@@ -57,7 +57,7 @@ def test_an_unknown_family_of_a_prompt_is_named(tmp_path):
 
 def test_a_generation_task_has_targets_and_references(tmp_path):
     rows = [{"one": f"good {n} to", "two": "all of it", "label": [f"film {n}", "word"]} for n in range(1, 20)]
-    generation = {"type": "generation", "labels": {}, "metrics": ("em",), "target_length": 3}
+    generation = {"type": "generation", "verbalizer": {}, "metrics": ("em",), "max_new_tokens": 3}
     folder, task = prepared(tmp_path, rows, **FIELDS, **generation)
     encoded = encode_split(folder, "test", task, plm(), 60, end=(9,))
     assert encoded.references == [[first, "word"] for first, _ in encoded.references] and not len(encoded.labels)
@@ -68,9 +68,9 @@ def test_a_generation_task_has_targets_and_references(tmp_path):
 
 
 def test_label_words_that_begin_alike_are_told_apart_as_whole_words():
-    task = {"task": "toy", "labels": {"a": " good film", "b": " good word", "c": " it"}}
+    task = {"task": "toy", "verbalizer": {"a": " good film", "b": " good word", "c": " it"}}
     found = label_tokens(task, TOKENIZER)
-    assert [TOKENIZER.decode(ids) for ids in found] == list(task["labels"].values()) and found[0][0] == found[1][0]
-    task["labels"]["d"] = " good"
+    assert [TOKENIZER.decode(ids) for ids in found] == list(task["verbalizer"].values()) and found[0][0] == found[1][0]
+    task["verbalizer"]["d"] = " good"
     with pytest.raises(DataError, match=r"label word ' good' is the beginning of ' good film'"):
         label_tokens(task, TOKENIZER)

@@ -143,17 +143,17 @@ def test_a_prepared_folder_that_is_not_one_is_named(tmp_path):
     with pytest.raises(DataError, match=r"task.json: no such file"):
         read_split(tmp_path, "train")
     files = {"files": {"train.parquet": "0" * 64}}
-    write_json_record(tmp_path / "task.json", {"type": "regression", "fields": ["text"], **files})
+    write_json_record(tmp_path / "task.json", {"type": "regression", "text_columns": ["text"], **files})
     with pytest.raises(DataError, match=r"task.json: is not the record"):
         read_split(tmp_path, "train")
-    write_json_record(tmp_path / "task.json", {"type": "classification", "fields": ["text"], **files})
+    write_json_record(tmp_path / "task.json", {"type": "classification", "text_columns": ["text"], **files})
     with pytest.raises(DataError, match=r"train.parquet: no such file"):
         read_split(tmp_path, "train")
     pq.write_table(pa.table({"id": ["1"], "text": ["x"]}), tmp_path / "train.parquet")
     with pytest.raises(CorruptError, match=r"train.parquet: damaged"):
         read_split(tmp_path, "train")
     files = {"files": {"train.parquet": file_digest(tmp_path / "train.parquet")}}
-    write_json_record(tmp_path / "task.json", {"type": "classification", "fields": ["text"], **files})
+    write_json_record(tmp_path / "task.json", {"type": "classification", "text_columns": ["text"], **files})
     with pytest.raises(DataError, match=r"train.parquet: has the columns .* expected .*'label': 'int64'"):
         read_split(tmp_path, "train")
 

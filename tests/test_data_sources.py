@@ -275,8 +275,8 @@ def test_a_bad_file_is_one_clear_error(tmp_path, name, content, message):
     ],
 )
 def test_a_label_is_a_name_first_and_the_same_in_any_form(tmp_path, labels, classes, value, found):
-    words = {"labels": {name: f" {name}" for name in labels}, "fields": ["text"], "prompt": "{text}"}
-    mine = {**MINE, **words, "local": {"file": "rows.jsonl", "classes": classes}}
+    words = {"verbalizer": {name: f" {name}" for name in labels}, "text_columns": ["text"], "prompt": "{text}"}
+    mine = {**MINE, **words, "local": {"file": "rows.jsonl", "label_map": classes}}
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(mine, sort_keys=False), "utf-8")
     write_jsonl(tmp_path / "rows.jsonl", [{"text": "one", "label": value}])
     task = load_task(tmp_path / "mine.yaml")
@@ -363,10 +363,12 @@ def sister_yamls(folder: Path, **sources: dict) -> dict[str, Task]:
     """Two tasks that each name the other's YAML, in folders of their own, and train on some of what it holds out."""
     sides = {"one": {"train": (0, 100), "test": (100, 50)}, "two": {"train": (100, 200), "test": (0, 40)}}
     for name, other in (("one", "two"), ("two", "one")):
-        text = {"name": name, "fields": ["text"], "prompt": "{text}", "metrics": ["accuracy"], "group": []}
+        text = {"name": name, "text_columns": ["text"], "prompt": "{text}", "metrics": ["accuracy"], "group_by": []}
         path = folder / name / f"{name}.yaml"
         path.parent.mkdir()
-        path.write_text(yaml.safe_dump({**MINE, **text, "sisters": [f"../{other}/{other}.yaml"], **sources[name]}))
+        path.write_text(
+            yaml.safe_dump({**MINE, **text, "overlapping_tasks": [f"../{other}/{other}.yaml"], **sources[name]})
+        )
         for side, (start, count) in sides[name].items():
             for place in ("own", "studys"):
                 write_jsonl(folder / place / name / f"{side}.jsonl", labelled("text", start=start, count=count))
@@ -442,15 +444,15 @@ MINE = {
     "version": 1,
     "description": "Whether two questions are the same.",
     "type": "classification",
-    "fields": ["one", "two"],
+    "text_columns": ["one", "two"],
     "prompt": "One: {one} Two: {two} Same:",
-    "labels": {"no": " no", "yes": " yes"},
+    "verbalizer": {"no": " no", "yes": " yes"},
     "metrics": ["f1", "accuracy"],
-    "length": 32,
+    "max_length": 32,
 }
 
 
-@pytest.mark.parametrize("source", [{"file": "rows.csv", "columns": {"label": "same"}}, {"folder": "."}])
+@pytest.mark.parametrize("source", [{"file": "rows.csv", "column_map": {"label": "same"}}, {"folder": "."}])
 def test_a_users_own_task_is_a_yaml_and_a_file(tmp_path, monkeypatch, source):
     folder = tmp_path / "study"
     rows = [{"one": said(n, "one"), "two": said(n, "two"), "same": ["no", "yes"][n % 3 == 0]} for n in range(200)]

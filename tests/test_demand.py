@@ -31,7 +31,7 @@ T5 = "google/t5-v1_1-xxl"
 def grid(tmp_path_factory: pytest.TempPathFactory) -> Grid:
     axes = [{"placements": ["uniform"], "budgets": [5, 10**9, "1%"]}, {"placements": ["full"], "budgets": ["@own"]}]
     study = copy.deepcopy(PARAMS) | {"models": ["bloom-16x1", "bloom-512x8", T5], "grid": axes, "cells_per_job": 100}
-    study["training"]["steps"] = 2000
+    study["training"]["max_steps"] = 2000
     path = tmp_path_factory.mktemp("demand") / "params.yaml"
     path.write_text(yaml.safe_dump(study))
     return Grid(load_study(path), path)

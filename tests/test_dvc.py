@@ -170,12 +170,12 @@ def test_an_experiment_runs_and_is_listed(copied, recorded):
     (listed,) = newer["experiments"]
     assert listed["name"] == "longer"
     (experiment,) = listed["revs"]
-    assert experiment["data"]["params"]["params.yaml"]["data"]["training"]["steps"] == 4
+    assert experiment["data"]["params"]["params.yaml"]["data"]["training"]["max_steps"] == 4
     assert experiment["data"]["metrics"]["results/metrics.json"]["data"] == known(copied.metrics())
     assert newer["data"]["metrics"]["results/metrics.json"]["data"] == known(recorded.published["newer"])
     assert workspace["data"]["metrics"] == experiment["data"]["metrics"] != newer["data"]["metrics"]
     changes = json.loads(copied.run("dvc", "params", "diff", "--json").stdout)["params.yaml"]
-    assert changes == {"training.steps": {"old": 3, "new": 4, "diff": 1}}
+    assert changes == {"training.max_steps": {"old": 3, "new": 4, "diff": 1}}
 
     copied.run("git", "checkout", "--quiet", ".")
     copied.run("dvc", "checkout", "--quiet")

@@ -29,8 +29,8 @@ from tiny import CONFIGS, WORDS, tiny_plm
 
 torch.set_num_threads(1)
 TASK = {
-    "task": "words", "type": "classification", "fields": ["text"], "prompt": "{text} w10", "prompts": {},
-    "labels": {"eight": " w20", "nine": " w30"}, "metric": "accuracy", "metrics": ["accuracy"], "target_length": 0,
+    "task": "words", "type": "classification", "text_columns": ["text"], "prompt": "{text} w10", "prompts": {},
+    "verbalizer": {"eight": " w20", "nine": " w30"}, "metric": "accuracy", "metrics": ["accuracy"], "max_new_tokens": 0,
     "digest": "0" * 64,
 }  # fmt: skip
 Change = Callable[[torch.Tensor], torch.Tensor]
@@ -212,7 +212,7 @@ def headed(plm: PLM) -> TunedModel:
     """A PLM that is read through a trained head."""
     model = library(plm, plm.name).requires_grad_(False)
     plm.family.drop_lm_head(model)
-    beheaded = replace(plm, model=model, head="trained")
+    beheaded = replace(plm, model=model, head="classification")
     plan = make_plan(beheaded.inventory, "lora", own_count("lora", beheaded.inventory, MethodSizes()), 3)
     head = torch.randn(beheaded.head_size(2), generator=torch.Generator().manual_seed(3))
     return TunedModel(beheaded, plan, torch.ones(plan.budget) * 0.1, TASK, 16, head)

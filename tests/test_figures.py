@@ -413,7 +413,9 @@ def test_diverged_replicates_are_counted_and_leave_the_rest(name: str, frame: pd
     lost = frame.budget.isin(["@own", "100"]) & frame.model.eq("bloom-mid") & frame.rerun.eq(0) & frame.draw.eq(0)
     lost |= frame.cell.isin(GAPS)
     part = frame.assign(score=frame.score.mask(lost), outcome=frame.outcome.mask(lost, "diverged"))
-    part["rows"] = [np.empty(0, np.float32) if gone else rows for gone, rows in zip(lost, part["rows"], strict=True)]
+    part["max_samples"] = [
+        np.empty(0, np.float32) if gone else rows for gone, rows in zip(lost, part["rows"], strict=True)
+    ]
     fig, _ = FIGURES[name](evidence_of(part))
     assert f"diverged: {lost.sum()} of {len(part)}" in words(fig)
 

@@ -166,7 +166,9 @@ def test_missing_cells_and_diverged_replicates_at_random(seed: int) -> None:
     gone = frame.cell.isin(rng.choice(frame.cell.unique(), frame.cell.nunique() // 3, replace=False))
     lost = rng.random(len(frame)) < 0.3
     frame["score"] = frame.score.mask(lost)
-    frame["rows"] = [np.array([], np.float32) if bad else rows for bad, rows in zip(lost, frame.rows, strict=True)]
+    frame["max_samples"] = [
+        np.array([], np.float32) if bad else rows for bad, rows in zip(lost, frame.rows, strict=True)
+    ]
     frame["outcome"] = np.where(lost, "diverged", "ok")
     check_form(altered(frame, ~gone.to_numpy()), ["overall", "family0", "family1"])
 

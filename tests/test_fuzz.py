@@ -128,7 +128,7 @@ ODD = st.sampled_from(
             "/",
         ),
         *("rte", "../x", "x; touch pwned", "e\u0301", "\u00e9", "\u202e", "a" * 200, "\U0001f600", "-", "nan", ".inf"),
-        *([], {}, [[]], [None], {"": ""}, {"models": []}, [1, 1], {"hub": "a/b", "revision": "main"}),
+        *([], {}, [[]], [None], {"": ""}, {"models": []}, [1, 1], {"repo_id": "a/b", "revision": "main"}),
     ]
 )
 

@@ -37,7 +37,7 @@ LONGEST, NO_END = 8, -1
 TOKENIZER = byte_level()
 TOKENIZER.add_special_tokens({"eos_token": "<end>"})
 END = TOKENIZER.eos_token_id
-GENERATION = {"type": "generation", "labels": {}, "metrics": ("f1", "em"), "target_length": 4}
+GENERATION = {"type": "generation", "verbalizer": {}, "metrics": ("f1", "em"), "max_new_tokens": 4}
 
 
 def prompts(count: int = 20) -> EncodedSplit:
@@ -263,8 +263,8 @@ def test_a_plm_that_cannot_write_is_refused_before_training(tmp_path):
     folder, task = written_task(tmp_path)
     with pytest.raises(ConfigError, match=r"task toy: .* family bert, an encoder, which writes no text"):
         CellInputs.of(sized("bert"), folder, 60)
-    with pytest.raises(ConfigError, match="`head: trained`, whose outputs are labels"):
-        objective_of(task, replace(sized("bloom"), head="trained"))
+    with pytest.raises(ConfigError, match="`head: classification`, whose outputs are labels"):
+        objective_of(task, replace(sized("bloom"), head="classification"))
     with pytest.raises(ModelError, match="names no eos_token"):
         objective_of(task, replace(sized("bloom"), tokenizer=byte_level()))
 

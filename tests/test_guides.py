@@ -33,12 +33,12 @@ GUIDES = ROOT / "docs" / "guides"
 SMALL = {
     "models": ["bloom-32x2"],
     "tasks": ["bbc_topics"],
-    "rows": {"train": 60, "validation": 20, "test": 40},
+    "max_samples": {"train": 60, "validation": 20, "test": 40},
     "pretraining": {"vocab_size": 512, "max_tokens": 8192, "batch_size": 8, "block_size": 32},
     "grid": [
         {"placements": ["none"], "budgets": ["@own"]},
-        {"placements": ["full", "lora", "prompt"], "budgets": ["@own"], "reruns": 2},
-        {"placements": ["uniform"], "budgets": ["@lora", 5], "draws": 2, "reruns": 2},
+        {"placements": ["full", "lora", "prompt"], "budgets": ["@own"], "num_seeds": 2},
+        {"placements": ["uniform"], "budgets": ["@lora", 5], "num_plans": 2, "num_seeds": 2},
     ],
 }
 """The quick study, made small."""
@@ -123,7 +123,7 @@ def study(tmp_path_factory: pytest.TempPathFactory, wheels_folder: Path) -> Path
     (folder / "data" / "wheels").symlink_to(wheels_folder)
     shutil.copytree(ROOT / "studies", folder / "studies")
     quick = yaml.safe_load((ROOT / "params.yaml").read_text())
-    quick["training"]["steps"] = 4
+    quick["training"]["max_steps"] = 4
     (folder / "params.yaml").write_text(yaml.safe_dump(quick | SMALL, sort_keys=False))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)

@@ -30,7 +30,7 @@ SPLITS = TrainingData(rows(64, 1), rows(32, 2), ClassificationObjective(LabelTri
 def headed(family: str) -> PLM:
     plm = tiny_plm(family)
     plm.family.drop_lm_head(plm.model)
-    return replace(plm, head="trained")
+    return replace(plm, head="classification")
 
 
 def bench(family: str) -> CellInputs:
@@ -108,8 +108,8 @@ def test_a_linear_probe_learns():
 
 
 def test_a_loss_over_the_vocabulary_needs_words(tmp_path):
-    with pytest.raises(ConfigError, match=r"head: trained.*labels"):
-        train_cell(cell(training=replace(RECIPE, loss="vocabulary")), bench("bert"), tmp_path / "cell")
+    with pytest.raises(ConfigError, match=r"head: classification.*labels"):
+        train_cell(cell(training=replace(RECIPE, loss="full_vocab")), bench("bert"), tmp_path / "cell")
 
 
 @pytest.mark.parametrize("family", CONFIGS)

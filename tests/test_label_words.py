@@ -139,7 +139,7 @@ def test_words_that_differ_at_once_are_asked_at_once():
         )
 
 
-@pytest.mark.parametrize("loss", ["labels", "vocabulary"])
+@pytest.mark.parametrize("loss", ["label_words", "full_vocab"])
 @pytest.mark.parametrize("family", CONFIGS)
 def test_training_makes_the_loss_smaller(family, loss):
     """A task that one token decides, answered by words whose second token differs."""

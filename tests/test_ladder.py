@@ -11,16 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoConfig
 
+from apet.config.study_config import PretrainingConfig
 from apet.errors import ConfigError, ModelError
 from apet.models.inventory import inventory_of, shapes_of
-from apet.models.ladder import (
-    FAMILIES,
-    HEAD_WIDTH,
-    LadderModel,
-    PretrainingConfig,
-    ladder_model_digest,
-    parse_ladder_model,
-)
+from apet.models.ladder import FAMILIES, HEAD_WIDTH, LadderModel, ladder_model_digest, parse_ladder_model
 from apet.placement.sites import Inventory
 
 CORPUS = "data/corpus/0123456789"

@@ -205,13 +205,13 @@ def test_an_encoder_without_its_head_asks_for_a_trained_one(tmp_path):
     torch.manual_seed(0)
     encoder = BertModel(model_of("bert").config)
     folder = save_plm(encoder, tmp_path)
-    with pytest.raises(ModelError, match="head: trained"):
+    with pytest.raises(ModelError, match="head: classification"):
         load_plm(folder, "mini")
-    plm = load_plm(state(folder, head="trained"), "mini")
+    plm = load_plm(state(folder, head="classification"), "mini")
     pooler = sum(p.numel() for p in encoder.pooler.parameters())
     assert plm.inventory.parameters == sum(p.numel() for p in encoder.parameters()) - pooler
     assert not [site for site in plm.inventory.sites if site.place.startswith("head")]
-    assert inventory_of_config(read_config(folder), "trained").digest == plm.inventory.digest
+    assert inventory_of_config(read_config(folder), "classification").digest == plm.inventory.digest
     for key, value in encoder.state_dict().items():
         if not key.startswith("pooler"):
             assert torch.equal(plm.model.state_dict()[f"bert.{key}"], value)
@@ -219,7 +219,7 @@ def test_an_encoder_without_its_head_asks_for_a_trained_one(tmp_path):
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_every_family_can_go_without_its_head(tmp_path, name):
-    plm = load_plm(state(save_plm(model_of(name), tmp_path), head="trained"), "x")
+    plm = load_plm(state(save_plm(model_of(name), tmp_path), head="classification"), "x")
     present = sum(s.units for s in plm.inventory.sites if s.structure in ("entry", "bias") and s.exists)
     assert present == plm.inventory.parameters == sum(p.numel() for p in plm.model.parameters())
     assert not [site for site in plm.inventory.sites if site.place.startswith("head")]

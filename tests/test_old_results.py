@@ -109,10 +109,10 @@ def test_a_newer_format_and_what_is_no_format_are_refused(place: Place) -> None:
 def test_a_cell_of_an_older_trainer_is_not_loaded_nor_its_study_trained(place: Place) -> None:
     one, folder = place.cells[1], folder_of(place.cells[1])
     record = read_record(folder)
-    write_record(folder, one.path, record | {"cell": record["cell"] | {"trainer": TRAINER_VERSION - 1}})
+    write_record(folder, one.path, record | {"cell": record["cell"] | {"trainer_version": TRAINER_VERSION - 1}})
     refused(place.run(*place.commands["export"]), METRICS, f"trainer {TRAINER_VERSION - 1}", f"{TRAINER_VERSION}")
     study = json.loads(place.study.read_text())
-    study["shared"]["trainer"] = TRAINER_VERSION - 1
+    study["shared"]["trainer_version"] = TRAINER_VERSION - 1
     write_json_record(place.study, study)
     refused(place.run(*place.commands["train"]), str(place.study), "another version of apet", "`apet check`")
 

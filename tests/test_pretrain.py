@@ -12,6 +12,7 @@ import torch
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
+from apet.config.study_config import PretrainingConfig
 from apet.core.hashing import file_digest, folder_digest
 from apet.core.records import write_json_record
 from apet.data.corpus import SCHEMA
@@ -20,18 +21,7 @@ from apet.errors import DataError
 from apet.models.checkpoint_files import content_of
 from apet.models.families import FAMILIES
 from apet.models.inventory import inventory_of
-from apet.models.ladder import (
-    CLS,
-    END,
-    MASK,
-    PAD,
-    SENTINEL,
-    SEP,
-    SPECIAL,
-    LadderModel,
-    PretrainingConfig,
-    parse_ladder_model,
-)
+from apet.models.ladder import CLS, END, MASK, PAD, SENTINEL, SEP, SPECIAL, LadderModel, parse_ladder_model
 from apet.models.loading import load_plm
 from apet.models.pretraining import pretrain as module
 from apet.models.pretraining.losses import (

@@ -26,7 +26,10 @@ def test_a_task_of_ones_own_is_a_yaml_and_a_file(tmp_path, monkeypatch, capsys):
     rows = [f'"ticket {i}: {"the server is down" if i % 3 else "a question"}",{"urgent" if i % 3 else "calm"}'
             for i in range(200)]  # fmt: skip
     Path("tickets.csv").write_text("\n".join(["text,label", *rows]) + "\n")
-    study = copy.deepcopy(PARAMS) | {"tasks": ["my_task.yaml"], "rows": {"train": 50, "validation": 10, "test": None}}
+    study = copy.deepcopy(PARAMS) | {
+        "tasks": ["my_task.yaml"],
+        "max_samples": {"train": 50, "validation": 10, "test": None},
+    }
     Path("params.yaml").write_text(yaml.safe_dump(study))
     assert main(["prepare", "--task", "my_task"]) == 0
     (folder,) = Path("data/tasks").iterdir()

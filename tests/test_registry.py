@@ -8,17 +8,18 @@ from pathlib import Path
 import pytest
 
 from apet.cli.app import main
+from apet.config.study_config import PretrainingConfig
 from apet.errors import ApetError, ConfigError, ModelError
 from apet.models.download import fetch_snapshot
 from apet.models.families import FAMILIES
-from apet.models.ladder import LadderModel, PretrainingConfig
+from apet.models.ladder import LadderModel
 from apet.models.loading import inventory_of_config
 from apet.models.registry import FAMILIES as NAMES
 from apet.models.registry import ModelSource, parse_model, registry, slug, values_of
 from saved import save_plm
 from tiny import tiny_plm
 
-HUB = {"hub": "someone/plm", "revision": "main"}
+HUB = {"repo_id": "someone/plm", "revision": "main"}
 
 
 @pytest.mark.parametrize("name", registry())
@@ -32,12 +33,12 @@ def test_every_registered_plm_has_the_published_size(name, tmp_path):
 
 
 def test_the_registry_holds_the_paper_pythia_and_smollm2():
-    families = [snapshot.family for snapshot in registry().values() if snapshot.kind == "hub"]
+    families = [snapshot.family for snapshot in registry().values() if snapshot.kind == "repo_id"]
     assert {f: families.count(f) for f in FAMILIES} == {"bert": 3, "bloom": 3, "t5": 3, "gpt_neox": 8, "llama": 3}
 
 
 def test_commits_are_whole():
-    revisions = {n: s.source["revision"] for n, s in registry().items() if s.kind == "hub"}
+    revisions = {n: s.source["revision"] for n, s in registry().items() if s.kind == "repo_id"}
     assert all(r == "main" or (len(r) == 40 and int(r, 16)) for r in revisions.values())
 
 
@@ -79,7 +80,7 @@ def test_a_mapping_changes_what_the_registry_says():
         ({"source": HUB}, "name is None"),
         ({"name": "x"}, "key 'source' is missing"),
         ({"name": "x", "source": "hub"}, "source is 'hub'"),
-        ({"name": "x", "source": {"hub": "a/b"}}, "key 'revision' is missing"),
+        ({"name": "x", "source": {"repo_id": "a/b"}}, "key 'revision' is missing"),
         ({"name": "x", "source": {**HUB, "folder": "y"}}, "unknown key 'folder'"),
         ({"name": "x", "source": HUB, "dtype": "int8"}, "unknown value 'int8'"),
         ({"name": "x", "source": HUB, "head": "new"}, "unknown value 'new'"),
@@ -87,7 +88,7 @@ def test_a_mapping_changes_what_the_registry_says():
         ({"name": "x", "source": HUB, "devices": 0}, "devices is 0"),
         ({"name": "x", "source": HUB, "devices": True}, "devices is True"),
         ({"name": "x", "source": HUB, "config": {"hidden_size": 8}}, "with `family` beside it"),
-        ({"name": "x", "source": {"hub": "a/b", "revision": 3}}, "revision is 3"),
+        ({"name": "x", "source": {"repo_id": "a/b", "revision": 3}}, "revision is 3"),
     ],
 )
 def test_a_wrong_entry_is_one_clear_error(entry, said):

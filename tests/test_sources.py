@@ -53,7 +53,7 @@ def test_a_folder_is_taken_whole_and_its_origin_recorded(plm, tmp_path):
     assert same_weights(plm, tmp_path / "out")
     assert not (tmp_path / "out" / "training_args.bin").exists()
     assert record["content"] == content_of(tmp_path / "out") == content_of(plm)
-    assert (record["family"], record["dtype"], record["head"]) == ("llama", "bfloat16", "own")
+    assert (record["family"], record["dtype"], record["head"]) == ("llama", "bfloat16", "lm")
     assert load_plm(tmp_path / "out", "mine").dtype == compute_dtype("bfloat16", "cpu")
 
 
@@ -84,7 +84,7 @@ def test_the_hubs_cache_gives_the_commit(plm, tmp_path, monkeypatch):
     (cache / "refs" / "main").write_text(COMMIT)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    record = fetched({"hub": "someone/plm", "revision": "main"}, tmp_path / "out")
+    record = fetched({"repo_id": "someone/plm", "revision": "main"}, tmp_path / "out")
     assert record["revision"] == COMMIT
     assert same_weights(plm, tmp_path / "out")
 
@@ -93,7 +93,7 @@ def test_offline_the_error_names_the_command(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(ModelError, match="apet snapshot --model mine"):
-        fetched({"hub": "someone/plm", "revision": "main"}, tmp_path / "out")
+        fetched({"repo_id": "someone/plm", "revision": "main"}, tmp_path / "out")
     assert not (tmp_path / "out").exists() and not list(tmp_path.glob(".out*"))
 
 
@@ -117,7 +117,7 @@ def test_a_download_that_fails_is_one_clear_error(tmp_path, monkeypatch, raised,
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", fail)
     with pytest.raises(kind, match=said) as error:
-        fetched({"hub": "someone/plm", "revision": "main"}, tmp_path / "out")
+        fetched({"repo_id": "someone/plm", "revision": "main"}, tmp_path / "out")
     assert "word" not in str(error.value) and not list(tmp_path.iterdir())
 
 

@@ -323,7 +323,7 @@ def test_a_run_with_failures_ends_with_a_table_and_keeps_the_rest(checkout, lab)
 def test_a_warned_job_is_tried_again_and_goes_on(checkout):
     """As on a cluster: SIGTERM to the job alone, whose rule is retried by the same run of Snakemake."""
     study = yaml.safe_load((checkout.folder / "params.yaml").read_text())
-    study["grid"] = [{"placements": ["lora"], "budgets": ["@own"], "training": {"steps": 5000}}]
+    study["grid"] = [{"placements": ["lora"], "budgets": ["@own"], "training": {"max_steps": 5000}}]
     checkout.write(study)
     command = ["snakemake", "--profile", "workflow/profiles/local", "--retries", "3", "cells"]
     options = {"cwd": checkout.folder, "env": checkout.environment, "stderr": subprocess.PIPE, "text": True}

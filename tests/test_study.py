@@ -32,7 +32,7 @@ from simulated_study import write_cells
 from toy import PARAMS
 
 ID = "ab" * 32
-MARGINS = {"low_margin": 1.0, "high_margin": 3.0, "same_within": 0.25}
+MARGINS = {"chance_margin": 1.0, "full_ft_margin": 3.0, "equivalence_decades": 0.25}
 CELLS = dict(simulated_study()[:6])
 FIRST, SECOND, THIRD, *_ = sorted(CELLS)
 RUN = {
@@ -145,21 +145,21 @@ def grid(folder: Path, **changes: object) -> Grid:
 
 
 def test_margins_are_the_studys_and_of_no_cell(tmp_path: Path) -> None:
-    without, usual = grid(tmp_path), grid(tmp_path, analysis={"low_margin": 2, "same_within": 0.5})
+    without, usual = grid(tmp_path), grid(tmp_path, analysis={"chance_margin": 2, "equivalence_decades": 0.5})
     assert without.study.analysis == AnalysisConfig(2.0, 2.0, 0.5) and without.id == usual.id
-    other = grid(tmp_path, analysis={"same_within": 0.25})
+    other = grid(tmp_path, analysis={"equivalence_decades": 0.25})
     assert other.study.analysis == AnalysisConfig(2.0, 2.0, 0.25)
     assert other.id != usual.id and other.cells == usual.cells
-    assert other.record()["analysis"] == {"low_margin": 2.0, "high_margin": 2.0, "same_within": 0.25}
+    assert other.record()["analysis"] == {"chance_margin": 2.0, "full_ft_margin": 2.0, "equivalence_decades": 0.25}
 
 
 @pytest.mark.parametrize(
     ("analysis", "words"),
     [
         (3, "analysis: 3"),
-        ({"low_margin": 0}, "analysis.low_margin: 0. Allowed: points above 0"),
-        ({"high_margin": 101}, "analysis.high_margin: 101. Allowed: points above 0, at most 100"),
-        ({"same_within": "half"}, "analysis.same_within: 'half'. Allowed: decades above 0"),
+        ({"chance_margin": 0}, "analysis.chance_margin: 0. Allowed: points above 0"),
+        ({"full_ft_margin": 101}, "analysis.full_ft_margin: 101. Allowed: points above 0, at most 100"),
+        ({"equivalence_decades": "half"}, "analysis.equivalence_decades: 'half'. Allowed: decades above 0"),
         ({"margin": 2}, "unknown key 'margin'"),
     ],
 )

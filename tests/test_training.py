@@ -46,9 +46,9 @@ def rows(count: int, seed: int) -> EncodedSplit:
 def bench() -> CellInputs:
     task = {
         "task": "toy", "type": "classification", "metric": "accuracy", "metrics": ["accuracy"],
-        "labels": {"a": " a", "b": " b"},
+        "verbalizer": {"a": " a", "b": " b"},
         "chance": {"level": 0.5, "uniform": 0.5, "majority": 0.5},
-        "rows": {"train": 64, "validation": 32, "test": 48}, "digest": "0", "task_digest": "data",
+        "max_samples": {"train": 64, "validation": 32, "test": 48}, "digest": "0", "task_digest": "data",
         "label_counts": {"test": {"a": 24, "b": 24}},
     }  # fmt: skip
     splits = TrainingData(rows(64, 1), rows(32, 2), ClassificationObjective(LabelTrie.of([[3], [4]])))
@@ -97,7 +97,7 @@ def test_best_step_is_the_best_of_the_looks():
 def test_loss_over_the_vocabulary_also_learns_the_label_words():
     plan, parts = start("full", BENCH.plm.inventory.parameters)
     recipe = replace(
-        RECIPE, loss="vocabulary", max_steps=150, learning_rates=replace(RECIPE.learning_rates, entry=0.003, bias=0.003)
+        RECIPE, loss="full_vocab", max_steps=150, learning_rates=replace(RECIPE.learning_rates, entry=0.003, bias=0.003)
     )
     with TunedPLM(BENCH.plm, plan) as tuned:
         trained = train(tuned, parts, BENCH.data, recipe, seed=1, rate=1.0)
@@ -188,7 +188,7 @@ def test_test_rows_cannot_influence_what_is_trained_or_chosen(tmp_path, monkeypa
     recipe = replace(RECIPE, max_steps=8, lr_multipliers=(0.3, 1.0), early_stopping_patience=1)
     poison = replace(rows(48, 99), labels=1 - rows(48, 99).labels, row_ids=BENCH.test.row_ids)
     splits = {"train": BENCH.data.train, "validation": BENCH.data.validation}
-    monkeypatch.setattr(cell_module, "read_task", lambda data: BENCH.task | {"length": 8})
+    monkeypatch.setattr(cell_module, "read_task", lambda data: BENCH.task | {"max_length": 8})
     monkeypatch.setattr(cell_module, "objective_of", lambda task, plm: BENCH.data.objective)
     records = {}
     for name, test in (("clean", BENCH.test), ("poisoned", poison)):
@@ -317,7 +317,7 @@ def test_a_failure_is_forgotten_when_the_cell_succeeds(tmp_path, monkeypatch):
     assert not record.exists()
 
 
-@pytest.mark.parametrize("buckets", [1, 5])
+@pytest.mark.parametrize("bucket_factor", [1, 5])
 def test_batches_are_shuffled_epochs(buckets):
     recipe, lengths = replace(RECIPE, batch_size=8, bucket_factor=buckets), torch.arange(20) % 7
     first, second = (torch.cat(list(islice(batches(lengths, recipe, seed=5), 10))) for _ in range(2))

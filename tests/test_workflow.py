@@ -234,7 +234,7 @@ def test_a_plm_of_ones_own_is_fetched_tuned_and_tracked(tmp_path, wheels_folder)
     (checkout.folder / "reviews.yaml").write_text(
         yaml.safe_dump({**task, "name": "reviews", "labels": labels}, sort_keys=False)
     )
-    trained = {"name": "read-by-a-head", "source": {"folder": str(plm)}, "head": "trained", "dtype": "bfloat16"}
+    trained = {"name": "read-by-a-head", "source": {"folder": str(plm)}, "head": "classification", "dtype": "bfloat16"}
     checkout.write(edited(models=[str(plm), trained], tasks=["reviews.yaml"]))
     checkout.snakemake()
     records = [json.loads(p.read_text()) for p in sorted((checkout.folder / "results/cells").rglob("metrics.json"))]

@@ -31,17 +31,17 @@ PARAMS = {
     "tasks": ["rotten_tomatoes"],
     "exclude": [],
     "sources": {},
-    "rows": {"train": 40, "validation": 20, "test": 30},
-    "methods": {"lora_rank": 1, "adapter_width": 2, "prompt_tokens": 2},
+    "max_samples": {"train": 40, "validation": 20, "test": 30},
+    "methods": {"lora_rank": 1, "adapter_bottleneck_dim": 2, "num_virtual_tokens": 2},
     "pretraining": {"vocab_size": 512, "max_tokens": 8192, "batch_size": 8, "block_size": 32},
     "training": {
-        "loss": "labels", "steps": 3, "batch": 4, "length": 24, "rate_grid": [1.0],
-        "rates": {"entry": 0.01, "bias": 0.01, "lowrank": 0.01, "bottleneck": 0.01, "token": 0.01, "head": 0.01},
-        "schedule": "linear", "warmup": 0.1, "evaluations": 1, "clip": 1.0, "checkpointing": False,
+        "loss": "label_words", "max_steps": 3, "batch_size": 4, "max_length": 24, "lr_multipliers": [1.0],
+        "learning_rates": {"entry": 0.01, "bias": 0.01, "lowrank": 0.01, "bottleneck": 0.01, "token": 0.01, "head": 0.01},
+        "lr_scheduler_type": "linear", "warmup_ratio": 0.1, "num_evals": 1, "max_grad_norm": 1.0, "gradient_checkpointing": False,
     },
     "grid": [
         {"placements": ["none", "lora"], "budgets": ["@own"]},
-        {"placements": ["uniform"], "budgets": ["@lora", 5], "draws": 2},
+        {"placements": ["uniform"], "budgets": ["@lora", 5], "num_plans": 2},
     ],
     "cells_per_job": 10,
 }  # fmt: skip

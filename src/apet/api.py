@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from apet.config.study_config import LearningRates, TrainingConfig, check_values
+from apet.config.study_config import LearningRates, TrainingConfig
 from apet.data.prepare import Rows
 from apet.data.prepare import prepare_task as prepare_splits
 from apet.data.task_config import load_task
@@ -50,7 +50,7 @@ __all__ = [
 ]
 
 DEFAULT_TRAINING = TrainingConfig(
-    loss="labels", max_steps=60, batch_size=16, max_length=36, learning_rates=LearningRates(0.03, 0.03, 0.03, 0.03, 0.03, 0.003),
+    loss="label_words", max_steps=60, batch_size=16, max_length=36, learning_rates=LearningRates(0.03, 0.03, 0.03, 0.03, 0.03, 0.003),
     lr_multipliers=(1.0,), lr_scheduler_type="linear", warmup_ratio=0.1, num_evals=2, max_grad_norm=1.0, gradient_checkpointing=False,
 )  # fmt: skip
 """The quick study's recipe, from which `train` starts."""
@@ -126,17 +126,18 @@ def train(plm: PLM, plan: Plan, data: str | Path, seed: int = 1, **training: Any
     this PLM's name, task, placement and budget (as a number): where the plan is that cell's, θ is too, bit for bit.
     PyTorch is left with one thread and deterministic kernels. The result's `run` has curve, rate and scores.
     """
-    check_values(training, "apet.train", "training")
-    recipe = DEFAULT_TRAINING.override(training)
-    if plm.head == "trained" and recipe.loss != "labels":
-        raise ConfigError(f"loss {recipe.loss!r}: PLM {plm.name!r} has `head: trained`. Allowed for it: labels.")
+    recipe = DEFAULT_TRAINING.override(training, "apet.train")
+    if plm.head == "classification" and recipe.loss != "label_words":
+        raise ConfigError(
+            f"loss {recipe.loss!r}: PLM {plm.name!r} has `head: classification`. Allowed for it: label_words."
+        )
     make_deterministic(plm.device.type)
     bench = CellInputs.of(plm, Path(data), recipe.max_length)
     task = bench.task
     coordinates = plm.name, task["task"], plan.placement, str(plan.budget)
     cell = Cell(*coordinates, 1, 1, seed, MethodSizes(), recipe, plm.content, task["digest"])
     made = run_replicate(cell, bench, plan, 0, 0, NO_CALLBACKS)
-    asked, length = {key: task[key] for key in ASKED}, min(recipe.max_length, task["length"])
+    asked, length = {key: task[key] for key in ASKED}, min(recipe.max_length, task["max_length"])
     run = replicate_record(cell, bench, made)
     return TunedModel(plm, plan, made.training.theta, asked, length, made.training.head, run)
 

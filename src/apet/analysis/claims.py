@@ -114,7 +114,7 @@ def high_threshold(evidence: AnalysisInputs) -> ClaimData:
 def low_threshold(evidence: AnalysisInputs) -> ClaimData:
     """log10 of the parameters that beat a guess, within the budgets tested on all tasks of the PLM."""
     lacking = "no low threshold: APET has not been run, or no two budgets are shared by the tasks"
-    return _threshold(evidence, "low", ["model"], lacking, evidence.margins["same_within"])
+    return _threshold(evidence, "low", ["model"], lacking, evidence.margins["equivalence_decades"])
 
 
 def _threshold(

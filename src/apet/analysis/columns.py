@@ -60,7 +60,7 @@ COLUMNS = (
     Column("seed", "int64", "cell.seed", "seed of the study, of which with the coordinates all others are hashes"),
     Column("content", "str", "plm.content", "digest of the PLM's weights and tokenizer"),
     Column("data", "str", "task.digest", "digest of the prepared task"),
-    Column("trainer", "int64", "cell.trainer", "version of the trainer's numerics"),
+    Column("trainer", "int64", "cell.trainer_version", "version of the trainer's numerics"),
     Column("plan", "str", "replicate.plan", "digest of the plan"),
     Column("theta", "str", "replicate.theta", "digest of the tuned parameters"),
     Column("cell", "str", "", "folder of the cell, relative to the root of the cells"),

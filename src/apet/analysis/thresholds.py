@@ -45,14 +45,14 @@ def thresholds(draws: MeanSamples, margins: Mapping[str, float]) -> pd.DataFrame
 def threshold_samples(draws: MeanSamples, margins: Mapping[str, float]) -> Thresholds:
     """Low and high thresholds of every PLM and task with APET, and joint draws of them.
 
-    low: the number of parameters from which on APET's mean score exceeds chance by `low_margin` points; high: from
-    which on it is at most `high_margin` points below full fine-tuning's. A margin, since no finite study tells a
+    low: the number of parameters from which on APET's mean score exceeds chance by `chance_margin` points; high: from
+    which on it is at most `full_ft_margin` points below full fine-tuning's. A margin, since no finite study tells a
     difference of nothing. Scores are taken to rise with the number of parameters (`crossing`), on the data and on
     each draw. The intervals are percentiles of the draws.
     """
     cells, drawn = draws.cells.reset_index(drop=True), _with_scatter_of_plans(draws)
     count = len(drawn)
-    cells["level"] = np.fmax(cells.chance, cells.majority) + margins["low_margin"] / 100
+    cells["level"] = np.fmax(cells.chance, cells.majority) + margins["chance_margin"] / 100
     scored = cells["mean"].notna()
     full = cells[own_count(cells) & cells.placement.eq("full") & scored].drop_duplicates(["model", "task"])
     full = full.reset_index().set_index(["model", "task"])["index"]
@@ -64,7 +64,7 @@ def threshold_samples(draws: MeanSamples, margins: Mapping[str, float]) -> Thres
         low = np.full(len(curve), group.level.iloc[0])
         top = full.get(pair[2:])
         match = np.full(len(curve), np.nan) if top is None else _with_draws(cells, drawn, [top])[:, 0]
-        for kind, level in zip(KINDS, (low, match - margins["high_margin"] / 100), strict=True):
+        for kind, level in zip(KINDS, (low, match - margins["full_ft_margin"] / 100), strict=True):
             found = crossing(np.log10(group.tunable), curve - level[:, None], group.units.to_numpy(float))
             rows.append(facts | {"kind": kind, "level": level[0], **_interval(found[: 1 + count])})
             values.append(found[1:])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import asdict
 from pathlib import Path
 
 # Heavy imports stand inside the commands, and those of torch after the study is read, so that `apet --help`, a mistyped
@@ -50,22 +51,23 @@ def prepare(args: argparse.Namespace) -> None:
         raise ConfigError(unknown_name("task", args.task, grid.tasks, f"{args.params}: tasks"))
     out = args.out or Path(grid.task_folder(args.task))
     study = grid.study
-    prepare_task(grid.tasks[args.task], args.wheels, out, study.max_samples, study.seed, grid.sources[args.task])
+    prepare_task(
+        grid.tasks[args.task], args.wheels, out, asdict(study.max_samples), study.seed, grid.sources[args.task]
+    )
 
 
 def tokenizer(args: argparse.Namespace) -> None:
     from apet.config.study_config import load_study
-    from apet.models.ladder import PretrainingConfig
     from apet.models.pretraining.tokenizer import train_tokenizer
 
-    train_tokenizer(args.corpus, PretrainingConfig.of(load_study(args.params).pretraining).vocab_size, args.out)
+    train_tokenizer(args.corpus, load_study(args.params).pretraining.vocab_size, args.out)
 
 
 def pretrain(args: argparse.Namespace) -> None:
     from apet.config.study_config import load_study
-    from apet.models.ladder import PretrainingConfig, parse_ladder_model
+    from apet.models.ladder import parse_ladder_model
 
-    recipe = PretrainingConfig.of(load_study(args.params).pretraining)
+    recipe = load_study(args.params).pretraining
     from apet.models.pretraining.pretrain import pretrain as run
     from apet.training.runtime import keep_freed_memory, make_deterministic
 
@@ -110,7 +112,7 @@ def snapshot(args: argparse.Namespace) -> None:
 def plan(args: argparse.Namespace) -> None:
     import json
 
-    from apet.models.ladder import PretrainingConfig
+    from apet.config.study_config import PretrainingConfig
     from apet.models.loading import inventory_of_config
     from apet.models.registry import head_of, parse_model, values_of
     from apet.placement import Budget, MethodSizes, make_plan, resolve

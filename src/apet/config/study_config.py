@@ -1,198 +1,290 @@
-"""params.yaml as frozen dataclasses. A wrong file is one ParamsError: file, key, value, what is allowed."""
+"""The study file, params.yaml: its keys with their types, limits, defaults and meaning.
+
+`load_study` reads it. `python -m apet.config.study_config` prints its JSON Schema, which editors use for completion.
+"""
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
-from functools import cache
+from dataclasses import asdict, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-import jsonschema
+from pydantic import BeforeValidator, Field, PlainValidator, TypeAdapter, WithJsonSchema, model_validator
+from pydantic.dataclasses import dataclass
 
-from apet.core.yaml_loader import MOST, is_integer, read_yaml
-from apet.errors import ConfigError, truncated_repr, unknown_name
+from apet.core.validation import (
+    CLOSED,
+    AsTuple,
+    Bool,
+    Line,
+    Lines,
+    Number,
+    PositiveInt,
+    Ratio,
+    Seed,
+    Whole,
+    merged,
+    validate,
+)
+from apet.core.yaml_loader import MOST, is_line, read_yaml
+from apet.errors import truncated_repr
 from apet.placement import MethodSizes
 
-SCHEMA = Path(__file__).with_name("params.schema.yaml")
+LearningRate = Annotated[Number, Field(gt=0, le=10)]
+MaxSamples = Annotated[Whole, Field(ge=2)] | None
+Points = Annotated[Number, Field(gt=0, le=100)]
 
 
-@dataclass(frozen=True)
+def _budget(value: Any) -> Any:
+    """A budget as a text."""
+    if not isinstance(value, str) and (type(value) is not int or not 0 <= value <= MOST):
+        raise ValueError(f"expected 4096, 0.01%, @lora or @own, got {truncated_repr(value)}.")
+    return str(value)
+
+
+def _model_entry(value: Any) -> Any:
+    """A PLM's name in one line, or a mapping."""
+    if not isinstance(value, Mapping) and not is_line(value):
+        allowed = "in one line bloom-64x4, a name of the registry or ./my-plm, or a mapping with name and source"
+        raise ValueError(f"expected {allowed}, got {truncated_repr(value)}.")
+    return value
+
+
+def _study_name(value: Any) -> Any:
+    """A name that can be part of a file's."""
+    if not isinstance(value, str) or not re.fullmatch("[a-z0-9_-]{1,100}", value):
+        raise ValueError(f"expected small letters, digits, - and _, at most 100, got {truncated_repr(value)}.")
+    return value
+
+
+StudyName = Annotated[str, PlainValidator(_study_name), WithJsonSchema({"type": "string", "pattern": "^[a-z0-9_-]+$"})]
+BudgetText = Annotated[str, BeforeValidator(_budget), WithJsonSchema({"type": ["integer", "string"]})]
+ModelEntry = Annotated[
+    str | Mapping[str, Any], PlainValidator(_model_entry), WithJsonSchema({"type": ["string", "object"]})
+]
+
+
+@dataclass(frozen=True, config=CLOSED)
 class LearningRates:
-    """Adam's step size for each structure's parameters, and for a trained classification head."""
+    """AdamW's learning rate for the parameters of each structure."""
 
-    entry: float
-    bias: float
-    lowrank: float
-    bottleneck: float
-    token: float
-    head: float
+    entry: LearningRate = 0.001
+    """Chosen entries of weights. Full fine-tuning needs a smaller one."""
+    bias: LearningRate = 0.003
+    """Chosen entries of biases."""
+    lowrank: LearningRate = 0.001
+    """Rank-1 components, as in LoRA."""
+    bottleneck: LearningRate = 0.001
+    """Hidden units of adapters."""
+    token: LearningRate = 0.03
+    """Virtual tokens."""
+    head: LearningRate = 0.003
+    """A classification head (`head: classification`), which is not part of θ."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=CLOSED)
 class TrainingConfig:
-    """How a cell is trained. See params.yaml for what each key does."""
+    """How a cell is trained."""
 
-    loss: str
-    max_steps: int
-    batch_size: int
-    max_length: int
-    learning_rates: LearningRates
-    lr_multipliers: tuple[float, ...]
-    lr_scheduler_type: str
-    warmup_ratio: float
-    num_evals: int
-    max_grad_norm: float
-    gradient_checkpointing: bool
-    early_stopping_patience: int | None = None
-    bucket_factor: int = 8
+    loss: Literal["label_words", "full_vocab"] = "label_words"
+    """Cross-entropy over the label words, or over the full vocabulary as in the paper's code."""
+    max_steps: PositiveInt = 1000
+    """Optimizer steps."""
+    batch_size: PositiveInt = 16
+    """Rows in a step."""
+    max_length: Annotated[Whole, Field(ge=8)] = 128
+    """Most tokens of a prompt with its text. A task may ask for fewer."""
+    learning_rates: LearningRates = field(default_factory=LearningRates)
+    """Learning rate of each structure."""
+    lr_multipliers: Annotated[tuple[LearningRate, ...], *AsTuple] = (1.0,)
+    """Factors tried on all learning rates. The best on validation is kept."""
+    lr_scheduler_type: Literal["linear", "constant"] = "linear"
+    """Learning rate after the warm-up: linear to zero, or constant."""
+    warmup_ratio: Ratio = 0.1
+    """Share of the steps in which the learning rate rises."""
+    num_evals: PositiveInt = 10
+    """Evaluations on validation in a training. θ of the best one is kept."""
+    max_grad_norm: Annotated[Number, Field(gt=0)] = 1.0
+    """Gradient clipping: the largest norm of θ's gradient."""
+    gradient_checkpointing: Bool = False
+    """Recompute activations in the backward pass: less memory, a third more time, the same numbers."""
+    early_stopping_patience: PositiveInt | None = None
+    """Stop after this many evaluations without improvement. null: never stop early."""
+    bucket_factor: PositiveInt = 8
+    """Batches that are sorted by length together, which minimises padding. 1: no sorting."""
 
-    @classmethod
-    def of(cls, values: Mapping[str, Any]) -> TrainingConfig:
-        grid = tuple(float(x) for x in values["rate_grid"])
-        rates = LearningRates(**{k: float(v) for k, v in values["rates"].items()})
-        # 1 and 1.0 are one value, so they must give one name.
-        plain = {key: float(values[key]) for key in ("warmup", "clip")}
-        return cls(**{**values, **plain, "rates": rates, "rate_grid": grid})
+    @model_validator(mode="after")
+    def _check(self) -> TrainingConfig:
+        if self.num_evals > self.max_steps:
+            raise ValueError(f"num_evals: expected at most the {self.max_steps} of max_steps, got {self.num_evals}.")
+        return self
 
-    def override(self, values: Mapping[str, Any]) -> TrainingConfig:
-        """The same training with some keys changed (within `rates`, some rates)."""
-        merged = asdict(self) | dict(values)
-        merged["rates"] = asdict(self.learning_rates) | dict(values.get("rates", {}))
-        return TrainingConfig.of(merged)
+    def override(self, values: Mapping[str, Any], where: str) -> TrainingConfig:
+        """The same configuration with some keys changed, within `learning_rates` too. Raises ConfigError."""
+        return validate(TrainingConfig, merged(asdict(self), values), where)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=CLOSED)
 class GridEntry:
-    """One entry of the grid: the product of its placements and budgets, with draws × reruns replicates each, for some
-    of the study's models (None: for all).
+    """Cells: every placement × budget of the entry, for every model and task of the study."""
+
+    placements: Lines
+    """Names of placements: full, lora, adapter, bitfit, prompt, uniform, attention, …"""
+    budgets: Annotated[tuple[BudgetText, ...], *AsTuple]
+    """Numbers of trainable parameters: 4096, 0.01%, @lora (as many as LoRA has), @own (the method's own number)."""
+    models: Lines | None = None
+    """Only for these of the study's models."""
+    num_plans: PositiveInt = 1
+    """Plans, each with other positions."""
+    num_seeds: PositiveInt = 1
+    """Trainings of each plan, each with other initial values and order of data."""
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    """Keys of `training` that differ in this entry."""
+
+
+@dataclass(frozen=True, config=CLOSED)
+class Exclusion:
+    """Pairs of models and tasks that have no cells."""
+
+    models: Lines
+    tasks: Lines
+
+
+@dataclass(frozen=True, config=CLOSED)
+class AnalysisConfig:
+    """What the findings count as a difference. No cell is trained again for it."""
+
+    chance_margin: Points = 2.0
+    """Points above chance from which on a score exceeds chance."""
+    full_ft_margin: Points = 2.0
+    """Points below full fine-tuning down to which a score matches it."""
+    equivalence_decades: Annotated[Number, Field(gt=0, le=10)] = 0.5
+    """Factors of ten (S.D.) within which thresholds on different tasks are about the same."""
+
+
+@dataclass(frozen=True, config=CLOSED)
+class SampleLimits:
+    """Most rows of each split, chosen by a hash of their text. null: all rows."""
+
+    train: MaxSamples = None
+    validation: MaxSamples = None
+    test: MaxSamples = None
+
+
+@dataclass(frozen=True, config=CLOSED)
+class PretrainingConfig:
+    """How the PLMs of the ladder are pretrained: in float32, all alike. The defaults are those of the shipped ladder.
+
+    With other values, all ladder PLMs of the study are pretrained here.
     """
 
-    placements: tuple[str, ...]
-    budgets: tuple[str, ...]
-    num_plans: int
-    num_seeds: int
-    training: TrainingConfig
-    models: tuple[str, ...] | None = None
+    vocab_size: Annotated[Whole, Field(ge=270)] = 4096
+    """Words of the tokenizer: 256 bytes, 14 special tokens, merges."""
+    max_tokens: PositiveInt = 10_000_000
+    """Tokens that are predicted in all."""
+    batch_size: PositiveInt = 16
+    """Rows in a step."""
+    block_size: Annotated[Whole, Field(ge=8)] = 128
+    """Tokens in a row."""
+    muon_lr: Ratio = 0.007
+    """Learning rate of Muon, for the matrices of the blocks."""
+    embedding_lr: Ratio = 0.01
+    """Learning rate of AdamW for the word embeddings."""
+    scalar_lr: Ratio = 0.0035
+    """Learning rate of AdamW for biases and norms."""
+    warmup_ratio: Ratio = 0.05
+    """Share of the steps in which the learning rates rise from 0."""
+    lr_scheduler_type: Literal["linear", "cosine"] = "linear"
+    """How the learning rates fall to 0 after the warm-up."""
+    causal_phase_ratio: Ratio = 0.5
+    """BERT and T5: share of the steps, the first ones, with a causal mask. BLOOM always has one."""
+    seed: Seed = 1
+    """Seed of the initial values, the order of documents and what is masked."""
+
+    @property
+    def steps(self) -> int:
+        """Whole batches in `max_tokens`, at least one."""
+        return max(1, self.max_tokens // (self.batch_size * self.block_size))
+
+    def is_causal(self, step: int) -> bool:
+        """Check if a step belongs to the causal first phase of BERT and T5."""
+        return step < self.causal_phase_ratio * self.steps
 
 
-@dataclass(frozen=True)
-class AnalysisConfig:
-    """What counts as above chance and as below full fine-tuning (points), and as about the same budget (decades)."""
-
-    chance_margin: float = 2.0
-    full_ft_margin: float = 2.0
-    equivalence_decades: float = 0.5
-
-    @classmethod
-    def of(cls, values: Mapping[str, Any]) -> AnalysisConfig:
-        return cls(**{name: float(value) for name, value in values.items()})
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=CLOSED)
 class StudyConfig:
-    """A whole params.yaml, resolved."""
+    """A study. Required are models, tasks and grid; all other keys have defaults."""
 
-    name: str
-    seed: int
-    models: tuple[str | Mapping[str, Any], ...]
-    tasks: tuple[str, ...]
-    exclude: tuple[Mapping[str, list[str]], ...]
-    sources: Mapping[str, str]
-    max_samples: Mapping[str, int | None]
-    methods: MethodSizes
-    pretraining: Mapping[str, Any] = field(repr=False)
-    grid: tuple[GridEntry, ...] = field(repr=False)
-    analysis: AnalysisConfig
-    cells_per_job: int
+    models: Annotated[tuple[ModelEntry, ...], *AsTuple]
+    """PLMs: of the ladder (bloom-64x4), of the registry (google/t5-v1_1-base), folders (./my-plm), or mappings with
+    the registry's keys."""
+    tasks: Lines
+    """Names of shipped tasks, or paths of YAML files."""
+    grid: Annotated[tuple[GridEntry, ...], *AsTuple[:2]]
+    """The cells."""
+    study: StudyName = "study"
+    """A name for reports: small letters, digits, - and _, at most 100."""
+    seed: Seed = 1
+    """All other seeds are hashes of this one and of a cell's coordinates."""
+    exclude: Annotated[tuple[Exclusion, ...], *AsTuple[:1]] = ()
+    """Pairs that are left out."""
+    sources: Mapping[str, Line] = field(default_factory=dict)
+    """Where rows come from: a task, or `all`, to hub, wheel, local, or a folder of <task>/<split>.jsonl."""
+    max_samples: SampleLimits = field(default_factory=SampleLimits)
+    """Most rows of each split."""
+    methods: MethodSizes = field(default_factory=MethodSizes)
+    """Sizes of the named methods, which decide the budgets @lora, @adapter and @prompt."""
+    pretraining: PretrainingConfig = field(default_factory=PretrainingConfig)
+    """How ladder PLMs are pretrained that are not shipped."""
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    """How cells are trained. An entry of the grid may change any key."""
+    analysis: AnalysisConfig = field(default_factory=AnalysisConfig)
+    """What the findings count as a difference."""
+    cells_per_job: PositiveInt = 10
+    """Cells of one model that one job trains."""
 
 
 def load_study(path: Path) -> StudyConfig:
-    """Read a study. Raises ParamsError for a file that is not YAML, or that the schema does not allow."""
-    values = read_yaml(path)
-    check_values(values, path)
-    training = _possible(TrainingConfig.of(values["training"]), f"{path}: training")
-    return StudyConfig(
-        name=values["study"],
-        seed=values["seed"],
-        models=tuple(values["models"]),
-        tasks=tuple(values["tasks"]),
-        exclude=tuple(values["exclude"]),
-        sources=values["sources"],
-        max_samples=values["rows"],
-        methods=replace(MethodSizes(), **values["methods"]),
-        pretraining=values["pretraining"],
-        grid=tuple(_axis(entry, training, f"{path}: grid.{n}") for n, entry in enumerate(values["grid"])),
-        analysis=AnalysisConfig.of(values.get("analysis", {})),
-        cells_per_job=values["cells_per_job"],
-    )
+    """Read a study.
 
+    Args:
+        path: A YAML file.
 
-def _axis(entry: Mapping[str, Any], training: TrainingConfig, where: str) -> GridEntry:
-    return GridEntry(
-        placements=tuple(entry["placements"]),
-        budgets=tuple(str(b) for b in entry["budgets"]),
-        num_plans=entry.get("draws", 1),
-        num_seeds=entry.get("reruns", 1),
-        training=_possible(training.override(entry.get("training", {})), f"{where}.training"),
-        models=tuple(entry["models"]) if "models" in entry else None,
-    )
+    Returns:
+        The study. Each entry of its grid has a whole `training`.
 
-
-def _possible(training: TrainingConfig, where: str) -> TrainingConfig:
-    """The same; ParamsError for keys that are each allowed, and not together."""
-    if training.num_evals > training.max_steps:
-        raise ConfigError(
-            f"{where}.evaluations: {training.num_evals}. Allowed: at most the {training.max_steps} steps."
-        )
-    return training
-
-
-_Draft = jsonschema.Draft202012Validator
-_Schema = jsonschema.validators.extend(
-    _Draft,
-    # Without 1.0 for 1, NaN, infinity, and what JSON's readers would round.
-    type_checker=_Draft.TYPE_CHECKER.redefine_many(
-        {
-            "integer": lambda _, value: is_integer(value, -MOST),
-            "number": lambda _, value: type(value) in (int, float) and abs(value) <= MOST,
-        }
-    ),
-)
-
-
-@cache
-def _validator(part: str | None) -> jsonschema.protocols.Validator:
-    schema = read_yaml(SCHEMA)
-    schema = schema if part is None else {"$ref": f"#/$defs/{part}", "$defs": schema["$defs"]}
-    return _Schema(schema)
-
-
-def check_values(values: Any, path: object, part: str | None = None) -> None:
-    """The first error in the order of the file's keys, as one sentence. part: a definition of the schema's, such as
-    training; None: a whole study.
+    Raises:
+        ConfigError: If the file is not YAML, or if keys are unknown, missing or wrong; all of them are listed.
     """
-    errors = _validator(part).iter_errors(values)
-    error = min(errors, key=lambda e: (len(e.path), str(list(e.path))), default=None)
-    if error is not None:
-        key = ".".join(map(str, error.absolute_path)) or "the top level"
-        raise ConfigError(f"{path}: {_sentence(key, error)}")
+    values = read_yaml(path)
+    study: StudyConfig = validate(StudyConfig, {**values, "grid": _without_training(values.get("grid"))}, str(path))
+    entries = [
+        replace(entry, training=study.training.override(written.get("training", {}), f"{path}: grid.{number}.training"))
+        for number, (entry, written) in enumerate(zip(study.grid, values["grid"], strict=True))
+    ]
+    return replace(study, grid=tuple(entries))
 
 
-def _sentence(key: str, error: jsonschema.ValidationError) -> str:
-    """What is wrong at a key, in the words of the schema's descriptions."""
-    value, rule = error.instance, error.validator_value
-    if error.validator == "additionalProperties":
-        known = error.schema.get("properties", {})
-        return unknown_name("key", next(k for k in value if k not in known), known, key)
-    if error.validator == "required":
-        return f"{key}: key {next(k for k in rule if k not in value)!r} is missing. Required: {', '.join(rule)}."
-    if error.validator == "enum":
-        return unknown_name("value", value, rule, key)
-    allowed = error.schema.get("description") or f"{error.validator} {rule}"
-    if type(value) is int and abs(value) > MOST:
-        allowed += ", below 2**53"
-    if error.validator == "uniqueItems":
-        twice = next(v for n, v in enumerate(value) if v in value[:n])
-        return f"{key}: {truncated_repr(twice)} stands twice. Allowed: {allowed}."
-    return f"{key}: {truncated_repr(value)}. Allowed: {allowed}."
+def _without_training(grid: Any) -> Any:
+    """The grid's entries without the keys that change `training`, which are validated together with it."""
+    if not isinstance(grid, list):
+        return grid
+    return [
+        {k: v for k, v in entry.items() if k != "training" or not isinstance(v, Mapping)}
+        if isinstance(entry, dict)
+        else entry
+        for entry in grid
+    ]
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema of a study file."""
+    schema = TypeAdapter(StudyConfig).json_schema()
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "apet study", **schema}
+
+
+if __name__ == "__main__":
+    print(json.dumps(json_schema(), indent=2, ensure_ascii=False))

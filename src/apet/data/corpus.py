@@ -37,7 +37,7 @@ def corpus_digest(seed: int, others: Sequence[str] = ()) -> str:
     """
     sources = [(name, wheel.identity(spec)) for name, spec in _sources().items()]
     held_out = [(task.name, task.text_columns, task.group_by, source.identity(task)) for task, source in _guarded()]
-    columns = [spec.get("columns", {}) for spec in _sources().values()]
+    columns = [spec.get("column_map", {}) for spec in _sources().values()]
     return digest(["corpus", DATA_VERSION, sources, columns, held_out, sorted(others), seed])
 
 
@@ -97,7 +97,7 @@ def _documents(wheels_folder: Path, others: Sequence[Path], counts: Counts) -> I
     seen: set[str] = set()
     for name, spec in _sources().items():
         count = counts[name] = {"read": 0, "short": 0, "duplicate": 0, "held_out_by_a_task": 0}
-        column = spec.get("columns", {}).get("text", "text")
+        column = spec.get("column_map", {}).get("text", "text")
         for record in wheel.records(spec, None, wheels_folder):
             text = record.values[column].strip()
             normal = normalise(text)

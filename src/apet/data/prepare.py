@@ -93,7 +93,7 @@ def read_split(folder: Path, split: str) -> pd.DataFrame:
     """
     record = read_task(folder)
     try:
-        schema, files = _schema(record["type"], record["fields"]), {_file(split): record["files"][_file(split)]}
+        schema, files = _schema(record["type"], record["text_columns"]), {_file(split): record["files"][_file(split)]}
     except (KeyError, TypeError):
         raise DataError(f"{folder / RECORD}: is not the record of a prepared task: no type or fields.") from None
     check_files(folder, files, RECORD, _remedy(folder))
@@ -118,7 +118,7 @@ def held_out_texts(folder: Path) -> Iterator[str]:
     """Normalised texts of all fields and references of a prepared folder's validation and test rows."""
     for split in ("validation", "test"):
         table = read_split(folder, split)
-        for column in [*read_task(folder)["fields"], *(["targets"] if "targets" in table else [])]:
+        for column in [*read_task(folder)["text_columns"], *(["targets"] if "targets" in table else [])]:
             for cell in table[column]:
                 yield from (normalise(text) for text in ([cell] if isinstance(cell, str) else cell))
 
@@ -158,7 +158,7 @@ def _rules(task: Task, source: Source) -> list[str]:
     """What has come since DATA_VERSION had its number and decides bytes of a few tasks alone, so that the folders of
     all others keep their names.
     """
-    numbered = any(NUMERIC.fullmatch(name) for name in (*task.verbalizer, *source.spec.get("classes", {})))
+    numbered = any(NUMERIC.fullmatch(name) for name in (*task.verbalizer, *source.spec.get("label_map", {})))
     constant = task.type == "classification" and task.metric == "f1"
     return ["names before numbers"] * numbered + ["chance in f1"] * constant
 
@@ -183,7 +183,18 @@ def _batches(examples: list[Example], task: Task) -> Iterator[dict[str, list]]:
 
 def _said(task: Task) -> dict[str, Any]:
     """What the task's YAML says, as training and evaluation need it."""
-    keys = ("version", "type", "fields", "prompt", "prompts", "labels", "metric", "metrics", "length", "target_length")
+    keys = (
+        "version",
+        "type",
+        "text_columns",
+        "prompt",
+        "prompts",
+        "verbalizer",
+        "metric",
+        "metrics",
+        "max_length",
+        "max_new_tokens",
+    )
     said = {key: getattr(task, key) for key in keys}
     return {"task": task.name, **{key: list(v) if isinstance(v, tuple) else v for key, v in said.items()}}
 

@@ -26,15 +26,15 @@ def read_tab(
     *,
     members: dict[str, str],
     quoted: bool = False,
-    leave_out: dict[str, list[str]] | None = None,
+    drop_rows: dict[str, list[str]] | None = None,
 ) -> Iterator[Record]:
     """Rows of Orange `.tab` tables; `members` maps the official split (or `all`) to a table's path.
 
     The column names are followed by two rows of types and flags. `quoted: false` keeps quotation marks as text.
     """
     for split, member in members.items():
-        for where, cells in _tab(archive, member, quoted, leave_out or ()):
-            if _stays(cells, leave_out):
+        for where, cells in _tab(archive, member, quoted, drop_rows or ()):
+            if _stays(cells, drop_rows):
                 yield Record(cells, None if split == "all" else split, where)
 
 
@@ -47,11 +47,11 @@ def read_dialogue(archive: ZipFile, *, member: str, group: str, speaker: str, qu
         yield Record({"text": text}, None, lines[0][0])
 
 
-def read_csv(archive: ZipFile, *, member: str, leave_out: dict[str, list[str]] | None = None) -> Iterator[Record]:
+def read_csv(archive: ZipFile, *, member: str, drop_rows: dict[str, list[str]] | None = None) -> Iterator[Record]:
     """Rows of a `.csv.bz2` table, but for those that have one of the values to leave out (column → values)."""
     content = io.BytesIO(_unpack(open_member(archive, member), member))
-    for where, cells in read_table(content, member, leave_out or (), strict=True):
-        if _stays(cells, leave_out):
+    for where, cells in read_table(content, member, drop_rows or (), strict=True):
+        if _stays(cells, drop_rows):
             yield Record(cells, None, where)
 
 
@@ -111,8 +111,8 @@ def _tab(
     return read_table(io.BytesIO(open_member(archive, member)), member, needs, 2, **dialect)
 
 
-def _stays(cells: Mapping[str, str], leave_out: Mapping[str, list[str]] | None) -> bool:
-    return not any(cells.get(column) in values for column, values in (leave_out or {}).items())
+def _stays(cells: Mapping[str, str], drop_rows: Mapping[str, list[str]] | None) -> bool:
+    return not any(cells.get(column) in values for column, values in (drop_rows or {}).items())
 
 
 def _unpack(content: bytes, member: str) -> bytes:

@@ -76,7 +76,7 @@ class Task:
 
     def definition(self) -> list[Any]:
         """All but the source that the prepared folder depends on, as plain values; labels as pairs, in their order."""
-        apart = {"description", "folder", "labels", "sources"}
+        apart = {"description", "folder", "verbalizer", "sources"}
         plain = {one.name: getattr(self, one.name) for one in fields(self) if one.name not in apart}
         return [plain, list(self.verbalizer.items())]
 
@@ -85,7 +85,7 @@ def to_rows(records: Iterable[Record], task: Task, spec: Mapping[str, Any]) -> I
     """The rows of a task. `spec` is its source's: `columns` (our name → the source's, where they differ) and `classes`
     (the source's class → ours). DataError for a missing column or an unknown label, with file and line.
     """
-    columns, classes = spec.get("columns", {}), spec.get("classes", {})
+    columns, classes = spec.get("column_map", {}), spec.get("label_map", {})
     names = [columns.get(field, field) for field in task.text_columns]
     answer = columns.get(task.answer_column, task.answer_column)
     for record in records:

@@ -52,7 +52,7 @@ def sisters_of(task: Task, source: Source) -> list[tuple[Task, Source]]:
     for name, sister in _sisters(task).items():
         place = _beside(task, source, sister)
         if place is None and name.endswith(".yaml"):
-            place = _own(sister, next(iter(sister.sources), ""), f"task {task.name}: sisters: {name}")
+            place = _own(sister, next(iter(sister.sources), ""), f"task {task.name}: overlapping_tasks: {name}")
         if place is not None:
             found.append((sister, place))
     return found

@@ -35,23 +35,23 @@ def load_task(name_or_path: str | Path) -> Task:
 
 
 def _task(content: dict[str, Any], where: str, folder: Path) -> Task:
-    answers = {"classification": ("labels",), "generation": ("targets", "target_length")}
+    answers = {"classification": ("verbalizer",), "generation": ("target_column", "max_new_tokens")}
     if content.get("type") not in [*answers]:
         raise ConfigError(unknown_name("type", content.get("type"), answers, where))
-    required = ("name", "version", "description", "type", "fields", "prompt", "metrics", "length")
-    label = ["label"] if content["type"] == "classification" else []
-    optional = (*KINDS, *label, "group", "splits", "sisters")
+    required = ("name", "version", "description", "type", "text_columns", "prompt", "metrics", "max_length")
+    label = ["label_column"] if content["type"] == "classification" else []
+    optional = (*KINDS, *label, "group_by", "splits", "overlapping_tasks")
     check_keys(content, (*required, *answers[content["type"]]), optional, where)
-    for key in ("fields", "metrics", "group", "sisters"):
+    for key in ("text_columns", "metrics", "group_by", "overlapping_tasks"):
         content[key] = _names(content.get(key, []), f"{where}: {key}", key in required)
     _check_values(content, where)
-    prompts = _prompts(content.pop("prompt"), content["fields"], where)
+    prompts = _prompts(content.pop("prompt"), content["text_columns"], where)
     if content["type"] == "classification":
-        _check_labels(content["labels"], content["metrics"], where)
+        _check_labels(content["verbalizer"], content["metrics"], where)
     splits = {side: side for side in reversed(SIDES)} | _splits(content.pop("splits", {}), where)
     sources = _sources(content, where, folder)
-    answer = content.pop("targets", None) or content.pop("label", "label")
-    found = {"sources": sources, "prompt": prompts.pop("default"), "answer": answer, "splits": splits}
+    answer = content.pop("target_column", None) or content.pop("label_column", "label")
+    found = {"sources": sources, "prompt": prompts.pop("default"), "answer_column": answer, "splits": splits}
     return Task(**content, **found, prompts=prompts, folder=folder)
 
 
@@ -64,29 +64,29 @@ def _names(value: Any, where: str, some: bool) -> tuple[str, ...]:
 
 
 def _check_values(content: Mapping[str, Any], where: str) -> None:
-    for key in {"name", "description", "label", "targets"} & set(content):
+    for key in {"name", "description", "label_column", "target_column"} & set(content):
         if not isinstance(content[key], str) or not content[key]:
             raise ConfigError(f"{where}: {key} is {truncated_repr(content[key])}; it must be a text.")
     if not NAME.fullmatch(content["name"]):
         allowed = "letters, digits, - and _, at most 100, and not begin with -"
         raise ConfigError(f"{where}: name is {truncated_repr(content['name'])}; it must be of {allowed}.")
-    for key in {"version", "length", "target_length"} & set(content):
+    for key in {"version", "max_length", "max_new_tokens"} & set(content):
         if not is_integer(content[key]):
             allowed = f"a whole number from 1 to {MOST}"
             raise ConfigError(f"{where}: {key} is {truncated_repr(content[key])}; it must be {allowed}.")
     for metric in content["metrics"]:
         if metric not in METRICS[content["type"]]:
             raise ConfigError(unknown_name("metric", metric, METRICS[content["type"]], f"{where}: metrics"))
-    for name in content["group"]:
-        if name not in content["fields"]:
-            raise ConfigError(unknown_name("field", name, content["fields"], f"{where}: group"))
-    for name in content["sisters"]:
+    for name in content["group_by"]:
+        if name not in content["text_columns"]:
+            raise ConfigError(unknown_name("field", name, content["text_columns"], f"{where}: group_by"))
+    for name in content["overlapping_tasks"]:
         if not name.endswith(".yaml") and name not in task_names():
-            raise ConfigError(unknown_name("task", name, task_names(), f"{where}: sisters"))
-    for name in content["fields"]:
+            raise ConfigError(unknown_name("task", name, task_names(), f"{where}: overlapping_tasks"))
+    for name in content["text_columns"]:
         if not name.isidentifier() or name in ("id", "label", "targets"):
             raise ConfigError(
-                f"{where}: fields has {truncated_repr(name)}; it must be a word other than id, label and targets."
+                f"{where}: text_columns has {truncated_repr(name)}; it must be a word other than id, label and targets."
             )
 
 
@@ -109,7 +109,7 @@ def _prompts(value: Any, slots: tuple[str, ...], where: str) -> dict[str, str]:
 def _check_labels(labels: Any, metrics: tuple[str, ...], where: str) -> None:
     if not isinstance(labels, dict) or len(labels) < 2:
         raise ConfigError(
-            f"{where}: labels is {truncated_repr(labels)}; it must map two or more class names to label words."
+            f"{where}: verbalizer is {truncated_repr(labels)}; it must map two or more class names to label words."
         )
     words = list(labels.values())
     for name, word in labels.items():
@@ -118,7 +118,7 @@ def _check_labels(labels: Any, metrics: tuple[str, ...], where: str) -> None:
                 f"{where}: label {truncated_repr(name)} has the word {truncated_repr(word)}; both must be lines of text."
             )
         if words.count(word) > 1:
-            raise ConfigError(f"{where}: labels have the word {truncated_repr(word)} more than once.")
+            raise ConfigError(f"{where}: verbalizer have the word {truncated_repr(word)} more than once.")
     if "f1" in metrics and len(labels) != 2:
         raise ConfigError(f"{where}: metrics has f1, which is of the second of two labels; there are {len(labels)}.")
 
@@ -137,22 +137,26 @@ def _sources(content: dict[str, Any], where: str, folder: Path) -> dict[str, Map
     for kind in [key for key in content if key in KINDS]:
         place = f"{where}: {kind}"
         spec = KINDS[kind].check(content.pop(kind), place, folder)
-        own = {*content["fields"], content.get("targets") or content.get("label", "label")}
-        check_keys(spec.get("columns", {}), (), own, f"{place}: columns")
-        for name, column in spec.get("columns", {}).items():
+        own = {*content["text_columns"], content.get("target_column") or content.get("label_column", "label")}
+        check_keys(spec.get("column_map", {}), (), own, f"{place}: column_map")
+        for name, column in spec.get("column_map", {}).items():
             if not isinstance(column, str):
-                raise ConfigError(f"{place}: columns: {name} is {truncated_repr(column)}; it must be a column's name.")
+                raise ConfigError(
+                    f"{place}: column_map: {name} is {truncated_repr(column)}; it must be a column's name."
+                )
         for split in spec.get("members", {}):
             if split not in (*SIDES, "all"):
                 raise ConfigError(unknown_name("split", split, (*SIDES, "all"), f"{place}: members"))
-        named = {"classes": _classes(spec["classes"], content, f"{place}: classes")} if "classes" in spec else {}
+        named = (
+            {"label_map": _classes(spec["label_map"], content, f"{place}: label_map")} if "label_map" in spec else {}
+        )
         sources[kind] = {**spec, **named}
     return sources
 
 
 def _classes(classes: Any, content: Mapping[str, Any], where: str) -> dict[str, str]:
     """The source's class, as a text, to ours: a 1 in a YAML is the 1 of a CSV file, and that of a JSONL file."""
-    labels = content.get("labels", {})
+    labels = content.get("verbalizer", {})
     if not isinstance(classes, dict) or not labels:
         raise ConfigError(
             f"{where} is {truncated_repr(classes)}; it must map the source's classes to the task's labels."

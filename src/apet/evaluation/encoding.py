@@ -66,7 +66,7 @@ def encode_split(
     end: ids that close an answer to be generated, and count into the task's target_length.
     """
     rows, frame = read_split(folder, split), plm.special_tokens
-    texts = {name: rows[name].tolist() for name in task["fields"]}
+    texts = {name: rows[name].tolist() for name in task["text_columns"]}
     prompt = prompt_of(task, plm.family.name)
     tokens, cut = encode(texts, plm.tokenizer, prompt, length, before=frame.before, after=frame.after)
     ids, lengths = padded(tokens)
@@ -74,7 +74,7 @@ def encode_split(
     if task["type"] == "classification":
         return EncodedSplit(names, ids, lengths, torch.tensor(rows["label"].to_numpy(copy=True)), truncated)
     references = [list(targets) for targets in rows["targets"]]
-    answers = encode_targets([first for first, *_ in references], plm.tokenizer, task["target_length"], end)
+    answers = encode_targets([first for first, *_ in references], plm.tokenizer, task["max_new_tokens"], end)
     return EncodedSplit(
         names, ids, lengths, torch.empty(0, dtype=torch.long), truncated, references, *padded(answers.ids)
     )
@@ -103,7 +103,7 @@ def label_tokens(task: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) ->
 
     Raises DataError where a word is the beginning of another: it would win whatever the PLM thinks of the other's end.
     """
-    words = list(task["labels"].values())
+    words = list(task["verbalizer"].values())
     found = label_ids(tokenizer, words)
     for number, ids in enumerate(found):
         for other, longer in enumerate(found):

@@ -46,7 +46,7 @@ class Objective(Protocol):
     def end(self) -> tuple[int, ...]: ...
 
     def loss(self, tuned: TunedPLM, theta: Theta, data: EncodedSplit, rows: Tensor, over: str) -> Tensor:
-        """What training makes small, of rows [k] of a split. over: a recipe's loss, labels or vocabulary."""
+        """What training makes small, of rows [k] of a split. over: a recipe's loss, label_words or full_vocab."""
 
     def evaluate(self, tuned: TunedPLM, theta: Theta, data: EncodedSplit) -> EvaluationResult:
         """A split's score."""
@@ -66,11 +66,11 @@ class ClassificationObjective:
         return len(self.words)
 
     def loss(self, tuned: TunedPLM, theta: Theta, data: EncodedSplit, rows: Tensor, over: str) -> Tensor:
-        """over labels: how likely the right one is among them. vocabulary: cross-entropy over all words of every token
+        """label_words: how likely the right one is among them. full_vocab: cross-entropy over all words of every token
         of its word, as the published code does.
         """
         right = data.labels[rows]
-        if over == "labels":
+        if over == "label_words":
             return self.words.loss(tuned, theta, *data.batch(rows), right)
         return answer_loss(tuned, theta, *data.batch(rows), *self.words.answers(right))
 
@@ -114,18 +114,18 @@ def objective_of(task: Mapping[str, Any], plm: PLM) -> Objective:
     metrics = tuple(task["metrics"])
     if task["type"] == "generation":
         check_can_generate(task["task"], plm.name, plm.family, plm.head)
-        return GenerationObjective(plm.tokenizer, (_end(plm),), task["target_length"], metrics)
-    if plm.head == "trained":
+        return GenerationObjective(plm.tokenizer, (_end(plm),), task["max_new_tokens"], metrics)
+    if plm.head == "classification":
         # It has a row a label, and none of them needs a word.
-        return ClassificationObjective(LabelTrie.of([[number] for number in range(len(task["labels"]))]), metrics)
+        return ClassificationObjective(LabelTrie.of([[number] for number in range(len(task["verbalizer"]))]), metrics)
     return ClassificationObjective(LabelTrie.of(label_tokens(task, plm.tokenizer)), metrics)
 
 
 def check_can_generate(task: str, name: str, family: Family, head: str) -> None:
     """Raises ParamsError where a PLM cannot write the answers that a generation task wants."""
-    if head == "trained":
+    if head == "classification":
         raise ConfigError(
-            f"task {task}: its answers are written, and PLM {name!r} has `head: trained`, whose outputs are labels and "
+            f"task {task}: its answers are written, and PLM {name!r} has `head: classification`, whose outputs are labels and "
             "not words. Allowed for it: classification tasks."
         )
     if not family.write:

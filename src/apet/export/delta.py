@@ -49,7 +49,7 @@ def write_delta(model: TunedModel, folder: Path) -> None:
         "plm": {**plm.record(), "head": plm.head, "folder": model.plm_folder},
         "plan": plan.record(),
         "task": dict(model.task),
-        "length": model.length,
+        "max_length": model.length,
         "run": dict(model.run),
         "files": {NUMBERS: bytes_digest(numbers)},
     }
@@ -79,7 +79,7 @@ class Delta:
             raise CorruptError(f"{self.folder / MANIFEST}: the plan is not the one that its digest names.")
         manifest, numbers = self.manifest, self.numbers
         return TunedModel(
-            plm, plan, numbers["theta"], manifest["task"], manifest["length"], numbers["head"], manifest["run"],
+            plm, plan, numbers["theta"], manifest["task"], manifest["max_length"], numbers["head"], manifest["run"],
             manifest["cell"], self.plm["folder"],
         )  # fmt: skip
 
@@ -97,7 +97,7 @@ def read_delta(folder: Path) -> Delta:
         raise DataError(
             f"{folder / MANIFEST}: format is {manifest.get('format')!r}; this version reads 1 and {FORMAT}."
         )
-    missing = [key for key in ("cell", "length", *KEYS) if key not in manifest]
+    missing = [key for key in ("cell", "max_length", *KEYS) if key not in manifest]
     missing += [f"{part}.{key}" for part, keys in KEYS.items() for key in keys if key not in (manifest.get(part) or ())]
     if missing:
         raise DataError(f"{folder / MANIFEST}: key {missing[0]} is missing. {REMEDY}")

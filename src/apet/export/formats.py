@@ -128,8 +128,8 @@ def _asked(model: TunedModel) -> list[str]:
     lines = [f"A text is asked as `{asked}`, at most {model.length} tokens long; the texts are cut."]
     if decoder:
         lines.append(f"The decoder begins with `{decoder}`.")
-    if task["labels"]:
-        words = ", ".join(f"`{word}` ({name})" for name, word in task["labels"].items())
+    if task["verbalizer"]:
+        words = ", ".join(f"`{word}` ({name})" for name, word in task["verbalizer"].items())
         lines.append(f"The answer is the likeliest of {words}.")
     else:
         lines.append(f"The answer is written greedily, at most {task['target_length']} tokens long.")

@@ -22,7 +22,7 @@ def obstacles(model: TunedModel) -> list[str]:
     absent = [u for u in units if u.site.structure == "bias" and not u.site.exists]
     found = [f"{sites_said(blocks)}, which the architecture has no part for"] if blocks else []
     found += [f"{sites_said(absent)}, where the architecture has no bias"] if absent else []
-    return found + (["a trained head, whose outputs are labels"] if model.plm.head == "trained" else [])
+    return found + (["a trained head, whose outputs are labels"] if model.plm.head == "classification" else [])
 
 
 def write_merged(model: TunedModel, folder: Path) -> None:

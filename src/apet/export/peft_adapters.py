@@ -44,7 +44,7 @@ def obstacles(model: TunedModel) -> list[str]:
     found = [sites_said([*others, *elsewhere])] if others or elsewhere else []
     if {u.site.structure for u in units} >= {"lowrank", "token"}:
         found.append("low-rank units and virtual tokens together, which are two adapters there")
-    if plm.head == "trained":
+    if plm.head == "classification":
         found.append("a trained head")
     return found if units else [*found, "a plan that tunes nothing"]
 

@@ -91,13 +91,13 @@ def _cell(folder: Path, plm: str | Path | PLM | None, root: Path, replicate: str
         raise CorruptError(f"{folder}: its plan does not come out as it was. Train the cell again.")
     theta = _tensor(folder / THETA, replicate)
     head = _tensor(folder / HEADS, replicate) if headed else no_head()
-    asked, length = {key: task[key] for key in ASKED}, min(cell.training.max_length, task["length"])
+    asked, length = {key: task[key] for key in ASKED}, min(cell.training.max_length, task["max_length"])
     return TunedModel(ready, plan, theta, asked, length, head, run, path, cell.plm_folder)
 
 
 def _run(folder: Path, record: dict[str, Any], replicate: str) -> tuple[Cell, dict[str, Any]]:
     """The cell, and its record of a replicate. Raises DataError where this version cannot read it."""
-    trainer = record["cell"]["trainer"]
+    trainer = record["cell"]["trainer_version"]
     if trainer != TRAINER_VERSION:
         raise DataError(
             f"{folder / METRICS}: a cell of trainer {trainer}; this version of apet has trainer {TRAINER_VERSION}, in "

@@ -33,7 +33,18 @@ from apet.tuning import tune
 Texts = Sequence[str] | Mapping[str, Sequence[str]]
 """A list of texts; where a task has several fields, field -> list of texts (a data frame will do)."""
 
-ASKED = ("task", "type", "fields", "prompt", "prompts", "labels", "metric", "metrics", "target_length", "digest")
+ASKED = (
+    "task",
+    "type",
+    "text_columns",
+    "prompt",
+    "prompts",
+    "verbalizer",
+    "metric",
+    "metrics",
+    "max_new_tokens",
+    "digest",
+)
 """What of a prepared task's record decides how texts are asked and answers scored."""
 
 
@@ -78,7 +89,7 @@ class TunedModel:
     def of(cls, plm: PLM, plan: Plan, theta: Tensor, data: str | Path, length: int | None = None) -> TunedModel:
         """θ from elsewhere, asked as a prepared task's folder says. length: the task's own by default."""
         task = read_task(Path(data))
-        return cls(plm, plan, theta, {key: task[key] for key in ASKED}, length or task["length"])
+        return cls(plm, plan, theta, {key: task[key] for key in ASKED}, length or task["max_length"])
 
     @cached_property
     def objective(self) -> Objective:
@@ -95,7 +106,7 @@ class TunedModel:
         if not len(data):
             return []
         if isinstance(objective, ClassificationObjective):
-            names = list(self.task["labels"])
+            names = list(self.task["verbalizer"])
             return [names[number] for number in self._scores(data, objective).argmax(dim=1).tolist()]
         assert isinstance(objective, GenerationObjective)
         with tune(self.plm, self.plan) as tuned:
@@ -142,7 +153,7 @@ class TunedModel:
 
     def _columns(self, texts: Texts) -> dict[str, list[str]]:
         """Texts by field. Raises DataError where they are not what the task's prompt has slots for."""
-        fields = self.task["fields"]
+        fields = self.task["text_columns"]
         if isinstance(texts, Mapping) or hasattr(texts, "columns"):
             if missing := [name for name in fields if name not in texts]:
                 raise DataError(f"texts: no field {missing[0]!r}. Task {self.task['task']} asks about {fields}.")

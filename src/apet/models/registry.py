@@ -10,13 +10,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from apet.config.study_config import PretrainingConfig
 from apet.core.hashing import digest
 from apet.core.yaml_loader import check_keys, is_integer, is_line, read_yaml
 from apet.data.wheels import find_wheel
 from apet.errors import ConfigError, ModelError, truncated_repr, unknown_name
 from apet.models.checkpoint_files import check_one, folder_content, read_mapping
 from apet.models.ladder import NAME as RUNG
-from apet.models.ladder import LadderModel, PretrainingConfig, parse_ladder_model
+from apet.models.ladder import LadderModel, parse_ladder_model
 
 REGISTRY = Path(__file__).with_name("registry.yaml")
 
@@ -29,10 +30,10 @@ NAMED = "letters, digits and . _ - with one / at most, at most 100"
 REVISION = re.compile(r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9._/-]{0,199}", re.ASCII)
 
 DTYPES = ("float32", "bfloat16", "float16")
-HEADS = ("own", "trained")
+HEADS = ("lm", "classification")
 FAMILIES = ("bert", "bloom", "gpt_neox", "llama", "t5")
 """Those of `apet.models.families`, which needs torch."""
-SOURCES = {"wheel": ("folder", "gguf"), "hub": ("revision",), "folder": ()}
+SOURCES = {"wheel": ("folder", "gguf"), "repo_id": ("revision",), "folder": ()}
 """Kind of source -> the keys that it may have beside its own."""
 
 
@@ -46,7 +47,7 @@ class ModelSource:
     name: str
     source: Mapping[str, str]
     dtype: str = "float32"
-    head: str = "own"
+    head: str = "lm"
     family: str | None = None
     memory_gb: int | None = None
     num_devices: int = 1
@@ -55,7 +56,7 @@ class ModelSource:
 
     @property
     def kind(self) -> str:
-        """Which kind of source it is: wheel, hub or folder."""
+        """Which kind of source it is: wheel, repo_id or folder."""
         return next(kind for kind in SOURCES if kind in self.source)
 
     @property
@@ -114,7 +115,7 @@ def registry() -> dict[str, ModelSource]:
 
 def head_of(model: Model) -> str:
     """How a PLM's answers are read: by its own LM head, or by a trained classification head."""
-    return "own" if isinstance(model, LadderModel) else model.head
+    return "lm" if isinstance(model, LadderModel) else model.head
 
 
 def devices_of(model: Model) -> int:
@@ -177,7 +178,7 @@ def _snapshot(name: str, entry: Mapping[str, Any], where: str) -> ModelSource:
     for key, allowed in (("dtype", DTYPES), ("head", HEADS), ("family", FAMILIES)):
         if key in entry and entry[key] not in allowed:
             raise ConfigError(unknown_name("value", entry[key], allowed, f"{where}: {key}"))
-    for key, most in (("memory_gb", 10**6), ("devices", 64), ("parameters", 10**15)):
+    for key, most in (("memory_gb", 10**6), ("num_devices", 64), ("num_parameters", 10**15)):
         if key in entry and not is_integer(entry[key], 1, most):
             raise ConfigError(
                 f"{where}: {key} is {truncated_repr(entry[key])}; it must be a whole number from 1 to {most:,}."
@@ -204,13 +205,13 @@ def _keys(value: Any) -> Iterator[Any]:
 def _check_source(source: Any, where: str) -> None:
     kinds = [kind for kind in SOURCES if isinstance(source, dict) and kind in source]
     if not kinds:
-        allowed = "{hub: id, revision: …}, {folder: path}, {wheel: …}"
+        allowed = "{repo_id: …, revision: …}, {folder: path}, {wheel: …}"
         raise ConfigError(f"{where} is {truncated_repr(source)}. Allowed: {allowed}.")
-    check_keys(source, [kinds[0], *(["revision"] if kinds[0] == "hub" else [])], SOURCES[kinds[0]], where)
+    check_keys(source, [kinds[0], *(["revision"] if kinds[0] == "repo_id" else [])], SOURCES[kinds[0]], where)
     for key, value in source.items():
         if not is_line(value):
             raise ConfigError(f"{where}: {key} is {truncated_repr(value)}; it must be a text of one line.")
-    for key, form, said in (("hub", NAME, NAMED), ("revision", REVISION, "a commit, branch or tag")):
+    for key, form, said in (("repo_id", NAME, NAMED), ("revision", REVISION, "a commit, branch or tag")):
         if key in source and not form.fullmatch(source[key]):
             raise ConfigError(f"{where}: {key} is {truncated_repr(source[key])}; it must be {said}.")
     if "wheel" in source:

@@ -8,21 +8,28 @@ of 100 tokens; BitFit on all biases. `MethodSizes` changes them for a study.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from typing import Annotated
 
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from apet.core.validation import CLOSED, PositiveInt, Whole
 from apet.placement.sites import SCALARS, STRUCTURES, Inventory, Site
 
 Take = dict[Site, int]
 """Units taken at each site."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=CLOSED)
 class MethodSizes:
-    """Sizes of the named methods: LoRA's rank, the adapters' hidden width, the prompt's tokens."""
+    """Sizes of the named methods. The defaults are those of Su et al. (2023)."""
 
-    lora_rank: int = 8
-    adapter_bottleneck_dim: int = 24
-    num_virtual_tokens: int = 100
+    lora_rank: PositiveInt = 8
+    """Rank of LoRA's updates."""
+    adapter_bottleneck_dim: PositiveInt = 24
+    """Hidden width of adapters."""
+    num_virtual_tokens: Annotated[Whole, Field(ge=1, le=512)] = 100
+    """Tokens of a tuned prompt."""
 
 
 def sites_of(inventory: Inventory, structure: str, *suffixes: str) -> Iterator[Site]:

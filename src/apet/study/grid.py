@@ -12,6 +12,7 @@ from typing import Any
 
 from apet.config.study_config import GridEntry, StudyConfig, TrainingConfig
 from apet.core.hashing import digest, seed_for
+from apet.core.validation import validate
 from apet.data.corpus import corpus_digest
 from apet.data.prepare import task_digest
 from apet.data.schema import Task
@@ -19,7 +20,7 @@ from apet.data.source_selection import check_sisters, choose_source
 from apet.data.task_config import load_task
 from apet.errors import ConfigError, error_context, unknown_name
 from apet.models.checkpoint_files import PRETRAINING, SNAPSHOT
-from apet.models.ladder import PRETRAIN_VERSION, LadderModel, PretrainingConfig, ladder_model_digest, shipped_content
+from apet.models.ladder import PRETRAIN_VERSION, LadderModel, ladder_model_digest, shipped_content
 from apet.models.registry import Model, ModelSource, head_of, parse_model, slug
 from apet.placement import PLACEMENTS, Budget, MethodSizes, canonical_budget
 
@@ -82,12 +83,15 @@ class Cell:
     @classmethod
     def of(cls, values: dict[str, Any]) -> Cell:
         """The cell that `asdict` was taken of."""
-        nested = {"methods": MethodSizes(**values["methods"]), "training": TrainingConfig.of(values["training"])}
+        nested = {
+            "methods": MethodSizes(**values["methods"]),
+            "training": validate(TrainingConfig, values["training"], "training"),
+        }
         return cls(**{**values, **nested})
 
 
 FIELDS = tuple(field.name for field in fields(Cell))
-OWN = ("model", "task", "placement", "budget", "draws", "reruns")
+OWN = ("model", "task", "placement", "budget", "num_plans", "num_seeds")
 """What a cell does not share with all others of its study, PLM, task or recipe."""
 
 
@@ -131,7 +135,7 @@ class Grid:
         self.study = study
         self.params = params
         with error_context(params):
-            self.recipe = PretrainingConfig.of(study.pretraining)
+            self.recipe = study.pretraining
             with error_context("models"):
                 self.models = _named(parse_model(entry) for entry in study.models)
                 self.shipped = self._shipped()
@@ -206,16 +210,20 @@ class Grid:
         number = {training: n for n, training in enumerate(trainings)}
         return {
             "study": self.id,
-            "name": self.study.name,
-            "shared": {"seed": self.study.seed, "methods": asdict(self.study.methods), "trainer": TRAINER_VERSION},
-            "digests": {"plm": self.plm_digests, "data": self.task_digests},
+            "name": self.study.study,
+            "shared": {
+                "seed": self.study.seed,
+                "methods": asdict(self.study.methods),
+                "trainer_version": TRAINER_VERSION,
+            },
+            "digests": {"model_digest": self.plm_digests, "data_digest": self.task_digests},
             "trainings": [asdict(training) for training in trainings],
             "analysis": asdict(self.study.analysis),
             "cells": {c.path: {n: getattr(c, n) for n in OWN} | {"training": number[c.training]} for c in self.cells},
         }
 
     def _task_digest(self, task: str) -> str:
-        return task_digest(self.tasks[task], self.study.max_samples, self.study.seed, self.sources[task])
+        return task_digest(self.tasks[task], asdict(self.study.max_samples), self.study.seed, self.sources[task])
 
     def _shipped(self) -> dict[str, str]:
         """The content, by name, of each rung that comes with apet and was pretrained as the study asks."""
@@ -257,9 +265,9 @@ class Grid:
         excluded = set()
         for number, entry in enumerate(self.study.exclude):
             for key, known in (("models", self.models), ("tasks", self.tasks)):
-                for name in (name for name in entry[key] if name not in known):
+                for name in (name for name in getattr(entry, key) if name not in known):
                     raise ConfigError(unknown_name(key[:-1], name, known, f"exclude.{number}.{key}"))
-            excluded |= set(product(entry["models"], entry["tasks"]))
+            excluded |= set(product(entry.models, entry.tasks))
         pairs = tuple(pair for pair in product(self.models, self.tasks) if pair not in excluded)
         kept = {name for pair in pairs for name in pair}
         for name in (name for name in (*self.models, *self.tasks) if name not in kept):
@@ -271,7 +279,7 @@ class Grid:
         # Without parameters nothing is drawn, and nothing is trained but a head: one replicate says it all.
         tuned = placement != "none"
         draws = axis.num_plans if tuned else 1
-        reruns = axis.num_seeds if tuned or head_of(self.models[model]) == "trained" else 1
+        reruns = axis.num_seeds if tuned or head_of(self.models[model]) == "classification" else 1
         plm, data = self.plm_digests[model], self.task_digests[task]
         study = self.study
         return Cell(model, task, placement, budget, draws, reruns, study.seed, study.methods, axis.training, plm, data)

@@ -77,7 +77,7 @@ def _check_positions(grid: Grid, model: str, inventory: Inventory, counts: Mappi
             raise ConfigError(
                 f"{grid.params}: model {model}: task {cell.task}, {cell.placement} at {cell.budget}: texts of up to "
                 f"{length} tokens with {tokens} virtual tokens in front, which are {length + tokens}. Allowed: at most "
-                f"{positions}, as many as the PLM has positions. Lower training.length, methods.prompt_tokens or the "
+                f"{positions}, as many as the PLM has positions. Lower training.length, methods.num_virtual_tokens or the "
                 "budget."
             )
 
@@ -145,7 +145,7 @@ def read_cells(path: Path, cells: Sequence[str] | None = None) -> list[Cell]:
     study's.
     """
     record = read_resolved(path)
-    known, trainer = record["cells"], record["shared"]["trainer"]
+    known, trainer = record["cells"], record["shared"]["trainer_version"]
     if trainer != TRAINER_VERSION:
         raise ConfigError(
             f"{path}: resolved by another version of apet, of trainer {trainer}; this one has trainer "
@@ -170,5 +170,8 @@ def _matching(known: Mapping[str, Any], name: str) -> list[str]:
 
 
 def _cell(record: dict, own: dict) -> Cell:
-    digests = {"plm": record["digests"]["plm"][own["model"]], "data": record["digests"]["data"][own["task"]]}
+    digests = {
+        "model_digest": record["digests"]["model_digest"][own["model"]],
+        "data_digest": record["digests"]["data_digest"][own["task"]],
+    }
     return Cell.of({**record["shared"], **digests, **own, "training": record["trainings"][own["training"]]})

@@ -240,7 +240,7 @@ class CostEstimate:
 
     def trainings(self, cell: Cell) -> int:
         """One a replicate and rate; none where there is neither a θ nor a head to train."""
-        trains = self.tuned(cell) or head_of(self.grid.models[cell.model]) == "trained"
+        trains = self.tuned(cell) or head_of(self.grid.models[cell.model]) == "classification"
         return cell.num_plans * cell.num_seeds * len(cell.training.lr_multipliers) if trains else 0
 
     def tokens(self, cell: Cell) -> int:
@@ -267,7 +267,7 @@ class CostEstimate:
         """Rows of each split: as prepared, or at most what the study allows; 0 where neither says it."""
         folder = self.root / self.grid.task_folder(task)
         prepared = read_task(folder, self.grid.task_digests[task])["rows"] if (folder / TASK).is_file() else {}
-        return {side: prepared.get(side) or most or 0 for side, most in self.grid.study.max_samples.items()}
+        return {side: prepared.get(side) or most or 0 for side, most in asdict(self.grid.study.max_samples).items()}
 
     def _rate(self, model: str) -> tuple[bool, float]:
         """Whether a PLM's cells run on a GPU, and the operations a second."""
@@ -296,7 +296,7 @@ class CostEstimate:
             for model, cost in self.by("model").items()
         }
         return {
-            "study": self.grid.study.name,
+            "study": self.grid.study.study,
             "jobs": len(self.grid.jobs()),
             "total": asdict(self.total()) | {"plm_bytes": sum(map(self.plm_bytes, self.grid.models))},
             "left": asdict(self.left),
@@ -317,7 +317,7 @@ class CostEstimate:
             for model, cost in self.by("model").items()
         }
         return [
-            f"study {grid.study.name}: {total.cells:,} cells ({total.done:,} done), {total.replicates:,} replicates, "
+            f"study {grid.study.study}: {total.cells:,} cells ({total.done:,} done), {total.replicates:,} replicates, "
             f"{total.trainings:,} trainings",
             f"jobs   {len(grid.jobs()):,} of training, {len(grid.tasks)} of data, {len(grid.models)} of PLMs",
             f"time   {_hours(total)} in all, {_hours(left)} left; pretraining of rungs that are not there: "

@@ -47,7 +47,7 @@ class CellInputs:
     def of(cls, plm: PLM, data: Path, length: int) -> CellInputs:
         """length: most tokens of a prompt with its text; a task may ask for fewer. Raises as `objective_of`."""
         task = read_task(data)
-        objective, longest = objective_of(task, plm), min(length, task["length"])
+        objective, longest = objective_of(task, plm), min(length, task["max_length"])
         train, validation, test = (encode_split(data, s, task, plm, longest, objective.end) for s in SPLITS)
         return cls(plm, task, TrainingData(train, validation, objective), test)
 
@@ -100,9 +100,9 @@ def train_cell(cell: Cell, bench: CellInputs, folder: Path, journal: CellCallbac
     Raises ParamsError for a loss over the vocabulary with a PLM that is read through a trained head, and Interrupted,
     when all that was done is kept, if the journal has been told to stop.
     """
-    if bench.head_size and cell.training.loss != "labels":
+    if bench.head_size and cell.training.loss != "label_words":
         raise ConfigError(
-            f"training.loss {cell.training.loss!r}: PLM {bench.plm.name!r} has `head: trained`, whose outputs are "
+            f"training.loss {cell.training.loss!r}: PLM {bench.plm.name!r} has `head: classification`, whose outputs are "
             "labels and not words. Allowed for it: labels."
         )
     inventory = bench.plm.inventory
@@ -193,7 +193,7 @@ def _record(cell: Cell, bench: CellInputs, budget: int, replicates: list[Replica
             "metric": task["metric"],
             "metrics": task["metrics"],
             # Where there are no labels to guess, chance is what shuffled references score.
-            "labels": len(task["labels"]) or None,
+            "labels": len(task["verbalizer"]) or None,
             "chance": chance.get("uniform", chance["level"]),
             "majority": chance.get("majority"),
             "rows": task["rows"],

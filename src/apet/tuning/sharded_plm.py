@@ -61,7 +61,7 @@ class ShardedPLM(TunedPLM):
         return found
 
     def spread(self, parts: Sequence[Tensor]) -> list[Tensor]:
-        theta, heads = (parts[:-1], parts[-1:]) if self.plm.head == "trained" else (parts, ())
+        theta, heads = (parts[:-1], parts[-1:]) if self.plm.head == "classification" else (parts, ())
         return self._sharded([*cut(theta, [sum(s.sizes) for s in self.segments]), *heads])
 
     def __call__(
@@ -73,7 +73,7 @@ class ShardedPLM(TunedPLM):
         said: Tensor | None = None,
         every: bool = False,
     ) -> Tensor:
-        if self.plm.head == "trained":
+        if self.plm.head == "classification":
             theta = [*theta[:-1], _gathered(theta[-1])]
         own = self.own(len(ids))
         said = None if said is None else said[own]

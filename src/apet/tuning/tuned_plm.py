@@ -62,7 +62,7 @@ class TunedPLM:
         touched = dict.fromkeys([*self.parts, *self.effects])
         self.handles: list[RemovableHandle | CheckpointedBlocks]
         self.handles = [self.model.get_submodule(m).register_forward_hook(self._acts(m)) for m in touched]
-        self.mean = plm.head == "trained" and self.family.mean_pool
+        self.mean = plm.head == "classification" and self.family.mean_pool
         if (narrow := self.family.last_attention(self.model.config)) and not self.mean:
             last = self.model.get_submodule(narrow)
             self.handles.append(last.register_forward_pre_hook(self._narrow, with_kwargs=True))
@@ -110,7 +110,7 @@ class TunedPLM:
         elsewhere.
         """
         theta = list(theta)
-        head = theta.pop() if self.plm.head == "trained" else None
+        head = theta.pop() if self.plm.head == "classification" else None
         inputs, call = self._prepared(theta, ids, lengths, said, every)
         with self.calls.during(call):
             states = self.family.states(self.model, inputs)
@@ -122,7 +122,7 @@ class TunedPLM:
         """For many calls with this θ and no gradient: what follows from θ alone is computed once. Where the PLM is in
         float32, small updates are added to copies of the maps they update, which live as long.
         """
-        theta = list(theta)[: -1 if self.plm.head == "trained" else None]
+        theta = list(theta)[: -1 if self.plm.head == "classification" else None]
         with torch.no_grad():
             pieces = self._split(theta)
             values = {(module, name): value for module, name, value in self._stand_ins(pieces)}
@@ -211,7 +211,7 @@ class TunedPLM:
             return
         if place.kind == "embedding":
             self.effects[place.module].append((number, output_updates.embedding_entries(site.shape, index)))
-        head = None if self.plm.head == "trained" else self.model.get_submodule(self.family.head)
+        head = None if self.plm.head == "classification" else self.model.get_submodule(self.family.head)
         if head is not None and head.weight is module.weight:
             self.words.append((number, Sparse(site.shape, index).products))
 

@@ -26,7 +26,7 @@ class Source:
 
     def identity(self, task: Task) -> dict[str, Any]:
         """Plain values that decide the rows. A local source's files are read for it; nothing is fetched."""
-        mapping = {key: self.spec[key] for key in ("columns", "classes") if key in self.spec}
+        mapping = {key: self.spec[key] for key in ("column_map", "label_map") if key in self.spec}
         return {"kind": self.kind, **KINDS[self.kind].identity(self.spec, task), **mapping}
 
     def rows(self, task: Task, wheels_folder: Path) -> Iterator[Row]:

@@ -18,7 +18,7 @@ def check(spec: Any, where: str, folder: Path) -> dict[str, Any]:
     """The spec of a YAML: dataset, config, revision; files, where they lie elsewhere than FILES says; splits, those of
     the task's that are there and labelled, where not all are. ParamsError if it is none.
     """
-    check_keys(spec, ("dataset", "config", "revision"), ("files", "splits", "columns", "classes"), where)
+    check_keys(spec, ("dataset", "config", "revision"), ("files", "splits", "column_map", "label_map"), where)
     for key in ("dataset", "config", "revision", "files"):
         if not isinstance(spec.get(key, FILES), str) or not spec.get(key, FILES) or "@" in spec.get(key, FILES):
             raise ConfigError(f"{where}: {key} is {spec[key]!r}; it must be a name.")

@@ -24,7 +24,7 @@ FORMS = ("jsonl", "csv", "tsv", "parquet")  # csv with quotation marks, tsv with
 def check(spec: Any, where: str, folder: Path) -> dict[str, Any]:
     """The spec of a YAML in `folder`, its path relative to it: `folder: …` (train.csv, …) or `file: rows.csv`."""
     key = "file" if isinstance(spec, dict) and "file" in spec else "folder"
-    check_keys(spec, (key,), ("columns", "classes"), where)
+    check_keys(spec, (key,), ("column_map", "label_map"), where)
     if not isinstance(spec[key], str) or not is_path(folder / spec[key]):
         raise ConfigError(f"{where}: {key} is {truncated_repr(spec[key])}; it must be a path.")
     return {**spec, key: str(folder / spec[key])}

@@ -21,7 +21,7 @@ READERS: dict[str, Callable[..., Iterator[Record]]] = {
     "articles": read_articles,
     "title_pairs": read_title_pairs,
 }
-OURS = ("package", "reader", "columns", "classes")
+OURS = ("package", "reader", "column_map", "label_map")
 
 # what a YAML must hold for an argument of a reader, by its annotation
 FORMS = {"str": str, "bool": bool, "dict[str, str]": dict, "dict[str, list[str]] | None": dict}
@@ -35,7 +35,7 @@ def check(spec: Any, where: str, folder: Path | None = None) -> dict[str, Any]:
     arguments = [p for p in inspect.signature(READERS[spec["reader"]]).parameters.values() if p.name != "archive"]
     required = [p.name for p in arguments if p.default is p.empty]
     optional = [p.name for p in arguments if p.default is not p.empty]
-    check_keys(spec, ["package", "reader", *required], ["columns", "classes", *optional], where)
+    check_keys(spec, ["package", "reader", *required], ["column_map", "label_map", *optional], where)
     find_wheel(spec["package"], where)
     for argument in arguments:
         form, value = FORMS[argument.annotation], spec.get(argument.name, argument.default)

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from apet.config.study_config import PretrainingConfig
 from apet.core.hashing import seed_for
 from apet.data.corpus import read_corpus
 from apet.errors import DataError
-from apet.models.ladder import END, PretrainingConfig
+from apet.models.ladder import END
 
 DOCUMENTS = 500
 """Documents tokenised at one time."""

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from apet.config.study_config import PretrainingConfig
 from apet.core.atomic import STATE
 from apet.core.hashing import atomic_dir, digest, file_digest, seed_for, versions, write_bytes, write_json
 from apet.core.progress import StepProgress
@@ -27,7 +28,7 @@ from apet.errors import DataError
 from apet.models.checkpoint_files import PRETRAINING, write_origin
 from apet.models.families import family_of
 from apet.models.inventory import inventory_of
-from apet.models.ladder import PRETRAIN_VERSION, LadderModel, PretrainingConfig, ladder_model_digest
+from apet.models.ladder import PRETRAIN_VERSION, LadderModel, ladder_model_digest
 from apet.models.pretraining.losses import draws_for, heldout_loss, initialise, training_loss
 from apet.models.pretraining.muon import Muon
 from apet.models.pretraining.packing import heldout_rows, training_rows, unigram_entropy

