@@ -95,7 +95,7 @@ def test_a_run_with_faults_has_the_bytes_of_a_local_one(faulted, local):
 def test_every_rule_ran_as_a_job_of_slurm(faulted, cluster):
     jobs = cluster.jobs(faulted)
     rules = {job["Comment"].removeprefix("rule_").partition("_wildcards_")[0] for job in jobs}
-    trained = {faulted.rule(block) for block in faulted.grid.blocks()}
+    trained = {faulted.rule(block) for block in faulted.grid.jobs()}
     assert rules == {*CPU_RULES, "pretrain_bloom-16x1", *trained}
     assert cluster.queued(faulted) == []
     assert {job["JobId"] for job in jobs} <= set(cluster.ended())
@@ -109,7 +109,7 @@ def test_partition_and_gpu_arrive(faulted, cluster):
 
 
 def test_memory_and_time_are_the_estimates_and_a_cancelled_job_gets_twice_that(faulted, cluster):
-    block = faulted.grid.blocks()[CANCELLED]
+    block = faulted.grid.jobs()[CANCELLED]
     first, second = cluster.jobs(faulted, faulted.rule(block))
     assert (first["JobState"], second["JobState"]) == ("CANCELLED", "COMPLETED")
     for attempt, job in enumerate((first, second), start=1):
@@ -118,14 +118,14 @@ def test_memory_and_time_are_the_estimates_and_a_cancelled_job_gets_twice_that(f
 
 
 def test_a_hanging_job_times_out_and_gets_more_time(faulted, cluster):
-    block = faulted.grid.blocks()[TIMED_OUT]
+    block = faulted.grid.jobs()[TIMED_OUT]
     first, second = cluster.jobs(faulted, faulted.rule(block))
     assert (first["JobState"], second["JobState"]) == ("TIMEOUT", "COMPLETED")
     assert limit(second["TimeLimit"]) == 2 * runtime_minutes(faulted.grid, block)
 
 
 def test_a_job_without_enough_memory_gets_more(faulted, cluster):
-    first, second = cluster.jobs(faulted, faulted.rule(faulted.grid.blocks()[OUT_OF_MEMORY]))
+    first, second = cluster.jobs(faulted, faulted.rule(faulted.grid.jobs()[OUT_OF_MEMORY]))
     assert first["JobState"] != "COMPLETED"
     assert second["JobState"] == "COMPLETED"
     assert (megabytes(first["MinMemoryNode"]), megabytes(second["MinMemoryNode"])) == (200, 2000)
@@ -133,7 +133,7 @@ def test_a_job_without_enough_memory_gets_more(faulted, cluster):
 
 
 def test_what_a_job_had_trained_is_not_trained_again(faulted):
-    blocks = faulted.grid.blocks()
+    blocks = faulted.grid.jobs()
     for number in (CANCELLED, TIMED_OUT):
         before = faulted.before[number]
         assert 1 <= len(before) < len(blocks[number].cells)
@@ -142,7 +142,7 @@ def test_what_a_job_had_trained_is_not_trained_again(faulted):
 
 def test_a_failed_cell_does_not_cost_its_block(faulted, cluster):
     """Its siblings were trained by the first job; the second found nothing to train."""
-    block = faulted.grid.blocks()[FAILED_CELL]
+    block = faulted.grid.jobs()[FAILED_CELL]
     first, second = cluster.jobs(faulted, faulted.rule(block))
     assert (first["JobState"], second["JobState"]) == ("FAILED", "COMPLETED")
     log = (faulted.folder / "results" / "logs" / "train" / f"{block.name}.log").read_text()

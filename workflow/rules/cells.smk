@@ -1,6 +1,6 @@
-"""TrainingConfig and evaluation: blocks of cells of one model, each cell a declared output."""
+"""Training and evaluation: blocks of cells of one model, each cell a declared output."""
 
-from apet.study.resources import devices, memory_mb, minutes, program
+from apet.study.resources import devices, launch_command, memory_mb, runtime_minutes
 
 # snakemake … --config logger=tensorboard (or dvclive): curves in results/loggers, no part of any result.
 LOGGER = ["--logger", config["logger"]] if "logger" in config else []
@@ -11,35 +11,35 @@ rule cells:
         all_cells,
 
 
-for block in GRID.blocks():
+for job in GRID.jobs():
 
     rule:
         name:
-            f"train_{block.job}"
+            f"train_{job.job}"
         input:
             study=ancient(STUDY),
-            plm=ancient(GRID.plm_record(block.model)),
+            plm=ancient(GRID.plm_record(job.model)),
             tasks=ancient(
-                [f"{GRID.task_folder(task)}/task.json" for task in block.tasks]
+                [f"{GRID.task_folder(task)}/task.json" for task in job.tasks]
             ),
         output:
-            # CellCheckpoint before and after a failure: the worker trains only what is not complete.
-            [update(metrics) for metrics in metrics_of(block.cells)],
+            # Kept before and after a failure: the worker trains only what is not complete.
+            [update(metrics) for metrics in metrics_of(job.cells)],
         log:
-            f"results/logs/train/{block.name}.log",
-        priority: GRID.size(block.model)
+            f"results/logs/train/{job.name}.log",
+        priority: GRID.size(job.model)
         conda:
             "../../envs/apet.yaml"
-        threads: devices(GRID, block)
+        threads: devices(GRID, job)
         resources:
-            **gpus(devices(GRID, block)),
-            mem_mb=more_each_attempt(memory_mb(GRID, block)),
-            runtime=more_each_attempt(minutes(GRID, block)),
+            **gpus(devices(GRID, job)),
+            mem_mb=more_each_attempt(memory_mb(GRID, job)),
+            runtime=more_each_attempt(runtime_minutes(GRID, job)),
         params:
-            program=program(devices(GRID, block)),
+            program=launch_command(devices(GRID, job)),
             plm=subpath(input.plm, parent=True),
-            tasks=[GRID.task_folder(task) for task in block.tasks],
-            cells=[cell.path for cell in block.cells],
+            tasks=[GRID.task_folder(task) for task in job.tasks],
+            cells=[cell.path for cell in job.cells],
             device=lambda wildcards, resources: device_of(resources),
             logger=LOGGER,
         shell:

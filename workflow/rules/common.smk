@@ -4,7 +4,7 @@ import os
 import subprocess
 from pathlib import Path
 
-from apet.study.workdir import check_writable, claim, date_results, settle_times
+from apet.study.workdir import acquire_lock, check_writable, date_results, settle_times
 from apet.config.study_config import load_study
 from apet.errors import ApetError
 from apet.study.grid import Grid
@@ -51,7 +51,7 @@ def start():
     """
     try:
         check_writable(Path("data"), Path("models"), Path("results"))
-        claim(Path("results"))
+        acquire_lock(Path("results"))
     except ApetError as error:
         raise WorkflowError(str(error))
 

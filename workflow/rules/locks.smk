@@ -12,7 +12,7 @@ PATIENCE = 100
 
 def patient(method):
     """The method, tried again where what it reads or writes to has been removed under its hands. Without this, a run
-    that begins while another ends stops with a traceback; which of two runs may go on is said by `claim`.
+    that begins while another ends stops with a traceback; which of two runs may go on is said by `acquire_lock`.
     """
 
     @wraps(method)

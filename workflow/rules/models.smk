@@ -31,7 +31,7 @@ rule tokenizer:
         "apet tokenizer --params {params.params:q} --corpus {params.corpus:q} --out {params.folder:q} > {log:q} 2>&1"
 
 
-for model in GRID.rungs:
+for model in GRID.pretrained_models:
 
     rule:
         name:
@@ -93,7 +93,7 @@ for model in GRID.shipped:
             "apet snapshot --params {params.params:q} --model {params.model:q} --out {params.folder:q} > {log:q} 2>&1"
 
 
-for model, snapshot in GRID.snapshots.items():
+for model, snapshot in GRID.downloaded_models.items():
 
     rule:
         name:
