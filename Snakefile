@@ -28,4 +28,4 @@ onstart:
 
 
 onerror:
-    shell(f"apet status --failed --study {STUDY} --results results")
+    shell(f"apet status --failed --resolved {STUDY} --results-dir results")

@@ -89,9 +89,9 @@ def main() -> int:
         print(f"{'':12}{'wall s':>8}{'CPU s':>8}{'MB':>8}", flush=True)
         total, most = 0.0, 0.0
         for command in (
-            ("aggregate", "--study", "study.json", "--results", "results", "--out", "results"),
-            ("findings", *tidy, "--out", "results"),
-            ("figures", *tidy, "--out", "results/figures"),
+            ("aggregate", "--resolved", "study.json", "--results-dir", "results", "--out-dir", "results"),
+            ("findings", *tidy, "--out-dir", "results"),
+            ("figures", *tidy, "--out-dir", "results/figures"),
         ):
             wall, cpu, memory = measure(folder, *command)
             total, most = total + wall, max(most, memory)

@@ -44,8 +44,8 @@ TRAIN = """#!/bin/sh
 shift
 while [ $# -gt 0 ]; do
   case "$1" in
-    --results) root="$2"; shift 2;;
-    --data) shift; while [ "${{1#data/}}" != "$1" ]; do shift; done;;
+    --results-dir) root="$2"; shift 2;;
+    --data-dir) shift; while [ "${{1#data/}}" != "$1" ]; do shift; done;;
     --*) shift 2;;
     *) cells="$cells $1"; shift;;
   esac

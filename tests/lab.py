@@ -48,9 +48,9 @@ class Lab:
         study["max_samples"] = {"train": 64, "validation": 24, "test": 40}
         (folder / "params.yaml").write_text(yaml.safe_dump(study, sort_keys=False))
         for command in (
-            ["check", "--out", "study.json"],
-            ["prepare", "--task", "words"],
-            ["snapshot", "--model", "plm"],
+            ["resolve", "--out-file", "study.json"],
+            ["prepare-task", "--task", "words"],
+            ["download-model", "--model", "plm"],
         ):
             done = self.apet(*command)
             assert done.returncode == 0, done.stderr
@@ -108,8 +108,8 @@ class Lab:
         return {p.name: p.stat().st_mtime_ns for p in folder.glob("*.safetensors")} if folder.is_dir() else {}
 
     def _train(self, results: str, cells: tuple[Cell, ...], options: tuple[str, ...]) -> list[str]:
-        paths = ["--plm", cells[0].plm_folder, "--data", cells[0].data_folder, "--results", results]
-        return ["train", "--study", "study.json", *paths, *options, *(cell.path for cell in cells)]
+        paths = ["--model-dir", cells[0].plm_folder, "--data-dir", cells[0].data_folder, "--results-dir", results]
+        return ["train", "--resolved", "study.json", *paths, *options, *(cell.path for cell in cells)]
 
     def _command(self, *arguments: str) -> list[str]:
         return [sys.executable, "-m", "apet.cli.app", *arguments]

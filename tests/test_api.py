@@ -194,7 +194,7 @@ FORMS = ("delta", "merged", "peft")
 def test_the_command_line_exports_what_the_api_does(tmp_path):
     """In a process of its own, with another order of hashes, in the study's folder."""
     cell = finished(tmp_path / "study", "t5", placement="lora", budget="@own", draws=1)  # eight modules have an order
-    commands = [["export", cell.cell.path, "--to", form, "--out", str(tmp_path / form)] for form in FORMS]
+    commands = [["export", cell.cell.path, "--format", form, "--out-dir", str(tmp_path / form)] for form in FORMS]
     code = f"import sys; from apet.cli.app import main; sys.exit(sum(main(c) for c in {commands}))"
     options = {"cwd": cell.root, "capture_output": True, "text": True, "check": False}
     done = subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONHASHSEED": "7"}, **options)
@@ -212,11 +212,18 @@ def test_the_command_line_exports_what_the_api_does(tmp_path):
 
 def test_what_cannot_be_exported_is_one_line_and_exit_status_2(cells, tmp_path, capsys):
     cell = cells()
-    where = ["--results", str(cell.root / "results"), "--root", str(cell.root), "--out", str(tmp_path / "out")]
+    where = [
+        "--results-dir",
+        str(cell.root / "results"),
+        "--project-dir",
+        str(cell.root),
+        "--out-dir",
+        str(tmp_path / "out"),
+    ]
     for arguments, said in (
-        ([cell.cell.path, "--to", "peft"], "(peft) has no counterpart"),
-        ([cell.cell.path[:-1], "--to", "delta"], f"Did you mean '{cell.cell.path}'"),
-        ([cell.cell.path, "--to", "delta", "--replicate", "draw7.rerun0"], "Allowed: draw0.rerun0, draw1.rerun0"),
+        ([cell.cell.path, "--format", "peft"], "(peft) has no counterpart"),
+        ([cell.cell.path[:-1], "--format", "delta"], f"Did you mean '{cell.cell.path}'"),
+        ([cell.cell.path, "--format", "delta", "--replicate", "draw7.rerun0"], "Allowed: draw0.rerun0, draw1.rerun0"),
     ):
         assert main(["export", *arguments, *where]) == 2
         found = capsys.readouterr()

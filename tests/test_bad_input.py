@@ -257,7 +257,7 @@ MODELS = [
     ),
     (f"{{name: x, {HUB}, family: bloom, config: {{hidden_size: wide}}}}", "model x", "'hidden_size': 'wide'"),
     (f"{{name: x, {HUB}, family: bloom, config: {{hidden_size: 17, n_head: 2}}}}", "model x", "'hidden_size': 17"),
-    (f"{{name: x, {HUB}}}", "params.yaml: model 'x': its shapes are not known", "apet snapshot --model x"),
+    (f"{{name: x, {HUB}}}", "params.yaml: model 'x': its shapes are not known", "apet download-model --model x"),
     (f"{{name: X, {HUB}}}, {{name: x, {HUB}}}", "models: 'x' stands twice", "another `name`"),
     (f"{{name: a/b, {HUB}}}, {{name: a--b, {HUB}}}", "models: 'a--b' stands twice", "another `name`"),
 ]
@@ -397,7 +397,7 @@ def seconds_of_processes() -> float:
     return used.ru_utime + used.ru_stime
 
 
-CHECK = ("check", "--params", "params.yaml", "--out", "made/study.json")
+CHECK = ("resolve", "--params", "params.yaml", "--out-file", "made/study.json")
 
 
 @pytest.mark.parametrize("row", STUDY, ids=lambda row: f"{row[0]}={row[1]}"[:40])
@@ -475,18 +475,18 @@ def test_what_is_no_file(refused, kind):
         "device": lambda: path.symlink_to("/dev/zero"),
     }
     make.get(kind, lambda: None)()
-    refused((f"{path}: cannot be read",), "check", "--params", str(path), "--out", "study.json")
+    refused((f"{path}: cannot be read",), "resolve", "--params", str(path), "--out-file", "study.json")
 
 
 COMMANDS = [
-    ("check", "--out", "made/study.json"),
-    ("cost",),
-    ("prepare", "--task", "rotten_tomatoes", "--out", "made"),
-    ("tokenizer", "--corpus", "none", "--out", "made"),
-    ("pretrain", "--model", "bloom-16x1", "--corpus", "none", "--tokenizer", "none", "--out", "made"),
-    ("snapshot", "--model", "x", "--out", "made"),
+    ("resolve", "--out-file", "made/study.json"),
+    ("estimate",),
+    ("prepare-task", "--task", "rotten_tomatoes", "--out-dir", "made"),
+    ("train-tokenizer", "--corpus-dir", "none", "--out-dir", "made"),
+    ("pretrain", "--model", "bloom-16x1", "--corpus-dir", "none", "--tokenizer-dir", "none", "--out-dir", "made"),
+    ("download-model", "--model", "x", "--out-dir", "made"),
     ("status",),
-    ("prune", "--index", "made/cells.json"),
+    ("archive", "--digest-index", "made/cells.json"),
 ]
 
 
@@ -557,12 +557,12 @@ RESOLVED = [
 def test_a_file_that_is_no_resolved_study(refused, command, content, said):
     Path("study.json").write_bytes(content)
     options = {
-        "train": ("--plm", "p", "--data", "d", "--results", "r", "a/b/c"),
-        "verify": ("--results", "r", "a/b/c"),
+        "train": ("--model-dir", "p", "--data-dir", "d", "--results-dir", "r", "a/b/c"),
+        "verify": ("--results-dir", "r", "a/b/c"),
         "status": (),
-        "aggregate": ("--results", "r", "--out", "o"),
+        "aggregate": ("--results-dir", "r", "--out-dir", "o"),
     }
-    refused(("study.json: ", said), command, "--study", "study.json", *options[command])
+    refused(("study.json: ", said), command, "--resolved", "study.json", *options[command])
 
 
 CONFIGS = [
@@ -671,6 +671,6 @@ def test_a_study_runs_in_any_folder_with_anyones_names(tmp_path):
     cells = [path.parent.parent for path in (checkout.folder / "results/cells").rglob("metrics.json")]
     assert [cell.relative_to(checkout.folder).as_posix() for cell in cells] == 2 * ["results/cells/me--My.plm/mine"]
     (study,) = (checkout.folder / "results/studies").iterdir()
-    checkout.run("apet", "aggregate", "--study", str(study), "--results", "results", "--out", "results")
+    checkout.run("apet", "aggregate", "--resolved", str(study), "--results-dir", "results", "--out-dir", "results")
     assert "me/My.plm" in (checkout.folder / "results/tidy.csv").read_text()
     assert not list(tmp_path.rglob("pwned"))

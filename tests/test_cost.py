@@ -158,16 +158,16 @@ def test_the_papers_study_is_counted_without_any_plm_and_the_readme_says_so(tmp_
 def test_the_table_says_what_it_assumes(tmp_path, monkeypatch, capsys):
     estimate(tmp_path)
     monkeypatch.chdir(tmp_path)
-    assert main(["cost", "--json"]) == 0
+    assert main(["estimate", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["total"]["cells"] == 4
-    assert main(["cost", "--core", "1e9"]) == 0
+    assert main(["estimate", "--cpu-flops", "1e9"]) == 0
     said = capsys.readouterr().out
     assert "4 cells (0 done), 6 replicates, 5 trainings" in said
     assert "1e+09 on a CPU core" in said
     assert any(line.startswith("bloom-16x1 ") for line in said.splitlines())
     with pytest.raises(SystemExit):
-        main(["cost", "--gpu", "-1"])
-    assert main(["cost", "--params", "absent.yaml"]) == 2
+        main(["estimate", "--gpu-flops", "-1"])
+    assert main(["estimate", "--params", "absent.yaml"]) == 2
 
 
 TASK = {
@@ -204,9 +204,9 @@ def test_cells_take_about_what_was_said(tmp_path, monkeypatch):
     params = words_study(tmp_path)
     grid = Grid(load_study(params), params)
     plm, data = grid.plm_folder("plm"), grid.task_folder("words")
-    assert main(["snapshot", "--model", "plm"]) == main(["prepare", "--task", "words"]) == 0
-    assert main(["check", "--out", "study.json"]) == 0
-    train = ["train", "--study", "study.json", "--plm", plm, "--data", data, "--results", "results"]
+    assert main(["download-model", "--model", "plm"]) == main(["prepare-task", "--task", "words"]) == 0
+    assert main(["resolve", "--out-file", "study.json"]) == 0
+    train = ["train", "--resolved", "study.json", "--model-dir", plm, "--data-dir", data, "--results-dir", "results"]
     first, second = ([cell.path for cell in grid.cells[n::2]] for n in (0, 1))
     before = CostEstimate(grid, Speed())
     assert main([*train, *first]) == 0

@@ -148,7 +148,9 @@ def test_without_network_one_error_says_what_to_do(monkeypatch, tmp_path):
 
     monkeypatch.setattr(datasets, "load_dataset", offline)
     task = load_task("rte")
-    with pytest.raises(DataError, match=r"nyu-mll/glue/rte/train: .*no route.*apet prepare --task rte.*sources: \{rte"):
+    with pytest.raises(
+        DataError, match=r"nyu-mll/glue/rte/train: .*no route.*apet prepare-task --task rte.*sources: \{rte"
+    ):
         prepare_task(task, tmp_path, tmp_path / "out", {}, 0, choose_source(task))
     assert not (tmp_path / "out").exists()
 

@@ -14,7 +14,7 @@ from xml.etree import ElementTree
 import pytest
 
 import apet
-from apet.cli.app import EXAMPLES, EXITS
+from apet.cli.app import COMMANDS, EXITS
 from apet.placement import STRUCTURES
 from toy import ROOT
 
@@ -74,7 +74,7 @@ def test_it_documents_every_package_and_every_command(site):
         text = (site / "_generated" / f"apet.{name}.html").read_text()
         assert f'id="module-apet.{name}"' in text
     commands = (site / "commands.html").read_text()
-    assert all(f'id="apet-{name}"' in commands for name in EXAMPLES)
+    assert all(f'id="apet-{name}"' in commands for name in COMMANDS)
     assert "the library's model is hooked" in (site / "_generated" / "apet.tuning.html").read_text().lower().replace(
         "’", "'"
     )

@@ -122,7 +122,7 @@ def test_records_and_predictions_without_checkpoints(finished, tmp_path):
     kept = {name: content for name, content in finished.cells().items() if not name.endswith(".safetensors")}
     assert clone.cells() == kept
     assert not weights(clone)
-    for command in ("apet check", "apet aggregate", "apet findings", "apet figures"):
+    for command in ("apet resolve", "apet aggregate", "apet findings", "apet figures"):
         clone.run("bash", "-c", shown(command))
     assert results(clone) == results(finished)
 

@@ -61,20 +61,20 @@ def test_verify_says_equal_and_which_machine_made_what_differs(lab):
     run["processor"], run["dtype"], run["versions"]["torch"] = "another", "bfloat16", "1.0"
     run["instruction_sets"]["onednn"] = "AVX"
     path.write_text(json.dumps(run))
-    done = lab.apet("verify", "--study", "study.json", "--results", "elsewhere", one)
+    done = lab.apet("verify", "--resolved", "study.json", "--results-dir", "elsewhere", one)
     assert done.returncode == 0, done.stderr
     assert f"equal      {one}" in done.stdout
     said = done.stdout.partition("trained on another class of machine: ")[2]
     assert "onednn: AVX there, " in said
     assert "dtype: bfloat16 there, float32 here" in said
     assert "torch: 1.0 there, " in said and "numpy" not in said and "processor" not in said
-    again = lab.apet("verify", "--study", "study.json", "--results", "block", one)
+    again = lab.apet("verify", "--resolved", "study.json", "--results-dir", "block", one)
     assert "another class" not in again.stdout
 
 
 def test_inputs_that_are_not_there_are_no_difference(lab):
     one = lab.cells["lora"].path
-    done = lab.apet("verify", "--study", "study.json", "--results", "block", "--root", "nowhere", one)
+    done = lab.apet("verify", "--resolved", "study.json", "--results-dir", "block", "--project-dir", "nowhere", one)
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.splitlines()[-1].startswith("apet: nowhere/models/plm")
 

@@ -35,19 +35,18 @@ mounts = pytest.mark.mounts
 
 WRITING = """
 import sys, time
-from pathlib import Path
-from apet.cli.app import app
-from apet.cli.app import commands
-from apet.core.hashing import whole_file, whole_folder
+from apet.cli import app
+from apet.core.hashing import atomic_dir, atomic_write
+from apet.study import resolve
 
-def check(args):
-    with whole_folder(args.out) as folder, whole_file(folder / "file") as file:
+def resolve_study(params, out):
+    with atomic_dir(out) as folder, atomic_write(folder / "file") as file:
         file.write_text("half")
         print("writing", flush=True)
         time.sleep(60)
 
-commands.check = check
-sys.exit(app.main(["check", "--out", "results/made"]))
+resolve.resolve_study = resolve_study
+sys.exit(app.main(["resolve", "--out-file", "results/made"]))
 """
 """A command of apet's that is amid its writing for a minute."""
 
@@ -103,7 +102,7 @@ def test_a_signal_amid_writing_leaves_nothing_and_says_what_to_do(tmp_path, sign
     assert hit(process, sign)
     said = process.communicate()[1]
     assert process.returncode == 75
-    assert said == f"apet: {sign.name}: what was finished is kept; the same command goes on from here.\n"
+    assert said == f"apet: {sign.name}: stopped. Run the same command again to resume.\n"
     assert list((tmp_path / "results").iterdir()) == []
 
 
@@ -237,7 +236,7 @@ def test_read_only_results(at_once):
     said = "results{}: cannot be used: the file system is read-only. Make it writable, and say the same command again"
     with read_only(checkout.folder / "results"):
         assert "Nothing to be done" in checkout.snakemake("cells")
-        done = checkout.run("apet", "prune", "--index", "results/cells.json", check=False)
+        done = checkout.run("apet", "archive", "--digest-index", "results/cells.json", check=False)
         output = checkout.snakemake("results", check=False)
     assert done.returncode == 2
     assert done.stderr.startswith(f"apet: {said.format('/cells.json')}") and len(done.stderr.splitlines()) == 1
@@ -332,7 +331,7 @@ def in_the_way(folder: Path) -> None:
 def test_what_stands_in_the_way_is_named(tmp_path, target, message):
     in_the_way(tmp_path)
     done = subprocess.run(
-        [sys.executable, "-m", "apet.cli.app", "check", "--params", write_study(tmp_path), "--out", tmp_path / target],
+        [sys.executable, "-m", "apet.cli.app", "resolve", "--params", write_study(tmp_path), "--out-file", tmp_path / target],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 2 and message in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr

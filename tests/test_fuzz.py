@@ -48,7 +48,7 @@ from apet.study.cell_record import write_record
 from apet.study.grid import Grid
 from apet.study.resolve import read_cells, resolve_study
 from apet.training.checkpoint import CellCheckpoint
-from apet.training.runtime import SignalHandler
+from apet.core.signals import SignalHandler
 from tiny import tiny_plm
 from toy import PARAMS
 from toy_wheels import tab
@@ -186,7 +186,7 @@ def test_bytes_for_a_study_are_a_grid_or_an_error(content):
 
 @pytest.fixture(scope="module")
 def resolved(tmp_path_factory) -> tuple[Grid, dict]:
-    """A study, and the record that `apet check` writes of it."""
+    """A study, and the record that `apet resolve` writes of it."""
     folder = tmp_path_factory.mktemp("study")
     (folder / "params.yaml").write_text(yaml.safe_dump(PARAMS))
     resolve_study(folder / "params.yaml", folder / "study.json")

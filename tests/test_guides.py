@@ -20,7 +20,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from apet.cli.app import EXAMPLES, main, parser
+from apet.cli.app import COMMANDS, main, parser
 from apet.config.study_config import load_study
 from apet.data.prepare import read_task
 from apet.figures import FIGURES
@@ -42,7 +42,8 @@ SMALL = {
     ],
 }
 """The quick study, made small."""
-ELSEWHERE = ("corpus", "fetch", "ladder", "snapshot")
+EXAMPLES = {name: entry.examples for name, entry in COMMANDS.items()}
+ELSEWHERE = ("build-corpus", "download-wheels", "ladder", "download-model")
 """Commands whose examples take long or ask the network: other tests run them on other arguments."""
 
 
@@ -131,11 +132,13 @@ def study(tmp_path_factory: pytest.TempPathFactory, wheels_folder: Path) -> Path
         Path(grid.corpus).parent.mkdir()
         write_corpus(Path(grid.corpus), 80, 20)
         plm = grid.plm_folder("bloom-32x2")
-        steps = [*EXAMPLES["check"], EXAMPLES["prepare"][0]]
-        steps += [f"apet tokenizer --corpus {grid.corpus} --out {grid.tokenizer}"]
-        steps += [f"apet pretrain --model bloom-32x2 --corpus {grid.corpus} --tokenizer {grid.tokenizer} --out {plm}"]
-        inputs = f"--study results/study.json --plm {plm} --data {grid.task_folder('bbc_topics')}"
-        steps += [f"apet train {inputs} --results results '*'"]
+        steps = [*EXAMPLES["resolve"], EXAMPLES["prepare-task"][0]]
+        steps += [f"apet train-tokenizer --corpus-dir {grid.corpus} --out-dir {grid.tokenizer}"]
+        steps += [
+            f"apet pretrain --model bloom-32x2 --corpus-dir {grid.corpus} --tokenizer-dir {grid.tokenizer} --out-dir {plm}"
+        ]
+        inputs = f"--resolved results/study.json --model-dir {plm} --data-dir {grid.task_folder('bbc_topics')}"
+        steps += [f"apet train {inputs} --results-dir results '*'"]
         for name in ("aggregate", "findings", "figures", "report"):
             steps += EXAMPLES[name]
         for step in steps:
@@ -171,18 +174,17 @@ def test_every_command_has_examples_that_parse():
         for line in (line for line in examples if line.startswith("apet ")):
             words = line.partition(" > ")[0].replace("'", "").split()
             assert words[1] == name
-            assert parser().parse_args(words[1:]).run.__name__ == name
-    (commands,) = (action.choices for action in parser()._actions if isinstance(action.choices, dict))
-    assert set(EXAMPLES) == set(commands) and all(EXAMPLES.values())
+            assert parser().parse_args(words[1:]).command == name
+    assert all(EXAMPLES.values())
 
 
 def test_the_examples_in_the_order_of_the_help_work(reader, capsys):
-    write_corpus(Path("my-corpus"), 60, 20)  # as `apet corpus`, which takes a minute of real text, would
+    write_corpus(Path("my-corpus"), 60, 20)  # as `apet build-corpus`, which takes a minute of real text, would
     for name in (name for name in EXAMPLES if name not in (*ELSEWHERE, "completion")):
         for line in EXAMPLES[name]:
             reader.type(line)
     said = capsys.readouterr().out
-    assert "all 1 cells came out byte for byte as before" in said and "6 cells: 6 done, 0 left" in said
+    assert "all 1 cells are byte-identical" in said and "6 cells: 6 done, 0 left" in said
     assert {path.name for path in Path("my-results").iterdir()} >= {"cells", "runs"}
     assert Path("my-adapter/adapter_config.json").is_file() and Path("my-delta/delta.json").is_file()
 

@@ -20,7 +20,7 @@ from apet.study.archive import restore
 from apet.study.cell_record import FORMAT, METRICS, is_complete, read_record, write_record
 from apet.study.grid import TRAINER_VERSION, Cell, Grid
 from apet.training.checkpoint import CellCheckpoint
-from apet.training.runtime import SignalHandler
+from apet.core.signals import SignalHandler
 from test_corrupt import Place, Ran
 
 FORMAT_1 = ("format", "cell", "plm", "task", "tunable", "head", "replicates", "files")
@@ -70,7 +70,7 @@ def test_a_cell_of_format_1_is_refused_and_left_as_it_is(place: Place, command: 
     as_format_1(folder)
     before = contents(folder)
     refused(place.run(*place.commands[command]), f"{folder}/{METRICS}", "of format 1, which an older version",
-            f"this one reads {FORMAT}", "`apet prune`")  # fmt: skip
+            f"this one reads {FORMAT}", "`apet archive`")  # fmt: skip
     assert contents(folder) == before
 
 
@@ -83,9 +83,9 @@ def test_cells_of_format_1_are_counted_put_aside_when_asked_and_trained_again_to
     assert (
         "1 done, 2 left, 1 unreadable" in said and "1 cells, such as plm/words/lora" in said and "of format 1" in said
     )
-    assert json.loads(place.run(*place.commands["cost"]).shown)["total"]["done"] == 1
+    assert json.loads(place.run(*place.commands["estimate"]).shown)["total"]["done"] == 1
 
-    pruned = place.run("prune", "--params", "study.yaml", "--index", "results/cells.json")
+    pruned = place.run("archive", "--params", "study.yaml", "--digest-index", "results/cells.json")
     refused(pruned, f"{folder}/{METRICS}: no such file", "`snakemake cells` trains")
     assert f"moved to .attic: {folder} (format 1; this version of apet reads {FORMAT})" in pruned.shown
     assert not folder.exists() and contents(Path(".attic/format-1") / folder) == old
@@ -94,7 +94,7 @@ def test_cells_of_format_1_are_counted_put_aside_when_asked_and_trained_again_to
 
     place.must(*place.commands["train again"])
     assert contents(folder) == whole and is_complete(folder, one.path)
-    place.must("prune", "--params", "study.yaml")
+    place.must("archive", "--params", "study.yaml")
     assert contents(Path(".attic/format-1") / folder) == old
 
 
@@ -114,14 +114,16 @@ def test_a_cell_of_an_older_trainer_is_not_loaded_nor_its_study_trained(place: P
     study = json.loads(place.study.read_text())
     study["shared"]["trainer_version"] = TRAINER_VERSION - 1
     write_json_record(place.study, study)
-    refused(place.run(*place.commands["train"]), str(place.study), "another version of apet", "`apet check`")
+    refused(place.run(*place.commands["train"]), str(place.study), "another version of apet", "`apet resolve`")
 
 
 @pytest.mark.parametrize("command", ["train", "verify", "status", "aggregate"])
 def test_a_study_without_a_digest_is_refused(place: Place, command: str) -> None:
     study = json.loads(place.study.read_text())
     write_json(place.study, {key: value for key, value in study.items() if key != "digest"})
-    refused(place.run(*place.commands[command]), str(place.study), "an older version of apet wrote it", "`apet check`")
+    refused(
+        place.run(*place.commands[command]), str(place.study), "an older version of apet wrote it", "`apet resolve`"
+    )
 
 
 def test_a_prepared_task_of_an_older_version_is_refused_and_made_again_with_the_same_rows(place: Place) -> None:
@@ -132,7 +134,7 @@ def test_a_prepared_task_of_an_older_version_is_refused_and_made_again_with_the_
     write_json(path, record | {"digest": files})
     refused(place.run(*place.commands["train"]), str(path), "an older version of apet wrote it", f"Delete {place.data}")
     shutil.rmtree(place.data)
-    place.must("prepare", "--params", "study.yaml", "--task", "words")
+    place.must("prepare-task", "--params", "study.yaml", "--task", "words")
     assert rows.items() <= contents(place.data).items()
     place.must(*place.commands["export"])
 
@@ -215,10 +217,10 @@ def test_a_state_of_pretraining_of_an_older_version_is_said_and_not_used(place: 
 
 
 def test_remembered_digests_of_an_older_version_are_made_again(place: Place) -> None:
-    whole = place.run(*place.commands["check"]).files
+    whole = place.run(*place.commands["resolve"]).files
     known = {str(path.resolve()): [[0, 0], "0" * 64] for path in Path("plm").iterdir()}
     write_json(Path(".apet/digests.json"), known)
-    assert place.run(*place.commands["check"]).files == whole
+    assert place.run(*place.commands["resolve"]).files == whole
     written = json.loads(Path(".apet/digests.json").read_text())
     assert written == with_checksum(written)
     assert written["files"][str(Path("plm/config.json").resolve())][1] == file_digest(Path("plm/config.json"))

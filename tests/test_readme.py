@@ -31,13 +31,13 @@ def test_a_task_of_ones_own_is_a_yaml_and_a_file(tmp_path, monkeypatch, capsys):
         "max_samples": {"train": 50, "validation": 10, "test": None},
     }
     Path("params.yaml").write_text(yaml.safe_dump(study))
-    assert main(["prepare", "--task", "my_task"]) == 0
+    assert main(["prepare-task", "--task", "my_task"]) == 0
     (folder,) = Path("data/tasks").iterdir()
     record = read_task(folder)
     assert record["rows"]["train"] == 50 and record["rows"]["validation"] == 10 and record["rows"]["test"] > 20
     assert set(record["overlap"].values()) == {0}
     assert set(read_split(folder, "test")["label"]) == {0, 1}
-    assert main(["check", "--out", "study.json"]) == 0
+    assert main(["resolve", "--out-file", "study.json"]) == 0
     assert "my_task" in Path("study.json").read_text()
 
 

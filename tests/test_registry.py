@@ -113,7 +113,7 @@ def test_a_folders_digest_is_of_its_bytes(tmp_path, monkeypatch):
 
 def test_shapes_of_an_unfetched_hub_plm_name_the_command(tmp_path):
     model = parse_model({"name": "mine", "source": HUB})
-    with pytest.raises(ApetError, match="apet snapshot --model mine"):
+    with pytest.raises(ApetError, match="apet download-model --model mine"):
         values_of(model, PretrainingConfig(), tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
     assert values_of(model, PretrainingConfig(), tmp_path) == {"model_type": "bert"}

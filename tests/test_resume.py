@@ -20,12 +20,12 @@ from apet.training.callbacks import JobCallbacks
 from apet.training.cell import train_cell
 from apet.training.checkpoint import SHARE, CellCheckpoint
 from apet.training.loop import TrainerCallback, TrainingState, train
-from apet.training.runtime import SignalHandler
+from apet.core.signals import SignalHandler
 from apet.tuning import TunedPLM
 from lab import Lab, hit
 from test_training import BENCH, RECIPE, cell, contents, start
 
-OFTEN = ("--keep-every", "0.02")
+OFTEN = ("--checkpoint-interval", "0.02")
 SEED, HITS = 7, 4
 MACHINE = {"machine": "here"}
 SPEC = cell(draws=2, reruns=1, training=replace(RECIPE, max_steps=12, lr_multipliers=(0.3, 1.0)))

@@ -191,11 +191,11 @@ def test_a_pair_that_cannot_be_done_is_refused_and_may_be_left_out(checkout: Che
     monkeypatch.chdir(checkout.folder)
     pairs = {"models": ["bloom-16x1", "bert-16x1"], "tasks": ["rotten_tomatoes", "bbc_titles"]}
     checkout.write({**copy.deepcopy(PARAMS), **pairs})
-    assert main(["check", "--out", "study.json"]) == 2
+    assert main(["resolve", "--out-file", "study.json"]) == 2
     said = capsys.readouterr().err
     assert "bert-16x1" in said and "name it under `exclude`" in said
     checkout.write({**copy.deepcopy(PARAMS), **pairs, "exclude": [{"models": ["bert-16x1"], "tasks": ["bbc_titles"]}]})
-    assert main(["check", "--out", "study.json"]) == 0
+    assert main(["resolve", "--out-file", "study.json"]) == 0
     assert len({(c.model, c.task) for c in read_cells(Path("study.json"))}) == 3
 
 
@@ -204,12 +204,12 @@ def test_the_index_names_every_cells_record_and_misses_none(checkout: Checkout, 
     grid = Grid(load_study(Path("params.yaml")), Path("params.yaml"))
     for cell in grid.cells:
         write_record(Path("results/cells") / cell.path, cell.path, {})
-    assert main(["prune", "--index", "results/cells.json"]) == 0
+    assert main(["archive", "--digest-index", "results/cells.json"]) == 0
     index = json.loads(Path("results/cells.json").read_text())
     assert set(index) == {cell.path for cell in grid.cells} and len(set(index.values())) == len(grid.cells)
     last = grid.cells[-1].path
     write_record(Path("results/cells") / last, last, {"cell": "other"})
-    assert main(["prune", "--index", "results/cells.json"]) == 0
+    assert main(["archive", "--digest-index", "results/cells.json"]) == 0
     assert json.loads(Path("results/cells.json").read_text())[last] != index[last]
     Path("results/cells", last, "metrics.json").unlink()
-    assert main(["prune", "--index", "results/cells.json"]) == 2
+    assert main(["archive", "--digest-index", "results/cells.json"]) == 2

@@ -38,7 +38,7 @@ from apet.models.registry import ModelSource
 from apet.study.paths import ResultPaths
 from apet.training.checkpoint import CellCheckpoint
 from apet.training.job import record_failure
-from apet.training.runtime import SignalHandler
+from apet.core.signals import SignalHandler
 from saved import save_plm
 from test_fuzz import gguf
 from tiny import tiny_plm

@@ -126,9 +126,9 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
         grid = Grid(load_study(Path("params.yaml")), Path("params.yaml"))
         made.cells_of_study, made.study = grid.cells, f"results/studies/{grid.id[:12]}.json"
         for command in (
-            ["check", "--out", made.study],
-            ["prepare", "--task", "words"],
-            ["snapshot", "--model", "rung"],
+            ["resolve", "--out-file", made.study],
+            ["prepare-task", "--task", "words"],
+            ["download-model", "--model", "rung"],
         ):
             assert main(command) == 0
     return made
@@ -137,8 +137,8 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
 def train(checkout: Checkout, results: str) -> list[str]:
     """`apet train` of all cells, without the program's name."""
     first, *_ = checkout.cells_of_study
-    inputs = ["--plm", first.plm_folder, "--data", first.data_folder, "--results", results]
-    return ["train", "--study", checkout.study, *inputs, *(cell.path for cell in checkout.cells_of_study)]
+    inputs = ["--model-dir", first.plm_folder, "--data-dir", first.data_folder, "--results-dir", results]
+    return ["train", "--resolved", checkout.study, *inputs, *(cell.path for cell in checkout.cells_of_study)]
 
 
 def test_the_rule_trains_a_rung_on_two_devices(checkout):

@@ -41,7 +41,7 @@ def results(cell: Finished) -> ResultPaths:
 
 
 def test_a_cell_is_named_by_its_path_or_folder(cell, capsys, monkeypatch):
-    assert main(["show", cell.cell.path, "--results", str(cell.root / "results")]) == 0
+    assert main(["show", cell.cell.path, "--results-dir", str(cell.root / "results")]) == 0
     said = capsys.readouterr().out
     monkeypatch.chdir(cell.root)
     assert main(["show", f"results/cells/{cell.cell.path}"]) == 0
@@ -120,7 +120,7 @@ def test_a_task_whose_answers_are_written_has_no_majority(tmp_path):
 
 
 def test_what_is_no_cell_is_one_message(cell, tmp_path, capsys):
-    where = ["--results", str(cell.root / "results")]
+    where = ["--results-dir", str(cell.root / "results")]
     for name, said in ((cell.cell.path[:-1], f"Did you mean '{cell.cell.path}'"), ("x", "unknown cell 'x'")):
         assert main(["show", name, *where]) == 2
         found = capsys.readouterr()
@@ -134,7 +134,7 @@ def test_what_is_no_cell_is_one_message(cell, tmp_path, capsys):
 def test_a_damaged_record_is_one_message(tmp_path, file, content, capsys):
     made = finished(tmp_path, draws=1)
     (made.folder / file).write_text(content)
-    assert main(["show", made.cell.path, "--results", str(tmp_path / "results")]) == 2
+    assert main(["show", made.cell.path, "--results-dir", str(tmp_path / "results")]) == 2
     found = capsys.readouterr()
     assert file in found.err and "Traceback" not in found.err and not found.out
 
@@ -181,5 +181,5 @@ def test_the_page_of_exports_names_commands_that_are_there(capsys):
     lines = [line.split()[2:] for line in page.splitlines() if line.startswith("$ apet ")]
     assert len(lines) == 3
     for line in lines:
-        assert main([*line, "--results", "/nowhere"]) == 2
+        assert main([*line, "--results-dir", "/nowhere"]) == 2
         assert "no cell is finished below" in capsys.readouterr().err

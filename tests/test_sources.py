@@ -92,7 +92,7 @@ def test_the_hubs_cache_gives_the_commit(plm, tmp_path, monkeypatch):
 def test_offline_the_error_names_the_command(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(ModelError, match="apet snapshot --model mine"):
+    with pytest.raises(ModelError, match="apet download-model --model mine"):
         fetched({"repo_id": "someone/plm", "revision": "main"}, tmp_path / "out")
     assert not (tmp_path / "out").exists() and not list(tmp_path.glob(".out*"))
 
@@ -257,8 +257,8 @@ def test_the_command_writes_the_studys_folder(plm, tmp_path, monkeypatch, capsys
     monkeypatch.chdir(tmp_path)
     params = PARAMS | {"models": [str(plm)], "tasks": ["bbc_topics"]}
     Path("params.yaml").write_text(json.dumps(params))
-    assert main(["snapshot", "--model", "source"]) == 0
+    assert main(["download-model", "--model", "source"]) == 0
     folder = Path(capsys.readouterr().out.strip())
     assert folder.parent == Path("models") and same_weights(plm, folder)
-    assert main(["snapshot", "--model", "sauce"]) == 2
+    assert main(["download-model", "--model", "sauce"]) == 2
     assert "Did you mean 'source'" in capsys.readouterr().err

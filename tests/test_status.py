@@ -145,7 +145,7 @@ def test_ten_thousand_cells_take_about_a_second(tmp_path):
         (found.cells / path(number) / "metrics.json").write_text(record)
         (found.runs / path(number)).parent.mkdir(parents=True, exist_ok=True)
         (found.runs / f"{path(number)}.json").write_text(run)
-    command = [sys.executable, "-X", "importtime", "-m", "apet.cli.app", "status", "--study", "study.json"]
+    command = [sys.executable, "-X", "importtime", "-m", "apet.cli.app", "status", "--resolved", "study.json"]
     usage = os.times()
     said = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     took = sum(os.times()[2:4]) - sum(usage[2:4])
@@ -174,13 +174,13 @@ def test_cells_of_hours_have_a_rate_and_a_folder_that_is_named_must_be_there(tmp
         done(found, number, seconds=7200.0, ago=7200.0 * number)
     assert any("0.5 cells/h on 1.0 processes" in line for line in lines(found, 3))
     write_json_record(tmp_path / "study.json", {"cells": {path(0): {}}})
-    command = ["status", "--study", str(tmp_path / "study.json"), "--results"]
+    command = ["status", "--resolved", str(tmp_path / "study.json"), "--results-dir"]
     assert main([*command, str(found.root)]) == 0 and "1 done" in capsys.readouterr().out
     assert main([*command, str(tmp_path / "nosuch")]) == 2
     said = capsys.readouterr()
     assert (
         said.out == ""
-        and said.err == f"apet: --results {tmp_path}/nosuch: no such folder. It is the root of what cells leave.\n"
+        and said.err == f"apet: --results-dir {tmp_path}/nosuch: no such folder. It is the root of what cells leave.\n"
     )
 
 

@@ -78,7 +78,7 @@ def test_a_missing_cell_stops_it_before_anything_is_written(results: ResultPaths
         shutil.rmtree(results.cells / cell)
     with pytest.raises(DataError) as error:
         gathered(results)
-    for words in (FIRST, "not trained", "2 of 6 cells are missing", "apet status", "--partial"):
+    for words in (FIRST, "not trained", "2 of 6 cells are missing", "apet status", "--allow-missing"):
         assert words in str(error.value)
     assert not list(results.root.glob("*.*"))
 
@@ -219,7 +219,7 @@ def test_the_results_of_a_run_with_failures(lab: Lab, tmp_path: Path) -> None:
     assert not (root / "metrics.json").exists()
     before = checkout.trained()
 
-    checkout.snakemake("--config", "partial=true")
+    checkout.snakemake("--config", "allow_missing=true")
     assert checkout.trained() == before
     (listed,) = csv(root / "missing.csv").to_dict("records")
     assert listed["cell"] == bad and listed["reason"].startswith("PlaceError")

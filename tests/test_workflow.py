@@ -214,15 +214,15 @@ def test_a_wheel_with_another_hash_is_refused(tmp_path, wheels_folder):
 
 
 def test_verify_retrains_and_compares_bytes(copied):
-    assert "all 3 cells came out byte for byte as before" in copied.snakemake("verify", "--config", "sample=3")
+    assert "all 3 cells are byte-identical" in copied.snakemake("verify", "--config", "num_cells=3")
     victim = sorted(copied.trained())[2]
     path = copied.folder / "results" / "cells" / victim / "metrics.json"
     record = json.loads(path.read_text())
     record["replicates"][0]["test"]["score"] += 0.01
     write_record(path.parent, victim, record)
-    said = copied.snakemake("verify", "--config", "sample=100", check=False)
+    said = copied.snakemake("verify", "--config", "num_cells=100", check=False)
     assert f"DIFFERENT  {victim}  metrics.json" in said
-    assert "1 of 8 cells did not come out as before" in said
+    assert "1 of 8 cells differ from the recorded ones" in said
     assert said.count("\nequal ") >= 7
 
 

@@ -104,7 +104,7 @@ def prepare_task(
     seed: int = 1,
     wheels: str | Path = "data/wheels",
 ) -> Path:
-    """Prepare a task's splits in a folder, as `apet prepare` does. Returns the folder.
+    """Prepare a task's splits in a folder, as `apet prepare-task` does. Returns the folder.
 
     task: a name, a YAML file, or what such a file says. rows: a task's rows where no source has them, each a mapping
     with the task's columns, together (splits are made by a hash of the text) or by split (train, validation, test).

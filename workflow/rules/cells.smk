@@ -43,12 +43,12 @@ for job in GRID.jobs():
             device=lambda wildcards, resources: device_of(resources),
             logger=LOGGER,
         shell:
-            "{params.program} train --study {input.study:q} --plm {params.plm:q} --data {params.tasks:q}"
-            " --results results --device {params.device:q} {params.logger:q} {params.cells:q} > {log:q} 2>&1"
+            "{params.program} train --resolved {input.study:q} --model-dir {params.plm:q} --data-dir {params.tasks:q}"
+            " --results-dir results --device {params.device:q} {params.logger:q} {params.cells:q} > {log:q} 2>&1"
 
 
 rule verify:
-    # Without outputs it runs whenever it is asked for: snakemake … verify --config sample=10
+    # Without outputs it runs whenever it is asked for: snakemake … verify --config num_cells=10
     input:
         study=ancient(STUDY),
         cells=all_cells,
@@ -57,8 +57,8 @@ rule verify:
     conda:
         "../../envs/apet.yaml"
     params:
-        sample=config.get("sample", 5),
+        num_cells=config.get("num_cells", 5),
         seed=config.get("seed", 1),
     shell:
-        "apet verify --study {input.study:q} --results results --sample {params.sample:q}"
+        "apet verify --resolved {input.study:q} --results-dir results --num-cells {params.num_cells:q}"
         " --seed {params.seed:q} 2>&1 | tee {log:q}"

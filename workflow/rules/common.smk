@@ -29,7 +29,7 @@ STUDY = f"results/studies/{GRID.id[:12]}.json"
 
 if not Path(STUDY).exists():
     checked = subprocess.run(
-        ["apet", "check", "--params", PARAMS, "--out", STUDY],
+        ["apet", "resolve", "--params", PARAMS, "--out-file", STUDY],
         capture_output=True,
         text=True,
     )
@@ -78,12 +78,12 @@ def metrics_of(cells):
 
 METRICS = metrics_of(GRID.cells)
 
-# snakemake … --config partial=true: the results of those cells that are there, and which ones are not.
-PARTIAL = config.get("partial", False)
+# snakemake … --config allow_missing=true: results of the finished cells; missing.csv lists the others.
+ALLOW_MISSING = config.get("allow_missing", False)
 
 
 def all_cells(wildcards):
     """As an input. A function, so that thousands of names become files only for those jobs that are wanted. None where
-    results may be partial, for a job that failed would be tried again.
+    cells may be missing, for a job that failed would be tried again.
     """
-    return [] if PARTIAL else ancient(METRICS)
+    return [] if ALLOW_MISSING else ancient(METRICS)

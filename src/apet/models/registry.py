@@ -139,7 +139,7 @@ def values_of(model: Model, recipe: PretrainingConfig, fetched: Path) -> dict[st
         return read_config(fetched)
     raise ModelError(
         f"model {model.name!r}: its shapes are not known before it is fetched. Say "
-        f"`apet snapshot --model {model.name}` first, or give its `family` and `config` in the study."
+        f"`apet download-model --model {model.name}` first, or give its `family` and `config` in the study."
     )
 
 

@@ -95,7 +95,7 @@ def other_format(found: object) -> str:
     if found > FORMAT:
         writer, remedy = "a newer", "Install that version, or put the cell aside to train it again."
     else:
-        writer, remedy = "an older", "`apet prune` puts such cells into .attic; then they are trained again."
+        writer, remedy = "an older", "`apet archive` puts such cells into .attic; then they are trained again."
     return f"of format {found}, which {writer} version of apet wrote; this one reads {FORMAT}. {remedy}"
 
 

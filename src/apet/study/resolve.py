@@ -122,10 +122,10 @@ RESOLVED = re.compile(r"[0-9a-f]{12}")
 
 
 def read_resolved(path: Path) -> dict[str, Any]:
-    """The resolved study that `apet check` wrote. ParamsError for another file, or an older version's; CorruptError for
+    """The resolved study that `apet resolve` wrote. ParamsError for another file, or an older version's; CorruptError for
     one that is damaged or, by its name, another study's.
     """
-    remedy = "Delete it and make it again with `apet check`; Snakemake does so by itself."
+    remedy = "Delete it and make it again with `apet resolve`; Snakemake does so by itself."
     try:
         record = read_json_record(path, remedy)
         if not isinstance(record.get("cells"), dict):
@@ -149,7 +149,7 @@ def read_cells(path: Path, cells: Sequence[str] | None = None) -> list[Cell]:
     if trainer != TRAINER_VERSION:
         raise ConfigError(
             f"{path}: resolved by another version of apet, of trainer {trainer}; this one has trainer "
-            f"{TRAINER_VERSION}, whose cells have other names. Make it again with `apet check`."
+            f"{TRAINER_VERSION}, whose cells have other names. Make it again with `apet resolve`."
         )
     # Only those that are asked for: a job's are few, and a study has thousands.
     return [_cell(record, known[name]) for name in _asked(known, cells, path)]

@@ -88,7 +88,7 @@ class Status:
         said = []
         for found, paths in first.items():
             what = "damaged" if found is None else f"of format {found}, and this version of apet reads {FORMAT}"
-            remedy = "delete its folder" if found is None else "`apet prune` puts such cells aside"
+            remedy = "delete its folder" if found is None else "`apet archive` puts such cells aside"
             said.append(f"unreadable: {len(paths):,} cells, such as {paths[0]}: {what}; {remedy} to train again")
         return said
 

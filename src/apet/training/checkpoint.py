@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from apet.core.hashing import atomic_write, canonical
-from apet.training.runtime import SignalHandler
+from apet.core.signals import SignalHandler
 
 CHECKPOINT_SECONDS = 60.0
 """Seconds of work that a killed process may lose, apart from a pass over validation or test rows it was in."""

@@ -19,7 +19,8 @@ from apet.training.callbacks import NO_CALLBACKS, CellCallbacks, JobCallbacks, o
 from apet.training.cell import CellInputs
 from apet.training.checkpoint import CellCheckpoint
 from apet.training.job import JobOptions, load_inputs, record_failure, run_cell, unfinished
-from apet.training.runtime import SignalHandler, make_deterministic, return_freed_memory
+from apet.core.signals import SignalHandler
+from apet.training.runtime import make_deterministic, return_freed_memory
 
 GONE = (
     "a process of this job has failed or is gone, and no other can go on without it. Nothing is left of what they were "

@@ -26,7 +26,8 @@ from apet.study.paths import ResultPaths
 from apet.training.callbacks import CellCallbacks, JobCallbacks, opener
 from apet.training.cell import CellInputs, train_cell
 from apet.training.checkpoint import CHECKPOINT_SECONDS, CellCheckpoint, discard
-from apet.training.runtime import SignalHandler, keep_freed_memory, machine_class, make_deterministic
+from apet.core.signals import SignalHandler
+from apet.training.runtime import keep_freed_memory, machine_class, make_deterministic
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ def train_job(
     folders = {read_task(folder)["task"]: folder for folder in data_folders} if len(data_folders) > 1 else {}
     tasks = list(dict.fromkeys(cell.task for cell in cells)) if folders else [cells[0].task]
     for task in (task for task in tasks if folders and task not in folders):
-        raise DataError(f"--data: no prepared folder of task {task!r}. Given: {', '.join(sorted(folders))}.")
+        raise DataError(f"--data-dir: no prepared folder of task {task!r}. Given: {', '.join(sorted(folders))}.")
     count, failures = 0, []
     for task in tasks:
         own = [cell for cell in cells if cell.task == task] if folders else cells
@@ -125,7 +126,7 @@ def _check_block(cells: Sequence[Cell]) -> None:
     pairs = sorted({f"{cell.model}/{cell.task}" for cell in cells})
     if len(pairs) > 1:
         raise ConfigError(
-            f"cells of {pairs[0]} and of {pairs[1]}: give those of one model and task, as --plm and --data."
+            f"cells of {pairs[0]} and of {pairs[1]}: give those of one model and task, as --model-dir and --data-dir."
         )
 
 

@@ -5,17 +5,14 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from types import FrameType
+from contextlib import suppress
 from typing import Any
 
 import torch
 
 from apet.core.arithmetic import instruction_sets, mode
 from apet.core.hashing import versions
-from apet.errors import ConfigError, Interrupted
+from apet.errors import ConfigError
 from apet.models.sharding import world_size
 
 THREADS = 1
@@ -84,46 +81,3 @@ def return_freed_memory() -> None:
     """
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).mallopt(MMAP_THRESHOLD, 1 << 20)
-
-
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
-
-
-class SignalHandler:
-    """Turns the signals into Interrupted: at once, or, while `held`, when the work asks for it with `obey`."""
-
-    def __init__(self) -> None:
-        self.asked: str | None = None
-        self._held = False
-
-    @contextmanager
-    def install(self) -> Iterator[None]:
-        """For this time the signals come here. Only for the main thread."""
-        before = {number: signal.signal(number, self._ask) for number in SIGNALS}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-    @contextmanager
-    def deferred(self) -> Iterator[None]:
-        """For this time a signal waits for `obey`, at the latest for the end."""
-        self.raise_if_requested()
-        self._held = True
-        try:
-            yield
-        finally:
-            self._held = False
-        self.raise_if_requested()
-
-    def raise_if_requested(self) -> None:
-        """Raise Interrupted if a signal has come."""
-        if self.asked:
-            raise Interrupted(f"{self.asked}: what was finished is kept; the same command goes on from here.")
-
-    def _ask(self, number: int, frame: FrameType | None) -> None:
-        # A second signal changes nothing: a terminal and Snakemake both send theirs.
-        self.asked = signal.Signals(number).name
-        if not self._held:
-            self.raise_if_requested()

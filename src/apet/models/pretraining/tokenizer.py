@@ -58,6 +58,8 @@ def train_tokenizer(corpus_folder: Path, vocabulary: int, out_folder: Path) -> N
 def check_tokenizer(folder: Path) -> None:
     """Raises DataError where a folder holds no tokenizer of `train_tokenizer`, CorruptError where its bytes differ."""
     if not (folder / TOKENIZER_FILES[0]).is_file():
-        raise DataError(f"{folder}: no {TOKENIZER_FILES[0]}. Make it with `apet tokenizer`.")
-    remedy = f"Delete {folder} and make it again (`apet tokenizer`, or the same `snakemake`): it comes out the same."
+        raise DataError(f"{folder}: no {TOKENIZER_FILES[0]}. Make it with `apet train-tokenizer`.")
+    remedy = (
+        f"Delete {folder} and make it again (`apet train-tokenizer`, or the same `snakemake`): it comes out the same."
+    )
     check_files(folder, read_json_record(folder / RECORD, remedy)["files"], RECORD, remedy)
