@@ -1,4 +1,4 @@
-"""`apet show` on cells that the pipeline has trained, and what it says where it cannot."""
+"""`apet show` on finished cells, and its error messages."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from apet.analysis.means import wilson
 from apet.cli.app import main
-from apet.cli.show import BARS, plan_lines, short, show, sparkline
+from apet.cli.render import format_bytes, format_count, table
+from apet.cli.show import BARS, plan_lines, show, sparkline
 from apet.core.hashing import write_json
 from apet.errors import DataError
 from apet.study.cell_record import find_cell, write_record
@@ -40,7 +41,7 @@ def results(cell: Finished) -> ResultPaths:
     return ResultPaths(cell.root / "results")
 
 
-def test_a_cell_is_named_by_its_path_or_folder(cell, capsys, monkeypatch):
+def test_show_accepts_a_path_or_a_folder(cell, capsys, monkeypatch):
     assert main(["show", cell.cell.path, "--results-dir", str(cell.root / "results")]) == 0
     said = capsys.readouterr().out
     monkeypatch.chdir(cell.root)
@@ -48,12 +49,12 @@ def test_a_cell_is_named_by_its_path_or_folder(cell, capsys, monkeypatch):
     assert capsys.readouterr().out == said and said.splitlines()[0] == cell.cell.path
 
 
-def test_a_copied_cell_keeps_its_name(cell, tmp_path):
+def test_show_of_a_copied_cell_equals_the_original(cell, tmp_path):
     copy = shutil.copytree(cell.folder, tmp_path / "copy")
     assert show(copy, results(cell)) == show(cell.folder, results(cell))
 
 
-def test_every_unit_is_in_the_table_once(cell):
+def test_plan_table_contains_every_unit_once(cell):
     """Read back by layer, module and structure, the table is the plan."""
     lines = show(cell.folder, results(cell))
     plans = json.loads((cell.folder / "plans.json").read_text())
@@ -75,7 +76,7 @@ def test_every_unit_is_in_the_table_once(cell):
         assert found == plan["units"]
 
 
-def test_scores_say_n_interval_rate_and_outcome(cell):
+def test_scores_have_n_interval_multiplier_and_outcome(cell):
     lines = show(cell.folder, results(cell))
     for run in cell.record["replicates"]:
         name = f"draw{run['draw']}.rerun{run['rerun']}"
@@ -85,7 +86,7 @@ def test_scores_say_n_interval_rate_and_outcome(cell):
         assert f"step {run['best_step']} of {run['steps']}" in curve
         test, n = run["test"]["score"], run["test"]["n"]
         low, high = wilson(test, n)
-        assert f"{test:.4f} (n = {n})  {low:.3f} to {high:.3f}" in score and score.endswith("1     ok")
+        assert f"{test:.4f} (n = {n})  {low:.3f} to {high:.3f}" in score and score.split()[-2:] == ["1", "ok"]
         assert f"{run['validation']['score']:.4f} (n = 16)" in score
         assert any(line.split() == ["θ", name, run["theta"]] for line in lines)
     (mean,) = (line for line in lines if line.startswith("  mean"))
@@ -96,30 +97,30 @@ def test_scores_say_n_interval_rate_and_outcome(cell):
         assert any(line.split() == [file, digest] for line in lines)
 
 
-def test_the_run_record_is_shown_or_said_to_be_absent(cell, tmp_path):
+def test_run_record_is_shown_or_reported_missing(cell, tmp_path):
     said = "\n".join(show(cell.folder, results(cell)))
     for part in ("12.3 s, 11.0 s of CPU, at most 1,234 MB", "node7: A processor", "after an interruption", "torch 2.9"):
         assert part in said
     assert f"no record at {tmp_path}" in show(cell.folder, ResultPaths(tmp_path))[-1]
     write_json(tmp_path / "runs" / f"{cell.cell.path}.json", {key: RUN[key] for key in RUN if key != "host"})
-    with pytest.raises(DataError, match=r"runs/.*json: .*'host' is missing"):
+    with pytest.raises(DataError, match=r"runs/.*json: .*missing key 'host'"):
         show(cell.folder, ResultPaths(tmp_path))
 
 
-def test_a_cell_of_nothing_and_a_trained_head_are_shown(tmp_path):
+def test_none_cell_with_a_classification_head_shows_its_head(tmp_path):
     made = finished(tmp_path, "bert", head="classification", placement="none", budget="@own", draws=1)
     lines = show(made.folder, results(made))
     assert any("none at @own: 0 parameters, 0.000%, and a head of 34" in line for line in lines)
     assert any(line.endswith(": nothing") for line in lines)
 
 
-def test_a_task_whose_answers_are_written_has_no_majority(tmp_path):
+def test_generation_task_has_no_majority(tmp_path):
     made = finished(tmp_path, task=WRITTEN, draws=1)
     (line,) = (line for line in show(made.folder, results(made)) if line.startswith("task"))
     assert line == f"task     echo: f1, chance {made.record['task']['chance']:.3f}"
 
 
-def test_what_is_no_cell_is_one_message(cell, tmp_path, capsys):
+def test_unknown_cell_is_one_message(cell, tmp_path, capsys):
     where = ["--results-dir", str(cell.root / "results")]
     for name, said in ((cell.cell.path[:-1], f"Did you mean '{cell.cell.path}'"), ("x", "unknown cell 'x'")):
         assert main(["show", name, *where]) == 2
@@ -131,7 +132,7 @@ def test_what_is_no_cell_is_one_message(cell, tmp_path, capsys):
 
 @pytest.mark.parametrize("file", ["metrics.json", "plans.json"])
 @pytest.mark.parametrize("content", ["{", "{}", "[]"])
-def test_a_damaged_record_is_one_message(tmp_path, file, content, capsys):
+def test_corrupt_record_is_one_message(tmp_path, file, content, capsys):
     made = finished(tmp_path, draws=1)
     (made.folder / file).write_text(content)
     assert main(["show", made.cell.path, "--results-dir", str(tmp_path / "results")]) == 2
@@ -140,7 +141,7 @@ def test_a_damaged_record_is_one_message(tmp_path, file, content, capsys):
 
 
 @pytest.mark.parametrize("key", ["losses", "steps", "seeds"])
-def test_a_key_that_is_missing_is_named_where_it_is_needed(tmp_path, key):
+def test_missing_key_is_named_if_it_is_needed(tmp_path, key):
     made = finished(tmp_path, draws=1)
     record = made.record
     del record["replicates"][0][key]
@@ -153,7 +154,7 @@ def test_a_key_that_is_missing_is_named_where_it_is_needed(tmp_path, key):
 
 
 @given(st.lists(st.floats(-1e6, 1e6), max_size=30))
-def test_a_sparkline_has_a_bar_a_value_in_their_order(values):
+def test_sparkline_has_one_bar_per_value_in_order(values):
     bars = sparkline(values)
     assert len(bars) == len(values) and set(bars) <= set(BARS)
     heights = [BARS.index(bar) for bar in bars]
@@ -163,12 +164,12 @@ def test_a_sparkline_has_a_bar_a_value_in_their_order(values):
         assert min(heights) == 0 and max(heights) == len(BARS) - 1
 
 
-def test_counts_and_places_are_short():
+def test_format_count_and_layer_columns_are_short():
     counts = {
         0: "0", 9999: "9999", 12_345: "12.3k", 99_960: "100k", 123_456: "123k", 999_960: "1.0M", 1_234_567: "1.2M",
         999_999_999: "1.0G", 2_000_000_000: "2.0G", 999_960_000_000: "1.0T",
     }  # fmt: skip
-    assert [short(n) for n in counts] == list(counts.values())
+    assert [format_count(n) for n in counts] == list(counts.values())
     plan = {"digest": "d" * 64, "seed": 1, "structures": {"lowrank": 3}, "units": {
         "encoder.10.ffn.up/lowrank": 2, "encoder.2.ffn.up/lowrank": 1}}  # fmt: skip
     assert [line.split() for line in plan_lines("draw0", plan)[1:]] == [
@@ -176,10 +177,21 @@ def test_counts_and_places_are_short():
     ]  # fmt: skip
 
 
-def test_the_page_of_exports_names_commands_that_are_there(capsys):
+def test_commands_in_export_docs_exist(capsys):
     page = (Path(__file__).parent.parent / "docs" / "export.md").read_text()
     lines = [line.split()[2:] for line in page.splitlines() if line.startswith("$ apet ")]
     assert len(lines) == 3
     for line in lines:
         assert main([*line, "--results-dir", "/nowhere"]) == 2
         assert "no cell is finished below" in capsys.readouterr().err
+
+
+def test_format_bytes_selects_a_readable_unit():
+    expected = {0: "0 B", 999: "999 B", 1500: "1.5 kB", 12_000_000: "12 MB", 10**9: "1.0 GB", 2.7e15: "2,700 TB"}
+    assert [format_bytes(n) for n in expected] == list(expected.values())
+
+
+def test_table_aligns_columns():
+    rows = [["name", "n"], ["a", "1,000"]]
+    assert table(rows) == ["name  n", "a     1,000"]
+    assert table(rows, indent="  ", numbers=True) == ["  name      n", "  a     1,000"]

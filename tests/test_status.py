@@ -1,4 +1,4 @@
-"""How far a study is: counted from what lies on disk, told while it is trained, and told when something failed."""
+"""Status of a study, progress lines during training, and the failure table at the end of a run."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import subprocess
 import sys
 import termios
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import psutil
@@ -17,13 +18,14 @@ import pytest
 import yaml
 
 from apet.cli.app import main
+from apet.cli.summaries import status_lines
 from apet.core import progress as report_module
 from apet.core.hashing import write_json
 from apet.core.progress import CellProgress, format_duration, format_rate
 from apet.core.records import write_json_record
 from apet.study.cell_record import FORMAT
 from apet.study.paths import ResultPaths
-from apet.study.status import CLOCK, differences, read_status
+from apet.study.status import CLOCK, Status, differences, read_status
 from apet.training.callbacks import opener
 from lab import Lab
 from toy import Checkout
@@ -53,7 +55,7 @@ def failed(results: ResultPaths, number: int, error: str = "ValueError: no") -> 
 
 @pytest.fixture
 def results(tmp_path: Path) -> ResultPaths:
-    """Of ten cells: four done by two processes in a minute, one failed, one under way for 20 s, four not begun."""
+    """Of ten cells: four done by two processes in a minute, one failed, one in progress with a checkpoint of 20 s ago, four pending."""
     found = ResultPaths(tmp_path / "results")
     for number in range(4):
         done(found, number, ago=30.0 * (number // 2))
@@ -66,77 +68,81 @@ def results(tmp_path: Path) -> ResultPaths:
 
 
 def lines(results: ResultPaths, count: int = 10) -> list[str]:
-    return read_status(map(path, range(count)), results, NOW).lines(NOW)
+    return status_lines(status(results, range(count)), NOW)
 
 
-def test_cells_are_counted_in_all_and_by_plm(results):
+def status(results: ResultPaths, numbers: Iterable[int]) -> Status:
+    return read_status(map(path, numbers), results, NOW)
+
+
+def test_status_counts_cells_in_total_and_by_plm(results):
     said = lines(results)
-    assert said[0] == "10 cells: 4 done, 1 failed, 1 under way, 4 left"
-    assert "  small: 2 done, 1 under way, 2 left" in said
-    assert "  large: 2 done, 1 failed, 2 left" in said
-    assert f"under way: {path(5)} (kept 20 s ago)" in said
+    assert said[0] == "10 cells: 4 done, 1 failed, 1 in progress, 4 pending"
+    assert "  small: 2 done, 1 in progress, 2 pending" in said
+    assert "  large: 2 done, 1 failed, 2 pending" in said
+    assert f"in progress: {path(5)} (checkpoint 20 s ago)" in said
     assert f"failed: {path(4)}: ValueError: no" in said
 
 
-def test_the_end_is_estimated_from_run_records(results):
+def test_status_estimates_the_end_from_run_records(results):
     """Four cells of 30 s in 60 s are two at a time; six more take 90 s."""
     (said,) = (line for line in lines(results) if "cells/min" in line)
-    assert "4.0 cells/min on 2.0 processes at a time" in said
+    assert "4.0 cells/min by 2.0 processes" in said
     assert "about 90 s left" in said
 
 
-def test_what_a_plm_has_taken_is_what_it_will_take(tmp_path):
+def test_throughput_uses_the_mean_duration_of_each_plm(tmp_path):
     found = ResultPaths(tmp_path)
     done(found, 0, seconds=90.0)
     done(found, 1, seconds=9.0)
-    assert read_status(map(path, (0, 1)), found, NOW).pace.concurrency == pytest.approx(1.1)
-    assert "about 16 s left" in "\n".join(read_status(map(path, (0, 1, 3, 5)), found, NOW).lines(NOW))
+    assert status(found, (0, 1)).throughput.concurrency == pytest.approx(1.1)
+    assert "about 16 s left" in "\n".join(status_lines(status(found, (0, 1, 3, 5)), NOW))
     done(found, 2, seconds=10_000.0, ago=50_000.0)
-    assert read_status(map(path, (0, 1, 2)), found, NOW).pace.concurrency == pytest.approx(1.1)
+    assert status(found, (0, 1, 2)).throughput.concurrency == pytest.approx(1.1)
 
 
-def test_without_a_finished_cell_there_is_no_rate_and_without_a_missing_one_no_end(tmp_path):
+def test_status_without_finished_cells_has_no_rate_and_without_pending_cells_no_end(tmp_path):
     found = ResultPaths(tmp_path)
-    assert lines(found, 2)[-1] == "rate and end: known when a cell is done"
+    assert lines(found, 2)[-1] == "rate and end: unknown until a cell is done"
     done(found, 0)
-    assert lines(found, 1) == ["1 cells: 1 done, 0 left"]
+    assert lines(found, 1) == ["1 cells: 1 done, 0 pending"]
 
 
-def test_a_cell_that_was_done_after_it_failed_has_not_failed(results):
+def test_cell_finished_after_a_failure_counts_as_done(results):
     done(results, 4)
     later = time.time() + 10
     os.utime(results.cells / path(4) / "metrics.json", (later, later))
-    assert lines(results)[0] == "10 cells: 5 done, 1 under way, 4 left"
+    assert lines(results)[0] == "10 cells: 5 done, 1 in progress, 4 pending"
 
 
-def test_more_than_one_class_of_machine_is_said(results):
+def test_status_reports_more_than_one_machine_type(results):
     assert not any("machine" in line for line in lines(results))
     done(results, 6, processor="another", instruction_sets={"onednn": "AVX2", "blas": "MKL B"}, versions={"torch": "3"})
     (said,) = (line for line in lines(results) if line.startswith("machines: "))
-    assert said.startswith("machines: 1 cells were trained on another class of machine than 4")
+    assert said.startswith("machines: 1 cells were trained on another machine type than 4")
     assert said.endswith(": blas: MKL B there, MKL A here; torch: 3 there, 2 here")
     done(results, 6, begun_on=[{**HERE, "instruction_sets": {"onednn": "AVX", "blas": "MKL A"}, "dtype": "float32"}])
     assert any(line.endswith(": onednn: AVX there, AVX2 here") for line in lines(results))
 
 
-def test_another_processor_with_equal_instruction_sets_is_the_same_class_of_machine(results):
+def test_other_processor_with_equal_instruction_sets_is_the_same_machine_type(results):
     done(results, 6, processor="another")
     assert not any("machine" in line for line in lines(results))
 
 
-def test_differences_name_only_what_differs():
+def test_differences_name_only_unequal_keys():
     assert differences(HERE, HERE) == ()
     assert differences({**HERE, "dtype": "float16"}, {**HERE, "dtype": "float32"}) == (
         "dtype: float16 there, float32 here",
     )
 
 
-def test_a_damaged_record_hides_nothing_else(results):
+def test_corrupt_run_record_does_not_change_the_counts(results):
     (results.runs / f"{path(0)}.json").write_text("{")
     assert lines(results)[0].startswith("10 cells: 4 done")
 
 
-def test_ten_thousand_cells_take_about_a_second(tmp_path):
+def test_status_of_ten_thousand_cells_takes_less_than_five_seconds(tmp_path):
     found, count = ResultPaths(tmp_path / "results"), 10_000
     write_json_record(tmp_path / "study.json", {"cells": {path(number): {} for number in range(count)}})
     record, run = json.dumps({"format": FORMAT}), json.dumps({"seconds": 1.0, "finished": time.strftime(CLOCK), **HERE})
@@ -149,7 +155,7 @@ def test_ten_thousand_cells_take_about_a_second(tmp_path):
     usage = os.times()
     said = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     took = sum(os.times()[2:4]) - sum(usage[2:4])
-    assert said.stdout.startswith("10,000 cells: 10,000 done, 0 left")
+    assert said.stdout.startswith("10,000 cells: 10,000 done, 0 pending")
     assert not {"torch", "pandas", "transformers"} & {line.split("|")[-1].strip() for line in said.stderr.splitlines()}
     assert took < 5, f"{took:.1f} s of processor time"
 
@@ -164,15 +170,15 @@ def test_ten_thousand_cells_take_about_a_second(tmp_path):
         (86400, "1.0 cells/day"),
     ],
 )
-def test_a_rate_is_in_a_unit_in_which_it_can_be_read(seconds, said):
+def test_format_rate_selects_a_readable_unit(seconds, said):
     assert format_rate(1 / seconds) == said
 
 
-def test_cells_of_hours_have_a_rate_and_a_folder_that_is_named_must_be_there(tmp_path, capsys):
+def test_status_command_refuses_a_missing_results_folder(tmp_path, capsys):
     found = ResultPaths(tmp_path / "results")
     for number in range(2):
         done(found, number, seconds=7200.0, ago=7200.0 * number)
-    assert any("0.5 cells/h on 1.0 processes" in line for line in lines(found, 3))
+    assert any("0.5 cells/h by 1.0 processes" in line for line in lines(found, 3))
     write_json_record(tmp_path / "study.json", {"cells": {path(0): {}}})
     command = ["status", "--resolved", str(tmp_path / "study.json"), "--results-dir"]
     assert main([*command, str(found.root)]) == 0 and "1 done" in capsys.readouterr().out
@@ -180,11 +186,12 @@ def test_cells_of_hours_have_a_rate_and_a_folder_that_is_named_must_be_there(tmp
     said = capsys.readouterr()
     assert (
         said.out == ""
-        and said.err == f"apet: --results-dir {tmp_path}/nosuch: no such folder. It is the root of what cells leave.\n"
+        and said.err
+        == f"apet: --results-dir {tmp_path}/nosuch: no such folder. Give the results folder of the study.\n"
     )
 
 
-def test_times_are_readable():
+def test_format_duration_selects_a_readable_unit():
     assert [format_duration(s) for s in (5, 119, 120, 3600, 9000, 200_000)] == [
         "5 s",
         "119 s",
@@ -201,7 +208,7 @@ class Clock:
         monkeypatch.setattr(report_module.time, "monotonic", lambda: self.now)
 
 
-def test_a_log_has_a_line_now_and_then(monkeypatch, capsys):
+def test_progress_in_a_log_prints_a_line_at_intervals(monkeypatch, capsys):
     clock = Clock(monkeypatch)
     with CellProgress("bloom-64x4 bbc_topics", 20) as report:
         for number in range(20):
@@ -215,7 +222,7 @@ def test_a_log_has_a_line_now_and_then(monkeypatch, capsys):
     assert said[-1] == "bloom-64x4 bbc_topics: 20 of 20 cells in 4 min"
 
 
-def test_a_long_cell_tells_its_steps(monkeypatch, capsys):
+def test_progress_of_a_long_cell_prints_its_steps(monkeypatch, capsys):
     clock = Clock(monkeypatch)
     report = CellProgress("t5 squad", 2)
     report.begin("t5/squad/full-own-0123456789")
@@ -228,7 +235,7 @@ def test_a_long_cell_tells_its_steps(monkeypatch, capsys):
     assert said[-1] == last + "step 100 of 1,000, loss 0.500"
 
 
-def test_what_was_kept_is_not_counted_as_speed(monkeypatch, capsys):
+def test_progress_rate_excludes_work_from_a_checkpoint(monkeypatch, capsys):
     clock = Clock(monkeypatch)
     report = CellProgress("t5 squad", 1)
     report.begin("t5/squad/full")
@@ -244,7 +251,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
     return Lab(tmp_path_factory.mktemp("status"), steps=12, rate_grid=[1.0])
 
 
-def test_loggers_write_beside_and_change_no_byte(lab):
+def test_loggers_do_not_change_results(lab):
     one = lab.cells["lora"]
     lab.train("plain", one)
     for name in ("tensorboard", "dvclive"):
@@ -270,7 +277,7 @@ def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
     return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
 
 
-def test_a_logger_that_is_not_installed_is_one_message(monkeypatch):
+def test_missing_logger_package_is_one_message(monkeypatch):
     from apet.errors import ConfigError
 
     monkeypatch.setitem(sys.modules, "dvclive", None)
@@ -278,7 +285,7 @@ def test_a_logger_that_is_not_installed_is_one_message(monkeypatch):
         opener("dvclive")
 
 
-def test_a_terminal_has_a_bar(lab):
+def test_progress_on_a_terminal_is_a_bar(lab):
     parent, child = pty.openpty()
     termios.tcsetwinsize(child, (24, 120))
     process = lab.start("terminal", lab.cells["lora"], terminal=child)
@@ -300,27 +307,27 @@ def checkout(lab: Lab, tmp_path: Path) -> Checkout:
     return lab.checkout(tmp_path / "study")
 
 
-def test_a_run_with_failures_ends_with_a_table_and_keeps_the_rest(checkout, lab):
+def test_run_with_failures_prints_a_table_and_keeps_other_cells(checkout, lab):
     """A folder where a cell's run record should be: the cell is an error."""
     bad = lab.cells["lora"].path
     (checkout.folder / "results" / "runs" / f"{bad}.json").mkdir(parents=True)
     said = checkout.snakemake("cells", check=False)
     (line,) = (line for line in said.splitlines() if line.startswith(f"{bad}  "))
-    assert "PlaceError" in line
+    assert "PathError" in line
     assert line.endswith("results/logs/train/plm/words-0.log")
     results = ResultPaths(checkout.folder / "results")
     good = {cell.path for cell in lab.cells.values()} - {bad}
     assert {path for path in {bad, *good} if (results.runs / f"{path}.json").is_file()} == good
     said = checkout.run("apet", "status").stdout
-    assert "4 cells: 3 done, 1 failed, 0 left" in said and f"failed: {bad}: PlaceError" in said
+    assert "4 cells: 3 done, 1 failed, 0 pending" in said and f"failed: {bad}: PathError" in said
     (results.runs / f"{bad}.json").rmdir()
     (results.cells / bad / "metrics.json").unlink()
     checkout.snakemake("cells")
-    assert "4 cells: 4 done, 0 left" in checkout.run("apet", "status").stdout
+    assert "4 cells: 4 done, 0 pending" in checkout.run("apet", "status").stdout
     assert not (results.failed / f"{bad}.json").exists()
 
 
-def test_a_warned_job_is_tried_again_and_goes_on(checkout):
+def test_job_stopped_by_sigterm_is_retried_and_resumes(checkout):
     """As on a cluster: SIGTERM to the job alone, whose rule is retried by the same run of Snakemake."""
     study = yaml.safe_load((checkout.folder / "params.yaml").read_text())
     study["grid"] = [{"placements": ["lora"], "budgets": ["@own"], "training": {"max_steps": 5000}}]

@@ -1,6 +1,6 @@
 """Training and evaluation: blocks of cells of one model, each cell a declared output."""
 
-from apet.study.resources import devices, launch_command, memory_mb, runtime_minutes
+from apet.study.resources import launch_command, num_devices
 
 # snakemake … --config logger=tensorboard (or dvclive): curves in results/loggers, no part of any result.
 LOGGER = ["--logger", config["logger"]] if "logger" in config else []
@@ -30,13 +30,13 @@ for job in GRID.jobs():
         priority: GRID.size(job.model)
         conda:
             "../../envs/apet.yaml"
-        threads: devices(GRID, job)
+        threads: num_devices(GRID, job)
         resources:
-            **gpus(devices(GRID, job)),
-            mem_mb=more_each_attempt(memory_mb(GRID, job)),
-            runtime=more_each_attempt(runtime_minutes(GRID, job)),
+            **gpus(num_devices(GRID, job)),
+            mem_mb=more_each_attempt(COSTS.memory_mb(job)),
+            runtime=more_each_attempt(COSTS.runtime_minutes(job)),
         params:
-            program=launch_command(devices(GRID, job)),
+            program=launch_command(num_devices(GRID, job)),
             plm=subpath(input.plm, parent=True),
             tasks=[GRID.task_folder(task) for task in job.tasks],
             cells=[cell.path for cell in job.cells],

@@ -9,6 +9,8 @@ from apet.config.study_config import load_study
 from apet.errors import ApetError
 from apet.study.grid import Grid
 from apet.study.archive import restore
+from apet.study.resolve import read_resolved
+from apet.study.resources import CostModel
 
 PARAMS = str(config.get("params", "params.yaml"))
 
@@ -38,6 +40,7 @@ if not Path(STUDY).exists():
 
 # What names cannot say, times do: whose the results are, and that nothing is of the future, where a clock ran ahead.
 try:
+    COSTS = CostModel(GRID, read_resolved(Path(STUDY))["plms"])
     restore(GRID)
     settle_times()
     date_results(GRID, Path(STUDY))

@@ -1,6 +1,5 @@
 """PLMs: shipped rungs of the scale ladder, rungs pretrained here (with one tokenizer), and snapshots of other PLMs."""
 
-from apet.study.resources import pretraining_mb, pretraining_minutes
 from apet.models.registry import slug
 
 
@@ -55,8 +54,8 @@ for model in GRID.pretrained_models:
             "../../envs/apet.yaml"
         resources:
             gpu=0,  # it runs on the CPU
-            mem_mb=more_each_attempt(pretraining_mb(GRID, model)),
-            runtime=more_each_attempt(pretraining_minutes(GRID, model)),
+            mem_mb=more_each_attempt(COSTS.plm_memory_mb(model)),
+            runtime=more_each_attempt(COSTS.pretraining_minutes(model)),
         params:
             params=PARAMS,
             model=model,

@@ -8,11 +8,11 @@ import signal
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
-from typing import Annotated, Literal
+from typing import Literal
 
 import shtab
 
-from apet.cli.arguments import Argument, add_arguments
+from apet.cli.arguments import add_arguments
 from apet.cli.commands import COMMANDS, command
 from apet.core import arithmetic
 from apet.core.signals import SignalHandler
@@ -22,7 +22,7 @@ EXITS = {
     0: "success",
     1: "`apet verify`: a retrained cell differs from the recorded one",
     2: "invalid input, or cells failed: standard error names the cause",
-    75: "interrupted by SIGTERM or Ctrl-C: run the same command again to resume",
+    75: "interrupted by SIGTERM or Ctrl-C: rerun the same command to resume",
     141: "broken pipe: the reader of standard output, such as `head`, closed it",
 }
 """Exit status -> meaning. (An uncaught exception is a bug in apet; Python's exit status for it is 1.)"""
@@ -66,9 +66,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 @command("Shell", 'eval "$(apet completion bash)"', "apet completion zsh > ~/.zfunc/_apet")
-def completion(
-    shell: Annotated[Literal["bash", "zsh", "tcsh", "fish", "powershell"], Argument("name of the shell")],
-) -> None:
+def completion(shell: Literal["bash", "zsh", "tcsh", "fish", "powershell"]) -> None:
     """Print a script that completes commands, options and cells in a shell."""
     print(shtab.complete(parser(), shell))
 

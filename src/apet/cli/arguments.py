@@ -5,28 +5,12 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from inspect import Parameter, signature
 from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import shtab
-
-FINISHED_CELLS = shtab.cmd("cd results/cells 2>/dev/null && ls -d */*/*")
-"""Shell completion of a cell: the finished ones."""
-
-
-@dataclass(frozen=True)
-class Argument:
-    """The part of a parameter that its type does not tell, given as `Annotated[type, Argument(…)]`."""
-
-    help: str
-    """Help text, without the default."""
-    parse: Callable[[str], Any] | None = None
-    """Function that converts the text; by default the type itself."""
-    complete: Any = None
-    """Shell completion as shtab defines it; by default paths for a Path."""
 
 
 def positive_number(text: str) -> float:
@@ -49,6 +33,56 @@ def integer_from(least: int) -> Callable[[str], int]:
     return parse
 
 
+HELP = {
+    "allow_missing": "skip missing cells and list them in missing.csv",
+    "budget": "budget: a number, a percentage, or a method's own such as @lora",
+    "cell": "cell as model/task/name; * matches anything; show and export also take its folder",
+    "checkpoint_interval": "seconds between checkpoints",
+    "corpus_dir": "corpus folder",
+    "cpu_flops": "FLOP/s of a CPU core",
+    "data_dir": "folders of prepared tasks",
+    "decontaminate_against": "folders of prepared tasks to keep out of the corpus",
+    "device": "device to train on",
+    "digest_index": "JSON file to write: the digest of each cell's record",
+    "failed": "print a table of the failed cells",
+    "format": "peft: a PEFT adapter; merged: an ordinary checkpoint; delta: θ and its plan",
+    "gpu_flops": "FLOP/s of a GPU",
+    "gpu_min_params": "parameters from which a PLM uses a GPU",
+    "json": "print JSON",
+    "logger": "log losses and scores too",
+    "model": "PLM: a ladder model, a name in the study or the registry, or a folder",
+    "model_dir": "folder of the PLM",
+    "num_cells": "number of cells drawn if none is named",
+    "out_dir": "folder to write; by default the study's, if the option is not required",
+    "out_file": "file to write",
+    "params": "study file",
+    "placement": "placement, such as uniform or lora",
+    "project_dir": "folder that contains data/ and models/",
+    "replicate": "replicate to export",
+    "resolved": "resolved study, as written by `apet resolve`",
+    "results_dir": "results folder",
+    "seed": "seed",
+    "shell": "name of the shell",
+    "task": "name of the task in the study",
+    "tidy": "tidy table, tidy.parquet",
+    "tokenizer_dir": "tokenizer folder",
+    "wheel": "name in src/apet/data/wheels.yaml",
+    "wheels_dir": "folder of wheels",
+    "work_dir": "folder for the retrained cells (default: a temporary one)",
+}
+"""Help text of each parameter, which means the same in all commands."""
+
+PARSERS: dict[str, Callable[[str], Any]] = {
+    **dict.fromkeys(("checkpoint_interval", "cpu_flops", "gpu_flops", "gpu_min_params"), positive_number),
+    "num_cells": integer_from(1),
+    "seed": integer_from(0),
+}
+"""Functions that convert and check a value, if its type alone does not."""
+
+COMPLETIONS = {"cell": shtab.cmd("cd results/cells 2>/dev/null && ls -d */*/*")}
+"""Shell completions, if not of paths: a cell is completed from the finished ones."""
+
+
 def add_arguments(parser: argparse.ArgumentParser, function: Callable[..., None]) -> None:
     """Add an argument for each parameter of a function.
 
@@ -56,39 +90,32 @@ def add_arguments(parser: argparse.ArgumentParser, function: Callable[..., None]
 
     Args:
         parser: The parser of the command.
-        function: A function whose parameters are all annotated with `Annotated[type, Argument(…)]`.
+        function: A function with typed parameters, all of them keys of `HELP`.
     """
-    hints = get_type_hints(function, include_extras=True)
+    hints = get_type_hints(function)
     for name, parameter in signature(function).parameters.items():
-        kind, argument = get_args(hints[name])
-        if NoneType in get_args(kind):
-            kind = get_args(kind)[0]
-        keywords = _keywords(kind, argument, parameter)
-        if parameter.kind is Parameter.KEYWORD_ONLY:
+        kind = get_args(hints[name])[0] if NoneType in get_args(hints[name]) else hints[name]
+        option = parameter.kind is Parameter.KEYWORD_ONLY
+        keywords = _keywords(name, kind, parameter.default)
+        if option:
             keywords["required"] = parameter.default is Parameter.empty
-            action = parser.add_argument(f"--{name.replace('_', '-')}", **keywords)
-        else:
-            action = parser.add_argument(name, **keywords)
-        if completion := argument.complete or (shtab.FILE if Path in (kind, *get_args(kind)) else None):
+        action = parser.add_argument(f"--{name.replace('_', '-')}" if option else name, **keywords)
+        if completion := COMPLETIONS.get(name) or (shtab.FILE if Path in (kind, *get_args(kind)) else None):
             action.complete = completion  # type: ignore[attr-defined]  # read by shtab
 
 
-def _keywords(kind: Any, argument: Argument, parameter: Parameter) -> dict[str, Any]:
-    """Keywords of `ArgumentParser.add_argument` for a parameter of a type."""
-    required = parameter.default is Parameter.empty
+def _keywords(name: str, kind: Any, default: Any) -> dict[str, Any]:
+    """Keywords of `ArgumentParser.add_argument` for a parameter."""
     if kind is bool:
-        return {"action": "store_true", "help": argument.help}
-    shown = "" if required or parameter.default in (None, ()) else f" (default: {_shown(parameter.default)})"
-    keywords: dict[str, Any] = {"help": argument.help + shown}
-    if not required:
-        keywords["default"] = parameter.default
+        return {"action": "store_true", "help": HELP[name]}
+    keywords: dict[str, Any] = {"help": HELP[name]}
+    if default is not Parameter.empty:
+        keywords["default"] = default
+        if default not in (None, ()):
+            keywords["help"] += f" (default: {default:g})" if isinstance(default, float) else f" (default: {default})"
     if get_origin(kind) is Literal:
         return keywords | {"choices": get_args(kind)}
     if get_origin(kind) is Sequence:
-        keywords["nargs"] = "+" if required else "*"
+        keywords["nargs"] = "+" if default is Parameter.empty else "*"
         (kind,) = get_args(kind)
-    return keywords | {"type": argument.parse or kind}
-
-
-def _shown(default: object) -> str:
-    return f"{default:g}" if isinstance(default, float) else str(default)
+    return keywords | {"type": PARSERS.get(name, kind)}

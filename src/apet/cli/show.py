@@ -1,16 +1,17 @@
-"""One finished cell in words: plans by layer and module, curves, scores, digests, what its run took. No torch."""
+"""The text of `apet show`: plans by layer and module, losses, scores, digests and run record of a cell. No torch."""
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import Any
-
-import pandas as pd
 
 from apet.analysis.means import wilson
 from apet.analysis.tidy import tidy
+from apet.cli.render import format_count, table
 from apet.data.prepared_files import read_record
 from apet.errors import DataError
 from apet.placement import STRUCTURES
@@ -18,86 +19,101 @@ from apet.study.cell_record import reading
 from apet.study.paths import ResultPaths
 
 BARS = "▁▂▃▄▅▆▇█"
-SIZES = ((10**12, "T"), (10**9, "G"), (10**6, "M"), (10**3, "k"))
-OUTSIDE = "–"
-"""The column of what is in no layer."""
+NO_LAYER = "–"
+"""Header of the column for modules outside the layers."""
 
 RUN = ("seconds", "cpu_seconds", "peak_memory_mb", "host", "processor", "device", "finished", "versions")
-"""Keys of a run record that are shown."""
+"""Required keys of a run record."""
 
 
 def show(folder: Path, results: ResultPaths) -> list[str]:
-    """Lines about the cell in a folder; its run record is looked for below `results`.
+    """Describe a finished cell.
 
-    Raises DataError, naming file and key, for a record that lacks what every cell's has.
+    Args:
+        folder: The cell's folder.
+        results: The results folders, which contain the run record.
+
+    Returns:
+        Lines: PLM, task and budget, plans, losses, scores, digests, run record.
+
+    Raises:
+        DataError: The record lacks a key of a cell's record, or is of another format.
+        CorruptError: The record or the plans are corrupt.
     """
     with reading(folder) as (record, plans):
-        said = _lines(record, plans)
-    return [*said, "", *_run(results.runs / f"{record['path']}.json")]
+        lines = _lines(record, plans)
+    return [*lines, "", *_run(results.runs / f"{record['path']}.json")]
 
 
 def _lines(record: dict[str, Any], plans: dict[str, Any]) -> list[str]:
-    path = record["path"]
-    frame = tidy([(path, record)])
-    cell, task, plm = record["cell"], record["task"], record["plm"]
-    said = [
-        path,
+    tidy([(record["path"], record)])  # checks keys and types
+    cell, task, plm, replicates = (record[key] for key in ("cell", "task", "plm", "replicates"))
+    majority = "" if task["majority"] is None else f", majority {task['majority']:.3f}"
+    head = f", and a head of {size:,}" if (size := record["head"]["parameters"]) else ""
+    lines = [
+        record["path"],
         f"PLM      {plm['name']} ({plm['family']}), {plm['parameters']:,} parameters, {plm['dtype']}",
-        f"task     {task['name']}: {task['metric']}, chance {frame.chance[0]:.3f}" + _majority(task),
-        f"tuned    {cell['placement']} at {cell['budget']}: {record['tunable']:,} parameters, {frame.share[0]:.3%}"
-        f"{_head(record)}; draws {cell['draws']}, reruns of each {cell['reruns']}",
+        f"task     {task['name']}: {task['metric']}, chance {task['chance']:.3f}{majority}",
+        f"tuned    {cell['placement']} at {cell['budget']}: {record['tunable']:,} parameters, "
+        f"{record['tunable'] / plm['parameters']:.3%}{head}; {cell['num_plans']} plans, {cell['num_seeds']} seeds each",
         "",
     ]
     for name, plan in plans.items():
-        said += [*plan_lines(name.partition(".")[0], plan), ""]
-    said += [*curve_lines(record["replicates"]), "", *score_lines(record["replicates"]), _mean(frame), ""]
-    return [*said, *_digests(record)]
+        lines += [*plan_lines(name.partition(".")[0], plan), ""]
+    lines += [*loss_lines(replicates), "", *score_lines(replicates), _mean(replicates), ""]
+    return [*lines, *_digests(record)]
 
 
 def plan_lines(name: str, plan: Mapping[str, Any]) -> list[str]:
-    """Parameters by structure, then units: a row a module and structure, a column a layer."""
+    """Format a plan: trainable parameters by structure, then units by module and structure (rows) and layer (columns).
+
+    Args:
+        name: Name of the plan, such as draw0.
+        plan: The plan's record.
+
+    Returns:
+        One line and, if the plan has units, a table.
+    """
     counts = ", ".join(f"{structure} {n:,}" for structure, n in plan["structures"].items() if n)
-    head = f"{name}    plan {plan['digest'][:12]}, seed {plan['seed']}: {counts or 'nothing'}"
+    title = f"{name}    plan {plan['digest'][:12]}, seed {plan['seed']}: {counts or 'nothing'}"
     units = [(*_split(site), count) for site, count in plan["units"].items()]
     if not units:
-        return [head]
-    layers = sorted({layer for _, _, layer, _ in units if layer is not None})
-    columns = [*layers, *([None] if any(layer is None for _, _, layer, _ in units) else [])]
-    table: dict[tuple[str, str], Counter] = {}
-    for place, structure, layer, count in sorted(units, key=lambda u: (STRUCTURES.index(u[1]), u[0])):
-        table.setdefault((place, structure), Counter())[layer] += count
-    rows = [["units of", "at", *(OUTSIDE if layer is None else str(layer) for layer in columns)]]
-    for (place, structure), found in table.items():
-        rows.append([structure, place, *(short(found[layer]) if layer in found else "·" for layer in columns)])
-    return [head, *_aligned(rows)]
+        return [title]
+    layers = sorted({layer for _, _, layer, _ in units}, key=lambda layer: math.inf if layer is None else layer)
+    by_module: dict[tuple[str, str], Counter] = {}
+    for module, structure, layer, count in sorted(units, key=lambda unit: (STRUCTURES.index(unit[1]), unit[0])):
+        by_module.setdefault((structure, module), Counter())[layer] += count
+    rows = [["units of", "at", *(NO_LAYER if layer is None else str(layer) for layer in layers)]]
+    for names, by_layer in by_module.items():
+        rows.append([*names, *(format_count(by_layer[layer]) if layer in by_layer else "·" for layer in layers)])
+    return [title, *table(rows, indent="  ")]
 
 
-def curve_lines(replicates: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Training loss by step: a bar a look at validation, each curve between its own lowest and highest loss."""
+def loss_lines(replicates: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Format each replicate's training losses, with one bar per evaluation, scaled to the replicate's own range."""
     rows = [["loss", "first", "last", "", "best on validation"]]
     for run in replicates:
         losses = [loss for _, loss in run["losses"]]
         ends = [f"{losses[0]:.3f}", f"{losses[-1]:.3f}"] if losses else ["", ""]
         best = f"step {run['best_step']} of {run['steps']}" + (f", ended by {run['stopped']}" if run["stopped"] else "")
         rows.append([_name(run), *ends, sparkline(losses), best])
-    return _aligned(rows)
+    return table(rows, indent="  ")
 
 
 def score_lines(replicates: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Each replicate's scores with n, the test's with the interval of one run, and the rate that validation chose."""
-    rows = [["score", "validation", "test", "95 % of one run", "test loss", "rate", "outcome"]]
+    """Format each replicate's scores with n, a Wilson interval of the test score, and the selected multiplier."""
+    rows = [["score", "validation", "test", "95 % of one run", "test loss", "lr multiplier", "outcome"]]
     for run in replicates:
         test, validation = run["test"], run["validation"]
-        score, n = test["score"], test["n"]
-        low, high = wilson(score, n)
-        seen = f"{validation['score']:.4f} (n = {validation['n']})"
-        rows.append([_name(run), seen, f"{score:.4f} (n = {n})", f"{low:.3f} to {high:.3f}", f"{test['loss']:.4f}",
-                     f"{run['rate']:g}", run["outcome"]])  # fmt: skip
-    return _aligned(rows)
+        low, high = wilson(test["score"], test["n"])
+        scores = [f"{split['score']:.4f} (n = {split['n']})" for split in (validation, test)]
+        details = [f"{low:.3f} to {high:.3f}", f"{test['loss']:.4f}", f"{run['rate']:g}", run["outcome"]]
+        rows.append([_name(run), *scores, *details])
+    return table(rows, indent="  ")
 
 
 def sparkline(values: Sequence[float]) -> str:
-    """A bar a value, from the lowest to the highest of them; equal values are low bars."""
+    """Draw one bar per value, scaled to their range; equal values are low bars."""
     if not values:
         return ""
     low, high = min(values), max(values)
@@ -105,18 +121,8 @@ def sparkline(values: Sequence[float]) -> str:
     return "".join(BARS[round(top * (value - low) / (high - low)) if high > low else 0] for value in values)
 
 
-def short(count: int) -> str:
-    """A count in at most five signs: 950, 12.3k, 123k, 1.2M."""
-    if count < 10**4:
-        return str(count)
-    # The unit is that of the rounded count, or 999,960 would be a thousand thousands.
-    rounded = int(float(f"{count:.3g}"))
-    size, sign = next((size, sign) for size, sign in SIZES if rounded >= size)
-    return f"{count / size:.{int(rounded < 100 * size)}f}{sign}"
-
-
 def _split(site: str) -> tuple[str, str, int | None]:
-    """`encoder.3.attention.query/bias` -> (`encoder attention.query`, bias, 3)."""
+    """Split `encoder.3.attention.query/bias` into (`encoder attention.query`, bias, 3)."""
     place, _, structure = site.rpartition("/")
     stack, *rest = place.split(".")
     if rest and rest[0].isdigit():
@@ -124,51 +130,35 @@ def _split(site: str) -> tuple[str, str, int | None]:
     return place, structure, None
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Rows of a table, indented by two."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    padded = ([f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)] for row in rows)
-    return ["  " + "  ".join(row).rstrip() for row in padded]
-
-
 def _name(run: Mapping[str, Any]) -> str:
     return f"draw{run['draw']}.rerun{run['rerun']}"
 
 
-def _majority(task: Mapping[str, Any]) -> str:
-    return "" if task["majority"] is None else f", majority {task['majority']:.3f}"
-
-
-def _head(record: Mapping[str, Any]) -> str:
-    size = record["head"]["parameters"]
-    return f", and a head of {size:,}" if size else ""
-
-
-def _mean(frame: pd.DataFrame) -> str:
-    """Over the replicates. Its interval is the report's, which pools what the study's cells say of reruns."""
-    scores = frame.score.dropna()
-    spread = f"S.D. between them {scores.std():.4f}, " if len(scores) > 1 else ""
-    return (
-        f"  mean {scores.mean():.4f} ({len(scores)} of {len(frame)} replicates, {spread}n = {frame.n.min()} test rows)"
-    )
+def _mean(replicates: Sequence[Mapping[str, Any]]) -> str:
+    """The mean test score. Its interval is in the report, which uses the other cells too."""
+    scores = [run["test"]["score"] for run in replicates if run["outcome"] != "diverged"]
+    count = f"{len(scores)} of {len(replicates)} replicates"
+    spread = f"S.D. between them {stdev(scores):.4f}, " if len(scores) > 1 else ""
+    n = min(run["test"]["n"] for run in replicates)
+    return f"  mean {fmean(scores) if scores else math.nan:.4f} ({count}, {spread}n = {n} test rows)"
 
 
 def _digests(record: Mapping[str, Any]) -> list[str]:
     rows = [["digests", ""], ["PLM", record["plm"]["content"]], ["rows", record["task"]["digest"]]]
     rows += [[f"θ {_name(run)}", run["theta"]] for run in record["replicates"]]
-    return _aligned([*rows, *([name, found] for name, found in record["files"].items())])
+    return table([*rows, *([name, found] for name, found in record["files"].items())], indent="  ")
 
 
 def _run(path: Path) -> list[str]:
-    """What the run record says of time, memory and machine."""
+    """Format time, memory and machine from the run record."""
     if not path.is_file():
         return [f"run      no record at {path}"]
     run = read_record(path)
     if missing := [key for key in RUN if key not in run]:
-        raise DataError(f"{path}: not the record of a run (key {missing[0]!r} is missing).")
+        raise DataError(f"{path}: not a run record: missing key {missing[0]!r}. Delete it.")
     return [
         f"run      {run['seconds']:.1f} s, {run['cpu_seconds']:.1f} s of CPU, at most {run['peak_memory_mb']:,} MB",
         f"         on {run['host']}: {run['processor']}, {run['device']}, finished {run['finished']}"
-        + (", taken up again after an interruption" if run.get("resumed") else ""),
+        + (", resumed after an interruption" if run.get("resumed") else ""),
         "         " + ", ".join(f"{name} {version}" for name, version in run["versions"].items()),
     ]

@@ -16,17 +16,17 @@ class SignalHandler:
     """Raises Interrupted on SIGTERM and SIGINT: immediately, or at the next safe point while `deferred`.
 
     Attributes:
-        asked: Name of the first signal received, or None.
+        signal_name: Name of the first signal received, or None.
     """
 
     def __init__(self) -> None:
-        self.asked: str | None = None
-        self._held = False
+        self.signal_name: str | None = None
+        self._deferred = False
 
     @contextmanager
     def install(self) -> Iterator[None]:
         """Handle the signals here inside the `with` block. Main thread only."""
-        before = {number: signal.signal(number, self._ask) for number in SIGNALS}
+        before = {number: signal.signal(number, self._on_signal) for number in SIGNALS}
         try:
             yield
         finally:
@@ -37,20 +37,20 @@ class SignalHandler:
     def deferred(self) -> Iterator[None]:
         """Defer signals until `raise_if_requested` is called, at the latest until the `with` block ends."""
         self.raise_if_requested()
-        self._held = True
+        self._deferred = True
         try:
             yield
         finally:
-            self._held = False
+            self._deferred = False
         self.raise_if_requested()
 
     def raise_if_requested(self) -> None:
         """Raise Interrupted if a signal was received."""
-        if self.asked:
-            raise Interrupted(f"{self.asked}: stopped. Run the same command again to resume.")
+        if self.signal_name:
+            raise Interrupted(f"{self.signal_name}: finished work is saved. Rerun the same command to resume.")
 
-    def _ask(self, number: int, frame: FrameType | None) -> None:
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
         # A second signal changes nothing: a terminal and Snakemake both send theirs.
-        self.asked = signal.Signals(number).name
-        if not self._held:
+        self.signal_name = signal.Signals(number).name
+        if not self._deferred:
             self.raise_if_requested()

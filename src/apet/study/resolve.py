@@ -29,7 +29,7 @@ def resolve_study(params: Path, out: Path) -> None:
 
 
 def sizes(grid: Grid) -> dict[str, dict[str, Any]]:
-    """By PLM: parameters, non_embedding, sites, and tunable, where "placement budget" has its number of parameters.
+    """By PLM: parameters, non_embedding, sites, and trainable_params, where "placement budget" has its number of parameters.
 
     Each number is proved by a plan. Raises as `resolve_study`.
     """
@@ -52,7 +52,7 @@ def _sizes(grid: Grid, model: str) -> dict[str, Any]:
         "parameters": inventory.parameters,
         "non_embedding": inventory.non_embedding,
         "sites": len(inventory.sites),
-        "tunable": counts,
+        "trainable_params": counts,
     }
 
 

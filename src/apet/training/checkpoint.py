@@ -80,7 +80,7 @@ class CellCheckpoint:
 
     def _write_if_due(self, present: Mapping[str, Callable[[], Any]]) -> None:
         start = time.monotonic()
-        if not self.stop.asked and start < self.next:
+        if not self.stop.signal_name and start < self.next:
             return
         for name, value in {**self.waiting, **present}.items():
             tensors: dict[str, Tensor] = {}

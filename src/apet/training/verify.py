@@ -13,7 +13,7 @@ from apet.errors import CellsFailedError, DataError
 from apet.study.cell_record import is_complete
 from apet.study.grid import Cell
 from apet.study.paths import ResultPaths
-from apet.study.status import differences, read_class
+from apet.study.status import differences, read_machine
 from apet.training.job import train_cells
 
 
@@ -73,7 +73,7 @@ def _compare(cell: Cell, results: ResultPaths, again: ResultPaths, error: str) -
     first, second = results.cells / cell.path, again.cells / cell.path
     names = sorted({path.name for folder in (first, second) if folder.is_dir() for path in folder.iterdir()})
     differing = tuple(name for name in names if not _same(first / name, second / name))
-    there, here = (read_class(root.runs / f"{cell.path}.json") for root in (results, again))
+    there, here = (read_machine(root.runs / f"{cell.path}.json") for root in (results, again))
     elsewhere = differences(there, here) if there and here else None
     return Verdict(cell.path, differing, elsewhere, "" if second.is_dir() else error)
 
