@@ -108,7 +108,7 @@ STUDY = [
     ("exclude", "{bloom-16x1: rotten_tomatoes}", "exclude: {'bloom-16x1': 'rotten_tomatoes'}", "a list of"),
     ("exclude", "[{models: [bloom-16x3], tasks: [rotten_tomatoes]}]", "exclude.0.models", "Did you mean 'bloom-16x"),
     ("exclude", "[{models: [bloom-16x1], tasks: [rte]}]", "exclude.0.tasks: unknown task 'rte'", "rotten_tomatoes"),
-    ("exclude", "[{models: [bloom-16x1], tasks: [rotten_tomatoes]}]", "exclude leaves nothing of 'bloom-16x1'"),
+    ("exclude", "[{models: [bloom-16x1], tasks: [rotten_tomatoes]}]", "exclude: no cell left of 'bloom-16x1'"),
     ("exclude", "[{models: [bloom-16x1]}]", "exclude.0: key 'tasks' is missing"),
     ("exclude", "[{model: [bloom-16x1], tasks: [x]}]", "exclude.0: unknown key 'model'", "Did you mean 'models'"),
     ("sources", "{reuters: hub}", "sources: unknown task 'reuters'", "Did you mean 'reuters8'"),
@@ -192,17 +192,17 @@ STUDY = [
     ("grid.0.budgets", "[010]", "grid.0.budgets: budget '010'", "0.01%"),
     ("grid.0.budgets", "[1.5]", "grid.0.budgets.0: 1.5", "4096, 0.01%"),
     ("grid.0.budgets", "[true]", "grid.0.budgets.0: True", "4096, 0.01%"),
-    ("grid.0.budgets", "[5, '5']", "grid.0: none at 5 stands twice"),
-    ("grid.1.budgets", "['1%', '1.0%']", "grid.1: uniform at 1% stands twice"),
+    ("grid.0.budgets", "[5, '5']", "grid.0: duplicate none at 5"),
+    ("grid.1.budgets", "['1%', '1.0%']", "grid.1: duplicate uniform at 1%"),
     ("grid.1.budgets", "['@own']", "grid.1.budgets: budget '@own'", "'uniform' has no count of its own"),
     ("grid.1.budgets", "[1000000000]", "model bloom-16x1", "1,000,000,000", "uniform", "it holds"),
     ("grid.1.budgets", "[0]", "model bloom-16x1", "budget 0", "at least 1"),
     ("grid.0.budgets", "[5]", "model bloom-16x1", "'none' takes 0 parameters", "not 5"),
     ("grid.0", "{placements: [full], budgets: [7]}", "model bloom-16x1", "'full' takes", "not 7"),
     ("grid.0", "{placements: [lora], budgets: ['100%']}", "model bloom-16x1", "'lora'", "it holds"),
-    ("grid.1", "{placements: [lora], budgets: ['@own']}", "grid.1: lora at @own stands twice"),
-    ("grid.1", "{placements: [lora], budgets: ['@lora']}", "grid.1: lora at @lora stands twice, first as lora at @own"),
-    ("grid.1", "{placements: [none], budgets: [7]}", "grid.1: none at 7 stands twice, first as none at"),
+    ("grid.1", "{placements: [lora], budgets: ['@own']}", "grid.1: duplicate lora at @own"),
+    ("grid.1", "{placements: [lora], budgets: ['@lora']}", "grid.1: duplicate lora at @lora, first as lora at @own"),
+    ("grid.1", "{placements: [none], budgets: [7]}", "grid.1: duplicate none at 7, first as none at"),
     ("grid.1.draws", "0", "grid.1.draws: 0", "from 1"),
     ("grid.1.reruns", "no", "grid.1.reruns: 'no'", "from 1"),
     ("grid.1.seeds", "3", "grid.1: unknown key 'seeds'", "Allowed: budgets"),
@@ -258,8 +258,8 @@ MODELS = [
     (f"{{name: x, {HUB}, family: bloom, config: {{hidden_size: wide}}}}", "model x", "'hidden_size': 'wide'"),
     (f"{{name: x, {HUB}, family: bloom, config: {{hidden_size: 17, n_head: 2}}}}", "model x", "'hidden_size': 17"),
     (f"{{name: x, {HUB}}}", "params.yaml: model 'x': its shapes are not known", "apet download-model --model x"),
-    (f"{{name: X, {HUB}}}, {{name: x, {HUB}}}", "models: 'x' stands twice", "another `name`"),
-    (f"{{name: a/b, {HUB}}}, {{name: a--b, {HUB}}}", "models: 'a--b' stands twice", "another `name`"),
+    (f"{{name: X, {HUB}}}, {{name: x, {HUB}}}", "models: duplicate name 'x'", "another `name`"),
+    (f"{{name: a/b, {HUB}}}, {{name: a--b, {HUB}}}", "models: duplicate name 'a--b'", "another `name`"),
 ]
 
 TASK = [
@@ -431,8 +431,8 @@ def test_a_text_that_is_longer_than_a_plms_positions(refused, changes, placement
     params = edited(models=["bert-16x1"], tasks=["mine.yaml"], **changes)
     Path("params.yaml").write_text(yaml.safe_dump(params))
     length = params["training"]["max_length"]
-    said = () if tokens is None else (f"texts of up to {length} tokens with {tokens}", f"which are {length + tokens}")
-    refused(("params.yaml: model bert-16x1: task mine", *said, "at most 512", "training.max_length"), *CHECK)
+    said = () if tokens is None else (f"texts of up to {length} and {tokens} virtual tokens",)
+    refused(("params.yaml: model bert-16x1: task mine", *said, "at most 512 tokens", "training.max_length"), *CHECK)
 
 
 def test_a_text_that_a_plms_positions_hold_is_not_refused(refused, capsys):

@@ -66,9 +66,9 @@ def test_an_entry_of_the_grid_may_be_for_some_models_alone(tmp_path):
     whole, part = grid_of(tmp_path, PARAMS), grid_of(tmp_path, changed("grid", [*PARAMS["grid"], entry, others]))
     more = [cell for cell in part.cells if cell.path not in {c.path for c in whole.cells}]
     assert {(cell.model, cell.training.max_steps) for cell in more} == {("bloom-64x4", 60), ("bloom-32x2", 7)}
-    with pytest.raises(ConfigError, match="attention at 64 stands twice"):
+    with pytest.raises(ConfigError, match="duplicate attention at 64"):
         grid_of(tmp_path, changed("grid", [*PARAMS["grid"], entry, entry]))
-    with pytest.raises(ConfigError, match="grid has no entry for 'bloom-32x2'"):
+    with pytest.raises(ConfigError, match="grid: missing entry for 'bloom-32x2'"):
         grid_of(tmp_path, changed("grid", [entry]))
 
 
@@ -147,7 +147,7 @@ def test_what_is_not_a_study_at_all_is_refused(tmp_path, text):
 def test_same_pair_twice_is_refused(tmp_path):
     entry = {"placements": ["lora"], "budgets": ["@own"]}
     values = changed("grid", [entry, dict(entry)])
-    with pytest.raises(ApetError, match="stands twice"):
+    with pytest.raises(ApetError, match="duplicate lora at @own"):
         grid_of(tmp_path, values)
 
 

@@ -24,7 +24,8 @@ from apet.errors import ApetError
 from apet.models.loading import load_plm
 from apet.study.cell_record import METRICS, PLANS, PREDICTIONS, THETA
 from apet.study.grid import Cell
-from apet.study.resolve import read_cells, read_resolved
+from apet.study.resolve import read_cells
+from apet.study.resolved import read_resolved
 from lab import TASK, TRAINING
 from saved import save_plm
 from test_pretrain import write_corpus

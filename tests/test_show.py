@@ -32,7 +32,7 @@ RUN = {
 
 @pytest.fixture(scope="module")
 def cell(tmp_path_factory: pytest.TempPathFactory) -> Finished:
-    made = finished(tmp_path_factory.mktemp("study"), draws=2, reruns=2)
+    made = finished(tmp_path_factory.mktemp("study"), num_plans=2, num_seeds=2)
     write_json(made.root / "results" / "runs" / f"{made.cell.path}.json", RUN)
     return made
 
@@ -108,14 +108,14 @@ def test_run_record_is_shown_or_reported_missing(cell, tmp_path):
 
 
 def test_none_cell_with_a_classification_head_shows_its_head(tmp_path):
-    made = finished(tmp_path, "bert", head="classification", placement="none", budget="@own", draws=1)
+    made = finished(tmp_path, "bert", head="classification", placement="none", budget="@own", num_plans=1)
     lines = show(made.folder, results(made))
     assert any("none at @own: 0 parameters, 0.000%, and a head of 34" in line for line in lines)
     assert any(line.endswith(": nothing") for line in lines)
 
 
 def test_generation_task_has_no_majority(tmp_path):
-    made = finished(tmp_path, task=WRITTEN, draws=1)
+    made = finished(tmp_path, task=WRITTEN, num_plans=1)
     (line,) = (line for line in show(made.folder, results(made)) if line.startswith("task"))
     assert line == f"task     echo: f1, chance {made.record['task']['chance']:.3f}"
 
@@ -133,7 +133,7 @@ def test_unknown_cell_is_one_message(cell, tmp_path, capsys):
 @pytest.mark.parametrize("file", ["metrics.json", "plans.json"])
 @pytest.mark.parametrize("content", ["{", "{}", "[]"])
 def test_corrupt_record_is_one_message(tmp_path, file, content, capsys):
-    made = finished(tmp_path, draws=1)
+    made = finished(tmp_path, num_plans=1)
     (made.folder / file).write_text(content)
     assert main(["show", made.cell.path, "--results-dir", str(tmp_path / "results")]) == 2
     found = capsys.readouterr()
@@ -142,7 +142,7 @@ def test_corrupt_record_is_one_message(tmp_path, file, content, capsys):
 
 @pytest.mark.parametrize("key", ["losses", "steps", "seeds"])
 def test_missing_key_is_named_if_it_is_needed(tmp_path, key):
-    made = finished(tmp_path, draws=1)
+    made = finished(tmp_path, num_plans=1)
     record = made.record
     del record["replicates"][0][key]
     write_record(made.folder, made.cell.path, record)

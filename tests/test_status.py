@@ -55,7 +55,7 @@ def failed(results: ResultPaths, number: int, error: str = "ValueError: no") -> 
 
 @pytest.fixture
 def results(tmp_path: Path) -> ResultPaths:
-    """Of ten cells: four done by two processes in a minute, one failed, one in progress with a checkpoint of 20 s ago, four pending."""
+    """Ten cells: four done by two processes in a minute, one failed, one in progress, four pending."""
     found = ResultPaths(tmp_path / "results")
     for number in range(4):
         done(found, number, ago=30.0 * (number // 2))
@@ -184,11 +184,8 @@ def test_status_command_refuses_a_missing_results_folder(tmp_path, capsys):
     assert main([*command, str(found.root)]) == 0 and "1 done" in capsys.readouterr().out
     assert main([*command, str(tmp_path / "nosuch")]) == 2
     said = capsys.readouterr()
-    assert (
-        said.out == ""
-        and said.err
-        == f"apet: --results-dir {tmp_path}/nosuch: no such folder. Give the results folder of the study.\n"
-    )
+    problem = f"--results-dir {tmp_path}/nosuch: no such folder. Give the results folder of the study."
+    assert (said.out, said.err) == ("", f"apet: {problem}\n")
 
 
 def test_format_duration_selects_a_readable_unit():

@@ -9,7 +9,7 @@ from apet.config.study_config import load_study
 from apet.errors import ApetError
 from apet.study.grid import Grid
 from apet.study.archive import restore
-from apet.study.resolve import read_resolved
+from apet.study.resolved import read_resolved
 from apet.study.resources import CostModel
 
 PARAMS = str(config.get("params", "params.yaml"))

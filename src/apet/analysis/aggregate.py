@@ -17,7 +17,7 @@ from apet.core.hashing import write_text
 from apet.errors import CorruptError, DataError
 from apet.study.cell_record import METRICS
 from apet.study.paths import ResultPaths
-from apet.study.resolve import read_resolved
+from apet.study.resolved import read_resolved
 from apet.study.status import read_status
 
 COORDINATES = ("model", "task", "placement", "budget")

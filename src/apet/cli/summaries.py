@@ -6,12 +6,14 @@ import json
 import time
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from apet.cli.render import format_bytes, format_hours, format_rounded, table
 from apet.core.progress import format_duration, format_rate
-from apet.study.resources import Cost, CostEstimate
 from apet.study.status import MACHINE_KEYS, Status, differences
+
+if TYPE_CHECKING:  # importing it takes a second, too long for `apet status`
+    from apet.study.resources import Cost, CostEstimate
 
 COST_COLUMNS = ["cells", "done", "trainings", "tokens", "FLOPs", "CPU h", "GPU h", "θ on disk"]
 

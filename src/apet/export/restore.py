@@ -106,7 +106,7 @@ def _run(folder: Path, record: dict[str, Any], replicate: str) -> tuple[Cell, di
     runs = {replicate_name(run["draw"], run["rerun"]): run for run in record["replicates"]}
     if replicate not in runs:
         raise DataError(unknown_name("replicate", replicate, runs, str(folder)))
-    return Cell.of(record["cell"]), runs[replicate]
+    return Cell.from_record(record["cell"]), runs[replicate]
 
 
 def _tensor(path: Path, replicate: str) -> Tensor:

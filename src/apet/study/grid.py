@@ -1,4 +1,4 @@
-"""From a study to its cells: what each one is, what it is called, where it lies. No tensors, no torch."""
+"""The cells and jobs of a study, with their names and folders. No torch."""
 
 from __future__ import annotations
 
@@ -25,64 +25,74 @@ from apet.models.registry import Model, ModelSource, head_of, parse_model, slug
 from apet.placement import PLACEMENTS, Budget, MethodSizes, canonical_budget
 
 TRAINER_VERSION = 4
-"""Raised whenever the numerics (tuning, training, evaluation) change, so that old cells are not taken for new ones."""
+"""Raised whenever the numerics of tuning, training or evaluation change, so that new cells get other names."""
 
-SMALL_RUNG = 10_000
-"""Layers × width² of a rung up to which one job trains cells of several tasks."""
+SMALL_SIZE = 10_000
+"""Layers × width² up to which one job trains cells of a ladder model on several tasks."""
 
-MOST_JOBS = 500
-"""A workflow with more training jobs than this gets larger ones: one rule a job slows Snakemake down beyond it."""
+MAX_JOBS = 500
+"""Maximum number of training jobs, because each is a rule, and many rules slow Snakemake down. Jobs grow instead."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One (model, task, budget, placement) with its replicates: all that decides its bytes.
-
-    plm and data are the digests that name the PLM's and the prepared task's folders.
-    """
+    """One (model, task, placement, budget) with its replicates: everything that decides the bytes of its results."""
 
     model: str
     task: str
     placement: str
     budget: str
     num_plans: int
+    """Number of plans."""
     num_seeds: int
+    """Number of seeds per plan."""
     seed: int
+    """Seed of the study."""
     methods: MethodSizes
     training: TrainingConfig
     model_digest: str
+    """Digest in the name of the PLM's folder."""
     data_digest: str
+    """Digest in the name of the prepared task's folder."""
     trainer_version: int = TRAINER_VERSION
 
     @cached_property
     def digest(self) -> str:
+        """The hash of all fields."""
         return digest({**{name: getattr(self, name) for name in FIELDS}, **_nested(self.methods, self.training)})
 
     @cached_property
     def path(self) -> str:
-        """The cell's folder below the cells' root: readable first, then a short hash of everything."""
+        """Path below results/cells: readable names and a short hash of all fields."""
         return f"{slug(self.model)}/{self.task}/{self.placement}-{_slug(self.budget)}-{self.digest[:10]}"
 
     @property
     def plm_folder(self) -> str:
+        """The PLM's folder."""
         return plm_folder(self.model, self.model_digest)
 
     @property
     def data_folder(self) -> str:
+        """The prepared task's folder."""
         return data_folder(self.task, self.data_digest)
 
     @property
     def replicates(self) -> Iterator[tuple[int, int]]:
-        """(draw, rerun): a draw has its plan, a rerun its own initial values and order of data."""
-        return ((d, r) for d in range(self.num_plans) for r in range(self.num_seeds))
+        """Pairs (plan index, seed index). A seed index decides initial values and the order of the data."""
+        return ((plan, seed) for plan in range(self.num_plans) for seed in range(self.num_seeds))
 
     def seed_of(self, stream: str, *replicate: int) -> int:
-        """The seed of one stream (plan, start, order) of one replicate: a hash of the cell's coordinates."""
+        """Return the seed of a stream of one replicate: a hash of the cell's coordinates.
+
+        Args:
+            stream: plan, start (initial values) or order (of the data).
+            *replicate: Plan index, and seed index except for plan.
+        """
         return seed_for(stream, self.seed, self.model, self.task, self.placement, self.budget, *replicate)
 
     @classmethod
-    def of(cls, values: dict[str, Any]) -> Cell:
-        """The cell that `asdict` was taken of."""
+    def from_record(cls, values: dict[str, Any]) -> Cell:
+        """Return the cell whose `asdict` was recorded."""
         nested = {
             "methods": MethodSizes(**values["methods"]),
             "training": validate(TrainingConfig, values["training"], "training"),
@@ -92,20 +102,20 @@ class Cell:
 
 FIELDS = tuple(field.name for field in fields(Cell))
 OWN = ("model", "task", "placement", "budget", "num_plans", "num_seeds")
-"""What a cell does not share with all others of its study, PLM, task or recipe."""
+"""Fields that a resolved study contains for each cell. Cells share the values of the others."""
 
 
 @cache
 def _nested(methods: MethodSizes, training: TrainingConfig) -> dict[str, Any]:
-    """What thousands of cells share, taken apart once."""
+    """Convert what thousands of cells share only once."""
     return {"methods": asdict(methods), "training": asdict(training)}
 
 
 @dataclass(frozen=True)
 class Job:
-    """Cells of one model that one job trains, so that start-up, PLM and data are paid for once.
+    """Cells of one model that one job trains, so that start-up and loading happen once.
 
-    They share the task too, except those of a small rung.
+    They share the task too, unless the model is a small ladder model.
     """
 
     model: str
@@ -114,22 +124,31 @@ class Job:
 
     @property
     def tasks(self) -> tuple[str, ...]:
-        """The cells' tasks, in their order."""
+        """Tasks of the cells, in order."""
         return tuple(dict.fromkeys(cell.task for cell in self.cells))
 
     @property
     def name(self) -> str:
-        """Readable, and part of files' names."""
+        """Readable name, used in paths of logs."""
         return f"{slug(self.model)}/{self.tasks[0] if len(self.tasks) == 1 else 'tasks'}-{self.number}"
 
     @property
     def job(self) -> str:
-        """The same in one word."""
+        """Name without slashes, used in rule names."""
         return self.name.replace("/", "_")
 
 
 class Grid:
-    """A study's cells and folders. Building it checks every name and budget as far as that needs no PLM."""
+    """A study's cells, jobs and folders. Construction checks all names and budgets, as far as possible without a PLM.
+
+    Args:
+        study: The study.
+        params: The study file, for error messages.
+
+    Raises:
+        ConfigError: A name is unknown or duplicate, or the study leaves a model or task without cells.
+        BudgetError: A budget cannot be parsed.
+    """
 
     def __init__(self, study: StudyConfig, params: Path):
         self.study = study
@@ -157,54 +176,56 @@ class Grid:
         self.id = digest({"cells": [cell.path for cell in self.cells], "analysis": study.analysis})
 
     def task_folder(self, task: str) -> str:
+        """Return the folder of a prepared task."""
         return data_folder(task, self.task_digests[task])
 
     def plm_folder(self, model: str) -> str:
+        """Return the folder of a PLM."""
         return plm_folder(model, self.plm_digests[model])
 
     def plm_record(self, model: str) -> str:
-        """The file that tells where a PLM is from, the last to be there when its folder is whole."""
+        """Return the file with the origin of a PLM. It is written last, so it marks the folder as complete."""
         return f"{self.plm_folder(model)}/{PRETRAINING if isinstance(self.models[model], LadderModel) else SNAPSHOT}"
 
     @property
     def pretrained_models(self) -> dict[str, LadderModel]:
-        """The PLMs that are pretrained here."""
+        """Ladder models that the study pretrains, by name."""
         return {
             n: model for n, model in self.models.items() if isinstance(model, LadderModel) and n not in self.shipped
         }
 
     @property
     def downloaded_models(self) -> dict[str, ModelSource]:
-        """The PLMs that are fetched."""
+        """PLMs that are downloaded or copied, by name."""
         return {name: model for name, model in self.models.items() if isinstance(model, ModelSource)}
 
     def size(self, model: str) -> int:
-        """Rank of a PLM by cost, for the order of jobs: the largest should start first."""
-        found = self.models[model]
-        if isinstance(found, LadderModel):
-            return found.layers * found.width**2
-        return found.num_parameters or 10**9
+        """Return the priority of a PLM's jobs, because the largest should start first."""
+        source = self.models[model]
+        if isinstance(source, LadderModel):
+            return source.layers * source.width**2
+        return source.num_parameters or 10**9
 
     def jobs(self) -> list[Job]:
-        """The training jobs, in a fixed order; cells of one job share the model and, unless it is small, the task."""
-        size = max(self.study.cells_per_job, -(-len(self.cells) // MOST_JOBS))
-        together: dict[tuple[str, str], list[Cell]] = {}
+        """Return the training jobs in a fixed order. Cells of a job share the model and, unless small, the task."""
+        size = max(self.study.cells_per_job, -(-len(self.cells) // MAX_JOBS))
+        groups: dict[tuple[str, str], list[Cell]] = {}
         for cell in self.cells:
-            together.setdefault((cell.model, "" if self._is_small(cell.model) else cell.task), []).append(cell)
-        found = []
-        for (model, _), cells in together.items():
-            parts = [tuple(cells[i : i + size]) for i in range(0, len(cells), size)]
-            found += [Job(model, number, part) for number, part in enumerate(parts)]
-        return found
+            groups.setdefault((cell.model, "" if self._is_small(cell.model) else cell.task), []).append(cell)
+        jobs = []
+        for (model, _), cells in groups.items():
+            chunks = [tuple(cells[i : i + size]) for i in range(0, len(cells), size)]
+            jobs += [Job(model, number, chunk) for number, chunk in enumerate(chunks)]
+        return jobs
 
     def _is_small(self, model: str) -> bool:
-        """Whether a job of this PLM takes longer to start than many of its cells take to train."""
-        return isinstance(self.models[model], LadderModel) and self.size(model) <= SMALL_RUNG
+        """Return True if a job of this PLM takes longer to start than to train many of its cells."""
+        return isinstance(self.models[model], LadderModel) and self.size(model) <= SMALL_SIZE
 
     def record(self) -> dict[str, Any]:
-        """The resolved study, as jobs read it: one edit of params.yaml cannot change a job that is under way.
+        """Return the resolved study. Jobs read it, so an edit of params.yaml does not change a running job.
 
-        What cells share stands once; `apet.analysis.aggregate.read_study` makes the cells again.
+        Values that cells share are stored once; `apet.study.resolve.read_cells` restores the cells.
         """
         trainings = list(dict.fromkeys(axis.training for axis in self.study.grid))
         number = {training: n for n, training in enumerate(trainings)}
@@ -226,10 +247,10 @@ class Grid:
         return task_digest(self.tasks[task], asdict(self.study.max_samples), self.study.seed, self.sources[task])
 
     def _shipped(self) -> dict[str, str]:
-        """The content, by name, of each rung that comes with apet and was pretrained as the study asks."""
-        rungs = [model for model in self.models.values() if isinstance(model, LadderModel)]
-        found = {rung.name: shipped_content(rung, self.recipe) for rung in rungs}
-        return {name: content for name, content in found.items() if content}
+        """The content digest, by name, of each shipped ladder model with the study's pretraining."""
+        models = [model for model in self.models.values() if isinstance(model, LadderModel)]
+        digests = {model.name: shipped_content(model, self.recipe) for model in models}
+        return {name: content for name, content in digests.items() if content}
 
     def _plm_digest(self, model: Model) -> str:
         if model.name in self.shipped:
@@ -240,28 +261,26 @@ class Grid:
             return model.digest
 
     def _budgets_by_model(self) -> dict[str, dict[tuple[str, str], GridEntry]]:
-        """By model every (placement, budget) with its entry of the grid. Raises ParamsError for one that stands twice,
-        and for a model that the study does not have or that no entry leaves a cell.
-        """
-        found: dict[str, dict[tuple[str, str], GridEntry]] = {model: {} for model in self.models}
-        plain: dict[tuple[str, str, str], tuple[str, str]] = {}
-        for number, axis in enumerate(self.study.grid):
-            where = f"{self.params}: grid.{number}"
-            for name in (name for name in axis.models or () if name not in self.models):
-                raise ConfigError(unknown_name("model", name, self.models, f"{where}.models"))
-            for spent, model in product(_product(axis, where), axis.models or self.models):
-                first = plain.setdefault((model, *canonical_budget(*spent)), spent)
-                if spent in found[model] or first != spent:
-                    raise ConfigError(f"{where}: {' at '.join(spent)} stands twice, first as {' at '.join(first)}.")
-                found[model][spent] = axis
-        for model in (model for model, own in found.items() if not own):
-            raise ConfigError(f"{self.params}: grid has no entry for {model!r}: take it out of `models`.")
-        return found
+        """By model every (placement, budget) with its entry of the grid, without duplicates and unknown models."""
+        budgets: dict[str, dict[tuple[str, str], GridEntry]] = {model: {} for model in self.models}
+        first_spelling: dict[tuple[str, str, str], tuple[str, str]] = {}
+        for number, entry in enumerate(self.study.grid):
+            key = f"{self.params}: grid.{number}"
+            for name in (name for name in entry.models or () if name not in self.models):
+                raise ConfigError(unknown_name("model", name, self.models, f"{key}.models"))
+            for pair, model in product(_product(entry, key), entry.models or self.models):
+                first = first_spelling.setdefault((model, *canonical_budget(*pair)), pair)
+                if pair in budgets[model] or first != pair:
+                    raise ConfigError(
+                        f"{key}: duplicate {' at '.join(pair)}, first as {' at '.join(first)}. Remove one."
+                    )
+                budgets[model][pair] = entry
+        for model in (model for model, pairs in budgets.items() if not pairs):
+            raise ConfigError(f"{self.params}: grid: missing entry for {model!r}. Remove it from `models`.")
+        return budgets
 
     def _model_task_pairs(self) -> tuple[tuple[str, str], ...]:
-        """(model, task), model by model, without those that the study excludes. Raises ParamsError for a name that is
-        not the study's, and for a model or task that would be left alone.
-        """
+        """Pairs (model, task), model by model, without those that the study excludes."""
         excluded = set()
         for number, entry in enumerate(self.study.exclude):
             for key, known in (("models", self.models), ("tasks", self.tasks)):
@@ -269,30 +288,29 @@ class Grid:
                     raise ConfigError(unknown_name(key[:-1], name, known, f"exclude.{number}.{key}"))
             excluded |= set(product(entry.models, entry.tasks))
         pairs = tuple(pair for pair in product(self.models, self.tasks) if pair not in excluded)
-        kept = {name for pair in pairs for name in pair}
-        for name in (name for name in (*self.models, *self.tasks) if name not in kept):
-            raise ConfigError(f"exclude leaves nothing of {name!r}: take it out of `models` or `tasks`.")
+        used = {name for pair in pairs for name in pair}
+        for name in (name for name in (*self.models, *self.tasks) if name not in used):
+            raise ConfigError(f"exclude: no cell left of {name!r}. Remove it from `models` or `tasks`.")
         return pairs
 
     def _cell(self, model: str, task: str, placement: str, budget: str) -> Cell:
-        axis = self.budgets_by_model[model][placement, budget]
-        # Without parameters nothing is drawn, and nothing is trained but a head: one replicate says it all.
+        entry, study = self.budgets_by_model[model][placement, budget], self.study
+        # Without trainable parameters all plans are equal, and only a classification head depends on the seed.
         tuned = placement != "none"
-        draws = axis.num_plans if tuned else 1
-        reruns = axis.num_seeds if tuned or head_of(self.models[model]) == "classification" else 1
-        plm, data = self.plm_digests[model], self.task_digests[task]
-        study = self.study
-        return Cell(model, task, placement, budget, draws, reruns, study.seed, study.methods, axis.training, plm, data)
+        num_plans = entry.num_plans if tuned else 1
+        num_seeds = entry.num_seeds if tuned or head_of(self.models[model]) == "classification" else 1
+        shared = (study.seed, study.methods, entry.training, self.plm_digests[model], self.task_digests[task])
+        return Cell(model, task, placement, budget, num_plans, num_seeds, *shared)
 
 
-def _product(axis: GridEntry, where: str) -> Iterator[tuple[str, str]]:
-    """The placements × budgets of one entry of the grid, budgets in the one way of writing them."""
-    for placement in axis.placements:
+def _product(entry: GridEntry, key: str) -> Iterator[tuple[str, str]]:
+    """The placements × budgets of one entry of the grid, in canonical spelling."""
+    for placement in entry.placements:
         if placement not in PLACEMENTS.names:
-            raise ConfigError(unknown_name("placement", placement, PLACEMENTS.names, f"{where}.placements"))
-        for written in axis.budgets:
-            with error_context(f"{where}.budgets"):
-                budget = Budget.parse(written)
+            raise ConfigError(unknown_name("placement", placement, PLACEMENTS.names, f"{key}.placements"))
+        for text in entry.budgets:
+            with error_context(f"{key}.budgets"):
+                budget = Budget.parse(text)
                 if budget.placement == "own" and placement not in PLACEMENTS.own:
                     allowed = ", ".join(PLACEMENTS.own)
                     raise ConfigError(f"budget '@own': {placement!r} has no count of its own. For: {allowed}.")
@@ -300,37 +318,37 @@ def _product(axis: GridEntry, where: str) -> Iterator[tuple[str, str]]:
 
 
 def plm_folder(model: str, digest: str) -> str:
-    """Where a PLM lies in a working copy."""
+    """Return the folder of a PLM in a working copy."""
     return f"models/{slug(model)}-{digest[:10]}"
 
 
 def data_folder(task: str, digest: str) -> str:
-    """Where a prepared task lies in a working copy."""
+    """Return the folder of a prepared task in a working copy."""
     return f"data/tasks/{task}-{digest[:10]}"
 
 
 def _named(models: Iterable[Model]) -> dict[str, Model]:
-    """Models by name. Raises ParamsError for two that could not be told apart on disk."""
-    found: dict[str, Model] = {}
+    """Models by name."""
+    named: dict[str, Model] = {}
     for model in models:
-        # Some disks take two names for one that differ in capitals alone.
-        if slug(model.name).casefold() in (slug(name).casefold() for name in found):
-            raise ConfigError(f"{model.name!r} stands twice. Give one of them another `name`.")
-        found[model.name] = model
-    return found
+        # Some file systems ignore case.
+        if slug(model.name).casefold() in (slug(name).casefold() for name in named):
+            raise ConfigError(f"duplicate name {model.name!r}. Give one of the models another `name`.")
+        named[model.name] = model
+    return named
 
 
 def _tasks(entries: Iterable[str]) -> dict[str, Task]:
-    """Tasks by name. Raises ParamsError for two of one name."""
-    found: dict[str, Task] = {}
+    """Tasks by name."""
+    named: dict[str, Task] = {}
     for entry in entries:
         task = load_task(entry)
-        if task.name.casefold() in map(str.casefold, found):
-            raise ConfigError(f"{entry!r}: a task named {task.name!r} stands twice.")
-        found[task.name] = task
-    return found
+        if task.name.casefold() in map(str.casefold, named):
+            raise ConfigError(f"{entry!r}: duplicate name {task.name!r}. Give one of the tasks another `name`.")
+        named[task.name] = task
+    return named
 
 
 def _slug(budget: str) -> str:
-    """A budget as part of a file's name: @lora -> lora, 0.01% -> 0.01pct."""
+    """Convert a budget to a part of a file name: @lora -> lora, 0.01% -> 0.01pct."""
     return re.sub(r"[^A-Za-z0-9.]", "", budget.replace("%", "pct"))

@@ -1,37 +1,51 @@
-"""Resolving a study before anything expensive runs: every budget on every PLM, from shapes alone."""
+"""Resolution of a study before any training: every budget on every PLM, computed from shapes."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 from apet.config.study_config import load_study
-from apet.core.records import read_json_record, write_json_record
+from apet.core.records import write_json_record
 from apet.data.schema import Task
-from apet.errors import ApetError, BudgetError, ConfigError, CorruptError, error_context, unknown_name
+from apet.errors import BudgetError, ConfigError, error_context, unknown_name
 from apet.models.registry import FAMILIES, head_of, values_of
 from apet.placement import Budget, Inventory, check_plan, most_virtual_tokens, resolve, virtual_tokens
 from apet.study.grid import TRAINER_VERSION, Cell, Grid
+from apet.study.resolved import read_resolved
 
-# What needs torch is imported where a study's names are in order, so that a wrong one is said within a second.
+# Modules that import PyTorch are imported after the names of a study are checked, so that a typo is reported at once.
 
 
 def resolve_study(params: Path, out: Path) -> None:
-    """Write the resolved study: cells, and for each PLM its size and every budget as a number.
+    """Write the resolved study: its cells and, for each PLM, its size and every budget as a number.
 
-    Raises ParamsError or BudgetError for whatever could not be run, before anything is fetched or trained.
+    Args:
+        params: The study file.
+        out: The JSON file to write.
+
+    Raises:
+        ConfigError: The study contains something that cannot run.
+        BudgetError: A placement cannot meet a budget on a PLM.
     """
     grid = Grid(load_study(params), params)
     write_json_record(out, {**grid.record(), "plms": sizes(grid)})
 
 
 def sizes(grid: Grid) -> dict[str, dict[str, Any]]:
-    """By PLM: parameters, non_embedding, sites, and trainable_params, where "placement budget" has its number of parameters.
+    """Compute the sizes of a study's PLMs and every budget as a number, which a plan confirms.
 
-    Each number is proved by a plan. Raises as `resolve_study`.
+    Args:
+        grid: The study.
+
+    Returns:
+        By PLM: `parameters`, `non_embedding`, the number of `sites`, and `trainable_params` by "placement budget".
+
+    Raises:
+        ConfigError: A PLM cannot do one of its tasks.
+        BudgetError: A placement cannot meet a budget on a PLM.
     """
     return {model: _sizes(grid, model) for model in grid.models}
 
@@ -57,53 +71,51 @@ def _sizes(grid: Grid, model: str) -> dict[str, Any]:
 
 
 def _check_positions(grid: Grid, model: str, inventory: Inventory, counts: Mapping[str, int]) -> None:
-    """ParamsError for a cell whose texts, its virtual tokens in front, may be longer than the PLM has positions."""
+    """Raise ConfigError if texts with the virtual tokens of a cell can exceed the positions of its PLM."""
     from apet.models.families import FAMILIES as ARCHITECTURES
 
-    place = ARCHITECTURES[inventory.family].positions
-    if place is None:
+    embedding = ARCHITECTURES[inventory.family].positions
+    if embedding is None:
         return
-    (positions,) = {site.shape[0] for site in inventory.sites if (site.place, site.structure) == (place, "entry")}
+    (positions,) = {site.shape[0] for site in inventory.sites if (site.place, site.structure) == (embedding, "entry")}
     most = {
-        spent: most_virtual_tokens(inventory, spent[0], counts[" ".join(spent)])
-        for spent in grid.budgets_by_model[model]
+        pair: most_virtual_tokens(inventory, pair[0], counts[" ".join(pair)]) for pair in grid.budgets_by_model[model]
     }
     for cell in (cell for cell in grid.cells if cell.model == model):
         length = min(cell.training.max_length, grid.tasks[cell.task].max_length)
         tokens = most[cell.placement, cell.budget]
-        if length + tokens > positions:  # which a plan may stay below: most random ones do
+        if length + tokens > positions:  # an upper bound, which most random plans do not reach
             tokens = _virtual_tokens(cell, inventory, counts[f"{cell.placement} {cell.budget}"])
         if length + tokens > positions:
             raise ConfigError(
-                f"{grid.params}: model {model}: task {cell.task}, {cell.placement} at {cell.budget}: texts of up to "
-                f"{length} tokens with {tokens} virtual tokens in front, which are {length + tokens}. Allowed: at most "
-                f"{positions}, as many as the PLM has positions. Lower training.length, methods.num_virtual_tokens or the "
-                "budget."
+                f"{grid.params}: model {model}: task {cell.task}, {cell.placement} at {cell.budget}: expected at most "
+                f"{positions} tokens, the positions of the PLM, got texts of up to {length} and {tokens} virtual "
+                "tokens. Lower training.max_length, methods.num_virtual_tokens or the budget."
             )
 
 
 def _virtual_tokens(cell: Cell, inventory: Inventory, count: int) -> int:
-    """The most that any of a cell's plans has."""
-    seeds = (cell.seed_of("plan", draw) for draw in range(cell.num_plans))
+    """The largest number of virtual tokens in a plan of a cell."""
+    seeds = (cell.seed_of("plan", index) for index in range(cell.num_plans))
     return max(virtual_tokens(inventory, cell.placement, count, seed, cell.methods) for seed in seeds)
 
 
 def _inventory(grid: Grid, model: str) -> Inventory:
-    """A PLM's sites. Raises ParamsError where it cannot do one of the tasks that the study gives it."""
+    """The sites of a PLM. Raises ConfigError if it cannot do one of its tasks."""
     from apet.models.loading import inventory_of_config
 
-    found = grid.models[model]
+    source = grid.models[model]
     with error_context(grid.params):
-        values = values_of(found, grid.recipe, Path(grid.plm_folder(model)))
+        values = values_of(source, grid.recipe, Path(grid.plm_folder(model)))
         with error_context(f"model {model}"):
-            inventory = inventory_of_config(values, head_of(found))
+            inventory = inventory_of_config(values, head_of(source))
         for name in (name for other, name in grid.model_task_pairs if other == model):
-            _check_task(grid.tasks[name], model, str(values["model_type"]), head_of(found))
+            _check_task(grid.tasks[name], model, str(values["model_type"]), head_of(source))
         return inventory
 
 
 def _check_task(task: Task, model: str, architecture: str, head: str) -> None:
-    """ParamsError where a PLM cannot do a task, or the task has a prompt for a family that is none."""
+    """Raise ConfigError if a PLM cannot do a task, or if the task has a prompt for an unknown family."""
     from apet.evaluation import check_can_generate
     from apet.models.families import family_of
 
@@ -114,59 +126,45 @@ def _check_task(task: Task, model: str, architecture: str, head: str) -> None:
         try:
             check_can_generate(task.name, model, family_of(architecture), head)
         except ConfigError as error:
-            raise ConfigError(f"{error} To leave the pair out, name it under `exclude`.") from None
-
-
-RESOLVED = re.compile(r"[0-9a-f]{12}")
-"""Name of a resolved study that its id has given it."""
-
-
-def read_resolved(path: Path) -> dict[str, Any]:
-    """The resolved study that `apet resolve` wrote. ParamsError for another file, or an older version's; CorruptError for
-    one that is damaged or, by its name, another study's.
-    """
-    remedy = "Delete it and make it again with `apet resolve`; Snakemake does so by itself."
-    try:
-        record = read_json_record(path, remedy)
-        if not isinstance(record.get("cells"), dict):
-            raise ConfigError(f"its cells are no mapping. {remedy}")
-    except ApetError as error:
-        kind = CorruptError if isinstance(error, CorruptError) else ConfigError
-        raise kind(f"{path}: not a resolved study: {str(error).removeprefix(f'{path}: ')}") from None
-    if RESOLVED.fullmatch(path.stem) and not record["study"].startswith(path.stem):
-        raise CorruptError(f"{path}: holds another study, {record['study'][:12]}. {remedy}")
-    return record
+            raise ConfigError(f"{error} To skip the pair, add it to `exclude`.") from None
 
 
 def read_cells(path: Path, cells: Sequence[str] | None = None) -> list[Cell]:
-    """The cells of a resolved study at these paths, in which * stands for anything (all by default).
+    """Read cells of a resolved study.
 
-    Raises as `read_resolved`, and ParamsError for a study of another trainer's version and for a path that is not the
-    study's.
+    Args:
+        path: The file that `apet resolve` wrote.
+        cells: Paths of cells, in which * matches anything; by default all.
+
+    Returns:
+        The cells, each once.
+
+    Raises:
+        ConfigError: The file is no resolved study, has another trainer version, or has no such cell.
+        CorruptError: The file is corrupt.
     """
     record = read_resolved(path)
     known, trainer = record["cells"], record["shared"]["trainer_version"]
     if trainer != TRAINER_VERSION:
         raise ConfigError(
-            f"{path}: resolved by another version of apet, of trainer {trainer}; this one has trainer "
-            f"{TRAINER_VERSION}, whose cells have other names. Make it again with `apet resolve`."
+            f"{path}: trainer_version: expected {TRAINER_VERSION}, got {trainer} of another version of apet. "
+            "Run `apet resolve` again."
         )
-    # Only those that are asked for: a job's are few, and a study has thousands.
-    return [_cell(record, known[name]) for name in _asked(known, cells, path)]
+    # Only the selected cells, because a job has few and a study thousands.
+    return [_cell(record, known[name]) for name in _selected(known, cells, path)]
 
 
-def _asked(known: Mapping[str, Any], cells: Sequence[str] | None, path: Path) -> list[str]:
-    """The cells that are named, each once; in a name * stands for anything."""
-    if cells is None:
+def _selected(known: Mapping[str, Any], names: Sequence[str] | None, path: Path) -> list[str]:
+    """The paths of the named cells, each once."""
+    if names is None:
         return list(known)
-    found = {name: [name] if name in known else _matching(known, name) for name in cells}
-    for name in (name for name, those in found.items() if not those):
-        raise ConfigError(unknown_name("cell", name, known, str(path)))
-    return list(dict.fromkeys(name for those in found.values() for name in those))
-
-
-def _matching(known: Mapping[str, Any], name: str) -> list[str]:
-    return [path for path in known if fnmatchcase(path, name)] if "*" in name else []
+    selected: dict[str, None] = {}
+    for name in names:
+        matches = [name] if name in known else [cell for cell in known if "*" in name and fnmatchcase(cell, name)]
+        if not matches:
+            raise ConfigError(unknown_name("cell", name, known, str(path)))
+        selected |= dict.fromkeys(matches)
+    return list(selected)
 
 
 def _cell(record: dict, own: dict) -> Cell:
@@ -174,4 +172,4 @@ def _cell(record: dict, own: dict) -> Cell:
         "model_digest": record["digests"]["model_digest"][own["model"]],
         "data_digest": record["digests"]["data_digest"][own["task"]],
     }
-    return Cell.of({**record["shared"], **digests, **own, "training": record["trainings"][own["training"]]})
+    return Cell.from_record({**record["shared"], **digests, **own, "training": record["trainings"][own["training"]]})

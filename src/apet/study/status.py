@@ -14,7 +14,7 @@ from typing import Any
 
 from apet.study.cell_record import METRICS
 from apet.study.paths import ResultPaths
-from apet.study.resolve import read_resolved
+from apet.study.resolved import read_resolved
 
 MACHINE_KEYS = ("machine", "instruction_sets", "device", "devices", "threads", "dtype", "versions")
 """Keys of a run record that identify the machine type within which equal bytes are promised."""
