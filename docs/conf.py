@@ -49,13 +49,13 @@ def write_packages(folder: Path) -> None:
 
 
 class Commands(Directive):
-    """Every command's own `--help`, below a heading of its name."""
+    """The help text of every command, each in a section."""
 
     def run(self) -> list[nodes.Node]:
         top = parser()
         (commands,) = (action.choices for action in top._actions if isinstance(action.choices, dict))
-        said = [self._section("apet", top.format_help())]
-        return said + [self._section(f"apet {name}", sub.format_help()) for name, sub in commands.items()]
+        sections = {"apet": top} | {f"apet {name}": sub for name, sub in commands.items()}
+        return [self._section(title, sub.format_help()) for title, sub in sections.items()]
 
     def _section(self, title: str, text: str) -> nodes.section:
         section = nodes.section("", nodes.title("", title), nodes.literal_block(text, text, language="text"))

@@ -29,6 +29,7 @@ import transformers
 from torch.nn import functional as F
 from transformers import BloomConfig, BloomForCausalLM
 
+from apet.cli.summaries import status_lines
 from apet.config.study_config import LearningRates, TrainingConfig
 from apet.core import arithmetic
 from apet.core.arithmetic import (
@@ -464,8 +465,8 @@ def test_lower_instruction_sets_are_another_class_of_machine_and_give_nearly_the
     assert here["class"]["instruction_sets"] == default["instruction_sets"]
     found = differences(there["class"], here["class"])
     assert {"onednn", "torch"} <= {line.partition(":")[0] for line in found} <= {"blas", "onednn", "torch"}
-    said = Status({"a/b/c": here["class"], "a/b/d": there["class"]}, {}, {}, []).lines(0)
-    (line,) = (line for line in said if line.startswith("machines: 1 cells were trained on another class of machine"))
+    said = status_lines(Status({"a/b/c": here["class"], "a/b/d": there["class"]}, {}, {}, []), 0)
+    (line,) = (line for line in said if line.startswith("machines: 1 cells were trained on another machine type"))
     assert line.endswith(f": {'; '.join(found)}") and "onednn: SSE41 there, AVX2 here" in line
     for one, other in zip(here["replicates"], there["replicates"], strict=True):
         assert one["theta"] != other["theta"]

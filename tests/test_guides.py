@@ -184,7 +184,7 @@ def test_the_examples_in_the_order_of_the_help_work(reader, capsys):
         for line in EXAMPLES[name]:
             reader.type(line)
     said = capsys.readouterr().out
-    assert "all 1 cells are byte-identical" in said and "6 cells: 6 done, 0 left" in said
+    assert "all 1 cells are byte-identical" in said and "6 cells: 6 done, 0 pending" in said
     assert {path.name for path in Path("my-results").iterdir()} >= {"cells", "runs"}
     assert Path("my-adapter/adapter_config.json").is_file() and Path("my-delta/delta.json").is_file()
 

@@ -13,7 +13,9 @@ from toy import ROOT
 LIGHT = (
     "apet",
     "apet.analysis.aggregate",
+    "apet.cli.app",
     "apet.cli.show",
+    "apet.cli.summaries",
     "apet.config.study_config",
     "apet.core.arithmetic",
     "apet.data.prepare",

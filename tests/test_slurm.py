@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from apet.study.resources import memory_mb, runtime_minutes
+from apet.study.resolve import sizes
+from apet.study.resources import CostModel
 from slurm_cluster import IMPATIENT, Cluster, SlurmCheckout, slurm, wait_for
 from toy import ROOT, trainings
 
@@ -109,19 +110,19 @@ def test_partition_and_gpu_arrive(faulted, cluster):
 
 
 def test_memory_and_time_are_the_estimates_and_a_cancelled_job_gets_twice_that(faulted, cluster):
-    block = faulted.grid.jobs()[CANCELLED]
+    block, costs = faulted.grid.jobs()[CANCELLED], CostModel(faulted.grid, sizes(faulted.grid))
     first, second = cluster.jobs(faulted, faulted.rule(block))
     assert (first["JobState"], second["JobState"]) == ("CANCELLED", "COMPLETED")
     for attempt, job in enumerate((first, second), start=1):
-        assert megabytes(job["MinMemoryNode"]) == attempt * memory_mb(faulted.grid, block)
-        assert limit(job["TimeLimit"]) == attempt * runtime_minutes(faulted.grid, block)
+        assert megabytes(job["MinMemoryNode"]) == attempt * costs.memory_mb(block)
+        assert limit(job["TimeLimit"]) == attempt * costs.runtime_minutes(block)
 
 
 def test_a_hanging_job_times_out_and_gets_more_time(faulted, cluster):
-    block = faulted.grid.jobs()[TIMED_OUT]
+    block, costs = faulted.grid.jobs()[TIMED_OUT], CostModel(faulted.grid, sizes(faulted.grid))
     first, second = cluster.jobs(faulted, faulted.rule(block))
     assert (first["JobState"], second["JobState"]) == ("TIMEOUT", "COMPLETED")
-    assert limit(second["TimeLimit"]) == 2 * runtime_minutes(faulted.grid, block)
+    assert limit(second["TimeLimit"]) == 2 * costs.runtime_minutes(block)
 
 
 def test_a_job_without_enough_memory_gets_more(faulted, cluster):

@@ -245,7 +245,7 @@ def test_progress_rate_excludes_work_from_a_checkpoint(monkeypatch, capsys):
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
-    return Lab(tmp_path_factory.mktemp("status"), steps=12, rate_grid=[1.0])
+    return Lab(tmp_path_factory.mktemp("status"), max_steps=12, lr_multipliers=[1.0])
 
 
 def test_loggers_do_not_change_results(lab):
