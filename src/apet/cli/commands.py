@@ -47,7 +47,7 @@ def command(stage: str, *examples: str, online: bool = False) -> Callable[[Calla
 
     Args:
         stage: Heading of the command in the help.
-        examples: Command lines that work in the folder of a finished quick study.
+        *examples: Command lines that work in the folder of a finished quick study.
         online: True if the command may ask the hub; of the others, only those that use wheels leave the machine.
 
     Returns:

@@ -87,6 +87,9 @@ class Cell:
         Args:
             stream: plan, start (initial values) or order (of the data).
             *replicate: Plan index, and seed index except for plan.
+
+        Returns:
+            The seed.
         """
         return seed_for(stream, self.seed, self.model, self.task, self.placement, self.budget, *replicate)
 
