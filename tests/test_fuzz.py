@@ -34,6 +34,7 @@ from safetensors.torch import save, save_file
 
 from apet.config.study_config import load_study
 from apet.core.records import is_whole, seal_bytes
+from apet.core.signals import SignalHandler
 from apet.data.prepared_files import read_record, read_table, write_table
 from apet.data.readers import read_articles, read_csv, read_dialogue, read_tab
 from apet.data.sources import local
@@ -48,7 +49,6 @@ from apet.study.cell_record import write_record
 from apet.study.grid import Grid
 from apet.study.resolve import read_cells, resolve_study
 from apet.training.checkpoint import CellCheckpoint
-from apet.core.signals import SignalHandler
 from tiny import tiny_plm
 from toy import PARAMS
 from toy_wheels import tab

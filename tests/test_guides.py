@@ -134,9 +134,8 @@ def study(tmp_path_factory: pytest.TempPathFactory, wheels_folder: Path) -> Path
         plm = grid.plm_folder("bloom-32x2")
         steps = [*EXAMPLES["resolve"], EXAMPLES["prepare-task"][0]]
         steps += [f"apet train-tokenizer --corpus-dir {grid.corpus} --out-dir {grid.tokenizer}"]
-        steps += [
-            f"apet pretrain --model bloom-32x2 --corpus-dir {grid.corpus} --tokenizer-dir {grid.tokenizer} --out-dir {plm}"
-        ]
+        folders = f"--corpus-dir {grid.corpus} --tokenizer-dir {grid.tokenizer} --out-dir {plm}"
+        steps += [f"apet pretrain --model bloom-32x2 {folders}"]
         inputs = f"--resolved results/study.json --model-dir {plm} --data-dir {grid.task_folder('bbc_topics')}"
         steps += [f"apet train {inputs} --results-dir results '*'"]
         for name in ("aggregate", "findings", "figures", "report"):

@@ -16,11 +16,11 @@ import torch
 from apet.config.study_config import load_study
 from apet.core.hashing import bytes_digest, digest, file_digest, with_checksum, write_json
 from apet.core.records import BLANK, seal_bytes, write_json_record
+from apet.core.signals import SignalHandler
 from apet.study.archive import restore
 from apet.study.cell_record import FORMAT, METRICS, is_complete, read_record, write_record
 from apet.study.grid import TRAINER_VERSION, Cell, Grid
 from apet.training.checkpoint import CellCheckpoint
-from apet.core.signals import SignalHandler
 from test_corrupt import Place, Ran
 
 FORMAT_1 = ("format", "cell", "plm", "task", "tunable", "head", "replicates", "files")

@@ -14,13 +14,13 @@ import pytest
 import torch
 
 from apet.core.progress import CellProgress
+from apet.core.signals import SignalHandler
 from apet.errors import Interrupted
 from apet.study.archive import prune, restore
 from apet.training.callbacks import JobCallbacks
 from apet.training.cell import train_cell
 from apet.training.checkpoint import SHARE, CellCheckpoint
 from apet.training.loop import TrainerCallback, TrainingState, train
-from apet.core.signals import SignalHandler
 from apet.tuning import TunedPLM
 from lab import Lab, hit
 from test_training import BENCH, RECIPE, cell, contents, start

@@ -27,6 +27,7 @@ from safetensors.torch import load_file
 import apet
 from apet.config.study_config import PretrainingConfig
 from apet.core.records import BLANK, seal_bytes
+from apet.core.signals import SignalHandler
 from apet.data import wheels
 from apet.data.wheels import copy_member, fetch_wheel, open_member, open_wheel
 from apet.errors import DataError, ModelError, StorageError, without_secrets
@@ -38,7 +39,6 @@ from apet.models.registry import ModelSource
 from apet.study.paths import ResultPaths
 from apet.training.checkpoint import CellCheckpoint
 from apet.training.job import record_failure
-from apet.core.signals import SignalHandler
 from saved import save_plm
 from test_fuzz import gguf
 from tiny import tiny_plm

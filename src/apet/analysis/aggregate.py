@@ -37,8 +37,8 @@ def aggregate(study: Path, results: ResultPaths, out: Path, partial: bool = Fals
         first = missing[0]
         raise DataError(
             f"{results.cells / first['cell'] / METRICS}: no such file ({first['reason']}); {len(missing)} of "
-            f"{len(cells)} cells are missing. `apet status` tells how far they are; `apet aggregate --allow-missing` goes on "
-            "without them."
+            f"{len(cells)} cells are missing. `apet status` tells how far they are; `apet aggregate --allow-missing` goes "
+            "on without them."
         )
     gone = {row["cell"] for row in missing}
     records = list(read_records(results.cells, (path for path in cells if path not in gone)))

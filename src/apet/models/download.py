@@ -89,8 +89,8 @@ def _from_hub(snapshot: ModelSource, folder: Path, _: Path) -> str:
         said = f"{type(error).__name__}: {without_secrets(first_line(error))}"
         raise ModelError(
             f"model {snapshot.name!r}: {name} at revision {revision} is not on this machine, and the hub cannot be "
-            f"reached, or broke off ({said}). Say it again, which goes on where it was; or say `apet download-model --model "
-            f"{snapshot.name}` where the hub can be reached, and bring models/ here (`dvc push` there, `dvc pull` "
+            f"reached, or broke off ({said}). Say it again, which goes on where it was; or say `apet download-model "
+            f"--model {snapshot.name}` where the hub can be reached, and bring models/ here (`dvc push` there, `dvc pull` "
             "here); or name a folder as its source."
         ) from None
     _copy(cached, folder)

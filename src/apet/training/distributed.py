@@ -11,6 +11,7 @@ from pathlib import Path
 from torch import distributed
 
 from apet.core.progress import CellProgress
+from apet.core.signals import SignalHandler
 from apet.errors import ApetError, Interrupted
 from apet.models.sharding import is_main_process, join
 from apet.study.grid import Cell
@@ -19,7 +20,6 @@ from apet.training.callbacks import NO_CALLBACKS, CellCallbacks, JobCallbacks, o
 from apet.training.cell import CellInputs
 from apet.training.checkpoint import CellCheckpoint
 from apet.training.job import JobOptions, load_inputs, record_failure, run_cell, unfinished
-from apet.core.signals import SignalHandler
 from apet.training.runtime import make_deterministic, return_freed_memory
 
 GONE = (

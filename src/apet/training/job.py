@@ -15,6 +15,7 @@ from pathlib import Path
 from apet.core.arithmetic import cpu_name
 from apet.core.hashing import digest, write_json
 from apet.core.progress import CellProgress
+from apet.core.signals import SignalHandler
 from apet.data.prepare import read_task
 from apet.errors import ApetError, CellsFailedError, ConfigError, DataError, ModelError, StorageError, without_secrets
 from apet.models.checkpoint_files import PRETRAINING, SNAPSHOT, read_origin
@@ -26,7 +27,6 @@ from apet.study.paths import ResultPaths
 from apet.training.callbacks import CellCallbacks, JobCallbacks, opener
 from apet.training.cell import CellInputs, train_cell
 from apet.training.checkpoint import CHECKPOINT_SECONDS, CellCheckpoint, discard
-from apet.core.signals import SignalHandler
 from apet.training.runtime import keep_freed_memory, machine_class, make_deterministic
 
 

@@ -52,8 +52,8 @@ def records(spec: Mapping[str, Any], task: Task, wheels_folder: Path) -> Iterato
             said = without_secrets(f"{type(error).__name__}: {error}")
             raise DataError(
                 f"task {task.name}: {place}: the hub did not give it ({said}). "
-                f"`apet prepare-task --task {task.name} …` fetches it on a machine with network; the folder that it writes "
-                f"may be copied here. Or let a local folder stand in, with `sources: {{{task.name}: FOLDER}}` in the "
+                f"`apet prepare-task --task {task.name} …` fetches it on a machine with network; the folder that it "
+                f"writes may be copied here. Or let a local folder stand in, with `sources: {{{task.name}: FOLDER}}` in the "
                 f"study, where FOLDER/{task.name}/{split}.jsonl (or csv, tsv, parquet) holds the rows."
             ) from None
 
