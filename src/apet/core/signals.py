@@ -13,14 +13,12 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class SignalHandler:
-    """Raises Interrupted on SIGTERM and SIGINT: immediately, or at the next safe point while `deferred`.
+    """Raises Interrupted on SIGTERM and SIGINT: immediately, or at the next safe point while `deferred`."""
 
-    Attributes:
-        signal_name: Name of the first signal received, or None.
-    """
+    signal_name: str | None = None
+    """Name of the last signal received, or None."""
 
     def __init__(self) -> None:
-        self.signal_name: str | None = None
         self._deferred = False
 
     @contextmanager

@@ -67,7 +67,7 @@ CPU_SAFETY_FACTOR, GPU_SAFETY_FACTOR = 10, 30
 of a GPU is larger, because GPU_FLOPS was not measured."""
 
 SCHEDULER_SPEED = Speed(CPU_FLOPS / CPU_SAFETY_FACTOR, GPU_FLOPS / GPU_SAFETY_FACTOR, gpu_min_params=1e8)
-"""Throughput assumed for requests. A PLM of less than 1e8 parameters must finish on a CPU core too."""
+"""Throughput assumed for requests. A PLM of less than 1e8 parameters may have to run on a CPU core."""
 
 
 def num_devices(grid: Grid, job: Job) -> int:
@@ -92,18 +92,15 @@ class CostModel:
     Args:
         grid: The study.
         plm_sizes: By PLM, the record that `apet.study.resolve.sizes` returns and a resolved study contains.
-        rows: By task, the number of rows of each split; by default the study's `max_samples`, and 0 for null.
     """
 
-    def __init__(
-        self,
-        grid: Grid,
-        plm_sizes: Mapping[str, Mapping[str, Any]],
-        rows: Mapping[str, Mapping[str, int]] | None = None,
-    ):
+    rows: dict[str, dict[str, int]]
+    """By task, the number of rows of each split: the study's `max_samples`, and 0 for null."""
+
+    def __init__(self, grid: Grid, plm_sizes: Mapping[str, Mapping[str, Any]]):
         self.grid, self.sizes = grid, plm_sizes
         limits = {split: limit or 0 for split, limit in asdict(grid.study.max_samples).items()}
-        self.rows = rows or dict.fromkeys(grid.tasks, limits)
+        self.rows = dict.fromkeys(grid.tasks, limits)
 
     def trainable_params(self, cell: Cell) -> int:
         """Return the length of a cell's θ, without a classification head."""
