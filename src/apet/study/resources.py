@@ -94,11 +94,9 @@ class CostModel:
         plm_sizes: By PLM, the record that `apet.study.resolve.sizes` returns and a resolved study contains.
     """
 
-    rows: dict[str, dict[str, int]]
-    """By task, the number of rows of each split: the study's `max_samples`, and 0 for null."""
-
     def __init__(self, grid: Grid, plm_sizes: Mapping[str, Mapping[str, Any]]):
         self.grid, self.sizes = grid, plm_sizes
+        # Rows of each split by task, 0 if unknown.
         limits = {split: limit or 0 for split, limit in asdict(grid.study.max_samples).items()}
         self.rows = dict.fromkeys(grid.tasks, limits)
 
