@@ -141,7 +141,7 @@ def test_rows_that_nothing_tells_yet_are_said_to_be_missing(tmp_path):
     assert cost(known, "none", "@own").operations == 2 * BLOCKS * TEXT * 7
 
 
-def test_the_papers_study_is_counted_without_any_plm_and_the_readme_says_so(tmp_path):
+def test_the_papers_study_is_counted_without_any_plm_as_the_docs_show(tmp_path):
     path = ROOT / "studies/paper.yaml"
     paper = CostEstimate(Grid(load_study(path), path), Speed(), tmp_path)
     found = paper.record()
@@ -151,8 +151,8 @@ def test_the_papers_study_is_counted_without_any_plm_and_the_readme_says_so(tmp_
     # Every seed of full fine-tuning leaves a θ as long as the PLM.
     assert found["models"]["google/t5-v1_1-xxl"]["theta"] > 11 * 3 * 4 * 11_135_332_352
     assert found["total"]["gpu_hours"] > 0 and found["total"]["cpu_hours"] == 0
-    readme = (ROOT / "README.md").read_text()
-    assert all(line in readme for line in paper.lines()[:5])
+    page = (ROOT / "docs" / "running.md").read_text()
+    assert all(line in page for line in paper.lines()[:5])
 
 
 def test_the_table_says_what_it_assumes(tmp_path, monkeypatch, capsys):
