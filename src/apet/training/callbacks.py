@@ -79,8 +79,8 @@ class ReplicateCallback(TrainerCallback):
         self.journal.report.step(self.name, run.step, run.recipe.max_steps, run.losses[-1], self._part(run))
         if self.log:
             values = {"train/loss": run.losses[-1]}
-            if run.looks and run.looks[-1][0] == run.step:
-                seen = run.looks[-1][1]
+            if run.evals and run.evals[-1][0] == run.step:
+                seen = run.evals[-1][1]
                 values |= {"validation/score": seen.score, "validation/loss": seen.loss}
             self.log.log(run.step, values)
         self.journal.kept.under_way(self._kept, run.state_dict)

@@ -111,7 +111,7 @@ class TrainingState:
     def stopped(self) -> str | None:
         """What ended the run before its last step."""
         patience = self.recipe.early_stopping_patience
-        if patience and self.looks and len(self.looks) - 1 - self.looks.index(self.best_eval) >= patience:
+        if patience and self.evals and len(self.evals) - 1 - self.evals.index(self.best_eval) >= patience:
             return "patience"
         return "divergence" if self.diverged else None
 
@@ -122,7 +122,7 @@ class TrainingState:
     @property
     def best_eval(self) -> tuple[int, Score]:
         """By score, then by loss, then the earlier one."""
-        return max(self.looks, key=lambda look: (look[1].score, -look[1].loss))
+        return max(self.evals, key=lambda look: (look[1].score, -look[1].loss))
 
     @property
     def moments(self) -> dict[Tensor, Any]:
@@ -149,23 +149,23 @@ class TrainingState:
         if not math.isfinite(seen.loss):
             self.losses[-1] = seen.loss
             return
-        self.looks.append((self.step, seen))
-        if self.best_eval is self.looks[-1]:
+        self.evals.append((self.step, seen))
+        if self.best_eval is self.evals[-1]:
             self.best = flat(self.theta)
 
     def curve(self) -> list[tuple[int, float]]:
         """(step, mean training loss since the last one) at every look."""
-        edges = [0, *(step for step, _ in self.looks if step)]
+        edges = [0, *(step for step, _ in self.evals if step)]
         return [(end, fmean(self.losses[start:end])) for start, end in pairwise(edges)]
 
     def state_dict(self) -> dict[str, Any]:
         """Numbers and tensors from which `restore` goes on."""
         return {
             "theta": {name: leaf.detach() for name, leaf in self.theta.items()},
-            "optimiser": {name: dict(self.moments[leaf]) for name, leaf in self.theta.items()},
+            "optimizer": {name: dict(self.moments[leaf]) for name, leaf in self.theta.items()},
             "best": list(self.best),
             "losses": self.losses,
-            "looks": [[step, asdict(seen)] for step, seen in self.looks],
+            "evals": [[step, asdict(seen)] for step, seen in self.evals],
         }
 
     @torch.no_grad()
@@ -173,10 +173,10 @@ class TrainingState:
         """Become the run, begun alike, that `state` was taken of."""
         for name, leaf in self.theta.items():
             leaf.copy_(state["theta"][name])
-            self.moments[leaf] = {key: x.to(leaf.device) for key, x in state["optimiser"][name].items()}
+            self.moments[leaf] = {key: x.to(leaf.device) for key, x in state["optimizer"][name].items()}
         self.best = tuple(state["best"])
         self.losses = list(state["losses"])
-        self.looks = [(step, Score(**seen)) for step, seen in state["looks"]]
+        self.evals = [(step, Score(**seen)) for step, seen in state["evals"]]
 
 
 class TrainerCallback:
@@ -226,9 +226,9 @@ def train(
         if run.step in looks and not run.diverged:
             run.record_eval(objective.evaluate(tuned, run.parts, data.validation).score)
         watch.on_step_end(run)
-    if not run.looks:  # nothing to train, or it diverged before the first look: θ at step 0
+    if not run.evals:  # nothing to train, or it diverged before the first look: θ at step 0
         begun = tuned.spread([part for part in run.best if len(part)])
-        run.looks.append((0, objective.evaluate(tuned, begun, data.validation).score))
+        run.evals.append((0, objective.evaluate(tuned, begun, data.validation).score))
     return TrainingResult(*run.best, rate, *run.best_eval, run.curve(), run.step, run.stopped)
 
 
