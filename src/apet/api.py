@@ -132,7 +132,7 @@ def prepare_task(
     seed: int = 1,
     wheels: str | Path = "data/wheels",
 ) -> Path:
-    """Prepare the splits of a task in a folder, as `apet prepare` does.
+    """Prepare the splits of a task in a folder, as `apet prepare-task` does.
 
     Args:
         task: The name of a built-in task, a YAML file, or the content of such a file.
