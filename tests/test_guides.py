@@ -192,7 +192,7 @@ def test_guide_read_report_runs(reader, capsys):
     page = Path("results/report.html").read_text()
     assert all(f">{part}<" in page for part in PARTS)
     assert reader.names["scores"]["count"].sum() == 7 + 2 * 4
-    assert set(reader.names["sources"]) == {"claim", "scope", "cell"}
+    assert set(reader.names["behind"]) == {"claim", "scope", "cell"}
     assert "lora at @own" in capsys.readouterr().out and "model" in reader.output
 
 
