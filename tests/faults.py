@@ -13,10 +13,10 @@ from pathlib import Path
 
 from apet.core.atomic import is_temporary
 
-LOCKED = ("Directory cannot be locked", "Unable to acquire lock", "another run is at work here")
+LOCKED = ("Directory cannot be locked", "Unable to acquire lock", "another run is in progress")
 """Messages of Snakemake, DVC and the workflow if another run is active. All of them continue with a fix."""
 
-HOUR, DAY = 3600, 86400
+HOUR = 3600
 
 
 def drop_cut_rwlock(folder: Path) -> bool:
@@ -92,12 +92,10 @@ class Clock:
         self.folder = folder
 
     def jump(self, hours: int) -> None:
-        """Date all files earlier by a number of hours. Files from 1970, which have a fixed date, keep it."""
+        """Date all files earlier by a number of hours."""
         for path in [*self.folder.rglob("*")]:
             try:
-                mtime = path.lstat().st_mtime_ns
-                if mtime > DAY * 10**9:
-                    moment = max(0, mtime - hours * HOUR * 10**9)
-                    os.utime(path, ns=(moment, moment), follow_symlinks=False)
+                moment = max(0, path.lstat().st_mtime_ns - hours * HOUR * 10**9)
+                os.utime(path, ns=(moment, moment), follow_symlinks=False)
             except FileNotFoundError:
                 continue
