@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import os
 import re
@@ -78,6 +79,26 @@ def test_public_functions_and_classes_have_complete_docstrings():
             missing |= bool(signature.parameters) and "Args:\n" not in docstring
             missing |= signature.return_annotation not in (None, "None") and "Returns:\n" not in docstring
         incomplete += [name] if missing else []
+    assert incomplete == []
+
+
+def lacks_sections(function: ast.FunctionDef) -> bool:
+    """Test for a docstring of several lines without Args or Returns that the signature requires."""
+    docstring = ast.get_docstring(function) or ""
+    if "\n" not in docstring or any("property" in ast.unparse(node) for node in function.decorator_list):
+        return False
+    arguments = {node.arg for node in (*function.args.args, *function.args.kwonlyargs)} - {"self", "cls"}
+    returns = function.returns is not None and ast.unparse(function.returns) != "None"
+    return bool(arguments and "Args:" not in docstring) or (returns and not re.search("(Returns|Yields):", docstring))
+
+
+def test_docstrings_are_one_line_or_complete():
+    incomplete = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for path in sorted((ROOT / "src" / "apet").rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.FunctionDef) and lacks_sections(node)
+    ]
     assert incomplete == []
 
 
