@@ -1,7 +1,6 @@
-"""From cells to findings and figures at size: `python benchmarks/aggregate.py`. See README.md.
+"""Run time of aggregation, findings and figures on a large study: `python benchmarks/aggregate.py`. See README.md.
 
-A simulated results tree of nine PLMs in three families, eleven tasks, and as many cells as it takes, with predictions
-as a training leaves them; the programs are the real ones.
+The real programs process simulated results of nine PLMs in three families and eleven tasks, with predictions.
 """
 
 from __future__ import annotations
@@ -75,7 +74,7 @@ def measure(folder: Path, *command: str) -> tuple[float, float, float]:
 
 
 def main() -> int:
-    """Exit status 1 where a limit is exceeded."""
+    """Exit with status 1 if a limit is exceeded."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cells", type=int, default=8300, help="at least so many (default: 8300)")
     parser.add_argument("--rows", type=int, default=1000, help="test rows of a task (default: 1000)")

@@ -1,7 +1,7 @@
-"""What each arithmetic costs: CPU time of a training step and of an evaluation, side by side.
+"""Cost of each arithmetic mode: CPU time of a training step and of an evaluation.
 
-Each measurement is a process of its own, because the instruction sets are fixed before PyTorch loads. Processes of the
-three kinds alternate; ratios are of the same repeat, medians over repeats.
+Each measurement is a separate process, because the instruction sets are fixed before PyTorch loads. Processes of the
+three modes alternate; ratios are within a repeat, medians over repeats.
 
     python benchmarks/arithmetic.py --plm ladder/bloom-64x4 --data data/tasks/bbc_topics-… --repeats 5
 """
@@ -33,8 +33,8 @@ def measure(plm: Path, data: Path) -> dict[str, float]:
     make_deterministic()
     keep_freed_memory()
     recipe = TrainingConfig(
-        loss="label_words", max_steps=10**6, batch_size=16, max_length=LENGTH, learning_rates=LearningRates(*[1e-4] * 6), lr_multipliers=(1.0,),
-        lr_scheduler_type="constant", warmup_ratio=0.0, num_evals=1, max_grad_norm=1.0, gradient_checkpointing=False,
+        max_steps=10**6, max_length=LENGTH, learning_rates=LearningRates(*[1e-4] * 6), num_evals=1,
+        lr_scheduler_type="constant", warmup_ratio=0.0,
     )  # fmt: skip
     bench = CellInputs.of(load_plm(plm, plm.name), data, LENGTH)
     args = argparse.Namespace(steps=STEPS, rows=ROWS, rounds=3)

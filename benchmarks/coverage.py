@@ -1,7 +1,7 @@
-"""How often 95 % intervals hold the truth of simulated studies: python benchmarks/coverage.py [studies]
+"""Coverage of 95 % intervals in simulated studies: python benchmarks/coverage.py [studies]
 
-Prints a Markdown table: for each estimator and design the share of intervals that hold the truth, its Monte Carlo
-error (one standard error), and their mean width.
+Prints a Markdown table: for each estimator and design the share of intervals that contain the truth, its Monte Carlo
+error (one standard error), and the mean width.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ DESIGNS = {
     "2 units, tasks that differ": Design(tasks=11, cells=4, task_sd=0.05),
 }
 Held = tuple[np.ndarray, np.ndarray]
-"""Whether each interval held the truth, and the widths."""
+"""Booleans, true if an interval contains the truth, and widths."""
 
 
 def of_cells(frame: pd.DataFrame, truth: np.ndarray, design: Design) -> Held:
@@ -40,7 +40,7 @@ def of_cells(frame: pd.DataFrame, truth: np.ndarray, design: Design) -> Held:
 
 
 def of_paired_differences(frame: pd.DataFrame, truth: np.ndarray, design: Design) -> Held:
-    """All cells of a task have one true mean, so that every difference is 0."""
+    """Intervals of paired differences. All cells of a task have the same true mean, so every difference is 0."""
     found = differences(sample_means(frame, 1000), lambda cells: cells.assign(budget="0"))
     found = found[found.task.isin(frame.task.unique()) & found.budget.ne("0")]
     return held(found.low, found.high, 0.0), (found.high - found.low).to_numpy()

@@ -1,4 +1,4 @@
-"""Coverage of the intervals behind the claims on simulated studies of known truth, and how often a verdict is false."""
+"""Coverage of the intervals of claims in simulated studies with known truth, and the rate of false verdicts."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""What the workflow costs by itself, without a training: `python benchmarks/dag.py [CELLS …]`. See README.md.
+"""Overhead of the workflow without training: `python benchmarks/dag.py [CELLS …]`. See README.md.
 
-Each study stands in a scratch folder of its own, with files of the right names and a few bytes in place of results. The
-programs are the real ones, but for `apet train`: a shell script takes its place that writes each cell's files at once.
+Each study is in a temporary folder, with placeholder files instead of results. All programs are real, except `apet
+train`, which is replaced by a shell script that writes a cell's files at once.
 """
 
 from __future__ import annotations
@@ -209,7 +209,7 @@ def verdict(what: str, took: Took, cells: int) -> tuple[bool, str]:
 
 
 def main() -> int:
-    """Exit status 1 where a limit is exceeded."""
+    """Exit with status 1 if a limit is exceeded."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("cells", type=int, nargs="*", default=[1000, 10_000, 25_000], help=f"multiples of {PAIRS}")
     parser.add_argument("--scratch", type=Path, help="folder for the studies (default: the system's)")

@@ -1,8 +1,8 @@
-"""Peak memory of LoRA on one PLM, apet against PEFT with a plain PyTorch loop: `python benchmarks/memory.py FOLDER`.
+"""Peak memory of LoRA on one PLM, apet and PEFT with a plain PyTorch loop: `python benchmarks/memory.py FOLDER`.
 
-Both train rank 8 on query and value with AdamW for a few steps of 8 rows × 128 tokens and a loss over the whole
-vocabulary at the last position, in float32 and bfloat16, with and without checkpointing. Each run is a process of its
-own on one thread; medians over repeats that alternate between the sides. See README.md.
+Both train rank 8 on query and value with AdamW for a few steps of 8 rows × 128 tokens and a loss over the full
+vocabulary at the last position, in float32 and bfloat16, with and without gradient checkpointing. Each run is a
+separate process with one thread; medians over repeats that alternate between the sides. See README.md.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any
 
 RANK, ROWS, LENGTH, STEPS = 8, 8, 128, 2
 SIDES = ("apet", "peft", "peft-last")
-"""peft-last asks the library for the logits of the last position alone, which its users may do and seldom do."""
+"""peft-last computes only the logits of the last position, an option of the library that is rarely used."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
-"""How fast one PLM is trained and read: rows per second, share of the machine's matrix rate, time per written token.
+"""Speed of training and evaluation on one PLM: rows per second, share of the matrix rate, time per generated token.
 
-Training steps, evaluation and plain matrix products alternate in one process on one thread, so that whatever else the
-machine does meets all of them; figures are medians over rounds, of CPU seconds.
+Training steps, evaluation and plain matrix products alternate in one process with one thread, so that other load
+affects all of them. Results are medians over rounds, in CPU seconds.
 
     python benchmarks/rates.py --plm models/bloom-64x4-… --data data/tasks/bbc_topics-… \
         --written data/tasks/bbc_titles-…

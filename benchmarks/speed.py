@@ -1,10 +1,10 @@
-"""Cells per CPU hour against the practitioner's tool: PEFT + transformers.Trainer with dynamic padding.
+"""Cells per CPU hour of apet, compared with PEFT and transformers.Trainer with dynamic padding.
 
-Both sides train LoRA (rank 8 on query and value) on the same PLM, rows, batch, steps, thread and dtype, on the same
-loss over the label words (or with a classification head, where the PLM's is trained), and score the same validation
-rows twice and test rows once. Repeats alternate, each side in a process of its own; figures are CPU seconds, medians
-over all cells. Start-up (imports, PLM, data) is measured apart: a practitioner's script pays it for every cell, apet
-once a block.
+Both sides train LoRA (rank 8 on query and value) on the same PLM, rows, batch size, steps, threads and dtype, with the
+same loss over the label words (or a classification head, for PLMs that need one), and evaluate the validation rows
+twice and the test rows once. Repeats alternate, each side in a separate process. Results are CPU seconds, medians over
+all cells. Start-up (imports, PLM, data) is measured separately: a PEFT script needs it for every cell, apet once per
+job.
 
     python benchmarks/speed.py --plm models/bloom-64x4-… --data data/tasks/bbc_topics-…
 """
@@ -22,7 +22,7 @@ import time
 from pathlib import Path
 
 BLOCK = 20
-"""Cells that share apet's start-up in the figures: `cells_per_job` of the quick study."""
+"""Cells that share the start-up of apet: `cells_per_job`."""
 
 
 def main() -> None:

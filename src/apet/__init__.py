@@ -1,8 +1,8 @@
 """Reproducible study of how model scaling changes parameter-efficient tuning.
 
-For notebooks: `apet.load_model`, `apet.make_plan`, `apet.prepare_task`, `apet.train`, `apet.load_tuned`,
-`apet.export_model` and `apet.plan_from_peft`; see docs/python.md. They are imported on first use, so that
-`import apet` takes no time.
+Functions for notebooks: `apet.load_model`, `apet.make_plan`, `apet.prepare_task`, `apet.train`, `apet.load_tuned`,
+`apet.export_model` and `apet.plan_from_peft`; see docs/python.md. Each is imported on first use, which keeps
+`import apet` fast.
 """
 
 from __future__ import annotations

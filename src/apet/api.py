@@ -1,4 +1,4 @@
-"""The steps of the pipeline for a notebook: on PLMs in memory, by the same code, without a study."""
+"""The steps of the pipeline for notebooks: the same code on models in memory, without a study."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from apet.export.delta import memory_content
 from apet.export.formats import export_model
 from apet.export.peft_adapters import plan_from_peft
 from apet.export.restore import load_tuned
-from apet.export.tuned_model import ASKED, TunedModel
+from apet.export.tuned_model import TASK_KEYS, TunedModel
 from apet.models.families import family_of
 from apet.models.loading import PLM, load_plm
 from apet.models.registry import DTYPES
@@ -50,10 +50,12 @@ __all__ = [
 ]
 
 DEFAULT_TRAINING = TrainingConfig(
-    loss="label_words", max_steps=60, batch_size=16, max_length=36, learning_rates=LearningRates(0.03, 0.03, 0.03, 0.03, 0.03, 0.003),
-    lr_multipliers=(1.0,), lr_scheduler_type="linear", warmup_ratio=0.1, num_evals=2, max_grad_norm=1.0, gradient_checkpointing=False,
+    max_steps=60, max_length=36, num_evals=2, learning_rates=LearningRates(0.03, 0.03, 0.03, 0.03, 0.03, 0.003)
 )  # fmt: skip
-"""The quick study's recipe, from which `train` starts."""
+"""Training configuration of the quick study, which `train` uses by default."""
+
+Samples = Iterable[Mapping[str, Any]]
+"""Rows of a task: a list of mappings from column to value, or a data frame."""
 
 
 def load_model(
@@ -62,34 +64,60 @@ def load_model(
     name: str | None = None,
     device: str = "cpu",
 ) -> PLM:
-    """A frozen PLM: a Hugging Face folder, or a model with its LM head and its tokenizer that are in memory already.
+    """Load a frozen PLM from a folder, or wrap a model in memory.
 
-    `inventory` of it lists its sites. name: in records and seeds (default: the folder's, or the architecture's). A
-    model in memory is not copied: it is set to evaluation without gradients, with the family's faster kernels, and
-    stays where it is. Raises ModelError for a PLM that cannot be used.
+    A model in memory is not copied. It is set to evaluation mode without gradients, gets the faster kernels of its
+    family, and stays on its device.
+
+    Args:
+        source: A Hugging Face folder (config.json, safetensors, tokenizer), or a model with its LM head.
+        tokenizer: The tokenizer of a model in memory.
+        name: The name in records and seeds. Default: the folder's name, or the architecture.
+        device: The PyTorch device to load a folder to.
+
+    Returns:
+        The PLM. Its `inventory` lists the sites.
+
+    Raises:
+        ModelError: If the model is not supported.
     """
     if not isinstance(source, PreTrainedModel):
         return load_plm(Path(source), name or Path(source).resolve().name, device=device)
     config, dtype = source.config, str(source.dtype).removeprefix("torch.")
     family = family_of(config.model_type)
     if not isinstance(source, family.class_of(config)):
-        wanted = family.class_of(config).__name__
-        raise ModelError(f"a {type(source).__name__} has no LM head, by which answers are read. Allowed: {wanted}.")
+        expected = family.class_of(config).__name__
+        raise ModelError(f"model: expected a {expected}, got a {type(source).__name__}, which has no LM head.")
     if tokenizer is None:
-        raise ModelError("a PLM in memory needs its tokenizer: apet.load_model(model, tokenizer).")
+        raise ModelError("tokenizer: missing for a model in memory. Call apet.load_model(model, tokenizer).")
     if dtype not in DTYPES:
         raise ModelError(unknown_name("dtype", dtype, DTYPES))
     source.requires_grad_(False).eval()
     family.install_kernels(source)
-    named, frame = name or config.model_type, family.special_tokens(tokenizer)
-    return PLM(named, family, source, tokenizer, memory_content(source), frame, dtype=dtype)
+    special_tokens = family.special_tokens(tokenizer)
+    content = memory_content(source)
+    return PLM(name or config.model_type, family, source, tokenizer, content, special_tokens, dtype=dtype)
 
 
 def make_plan(
     plm: PLM, placement: str, budget: int | str = "@own", seed: int = 1, methods: MethodSizes | None = None
 ) -> Plan:
-    """Which units get the budget, as `apet plan` says. budget: 4096, "0.01%", "@lora", …; methods: sizes of the named
-    placements. Raises ParamsError for an unknown placement, BudgetError for a budget that it cannot meet.
+    """Distribute a budget over the sites of a PLM, as `apet plan` does.
+
+    Args:
+        plm: The frozen PLM.
+        placement: The name of a placement, such as `uniform` or `lora`.
+        budget: The number of trainable parameters (4096), a share of the PLM ("0.01%"), or the count of a placement
+            ("@lora").
+        seed: Seed of random placements.
+        methods: Sizes of the named methods. Default: the published sizes.
+
+    Returns:
+        The plan: units of each site. Its `budget` is met exactly.
+
+    Raises:
+        ConfigError: If the placement is unknown.
+        BudgetError: If the placement cannot meet the budget.
     """
     methods = methods or MethodSizes()
     count = resolve(Budget.parse(budget), placement, plm.inventory, methods)
@@ -99,57 +127,78 @@ def make_plan(
 def prepare_task(
     task: str | Path | Mapping[str, Any],
     out: str | Path,
-    rows: Iterable[Mapping[str, Any]] | Mapping[str, Iterable[Mapping[str, Any]]] | None = None,
-    most: Rows | None = None,
+    data: Samples | Mapping[str, Samples] | None = None,
+    max_samples: Rows | None = None,
     seed: int = 1,
     wheels: str | Path = "data/wheels",
 ) -> Path:
-    """Prepare a task's splits in a folder, as `apet prepare-task` does. Returns the folder.
+    """Prepare the splits of a task in a folder, as `apet prepare-task` does.
 
-    task: a name, a YAML file, or what such a file says. rows: a task's rows where no source has them, each a mapping
-    with the task's columns, together (splits are made by a hash of the text) or by split (train, validation, test).
-    most: most rows of each split. Raises ParamsError and DataError for a task or a row that is not as it should be.
+    Args:
+        task: The name of a built-in task, a YAML file, or the content of such a file.
+        out: The folder to write.
+        data: The rows of a task that is given as a mapping: one collection, which is split by a hash of the text, or
+            one for each split (train, validation, test).
+        max_samples: Maximum number of rows of each split. Default: all.
+        seed: Seed of the selection of rows.
+        wheels: The folder of downloaded wheels.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ConfigError: If the task is invalid.
+        DataError: If a row is invalid.
     """
-    given = isinstance(task, Mapping)
-    if given != (rows is not None):
-        raise ConfigError("rows: they go with a task that is a mapping; a task by name or YAML file has its source.")
+    if isinstance(task, Mapping) != (data is not None):
+        raise ConfigError("data: expected with a task that is a mapping, and only then. Other tasks have a source.")
     with tempfile.TemporaryDirectory() as folder:
-        found = load_task(_written(task, rows, Path(folder)) if isinstance(task, Mapping) else task)
-        prepare_splits(found, Path(wheels), Path(out), most or {}, seed)
+        loaded = load_task(_write_task(task, data, Path(folder)) if isinstance(task, Mapping) else task)
+        prepare_splits(loaded, Path(wheels), Path(out), max_samples or {}, seed)
     return Path(out)
 
 
 def train(plm: PLM, plan: Plan, data: str | Path, seed: int = 1, **training: Any) -> TunedModel:
     """Train one replicate of a plan on a prepared task, select on validation, score on test.
 
-    training: keys of params.yaml's `training` in place of those of DEFAULT_TRAINING. The replicate is draw 0, rerun 0 of the cell with
-    this PLM's name, task, placement and budget (as a number): where the plan is that cell's, θ is too, bit for bit.
-    PyTorch is left with one thread and deterministic kernels. The result's `run` has curve, rate and scores.
+    The replicate has plan index 0 and seed index 0 in the cell with this PLM's name, task, placement and budget. If the
+    plan is that cell's plan, θ is the cell's θ, bit for bit. PyTorch is left with one thread and deterministic kernels.
+
+    Args:
+        plm: The frozen PLM. It is not changed.
+        plan: The units to train.
+        data: The folder of a prepared task.
+        seed: The seed of the study.
+        **training: Keys of `training` in params.yaml, which override those of `DEFAULT_TRAINING`.
+
+    Returns:
+        The tuned model. Its `run` has loss curve, learning rate and scores.
+
+    Raises:
+        ConfigError: If a key or value of the training is invalid.
     """
-    recipe = DEFAULT_TRAINING.override(training, "apet.train")
-    if plm.head == "classification" and recipe.loss != "label_words":
-        raise ConfigError(
-            f"loss {recipe.loss!r}: PLM {plm.name!r} has `head: classification`. Allowed for it: label_words."
-        )
+    config = DEFAULT_TRAINING.override(training, "apet.train")
+    if plm.head == "classification" and config.loss != "label_words":
+        raise ConfigError(f"apet.train: loss: expected 'label_words' for a classification head, got {config.loss!r}.")
     make_deterministic(plm.device.type)
-    bench = CellInputs.of(plm, Path(data), recipe.max_length)
-    task = bench.task
+    inputs = CellInputs.of(plm, Path(data), config.max_length)
+    task = inputs.task
     coordinates = plm.name, task["task"], plan.placement, str(plan.budget)
-    cell = Cell(*coordinates, 1, 1, seed, MethodSizes(), recipe, plm.content, task["digest"])
-    made = run_replicate(cell, bench, plan, 0, 0, NO_CALLBACKS)
-    asked, length = {key: task[key] for key in ASKED}, min(recipe.max_length, task["max_length"])
-    run = replicate_record(cell, bench, made)
-    return TunedModel(plm, plan, made.training.theta, asked, length, made.training.head, run)
+    cell = Cell(*coordinates, 1, 1, seed, MethodSizes(), config, plm.content, task["digest"])
+    result = run_replicate(cell, inputs, plan, 0, 0, NO_CALLBACKS)
+    task_record, max_length = {key: task[key] for key in TASK_KEYS}, min(config.max_length, task["max_length"])
+    record = replicate_record(cell, inputs, result)
+    return TunedModel(plm, plan, result.training.theta, task_record, max_length, result.training.head, record)
 
 
-def _written(task: Mapping[str, Any], rows: Any, folder: Path) -> Path:
-    """A task and its rows as the files that the pipeline reads them from."""
-    splits = rows if isinstance(rows, Mapping) else {"all": rows}
-    for split, some in splits.items():
-        records = some.to_dict("records") if hasattr(some, "to_dict") else some
+def _write_task(task: Mapping[str, Any], data: Any, folder: Path) -> Path:
+    """Write a task and its rows as the files that the pipeline reads."""
+    has_splits = isinstance(data, Mapping)
+    for split, samples in (data if has_splits else {"all": data}).items():
+        records = samples.to_dict("records") if hasattr(samples, "to_dict") else samples
         lines = [json.dumps(dict(row), ensure_ascii=False) for row in records]
         (folder / f"{split}.jsonl").write_text("\n".join(lines) + "\n", "utf-8")
-    place = {"folder": "."} if isinstance(rows, Mapping) else {"file": "all.jsonl"}
+    source = {"folder": "."} if has_splits else {"file": "all.jsonl"}
     path = folder / "task.yaml"
-    path.write_text(yaml.safe_dump({**task, "local": place}, sort_keys=False, allow_unicode=True), "utf-8")
+    path.write_text(yaml.safe_dump({**task, "local": source}, sort_keys=False, allow_unicode=True), "utf-8")
     return path

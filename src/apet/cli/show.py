@@ -135,7 +135,7 @@ def _name(run: Mapping[str, Any]) -> str:
 
 
 def _mean(replicates: Sequence[Mapping[str, Any]]) -> str:
-    """The mean test score. Its interval is in the report, which uses the other cells too."""
+    """Return the mean test score. Its interval is in the report, which uses the other cells too."""
     scores = [run["test"]["score"] for run in replicates if run["outcome"] != "diverged"]
     count = f"{len(scores)} of {len(replicates)} replicates"
     spread = f"S.D. between them {stdev(scores):.4f}, " if len(scores) > 1 else ""

@@ -124,7 +124,7 @@ def _forecast(status: Status, now: float) -> list[str]:
 
 
 def _machines(status: Status) -> list[str]:
-    """A line per additional machine type, because equal bytes are promised only within one."""
+    """Return a line per additional machine type, because equal bytes are promised only within one."""
     types: Counter[str] = Counter()
     # The dtype and the number of devices are properties of the PLM, not of the machine.
     keys = [key for key in MACHINE_KEYS if key not in ("dtype", "devices")]
@@ -144,6 +144,6 @@ def _ago(seconds: float) -> str:
 
 
 def _error(record: Mapping[str, Any]) -> str:
-    """The error in a failure record, short enough for a table."""
+    """Return the error in a failure record, short enough for a table."""
     text = " ".join(str(record.get("error", "")).split())
     return text if len(text) <= 120 else f"{text[:119]}…"

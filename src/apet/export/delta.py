@@ -1,4 +1,4 @@
-"""A delta: θ, its plan and its task in a folder, for every structure, beside the hash of the PLM that it belongs to."""
+"""Delta exports: θ, its plan and its task in a folder, for every structure, with the digest of the frozen PLM."""
 
 from __future__ import annotations
 
@@ -14,107 +14,115 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from apet.core.hashing import DIGEST, bytes_digest, digest, file_digest, has_valid_checksum, write_bytes
-from apet.core.records import CHANGED, read_object, write_json_record
+from apet.core.hashing import bytes_digest, digest, file_digest, write_bytes
+from apet.core.records import read_json_record, write_json_record
 from apet.errors import CorruptError, DataError
-from apet.export.tuned_model import ASKED, TunedModel
+from apet.export.tuned_model import TASK_KEYS, TunedModel
 from apet.models.loading import PLM
 from apet.placement import Plan, Units
 
-FORMAT = 2
-"""Of the manifest. 1, which is read as well: without a digest of its own."""
+DELTA_FORMAT = 1
+"""Version of the manifest's format."""
 
-MANIFEST, NUMBERS = "delta.json", "delta.safetensors"
-REMEDY = "Export the delta again."
-KEYS = {
+MANIFEST, TENSORS = "delta.json", "delta.safetensors"
+HINT = "Export the delta again."
+REQUIRED_KEYS = {
     "plm": ("name", "content", "folder"),
     "plan": ("placement", "budget", "seed", "digest", "units"),
-    "task": ASKED,
-    "files": (NUMBERS,),
+    "task": TASK_KEYS,
+    "files": (TENSORS,),
     "run": (),
 }
-"""What a manifest must say, beside `cell` and `length`."""
+"""Required sections of a manifest and their keys. `cell` and `max_length` are required too."""
 
 
 def write_delta(model: TunedModel, folder: Path) -> None:
-    """θ, a trained head and the chosen scalars of each site as tensors; all else in the manifest."""
+    """Write θ, the classification head and the indices of chosen scalars as tensors, everything else as JSON."""
     plm, plan = model.plm, model.plan
-    tensors = {"theta": model.theta, "head": model.head}
-    chosen = {f"index/{u.site.name}": torch.as_tensor(u.indices) for u in plan.units if u.indices is not None}
-    numbers = save({**tensors, **chosen}, {"format": "pt"})
-    write_bytes(folder / NUMBERS, numbers)
+    indices = {f"index/{u.site.name}": torch.as_tensor(u.indices) for u in plan.units if u.indices is not None}
+    tensors = save({"theta": model.theta, "head": model.head, **indices}, {"format": "pt"})
+    write_bytes(folder / TENSORS, tensors)
     manifest = {
-        "format": FORMAT,
+        "format": DELTA_FORMAT,
         "cell": model.cell,
         "plm": {**plm.record(), "head": plm.head, "folder": model.plm_folder},
         "plan": plan.record(),
         "task": dict(model.task),
-        "max_length": model.length,
+        "max_length": model.max_length,
         "run": dict(model.run),
-        "files": {NUMBERS: bytes_digest(numbers)},
+        "files": {TENSORS: bytes_digest(tensors)},
     }
     write_json_record(folder / MANIFEST, manifest)
 
 
 @dataclass(frozen=True)
 class Delta:
-    """What a delta's folder holds: `numbers`, and the manifest's parts."""
+    """The content of a delta folder."""
 
     folder: Path
-    numbers: Mapping[str, Tensor]
+    tensors: Mapping[str, Tensor]
+    """`theta` [budget], `head` [labels × (d + 1)] or empty, and `index/<site>` [scalars] for chosen scalars."""
     manifest: Mapping[str, Any]
 
     @property
     def plm(self) -> dict[str, Any]:
-        """Name, content, folder … of the PLM that θ belongs to."""
+        """Record of the PLM that θ was trained on: name, content digest, folder."""
         return self.manifest["plm"]
 
-    def model(self, plm: PLM) -> TunedModel:
-        """The tuned model over that PLM. Raises CorruptError where the plan is not what its digest says."""
-        said = self.manifest["plan"]
+    def build(self, plm: PLM) -> TunedModel:
+        """Build the tuned model on its frozen PLM. Raises CorruptError if the plan does not match its digest."""
+        record = self.manifest["plan"]
         sites = {site.name: site for site in plm.inventory.sites}
-        taken = [Units(sites[name], count, self._index(name)) for name, count in said["units"].items() if name in sites]
-        plan = Plan(said["placement"], said["budget"], said["seed"], tuple(taken))
-        if plan.digest != said["digest"]:
-            raise CorruptError(f"{self.folder / MANIFEST}: the plan is not the one that its digest names.")
-        manifest, numbers = self.manifest, self.numbers
+        units = [Units(sites[name], n, self._indices(name)) for name, n in record["units"].items() if name in sites]
+        plan = Plan(record["placement"], record["budget"], record["seed"], tuple(units))
+        if plan.digest != record["digest"]:
+            raise CorruptError(f"{self.folder / MANIFEST}: plan: its digest does not match. {HINT}")
+        manifest, tensors = self.manifest, self.tensors
         return TunedModel(
-            plm, plan, numbers["theta"], manifest["task"], manifest["max_length"], numbers["head"], manifest["run"],
+            plm, plan, tensors["theta"], manifest["task"], manifest["max_length"], tensors["head"], manifest["run"],
             manifest["cell"], self.plm["folder"],
         )  # fmt: skip
 
-    def _index(self, site: str) -> np.ndarray | None:
-        found = self.numbers.get(f"index/{site}")
-        return None if found is None else found.numpy()
+    def _indices(self, site: str) -> np.ndarray | None:
+        indices = self.tensors.get(f"index/{site}")
+        return None if indices is None else indices.numpy()
 
 
 def read_delta(folder: Path) -> Delta:
-    """Raises DataError for a folder without a delta, or of another format; CorruptError for changed bytes."""
-    manifest = read_object(folder / MANIFEST, REMEDY)
-    if (DIGEST in manifest or manifest.get("format") == FORMAT) and not has_valid_checksum(manifest):
-        raise CorruptError(f"{folder / MANIFEST}: {CHANGED} {REMEDY}")
-    if manifest.get("format") not in (1, FORMAT):
-        raise DataError(
-            f"{folder / MANIFEST}: format is {manifest.get('format')!r}; this version reads 1 and {FORMAT}."
-        )
-    missing = [key for key in ("cell", "max_length", *KEYS) if key not in manifest]
-    missing += [f"{part}.{key}" for part, keys in KEYS.items() for key in keys if key not in (manifest.get(part) or ())]
+    """Read and verify a delta folder.
+
+    Args:
+        folder: A folder that `write_delta` wrote.
+
+    Returns:
+        The verified content.
+
+    Raises:
+        DataError: If the folder has no delta, or a delta of another format.
+        CorruptError: If bytes have changed.
+    """
+    path = folder / MANIFEST
+    manifest = read_json_record(path, HINT)
+    if manifest.get("format") != DELTA_FORMAT:
+        raise DataError(f"{path}: format: expected {DELTA_FORMAT}, got {manifest.get('format')!r}. {HINT}")
+    missing = [key for key in ("cell", "max_length", *REQUIRED_KEYS) if key not in manifest]
+    missing += [f"{s}.{key}" for s, keys in REQUIRED_KEYS.items() for key in keys if key not in (manifest.get(s) or ())]
     if missing:
-        raise DataError(f"{folder / MANIFEST}: key {missing[0]} is missing. {REMEDY}")
-    path = folder / NUMBERS
-    if not path.is_file() or file_digest(path) != manifest["files"][NUMBERS]:
-        raise CorruptError(f"{path}: not the bytes that {MANIFEST} names. {REMEDY}")
-    return Delta(folder, load_file(path), manifest)
+        raise DataError(f"{path}: missing key {missing[0]!r}. {HINT}")
+    tensors = folder / TENSORS
+    if not tensors.is_file() or file_digest(tensors) != manifest["files"][TENSORS]:
+        raise CorruptError(f"{tensors}: missing, or its SHA-256 differs from the one in {MANIFEST}. {HINT}")
+    return Delta(folder, load_file(tensors), manifest)
 
 
-UNSAID = ("_name_or_path", "transformers_version")
-"""Keys of a configuration that do not decide what the PLM computes."""
+IRRELEVANT_CONFIG = ("_name_or_path", "transformers_version")
+"""Configuration keys that do not affect what the PLM computes."""
 
 
 @torch.no_grad()
 def memory_content(model: PreTrainedModel) -> str:
-    """SHA-256 (64 hex digits) over configuration and weights; another than that of a folder's files."""
-    config = {key: value for key, value in model.config.to_dict().items() if key not in UNSAID}
+    """Compute the SHA-256 (64 hex digits) of a model's configuration and weights in memory; folders have another."""
+    config = {key: value for key, value in model.config.to_dict().items() if key not in IRRELEVANT_CONFIG}
     weights = {
         name: bytes_digest(value.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
         for name, value in model.state_dict().items()

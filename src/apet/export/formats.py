@@ -1,4 +1,4 @@
-"""The forms of an export, each with what it cannot hold."""
+"""Export formats, and the model card that each export contains."""
 
 from __future__ import annotations
 
@@ -11,28 +11,30 @@ from apet.core.hashing import atomic_dir, bytes_digest, write_text
 from apet.errors import ConfigError, unknown_name
 from apet.export import merged, peft_adapters
 from apet.export.delta import write_delta
-from apet.export.tuned_model import TunedModel, structures_said
+from apet.export.tuned_model import TunedModel, describe_structures
 
 
 @dataclass(frozen=True)
-class Format:
-    """what: in a few words. obstacles: what of a model it cannot hold. write: into a folder. library: reads it."""
+class ExportFormat:
+    """A format that tuned models can be exported to."""
 
-    what: str
-    obstacles: Callable[[TunedModel], list[str]]
+    description: str
+    unsupported: Callable[[TunedModel], list[str]]
+    """Lists the parts of a model that the format cannot represent."""
     write: Callable[[TunedModel, Path], None]
     library: str | None
+    """The library that loads the format, for the hub's model index."""
 
 
 FORMATS = {
-    "peft": Format("an adapter of PEFT's", peft_adapters.obstacles, peft_adapters.write_peft, "peft"),
-    "merged": Format("a checkpoint", merged.obstacles, merged.write_merged, "transformers"),
-    "delta": Format("θ, plan and task", lambda model: [], write_delta, None),
+    "peft": ExportFormat("a PEFT adapter", peft_adapters.unsupported, peft_adapters.write_peft, "peft"),
+    "merged": ExportFormat("a checkpoint", merged.unsupported, merged.write_merged, "transformers"),
+    "delta": ExportFormat("θ, plan and task", lambda model: [], write_delta, None),
 }
 
 
 def export_model(model: TunedModel, format: str, folder: str | Path) -> Path:
-    """Write a tuned model as a folder with a model card. Equal models give equal bytes.
+    """Write a tuned model and its model card to a folder. Equal models give equal bytes.
 
     Args:
         model: A tuned model, from a cell or from memory.
@@ -43,53 +45,54 @@ def export_model(model: TunedModel, format: str, folder: str | Path) -> Path:
         The folder.
 
     Raises:
-        ParamsError: If the format is unknown or cannot hold this model, or if the folder is not empty.
+        ConfigError: If the format is unknown or cannot represent this model, or if the folder is not empty.
     """
-    to, out = format, Path(folder)
-    if to not in FORMATS:
-        raise ConfigError(unknown_name("form", to, FORMATS, "export"))
-    if why := FORMATS[to].obstacles(model):
-        instead = [name for name, form in FORMATS.items() if not form.obstacles(model)]
+    out = Path(folder)
+    if format not in FORMATS:
+        raise ConfigError(unknown_name("format", format, FORMATS, "export"))
+    if parts := FORMATS[format].unsupported(model):
+        allowed = [name for name, other in FORMATS.items() if not other.unsupported(model)]
         raise ConfigError(
-            f"{model.cell or model.plan.placement}: {FORMATS[to].what} ({to}) has no counterpart for "
-            f"{'; '.join(why)}. Allowed for this model: {', '.join(instead)}."
+            f"{model.cell or model.plan.placement}: format: {format!r} cannot represent {'; '.join(parts)}. "
+            f"Allowed for this model: {', '.join(allowed)}."
         )
     if out.is_file() or (out.is_dir() and any(out.iterdir())):
-        raise ConfigError(f"{out}: is there already. Give an export a folder of its own, empty or new.")
-    with atomic_dir(out) as folder:
-        FORMATS[to].write(model, folder)
-        write_text(folder / "README.md", card(model, to, FORMATS[to].library))
+        raise ConfigError(f"{out}: already exists. Give a new or empty folder.")
+    with atomic_dir(out) as temporary:
+        FORMATS[format].write(model, temporary)
+        write_text(temporary / "README.md", model_card(model, format))
     return out
 
 
-AUTO = {"bert": "AutoModelForMaskedLM", "t5": "AutoModelForSeq2SeqLM"}
-"""Family -> transformers' class with an LM head; AutoModelForCausalLM for all others."""
+AUTO_CLASSES = {"bert": "AutoModelForMaskedLM", "t5": "AutoModelForSeq2SeqLM"}
+"""transformers' class with an LM head for each family; all others have AutoModelForCausalLM."""
 
 
-def card(model: TunedModel, to: str, library: str | None) -> str:
-    """README.md. to: the export's form. library: for the hub's index of models."""
+def model_card(model: TunedModel, format: str) -> str:
+    """Render README.md of an export: facts, loading code, and the input format."""
     plan, plm, task = model.plan, model.plm, model.task
+    library = FORMATS[format].library
     title = f"{plan.placement} with {plan.budget:,} parameters in {plm.name}, for {task['task']}"
     facts = {
         "PLM": f"{plm.name} ({plm.family.name}), revision {plm.revision or 'none'}, content `{plm.content}`",
         "task": f"{task['task']}, rows `{task['digest']}`",
-        "test score": _score(model),
-        "tuned": f"{plan.budget:,} parameters: {structures_said(plan)}",
+        "test score": _describe_score(model),
+        "trainable parameters": f"{plan.budget:,}: {describe_structures(plan)}",
         "plan": f"placement {plan.placement}, seed {plan.seed}, digest `{plan.digest}`",
         "θ": f"digest `{bytes_digest(model.theta.numpy().tobytes())}`",
-        "cell": f"{model.cell}, {_replicate(model)}" if model.cell else "none: tuned in memory",
-        "form": to,
+        "cell": f"{model.cell}, {_describe_replicate(model)}" if model.cell else "none: tuned in memory",
+        "format": format,
     }
     rows = [f"| {key} | {value} |" for key, value in facts.items()]
     head = ["---", *([f"library_name: {library}"] if library else []), "tags: [apet]", "---", "", f"# {title}", ""]
-    body = ["| | |", "|---|---|", *rows, "", "```python", *how_to_load(model, to), "```", "", *_asked(model)]
-    return "\n".join([*head, *body]) + "\n"
+    code = ["```python", *_loading_code(model, format), "```"]
+    return "\n".join([*head, "| | |", "|---|---|", *rows, "", *code, "", *_describe_input(model)]) + "\n"
 
 
-def how_to_load(model: TunedModel, to: str) -> list[str]:
-    """Lines of Python; FOLDER is the export's."""
-    auto, name = AUTO.get(model.plm.family.name, "AutoModelForCausalLM"), model.plm.name
-    if to == "peft":
+def _loading_code(model: TunedModel, format: str) -> list[str]:
+    """Lines of Python that load an export. FOLDER stands for the export's folder."""
+    auto, name = AUTO_CLASSES.get(model.plm.family.name, "AutoModelForCausalLM"), model.plm.name
+    if format == "peft":
         return [
             "from peft import PeftModel",
             f"from transformers import {auto}",
@@ -97,40 +100,40 @@ def how_to_load(model: TunedModel, to: str) -> list[str]:
             f'plm = {auto}.from_pretrained("{name}")  # or its folder',
             'model = PeftModel.from_pretrained(plm, "FOLDER")',
         ]
-    if to == "merged":
+    if format == "merged":
         return [f"from transformers import {auto}", "", f'model = {auto}.from_pretrained("FOLDER")']
     return ["import apet", "", 'model = apet.load_tuned("FOLDER", plm="the PLM\'s folder")']
 
 
-def _score(model: TunedModel) -> str:
-    """With the interval of one run: Wilson's, over test rows alone."""
+def _describe_score(model: TunedModel) -> str:
+    """Test score of one replicate with its Wilson interval over test rows."""
     if not model.run:
         return "not measured"
     score, n = model.run["test"]["score"], model.run["test"]["n"]
     low, high = wilson(score, n)
     outcome = "" if model.run["outcome"] == "ok" else f"; the training {model.run['outcome']}"
-    sure = f"n = {n}; 95 % interval of this one run {low:.3f} to {high:.3f}"
-    return f"{model.task['metric']} {score:.4f} ({sure}){outcome}"
+    interval = f"n = {n}; 95 % interval of this run {low:.3f} to {high:.3f}"
+    return f"{model.task['metric']} {score:.4f} ({interval}){outcome}"
 
 
-def _replicate(model: TunedModel) -> str:
-    return f"draw {model.run['draw']}, rerun {model.run['rerun']}"
+def _describe_replicate(model: TunedModel) -> str:
+    return f"plan {model.run['draw']}, seed {model.run['rerun']}"
 
 
-def _asked(model: TunedModel) -> list[str]:
-    """How a text becomes an answer, for who asks without apet."""
-    task, frame, tokenizer = model.task, model.plm.special_tokens, model.plm.tokenizer
+def _describe_input(model: TunedModel) -> list[str]:
+    """Sentences about prompt, decoder start and answers, for use without apet."""
+    task, special, tokenizer = model.task, model.plm.special_tokens, model.plm.tokenizer
     prompt = task["prompts"].get(model.plm.family.name, task["prompt"])
     before, after, decoder = (
-        "".join(tokenizer.convert_ids_to_tokens(list(ids))) for ids in (frame.before, frame.after, frame.decoder)
+        "".join(tokenizer.convert_ids_to_tokens(list(ids))) for ids in (special.before, special.after, special.decoder)
     )
-    asked = f"{before}{prompt}{after}".replace("\n", "\\n")
-    lines = [f"A text is asked as `{asked}`, at most {model.length} tokens long; the texts are cut."]
+    filled = f"{before}{prompt}{after}".replace("\n", "\\n")
+    lines = [f"Input: `{filled}`, truncated to {model.max_length} tokens by shortening the texts."]
     if decoder:
-        lines.append(f"The decoder begins with `{decoder}`.")
+        lines.append(f"The decoder starts with `{decoder}`.")
     if task["verbalizer"]:
-        words = ", ".join(f"`{word}` ({name})" for name, word in task["verbalizer"].items())
-        lines.append(f"The answer is the likeliest of {words}.")
+        label_words = ", ".join(f"`{word}` ({name})" for name, word in task["verbalizer"].items())
+        lines.append(f"The answer is the most probable of {label_words}.")
     else:
-        lines.append(f"The answer is written greedily, at most {task['target_length']} tokens long.")
+        lines.append(f"The answer is generated greedily, with at most {task['max_new_tokens']} tokens.")
     return lines

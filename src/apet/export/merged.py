@@ -1,4 +1,4 @@
-"""Merged: an ordinary Hugging Face checkpoint whose weights have θ in them, for structures that add to weights."""
+"""Merged exports: an ordinary Hugging Face checkpoint with θ added to its weights and biases."""
 
 from __future__ import annotations
 
@@ -9,48 +9,49 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from apet.export.tuned_model import TunedModel, sites_said
+from apet.export.tuned_model import TunedModel, describe_sites
 from apet.tuning import ThetaSlice, layout
 from apet.tuning.structures import Scatter
 from apet.tuning.tuned_plm import rows_of
 
 
-def obstacles(model: TunedModel) -> list[str]:
-    """What of a tuned model a checkpoint of its architecture has no place for."""
+def unsupported(model: TunedModel) -> list[str]:
+    """List the parts of a tuned model that a checkpoint of its architecture cannot represent."""
     units = model.plan.units
-    blocks = [u for u in units if u.site.structure in ("bottleneck", "token")]
+    inserted = [u for u in units if u.site.structure in ("bottleneck", "token")]
     absent = [u for u in units if u.site.structure == "bias" and not u.site.exists]
-    found = [f"{sites_said(blocks)}, which the architecture has no part for"] if blocks else []
-    found += [f"{sites_said(absent)}, where the architecture has no bias"] if absent else []
-    return found + (["a trained head, whose outputs are labels"] if model.plm.head == "classification" else [])
+    parts = [f"{describe_sites(inserted)} (not part of the architecture)"] if inserted else []
+    parts += [f"{describe_sites(absent)} (the architecture has no bias)"] if absent else []
+    return parts + (["a classification head"] if model.plm.head == "classification" else [])
 
 
 def write_merged(model: TunedModel, folder: Path) -> None:
-    """Weights in float32, where θ's digits survive, with configuration and tokenizer."""
-    merged(model).save_pretrained(folder)
+    """Write float32 weights, configuration and tokenizer. A narrower dtype would round small updates away."""
+    merged_model(model).save_pretrained(folder)
     model.plm.tokenizer.save_pretrained(folder)
 
 
 @torch.no_grad()
-def merged(model: TunedModel) -> PreTrainedModel:
-    """A copy of the PLM in float32, every update added to the weight or bias it is of; the PLM stays as it is."""
-    plm, slots = model.plm, layout(model.plan)
-    places = {place.name: place for place in plm.family.places(plm.model)}
-    found = copy.deepcopy(plm.model).float()
-    for slot in slots:
-        site, place = slot.units.site, places[slot.units.site.place]
-        parameter = found.get_submodule(place.module).get_parameter("bias" if site.structure == "bias" else "weight")
-        index = None if slot.units.indices is None else torch.as_tensor(slot.units.indices).to(plm.device)
-        scatter = Scatter(site.shape, rows_of(place, plm), index)
-        # In place, so that what is tied stays tied.
-        parameter.copy_(scatter(parameter, _update(slot, model.theta[slot.start : slot.stop].to(plm.device))))
-    return found
+def merged_model(model: TunedModel) -> PreTrainedModel:
+    """Copy the PLM in float32 and add each update to its weight or bias. The PLM itself is unchanged."""
+    plm = model.plm
+    modules = {spec.name: spec for spec in plm.family.places(plm.model)}
+    merged = copy.deepcopy(plm.model).float()
+    for part in layout(model.plan):
+        units = part.units
+        site, spec = units.site, modules[units.site.place]
+        parameter = merged.get_submodule(spec.module).get_parameter("bias" if site.structure == "bias" else "weight")
+        index = None if units.indices is None else torch.as_tensor(units.indices).to(plm.device)
+        scatter = Scatter(site.shape, rows_of(spec, plm), index)
+        # In place, so that tied weights stay tied.
+        parameter.copy_(scatter(parameter, _update(part, model.theta[part.start : part.stop].to(plm.device))))
+    return merged
 
 
-def _update(slot: ThetaSlice, values: Tensor) -> Tensor:
-    """Of the chosen scalars, flat; of all scalars of a map where its update is of low rank."""
-    if slot.units.site.structure != "lowrank":
+def _update(part: ThetaSlice, values: Tensor) -> Tensor:
+    """Flat update: of the chosen scalars, or of the complete weight if it is low-rank (B A)."""
+    if part.units.site.structure != "lowrank":
         return values
-    outputs, inputs = slot.units.site.shape
-    a, b = values.view(slot.units.count, -1).split((inputs, outputs), dim=1)
+    outputs, inputs = part.units.site.shape
+    a, b = values.view(part.units.count, -1).split((inputs, outputs), dim=1)
     return (b.T @ a).flatten()

@@ -1,4 +1,4 @@
-"""A cell's replicate, or a delta, as a ready tuned model. Nothing is taken that does not prove to be what it was."""
+"""Loading a tuned model from a cell or a delta, with every part verified against its record."""
 
 from __future__ import annotations
 
@@ -8,100 +8,125 @@ from typing import Any
 from safetensors import safe_open
 from torch import Tensor
 
-from apet.data.prepare import RECORD as TASK
+from apet.data.prepare import RECORD as TASK_RECORD
 from apet.data.prepare import read_task
 from apet.errors import CorruptError, DataError, ModelError, unknown_name
 from apet.export.delta import MANIFEST, memory_content, read_delta
-from apet.export.tuned_model import ASKED, TunedModel, no_head
+from apet.export.tuned_model import TASK_KEYS, TunedModel, no_head
 from apet.models.loading import PLM, load_plm
 from apet.placement import make_plan
 from apet.study.cell_record import HEADS, METRICS, THETA, is_complete, reading
 from apet.study.grid import TRAINER_VERSION, Cell
 from apet.training.cell import replicate_name
 
-FIRST = "draw0.rerun0"
+FIRST_REPLICATE = "draw0.rerun0"
 
 
 def load_tuned(
     folder: str | Path,
     plm: str | Path | PLM | None = None,
     root: str | Path | None = None,
-    replicate: str = FIRST,
+    replicate: str = FIRST_REPLICATE,
     device: str = "cpu",
 ) -> TunedModel:
-    """The tuned model in a cell's folder (results/cells/model/task/name) or in the folder of a delta.
+    """Load the tuned model of a finished cell or of a delta.
 
-    plm: the frozen PLM or its folder; by default where the cell's study has it below `root`. root: of the working copy
-    that holds data/ and models/; by default the one that the cell lies in, and for a delta the present folder.
-    replicate: of a cell. Raises DataError for a folder that holds neither or a cell that is not finished, ModelError
-    for another PLM than θ was trained on, CorruptError for changed bytes.
+    Args:
+        folder: The folder of a cell (results/cells/model/task/name) or of a delta.
+        plm: The frozen PLM or its folder. Default: the study's folder of it below `root`.
+        root: The project folder that contains data/ and models/. Default: the project folder of the cell; for a delta,
+            the current folder.
+        replicate: The replicate of a cell.
+        device: The PyTorch device to load the PLM to.
+
+    Returns:
+        The tuned model, ready to predict.
+
+    Raises:
+        DataError: If the folder is neither a finished cell nor a delta, or if the replicate is unknown.
+        ModelError: If the PLM is not the one that θ was trained on.
+        CorruptError: If bytes have changed.
     """
     folder = Path(folder)
     if (folder / METRICS).is_file():
-        return _cell(folder, plm, Path(root) if root else _root(folder), replicate, device)
+        return _load_cell(folder, plm, Path(root) if root else _project_dir(folder), replicate, device)
     if (folder / MANIFEST).is_file():
-        if replicate != FIRST:
-            raise DataError(f"{folder}: a delta holds one replicate, so {replicate!r} cannot be chosen.")
+        if replicate != FIRST_REPLICATE:
+            raise DataError(f"{folder}: replicate: got {replicate!r}, but a delta contains one. Omit it.")
         delta = read_delta(folder)
         if not (plm or delta.plm["folder"]):
-            raise DataError(f"{folder}: tuned in memory, so its PLM must be given.")
-        return delta.model(frozen(plm or Path(root or ".") / delta.plm["folder"], delta.plm, str(folder), device))
-    raise DataError(f"{folder}: neither a finished cell ({METRICS}) nor a delta ({MANIFEST}).")
+            raise DataError(f"{folder}: missing PLM, because the model was tuned in memory. Give plm=.")
+        plm = load_frozen(plm or Path(root or ".") / delta.plm["folder"], delta.plm, folder, device)
+        return delta.build(plm)
+    raise DataError(f"{folder}: expected a finished cell ({METRICS}) or a delta ({MANIFEST}), got neither.")
 
 
-def frozen(plm: str | Path | PLM, wanted: dict, where: str, device: str) -> PLM:
-    """The frozen PLM that a θ belongs to. wanted: its name and content, of files or in memory. Raises ModelError for
-    another content.
+def load_frozen(plm: str | Path | PLM, record: dict, source: Path, device: str) -> PLM:
+    """Load the frozen PLM of a θ and compare its content.
+
+    Args:
+        plm: A PLM, or its folder.
+        record: `name` and `content` (SHA-256, of files or of memory) of the PLM that θ was trained on.
+        source: The folder of θ, for messages.
+        device: The PyTorch device to load it to.
+
+    Returns:
+        The PLM.
+
+    Raises:
+        ModelError: If its content differs.
     """
-    found = plm if isinstance(plm, PLM) else load_plm(Path(plm), wanted["name"], device=device)
-    if wanted["content"] != found.content and wanted["content"] != memory_content(found.model):
-        place = f"PLM {found.name!r}" if isinstance(plm, PLM) else str(plm)
+    loaded = plm if isinstance(plm, PLM) else load_plm(Path(plm), record["name"], device=device)
+    if record["content"] != loaded.content and record["content"] != memory_content(loaded.model):
+        given = f"PLM {loaded.name!r}" if isinstance(plm, PLM) else str(plm)
         raise ModelError(
-            f"{where}: its θ belongs to {wanted['name']} of content {wanted['content'][:12]}, and {place} has the "
-            f"content {found.content[:12]}. On other weights θ means nothing: give the folder of that PLM."
+            f"{source}: PLM: expected {record['name']} with content {record['content'][:12]}, got {given} with content "
+            f"{loaded.content[:12]}. Give the folder of the PLM that θ was trained on."
         )
-    return found
+    return loaded
 
 
-def _root(folder: Path) -> Path:
-    """Of the working copy in which a cell lies at results/cells/model/task/name."""
-    above = folder.resolve().parents
-    return above[min(4, len(above) - 1)]
+def _project_dir(folder: Path) -> Path:
+    """Return the folder that contains results/cells/model/task/name."""
+    parents = folder.resolve().parents
+    return parents[min(4, len(parents) - 1)]
 
 
-def _cell(folder: Path, plm: str | Path | PLM | None, root: Path, replicate: str, device: str) -> TunedModel:
-    """One run of a cell, each part of it held against the record."""
+def _load_cell(folder: Path, plm: str | Path | PLM | None, root: Path, replicate: str, device: str) -> TunedModel:
+    """Load one replicate of a cell and verify each part against the record."""
     if not is_complete(folder):
-        raise DataError(f"{folder}: not finished; a file that {METRICS} names is not there.")
+        raise DataError(f"{folder}: not finished: missing a file that {METRICS} lists. Train the cell again.")
     with reading(folder) as (record, plans):
-        cell, run = _run(folder, record, replicate)
-        seed = plans[replicate_name(run["draw"], 0)]["seed"]
-        wanted = {key: record["plm"][key] for key in ("name", "content")}
-        budget, rows, headed = record["tunable"], record["task"]["digest"], HEADS in record["files"]
+        cell, run = _replicate_record(folder, record, replicate)
+        plan_seed = plans[replicate_name(run["draw"], 0)]["seed"]
+        plm_record = {key: record["plm"][key] for key in ("name", "content")}
+        budget, data_digest, has_head = record["tunable"], record["task"]["digest"], HEADS in record["files"]
         path = record["path"]
-    task = read_task(root / cell.data_folder)
-    if task["digest"] != rows:
+    data = root / cell.data_folder
+    task = read_task(data)
+    if task["digest"] != data_digest:
         raise DataError(
-            f"{root / cell.data_folder / TASK}: of other rows than those that {folder} was trained on. Delete its "
-            "folder and prepare the task again."
+            f"{data / TASK_RECORD}: rows differ from those that {folder} was trained on. Delete {data} and prepare the "
+            "task again."
         )
-    ready = frozen(plm or root / cell.plm_folder, wanted, str(folder), device)
-    plan = make_plan(ready.inventory, cell.placement, budget, seed, cell.methods)
+    loaded = load_frozen(plm or root / cell.plm_folder, plm_record, folder, device)
+    plan = make_plan(loaded.inventory, cell.placement, budget, plan_seed, cell.methods)
     if plan.digest != run["plan"]:
-        raise CorruptError(f"{folder}: its plan does not come out as it was. Train the cell again.")
-    theta = _tensor(folder / THETA, replicate)
-    head = _tensor(folder / HEADS, replicate) if headed else no_head()
-    asked, length = {key: task[key] for key in ASKED}, min(cell.training.max_length, task["max_length"])
-    return TunedModel(ready, plan, theta, asked, length, head, run, path, cell.plm_folder)
+        raise CorruptError(f"{folder}: plan: its digest does not match. Train the cell again.")
+    theta = _read_tensor(folder / THETA, replicate)
+    head = _read_tensor(folder / HEADS, replicate) if has_head else no_head()
+    max_length = min(cell.training.max_length, task["max_length"])
+    task_record = {key: task[key] for key in TASK_KEYS}
+    return TunedModel(loaded, plan, theta, task_record, max_length, head, run, path, cell.plm_folder)
 
 
-def _run(folder: Path, record: dict[str, Any], replicate: str) -> tuple[Cell, dict[str, Any]]:
-    """The cell, and its record of a replicate. Raises DataError where this version cannot read it."""
+def _replicate_record(folder: Path, record: dict[str, Any], replicate: str) -> tuple[Cell, dict[str, Any]]:
+    """Return the cell and one replicate's record. Raises DataError for another trainer or an unknown replicate."""
     trainer = record["cell"]["trainer_version"]
     if trainer != TRAINER_VERSION:
         raise DataError(
-            f"{folder / METRICS}: a cell of trainer {trainer}; this version of apet has trainer {TRAINER_VERSION}, in "
-            "which the same θ may mean something else. Use the version that trained it, or train the cell again."
+            f"{folder / METRICS}: trainer_version: expected {TRAINER_VERSION}, got {trainer}. Use the version of apet "
+            "that trained the cell, or train it again."
         )
     runs = {replicate_name(run["draw"], run["rerun"]): run for run in record["replicates"]}
     if replicate not in runs:
@@ -109,7 +134,7 @@ def _run(folder: Path, record: dict[str, Any], replicate: str) -> tuple[Cell, di
     return Cell.from_record(record["cell"]), runs[replicate]
 
 
-def _tensor(path: Path, replicate: str) -> Tensor:
-    """One replicate's numbers: the others' may be many."""
+def _read_tensor(path: Path, replicate: str) -> Tensor:
+    """Read one replicate's tensor without loading the others."""
     with safe_open(path, "pt") as file:
         return file.get_tensor(replicate)

@@ -1,4 +1,4 @@
-"""A tuned model: a frozen PLM, a plan's θ in it, and the task it was tuned for. Texts in, answers out."""
+"""Tuned models: a frozen PLM, a plan with its θ, and the task it was tuned for. Texts in, answers out."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ from apet.placement import STRUCTURES, Plan, Units
 from apet.tuning import tune
 
 Texts = Sequence[str] | Mapping[str, Sequence[str]]
-"""A list of texts; where a task has several fields, field -> list of texts (a data frame will do)."""
+"""A list of texts; for a task with several text columns, column -> list of texts (or a data frame)."""
 
-ASKED = (
+TASK_KEYS = (
     "task",
     "type",
     "text_columns",
@@ -45,148 +45,194 @@ ASKED = (
     "max_new_tokens",
     "digest",
 )
-"""What of a prepared task's record decides how texts are asked and answers scored."""
+"""Keys of a prepared task's record that determine prompts and scores."""
 
 
 def no_head() -> Tensor:
-    """The numbers of a trained head where there is none."""
+    """Create the empty tensor that stands for a missing classification head."""
     return torch.zeros(0)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class TunedModel:
-    """theta [budget], float32. task: the record of a prepared task, `ASKED` of it. length: most tokens of a text in its
-    prompt. head [labels × (d + 1)]: a trained head's numbers, none where the PLM reads by its own. run: the replicate's
-    part of a cell's record (rate, scores, losses …), empty where nothing was trained. cell: its path in a study, and
-    plm_folder where that study has the PLM; None outside a study.
+    """A frozen PLM with the trained parameters of one replicate, for one task.
 
-    The PLM is not changed: it may be shared by many. Raises DataError for numbers that do not fit plan or PLM.
+    The PLM is not changed, so several tuned models can share it. Raises DataError if tensors do not fit plan or PLM.
     """
 
     plm: PLM
     plan: Plan
     theta: Tensor
+    """Trainable parameters [budget], float32."""
     task: Mapping[str, Any]
-    length: int
+    """Record of a prepared task, restricted to `TASK_KEYS`."""
+    max_length: int
+    """Maximum number of tokens of a text in its prompt."""
     head: Tensor = field(default_factory=no_head)
+    """Parameters of the classification head [labels × (d + 1)], float32; empty if the PLM's LM head is used."""
     run: Mapping[str, Any] = field(default_factory=dict)
+    """The replicate's part of a cell record (learning rate, scores, losses, …); empty if nothing was trained."""
     cell: str | None = None
+    """Path of the cell in a study."""
     plm_folder: str | None = None
+    """The study's folder of the PLM."""
 
     def __post_init__(self) -> None:
-        for what, found, needed in (
+        for name, tensor, size in (
             ("θ", self.theta, self.plan.budget),
-            ("the head", self.head, self.plm.head_size(self.objective.labels)),
+            ("head", self.head, self.plm.head_size(self.objective.labels)),
         ):
-            if found.shape != (needed,):
-                raise DataError(f"{what} has the shape {tuple(found.shape)}; plan and PLM need ({needed},).")
+            if tensor.shape != (size,):
+                raise DataError(f"{name}: expected shape ({size},), got {tuple(tensor.shape)}.")
 
     def __repr__(self) -> str:
         plan, task = self.plan, self.task["task"]
         return f"<{plan.placement} with {plan.budget:,} parameters in {self.plm.name}, for {task}>"
 
     @classmethod
-    def of(cls, plm: PLM, plan: Plan, theta: Tensor, data: str | Path, length: int | None = None) -> TunedModel:
-        """θ from elsewhere, asked as a prepared task's folder says. length: the task's own by default."""
+    def from_theta(
+        cls, plm: PLM, plan: Plan, theta: Tensor, data: str | Path, max_length: int | None = None
+    ) -> TunedModel:
+        """Build a tuned model from an existing θ and a prepared task.
+
+        Args:
+            plm: The frozen PLM.
+            plan: The plan that θ belongs to.
+            theta: Trainable parameters [budget], float32.
+            data: The folder of a prepared task.
+            max_length: Maximum number of tokens of a text in its prompt. Default: the task's own.
+
+        Returns:
+            The tuned model.
+        """
         task = read_task(Path(data))
-        return cls(plm, plan, theta, {key: task[key] for key in ASKED}, length or task["max_length"])
+        return cls(plm, plan, theta, {key: task[key] for key in TASK_KEYS}, max_length or task["max_length"])
 
     @cached_property
     def objective(self) -> Objective:
+        """Objective of the task: classification or generation."""
         return objective_of(self.task, self.plm)
 
     @property
-    def parts(self) -> list[Tensor]:
-        """What a TunedPLM takes as its θ."""
-        return [part for part in (self.theta, self.head) if len(part)]
+    def tensors(self) -> list[Tensor]:
+        """Nonempty tensors of θ and head, as a TunedPLM takes them."""
+        return [tensor for tensor in (self.theta, self.head) if len(tensor)]
 
     def predict(self, texts: Texts) -> list[str]:
-        """The answer to each text, as the pipeline gives it: a class's name, or what is written."""
-        data, objective = self._encoded(texts), self.objective
+        """Predict the answer to each text, exactly as the pipeline does.
+
+        Args:
+            texts: A list of texts, or for a task with several text columns a mapping from column to list.
+
+        Returns:
+            One answer per text: the name of a class, or generated text.
+
+        Raises:
+            DataError: If the texts do not fit the task's text columns.
+        """
+        data, objective = self._encode(texts), self.objective
         if not len(data):
             return []
         if isinstance(objective, ClassificationObjective):
             names = list(self.task["verbalizer"])
-            return [names[number] for number in self._scores(data, objective).argmax(dim=1).tolist()]
+            return [names[label] for label in self._logits(data, objective).argmax(dim=1).tolist()]
         assert isinstance(objective, GenerationObjective)
         with tune(self.plm, self.plan) as tuned:
-            theta = tuned.spread(self.parts)
+            theta = tuned.spread(self.tensors)
             with tuned.merged_for_inference(theta):
                 ids = generate(tuned, theta, data, objective.end[0], objective.longest)
         return [text.strip() for text in self.plm.tokenizer.batch_decode(ids, skip_special_tokens=True)]
 
     def scores(self, texts: Texts) -> Tensor:
-        """Logits [n, labels] of the label words (their log-probabilities up to a number a row), in the labels' order.
+        """Compute the logits of the label words.
 
-        Raises ParamsError for a task whose answers are written.
+        Args:
+            texts: As for `predict`.
+
+        Returns:
+            Logits [n, labels] in the order of `task["verbalizer"]`: log-probabilities up to a constant per row.
+
+        Raises:
+            ConfigError: If the task is a generation task.
+            DataError: If the texts do not fit the task's text columns.
         """
         if not isinstance(self.objective, ClassificationObjective):
-            raise ConfigError(f"task {self.task['task']}: its answers are written, so no label has a score.")
-        return self._scores(self._encoded(texts), self.objective)
+            raise ConfigError(f"task {self.task['task']}: expected a classification task, got generation. Use predict.")
+        return self._logits(self._encode(texts), self.objective)
 
     def evaluate(self, data: str | Path, split: str = "test") -> Score:
-        """The score on a split of a prepared folder of the same task. Raises DataError for another task's."""
+        """Score the model on a split of a prepared task.
+
+        Args:
+            data: The folder of the prepared task, which must be the model's own task.
+            split: `train`, `validation` or `test`.
+
+        Returns:
+            Score as a fraction, number of rows, mean loss (nats) and all metrics.
+
+        Raises:
+            DataError: If the folder contains another task.
+        """
         folder, objective = Path(data), self.objective
         if (name := read_task(folder)["task"]) != self.task["task"]:
-            raise DataError(f"{folder}: holds task {name}; this model was tuned for {self.task['task']}.")
-        rows = encode_split(folder, split, self.task, self.plm, self.length, objective.end)
+            raise DataError(f"{folder}: task: expected {self.task['task']}, got {name}.")
+        rows = encode_split(folder, split, self.task, self.plm, self.max_length, objective.end)
         with tune(self.plm, self.plan) as tuned:
-            return objective.evaluate(tuned, tuned.spread(self.parts), rows).score
+            return objective.evaluate(tuned, tuned.spread(self.tensors), rows).score
 
-    def _scores(self, data: EncodedSplit, objective: ClassificationObjective) -> Tensor:
+    def _logits(self, data: EncodedSplit, objective: ClassificationObjective) -> Tensor:
         if not len(data):
             return torch.empty(0, objective.labels)
         with tune(self.plm, self.plan) as tuned:
-            theta = tuned.spread(self.parts)
+            theta = tuned.spread(self.tensors)
             with tuned.merged_for_inference(theta):
                 return predict(tuned, theta, data, objective.words)
 
-    def _encoded(self, texts: Texts) -> EncodedSplit:
-        columns, frame = self._columns(texts), self.plm.special_tokens
+    def _encode(self, texts: Texts) -> EncodedSplit:
+        special = self.plm.special_tokens
         prompt = prompt_of(self.task, self.plm.family.name)
-        around = {"before": frame.before, "after": frame.after}
-        rows = encode(columns, self.plm.tokenizer, prompt, self.length, **around).ids
+        affixes = {"before": special.before, "after": special.after}
+        rows = encode(self._columns(texts), self.plm.tokenizer, prompt, self.max_length, **affixes).ids
         ids, lengths = padded(rows) if rows else (torch.empty(0, 0), torch.empty(0))
-        return EncodedSplit(
-            [str(number) for number in range(len(rows))], ids, lengths, torch.empty(0, dtype=torch.long)
-        )
+        row_ids = [str(number) for number in range(len(rows))]
+        return EncodedSplit(row_ids, ids, lengths, torch.empty(0, dtype=torch.long))
 
     def _columns(self, texts: Texts) -> dict[str, list[str]]:
-        """Texts by field. Raises DataError where they are not what the task's prompt has slots for."""
-        fields = self.task["text_columns"]
+        """Texts by column. Raises DataError if they do not fit the task's text columns."""
+        names, task = self.task["text_columns"], self.task["task"]
         if isinstance(texts, Mapping) or hasattr(texts, "columns"):
-            if missing := [name for name in fields if name not in texts]:
-                raise DataError(f"texts: no field {missing[0]!r}. Task {self.task['task']} asks about {fields}.")
-            columns = {name: list(texts[name]) for name in fields}
-        elif len(fields) == 1 and not isinstance(texts, str):
-            columns = {fields[0]: list(texts)}
+            if missing := [name for name in names if name not in texts]:
+                raise DataError(f"texts: missing column {missing[0]!r}. Task {task} needs: {', '.join(names)}.")
+            columns = {name: list(texts[name]) for name in names}
+        elif len(names) == 1 and not isinstance(texts, str):
+            columns = {names[0]: list(texts)}
         else:
-            wanted = "a list of texts" if len(fields) == 1 else f"lists of texts by field: {', '.join(fields)}"
-            raise DataError(f"texts: a {type(texts).__name__} where task {self.task['task']} needs {wanted}.")
-        if wrong := [text for column in columns.values() for text in column if not isinstance(text, str)]:
-            raise DataError(f"texts: {wrong[0]!r} is no text; each row needs one a field.")
+            expected = "a list of texts" if len(names) == 1 else f"a mapping with the columns {', '.join(names)}"
+            raise DataError(f"texts: task {task}: expected {expected}, got {type(texts).__name__}.")
+        if invalid := [text for column in columns.values() for text in column if not isinstance(text, str)]:
+            raise DataError(f"texts: expected strings, got {invalid[0]!r}.")
         if len(sizes := {len(column) for column in columns.values()}) > 1:
-            raise DataError(f"texts: fields of {sorted(sizes)} texts; each row needs one a field.")
+            raise DataError(f"texts: expected columns of equal length, got lengths {sorted(sizes)}.")
         return columns
 
 
-FEW = 3
-"""Sites that are named; of more, their number."""
+MAX_NAMED = 3
+"""Sites of a structure that a message lists by name."""
 
 
-def sites_said(units: Sequence[Units]) -> str:
-    """Structures with their sites: `bias at 12 sites (decoder.0.attention.query, …), token at decoder.input`."""
-    said = []
+def describe_sites(units: Sequence[Units]) -> str:
+    """List structures with their sites: `bias at 12 sites (decoder.0.attention.query, …), token at decoder.input`."""
+    parts = []
     for structure in STRUCTURES:
         places = [u.site.place for u in units if u.site.structure == structure]
         if len(places) == 1:
-            said.append(f"{structure} at {places[0]}")
+            parts.append(f"{structure} at {places[0]}")
         elif places:
-            shown = ", ".join(places[:FEW]) + (", …" if len(places) > FEW else "")
-            said.append(f"{structure} at {len(places)} sites ({shown})")
-    return ", ".join(said)
+            names = ", ".join(places[:MAX_NAMED]) + (", …" if len(places) > MAX_NAMED else "")
+            parts.append(f"{structure} at {len(places)} sites ({names})")
+    return ", ".join(parts)
 
 
-def structures_said(plan: Plan) -> str:
-    """Parameters by structure: `entry 12, lowrank 4,084`."""
+def describe_structures(plan: Plan) -> str:
+    """List parameters by structure: `entry 12, lowrank 4,084`."""
     return ", ".join(f"{name} {count:,}" for name, count in plan.structures.items() if count) or "nothing"

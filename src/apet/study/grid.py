@@ -250,7 +250,7 @@ class Grid:
         return task_digest(self.tasks[task], asdict(self.study.max_samples), self.study.seed, self.sources[task])
 
     def _shipped(self) -> dict[str, str]:
-        """The content digest, by name, of each shipped ladder model with the study's pretraining."""
+        """Return the content digest, by name, of each shipped ladder model with the study's pretraining."""
         models = [model for model in self.models.values() if isinstance(model, LadderModel)]
         digests = {model.name: shipped_content(model, self.recipe) for model in models}
         return {name: content for name, content in digests.items() if content}
@@ -307,7 +307,7 @@ class Grid:
 
 
 def _product(entry: GridEntry, key: str) -> Iterator[tuple[str, str]]:
-    """The placements × budgets of one entry of the grid, in canonical spelling."""
+    """Return the placements × budgets of one entry of the grid, in canonical spelling."""
     for placement in entry.placements:
         if placement not in PLACEMENTS.names:
             raise ConfigError(unknown_name("placement", placement, PLACEMENTS.names, f"{key}.placements"))

@@ -95,13 +95,13 @@ def _check_positions(grid: Grid, model: str, inventory: Inventory, counts: Mappi
 
 
 def _virtual_tokens(cell: Cell, inventory: Inventory, count: int) -> int:
-    """The largest number of virtual tokens in a plan of a cell."""
+    """Return the largest number of virtual tokens in a plan of a cell."""
     seeds = (cell.seed_of("plan", index) for index in range(cell.num_plans))
     return max(virtual_tokens(inventory, cell.placement, count, seed, cell.methods) for seed in seeds)
 
 
 def _inventory(grid: Grid, model: str) -> Inventory:
-    """The sites of a PLM. Raises ConfigError if it cannot do one of its tasks."""
+    """Return the sites of a PLM. Raises ConfigError if it cannot do one of its tasks."""
     from apet.models.loading import inventory_of_config
 
     source = grid.models[model]
@@ -155,7 +155,7 @@ def read_cells(path: Path, cells: Sequence[str] | None = None) -> list[Cell]:
 
 
 def _selected(known: Mapping[str, Any], names: Sequence[str] | None, path: Path) -> list[str]:
-    """The paths of the named cells, each once."""
+    """Return the paths of the named cells, each once."""
     if names is None:
         return list(known)
     selected: dict[str, None] = {}

@@ -168,7 +168,7 @@ def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> tuple[str,
 
 
 def _modified(path: Path) -> float:
-    """The modification time of a file in seconds since 1970; 0 if it is missing."""
+    """Return the modification time of a file in seconds since 1970; 0 if it is missing."""
     try:
         return path.stat().st_mtime
     except OSError:

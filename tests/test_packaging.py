@@ -1,7 +1,9 @@
-"""The habits of the house: clean by its tools, a package that is whole when installed, files for those outside."""
+"""Packaging: types, docstrings of the public API, wheel and source distribution, metadata, snakedeploy."""
 
 from __future__ import annotations
 
+import ast
+import inspect
 import os
 import re
 import shutil
@@ -10,11 +12,16 @@ import sys
 import tarfile
 import tomllib
 import zipfile
+from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
+from pkgutil import iter_modules
+from typing import Any
 
 import pytest
 import yaml
 
+import apet
 from toy import PARAMS, ROOT
 
 BIN = Path(sys.executable).parent
@@ -24,7 +31,7 @@ SOURCES = {
     for path in (ROOT / "src" / "apet").rglob("*")
     if path.is_file() and "__pycache__" not in path.parts
 } | {f"apet/{path.relative_to(ROOT).as_posix()}" for path in (ROOT / "ladder").glob("*/*")}
-"""Every file of the package: code, YAML, the report's page, the mark that it is typed, the shipped rungs."""
+"""All files of the package: code, YAML, report templates, py.typed, the shipped ladder."""
 
 
 def read_yaml(name: str) -> dict:
@@ -32,60 +39,72 @@ def read_yaml(name: str) -> dict:
 
 
 def run(*command: str, folder: Path = ROOT, **environment: str) -> str:
-    """A command's output; the error holds it where the command fails."""
+    """Run a command and return its output, which the assertion message contains if the command fails."""
     path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
     options = {"cwd": folder, "env": {**os.environ, "PATH": path, **environment}, "text": True, "check": False}
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **options)
-    assert done.returncode == 0, done.stdout
-    return done.stdout
+    process = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **options)
+    assert process.returncode == 0, process.stdout
+    return process.stdout
 
 
-def test_lint_is_clean():
-    run("make", "--old-file", ".venv/.ready", "lint", f"BIN={BIN}")
-
-
-def test_a_notebook_sees_the_types_of_what_it_is_given(tmp_path: Path):
-    """With the cache that lint has left. `reveal_type` is mypy's own word."""
+def test_public_functions_have_precise_types(tmp_path: Path):
     calls = {
         "apet.load_model('my-plm').inventory": "apet.placement.sites.Inventory",
         "apet.load_tuned('cell')": "apet.export.tuned_model.TunedModel",
         "apet.load_tuned('cell').evaluate('data').score": "float",
     }
     (tmp_path / "notebook.py").write_text("import apet\n" + "".join(f"reveal_type({call})\n" for call in calls))
-    said = run("mypy", "--no-pretty", str(tmp_path / "notebook.py"))
-    assert re.findall(r'Revealed type is "(.*)"', said) == list(calls.values())
+    output = run("mypy", "--no-pretty", str(tmp_path / "notebook.py"))
+    assert re.findall(r'Revealed type is "(.*)"', output) == list(calls.values())
 
 
-def test_hooks_are_the_tools_of_lint():
-    """snakemake --lint reads the whole workflow and is left to `make lint`."""
-    recipe = re.search(r"^lint:.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(), re.MULTILINE)
-    tools = re.findall(r"\$\(BIN\)/(.*)", recipe[1])
-    hooks = [hook for repo in read_yaml(".pre-commit-config.yaml")["repos"] for hook in repo["hooks"]]
-    entries = [hook["entry"].removeprefix(".venv/bin/") for hook in hooks if hook["language"] == "system"]
-    without_paths = [re.sub(r"( \.| Snakefile workflow)$", "", tool) for tool in tools]
-    assert [entry.removesuffix(" --force-exclude") for entry in entries] == without_paths
+def public_objects() -> Iterator[tuple[str, Any]]:
+    """Functions and classes in `__all__` of apet and its packages, with qualified names."""
+    for package in ["apet", *(f"apet.{module.name}" for module in iter_modules(apet.__path__))]:
+        module = import_module(package)
+        for name in getattr(module, "__all__", ()):
+            value = getattr(module, name)
+            if inspect.isclass(value) or inspect.isfunction(value):
+                yield f"{package}.{name}", value
 
 
-@pytest.mark.parametrize(
-    ("message", "passes"),
-    [
-        ("feat: a placement on norms", True),
-        ("fix(figures)!: NaN leaves a gap\n\nLonger words.\n", True),
-        ("Merge branch 'main'", True),
-        ("A placement on norms", False),
-        ("feat:nothing", False),
-        ("notes\n\nfeat: not in the first line\n", False),
-    ],
-)
-def test_a_commit_says_what_kind_it_is(message, passes):
-    hooks = [hook for repo in read_yaml(".pre-commit-config.yaml")["repos"] for hook in repo["hooks"]]
-    (pattern,) = (hook["entry"] for hook in hooks if hook["language"] == "pygrep")
-    assert bool(re.search(pattern, message, re.MULTILINE | re.DOTALL)) is passes
+def test_public_functions_and_classes_have_complete_docstrings():
+    """Sections are present. pydoclint, in `make lint`, checks that they match the signature."""
+    incomplete = []
+    for name, value in public_objects():
+        docstring = value.__doc__ or ""
+        missing = not docstring or docstring.startswith(f"{value.__name__}(")  # what a dataclass generates
+        if inspect.isfunction(value):
+            signature = inspect.signature(value)
+            missing |= bool(signature.parameters) and "Args:\n" not in docstring
+            missing |= signature.return_annotation not in (None, "None") and "Returns:\n" not in docstring
+        incomplete += [name] if missing else []
+    assert incomplete == []
+
+
+def lacks_sections(function: ast.FunctionDef) -> bool:
+    """Test for a docstring of several lines without Args or Returns that the signature requires."""
+    docstring = ast.get_docstring(function) or ""
+    if "\n" not in docstring or any("property" in ast.unparse(node) for node in function.decorator_list):
+        return False
+    arguments = {node.arg for node in (*function.args.args, *function.args.kwonlyargs)} - {"self", "cls"}
+    returns = function.returns is not None and ast.unparse(function.returns) != "None"
+    return bool(arguments and "Args:" not in docstring) or (returns and not re.search("(Returns|Yields):", docstring))
+
+
+def test_docstrings_are_one_line_or_complete():
+    incomplete = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for path in sorted((ROOT / "src" / "apet").rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.FunctionDef) and lacks_sections(node)
+    ]
+    assert incomplete == []
 
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Wheel and source distribution, by what this environment has, from a copy: a build leaves files behind."""
+    """Folder with wheel and source distribution, built from a copy because a build leaves files behind."""
     folder = tmp_path_factory.mktemp("built")
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, folder)
@@ -95,7 +114,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "dist"
 
 
-def test_the_wheel_holds_every_file_and_works_alone(built: Path, tmp_path: Path):
+def test_wheel_contains_every_file_and_runs_without_the_sources(built: Path, tmp_path: Path):
     (wheel,) = built.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
@@ -116,30 +135,21 @@ def test_the_wheel_holds_every_file_and_works_alone(built: Path, tmp_path: Path)
     assert '"budget"' in planned
 
 
-def test_the_source_distribution_holds_every_file(built: Path):
+def test_source_distribution_contains_every_file(built: Path):
     (sdist,) = built.glob("*.tar.gz")
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
     assert {f"src/{name}" for name in SOURCES} | {"pyproject.toml", "README.md", "LICENSE"} <= names
 
 
-def test_one_version_and_one_licence_everywhere():
+def test_version_and_licence_agree_in_all_metadata():
     citation, changes = read_yaml("CITATION.cff"), (ROOT / "CHANGELOG.md").read_text()
     assert citation["version"] == PROJECT["version"] and PROJECT["version"] in changes
     assert citation["license"] == PROJECT["license"] == "MIT" and "MIT License" in (ROOT / "LICENSE").read_text()
 
 
-def test_ci_runs_what_the_makefile_has_on_the_pythons_that_are_promised():
-    jobs = read_yaml(".github/workflows/ci.yml")["jobs"]
-    promised = [c.rpartition(" ")[2] for c in PROJECT["classifiers"] if re.search(r"Python :: 3\.\d+", c)]
-    assert jobs["test"]["strategy"]["matrix"]["python-version"] == promised
-    targets = {step["run"].split()[1] for job in jobs.values() for step in job["steps"] if "run" in step}
-    assert targets == {"lint", "test", "docs"}
-    assert targets <= set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-
-
-def test_the_workflow_runs_where_snakedeploy_puts_it(tmp_path: Path):
-    """The same module and copy of config/ that snakedeploy makes, and the flags that the catalog names."""
+def test_workflow_runs_as_a_module_as_snakedeploy_deploys_it(tmp_path: Path):
+    """Module and copy of config/ as snakedeploy makes them, with the flags from the catalog."""
     shutil.copytree(ROOT / "config", tmp_path / "config")
     assert (tmp_path / "config/params.yaml").read_bytes() == (ROOT / "params.yaml").read_bytes()
     (tmp_path / "config/params.yaml").write_text(yaml.safe_dump(PARAMS, sort_keys=False))
