@@ -342,11 +342,11 @@ def test_equal_models_are_equal_bytes(plms, tmp_path, form):
 def test_the_card_says_what_it_is_and_its_lines_load_it(plms, tmp_path, form):
     plm = plms("llama")
     model = at(plm, of_structure("lowrank"))
-    run = {"draw": 0, "rerun": 1, "outcome": "ok", "test": {"score": 0.85, "n": 400}}
+    run = {"plan_index": 0, "seed_index": 1, "outcome": "ok", "test": {"score": 0.85, "n": 400}}
     out = export_model(replace(model, run=run, cell="llama/words/test-1"), form, tmp_path / "out")
     card = (out / "README.md").read_text()
     assert "accuracy 0.8500 (n = 400; 95 % interval of this one run 0.812 to 0.882)" in card  # Wilson's
-    for fact in (plm.content, model.plan.digest, f"{model.plan.budget:,} parameters", "llama/words/test-1, draw 0"):
+    for fact in (plm.content, model.plan.digest, f"{model.plan.budget:,} parameters", "llama/words/test-1, plan 0"):
         assert fact in card
     code = (
         card.split("```python\n")[1].split("```")[0].replace("FOLDER", str(out)).replace("the PLM's folder", plm.name)

@@ -122,7 +122,7 @@ def prepare_task(
 def train(plm: PLM, plan: Plan, data: str | Path, seed: int = 1, **training: Any) -> TunedModel:
     """Train one replicate of a plan on a prepared task, select on validation, score on test.
 
-    training: keys of params.yaml's `training` in place of those of DEFAULT_TRAINING. The replicate is draw 0, rerun 0 of the cell with
+    training: keys of params.yaml's `training` in place of those of DEFAULT_TRAINING. The replicate is plan 0, seed 0 of the cell with
     this PLM's name, task, placement and budget (as a number): where the plan is that cell's, θ is too, bit for bit.
     PyTorch is left with one thread and deterministic kernels. The result's `run` has curve, rate and scores.
     """

@@ -114,7 +114,7 @@ def _score(model: TunedModel) -> str:
 
 
 def _replicate(model: TunedModel) -> str:
-    return f"draw {model.run['draw']}, rerun {model.run['rerun']}"
+    return f"plan {model.run['plan_index']}, seed {model.run['seed_index']}"
 
 
 def _asked(model: TunedModel) -> list[str]:

@@ -19,7 +19,7 @@ from apet.study.cell_record import HEADS, METRICS, THETA, is_complete, reading
 from apet.study.grid import TRAINER_VERSION, Cell
 from apet.training.cell import replicate_name
 
-FIRST = "draw0.rerun0"
+FIRST = "plan0.seed0"
 
 
 def load_tuned(
@@ -75,9 +75,9 @@ def _cell(folder: Path, plm: str | Path | PLM | None, root: Path, replicate: str
         raise DataError(f"{folder}: not finished; a file that {METRICS} names is not there.")
     with reading(folder) as (record, plans):
         cell, run = _run(folder, record, replicate)
-        seed = plans[replicate_name(run["draw"], 0)]["seed"]
+        seed = plans[replicate_name(run["plan_index"], 0)]["seed"]
         wanted = {key: record["plm"][key] for key in ("name", "content")}
-        budget, rows, headed = record["tunable"], record["task"]["digest"], HEADS in record["files"]
+        budget, rows, headed = record["trainable_params"], record["task"]["digest"], HEADS in record["files"]
         path = record["path"]
     task = read_task(root / cell.data_folder)
     if task["digest"] != rows:
@@ -87,7 +87,7 @@ def _cell(folder: Path, plm: str | Path | PLM | None, root: Path, replicate: str
         )
     ready = frozen(plm or root / cell.plm_folder, wanted, str(folder), device)
     plan = make_plan(ready.inventory, cell.placement, budget, seed, cell.methods)
-    if plan.digest != run["plan"]:
+    if plan.digest != run["plan_digest"]:
         raise CorruptError(f"{folder}: its plan does not come out as it was. Train the cell again.")
     theta = _tensor(folder / THETA, replicate)
     head = _tensor(folder / HEADS, replicate) if headed else no_head()
@@ -103,7 +103,7 @@ def _run(folder: Path, record: dict[str, Any], replicate: str) -> tuple[Cell, di
             f"{folder / METRICS}: a cell of trainer {trainer}; this version of apet has trainer {TRAINER_VERSION}, in "
             "which the same θ may mean something else. Use the version that trained it, or train the cell again."
         )
-    runs = {replicate_name(run["draw"], run["rerun"]): run for run in record["replicates"]}
+    runs = {replicate_name(run["plan_index"], run["seed_index"]): run for run in record["replicates"]}
     if replicate not in runs:
         raise DataError(unknown_name("replicate", replicate, runs, str(folder)))
     return Cell.of(record["cell"]), runs[replicate]
