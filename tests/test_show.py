@@ -78,16 +78,16 @@ def test_every_unit_is_in_the_table_once(cell):
 def test_scores_say_n_interval_rate_and_outcome(cell):
     lines = show(cell.folder, results(cell))
     for run in cell.record["replicates"]:
-        name = f"draw{run['draw']}.rerun{run['rerun']}"
+        name = f"plan{run['plan_index']}.seed{run['seed_index']}"
         curve, score = (line for line in lines if line.startswith(f"  {name}"))
         losses = [loss for _, loss in run["losses"]]
         assert f"{losses[0]:.3f}" in curve and f"{losses[-1]:.3f}" in curve and sparkline(losses) in curve
-        assert f"step {run['best_step']} of {run['steps']}" in curve
+        assert f"step {run['best_step']} of {run['num_steps']}" in curve
         test, n = run["test"]["score"], run["test"]["n"]
         low, high = wilson(test, n)
-        assert f"{test:.4f} (n = {n})  {low:.3f} to {high:.3f}" in score and score.endswith("1     ok")
+        assert f"{test:.4f} (n = {n})  {low:.3f} to {high:.3f}" in score and score.split()[-2:] == ["1", "ok"]
         assert f"{run['validation']['score']:.4f} (n = 16)" in score
-        assert any(line.split() == ["θ", name, run["theta"]] for line in lines)
+        assert any(line.split() == ["θ", name, run["theta_digest"]] for line in lines)
     (mean,) = (line for line in lines if line.startswith("  mean"))
     scores = [run["test"]["score"] for run in cell.record["replicates"]]
     assert f"mean {fmean(scores):.4f} (4 of 4 replicates, S.D. between them {stdev(scores):.4f}, n = 24" in mean
@@ -139,7 +139,7 @@ def test_a_damaged_record_is_one_message(tmp_path, file, content, capsys):
     assert file in found.err and "Traceback" not in found.err and not found.out
 
 
-@pytest.mark.parametrize("key", ["losses", "steps", "seeds"])
+@pytest.mark.parametrize("key", ["losses", "num_steps", "seeds"])
 def test_a_key_that_is_missing_is_named_where_it_is_needed(tmp_path, key):
     made = finished(tmp_path, draws=1)
     record = made.record
@@ -171,7 +171,7 @@ def test_counts_and_places_are_short():
     assert [short(n) for n in counts] == list(counts.values())
     plan = {"digest": "d" * 64, "seed": 1, "structures": {"lowrank": 3}, "units": {
         "encoder.10.ffn.up/lowrank": 2, "encoder.2.ffn.up/lowrank": 1}}  # fmt: skip
-    assert [line.split() for line in plan_lines("draw0", plan)[1:]] == [
+    assert [line.split() for line in plan_lines("plan0", plan)[1:]] == [
         ["units", "of", "at", "2", "10"], ["lowrank", "encoder", "ffn.up", "1", "2"],
     ]  # fmt: skip
 

@@ -60,7 +60,7 @@ EXAMPLES = {
     "show": [f"apet show results/cells/{CELL}"],
     "export": [
         f"apet export results/cells/{CELL} --to peft --out my-adapter",
-        f"apet export results/cells/{CELL} --to delta --replicate draw0.rerun1 --out my-delta",
+        f"apet export results/cells/{CELL} --to delta --replicate plan0.seed1 --out my-delta",
     ],
     "completion": ['eval "$(apet completion bash)"', "apet completion zsh > ~/.zfunc/_apet"],
 }
@@ -193,7 +193,7 @@ def use_commands(command: Command) -> None:
     forms = {"peft": "an adapter of PEFT's", "merged": "a checkpoint", "delta": "θ and its plan"}
     said = "; ".join(f"{form}: {what}" for form, what in forms.items())
     form = ("--to", {"choices": list(forms), "required": True, "help": said})
-    run = ("--replicate", {"default": "draw0.rerun0", "help": "which run (default: draw0.rerun0)"})
+    run = ("--replicate", {"default": "plan0.seed0", "help": "which run (default: plan0.seed0)"})
     out = path("--out", "folder to write, empty or new")
     command(commands.show, "a cell -> its plans by layer and module, curves, scores, digests, run", ROOT, one)
     command(commands.export, "a cell -> its tuned model as a folder", form, run, out, ROOT, HERE, one)

@@ -224,13 +224,13 @@ def aggregate(args: argparse.Namespace) -> None:
 def findings(args: argparse.Namespace) -> None:
     from apet.analysis.resampling import sample_means
     from apet.analysis.tidy import read_tidy
-    from apet.report.result_tables import write_differences, write_findings, write_table
+    from apet.report.result_tables import write_differences, write_findings, write_methods
 
     frame = read_tidy(args.tidy)
-    draws = sample_means(frame)
-    write_table(frame, args.out / "tables", draws)
-    write_differences(draws, args.out / "tables")
-    write_findings(frame, args.out, draws)
+    samples = sample_means(frame)
+    write_methods(frame, args.out / "tables", samples)
+    write_differences(samples, args.out / "tables")
+    write_findings(frame, args.out, samples)
 
 
 def figures(args: argparse.Namespace) -> None:

@@ -42,10 +42,10 @@ def _lines(record: dict[str, Any], plans: dict[str, Any]) -> list[str]:
     cell, task, plm = record["cell"], record["task"], record["plm"]
     said = [
         path,
-        f"PLM      {plm['name']} ({plm['family']}), {plm['parameters']:,} parameters, {plm['dtype']}",
-        f"task     {task['name']}: {task['metric']}, chance {frame.chance[0]:.3f}" + _majority(task),
-        f"tuned    {cell['placement']} at {cell['budget']}: {record['tunable']:,} parameters, {frame.share[0]:.3%}"
-        f"{_head(record)}; draws {cell['draws']}, reruns of each {cell['reruns']}",
+        f"PLM      {plm['name']} ({plm['family']}), {plm['num_params']:,} parameters, {plm['dtype']}",
+        f"task     {task['name']}: {task['metric']}, chance {frame.chance_uniform[0]:.3f}" + _majority(task),
+        f"tuned    {cell['placement']} at {cell['budget']}: {record['trainable_params']:,} parameters, {frame.trainable_fraction[0]:.3%}"
+        f"{_head(record)}; plans {cell['num_plans']}, seeds per plan {cell['num_seeds']}",
         "",
     ]
     for name, plan in plans.items():
@@ -78,21 +78,23 @@ def curve_lines(replicates: Sequence[Mapping[str, Any]]) -> list[str]:
     for run in replicates:
         losses = [loss for _, loss in run["losses"]]
         ends = [f"{losses[0]:.3f}", f"{losses[-1]:.3f}"] if losses else ["", ""]
-        best = f"step {run['best_step']} of {run['steps']}" + (f", ended by {run['stopped']}" if run["stopped"] else "")
+        best = f"step {run['best_step']} of {run['num_steps']}" + (
+            f", ended by {run['stopped']}" if run["stopped"] else ""
+        )
         rows.append([_name(run), *ends, sparkline(losses), best])
     return _aligned(rows)
 
 
 def score_lines(replicates: Sequence[Mapping[str, Any]]) -> list[str]:
     """Each replicate's scores with n, the test's with the interval of one run, and the rate that validation chose."""
-    rows = [["score", "validation", "test", "95 % of one run", "test loss", "rate", "outcome"]]
+    rows = [["score", "validation", "test", "95 % of one run", "test loss", "LR multiplier", "outcome"]]
     for run in replicates:
         test, validation = run["test"], run["validation"]
         score, n = test["score"], test["n"]
         low, high = wilson(score, n)
         seen = f"{validation['score']:.4f} (n = {validation['n']})"
         rows.append([_name(run), seen, f"{score:.4f} (n = {n})", f"{low:.3f} to {high:.3f}", f"{test['loss']:.4f}",
-                     f"{run['rate']:g}", run["outcome"]])  # fmt: skip
+                     f"{run['lr_multiplier']:g}", run["outcome"]])  # fmt: skip
     return _aligned(rows)
 
 
@@ -132,7 +134,7 @@ def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _name(run: Mapping[str, Any]) -> str:
-    return f"draw{run['draw']}.rerun{run['rerun']}"
+    return f"plan{run['plan_index']}.seed{run['seed_index']}"
 
 
 def _majority(task: Mapping[str, Any]) -> str:
@@ -145,17 +147,15 @@ def _head(record: Mapping[str, Any]) -> str:
 
 
 def _mean(frame: pd.DataFrame) -> str:
-    """Over the replicates. Its interval is the report's, which pools what the study's cells say of reruns."""
-    scores = frame.score.dropna()
+    """Over the replicates. Its interval is the report's, which pools the variance of seeds over the study's cells."""
+    scores = frame.test_score.dropna()
     spread = f"S.D. between them {scores.std():.4f}, " if len(scores) > 1 else ""
-    return (
-        f"  mean {scores.mean():.4f} ({len(scores)} of {len(frame)} replicates, {spread}n = {frame.n.min()} test rows)"
-    )
+    return f"  mean {scores.mean():.4f} ({len(scores)} of {len(frame)} replicates, {spread}n = {frame.n_test.min()} test rows)"
 
 
 def _digests(record: Mapping[str, Any]) -> list[str]:
     rows = [["digests", ""], ["PLM", record["plm"]["content"]], ["rows", record["task"]["digest"]]]
-    rows += [[f"θ {_name(run)}", run["theta"]] for run in record["replicates"]]
+    rows += [[f"θ {_name(run)}", run["theta_digest"]] for run in record["replicates"]]
     return _aligned([*rows, *([name, found] for name, found in record["files"].items())])
 
 

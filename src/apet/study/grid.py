@@ -73,7 +73,7 @@ class Cell:
 
     @property
     def replicates(self) -> Iterator[tuple[int, int]]:
-        """(draw, rerun): a draw has its plan, a rerun its own initial values and order of data."""
+        """Pairs (plan_index, seed_index): a seed decides initial values and the order of data."""
         return ((d, r) for d in range(self.num_plans) for r in range(self.num_seeds))
 
     def seed_of(self, stream: str, *replicate: int) -> int:
