@@ -32,7 +32,7 @@ MOST_SECONDS, MOST_MB = 180, 4096
 
 
 def cells(count: int, rows: int) -> Iterator[tuple[str, dict[str, Any]]]:
-    """At least `count` cells: the methods twice, APET at their counts with two reruns of two plans, a sweep thrice."""
+    """At least `count` cells: the methods twice, APET at their counts with two seeds of two plans, a sweep thrice."""
     simulated.MODELS = {f"{family}-{size}": (size, 2 * size) for family in FAMILIES for size in SIZES}
     simulated.TASKS = {f"task{i}": (2 + i, 1 / (2 + i), 1 / (2 + i), rows) for i in range(TASKS)}
     own = len(simulated.OWN) + len(MATCHED)
@@ -45,10 +45,10 @@ def cells(count: int, rows: int) -> Iterator[tuple[str, dict[str, Any]]]:
         amounts = dict.fromkeys(map(round, np.geomspace(10, size, sweep)))
         spent += [("uniform", str(amount), amount, (3, 1)) for amount in amounts]
         for task, (_, chance, _, _) in simulated.TASKS.items():
-            for placement, budget, tunable, shape in spent:
-                share = np.clip(np.log10(tunable + 1) / np.log10(size) - 0.2, 0, 0.8)
+            for placement, budget, amount, shape in spent:
+                share = np.clip(np.log10(amount + 1) / np.log10(size) - 0.2, 0, 0.8)
                 scores = rng.binomial(rows, np.clip(chance + share + rng.normal(0, 0.02, shape), 0, 1)) / rows
-                path, metrics = simulated.record(model, task, placement, budget, scores, tunable)
+                path, metrics = simulated.record(model, task, placement, budget, scores, amount)
                 metrics["plm"]["family"] = model.partition("-")[0]
                 yield path, metrics
 

@@ -1,7 +1,7 @@
-"""Coverage of 95 % intervals in simulated studies: python benchmarks/coverage.py [studies]
+"""Coverage of 95 % intervals on simulated studies: python benchmarks/coverage.py [studies]
 
-Prints a Markdown table: for each estimator and design the share of intervals that contain the truth, its Monte Carlo
-error (one standard error), and the mean width.
+Prints a Markdown table: for each estimator and design the coverage, its Monte Carlo error (one standard error), and the
+mean width of the intervals.
 """
 
 from __future__ import annotations
@@ -20,47 +20,49 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from simulated_cells import Design, simulate
 
 DESIGNS = {
-    "1 unit a cell": Design(units=1, replicate_sd=0.0),
-    "2 units": Design(),
-    "3 units": Design(units=3),
-    "10 units": Design(units=10),
-    "2 units, noise that differs between cells": Design(uneven=2.0),
-    "2 units, score 0.98": Design(score=0.98, replicate_sd=0.005),
-    "2 units, 100 rows": Design(n=100),
-    "2 units, tasks that differ": Design(tasks=11, cells=4, task_sd=0.05),
+    "1 replicate per cell": Design(replicates=1, replicate_sd=0.0),
+    "2 replicates": Design(),
+    "3 replicates": Design(replicates=3),
+    "10 replicates": Design(replicates=10),
+    "2 replicates, noise that differs between cells": Design(uneven=2.0),
+    "2 replicates, score 0.98": Design(score=0.98, replicate_sd=0.005),
+    "2 replicates, 100 rows": Design(n=100),
+    "2 replicates, tasks that differ": Design(tasks=11, cells=4, task_sd=0.05),
 }
-Held = tuple[np.ndarray, np.ndarray]
-"""Booleans, true if an interval contains the truth, and widths."""
+Intervals = tuple[np.ndarray, np.ndarray]
+"""Booleans of the intervals that cover the truth, and their widths."""
 
 
-def of_cells(frame: pd.DataFrame, truth: np.ndarray, design: Design) -> Held:
+def of_cells(frame: pd.DataFrame, truth: np.ndarray, design: Design) -> Intervals:
     found = cell_scores(sample_means(frame, 1000))
     true = truth[found.task.astype(int)]
     return held(found.low, found.high, true), (found.high - found.low).to_numpy()
 
 
-def of_paired_differences(frame: pd.DataFrame, truth: np.ndarray, design: Design) -> Held:
-    """Intervals of paired differences. All cells of a task have the same true mean, so every difference is 0."""
+def of_paired_differences(frame: pd.DataFrame, truth: np.ndarray, design: Design) -> Intervals:
+    """All cells of a task have the same true mean, so that every difference is 0."""
     found = differences(sample_means(frame, 1000), lambda cells: cells.assign(budget="0"))
     found = found[found.task.isin(frame.task.unique()) & found.budget.ne("0")]
     return held(found.low, found.high, 0.0), (found.high - found.low).to_numpy()
 
 
-def of_means_over_tasks(frame: pd.DataFrame, truth: np.ndarray, design: Design) -> Held:
+def of_means_over_tasks(frame: pd.DataFrame, truth: np.ndarray, design: Design) -> Intervals:
     found = over_tasks(sample_means(frame, 1000), sorted(frame.task.unique()))
     return held(found.low, found.high, truth.mean()), (found.high - found.low).to_numpy()
 
 
-def of_means_beyond_tasks(frame: pd.DataFrame, truth: np.ndarray, design: Design) -> Held:
+def of_task_population(frame: pd.DataFrame, truth: np.ndarray, design: Design) -> Intervals:
     found = over_tasks(sample_means(frame, 1000), sorted(frame.task.unique()))
-    return held(found.low_beyond, found.high_beyond, design.score), (found.high_beyond - found.low_beyond).to_numpy()
+    return held(found.low_population, found.high_population, design.score), (
+        found.high_population - found.low_population
+    ).to_numpy()
 
 
-ESTIMATORS: dict[str, Callable[[pd.DataFrame, np.ndarray, Design], Held]] = {
+ESTIMATORS: dict[str, Callable[[pd.DataFrame, np.ndarray, Design], Intervals]] = {
     "mean score of a cell": of_cells,
     "paired difference of two cells": of_paired_differences,
     "mean over tasks": of_means_over_tasks,
-    "mean over tasks, and beyond them": of_means_beyond_tasks,
+    "the same, on similar tasks": of_task_population,
 }
 
 
@@ -69,9 +71,9 @@ def held(low: pd.Series, high: pd.Series, truth: np.ndarray | float) -> np.ndarr
 
 
 def rows(studies: int) -> Iterator[tuple[str, str, float, float, float]]:
-    """Estimator, design, share held, its standard error over studies, mean width."""
+    """Yield estimator, design, coverage, its standard error over studies, and mean width."""
     for name, design in DESIGNS.items():
-        found: dict[str, list[Held]] = {estimator: [] for estimator in ESTIMATORS}
+        found: dict[str, list[Intervals]] = {estimator: [] for estimator in ESTIMATORS}
         for seed in range(studies):
             frame, truth = simulate(design, seed)
             for estimator, run in ESTIMATORS.items():
@@ -84,7 +86,7 @@ def rows(studies: int) -> Iterator[tuple[str, str, float, float, float]]:
 
 def main() -> None:
     studies = int(sys.argv[1]) if len(sys.argv) > 1 else 1000
-    print("| estimator | design | holds the truth (%) | ± | width (points) |\n|---|---|---:|---:|---:|")
+    print("| estimator | design | coverage (%) | ± | width (points) |\n|---|---|---:|---:|---:|")
     for estimator, design, share, error, width in sorted(rows(studies), key=lambda row: list(ESTIMATORS).index(row[0])):
         print(f"| {estimator} | {design} | {100 * share:.1f} | {100 * error:.1f} | {100 * width:.1f} |", flush=True)
 

@@ -1,4 +1,4 @@
-"""Coverage of the intervals of claims in simulated studies with known truth, and the rate of false verdicts."""
+"""Coverage of the claims' intervals on simulated studies with known truth, and the rate of false verdicts."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from simulated_claims import CHANCE, MARGINS, TOP, Truth, budgets_tested, curve, simulate, thresholds_of
 
 DESIGNS = {
-    "3 PLMs × 3 tasks, draws 2 × reruns 2": Truth(draws=2, reruns=2),
-    "3 PLMs × 3 tasks, draws 3 × reruns 1": Truth(draws=3, reruns=1),
-    "3 PLMs × 3 tasks, draws 3 × reruns 3": Truth(draws=3, reruns=3),
-    "9 PLMs × 11 tasks, draws 2 × reruns 2": Truth(plms=3, families=3, tasks=11, draws=2, reruns=2),
+    "3 PLMs × 3 tasks, 2 plans × 2 seeds": Truth(num_plans=2, num_seeds=2),
+    "3 PLMs × 3 tasks, 3 plans × 1 seed": Truth(num_plans=3, num_seeds=1),
+    "3 PLMs × 3 tasks, 3 plans × 3 seeds": Truth(num_plans=3, num_seeds=3),
+    "9 PLMs × 11 tasks, 2 plans × 2 seeds": Truth(plms=3, families=3, tasks=11, num_plans=2, num_seeds=2),
 }
 SETTINGS = {
     "nothing changes": {},
@@ -32,14 +32,17 @@ SETTINGS = {
 
 
 def true_thresholds(truth: Truth) -> Thresholds:
-    """The thresholds of the true means at the tested budgets, in the shape of the estimated ones."""
+    """Return the thresholds of the true means at the tested budgets, in the form of estimated ones."""
     rows = []
     for family in range(truth.families):
         for model, size in enumerate(truth.sizes()):
             x = np.sort(list(budgets_tested(truth, size).values()))
             for task in range(truth.tasks):
                 means = curve(*thresholds_of(truth, size, task), x)
-                levels = {"low": CHANCE + MARGINS["chance_margin"] / 100, "high": TOP - MARGINS["full_ft_margin"] / 100}
+                levels = {
+                    "chance": CHANCE + MARGINS["chance_margin"] / 100,
+                    "full_ft": TOP - MARGINS["full_ft_margin"] / 100,
+                }
                 facts = dict(
                     zip(PAIR, (f"family{family}", round(10**size), f"plm{family}{model}", f"task{task}"), strict=True)
                 )
@@ -52,57 +55,57 @@ def true_thresholds(truth: Truth) -> Thresholds:
 
 
 def true_values(truth: Truth) -> dict[str, float]:
-    """Each claim's quantity, overall."""
-    found = true_thresholds(truth)
-    high = restricted(found, "high", ["family", "task"]).table
-    x = np.log10(high.non_embedding)
+    """Return the true quantity of each claim, over all PLMs."""
+    thresholds = true_thresholds(truth)
+    high = restricted(thresholds, "full_ft", ["family", "task"]).table
+    x = np.log10(high.non_embedding_params)
     x -= x.groupby([high.family, high.task]).transform("mean")
     slope = np.mean([np.sum(x[g.index] * g.log10) / np.sum(x[g.index] ** 2) for _, g in high.groupby("task")])
-    low = restricted(found, "low", ["model"]).table
+    low = restricted(thresholds, "chance", ["model"]).table
     spread = np.sqrt(low.groupby("model").log10.var(ddof=1).mean()) if truth.tasks > 1 else np.nan
     return {
         "positions": truth.plan_change,
-        "high_threshold": float(slope),
-        "low_threshold": float(spread) - MARGINS["equivalence_decades"],
+        "full_ft_threshold": float(slope),
+        "chance_threshold": float(spread) - MARGINS["equivalence_decades"],
         "methods": truth.method_change,
     }
 
 
 def one(truth: Truth, seed: int, count: int = 1000) -> Iterator[dict[str, object]]:
-    """A row an interval of one simulated study: what, truth, estimate, low, high, and its p-value where it has one."""
+    """Yield a row per interval of a simulated study: quantity, truth, estimate, low, high, and the p-value if any."""
     frame = simulate(truth, seed)
-    evidence = AnalysisInputs(frame, sample_means(frame, count), MARGINS)
+    inputs = AnalysisInputs(frame, sample_means(frame, count), MARGINS)
     truths = true_values(truth)
     for claim in CLAIMS:
         try:
-            measured = claim.measure(evidence)
-            compared = claim.compare(measured, list(frame.model.unique()))
+            data = claim.measure(inputs)
+            result = claim.compare(data, list(frame.model.unique()))
         except NotEstimable as error:
-            yield {"what": claim.name, "reason": str(error)}
+            yield {"quantity": claim.name, "reason": str(error)}
             continue
-        for level, estimate in (("these tasks", compared.these), ("beyond", compared.beyond)):
+        for level, estimate in (("on these tasks", result.fixed_tasks), ("on similar tasks", result.task_population)):
             if not isinstance(estimate, str):
                 low, high = estimate.interval
-                facts = {"what": f"{claim.name}, {level}", "truth": truths[claim.name], "estimate": estimate.value}
+                facts = {"quantity": f"{claim.name}, {level}", "truth": truths[claim.name], "estimate": estimate.value}
                 yield {**facts, "low": low, "high": high, "p": estimate.p}
-    table = evidence.thresholds.table.merge(true_thresholds(truth).table, on=[*PAIR, "kind"], suffixes=("", "_true"))
+    table = inputs.thresholds.table.merge(true_thresholds(truth).table, on=[*PAIR, "kind"], suffixes=("", "_true"))
     for row in table.itertuples():
-        facts = {"what": f"one {row.kind} threshold", "truth": row.log10_true, "estimate": row.log10}
+        facts = {"quantity": f"one {row.kind} threshold", "truth": row.log10_true, "estimate": row.log10}
         yield {**facts, "low": row.low, "high": row.high}
 
 
 def coverage(truth: Truth, count: int, first: int = 0) -> pd.DataFrame:
-    """By quantity: share of intervals that hold the truth with its Monte Carlo error, misses on either side, median
-    width, and the shares of p < 0.05 with the estimate below and above 0."""
+    """Return, by quantity, coverage with its Monte Carlo error, misses on either side, median width, and the rates of
+    p < 0.05 with the estimate below and above 0."""
     found = pd.DataFrame([row for seed in range(first, first + count) for row in one(truth, seed)])
     found = found[found.truth.notna()] if "truth" in found else found
     rows = []
-    for what, group in found.groupby("what", sort=False):
+    for quantity, group in found.groupby("quantity", sort=False):
         under, over = group.truth < group.low, group.truth > group.high
         covered = 1 - (under | over).mean()
         rows.append(
             {
-                "what": what,
+                "quantity": quantity,
                 "n": len(group),
                 "truth": group.truth.mean(),
                 "mean": group.estimate.replace([np.inf, -np.inf], np.nan).mean(),

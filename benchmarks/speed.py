@@ -111,7 +111,7 @@ def apet(args: argparse.Namespace) -> dict:
             start = time.process_time()
             record = train_cell(cell, bench, Path(scratch) / str(number))
             test = record["replicates"][0]["test"]["score"]
-            cells.append({"cpu": time.process_time() - start, "accuracy": test, "tunable": record["tunable"]})
+            cells.append({"cpu": time.process_time() - start, "accuracy": test, "tunable": record["trainable_params"]})
     return {"startup": startup, "cells": cells}
 
 

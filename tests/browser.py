@@ -1,4 +1,4 @@
-"""Debian's Chromium without a window, driven by Selenium: what a page shows, says, and asks the network for."""
+"""Headless Chromium driven by Selenium, with its requests and console messages."""
 
 from __future__ import annotations
 

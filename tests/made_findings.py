@@ -1,4 +1,4 @@
-"""A findings.json by hand, in which every kind of finding stands once: for tests of what shows it."""
+"""A hand-written findings.json with every kind of finding, for tests of tables and the report."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from simulated_study import MODELS
 
 VERDICTS = {
     "positions": "supported",
-    "high_threshold": "undecided",
-    "low_threshold": "contradicted",
+    "full_ft_threshold": "undecided",
+    "chance_threshold": "contradicted",
     "methods": "undecided",
 }
-"""Of each claim over all PLMs, on these tasks."""
+"""Verdict of each claim over all PLMs, on these tasks."""
 
 
 def finding(verdict: str, *numbers: float | None, reason: str | None = None) -> dict[str, Any]:
@@ -21,19 +21,27 @@ def finding(verdict: str, *numbers: float | None, reason: str | None = None) -> 
     return dict(zip(names, numbers or (None,) * 5, strict=True)) | {"verdict": verdict, "reason": reason}
 
 
-def scope(these: dict[str, Any], beyond: dict[str, Any], *values: tuple[float | None, ...]) -> dict[str, Any]:
+def scope(fixed: dict[str, Any], population: dict[str, Any], *values: tuple[float | None, ...]) -> dict[str, Any]:
     plms = [
-        {"model": model, "non_embedding": size, "value": value, "low": low, "high": high}
+        {"model": model, "non_embedding_params": size, "value": value, "low": low, "high": high}
         for (model, (size, _)), (value, low, high) in zip(MODELS.items(), values, strict=False)
     ]
     rest = {"plms": list(MODELS), "tasks": ["sentiment", "topics"], "cells": 24, "replicates": 1072}
-    return {"these_tasks": these, "beyond": beyond, **rest, "values": plms}
+    return {"fixed_tasks": fixed, "task_population": population, **rest, "values": plms}
 
 
 def nothing(reason: str) -> dict[str, Any]:
     """A scope in which nothing can be estimated."""
-    lost = finding("undecided", reason=reason)
-    return {"these_tasks": lost, "beyond": lost, "plms": [], "tasks": [], "cells": 0, "replicates": 0, "values": []}
+    empty = finding("undecided", reason=reason)
+    return {
+        "fixed_tasks": empty,
+        "task_population": empty,
+        "plms": [],
+        "tasks": [],
+        "cells": 0,
+        "replicates": 0,
+        "values": [],
+    }
 
 
 def claim(statement: str, quantity: str, unit: str, **scopes: dict[str, Any]) -> dict[str, Any]:
@@ -47,7 +55,7 @@ def findings(table: str = "") -> dict[str, Any]:
         "positions": claim(
             "Positions matter less, the larger the PLM.",
             "Change of the variance between positions with the size of the PLM",
-            "points² a decade",
+            "points² per tenfold increase in parameters",
             overall=scope(
                 finding("supported", -31.24, -52.4, -11.9, 0.002, 0.006),
                 finding("undecided", -31.24, -80.1, 17.7, 0.11, 0.33),
@@ -56,17 +64,17 @@ def findings(table: str = "") -> dict[str, Any]:
             bloom=scope(finding("supported", -30.0, -50.0, -10.0, 0.0002, 0.0008), finding("undecided")),
             t5=nothing("one PLM has no trend"),
         ),
-        "high_threshold": claim(
+        "full_ft_threshold": claim(
             "Fewer parameters match full fine-tuning, the larger the PLM.",
-            "Change of the decimal logarithm of the high threshold with the size of the PLM",
-            "decades a decade",
+            "Change of the decimal logarithm of the full fine-tuning threshold with the size of the PLM",
+            "powers of ten per tenfold increase in parameters",
             overall=nothing("nearly all thresholds lie beyond the largest budget tested"),
             bloom=nothing("the same"),
         ),
-        "low_threshold": claim(
-            "Tasks need about the same number of parameters to beat a guess.",
-            "S.D. over tasks of the decimal logarithm of the low threshold, minus 0.5",
-            "decades",
+        "chance_threshold": claim(
+            "Tasks need about the same number of parameters to exceed chance.",
+            "S.D. over tasks of the decimal logarithm of the chance threshold, minus 0.5",
+            "powers of ten",
             overall=scope(
                 finding("contradicted", 0.42, 0.11, 0.77, 0.01, 0.03),
                 finding("undecided", 0.42, None, 2.5, 0.2, 0.4),
@@ -76,7 +84,7 @@ def findings(table: str = "") -> dict[str, Any]:
         "methods": claim(
             "Methods differ less, the larger the PLM.",
             "Change of the variance between the methods' mean scores with the size of the PLM",
-            "points² a decade",
+            "points² per tenfold increase in parameters",
             overall=scope(
                 finding("undecided", -9.1, -18.5, -0.3, 0.04, 0.08, reason="two tasks were left out"),
                 finding("undecided", -9.1, -40.0, None, 0.5, 0.5),

@@ -1,4 +1,4 @@
-"""Cells whose true mean scores are known: replicates that scatter, on test rows that all of them meet."""
+"""Simulated cells with known mean scores on shared test rows."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Design:
     to cell; task_sd: S.D. of a task's true mean (all fractions)."""
 
     score: float = 0.7
-    units: int = 2
+    replicates: int = 2
     cells: int = 9
     tasks: int = 3
     n: int = 400
@@ -28,18 +28,19 @@ class Design:
 
 
 def simulate(design: Design, seed: int) -> tuple[pd.DataFrame, np.ndarray]:
-    """A tidy table with `rows`, of one PLM, and the true mean score [tasks] of all cells of a task."""
+    """A tidy table with row scores, of one PLM, and the true mean score [tasks] of all cells of a task."""
     rng = np.random.default_rng(seed)
     truth = design.score + design.task_sd * rng.normal(size=design.tasks)
-    shape = (design.tasks, design.cells, design.units)
+    shape = (design.tasks, design.cells, design.replicates)
     sds = design.replicate_sd * design.uneven ** rng.normal(size=shape[:2])
     scores = truth[:, None, None] + sds[..., None] * rng.normal(size=shape)
     ease = rng.normal(size=(design.tasks, 1, 1, design.n))
     latent = SHARED * ease + np.sqrt(1 - SHARED**2) * rng.normal(size=(*shape, design.n))
     right = latent < stats.norm.ppf(np.clip(scores, 1e-9, 1 - 1e-9))[..., None]
     rows = right.reshape(-1, design.n).astype(np.float32)
-    task, cell, rerun = (index.ravel() for index in np.indices(shape))
-    frame = pd.DataFrame({"task": task, "budget": cell, "rerun": rerun}).astype({"task": str, "budget": str})
-    frame = frame.assign(model="m", family="f", non_embedding=1000, placement="lora", draw=0, tunable=cell + 1)
-    frame = frame.assign(metric="accuracy", chance=0.2, majority=0.2, outcome="ok", n=design.n)
-    return frame.assign(score=rows.mean(axis=1, dtype=float), rows=list(rows)), truth
+    task, cell, seed_index = (index.ravel() for index in np.indices(shape))
+    frame = pd.DataFrame({"task": task, "budget": cell, "seed_index": seed_index}).astype({"task": str, "budget": str})
+    frame = frame.assign(model="m", family="f", non_embedding_params=1000, placement="lora", plan_index=0)
+    frame = frame.assign(trainable_params=cell + 1, metric="accuracy", chance_uniform=0.2, chance_majority=0.2)
+    frame = frame.assign(outcome="ok", n_test=design.n)
+    return frame.assign(test_score=rows.mean(axis=1, dtype=float), row_scores=list(rows)), truth

@@ -1,4 +1,4 @@
-"""Simulated studies of which every claim's truth is known, for tests and for the coverage table.
+"""Simulated studies with known truth of every claim, for tests and coverage tables.
 
 A replicate of true mean score q is right on a test row where a normal variate, part the row's own (shared by all cells
 of the task), part the plan's on that row, part the replicate's, lies below the q quantile: its expected score is q
@@ -28,20 +28,20 @@ class Truth:
     """A study's design and truth. Changes are per decade of PLM size, levels those at the middle size.
 
     plan_sd: points between plans; low, high: log10 of the numbers of parameters at which APET leaves chance and reaches
-    full fine-tuning; low_spread: S.D. of `low` over tasks, decades; method_sd: points between methods; rerun_sd: points
+    full fine-tuning; low_spread: S.D. of `low` over tasks, decades; method_sd: points between methods; seed_sd: points
     between reruns; task_sd: decades by which the change of `high` differs between tasks.
     """
 
     plms: int = 3
     tasks: int = 3
     families: int = 1
-    draws: int = 2
-    reruns: int = 2
-    sweep_draws: int = 1
+    num_plans: int = 2
+    num_seeds: int = 2
+    sweep_plans: int = 1
     n: int = 400
     plan_variance: float = 9.0
     plan_change: float = 0.0
-    rerun_sd: float = 1.0
+    seed_sd: float = 1.0
     low: float = 1.0
     low_spread: float = 0.0
     high: float = 4.0
@@ -60,7 +60,7 @@ class Truth:
 
 
 def simulate(truth: Truth, seed: int) -> pd.DataFrame:
-    """A tidy table with `rows` and attrs of a study of that truth."""
+    """A tidy table with row scores and attrs of a study of that truth."""
     rng = np.random.default_rng(seed)
     frames = []
     for number in range(truth.tasks):
@@ -70,11 +70,12 @@ def simulate(truth: Truth, seed: int) -> pd.DataFrame:
             for model, size in enumerate(truth.sizes()):
                 cells = _cells(truth, size, *thresholds_of(truth, size, number, change))
                 facts = {"family": f"family{family}", "model": f"plm{family}{model}", "task": f"task{number}"}
-                facts |= {"non_embedding": round(10**size), "parameters": round(2 * 10**size)}
+                facts |= {"non_embedding_params": round(10**size), "num_params": round(2 * 10**size)}
                 frames += [_replicates(truth, cell, ease, rng, facts) for cell in cells]
     frame = pd.concat(frames, ignore_index=True)
-    frame = frame.assign(metric="accuracy", chance=CHANCE - 0.05, majority=CHANCE, head=0, outcome="ok", n=truth.n)
-    frame["cell"] = frame.model + "/" + frame.task + "/" + frame.placement + frame.budget
+    frame = frame.assign(metric="accuracy", chance_uniform=CHANCE - 0.05, chance_majority=CHANCE, head_params=0)
+    frame = frame.assign(outcome="ok", n_test=truth.n)
+    frame["cell_path"] = frame.model + "/" + frame.task + "/" + frame.placement + frame.budget
     frame.attrs = {"study": "simulated", "margins": MARGINS, "missing": [], "digest": "0" * 64}
     return frame
 
@@ -97,31 +98,33 @@ def thresholds_of(truth: Truth, size: float, task: int, change: float = 0.0) -> 
 
 
 def _cells(truth: Truth, size: float, low: float, high: float) -> list[tuple]:
-    """(placement, budget, tunable, mean score, S.D. between plans, draws, reruns)."""
+    """(placement, budget, trainable parameters, mean score, S.D. between plans, number of plans, number of seeds)."""
     step = size - 5.5
     plan_sd = np.sqrt(max(truth.plan_variance + truth.plan_change * step, 0)) / 100
     spread = np.sqrt(max(truth.method_variance + truth.method_change * step, 0)) / 100
     unit = np.std(list(METHODS.values()), ddof=1)
     found = []
     for budget, x in budgets_tested(truth, size).items():
-        draws = (truth.draws, truth.reruns) if budget.startswith("@") else (truth.sweep_draws, 1)
-        found.append(("uniform", budget, round(10**x), float(curve(low, high, x)), plan_sd, *draws))
+        counts = (truth.num_plans, truth.num_seeds) if budget.startswith("@") else (truth.sweep_plans, 1)
+        found.append(("uniform", budget, round(10**x), float(curve(low, high, x)), plan_sd, *counts))
     for name, place in METHODS.items():
         count = 2 * 10**size if name == "full" else 10 ** (COUNTS[name] + (size - 4.5) / 3)
-        found.append((name, "@own", round(count), TOP + spread * place / unit, 0.0, 1, max(truth.reruns, 2)))
+        found.append((name, "@own", round(count), TOP + spread * place / unit, 0.0, 1, max(truth.num_seeds, 2)))
     return found
 
 
 def _replicates(truth: Truth, cell: tuple, ease: np.ndarray, rng: np.random.Generator, facts: dict) -> pd.DataFrame:
-    placement, budget, tunable, mean, plan_sd, draws, reruns = cell
-    shape = (draws, reruns)
-    q = mean + plan_sd * rng.normal(size=(draws, 1)) + truth.rerun_sd / 100 * rng.normal(size=shape)
-    plans, replicates = rng.normal(size=(draws, 1, truth.n)), rng.normal(size=(*shape, truth.n))
+    placement, budget, count, mean, plan_sd, num_plans, num_seeds = cell
+    shape = (num_plans, num_seeds)
+    q = mean + plan_sd * rng.normal(size=(num_plans, 1)) + truth.seed_sd / 100 * rng.normal(size=shape)
+    plans, replicates = rng.normal(size=(num_plans, 1, truth.n)), rng.normal(size=(*shape, truth.n))
     latent = SHARES[0] * ease + SHARES[1] * plans + SHARES[2] * replicates
     right = (latent < stats.norm.ppf(np.clip(q, 1e-4, 1 - 1e-4))[..., None]).reshape(-1, truth.n).astype(np.float32)
     index = list(np.ndindex(shape))
-    table = pd.DataFrame(index, columns=["draw", "rerun"]).assign(**facts, placement=placement, budget=budget)
-    return table.assign(tunable=tunable, score=right.mean(axis=1, dtype=float), rows=list(right))
+    table = pd.DataFrame(index, columns=["plan_index", "seed_index"]).assign(
+        **facts, placement=placement, budget=budget
+    )
+    return table.assign(trainable_params=count, test_score=right.mean(axis=1, dtype=float), row_scores=list(right))
 
 
 def _standardised(count: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Records of a small simulated study with a known truth, for tests of the analysis and the figures only."""
+"""Records of a small simulated study, for tests of analysis and figures."""
 
 from __future__ import annotations
 
@@ -21,37 +21,46 @@ OWN = {"full": 1.0, "lora": 0.04, "adapter": 0.08, "prompt": 0.015, "bitfit": 0.
 SWEEP = ("1", "100", "10000")
 
 
-def replicate(draw: int, rerun: int, score: float, n: int, tunable: int) -> dict[str, Any]:
+def replicate(plan_index: int, seed_index: int, score: float, n: int, trainable_params: int) -> dict[str, Any]:
     return {
-        "draw": draw,
-        "rerun": rerun,
-        "structures": {"entry": tunable, "bias": 0, "lowrank": 0, "bottleneck": 0, "token": 0},
-        "plan": f"a{draw}",
-        "theta": f"b{draw}{rerun}",
+        "plan_index": plan_index,
+        "seed_index": seed_index,
+        "structures": {"entry": trainable_params, "bias": 0, "lowrank": 0, "bottleneck": 0, "token": 0},
+        "plan_digest": f"a{plan_index}",
+        "theta_digest": f"b{plan_index}{seed_index}",
         "outcome": "ok",
-        "rate": 0.001,
+        "lr_multiplier": 0.5,
         "best_step": 80,
-        "steps": 100,
+        "num_steps": 100,
         "validation": {"score": score, "n": 200},
         "test": {"score": score, "n": n, "loss": 0.5},
     }
 
 
-def record(model: str, task: str, placement: str, budget: str, scores: Any, tunable: int) -> tuple[str, dict[str, Any]]:
-    """A cell's path and metrics. `scores`: (draws, reruns), fractions."""
-    non_embedding, parameters = MODELS[model]
+def record(
+    model: str, task: str, placement: str, budget: str, scores: Any, trainable_params: int
+) -> tuple[str, dict[str, Any]]:
+    """A cell's path and metrics. `scores`: (plans, seeds), fractions."""
+    non_embedding_params, num_params = MODELS[model]
     labels, chance, majority, n = TASKS[task]
     rows = np.asarray(scores, float)
     path = f"{model}/{task}/{placement}-{budget}"
     return path, {
         "path": path,
-        "cell": {"model": model, "task": task, "placement": placement, "budget": budget, "seed": 1, "trainer_version": 3},
+        "cell": {
+            "model": model,
+            "task": task,
+            "placement": placement,
+            "budget": budget,
+            "seed": 1,
+            "trainer_version": 3,
+        },
         "plm": {
             "name": model,
             "family": "bloom",
             "content": "c0",
-            "parameters": parameters,
-            "non_embedding": non_embedding,
+            "num_params": num_params,
+            "non_embedding_params": non_embedding_params,
         },
         "task": {
             "name": task,
@@ -61,19 +70,19 @@ def record(model: str, task: str, placement: str, budget: str, scores: Any, tuna
             "labels": labels,
             "chance": chance,
             "majority": majority,
-            "max_samples": {"train": 1000, "validation": 200, "test": n},
+            "rows": {"train": 1000, "validation": 200, "test": n},
             "label_counts": {"test": {"first": n // 4, "second": n - n // 4}},
             "truncated": {"test": 0.25},
             "lengths": {"test": {"mean": 30.5, "longest": 36}},
         },
-        "tunable": tunable,
+        "trainable_params": trainable_params,
         "head": {"parameters": 0},
-        "replicates": [replicate(d, r, float(rows[d, r]), n, tunable) for d, r in np.ndindex(rows.shape)],
+        "replicates": [replicate(d, r, float(rows[d, r]), n, trainable_params) for d, r in np.ndindex(rows.shape)],
     }
 
 
 def study(seed: int = 0) -> list[tuple[str, dict[str, Any]]]:
-    """Every method at its own count (2 reruns), APET at each matched budget and over `SWEEP` (3 draws)."""
+    """Every method at its own count (2 seeds), APET at each matched budget and over `SWEEP` (3 plans)."""
     rng = np.random.default_rng(seed)
     cells = []
     for model, (_, parameters) in MODELS.items():
@@ -82,9 +91,9 @@ def study(seed: int = 0) -> list[tuple[str, dict[str, Any]]]:
         plan += [("uniform", f"@{name}", own[name], (3, 1)) for name in OWN if name != "full"]
         plan += [("uniform", budget, int(budget), (3, 1)) for budget in SWEEP]
         for task, (_, _, _, n) in TASKS.items():
-            for placement, budget, tunable, shape in plan:
+            for placement, budget, count, shape in plan:
                 scores = rng.binomial(n, rng.uniform(0.5, 0.9, shape)) / n
-                cells.append(record(model, task, placement, budget, scores, tunable))
+                cells.append(record(model, task, placement, budget, scores, count))
     return cells
 
 
@@ -92,9 +101,9 @@ def frame_of(cells: Iterable[tuple[str, dict[str, Any]]], seed: int = 0) -> pd.D
     """The tidy table of records, with scores of test rows that have their means, and the attrs of a read one."""
     rng = np.random.default_rng(seed)
     frame = tidy(cells)
-    frame["max_samples"] = [
+    frame["row_scores"] = [
         np.empty(0, np.float32) if np.isnan(score) else (rng.permutation(n) < round(score * n)).astype(np.float32)
-        for score, n in zip(frame.score, frame.n, strict=True)
+        for score, n in zip(frame.test_score, frame.n_test, strict=True)
     ]
     frame.attrs = {"study": "simulated", "margins": MARGINS, "missing": [], "digest": "0" * 64}
     return frame
@@ -116,10 +125,10 @@ def write_cells(root: Path, cells: Iterable[tuple[str, dict[str, Any]]], seed: i
 def write_predictions(folder: Path, metrics: dict[str, Any], columns: dict[str, np.ndarray]) -> None:
     """A cell's predictions, each column (replicates, n), and its record with their digest."""
     replicates, n = metrics["replicates"], metrics["replicates"][0]["test"]["n"]
-    types = {"draw": pa.int16(), "rerun": pa.int16(), "id": pa.string()}
+    types = {"plan_index": pa.int16(), "seed_index": pa.int16(), "id": pa.string()}
     types |= {name: pa.array(values.ravel()).type for name, values in columns.items()}
     ids = [f"{metrics['task']['name']}{i:060d}" for i in range(n)]
-    found = {name: np.repeat([r[name] for r in replicates], n) for name in ("draw", "rerun")} | {
+    found = {name: np.repeat([r[name] for r in replicates], n) for name in ("plan_index", "seed_index")} | {
         "id": ids * len(replicates),
         **{name: values.ravel() for name, values in columns.items()},
     }

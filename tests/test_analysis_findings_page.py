@@ -1,11 +1,11 @@
-"""The findings as a page: every number where it belongs, and what is missing by name."""
+"""findings.md: numbers, reasons and missing cells."""
 
 from __future__ import annotations
 
 import pandas as pd
 import pytest
 
-from apet.report.markdown import SHOWN, page
+from apet.report.findings_text import MISSING_LISTED, findings_markdown
 from made_findings import findings
 from simulated_study import frame_of, study
 
@@ -18,48 +18,49 @@ def lines(absent: int = 0) -> list[str]:
         {"model": f"m{i}", "task": "t", "placement": "lora", "budget": "@own", "reason": "why"} for i in range(absent)
     ]
     frame.attrs = {"missing": cells}
-    return page(findings(), frame).splitlines()
+    return findings_markdown(findings(), frame).splitlines()
 
 
-def test_a_claim_has_its_two_answers_in_words_and_in_a_table() -> None:
+def test_findings_page_states_both_levels_of_a_claim_in_text_and_table() -> None:
     found = lines()
     start = found.index("## Positions matter less, the larger the PLM")
     own = found[start : found.index("## Fewer parameters match full fine-tuning, the larger the PLM")]
-    assert any(
-        x.startswith("On these tasks: supported, −31.24 points² a decade (95 % interval −52.4 to −11.9). ") for x in own
-    )
-    assert any(
-        x.startswith("Beyond them: undecided, −31.24 points² a decade (95 % interval −80.1 to 17.7). ") for x in own
-    )
-    n = "3 PLMs, 2 tasks, 24 cells, 1072 replicates"
+    unit = "points² per tenfold increase in parameters"
+    assert any(x.startswith(f"On these tasks: supported, −31.24 {unit} (95 % interval −52.4 to −11.9). ") for x in own)
+    assert any(x.startswith(f"On similar tasks: undecided, −31.24 {unit} (95 % interval −80.1 to 17.7). ") for x in own)
+    n = "3 PLMs, 2 tasks, 24 cells, 1,072 replicates"
     assert f"| overall | on these tasks | −31.24 | −52.4 to −11.9 | 0.006 | supported | {n} |" in own
-    assert f"| overall | beyond them | −31.24 | −80.1 to 17.7 | 0.330 | undecided | {n} |" in own
-    assert "| PLM | parameters outside the embeddings | its value | 95 % interval |" in own
+    assert f"| overall | on similar tasks | −31.24 | −80.1 to 17.7 | 0.330 | undecided | {n} |" in own
+    assert "| PLM | parameters outside the embeddings | value | 95 % interval |" in own
     assert sum(x.startswith("| bloom | ") for x in own) == 2
 
 
-def test_what_cannot_be_estimated_says_why_and_has_no_table_of_plms() -> None:
+def test_findings_page_gives_the_reason_if_a_claim_is_not_estimable() -> None:
     found = lines()
     start = found.index("## Fewer parameters match full fine-tuning, the larger the PLM")
-    own = found[start : found.index("## Tasks need about the same number of parameters to beat a guess")]
+    own = found[start : found.index("## Tasks need about the same number of parameters to exceed chance")]
     (said,) = (x for x in own if x.startswith("On these tasks: "))
     assert said.startswith("On these tasks: undecided. ") and "beyond the largest budget tested" in said
     assert "None" not in "".join(own) and not any(x.startswith("| PLM |") for x in own)
 
 
-@pytest.mark.parametrize("absent", [0, 1, SHOWN, SHOWN + 3])
-def test_missing_cells_are_named_and_counted(absent: int) -> None:
+@pytest.mark.parametrize("absent", [0, 1, MISSING_LISTED, MISSING_LISTED + 3])
+def test_findings_page_lists_and_counts_missing_cells(absent: int) -> None:
     found = lines(absent)
-    tail = found[found.index("## What was missing") :]
+    tail = found[found.index("## Missing data") :]
     assert ("No cell is missing." in tail) == (absent == 0)
-    assert (f"{absent} cell(s) of the study are not there." in tail) == (absent > 0)
+    assert any(x.endswith("of the study are missing.") or x == "1 cell of the study is missing." for x in tail) == (
+        absent > 0
+    )
     named = [x for x in tail if x.endswith(": why")]
-    assert named == [f"- m{i}, t, lora at @own: why" for i in range(min(absent, SHOWN))]
-    assert [x for x in tail if x.startswith("- and")] == (["- and 3 more"] if absent > SHOWN else [])
+    assert named == [f"- m{i}, t, lora at @own: why" for i in range(min(absent, MISSING_LISTED))]
+    assert [x for x in tail if x.startswith("- and")] == (["- and 3 more"] if absent > MISSING_LISTED else [])
 
 
-def test_replicates_without_a_score_are_counted() -> None:
+def test_findings_page_counts_replicates_without_a_score() -> None:
     frame = FRAME.copy()
     frame.attrs = {"missing": []}
-    frame.loc[frame.index[:2], "score"] = pd.NA
-    assert f"2 of {len(frame):,} replicates have no score: they diverged." in page(findings(), frame)
+    frame.loc[frame.index[:2], "test_score"] = pd.NA
+    assert f"2 of {len(frame):,} replicates have no score because they diverged." in findings_markdown(
+        findings(), frame
+    )

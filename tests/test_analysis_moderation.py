@@ -1,4 +1,4 @@
-"""Moderated variances against their formulas and against what they promise."""
+"""Shrunken variances against formulas and nominal coverage."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ def sample(prior_df: float, cells: int, df: int, seed: int = 0) -> tuple[np.ndar
     return truth, truth * rng.chisquare(df, cells) / df
 
 
-def test_one_cell_speaks_for_itself() -> None:
+def test_shrink_variances_of_one_cell_changes_nothing() -> None:
     variances, dfs = shrink_variances(np.array([3.0]), np.array([2.0]))
     assert (variances[0], dfs[0]) == (3.0, 2.0)
 
 
-def test_no_spread_at_all_stays_none() -> None:
+def test_shrink_variances_of_zeros_returns_zeros() -> None:
     variances, dfs = shrink_variances(np.zeros(4), np.ones(4))
     assert not variances.any() and (dfs == 1).all()
 
 
-def test_equal_variances_are_pooled() -> None:
+def test_shrink_variances_of_similar_variances_pools_them() -> None:
     """As if all cells were one sample: the pooled variance, with all degrees of freedom."""
     variances, dfs = shrink_variances(np.array([1.0, 1.1, 0.9, 1.2]), np.array([2.0, 2.0, 2.0, 4.0]))
     assert variances == pytest.approx(np.full(4, (2 * 1.0 + 2 * 1.1 + 2 * 0.9 + 4 * 1.2) / 10))
@@ -37,7 +37,7 @@ def test_equal_variances_are_pooled() -> None:
 
 
 @pytest.mark.parametrize("prior_df", [3.0, 8.0])
-def test_the_prior_is_found_in_many_cells(prior_df: float) -> None:
+def test_shrink_variances_recovers_the_prior_from_many_cells(prior_df: float) -> None:
     """The posterior is the mean of prior and own variance by degrees of freedom, so that both can be read off."""
     _, variances = sample(prior_df, 20_000, 4)
     found, dfs = shrink_variances(variances, np.full(20_000, 4.0))
@@ -48,7 +48,7 @@ def test_the_prior_is_found_in_many_cells(prior_df: float) -> None:
 
 
 @pytest.mark.parametrize("df", [5.0, 6.0])
-def test_the_moments_are_those_of_smyth_s_equations(df: float) -> None:
+def test_shrink_variances_matches_smyths_moment_equations(df: float) -> None:
     """trigamma(d₀/2) is the excess variance of log s² over trigamma(d/2)."""
     variances = np.array([0.1, 1.0, 10.0, 0.3, 5.0])
     _, dfs = shrink_variances(variances, np.full(5, df))
@@ -57,7 +57,7 @@ def test_the_moments_are_those_of_smyth_s_equations(df: float) -> None:
 
 
 @pytest.mark.parametrize(("prior_df", "df"), [(np.inf, 1), (np.inf, 3), (4.0, 1), (4.0, 2)])
-def test_t_intervals_cover_on_average_over_cells(prior_df: float, df: int) -> None:
+def test_shrink_variances_gives_t_intervals_with_nominal_coverage(prior_df: float, df: int) -> None:
     truth, variances = sample(prior_df, 5000, df, seed=1)
     found, dfs = shrink_variances(variances, np.full(5000, float(df)))
     error = np.random.default_rng(2).normal(size=5000) * np.sqrt(truth)
@@ -66,7 +66,7 @@ def test_t_intervals_cover_on_average_over_cells(prior_df: float, df: int) -> No
 
 
 @given(st.lists(st.just(0.0) | st.floats(1e-12, 1e6), min_size=2, max_size=20), st.integers(1, 9))
-def test_any_variances_give_finite_ones_between_the_smallest_and_the_largest_freedom(values: list, df: int) -> None:
+def test_shrink_variances_of_any_input_is_finite_with_bounded_df(values: list, df: int) -> None:
     variances, dfs = shrink_variances(np.array(values), np.full(len(values), float(df)))
     assert np.isfinite(variances).all() and (variances >= 0).all()
     assert (dfs >= df).all() and (dfs <= df * len(values)).all()

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from scipy import stats
 from scipy.optimize import isotonic_regression
 
-from apet.analysis.claims import AnalysisInputs, high_threshold, low_threshold
+from apet.analysis.claims import AnalysisInputs, chance_threshold, full_ft_threshold
 from apet.analysis.intervals import NotEstimable
 from apet.analysis.resampling import MeanSamples
-from apet.analysis.thresholds import AGAIN, crossing, restricted, threshold_samples, thresholds
+from apet.analysis.thresholds import DOUBLE_BOOTSTRAP, crossing, restricted, threshold_samples, thresholds
 from apet.analysis.trends import slope
 from apet.analysis.variance import spread_over_tasks, variance_of_truth
 from simulated_claims import MARGINS, TOP, Truth, budgets_tested, curve, thresholds_of
@@ -34,7 +34,7 @@ def by_fitting(x: np.ndarray, excess: np.ndarray, weights: np.ndarray) -> float:
 
 @settings(deadline=None)
 @given(st.integers(1, 9), st.integers(0, 2**32 - 1), st.sampled_from([0.0, 0.1, 1.0]))
-def test_crossing_is_that_of_the_isotonic_fit(count: int, seed: int, rise: float) -> None:
+def test_crossing_matches_scipys_isotonic_fit(count: int, seed: int, rise: float) -> None:
     rng = np.random.default_rng(seed)
     x, weights = np.sort(rng.choice(30, count, replace=False)).astype(float), rng.integers(1, 5, count).astype(float)
     excess = rng.normal(0, 1, (6, count)) + rise * (x - 10)
@@ -42,7 +42,7 @@ def test_crossing_is_that_of_the_isotonic_fit(count: int, seed: int, rise: float
     assert crossing(x, excess, weights) == pytest.approx(expected, abs=1e-9)
 
 
-def test_crossing_of_equal_numbers_of_missing_data_and_at_the_level_itself() -> None:
+def test_crossing_handles_ties_nan_and_values_at_the_level() -> None:
     x = np.array([0.0, 1.0, 1.0, 2.0])
     pooled = crossing(np.array([0.0, 1.0, 2.0]), np.array([[-1.0, -0.5, 1.0]]), np.array([1.0, 4.0, 1.0]))
     assert crossing(x, np.array([[-1.0, 0.0, -2 / 3, 1.0]]), np.array([1.0, 1.0, 3.0, 1.0])) == pytest.approx(pooled)
@@ -60,106 +60,106 @@ def made(
             "model": model,
             "task": task,
             "family": "f",
-            "non_embedding": 1000 * (1 + int(model[-1])),
-            "units": 2,
+            "non_embedding_params": 1000 * (1 + int(model[-1])),
+            "num_replicates": 2,
             "num_plans": 2,
             "sd": noise,
         }
-        facts |= {"chance": 0.2, "majority": 0.3}
+        facts |= {"chance_uniform": 0.2, "chance_majority": 0.3}
         rows += [
-            {**facts, "placement": "uniform", "budget": str(10**i), "tunable": 10**i, "mean": m}
+            {**facts, "placement": "uniform", "budget": str(10**i), "trainable_params": 10**i, "mean": m}
             for i, m in enumerate(means)
         ]
         if full is not None:
-            rows.append({**facts, "placement": "full", "budget": "@own", "tunable": 10**6, "mean": full})
+            rows.append({**facts, "placement": "full", "budget": "@own", "trainable_params": 10**6, "mean": full})
     cells = pd.DataFrame(rows)
     values = cells["mean"].to_numpy() + noise * np.random.default_rng(0).normal(size=(size, len(cells)))
     return MeanSamples(cells, values)
 
 
-def test_both_thresholds_of_one_curve() -> None:
+def test_thresholds_of_a_known_curve_match_interpolation() -> None:
     found = thresholds(made({("m0", "t"): [0.3, 0.3, 0.5, 0.7, 0.8]}), MARGINS).set_index("kind")
-    assert found.log10.to_dict() == pytest.approx({"low": 1 + 0.02 / 0.2, "high": 3 + 0.08 / 0.1})
-    assert found.level.to_dict() == pytest.approx({"low": 0.32, "high": 0.78})
+    assert found.log10.to_dict() == pytest.approx({"chance": 1 + 0.02 / 0.2, "full_ft": 3 + 0.08 / 0.1})
+    assert found.level.to_dict() == pytest.approx({"chance": 0.32, "full_ft": 0.78})
     assert (found.low < found.log10).all() and (found.log10 < found.high).all()
     assert found.censored.tolist() == ["", ""]
     assert found[["smallest", "largest", "budgets"]].iloc[0].tolist() == [1, 10**4, 5]
 
 
-def test_what_lies_outside_the_tested_numbers_is_censored() -> None:
+def test_thresholds_outside_the_numbers_tested_are_censored() -> None:
     found = thresholds(made({("m0", "t"): [0.5, 0.6], ("m0", "u"): [0.3, 0.3]}, noise=0.001), MARGINS)
     found = found.set_index(["task", "kind"])
     assert found.censored.to_dict() == {
-        ("t", "low"): "below",
-        ("t", "high"): "above",
-        ("u", "low"): "above",
-        ("u", "high"): "above",
+        ("t", "chance"): "below",
+        ("t", "full_ft"): "above",
+        ("u", "chance"): "above",
+        ("u", "full_ft"): "above",
     }
-    assert found.log10["t", "low"] == found.low["t", "low"] == found.high["t", "low"] == -INF
-    assert found.log10["u", "low"] == found.low["u", "low"] == INF
+    assert found.log10["t", "chance"] == found.low["t", "chance"] == found.high["t", "chance"] == -INF
+    assert found.log10["u", "chance"] == found.low["u", "chance"] == INF
 
 
-def test_without_full_fine_tuning_there_is_no_high_threshold() -> None:
+def test_thresholds_without_full_fine_tuning_have_no_full_ft_threshold() -> None:
     found = thresholds(made({("m0", "t"): [0.3, 0.5]}, full=None), MARGINS).set_index("kind")
-    assert found.loc["high", ["level", "log10", "low", "high"]].isna().all()
-    assert found.censored["high"] == ""
-    assert np.isfinite(found.log10["low"])
+    assert found.loc["full_ft", ["level", "log10", "low", "high"]].isna().all()
+    assert found.censored["full_ft"] == ""
+    assert np.isfinite(found.log10["chance"])
 
 
-def test_cells_of_one_plan_scatter_like_those_of_several() -> None:
+def test_thresholds_of_single_plans_include_the_variance_between_plans() -> None:
     """Whole curves of single plans are as uncertain as the plans of another task of the PLM say."""
-    draws = made({("m0", "t"): [0.3, 0.3, 0.5, 0.7, 0.8], ("m0", "u"): [0.3, 0.3, 0.5, 0.7, 0.8]}, noise=0.001)
-    cells = draws.cells.assign(sd=0.04)
-    certain = thresholds(MeanSamples(cells, draws.values), MARGINS).set_index(["task", "kind"])
+    samples = made({("m0", "t"): [0.3, 0.3, 0.5, 0.7, 0.8], ("m0", "u"): [0.3, 0.3, 0.5, 0.7, 0.8]}, noise=0.001)
+    cells = samples.cells.assign(sd=0.04)
+    certain = thresholds(MeanSamples(cells, samples.values), MARGINS).set_index(["task", "kind"])
     single = cells.task.eq("t") & cells.placement.eq("uniform")
-    cells.loc[single, ["draws", "units", "sd"]] = [1, 1, np.nan]
-    found = thresholds(MeanSamples(cells, draws.values), MARGINS).set_index(["task", "kind"])
-    assert (found.high - found.low)["t", "low"] > 5 * (certain.high - certain.low)["t", "low"]
+    cells.loc[single, ["num_plans", "num_replicates", "sd"]] = [1, 1, np.nan]
+    found = thresholds(MeanSamples(cells, samples.values), MARGINS).set_index(["task", "kind"])
+    assert (found.high - found.low)["t", "chance"] > 5 * (certain.high - certain.low)["t", "chance"]
     assert found.loc["u"].equals(certain.loc["u"])
     assert found.log10.equals(certain.log10)
 
 
-def test_draws_about_draws_lie_as_far_from_them_as_draws_from_the_data() -> None:
+def test_double_bootstrap_deviates_from_samples_like_samples_from_the_data() -> None:
     """Where the curve is a line, thresholds deviate as means do: each draw by its own and by another's deviation."""
     found = threshold_samples(made({("m0", "t"): [0.2, 0.3, 0.5, 0.7, 0.8]}, noise=0.00002), MARGINS)
     away = found.values - np.median(found.values, axis=0)
-    assert found.again.shape == (AGAIN, *found.values.shape)
-    for shift, again in enumerate(found.again, start=1):
-        assert again == pytest.approx(found.values + np.roll(away, shift, axis=0), abs=0.1 * away.std())
+    assert found.double_bootstrap.shape == (DOUBLE_BOOTSTRAP, *found.values.shape)
+    for shift, second in enumerate(found.double_bootstrap, start=1):
+        assert second == pytest.approx(found.values + np.roll(away, shift, axis=0), abs=0.1 * away.std())
 
 
-def test_no_apet_at_all_gives_an_empty_table() -> None:
-    draws = made({("m0", "t"): [0.3, 0.5]})
-    only = draws.cells.placement.eq("full")
+def test_thresholds_without_apet_are_empty() -> None:
+    samples = made({("m0", "t"): [0.3, 0.5]})
+    only = samples.cells.placement.eq("full")
     found = threshold_samples(
-        MeanSamples(draws.cells[only].reset_index(drop=True), draws.values[:, only.to_numpy()]), MARGINS
+        MeanSamples(samples.cells[only].reset_index(drop=True), samples.values[:, only.to_numpy()]), MARGINS
     )
     assert len(found.table) == 0
     assert {"log10", "censored", "kind"} <= set(found.table.columns)
-    assert len(restricted(found, "low", ["model"]).table) == 0
+    assert len(restricted(found, "chance", ["model"]).table) == 0
 
 
-def test_restriction_clips_to_what_was_tested_on_all() -> None:
-    draws = made({("m0", "t"): [0.3, 0.3, 0.5], ("m1", "t"): [0.3, 0.3, 0.3, 0.3, 0.5]}, noise=0.0001)
-    found = threshold_samples(draws, MARGINS)
-    clipped = restricted(found, "low", ["family", "task"])
+def test_restricted_clips_to_the_range_tested_on_all_rows() -> None:
+    samples = made({("m0", "t"): [0.3, 0.3, 0.5], ("m1", "t"): [0.3, 0.3, 0.3, 0.3, 0.5]}, noise=0.0001)
+    found = threshold_samples(samples, MARGINS)
+    clipped = restricted(found, "chance", ["family", "task"])
     assert clipped.table.log10.tolist() == pytest.approx([1.1, 2.0])
-    assert clipped.table.end.tolist() == [0, 1]
+    assert clipped.table.censoring.tolist() == [0, 1]
     assert clipped.values[0] == pytest.approx(clipped.table.log10)
-    assert restricted(found, "low", ["model"]).table.log10.tolist() == pytest.approx([1.1, 3.1])
+    assert restricted(found, "chance", ["model"]).table.log10.tolist() == pytest.approx([1.1, 3.1])
 
 
 @pytest.mark.parametrize(("spread", "noise"), [(0.0, 0.3), (0.3, 0.3), (1.0, 0.3), (1.0, 0.05)])
 @pytest.mark.parametrize("tasks", [2, 3, 11])
-def test_variance_of_truth_is_not_that_of_the_noise(spread: float, noise: float, tasks: int) -> None:
+def test_variance_of_truth_excludes_the_noise(spread: float, noise: float, tasks: int) -> None:
     rng = np.random.default_rng(tasks)
     truth = np.arange(tasks) - (tasks - 1) / 2
     truth *= spread / truth.std(ddof=1)
     sims, missed, under = 300, 0, 0
     for _ in range(sims):
         seen = truth + noise * rng.normal(size=(3, tasks))
-        parts = [np.vstack([own, own + noise * rng.normal(size=(400, tasks))]) for own in seen]
-        found = variance_of_truth(parts)
+        by_plm = [np.vstack([own, own + noise * rng.normal(size=(400, tasks))]) for own in seen]
+        found = variance_of_truth(by_plm)
         low, high = found.interval
         assert low <= found.value <= high
         missed += not low <= spread**2 <= high
@@ -170,21 +170,29 @@ def test_variance_of_truth_is_not_that_of_the_noise(spread: float, noise: float,
 
 def slope_of(means: np.ndarray, cells: pd.DataFrame, noise: np.ndarray):
     """The slope of the high threshold from means (cells,) whose noise has the draws `noise` [draws, cells]."""
-    draws = MeanSamples(cells.assign(mean=means), means + noise)
-    return slope(high_threshold(AnalysisInputs(pd.DataFrame(), draws, MARGINS)), ["small", "large"]).these
+    samples = MeanSamples(cells.assign(mean=means), means + noise)
+    return slope(full_ft_threshold(AnalysisInputs(pd.DataFrame(), samples, MARGINS)), ["small", "large"]).fixed_tasks
 
 
 @pytest.mark.parametrize("change", [-0.4, 0.0])
-def test_slope_of_the_high_threshold_holds_the_truth(change: float) -> None:
+def test_slope_of_full_ft_thresholds_covers_the_truth(change: float) -> None:
     """Noise draws thresholds together: percentiles of the draws miss a slope of -0.55 in every fifth study."""
     truth, rows = Truth(plms=2, tasks=2, high_change=change), []
     for (model, size), task in product(zip(("small", "large"), truth.sizes(), strict=True), range(truth.tasks)):
-        facts = {"model": model, "task": f"t{task}", "family": "f", "non_embedding": round(10**size), "units": 1}
-        facts |= {"chance": 0.2, "majority": 0.3, "num_plans": 2, "sd": 0.03}
+        facts = {
+            "model": model,
+            "task": f"t{task}",
+            "family": "f",
+            "non_embedding_params": round(10**size),
+            "num_replicates": 1,
+        }
+        facts |= {"chance_uniform": 0.2, "chance_majority": 0.3, "num_plans": 2, "sd": 0.03}
         for budget, x in budgets_tested(truth, size).items():
             mean = float(curve(*thresholds_of(truth, size, task), x))
-            rows.append({**facts, "placement": "uniform", "budget": budget, "tunable": round(10**x), "mean": mean})
-        rows.append({**facts, "placement": "full", "budget": "@own", "tunable": 10**7, "mean": TOP})
+            rows.append(
+                {**facts, "placement": "uniform", "budget": budget, "trainable_params": round(10**x), "mean": mean}
+            )
+        rows.append({**facts, "placement": "full", "budget": "@own", "trainable_params": 10**7, "mean": TOP})
     cells = pd.DataFrame(rows)
     means, scatter = cells["mean"].to_numpy(), np.where(cells.placement.eq("full"), 0.005, 0.03)
     rng, sims, missed = np.random.default_rng(3), 150, 0
@@ -198,24 +206,26 @@ def test_slope_of_the_high_threshold_holds_the_truth(change: float) -> None:
 
 
 def spread(scores: dict, models: list[str], **how):
-    return spread_over_tasks(low_threshold(AnalysisInputs(pd.DataFrame(), made(scores, **how), MARGINS)), models)
+    return spread_over_tasks(chance_threshold(AnalysisInputs(pd.DataFrame(), made(scores, **how), MARGINS)), models)
 
 
-def test_spread_over_tasks_less_what_is_about_the_same() -> None:
+def test_spread_over_tasks_subtracts_the_equivalence_margin() -> None:
     curves = {"t": [0.3, 0.3, 0.5, 0.7], "u": [0.3, 0.5, 0.7, 0.7], "v": [0.3, 0.3, 0.3, 0.5]}
     found = spread({("m0", task): means for task, means in curves.items()}, ["m0"], noise=0.001)
-    assert found.these.value == pytest.approx(1.0 - MARGINS["equivalence_decades"], abs=0.05)
-    assert found.these.interval[0] > 0
-    assert found.beyond.interval == pytest.approx(tuple(np.sqrt(2 / stats.chi2.ppf([0.975, 0.025], 2)) - 0.5), rel=0.2)
+    assert found.fixed_tasks.value == pytest.approx(1.0 - MARGINS["equivalence_decades"], abs=0.05)
+    assert found.fixed_tasks.interval[0] > 0
+    assert found.task_population.interval == pytest.approx(
+        tuple(np.sqrt(2 / stats.chi2.ppf([0.975, 0.025], 2)) - 0.5), rel=0.2
+    )
     assert found.values["m0"].value == pytest.approx(1.0, abs=0.05)
     assert found.remark == ""
 
 
-def test_a_censored_threshold_bounds_the_spread_from_below_only() -> None:
+def test_spread_over_tasks_with_a_censored_threshold_has_no_upper_bound() -> None:
     curves = {"t": [0.3, 0.3, 0.5], "u": [0.3, 0.3, 0.5], "v": [0.3, 0.3, 0.3]}
     found = spread({("m0", task): means for task, means in curves.items()}, ["m0"], noise=0.001)
-    assert found.these.interval[1] == INF
-    assert found.these.interval[0] <= found.these.value
+    assert found.fixed_tasks.interval[1] == INF
+    assert found.fixed_tasks.interval[0] <= found.fixed_tasks.value
     assert "1 of 3 thresholds" in found.remark
 
 
@@ -223,11 +233,11 @@ def test_a_censored_threshold_bounds_the_spread_from_below_only() -> None:
     ("scores", "reason"),
     [
         ({("m0", "t"): [0.3, 0.5]}, "two tasks"),
-        ({("m0", "t"): [0.3], ("m0", "u"): [0.3]}, "no two budgets"),
-        ({("m0", "t"): [0.3, 0.3], ("m0", "u"): [0.3, 0.3]}, "2 of 2 thresholds lie above"),
-        ({("m0", "t"): [0.5, 0.5], ("m0", "u"): [0.5, 0.5]}, "2 of 2 thresholds lie at or below"),
+        ({("m0", "t"): [0.3], ("m0", "u"): [0.3]}, "fewer than two budgets"),
+        ({("m0", "t"): [0.3, 0.3], ("m0", "u"): [0.3, 0.3]}, "2 of 2 thresholds are above"),
+        ({("m0", "t"): [0.5, 0.5], ("m0", "u"): [0.5, 0.5]}, "2 of 2 thresholds are at or below"),
     ],
 )
-def test_a_spread_that_cannot_be_had(scores: dict, reason: str) -> None:
+def test_spread_over_tasks_without_data_raises_with_a_reason(scores: dict, reason: str) -> None:
     with pytest.raises(NotEstimable, match=reason):
         spread(scores, ["m0"], noise=0.001)

@@ -1,4 +1,4 @@
-"""The tidy table: typed, sorted, the same bytes twice, and plain about what is wrong with a record."""
+"""Tidy table: types, order, equal bytes, and errors for malformed records."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from apet.analysis.columns import COLUMNS, FLAT, SCHEMA
+from apet.analysis.columns import CSV_COLUMNS, TIDY_COLUMNS, TIDY_SCHEMA
 from apet.analysis.predictions import Predictions, f1_values
 from apet.analysis.tidy import read_records, read_tidy, tidy, write_tidy
 from apet.config.study_config import AnalysisConfig
@@ -25,7 +25,7 @@ from apet.study.cell_record import read_record, write_record
 from simulated_study import record, study, write_cells, write_predictions
 
 STUDY = "ab" * 32
-KEYED = [column for column in COLUMNS if column.key]
+KEYED = [column for column in TIDY_COLUMNS if column.key]
 
 
 def one() -> tuple[str, dict]:
@@ -40,22 +40,28 @@ def place(metrics: dict, key: str) -> tuple[dict, str]:
     return metrics, last
 
 
-def test_one_row_a_replicate_with_documented_types() -> None:
+def test_tidy_has_one_row_per_replicate_with_documented_types() -> None:
     frame = tidy([one()])
-    assert list(frame.columns) == list(SCHEMA)
-    assert {name: str(dtype) for name, dtype in frame.dtypes.items()} == SCHEMA
-    found = frame[["draw", "rerun", "score"]].to_numpy().tolist()
+    assert list(frame.columns) == list(TIDY_SCHEMA)
+    assert {name: str(dtype) for name, dtype in frame.dtypes.items()} == TIDY_SCHEMA
+    found = frame[["plan_index", "seed_index", "test_score"]].to_numpy().tolist()
     assert found == [[0, 0, 0.8], [0, 1, 0.7], [1, 0, 0.75], [1, 1, 0.65]]
     row = frame.iloc[0]
     assert (row.model, row.task, row.placement, row.budget) == ("bloom-mid", "topics", "uniform", "@lora")
-    assert (row.entry, row.token, row.n, row.validation_n, row.labels) == (19_200, 0, 400, 200, 5)
-    assert row.share == pytest.approx(19_200 / 480_000)
-    assert row.cell == "bloom-mid/topics/uniform-@lora"
+    assert (row.params_entry, row.params_token, row.n_test, row.n_validation, row.num_labels) == (
+        19_200,
+        0,
+        400,
+        200,
+        5,
+    )
+    assert row.trainable_fraction == pytest.approx(19_200 / 480_000)
+    assert row.cell_path == "bloom-mid/topics/uniform-@lora"
 
 
 @settings(max_examples=10, deadline=None)
 @given(st.randoms(use_true_random=False))
-def test_order_of_records_and_replicates_does_not_matter(random) -> None:
+def test_tidy_does_not_depend_on_the_order_of_records(random) -> None:
     cells = study()[:12]
     shuffled = copy.deepcopy(cells)
     random.shuffle(shuffled)
@@ -76,7 +82,7 @@ def gathered(root: Path, paths: list[str]) -> pd.DataFrame:
     return tidy(read_records(root, paths), Predictions(root))
 
 
-def test_round_trip_and_equal_bytes(cells: Path, tmp_path: Path) -> None:
+def test_write_tidy_round_trips_with_equal_bytes(cells: Path, tmp_path: Path) -> None:
     paths = [path for path, _ in study()]
     frame = gathered(cells, paths)
     missing = [{"model": "a", "task": "b", "placement": "c", "budget": "d", "reason": "not trained"}]
@@ -89,34 +95,37 @@ def test_round_trip_and_equal_bytes(cells: Path, tmp_path: Path) -> None:
     margins = {"chance_margin": 3.0, "full_ft_margin": 2.0, "equivalence_decades": 0.5}
     digest = file_digest(tmp_path / "a" / "tidy.parquet")
     assert back.attrs == {"study": STUDY, "margins": margins, "missing": missing, "digest": digest}
-    pd.testing.assert_frame_equal(back[FLAT], frame[FLAT])
-    assert all(map(np.array_equal, back.rows, frame.rows))
-    text = pd.read_csv(tmp_path / "a" / "tidy.csv", dtype=SCHEMA, keep_default_na=False, na_values=[""])
-    pd.testing.assert_frame_equal(text, frame[FLAT])
+    pd.testing.assert_frame_equal(back[CSV_COLUMNS], frame[CSV_COLUMNS])
+    assert all(map(np.array_equal, back.row_scores, frame.row_scores))
+    text = pd.read_csv(tmp_path / "a" / "tidy.csv", dtype=TIDY_SCHEMA, keep_default_na=False, na_values=[""])
+    pd.testing.assert_frame_equal(text, frame[CSV_COLUMNS])
 
 
-def test_every_column_says_what_it_means(tmp_path: Path) -> None:
+def test_write_tidy_describes_every_column(tmp_path: Path) -> None:
     write_tidy(tidy([one()]), tmp_path, STUDY)
     schema = pq.read_schema(tmp_path / "tidy.parquet")
     described = pd.read_csv(tmp_path / "tidy_columns.csv").set_index("column")
-    assert list(described.index) == schema.names == list(SCHEMA)
-    for column in COLUMNS:
+    assert list(described.index) == schema.names == list(TIDY_SCHEMA)
+    for column in TIDY_COLUMNS:
         assert schema.field(column.name).metadata[b"meaning"].decode() == described.meaning[column.name]
-    assert str(schema.field("rows").type).startswith("large_list") and described.type["rows"] == "list of float32"
+    assert (
+        str(schema.field("row_scores").type).startswith("large_list")
+        and described.type["row_scores"] == "list of float32"
+    )
 
 
-def test_rows_are_the_scores_on_each_test_row(cells: Path) -> None:
+def test_row_scores_are_the_scores_on_each_test_row(cells: Path) -> None:
     frame = gathered(cells, [path for path, _ in study()])
-    assert {rows.dtype for rows in frame.rows} == {np.dtype(np.float32)}
-    assert (frame.rows.map(len) == frame.n).all()
-    np.testing.assert_allclose(frame.rows.map(np.mean), frame.score, atol=1e-6)
+    assert {rows.dtype for rows in frame.row_scores} == {np.dtype(np.float32)}
+    assert (frame.row_scores.map(len) == frame.n_test).all()
+    np.testing.assert_allclose(frame.row_scores.map(np.mean), frame.test_score, atol=1e-6)
     row = frame.iloc[7]
-    found = pq.read_table(cells / row.cell / "predictions.parquet").to_pandas()
-    found = found[(found.draw == row.draw) & (found.rerun == row.rerun)]
-    assert row.rows.tolist() == found.correct.astype(float).tolist()
+    found = pq.read_table(cells / row.cell_path / "predictions.parquet").to_pandas()
+    found = found[(found.plan_index == row.plan_index) & (found.seed_index == row.seed_index)]
+    assert row.row_scores.tolist() == found.correct.astype(float).tolist()
 
 
-def test_a_written_answers_rows_are_its_scores(tmp_path: Path) -> None:
+def test_row_scores_of_generation_are_its_scores(tmp_path: Path) -> None:
     cell, metrics = one()
     scores = np.random.default_rng(0).random((4, 400))
     for replicate, values in zip(metrics["replicates"], scores, strict=True):
@@ -126,20 +135,20 @@ def test_a_written_answers_rows_are_its_scores(tmp_path: Path) -> None:
     (tmp_path / cell).mkdir(parents=True)
     write_predictions(tmp_path / cell, metrics, {"prediction": np.full((4, 400), "an answer"), "score": scores})
     frame = gathered(tmp_path, [cell])
-    np.testing.assert_array_equal(np.stack(frame.rows[:3]), scores[:3].astype(np.float32))
-    assert len(frame.rows[3]) == 0
+    np.testing.assert_array_equal(np.stack(frame.row_scores[:3]), scores[:3].astype(np.float32))
+    assert len(frame.row_scores[3]) == 0
 
 
 @settings(max_examples=50, deadline=None)
 @given(arrays(bool, (2, 3, 12)))
-def test_f1s_pseudo_values_have_it_as_their_mean(values) -> None:
+def test_f1_values_have_mean_f1(values) -> None:
     labels, predicted = values
     positive = (labels.sum(axis=1) + predicted.sum(axis=1)).clip(min=1)
     f1 = 2 * (labels & predicted).sum(axis=1) / positive
     np.testing.assert_allclose(f1_values(labels, predicted).mean(axis=1), f1, atol=1e-12)
 
 
-def test_f1s_pseudo_values_have_its_variance() -> None:
+def test_f1_values_have_the_variance_of_f1() -> None:
     """Over many samples, the variance of their mean is that of F1."""
     rng = np.random.default_rng(1)
     labels = rng.random((4000, 300)) < 0.3
@@ -149,7 +158,7 @@ def test_f1s_pseudo_values_have_its_variance() -> None:
     assert estimated == pytest.approx(values.mean(axis=1).var(), rel=0.08)
 
 
-def test_labels_scored_by_f1(tmp_path: Path) -> None:
+def test_row_scores_of_f1_are_pseudo_values(tmp_path: Path) -> None:
     cell, metrics = one()
     rng = np.random.default_rng(0)
     labels = np.broadcast_to(rng.integers(0, 2, 400), (4, 400))
@@ -161,10 +170,10 @@ def test_labels_scored_by_f1(tmp_path: Path) -> None:
     (tmp_path / cell).mkdir(parents=True)
     columns = {"label": labels, "prediction": predicted, "correct": labels == predicted}
     write_predictions(tmp_path / cell, metrics, columns)
-    np.testing.assert_array_equal(np.stack(gathered(tmp_path, [cell]).rows), values.astype(np.float32))
+    np.testing.assert_array_equal(np.stack(gathered(tmp_path, [cell]).row_scores), values.astype(np.float32))
 
 
-class TestPredictionsThatAreNotTheRecords:
+class TestPredictions:
     @pytest.fixture
     def place(self, tmp_path: Path) -> Path:
         write_cells(tmp_path, [one()])
@@ -183,71 +192,73 @@ class TestPredictionsThatAreNotTheRecords:
         change(metrics)
         write_predictions(place, metrics, columns or {"correct": correct})
 
-    def test_other_bytes(self, place: Path) -> None:
+    def test_with_changed_bytes_are_corrupt(self, place: Path) -> None:
         content = bytearray((place / "predictions.parquet").read_bytes())
         content[100] ^= 1
         (place / "predictions.parquet").write_bytes(content)
-        assert f"Delete {place} to train again" in self.said(place, CorruptError)
+        assert f"Delete {place} and train again" in self.said(place, CorruptError)
 
-    def test_no_file(self, place: Path) -> None:
+    def test_with_a_missing_file_name_dvc_pull(self, place: Path) -> None:
         (place / "predictions.parquet").unlink()
         assert "dvc pull" in self.said(place, DataError)
 
-    def test_no_digest(self, place: Path) -> None:
+    def test_without_a_digest_name_the_key(self, place: Path) -> None:
         write_json_record(place / "metrics.json", {**read_record(place), "files": {}})
-        assert "'files'" in self.said(place, DataError)
+        assert "files: missing the digest" in self.said(place, DataError)
 
     @pytest.mark.parametrize("odd", [{"bleu": 0.5}, {"accuracy": 1.1}, {"accuracy": -0.1}, {"accuracy": "0.5"}])
-    def test_a_metric_that_is_none(self, place: Path, odd: dict) -> None:
+    def test_with_an_unknown_metric_are_rejected(self, place: Path, odd: dict) -> None:
         self.rewrite(place, lambda metrics: metrics["replicates"][2]["test"].update(metrics=odd))
-        with pytest.raises(DataError, match=f"replicate 2: test.metrics has '{next(iter(odd))}'"):
+        with pytest.raises(
+            DataError, match=f"replicate 2: test.metrics: expected fractions of .*, got '{next(iter(odd))}'"
+        ):
             gathered(place.parents[2], [one()[0]])
 
-    def test_another_score(self, place: Path) -> None:
+    def test_with_another_score_are_corrupt(self, place: Path) -> None:
         self.rewrite(place, lambda metrics: metrics["replicates"][2]["test"].update(score=0.7475))
         said = self.said(place, CorruptError)
-        assert "draw 1, rerun 0 score 0.750000" in said and "says 0.747500" in said
+        assert "plan 1, seed 0 score 0.750000" in said and "says 0.747500" in said
 
-    def test_other_replicates(self, place: Path) -> None:
+    def test_with_other_replicates_are_corrupt(self, place: Path) -> None:
         self.rewrite(place, lambda metrics: None)
         metrics = read_record(place)
         metrics["replicates"].reverse()
         write_record(place, metrics["path"], metrics)
-        assert "one after another" in self.said(place, CorruptError)
+        assert "differ from the replicates in metrics.json" in self.said(place, CorruptError)
 
-    def test_a_metric_that_labels_have_not(self, place: Path) -> None:
+    def test_with_a_metric_not_for_labels_are_rejected(self, place: Path) -> None:
         self.rewrite(place, lambda metrics: metrics["task"].update(metric="em"))
         assert "'em'" in self.said(place, DataError)
 
-    def test_no_parquet(self, place: Path) -> None:
+    def test_without_parquet_content_are_corrupt(self, place: Path) -> None:
         (place / "predictions.parquet").write_bytes(b"none")
         write_record(place, one()[0], read_record(place))
-        assert "not a readable parquet file" in self.said(place, CorruptError)
+        assert "not a readable Parquet file" in self.said(place, CorruptError)
 
 
-def test_other_test_rows_than_another_cell(tmp_path: Path) -> None:
+def test_row_scores_with_other_test_rows_than_another_cell_raise(tmp_path: Path) -> None:
     first, (other, metrics) = one(), record("bloom-small", "topics", "lora", "@own", [[0.5]], 100)
     write_cells(tmp_path, [first])
     (tmp_path / other).mkdir(parents=True)
     ids = [f"topics{i:060d}" for i in range(400)]
-    table = {"draw": [0] * 400, "rerun": [0] * 400, "id": ids[::-1], "correct": [True, False] * 200}
+    table = {"plan_index": [0] * 400, "seed_index": [0] * 400, "id": ids[::-1], "correct": [True, False] * 200}
     pq.write_table(pa.table(table), tmp_path / other / "predictions.parquet")
     write_record(tmp_path / other, other, metrics)
-    with pytest.raises(DataError, match="other test rows of topics, or in another order") as error:
+    with pytest.raises(DataError, match="expected the same test rows of topics, in the same order") as error:
         gathered(tmp_path, [first[0], other])
     assert first[0] in str(error.value) and other in str(error.value)
 
 
-def test_missing_cells_are_not_copied_with_the_frame(tmp_path: Path) -> None:
+def test_missing_cells_are_shared_by_copies_of_the_frame(tmp_path: Path) -> None:
     """pandas copies attrs at every step, which takes a second where thousands of cells are missing."""
     missing = [{"model": "a", "task": "b", "placement": "c", "budget": str(i), "reason": "none"} for i in range(3)]
     write_tidy(tidy([one()]), tmp_path, STUDY, missing=missing)
     frame = read_tidy(tmp_path / "tidy.parquet")
-    assert frame[frame.draw == 0].copy().attrs["missing"] is frame.attrs["missing"]
+    assert frame[frame.plan_index == 0].copy().attrs["missing"] is frame.attrs["missing"]
 
 
 @pytest.mark.parametrize("column", KEYED, ids=lambda column: column.key)
-def test_missing_key_names_file_and_key(column) -> None:
+def test_tidy_with_a_missing_key_names_file_and_key(column) -> None:
     cell, metrics = one()
     holder, last = place(metrics, column.key)
     del holder[last]
@@ -259,7 +270,7 @@ def test_missing_key_names_file_and_key(column) -> None:
 
 @pytest.mark.parametrize("column", KEYED, ids=lambda column: column.key)
 @pytest.mark.parametrize("value", [[], True, float("nan")], ids=repr)
-def test_wrong_type_names_file_and_key(column, value) -> None:
+def test_tidy_with_a_wrong_type_names_file_and_key(column, value) -> None:
     cell, metrics = one()
     holder, last = place(metrics, column.key)
     holder[last] = value
@@ -274,13 +285,13 @@ def test_wrong_type_names_file_and_key(column, value) -> None:
         ("replicate.test.score", 80.0, "fraction from 0 to 1"),
         ("replicate.test.score", -0.1, "fraction from 0 to 1"),
         ("task.majority", 2, "fraction from 0 to 1"),
-        ("replicate.outcome", "fine", "ok, diverged"),
+        ("replicate.outcome", "fine", "ok or diverged"),
         ("replicate.test.score", None, "a number"),
-        ("plm.parameters", 0, "above 0"),
-        ("tunable", 1.5, "an integer"),
+        ("plm.num_params", 0, "a positive number"),
+        ("trainable_params", 1.5, "an integer"),
     ],
 )
-def test_values_out_of_range(key: str, value: object, words: str) -> None:
+def test_tidy_with_a_value_out_of_range_raises(key: str, value: object, words: str) -> None:
     cell, metrics = one()
     holder, last = place(metrics, key)
     holder[last] = value
@@ -288,15 +299,15 @@ def test_values_out_of_range(key: str, value: object, words: str) -> None:
         tidy([(cell, metrics)])
 
 
-def test_a_diverged_replicate_has_no_score_whatever_its_record_says() -> None:
+def test_tidy_of_a_diverged_replicate_has_no_score_whatever_its_record_says() -> None:
     """The trainer writes that of the θ before it diverged, which may be an untrained one."""
     cell, metrics = one()
     metrics["replicates"][1] |= {"outcome": "diverged", "best_step": 0}
     frame = tidy([(cell, metrics)])
-    assert frame.score.isna().tolist() == frame.test_loss.isna().tolist() == [False, True, False, False]
+    assert frame.test_score.isna().tolist() == frame.test_loss.isna().tolist() == [False, True, False, False]
 
 
-def test_a_diverged_replicate_may_lack_its_score_and_generation_its_labels() -> None:
+def test_tidy_accepts_missing_scores_of_diverged_replicates_and_missing_labels() -> None:
     cell, metrics = one()
     bad = metrics["replicates"][1]
     bad["outcome"] = "diverged"
@@ -304,28 +315,28 @@ def test_a_diverged_replicate_may_lack_its_score_and_generation_its_labels() -> 
     bad["validation"]["score"] = None
     metrics["task"].update(labels=None, majority=None)
     frame = tidy([(cell, metrics)])
-    assert frame.score.isna().tolist() == [False, True, False, False]
-    assert frame.labels.isna().all()
-    assert frame.majority.isna().all()
+    assert frame.test_score.isna().tolist() == [False, True, False, False]
+    assert frame.num_labels.isna().all()
+    assert frame.chance_majority.isna().all()
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"replicates": []}, "'replicates'"),
-        ({"replicates": {}}, "'replicates'"),
-        ({"replicates": [3]}, "replicate.draw"),
+        ({"replicates": []}, "replicates: expected a list"),
+        ({"replicates": {}}, "replicates: expected a list"),
+        ({"replicates": [3]}, "replicate.plan_index"),
     ],
 )
-def test_malformed_records(change: dict, words: str) -> None:
+def test_tidy_of_a_malformed_record_names_the_key(change: dict, words: str) -> None:
     cell, metrics = one()
     with pytest.raises(DataError, match=words):
         tidy([(cell, {**metrics, **change})])
 
 
-def test_doubled_coordinates_and_no_cells() -> None:
+def test_tidy_of_duplicate_replicates_or_no_cells_raises() -> None:
     cell, metrics = one()
-    with pytest.raises(DataError, match="two replicates share the coordinates") as error:
+    with pytest.raises(DataError, match="duplicate replicate") as error:
         tidy([(cell, metrics), ("elsewhere", metrics)])
     assert cell in str(error.value)
     assert "elsewhere" in str(error.value)
@@ -333,7 +344,7 @@ def test_doubled_coordinates_and_no_cells() -> None:
         tidy([])
 
 
-def test_read_records(tmp_path: Path) -> None:
+def test_read_records_yields_records_and_rejects_corrupt_files(tmp_path: Path) -> None:
     cell, metrics = one()
     written = write_record(tmp_path / cell, cell, metrics)
     assert list(read_records(tmp_path, [cell])) == [(cell, written)] and metrics.items() <= written.items()
@@ -344,10 +355,10 @@ def test_read_records(tmp_path: Path) -> None:
         list(read_records(tmp_path, [cell]))
 
 
-def test_read_tidy_refuses_other_files(tmp_path: Path) -> None:
+def test_read_tidy_rejects_other_files(tmp_path: Path) -> None:
     other = tmp_path / "other.parquet"
     pd.DataFrame({"model": ["a"]}).to_parquet(other)
-    with pytest.raises(DataError, match="not a tidy table"):
+    with pytest.raises(CorruptError, match="not a tidy table"):
         read_tidy(other)
     other.write_bytes(b"no parquet")
     with pytest.raises(CorruptError, match=r"other\.parquet"):
@@ -356,10 +367,10 @@ def test_read_tidy_refuses_other_files(tmp_path: Path) -> None:
         read_tidy(tmp_path / "none.parquet")
 
 
-def test_fractions_may_be_all_from_0_to_1() -> None:
+def test_tidy_accepts_fractions_from_0_to_1() -> None:
     cell, metrics = one()
     for replicate, score in zip(metrics["replicates"], (0.0, 1.0, 0.5, 0.25), strict=True):
         replicate["test"] |= {"score": score, "metrics": {"accuracy": score, "f1": 1 - score}}
     frame = tidy([(cell, metrics)])
-    assert frame.score.to_list() == frame.accuracy.to_list() == [0.0, 1.0, 0.5, 0.25]
+    assert frame.test_score.to_list() == frame.accuracy.to_list() == [0.0, 1.0, 0.5, 0.25]
     assert frame.f1.to_list() == [1.0, 0.0, 0.5, 0.75]

@@ -135,7 +135,7 @@ def cells(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Finished]:
 
 def recorded(cell: Finished, plan: int = 0) -> pd.DataFrame:
     predictions = pd.read_parquet(cell.folder / PREDICTIONS)
-    return predictions[predictions.draw == plan].reset_index(drop=True)
+    return predictions[predictions.plan_index == plan].reset_index(drop=True)
 
 
 @pytest.mark.parametrize("head", ["lm", "classification"])
@@ -145,14 +145,14 @@ def test_loaded_cell_predicts_as_the_pipeline_did(cells, family, head):
     cell = cells(family, head=head)
     test, names = read_split(cell.data, "test"), list(TASK["verbalizer"])
     for draw in range(2):
-        model = apet.load_tuned(cell.folder, replicate=f"draw{draw}.rerun0")
+        model = apet.load_tuned(cell.folder, replicate=f"plan{draw}.seed0")
         logits, label = model.scores(test.text), torch.tensor(test.label.to_numpy(copy=True))
         run = cell.record["replicates"][draw]
         assert float(F.cross_entropy(logits, label)) == run["test"]["loss"]
         assert model.predict(list(test.text)) == [names[n] for n in recorded(cell, draw).prediction]
         assert model.evaluate(cell.data).score == run["test"]["score"]
         assert model.evaluate(cell.data, "validation").loss == run["validation"]["loss"]
-    assert len({tuple(apet.load_tuned(cell.folder, replicate=f"draw{d}.rerun0").theta.tolist()) for d in range(2)}) == 2
+    assert len({tuple(apet.load_tuned(cell.folder, replicate=f"plan{d}.seed0").theta.tolist()) for d in range(2)}) == 2
 
 
 def test_loaded_cell_generates_as_the_pipeline_did(cells):
@@ -216,18 +216,12 @@ def test_export_by_command_line_gives_the_bytes_of_the_api(tmp_path):
 
 def test_export_error_is_one_line_with_exit_status_2(cells, tmp_path, capsys):
     cell = cells()
-    options = [
-        "--results-dir",
-        str(cell.root / "results"),
-        "--project-dir",
-        str(cell.root),
-        "--out-dir",
-        str(tmp_path / "out"),
-    ]
+    options = ["--results-dir", str(cell.root / "results"), "--project-dir", str(cell.root)]
+    options += ["--out-dir", str(tmp_path / "out")]
     for arguments, message in (
         ([cell.cell.path, "--format", "peft"], "'peft' cannot represent"),
         ([cell.cell.path[:-1], "--format", "delta"], f"Did you mean '{cell.cell.path}'"),
-        ([cell.cell.path, "--format", "delta", "--replicate", "draw7.rerun0"], "Allowed: draw0.rerun0, draw1.rerun0"),
+        ([cell.cell.path, "--format", "delta", "--replicate", "plan7.seed0"], "Allowed: plan0.seed0, plan1.seed0"),
     ):
         assert main(["export", *arguments, *options]) == 2
         output = capsys.readouterr()
@@ -286,7 +280,7 @@ def test_train_in_memory_gives_the_theta_of_the_pipeline_bit_for_bit(cells, memo
     for draw, run in enumerate(cell.record["replicates"][:1]):
         plan = apet.make_plan(memory, "uniform", 700, seed=run["seeds"]["plan"])
         model = apet.train(memory, plan, cell.data, max_steps=6, batch_size=8, max_length=16)
-        assert torch.equal(model.theta, apet.load_tuned(cell.folder, replicate=f"draw{draw}.rerun0").theta)
+        assert torch.equal(model.theta, apet.load_tuned(cell.folder, replicate=f"plan{draw}.seed0").theta)
         assert model.run == run
 
 

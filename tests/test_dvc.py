@@ -98,7 +98,7 @@ def test_plots_hold_both_revisions(finished, tmp_path):
         assert {point["rev"] for point in spec["data"]["values"]} == {"older", "newer"}
         assert "<DVC_METRIC" not in json.dumps(spec)
         fields = set(re.findall(r"datum\.(\w+)", json.dumps(spec))) - {"x", "y"}
-        assert fields <= {"placement", "method", "threshold", "kind", "task", "model", "tunable"}
+        assert fields <= {"placement", "method", "threshold", "kind", "task", "model", "trainable_params"}
     for path in (finished.folder / plot for plot in declared if isinstance(plot, str)):
         static = tmp_path / "static" / f"newer_results_figures_{path.name}"
         assert static.read_bytes() == path.read_bytes()

@@ -338,7 +338,7 @@ def test_export_of_equal_models_gives_equal_bytes(plms, tmp_path, form):
 def test_model_card_states_facts_and_its_code_loads_the_export(plms, tmp_path, form):
     plm = plms("llama")
     model = at(plm, of_structure("lowrank"))
-    run = {"draw": 0, "rerun": 1, "outcome": "ok", "test": {"score": 0.85, "n": 400}}
+    run = {"plan_index": 0, "seed_index": 1, "outcome": "ok", "test": {"score": 0.85, "n": 400}}
     out = export_model(replace(model, run=run, cell="llama/words/test-1"), form, tmp_path / "out")
     card = (out / "README.md").read_text()
     assert "accuracy 0.8500 (n = 400; 95 % interval of this run 0.812 to 0.882)" in card  # Wilson's

@@ -1,4 +1,4 @@
-"""Figures draw the numbers of the tidy table, say n, show what is missing, and are the same bytes twice."""
+"""Figures: numbers of the tidy table, sample sizes, missing data, layout and equal bytes."""
 
 from __future__ import annotations
 
@@ -53,10 +53,10 @@ def cells(seed: int = 1) -> list:
         spent += [("uniform", budget, int(budget), (3, 1), 0.0) for budget in ("1", "100", "10000")]
         spent += [(name, "100", 100, (2, 1), better) for name, better in KEPT_TO.items()]
         for task, (_, _, majority, n) in TASKS.items():
-            for placement, budget, tunable, shape, better in spent:
-                rise = np.interp(np.log10(tunable + 1), [0.5, 3], [0, 0.3])
+            for placement, budget, count, shape, better in spent:
+                rise = np.interp(np.log10(count + 1), [0.5, 3], [0, 0.3])
                 true = majority - 0.02 + rise + better + rng.normal(0, 0.01, shape)
-                found.append(record(model, task, placement, budget, rng.binomial(n, true) / n, tunable))
+                found.append(record(model, task, placement, budget, rng.binomial(n, true) / n, count))
     return found
 
 
@@ -88,8 +88,8 @@ def drawn(whole: AnalysisInputs) -> dict[str, tuple[Figure, pd.DataFrame]]:
 @pytest.fixture(scope="module")
 def gappy(frame: pd.DataFrame) -> AnalysisInputs:
     """A study in which three cells are missing, as aggregating lists them."""
-    part = frame[~frame.cell.isin(GAPS)].reset_index(drop=True)
-    gaps = frame[frame.cell.isin(GAPS)].drop_duplicates("cell")[["model", "task", "placement", "budget"]]
+    part = frame[~frame.cell_path.isin(GAPS)].reset_index(drop=True)
+    gaps = frame[frame.cell_path.isin(GAPS)].drop_duplicates("cell_path")[["model", "task", "placement", "budget"]]
     part.attrs["missing"] = gaps.assign(reason="it failed").to_dict("records")
     return evidence_of(part)
 
@@ -102,12 +102,10 @@ def large() -> AnalysisInputs:
         for task in range(8 if family == "bert" else 11):
             plan = [("full", "@own", size, (1, 2)), ("lora", "@own", size // 30, (1, 2))]
             plan += [("uniform", str(10**x), 10**x, (2, 1)) for x in (0, 2, 4)]
-            for placement, budget, tunable, shape in plan:
-                path, made = record(
-                    "bloom-mid", "topics", placement, budget, np.full(shape, 0.2 + 0.06 * task), tunable
-                )
+            for placement, budget, count, shape in plan:
+                path, made = record("bloom-mid", "topics", placement, budget, np.full(shape, 0.2 + 0.06 * task), count)
                 made["cell"] |= {"model": f"owner/{family}_L-12_H-{size}_uncased", "task": f"a_task_{task}"}
-                made["plm"] |= {"family": family, "non_embedding": size}
+                made["plm"] |= {"family": family, "non_embedding_params": size}
                 rows.append((f"{family}{size}/{task}/{path}", made))
     return evidence_of(frame_of(rows))
 
@@ -132,13 +130,13 @@ def panel(fig: Figure, row: int, column: int, columns: int = len(MODELS)):
 
 
 @pytest.mark.parametrize("name", FIGURES)
-def test_every_figure_says_n_and_its_unit_and_fits_the_page(name: str, drawn: dict) -> None:
+def test_figures_state_sample_sizes_and_units_and_fit_the_page(name: str, drawn: dict) -> None:
     fig, data = drawn[name]
     text = words(fig)
     assert "topics 400" in text
     assert "sentiment 800" in text
-    assert "diverged: 0 of" in text
-    assert "Cells missing: 0" in text
+    assert "Diverged replicates: 0 of" in text
+    assert "Missing cells: 0" in text
     assert "95 % interval" in text
     assert "parameters" in text or name == "noise_floor"
     assert "(%)" in text or "(points)" in text or name == "thresholds_by_scale"
@@ -178,12 +176,12 @@ def check_layout(fig: Figure) -> None:
 
 
 @pytest.mark.parametrize("name", FIGURES)
-def test_nothing_runs_off_the_page_or_over_another_text(name: str, drawn: dict) -> None:
+def test_figures_have_no_text_off_the_page_or_overlapping(name: str, drawn: dict) -> None:
     check_layout(drawn[name][0])
 
 
 @pytest.mark.parametrize("name", FIGURES)
-def test_the_papers_size_fits_a_page(name: str, large: AnalysisInputs) -> None:
+def test_figures_of_the_papers_study_fit_a_page(name: str, large: AnalysisInputs) -> None:
     fig, data = FIGURES[name](large)
     assert fig.get_figheight() * 25.4 <= panels.PAGE + 1
     check_layout(fig)
@@ -197,17 +195,17 @@ def test_the_papers_size_fits_a_page(name: str, large: AnalysisInputs) -> None:
 def test_methods_by_scale_draws_the_scores_of_the_table(whole: AnalysisInputs, drawn: dict) -> None:
     fig, data = drawn["methods_by_scale"]
     assert len(data) == len(MODELS) * (len(TASKS) + 1) * 6
-    expected = method_scores(whole.draws).set_index(["model", "task", "placement"])
+    expected = method_scores(whole.samples).set_index(["model", "task", "placement"])
     found = data[data.task.ne(MEAN)].set_index(["model", "task", "placement"])
     for column in ("mean", "low", "high"):
         assert found[column].to_numpy() == pytest.approx(100 * expected[column].reindex(found.index).to_numpy())
     topics = next(ax for ax in fig.axes if ax.get_title() == "topics")
     lines = {tuple(np.round(np.asarray(line.get_ydata(), float), 6)) for line in topics.lines}
-    lora = data[data.task.eq("topics") & data.placement.eq("lora")].sort_values("non_embedding")
+    lora = data[data.task.eq("topics") & data.placement.eq("lora")].sort_values("non_embedding_params")
     assert tuple(np.round(lora["mean"], 6)) in lines
     assert (23.7, 23.7) in lines
     mean = data[data.task.eq(MEAN) & data.placement.eq("full")]
-    full = whole.frame[whole.frame.placement.eq("full")].groupby("model").score.mean()
+    full = whole.frame[whole.frame.placement.eq("full")].groupby("model").test_score.mean()
     assert dict(zip(mean.model, mean["mean"], strict=True)) == pytest.approx((100 * full).to_dict())
 
 
@@ -224,13 +222,15 @@ def test_positions_by_scale_draws_the_spread_of_the_table(whole: AnalysisInputs,
     assert means.value.to_dict() == pytest.approx((100 * expected.groupby("model").sd.mean()).to_dict())
     assert (means.low < means.value).all()
     assert (means.value < means.high).all()
-    draws = data[data.kind.eq("draw")]
-    assert draws.groupby(["model", "task", "method"]).value.mean().abs().max() == pytest.approx(0, abs=1e-9)
-    cells = draws.groupby(["model", "task", "method"]).value.std() / 100
+    plans = data[data.kind.eq("plan")]
+    assert plans.groupby(["model", "task", "method"]).value.mean().abs().max() == pytest.approx(0, abs=1e-9)
+    cells = plans.groupby(["model", "task", "method"]).value.std() / 100
     assert sorted(cells) == pytest.approx(sorted(spread.sd[spread.budget.str.startswith("@")]))
 
 
-def test_the_plans_variance_is_not_cut_at_0_and_has_the_findings_intervals(whole: AnalysisInputs, drawn: dict) -> None:
+def test_positions_by_scale_plan_variance_is_not_truncated_and_has_the_findings_intervals(
+    whole: AnalysisInputs, drawn: dict
+) -> None:
     _, data = drawn["positions_by_scale"]
     cells = position_components(whole.frame).set_index(["model", "task", "budget"]).component
     variance = data[data.kind.eq("plan variance") & data.task.ne(MEAN)]
@@ -239,9 +239,9 @@ def test_the_plans_variance_is_not_cut_at_0_and_has_the_findings_intervals(whole
     assert (variance.value < 0).any()
     assert data.value[data.kind.eq("plan sd")].min() == 0
     lora = whole.frame[whole.frame.budget.eq("@lora")].reset_index(drop=True)
-    measured = position_variance(AnalysisInputs(lora, whole.draws, MARGINS))
-    small = measured.table.model.eq("bloom-small").to_numpy()
-    expected = measured.combine(small / small.sum())
+    claim_data = position_variance(AnalysisInputs(lora, whole.samples, MARGINS))
+    small = claim_data.table.model.eq("bloom-small").to_numpy()
+    expected = claim_data.combine(small / small.sum())
     at = data.kind.eq("plan variance") & data.task.eq(MEAN) & data.model.eq("bloom-small") & data.method.eq("lora")
     row = data[at].iloc[0]
     assert (row.value, row.low, row.high) == pytest.approx((expected.value, *expected.interval))
@@ -250,20 +250,20 @@ def test_the_plans_variance_is_not_cut_at_0_and_has_the_findings_intervals(whole
 def test_score_by_budget_draws_the_sweep_of_the_table(whole: AnalysisInputs, drawn: dict) -> None:
     fig, data = drawn["score_by_budget"]
     assert len(fig.axes) == len(MODELS) * len(TASKS)
-    cells = cell_scores(whole.draws).set_index(["model", "task", "placement", "budget"])
+    cells = cell_scores(whole.samples).set_index(["model", "task", "placement", "budget"])
     for row in data.itertuples():
         cell = cells.loc[(row.model, row.task, row.placement, row.budget if row.placement != "none" else "0")]
         assert (row.mean, row.low, row.high) == pytest.approx((100 * cell["mean"], 100 * cell.low, 100 * cell.high))
-        assert row.tunable == cell.tunable
+        assert row.trainable_params == cell.trainable_params
     lines = panel(fig, sorted(TASKS).index("topics"), list(MODELS).index("bloom-mid")).lines
     sweep = data[data.task.eq("topics") & data.model.eq("bloom-mid") & data.placement.eq("uniform")]
-    assert lines[0].get_xdata().tolist() == sorted(sweep.tunable)
+    assert lines[0].get_xdata().tolist() == sorted(sweep.trainable_params)
     assert {20.0, 23.7} <= {round(line.get_ydata()[0], 6) for line in lines if len(line.get_ydata())}
 
 
-def test_thresholds_stand_in_the_sweep_and_in_their_own_figure(whole: AnalysisInputs, drawn: dict) -> None:
+def test_thresholds_are_the_same_in_both_figures(whole: AnalysisInputs, drawn: dict) -> None:
     (sweep, wide), (_, long) = drawn["score_by_budget"], drawn["thresholds_by_scale"]
-    table = thresholds(whole.draws, MARGINS).set_index(["model", "task", "kind"])
+    table = thresholds(whole.samples, MARGINS).set_index(["model", "task", "kind"])
     assert len(long) == len(MODELS) * len(TASKS) * 2
     for row in long.itertuples():
         expected = table.loc[(row.model, row.task, row.threshold)]
@@ -278,14 +278,14 @@ def test_thresholds_stand_in_the_sweep_and_in_their_own_figure(whole: AnalysisIn
             assert any(mark == pytest.approx(row.value) for mark in marks)
 
 
-def test_a_threshold_beyond_what_was_tested_is_an_arrow_and_no_observed_value(frame: pd.DataFrame) -> None:
+def test_thresholds_by_scale_draws_a_censored_threshold_as_a_hollow_arrow(frame: pd.DataFrame) -> None:
     hard = frame.placement.eq("uniform") & frame.budget.isin(["1", "100"]) | frame.placement.eq("full")
     fig, data = thresholds_by_scale.draw(kept(frame, hard))
-    high = data[data.threshold.eq("high")]
+    high = data[data.threshold.eq("full_ft")]
     assert high.censored.eq("above").all()
     assert np.isinf(high.value).all()
-    assert "above all that was tested" in words(fig)
-    assert "high 0 of 6" in words(fig)
+    assert "above all numbers tested" in words(fig)
+    assert "full-FT 0 of 6" in words(fig)
     solid = [line for line in fig.axes[1].lines if line.get_markersize() == style.RC["lines.markersize"]]
     assert not [line for line in solid if line.get_marker() != "None" and len(line.get_xdata())]
     hollow = [line for line in fig.axes[1].lines if line.get_markerfacecolor() == "white" and len(line.get_xdata())]
@@ -295,7 +295,7 @@ def test_a_threshold_beyond_what_was_tested_is_an_arrow_and_no_observed_value(fr
 
 def test_where_it_helps_draws_paired_differences_from_apet(whole: AnalysisInputs, drawn: dict) -> None:
     _, data = drawn["where_it_helps"]
-    chosen = whole.draws.select(whole.draws.cells.placement.isin([*KEPT_TO, "uniform"]))
+    chosen = whole.samples.select(whole.samples.cells.placement.isin([*KEPT_TO, "uniform"]))
     expected = differences(
         chosen, lambda cells: cells.assign(placement=cells.placement.where(cells.placement.eq("uniform"), "uniform"))
     )
@@ -307,46 +307,46 @@ def test_where_it_helps_draws_paired_differences_from_apet(whole: AnalysisInputs
         assert found.to_numpy() == pytest.approx(100 * expected[column].reindex(found.index).to_numpy())
     means = data[data.task.eq(MEAN)].groupby("placement")
     assert (means.low.min()["bias_only"] > 0) and (means.high.max()["token_only"] < 0)
-    assert data.n.gt(0).all() and data.units.eq(2).all()
+    assert data.n_test.gt(0).all() and data.num_replicates.eq(2).all()
 
 
-def test_where_it_helps_fills_what_is_told_from_0(drawn: dict) -> None:
+def test_where_it_helps_fills_markers_of_significant_differences(drawn: dict) -> None:
     fig, data = drawn["where_it_helps"]
     told = data[data.task.eq(MEAN)].set_index(["model", "placement"]).p_adjusted < 0.05
     assert told.any() and not told.all()
     for column, model in enumerate(MODELS):
         for name in KEPT_TO:
-            marker = style.LOOKS[name][1]
+            marker = style.STYLES[name][1]
             mark = next(
                 line for line in fig.axes[column].lines if line.get_marker() == marker and len(line.get_xdata())
             )
             assert (mark.get_markerfacecolor() != "white") == told[(model, name)]
 
 
-def test_a_study_without_restricted_placements_says_so(frame: pd.DataFrame) -> None:
+def test_where_it_helps_without_restricted_placements_is_empty(frame: pd.DataFrame) -> None:
     fig, data = where_it_helps.draw(kept(frame, ~frame.placement.isin(KEPT_TO)))
     assert empty_panels(fig) == len(MODELS)
     assert "no restricted placement in this study" in words(fig)
     assert data.empty
 
 
-def test_the_noise_floor_is_of_reruns_rows_and_differences(whole: AnalysisInputs, drawn: dict) -> None:
+def test_noise_floor_draws_seeds_test_rows_and_differences(whole: AnalysisInputs, drawn: dict) -> None:
     _, data = drawn["noise_floor"]
     places = data.set_index(["kind", "model", "task", "placement"]).sort_index()
-    cells = methods(whole.draws).cells.set_index(["model", "task", "placement"])
+    cells = methods(whole.samples).cells.set_index(["model", "task", "placement"])
     lora = cells.loc[("bloom-mid", "topics", "lora")]
-    row = places.loc[("reruns", "bloom-mid", "topics", "lora")]
+    row = places.loc[("seeds", "bloom-mid", "topics", "lora")]
     assert row.value == pytest.approx(100 * lora.error * np.sqrt(2))
     assert row.low < row.value < row.high
     apet = position_components(whole.frame[whole.frame.budget.str.startswith("@")])
     apet = apet[apet.model.eq("bloom-mid") & apet.task.eq("topics")]
-    assert places.loc[("reruns", "bloom-mid", "topics", "uniform")].value == pytest.approx(
+    assert places.loc[("seeds", "bloom-mid", "topics", "uniform")].value == pytest.approx(
         100 * np.sqrt(apet.within.mean())
     )
     row = places.loc[("test rows", "bloom-mid", "topics", "")]
-    scores = whole.frame[whole.frame.model.eq("bloom-mid") & whole.frame.task.eq("topics")].score
+    scores = whole.frame[whole.frame.model.eq("bloom-mid") & whole.frame.task.eq("topics")].test_score
     assert row.value == pytest.approx(100 * np.median(np.sqrt(scores * (1 - scores) / 400)))
-    found = method_differences(whole.draws)
+    found = method_differences(whole.samples)
     pairs = found[found.model.eq("bloom-mid") & found.task.eq("topics")]
     row = places.loc[("difference", "bloom-mid", "topics", "")]
     assert row.value == pytest.approx(50 * np.median(pairs.high - pairs.low))
@@ -354,9 +354,9 @@ def test_the_noise_floor_is_of_reruns_rows_and_differences(whole: AnalysisInputs
 
 
 @pytest.mark.parametrize("name", FIGURES)
-def test_missing_cells_are_seen(name: str, gappy: AnalysisInputs) -> None:
+def test_figures_mark_missing_cells(name: str, gappy: AnalysisInputs) -> None:
     fig, data = FIGURES[name](gappy)
-    assert "Cells missing: 3" in words(fig)
+    assert "Missing cells: 3" in words(fig)
     if name in ("noise_floor", "thresholds_by_scale"):
         return
     assert "no data" in words(fig)
@@ -367,19 +367,19 @@ def test_missing_cells_are_seen(name: str, gappy: AnalysisInputs) -> None:
     assert "sentiment" not in set(lost.task)
 
 
-def test_a_pair_of_which_all_is_missing_has_its_panel(frame: pd.DataFrame) -> None:
+def test_score_by_budget_of_a_pair_without_data_has_a_panel(frame: pd.DataFrame) -> None:
     gone = frame.model.eq("bloom-mid") & frame.task.eq("topics")
     part = frame[~gone].reset_index(drop=True)
     keys = ["model", "task", "placement", "budget"]
     excluded = score_by_budget.draw(evidence_of(part))[0]
-    part.attrs["missing"] = frame[gone].drop_duplicates("cell")[keys].assign(reason="it failed").to_dict("records")
+    part.attrs["missing"] = frame[gone].drop_duplicates("cell_path")[keys].assign(reason="it failed").to_dict("records")
     lost = score_by_budget.draw(evidence_of(part))[0]
     assert (empty_panels(excluded), empty_panels(lost)) == (0, 1)
     assert "not in this study" in words(excluded)
     assert "not in this study" not in words(lost)
 
 
-def test_a_missing_cell_has_its_place_on_the_axis(gappy: AnalysisInputs) -> None:
+def test_methods_by_scale_marks_a_missing_cell_on_the_axis(gappy: AnalysisInputs) -> None:
     fig, _ = methods_by_scale.draw(gappy)
     marks = hatched(fig)
     assert len(marks) == 2
@@ -388,7 +388,7 @@ def test_a_missing_cell_has_its_place_on_the_axis(gappy: AnalysisInputs) -> None
 
 
 @pytest.mark.parametrize("placements", [{"uniform"}, {"full", "lora"}, {"none"}, {"top"}])
-def test_a_study_without_apet_or_methods_is_drawn_as_such(placements: set[str], frame: pd.DataFrame) -> None:
+def test_figures_without_apet_or_methods_have_empty_panels(placements: set[str], frame: pd.DataFrame) -> None:
     part = kept(frame, frame.placement.isin(placements))
     assert empty_panels(positions_by_scale.draw(part)[0]) == (0 if "uniform" in placements else 8)
     fig, _ = methods_by_scale.draw(part)
@@ -401,43 +401,48 @@ def test_a_study_without_apet_or_methods_is_drawn_as_such(placements: set[str], 
 
 
 @pytest.mark.parametrize("name", FIGURES)
-def test_one_plm_one_task_one_run_each(name: str, frame: pd.DataFrame) -> None:
-    one = frame.model.eq("bloom-mid") & frame.task.eq("topics") & frame.draw.eq(0) & frame.rerun.eq(0)
+def test_figures_of_one_plm_one_task_and_one_replicate_are_drawn(name: str, frame: pd.DataFrame) -> None:
+    one = frame.model.eq("bloom-mid") & frame.task.eq("topics") & frame.plan_index.eq(0) & frame.seed_index.eq(0)
     fig, data = FIGURES[name](kept(frame, one))
     check_layout(fig)
     assert len(data)
 
 
 @pytest.mark.parametrize("name", FIGURES)
-def test_diverged_replicates_are_counted_and_leave_the_rest(name: str, frame: pd.DataFrame) -> None:
-    lost = frame.budget.isin(["@own", "100"]) & frame.model.eq("bloom-mid") & frame.rerun.eq(0) & frame.draw.eq(0)
-    lost |= frame.cell.isin(GAPS)
-    part = frame.assign(score=frame.score.mask(lost), outcome=frame.outcome.mask(lost, "diverged"))
-    part["max_samples"] = [
-        np.empty(0, np.float32) if gone else rows for gone, rows in zip(lost, part["rows"], strict=True)
+def test_figures_count_diverged_replicates(name: str, frame: pd.DataFrame) -> None:
+    lost = (
+        frame.budget.isin(["@own", "100"])
+        & frame.model.eq("bloom-mid")
+        & frame.seed_index.eq(0)
+        & frame.plan_index.eq(0)
+    )
+    lost |= frame.cell_path.isin(GAPS)
+    part = frame.assign(test_score=frame.test_score.mask(lost), outcome=frame.outcome.mask(lost, "diverged"))
+    part["row_scores"] = [
+        np.empty(0, np.float32) if gone else rows for gone, rows in zip(lost, part.row_scores, strict=True)
     ]
     fig, _ = FIGURES[name](evidence_of(part))
-    assert f"diverged: {lost.sum()} of {len(part)}" in words(fig)
+    assert f"Diverged replicates: {lost.sum()} of {len(part)}" in words(fig)
 
 
-def test_generation_has_no_majority_line(frame: pd.DataFrame) -> None:
-    part = frame.assign(majority=frame.majority.where(frame.task.ne("topics")))
+def test_score_by_budget_of_generation_has_no_majority_line(frame: pd.DataFrame) -> None:
+    part = frame.assign(chance_majority=frame.chance_majority.where(frame.task.ne("topics")))
     evidence = evidence_of(part)
     fig, data = score_by_budget.draw(evidence)
-    assert data.majority[data.task.eq("topics")].isna().all()
+    assert data.chance_majority[data.task.eq("topics")].isna().all()
     topics = panel(fig, sorted(TASKS).index("topics"), 1)
     assert "majority share" not in topics.get_legend_handles_labels()[1]
     assert methods_by_scale.draw(evidence)[1].query("task == 'topics'").chance.unique() == pytest.approx([20.0])
 
 
 @pytest.mark.parametrize("name", ["score_by_budget", "methods_by_scale"])
-def test_a_guess_in_f1_is_said_where_there_is_one(name: str, frame: pd.DataFrame) -> None:
-    assert "always the second" not in words(FIGURES[name](evidence_of(frame))[0])
-    assert "always the second" in words(FIGURES[name](evidence_of(frame.assign(metric="f1")))[0])
+def test_figures_explain_chance_of_f1_only_if_a_task_uses_it(name: str, frame: pd.DataFrame) -> None:
+    assert "always class 1" not in words(FIGURES[name](evidence_of(frame))[0])
+    assert "always class 1" in words(FIGURES[name](evidence_of(frame.assign(metric="f1")))[0])
 
 
 @pytest.mark.parametrize("name", ["methods_by_scale", "thresholds_by_scale"])
-def test_families_are_never_joined_by_a_line(name: str, frame: pd.DataFrame) -> None:
+def test_figures_join_no_families_by_lines(name: str, frame: pd.DataFrame) -> None:
     other = frame.assign(family="bert", model=frame.model.str.replace("bloom", "bert"))
     both = pd.concat([frame, other], ignore_index=True)
     both.attrs = frame.attrs
@@ -447,15 +452,15 @@ def test_families_are_never_joined_by_a_line(name: str, frame: pd.DataFrame) -> 
     assert data.groupby("family").model.nunique().to_dict() == {"bert": 3, "bloom": 3}
 
 
-def test_columns_hold_families_together() -> None:
+def test_column_blocks_keep_families_together() -> None:
     sizes = {"a": 3, "b": 5, "c": 3, "d": 12}
     found = pd.DataFrame([(f, i, f"{f}{i:02}") for f, n in sizes.items() for i in range(n)])
-    found.columns = ["family", "non_embedding", "model"]
+    found.columns = ["family", "non_embedding_params", "model"]
     blocks = [[name[0] for name in block] for block in column_blocks(found, 9)]
     assert ["".join(block) for block in blocks] == ["aaabbbbb", "ccc", "d" * 9, "ddd"]
 
 
-def test_files_and_equal_bytes_in_another_process(tmp_path: Path, whole: AnalysisInputs, drawn: dict) -> None:
+def test_draw_all_writes_equal_bytes_in_another_process(tmp_path: Path, whole: AnalysisInputs, drawn: dict) -> None:
     write_tidy(whole.frame, tmp_path, "ab" * 32, AnalysisConfig(**MARGINS))
     draw_all(tmp_path / "tidy.parquet", tmp_path / "a")
     names = {path.name for path in (tmp_path / "a").iterdir()}
@@ -476,30 +481,30 @@ def test_files_and_equal_bytes_in_another_process(tmp_path: Path, whole: Analysi
         pd.testing.assert_frame_equal(read, data.assign(**strings), check_dtype=False)
 
 
-def test_every_figure_has_a_caption_with_its_question() -> None:
+def test_figures_have_a_caption_with_a_question() -> None:
     for name in FIGURES:
         title, _, text = sys.modules[f"apet.figures.{name}"].__doc__.partition("\n\n")
         assert ": " in title and title.endswith("?") and len(text) > 100
 
 
-def test_looks_are_distinct() -> None:
-    _, markers, labels = zip(*style.LOOKS.values(), strict=True)
-    assert len(set(markers)) == len(set(labels)) == len(style.LOOKS)
-    own = [colour for name, (colour, *_) in style.LOOKS.items() if name not in where_it_helps.RESTRICTED]
+def test_placement_styles_are_distinct() -> None:
+    _, markers, labels = zip(*style.STYLES.values(), strict=True)
+    assert len(set(markers)) == len(set(labels)) == len(style.STYLES)
+    own = [colour for name, (colour, *_) in style.STYLES.items() if name not in where_it_helps.RESTRICTED]
     assert len(set(own)) == len(own)
-    restricted = {style.LOOKS[name][0] for name in where_it_helps.RESTRICTED}
+    restricted = {style.STYLES[name][0] for name in where_it_helps.RESTRICTED}
     limits = {colour for colour, *_ in style.THRESHOLDS.values()}
     assert not (restricted | limits) & set(own) and not restricted & limits
-    assert set(PLACEMENTS.names) == set(style.LOOKS)
+    assert set(PLACEMENTS.names) == set(style.STYLES)
 
 
-def test_names_are_broken_where_their_parts_are_joined() -> None:
+def test_plm_name_wraps_after_separators() -> None:
     assert style.plm_name("google/bert_uncased_L-4_H-512", 13) == "bert_uncased_\nL-4_H-512"
     assert style.plm_name("bloom-mid", 20) == "bloom-mid"
 
 
 @pytest.mark.parametrize(("budget", "name"), [("@lora", "LoRA's count"), ("10000", "10k"), ("1%", "1%")])
-def test_budgets_in_words(budget: str, name: str) -> None:
+def test_budget_name_of_a_method_names_its_count(budget: str, name: str) -> None:
     assert style.budget_name(budget) == name
 
 
@@ -507,5 +512,5 @@ def test_budgets_in_words(budget: str, name: str) -> None:
     ("number", "text"),
     [(1, "1"), (960, "960"), (25_000, "25k"), (999_700, "1M"), (1.2e6, "1.2M"), (999_999_999, "1B"), (7e9, "7B")],
 )
-def test_short_counts(number: float, text: str) -> None:
+def test_short_rounds_to_three_digits_with_a_unit(number: float, text: str) -> None:
     assert style.short(number) == text

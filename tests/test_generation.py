@@ -225,14 +225,15 @@ def test_a_cell_learns_to_write_and_says_how_well(tmp_path, bench):
     )
     table = pq.read_table(tmp_path / "cell" / PREDICTIONS)
     assert dict(zip(table.schema.names, map(str, table.schema.types), strict=True)) == {
-        "draw": "int16", "rerun": "int16", "id": "string", "prediction": "string", "score": "double"
+        "plan_index": "int16", "seed_index": "int16", "id": "string", "prediction": "string", "score": "double"
     }  # fmt: skip
     rows = table.to_pylist()
     assert sum(row["score"] for row in rows) / len(rows) == pytest.approx(replicate["test"]["score"])
     for row, (reference,) in zip(rows, bench.test.references, strict=True):
         assert (row["prediction"] == reference) <= (row["score"] == 1)
     (row,) = tidy([("cell", json.loads((tmp_path / "cell" / METRICS).read_text()))]).itertuples()
-    assert (row.score, row.chance) == (replicate["test"]["score"], task["chance"]) and row.labels is NA
+    assert (row.test_score, row.chance_uniform) == (replicate["test"]["score"], task["chance"])
+    assert row.num_labels is NA
 
 
 @pytest.mark.parametrize("placement", ["none", "lora", "prompt"])

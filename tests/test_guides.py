@@ -27,7 +27,7 @@ from apet.data.prepare import read_task
 from apet.figures import FIGURES
 from apet.study.grid import Grid
 from test_pretrain import write_corpus
-from test_report import PARTS
+from test_report import SECTIONS
 from toy import ROOT
 
 GUIDES = ROOT / "docs" / "guides"
@@ -189,11 +189,11 @@ def test_the_examples_in_the_order_of_the_help_work(reader, capsys):
 
 def test_guide_read_report_runs(reader, capsys):
     reader.follow("read_report")
-    assert re.findall(r"^\| \*\*(.+?)\*\* \|", (GUIDES / "read_report.md").read_text(), re.MULTILINE) == PARTS
+    assert re.findall(r"^\| \*\*(.+?)\*\* \|", (GUIDES / "read_report.md").read_text(), re.MULTILINE) == SECTIONS
     page = Path("results/report.html").read_text()
-    assert all(f">{part}<" in page for part in PARTS)
+    assert all(f">{section}<" in page for section in SECTIONS)
     assert reader.names["scores"]["count"].sum() == 7 + 2 * 4
-    assert set(reader.names["behind"]) == {"claim", "scope", "cell"}
+    assert set(reader.names["sources"]) == {"claim", "scope", "cell_path"}
     assert "lora at @own" in capsys.readouterr().out and "model" in reader.output
 
 
@@ -234,7 +234,7 @@ def test_guide_add_figure_runs(developer):
     developer.follow("add_figure")
     drawn = pd.read_csv("results/figures/score_by_task.csv")
     assert set(drawn.placement) == {"none", "full", "lora", "prompt"}
-    assert "Which tasks tell the methods apart?" in Path("results/report.html").read_text().replace("\n", " ")
+    assert "On which tasks do the methods differ?" in Path("results/report.html").read_text().replace("\n", " ")
     assert "score_by_task" not in before and len(list(Path("results/figures").glob("*.svg"))) == len(FIGURES) + 1
 
 

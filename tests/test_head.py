@@ -86,10 +86,10 @@ def test_a_cell_counts_and_saves_the_head_apart(tmp_path, placement):
     assert record["head"] == {"parameters": 34}
     assert record["files"][HEADS] == file_digest(tmp_path / "a" / HEADS)
     (replicate,) = record["replicates"]
-    assert (replicate["steps"], replicate["best_step"] > 0) == (8, True)
-    name = "draw0.rerun0"
+    assert (replicate["num_steps"], replicate["best_step"] > 0) == (8, True)
+    name = "plan0.seed0"
     assert load_file(tmp_path / "a" / HEADS)[name].shape == (34,)
-    assert load_file(tmp_path / "a" / THETA)[name].shape == (record["tunable"],)
+    assert load_file(tmp_path / "a" / THETA)[name].shape == (record["trainable_params"],)
 
 
 def test_a_plm_with_its_own_head_has_no_other(tmp_path):

@@ -168,8 +168,7 @@ def test_an_older_tidy_table_is_refused(place: Place, command: str, columns: int
     table = pq.read_table(path)
     about = {key: table.schema.metadata[key] for key in (b"study", b"margins", b"missing")}
     pq.write_table(table.select(table.column_names[columns:]).replace_schema_metadata(about), path, compression="zstd")
-    refused(place.run(*place.commands[command]), str(path), "of format 1, which an older version of apet wrote",
-            "this one reads format 2", "`apet aggregate` makes it")  # fmt: skip
+    refused(place.run(*place.commands[command]), str(path), "corrupt, or not a tidy table", "Run `apet aggregate`")
 
 
 @pytest.mark.parametrize("other", [b"1", b"3"])
@@ -180,16 +179,18 @@ def test_a_tidy_table_of_another_format_is_refused_by_name(place: Place, other: 
     buffer = io.BytesIO()
     pq.write_table(table.replace_schema_metadata(about), buffer, compression="zstd")
     path.write_bytes(seal_bytes(buffer.getvalue()))
-    refused(place.run(*place.commands["findings"]), str(path), f"of format {other.decode()} (read is 2)")
+    refused(
+        place.run(*place.commands["findings"]),
+        str(path),
+        f"expected a tidy table of format 2, got format {other.decode()}",
+    )
 
 
 def test_older_findings_are_refused(place: Place) -> None:
     path = Path("results/findings.json")
     found = json.loads(path.read_text())
     write_json(path, {key: value for key, value in found.items() if key != "digest"})
-    refused(
-        place.run(*place.commands["report"]), str(path), "an older version of apet wrote it", "`apet findings` makes"
-    )
+    refused(place.run(*place.commands["report"]), str(path), "an older version of apet wrote it", "Run `apet findings`")
 
 
 def test_progress_of_an_older_version_is_said_and_not_used(place: Place) -> None:
@@ -198,7 +199,7 @@ def test_progress_of_an_older_version_is_said_and_not_used(place: Place) -> None
     record = read_record(folder_of(one))
     older = digest([1, one.digest, record["plm"]["content"], record["task"]["digest"]])
     kept = CellCheckpoint(Path("results/progress") / one.path, older, {}, SignalHandler(), 0.0)
-    kept.finished("draw0.rerun0", lambda: {"trained": torch.zeros(3)})
+    kept.finished("plan0.seed0", lambda: {"trained": torch.zeros(3)})
     shutil.rmtree(folder_of(one))
     ran = place.run(*place.commands["train again"])
     assert ran.status == 0 and "or by another version of apet, not used" in ran.said

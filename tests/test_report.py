@@ -1,4 +1,4 @@
-"""The report: one file that says what was found and no more, loads nothing, and works in a real browser."""
+"""Report: content, security policy, and behaviour in a real browser."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from apet.core.records import write_json_record
 from apet.errors import ApetError, DataError
 from apet.figures import FIGURES, draw_all
 from apet.report import write_report
-from apet.report.claim_summary import WIDTH, read_claims, tally
+from apet.report.claim_summary import BAR_WIDTH, read_claims, tally
 from apet.report.content import read_content
-from apet.report.markdown import words
+from apet.report.findings_text import verdict_text
 from browser import Browser
 from made_findings import VERDICTS, finding, findings
 from simulated_study import SWEEP, frame_of, record, study
 
 CSS = (Path(__file__).parent.parent / "src" / "apet" / "report" / "page.css").read_text()
-PARTS = ["The question", "The answer", "Figures", "Tables", "Environment", "Cost", "What is missing"]
+SECTIONS = ["The question", "Results", "Figures", "Tables", "Environment", "Cost", "Missing data"]
 GAP = {"model": "bloom-mid", "task": "topics", "placement": "lora", "budget": "@own", "reason": "out of memory"}
-TABLES = {"methods", "differences", "tasks", "cells", "costs", "lost"}
+TABLES = {"methods", "differences", "tasks", "cells", "costs", "incomplete"}
 
 
 def make_results(folder: Path, records: list, missing: list[dict[str, str]], study: str = "simulated") -> None:
@@ -49,7 +49,9 @@ def make_findings(folder: Path) -> None:
 
 def make_costs(folder: Path, cells: list[str]) -> None:
     run = {"seconds": 12.5, "cpu_seconds": 36.0, "peak_memory_mb": 640, "finished": "2026-01-02T03:04:05Z"}
-    rows = [{"cell": cell, **run, "host": f"node-{i % 2}", "versions.torch": "2.13.0"} for i, cell in enumerate(cells)]
+    rows = [
+        {"cell_path": cell, **run, "host": f"node-{i % 2}", "versions.torch": "2.13.0"} for i, cell in enumerate(cells)
+    ]
     pd.DataFrame(rows).to_csv(folder / "costs.csv", index=False)
 
 
@@ -59,7 +61,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("results")
     records = [(cell, metrics) for cell, metrics in study() if cell != "bloom-mid/topics/lora-@own"]
     first = records[0][1]["replicates"][0]
-    first |= {"outcome": "diverged", "theta": "0123456789abcdef-and-more"}
+    first |= {"outcome": "diverged", "theta_digest": "0123456789abcdef-and-more"}
     first["test"]["score"] = first["validation"]["score"] = None
     make_results(folder, records, missing=[GAP])
     make_costs(folder, [cell for cell, _ in records])
@@ -91,53 +93,56 @@ def rewritten(results: Path, folder: Path, *without: str) -> Path:
 # What it says
 
 
-def test_parts_stand_in_the_order_in_which_they_are_asked_for(page: Path) -> None:
-    assert re.findall(r"<h2[^>]*>(.*?)</h2>", page.read_text()) == PARTS
+def test_report_has_its_sections_in_order(page: Path) -> None:
+    assert re.findall(r"<h2[^>]*>(.*?)</h2>", page.read_text()) == SECTIONS
 
 
 @pytest.mark.parametrize(
     ("found", "said"),
     [
-        (finding("supported", -2.0, -3.0, -1.0, 0.01, 0.02), "The whole interval lies on the claim's side of 0."),
-        (finding("contradicted", 2.0, 1.0, 3.0, 0.01, 0.02), "The whole interval lies on the other side of 0"),
-        (finding("undecided", -2.0, -5.0, 1.0, 0.2, 0.4), "The interval holds 0"),
-        (finding("undecided", -2.0, None, 1.0, 0.2, 0.4), "The interval holds 0"),
-        (finding("undecided", 2.0, -1.0, None, 0.2, 0.4), "The interval holds 0"),
-        (finding("undecided", 2.0, 1.0, None, 0.02, 0.06), "The interval alone leaves 0 out, but not"),
-        (finding("undecided", reason="one task."), "The data cannot tell. One task."),
+        (finding("supported", -2.0, -3.0, -1.0, 0.01, 0.02), "The whole interval is on the claim's side of 0."),
+        (finding("contradicted", 2.0, 1.0, 3.0, 0.01, 0.02), "The whole interval is on the other side of 0"),
+        (finding("undecided", -2.0, -5.0, 1.0, 0.2, 0.4), "The interval includes 0"),
+        (finding("undecided", -2.0, None, 1.0, 0.2, 0.4), "The interval includes 0"),
+        (finding("undecided", 2.0, -1.0, None, 0.2, 0.4), "The interval includes 0"),
+        (finding("undecided", 2.0, 1.0, None, 0.02, 0.06), "The unadjusted interval excludes 0; after correction"),
+        (finding("undecided", reason="one task."), "The quantity cannot be estimated from these data. One task."),
     ],
 )
-def test_words_are_no_stronger_than_the_interval(found: dict, said: str) -> None:
-    assert words(found).startswith(said)
-    assert ("speak against" in words(found)) == (found["verdict"] == "contradicted")
+def test_verdict_text_is_no_stronger_than_the_interval(found: dict, said: str) -> None:
+    assert verdict_text(found).startswith(said)
+    assert ("contradict the claim" in verdict_text(found)) == (found["verdict"] == "contradicted")
 
 
-def test_the_drawn_interval_lies_where_its_numbers_do() -> None:
+def test_claim_bars_are_at_the_positions_of_their_numbers() -> None:
     claims = {claim.name: claim for claim in read_claims(findings())}
-    bar = claims["positions"].overall.answers[0].bar
-    assert 0 < bar["low"] < bar["estimate"] < bar["high"] < WIDTH / 2
+    bar = claims["positions"].overall.findings[0].bar
+    assert 0 < bar["low"] < bar["estimate"] < bar["high"] < BAR_WIDTH / 2
     assert (bar["high"] - bar["low"]) / (bar["high"] - bar["estimate"]) == pytest.approx(40.5 / 19.34, rel=0.02)
-    widest = claims["positions"].overall.answers[1].bar
-    assert widest["low"] == pytest.approx(WIDTH / 2 * (1 - 1 / 1.12), abs=0.1)  # both on one scale
+    widest = claims["positions"].overall.findings[1].bar
+    assert widest["low"] == pytest.approx(BAR_WIDTH / 2 * (1 - 1 / 1.12), abs=0.1)  # both on one scale
     assert widest["estimate"] == bar["estimate"]
-    open_ended = claims["low_threshold"].overall.answers[1].bar
-    assert open_ended["low"] == 0 and len(open_ended["ends"]) == 1 and WIDTH / 2 < open_ended["high"] < WIDTH
-    assert claims["high_threshold"].overall.answers[0].bar is None
+    open_ended = claims["chance_threshold"].overall.findings[1].bar
+    assert open_ended["low"] == 0 and len(open_ended["ends"]) == 1 and BAR_WIDTH / 2 < open_ended["high"] < BAR_WIDTH
+    assert claims["full_ft_threshold"].overall.findings[0].bar is None
 
 
-def test_each_claim_has_its_verdicts_numbers_and_n(page: Path) -> None:
+def test_report_shows_verdict_numbers_and_basis_of_each_claim(page: Path) -> None:
     text = page.read_text()
     assert tally(read_claims(findings())) == "Of 4 claims, on these tasks: 1 supported, 1 contradicted, 2 undecided."
     articles = re.findall(r"<article.*?</article>", text, flags=re.DOTALL)
     assert [re.search(r'class="badge (\w+)"', article)[1] for article in articles] == list(VERDICTS.values())
-    assert "−31.24 points² a decade" in articles[0] and "−52.4 to −11.9, adjusted p\u00a00.006" in articles[0]
+    assert (
+        "−31.24 points² per tenfold increase in parameters" in articles[0]
+        and "−52.4 to −11.9, adjusted p\u00a00.006" in articles[0]
+    )
     assert "From 3 PLMs, 2 tasks, 24 cells, 1,072 replicates." in articles[0]
-    assert "bloom: supported on these tasks, undecided beyond" in articles[0]
+    assert "bloom: supported on these tasks, undecided on similar tasks" in articles[0]
     assert "not estimable" in articles[1] and "From " not in articles[1]
     assert "−∞ to 2.5" in articles[2] and "Two tasks were left out." in articles[3]
 
 
-def test_cells_hold_scores_outcomes_costs_and_where_they_come_from(results: Path) -> None:
+def test_cells_table_has_scores_outcomes_costs_and_provenance(results: Path) -> None:
     table = read_content(results).cells
     rows = {tuple(row[:4]): (row, i) for i, row in enumerate(table.rows)}
     assert len(rows) == len(study())
@@ -147,26 +152,26 @@ def test_cells_hold_scores_outcomes_costs_and_where_they_come_from(results: Path
     first = study()[0]
     broken, i = rows["bloom-small", "topics", "full", "@own"]
     assert first[0] == "bloom-small/topics/full-@own"
-    assert broken[-1] == "1 of 2 diverged" and broken[labels.index("Runs")] == [1.0, "1"]
+    assert broken[-1] == "1 of 2 diverged" and broken[labels.index("Replicates")] == [1.0, "1"]
     left = 100 * first[1]["replicates"][1]["test"]["score"]
     assert broken[labels.index("Score, %")][0] == pytest.approx(left)
     assert broken[labels.index("Seconds")] == [12.5, "12.5"]
     run = dict(zip([column.label for column in table.details.columns], table.details.runs[i][0], strict=True))
     assert run["Outcome"] == "diverged" and run["Test score, %"] == [None, "—"]
-    assert run["θ"] == "0123456789abcdef" and run["Plan"] == "a0" and run["Best step"] == [80.0, "80"]
+    assert run["θ digest"] == "0123456789abcdef" and run["Plan digest"] == "a0" and run["Best step"] == [80.0, "80"]
     facts = dict(zip(table.details.labels, table.details.facts[i], strict=True))
     assert facts["Folder"] == first[0] and facts["Host"] == "node-0" and facts["Chance"] == "23.7 %"
-    assert facts["Seed of the study"] == "1" and facts["Digest of the PLM"] == "c0"
+    assert facts["Study seed"] == "1" and facts["PLM digest"] == "c0"
 
 
-def test_what_is_missing_or_diverged_is_listed(results: Path) -> None:
-    assert read_content(results).lost.rows == [
+def test_incomplete_table_lists_missing_and_diverged_cells(results: Path) -> None:
+    assert read_content(results).incomplete.rows == [
         [*list(GAP.values())[:4], "missing", "out of memory"],
         ["bloom-small", "topics", "full", "@own", "diverged", "1 of 2 replicates"],
     ]
 
 
-def test_the_question_names_what_the_study_is_made_of(page: Path, results: Path) -> None:
+def test_report_names_the_design_of_the_study(page: Path, results: Path) -> None:
     design = dict(read_content(results).design)
     assert list(design) == ["PLMs", "Tasks", "Placements", "Budgets", "Seed"]
     assert design["PLMs"] == "bloom-small, bloom-mid, bloom-large" and design["Seed"] == "1"
@@ -175,9 +180,9 @@ def test_the_question_names_what_the_study_is_made_of(page: Path, results: Path)
     assert all(f"<dt>{label}</dt><dd>{text}</dd>" in question for label, text in design.items())
 
 
-def test_cost_and_machines_come_from_the_run_records(results: Path) -> None:
+def test_report_has_costs_and_machines_of_the_run_records(results: Path) -> None:
     content = read_content(results)
-    assert content.spent == "0.77 CPU hours for the training of all 77 cells, texts and PLMs not counted."
+    assert content.spent == "0.77 CPU hours for training all 77 cells, without preparing texts and PLMs."
     assert [row[0] for row in content.costs.rows] == ["bloom-small", "bloom-mid", "bloom-large"]
     assert content.costs.rows[1][2:4] == [[25.0, "25"], [0.25, "0.25"]]
     assert [dict(machine) for machine in content.machines] == [
@@ -186,7 +191,7 @@ def test_cost_and_machines_come_from_the_run_records(results: Path) -> None:
     ]
 
 
-def test_figures_are_held_whole_with_their_numbers(results: Path) -> None:
+def test_report_embeds_figures_and_their_numbers(results: Path) -> None:
     text = (results / "report.html").read_text()
     for name in FIGURES:
         for form, kind in (("svg", "image/svg+xml"), ("csv", "text/csv")):
@@ -194,18 +199,18 @@ def test_figures_are_held_whole_with_their_numbers(results: Path) -> None:
             assert f"data:{kind};base64,{content}" in text
 
 
-def test_equal_results_give_equal_bytes(results: Path, page: Path, tmp_path: Path) -> None:
+def test_report_of_equal_results_has_equal_bytes(results: Path, page: Path, tmp_path: Path) -> None:
     assert rewritten(results, tmp_path / "again").read_bytes() == page.read_bytes()
 
 
-def test_what_is_not_there_is_said(results: Path, tmp_path: Path) -> None:
+def test_report_without_optional_files_says_so(results: Path, tmp_path: Path) -> None:
     text = rewritten(results, tmp_path / "bare", "costs.csv", "tasks.csv", "figures").read_text()
-    assert re.findall(r"<h2[^>]*>(.*?)</h2>", text) == PARTS
-    for said in ("No figure of this study", "machines and versions are not known", "what they took is not known"):
+    assert re.findall(r"<h2[^>]*>(.*?)</h2>", text) == SECTIONS
+    for said in ("There are no figures", "Machines and versions are unknown", "The cost is unknown"):
         assert said in text
 
 
-def test_a_file_that_is_no_findings_is_named(results: Path, tmp_path: Path) -> None:
+def test_report_with_wrong_findings_names_the_file(results: Path, tmp_path: Path) -> None:
     shutil.copy(results / "tidy.parquet", tmp_path)
     path = tmp_path / "findings.json"
     with pytest.raises(DataError, match=r"findings\.json: no such file"):
@@ -216,10 +221,10 @@ def test_a_file_that_is_no_findings_is_named(results: Path, tmp_path: Path) -> N
             write_report(tmp_path, tmp_path / "report.html")
     other = findings() | {"study": "other"}
     for found, said in (
-        ({"study": "simulated", "table": ""}, "missing: claims"),
+        ({"study": "simulated", "table": ""}, "missing keys: claims"),
         ({"study": "simulated"}, "an older version of apet wrote it"),
-        (other, "of study other, and tidy.parquet beside it of simulated"),
-        (findings("0" * 64), "made from another table of the study than tidy.parquet beside it. `apet findings` makes"),
+        (other, "expected study simulated of tidy.parquet, got other"),
+        (findings("0" * 64), "made from another table than tidy.parquet beside it. Run `apet findings`"),
     ):
         write_json_record(path, found)
         with pytest.raises(DataError, match=rf"findings\.json: .*{said}"):
@@ -230,13 +235,18 @@ def test_a_file_that_is_no_findings_is_named(results: Path, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("model\nbloom-mid\n", "column 'cell' is missing"),
-        ("cell,seconds,cpu_seconds\na,1,1\n", "column 'peak_memory_mb' is missing"),
-        ("cell,seconds,cpu_seconds,peak_memory_mb\na,1,1,1\nb,1,soon,1\n", "'cpu_seconds' of b is 'soon'; allowed: a"),
-        ("cell,seconds,cpu_seconds,peak_memory_mb\na,inf,1,1\n", "'seconds' of a is 'inf'; allowed: a number"),
+        ("model\nbloom-mid\n", "missing column 'cell_path'"),
+        ("cell_path,seconds,cpu_seconds\na,1,1\n", "missing column 'peak_memory_mb'"),
+        (
+            "cell_path,seconds,cpu_seconds,peak_memory_mb\na,1,1,1\nb,1,soon,1\n",
+            "cpu_seconds of b: expected a number, got 'soon'",
+        ),
+        ("cell_path,seconds,cpu_seconds,peak_memory_mb\na,inf,1,1\n", "seconds of a: expected a number, got 'inf'"),
     ],
 )
-def test_costs_that_are_none_are_one_message(results: Path, tmp_path: Path, content: str, said: str) -> None:
+def test_report_with_malformed_costs_names_file_and_value(
+    results: Path, tmp_path: Path, content: str, said: str
+) -> None:
     for name in ("tidy.parquet", "findings.json"):
         shutil.copy(results / name, tmp_path)
     (tmp_path / "costs.csv").write_text(content)
@@ -245,18 +255,18 @@ def test_costs_that_are_none_are_one_message(results: Path, tmp_path: Path, cont
     assert not (tmp_path / "report.html").exists()
 
 
-def test_costs_of_another_study_are_none_of_this_one(results: Path, tmp_path: Path) -> None:
+def test_report_ignores_costs_of_another_study(results: Path, tmp_path: Path) -> None:
     for name in ("tidy.parquet", "findings.json"):
         shutil.copy(results / name, tmp_path)
     make_costs(tmp_path, ["other/topics/full-@own"])
     content = read_content(tmp_path)
-    assert content.machines == [] and content.costs is None and content.spent.startswith("No run record")
+    assert content.machines == [] and content.costs is None and content.spent.startswith("The cost is unknown")
 
 
 # What it may do
 
 
-def test_the_policy_allows_its_own_style_and_script_and_nothing_else(page: Path) -> None:
+def test_report_policy_allows_only_its_style_and_script(page: Path) -> None:
     text = page.read_text()
     policy = re.search(r'Content-Security-Policy" content="(.*?)"', text)[1].replace("&#39;", "'")
     rules = dict(rule.split(" ", 1) for rule in policy.split("; "))
@@ -269,7 +279,7 @@ def test_the_policy_allows_its_own_style_and_script_and_nothing_else(page: Path)
 
 
 @pytest.mark.parametrize("theme", [0, 1], ids=["light", "dark"])
-def test_text_stands_out_from_its_ground(theme: int) -> None:
+def test_report_text_has_sufficient_contrast(theme: int) -> None:
     """Contrast of at least 4.5 (WCAG 2.2, level AA)."""
 
     def luminance(colour: str) -> float:
@@ -309,7 +319,7 @@ def part(browser: Browser, table: str, what: str):
 
 @pytest.mark.chromium
 @pytest.mark.parametrize("width", [1280, 375])
-def test_the_page_renders_without_a_request_or_a_complaint(browser: Browser, page: Path, width: int, tmp_path: Path):
+def test_report_renders_without_requests_or_console_messages(browser: Browser, page: Path, width: int, tmp_path: Path):
     browser.open(page, width)
     shown = browser.run("return [...document.querySelectorAll('[data-table]')].map(table => table.dataset.table)")
     assert set(shown) == TABLES
@@ -326,10 +336,17 @@ def test_the_page_renders_without_a_request_or_a_complaint(browser: Browser, pag
 
 
 @pytest.mark.chromium
-def test_every_column_of_every_table_sorts_both_ways(browser: Browser, results: Path, page: Path) -> None:
+def test_report_tables_sort_in_both_directions(browser: Browser, results: Path, page: Path) -> None:
     browser.open(page)
     content = read_content(results)
-    for table in (content.methods, content.differences, content.tasks, content.cells, content.costs, content.lost):
+    for table in (
+        content.methods,
+        content.differences,
+        content.tasks,
+        content.cells,
+        content.costs,
+        content.incomplete,
+    ):
         for i, head in enumerate(table.columns):
             button = part(browser, table.name, f"thead th:nth-child({i + 1}) button")
             button.send_keys(Keys.ENTER)
@@ -353,7 +370,7 @@ def test_every_column_of_every_table_sorts_both_ways(browser: Browser, results: 
 
 
 @pytest.mark.chromium
-def test_rows_are_found_by_words_and_chosen_from_lists(browser: Browser, page: Path) -> None:
+def test_report_tables_filter_by_text_and_choice(browser: Browser, page: Path) -> None:
     browser.open(page)
     search = part(browser, "cells", "input")
     search.send_keys("BitFit topics")
@@ -369,7 +386,7 @@ def test_rows_are_found_by_words_and_chosen_from_lists(browser: Browser, page: P
 
 
 @pytest.mark.chromium
-def test_pages_are_turned_and_rows_opened(browser: Browser, page: Path) -> None:
+def test_report_tables_page_and_open_rows(browser: Browser, page: Path) -> None:
     browser.open(page)
     assert part(browser, "cells", "[role=status]").text == "1–30 of 78 rows"
     part(browser, "cells", ".after").click()
@@ -387,7 +404,7 @@ def test_pages_are_turned_and_rows_opened(browser: Browser, page: Path) -> None:
 
 
 @pytest.mark.chromium
-def test_a_figure_is_enlarged_and_saved(browser: Browser, results: Path, page: Path) -> None:
+def test_report_figure_can_be_enlarged_and_saved(browser: Browser, results: Path, page: Path) -> None:
     browser.open(page)
     name = next(iter(FIGURES))
     browser.driver.find_element(By.CSS_SELECTOR, f"#figure-{name} .zoom").click()
@@ -402,7 +419,7 @@ def test_a_figure_is_enlarged_and_saved(browser: Browser, results: Path, page: P
 
 
 @pytest.mark.chromium
-def test_in_the_dark_and_in_print(browser: Browser, page: Path) -> None:
+def test_report_follows_dark_scheme_and_print(browser: Browser, page: Path) -> None:
     ground = "return getComputedStyle(document.body).backgroundColor"
     browser.open(page, scheme="dark")
     assert browser.run(ground) == "rgb(18, 20, 24)"
@@ -417,16 +434,16 @@ def test_in_the_dark_and_in_print(browser: Browser, page: Path) -> None:
 
 
 @pytest.mark.chromium
-def test_names_are_text_and_never_markup(browser: Browser, tmp_path: Path) -> None:
+def test_report_escapes_names(browser: Browser, tmp_path: Path) -> None:
     evil = "</script><script>window.hit=1</script><img src=x onerror=window.hit=1>\"'&"
     cell, metrics = record("bloom-mid", "topics", "lora", "@own", [[0.8, 0.7]], 19_200)
-    metrics["cell"]["task"] = metrics["cell"]["model"] = metrics["replicates"][0]["plan"] = evil
+    metrics["cell"]["task"] = metrics["cell"]["model"] = metrics["replicates"][0]["plan_digest"] = evil
     make_results(tmp_path, [(f"{cell}{evil}", metrics)], missing=[{**GAP, "reason": evil}], study=evil)
     found = findings(read_tidy(tmp_path / "tidy.parquet").attrs["digest"])
     found["study"] = found["claims"]["positions"]["statement"] = evil
     write_json_record(tmp_path / "findings.json", found)
     pd.DataFrame(
-        {"cell": [f"{cell}{evil}"], "host": [evil], "cpu_seconds": [1.0], "seconds": [1.0], "peak_memory_mb": [1]}
+        {"cell_path": [f"{cell}{evil}"], "host": [evil], "cpu_seconds": [1.0], "seconds": [1.0], "peak_memory_mb": [1]}
     ).to_csv(tmp_path / "costs.csv", index=False)
     pd.DataFrame({"task": [evil]}).to_csv(tmp_path / "tasks.csv", index=False)
     write_report(tmp_path, tmp_path / "report.html")
@@ -446,14 +463,16 @@ def test_names_are_text_and_never_markup(browser: Browser, tmp_path: Path) -> No
 
 
 @pytest.mark.chromium
-def test_thousands_of_cells_stay_quick(browser: Browser, tmp_path: Path) -> None:
+def test_report_of_thousands_of_cells_sorts_quickly(browser: Browser, tmp_path: Path) -> None:
     frame = frame_of([cell for cell in study() if "/uniform-" in cell[0]])
-    frame = frame.assign(theta="0" * 64, plan="1" * 64, n=20, rows=frame["rows"].map(lambda rows: rows[:20]))
-    copies = [frame.assign(budget=frame.budget + f" {i}", cell=frame.cell + f" {i}") for i in range(198)]
+    frame = frame.assign(
+        theta_digest="0" * 64, plan_digest="1" * 64, n_test=20, row_scores=frame.row_scores.map(lambda rows: rows[:20])
+    )
+    copies = [frame.assign(budget=frame.budget + f" {i}", cell_path=frame.cell_path + f" {i}") for i in range(198)]
     frame = pd.concat(copies, ignore_index=True)
     write_tidy(frame, tmp_path, "simulated")
     make_findings(tmp_path)
-    make_costs(tmp_path, list(frame.cell.unique()))
+    make_costs(tmp_path, list(frame.cell_path.unique()))
     write_report(tmp_path, tmp_path / "report.html")
     assert (tmp_path / "report.html").stat().st_size < 12e6
     browser.open(tmp_path / "report.html")

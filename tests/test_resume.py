@@ -214,7 +214,7 @@ def test_prune_puts_aside_what_is_kept_for_other_studies_and_restore_brings_it_b
     grid = SimpleNamespace(cells=[SPEC], tasks={}, models={}, rungs={})
     other = SimpleNamespace(cells=[replace(SPEC, seed=2)], tasks={}, models={}, rungs={})
     for spec in (SPEC, *other.cells):
-        for root, name in (("progress", f"{spec.path}/draw0.rerun0.safetensors"), ("failed", f"{spec.path}.json")):
+        for root, name in (("progress", f"{spec.path}/plan0.seed0.safetensors"), ("failed", f"{spec.path}.json")):
             path = tmp_path / "results" / root / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text("{}")
@@ -223,4 +223,4 @@ def test_prune_puts_aside_what_is_kept_for_other_studies_and_restore_brings_it_b
     assert [p.stem for p in tmp_path.glob("results/failed/*/*/*.json")] == [SPEC.path.rpartition("/")[2]]
     assert (tmp_path / "results/progress" / SPEC.path).is_dir() and not (tmp_path / moved).exists()
     assert restore(other, tmp_path) == [moved]
-    assert (tmp_path / moved / "draw0.rerun0.safetensors").exists()
+    assert (tmp_path / moved / "plan0.seed0.safetensors").exists()

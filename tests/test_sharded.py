@@ -73,7 +73,7 @@ def compare(one: Path, two: Path, of: Cell, inventory: Inventory) -> None:
     assert pq.read_table(one / PREDICTIONS).equals(pq.read_table(two / PREDICTIONS))
     records = [json.loads((folder / METRICS).read_text()) for folder in (one, two)]
     for whole, shared in zip(*(record["replicates"] for record in records), strict=True):
-        assert whole["plan"] == shared["plan"] and whole["best_step"] == shared["best_step"]
+        assert whole["plan_digest"] == shared["plan_digest"] and whole["best_step"] == shared["best_step"]
         torch.testing.assert_close(*(torch.tensor(r["losses"]) for r in (shared, whole)), atol=WITHIN, rtol=0)
         for split in ("validation", "test"):
             assert shared[split]["loss"] == pytest.approx(whole[split]["loss"], abs=WITHIN)

@@ -79,16 +79,16 @@ def test_plan_table_contains_every_unit_once(cell):
 def test_scores_have_n_interval_multiplier_and_outcome(cell):
     lines = show(cell.folder, results(cell))
     for run in cell.record["replicates"]:
-        name = f"draw{run['draw']}.rerun{run['rerun']}"
+        name = f"plan{run['plan_index']}.seed{run['seed_index']}"
         curve, score = (line for line in lines if line.startswith(f"  {name}"))
         losses = [loss for _, loss in run["losses"]]
         assert f"{losses[0]:.3f}" in curve and f"{losses[-1]:.3f}" in curve and sparkline(losses) in curve
-        assert f"step {run['best_step']} of {run['steps']}" in curve
+        assert f"step {run['best_step']} of {run['num_steps']}" in curve
         test, n = run["test"]["score"], run["test"]["n"]
         low, high = wilson(test, n)
         assert f"{test:.4f} (n = {n})  {low:.3f} to {high:.3f}" in score and score.split()[-2:] == ["1", "ok"]
         assert f"{run['validation']['score']:.4f} (n = 16)" in score
-        assert any(line.split() == ["θ", name, run["theta"]] for line in lines)
+        assert any(line.split() == ["θ", name, run["theta_digest"]] for line in lines)
     (mean,) = (line for line in lines if line.startswith("  mean"))
     scores = [run["test"]["score"] for run in cell.record["replicates"]]
     assert f"mean {fmean(scores):.4f} (4 of 4 replicates, S.D. between them {stdev(scores):.4f}, n = 24" in mean
@@ -140,7 +140,7 @@ def test_corrupt_record_is_one_message(tmp_path, file, content, capsys):
     assert file in found.err and "Traceback" not in found.err and not found.out
 
 
-@pytest.mark.parametrize("key", ["losses", "steps", "seeds"])
+@pytest.mark.parametrize("key", ["losses", "num_steps", "seeds"])
 def test_missing_key_is_named_if_it_is_needed(tmp_path, key):
     made = finished(tmp_path, num_plans=1)
     record = made.record
@@ -172,7 +172,7 @@ def test_format_count_and_layer_columns_are_short():
     assert [format_count(n) for n in counts] == list(counts.values())
     plan = {"digest": "d" * 64, "seed": 1, "structures": {"lowrank": 3}, "units": {
         "encoder.10.ffn.up/lowrank": 2, "encoder.2.ffn.up/lowrank": 1}}  # fmt: skip
-    assert [line.split() for line in plan_lines("draw0", plan)[1:]] == [
+    assert [line.split() for line in plan_lines("plan0", plan)[1:]] == [
         ["units", "of", "at", "2", "10"], ["lowrank", "encoder", "ffn.up", "1", "2"],
     ]  # fmt: skip
 

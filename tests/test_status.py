@@ -60,7 +60,7 @@ def results(tmp_path: Path) -> ResultPaths:
     for number in range(4):
         done(found, number, ago=30.0 * (number // 2))
     failed(found, 4)
-    kept = found.progress / path(5) / "draw0.rerun0.safetensors"
+    kept = found.progress / path(5) / "plan0.seed0.safetensors"
     kept.parent.mkdir(parents=True)
     kept.write_bytes(b"")
     os.utime(kept, (NOW - 20, NOW - 20))
@@ -211,7 +211,7 @@ def test_progress_in_a_log_prints_a_line_at_intervals(monkeypatch, capsys):
         for number in range(20):
             report.begin(f"bloom-64x4/bbc_topics/cell-{number}")
             clock.now += 12
-            report.step("draw0.rerun0.rate0", 50, 50, 0.5, 1.0)
+            report.step("plan0.seed0.rate0", 50, 50, 0.5, 1.0)
             report.end()
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 20 * 12 // 36 + 1
@@ -225,10 +225,10 @@ def test_progress_of_a_long_cell_prints_its_steps(monkeypatch, capsys):
     report.begin("t5/squad/full-own-0123456789")
     for step in range(1, 101):
         clock.now += 6
-        report.step("draw0.rerun0.rate0", step, 1000, 0.5, step / 1000)
+        report.step("plan0.seed0.rate0", step, 1000, 0.5, step / 1000)
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 100 * 6 // 30
-    last = "t5 squad: 0 of 2 cells, 0.6 cells/h, about 3.2 h left; full-own-0123456789 draw0.rerun0.rate0: "
+    last = "t5 squad: 0 of 2 cells, 0.6 cells/h, about 3.2 h left; full-own-0123456789 plan0.seed0.rate0: "
     assert said[-1] == last + "step 100 of 1,000, loss 0.500"
 
 
@@ -256,7 +256,7 @@ def test_loggers_do_not_change_results(lab):
         assert lab.contents(name, one) == lab.contents("plain", one)
         assert not any(lab.results("plain").root.glob("loggers"))
     (record,) = json.loads(lab.contents("plain", one)["metrics.json"])["replicates"]
-    where = f"{one.path}/draw0.rerun0.rate0"
+    where = f"{one.path}/plan0.seed0.rate0"
     events = scalars(lab.results("tensorboard").loggers / where)
     assert [step for step, _ in events["train/loss"]] == list(range(1, 13))
     assert [step for step, _ in events["validation/score"]] == [3, 6, 9, 12]

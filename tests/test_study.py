@@ -1,4 +1,4 @@
-"""From cells to the tables of a study: what is missing, what it took, which margins; and through Snakemake and DVC."""
+"""Aggregation of a study: tables, missing cells, costs, margins; with Snakemake and DVC."""
 
 from __future__ import annotations
 
@@ -62,18 +62,18 @@ def csv(path: Path) -> pd.DataFrame:
     return pd.read_csv(path, keep_default_na=False)
 
 
-def test_a_whole_study(results: ResultPaths) -> None:
+def test_aggregate_of_a_complete_study_writes_all_tables(results: ResultPaths) -> None:
     out = gathered(results)
     frame = read_tidy(out / "tidy.parquet")
-    assert set(frame.cell) == set(CELLS)
+    assert set(frame.cell_path) == set(CELLS)
     assert frame.attrs == {"study": ID, "margins": MARGINS, "missing": [], "digest": frame.attrs["digest"]}
-    assert (out / "missing.csv").read_text() == "model,task,placement,budget,cell,reason\n"
+    assert (out / "missing.csv").read_text() == "model,task,placement,budget,cell_path,reason\n"
     assert {path.name for path in out.glob("*.*")} == {
         "tidy.parquet", "tidy.csv", "tidy_columns.csv", "tasks.csv", "costs.csv", "missing.csv"
     }  # fmt: skip
 
 
-def test_a_missing_cell_stops_it_before_anything_is_written(results: ResultPaths) -> None:
+def test_aggregate_with_a_missing_cell_writes_nothing(results: ResultPaths) -> None:
     for cell in (FIRST, THIRD):
         shutil.rmtree(results.cells / cell)
     with pytest.raises(DataError) as error:
@@ -83,33 +83,33 @@ def test_a_missing_cell_stops_it_before_anything_is_written(results: ResultPaths
     assert not list(results.root.glob("*.*"))
 
 
-def test_a_partial_table_says_what_is_missing_and_why(results: ResultPaths) -> None:
+def test_aggregate_partial_lists_missing_cells_with_reasons(results: ResultPaths) -> None:
     write_json(results.failed / f"{FIRST}.json", {"error": "ValueError: no\n  room"})
     (results.progress / SECOND).mkdir(parents=True)
     for cell in (FIRST, SECOND, THIRD):
         (results.cells / cell / "metrics.json").unlink()
     out = gathered(results, partial=True)
     frame = read_tidy(out / "tidy.parquet")
-    assert set(frame.cell) == set(CELLS) - {FIRST, SECOND, THIRD}
-    listed = csv(out / "missing.csv").set_index("cell")
+    assert set(frame.cell_path) == set(CELLS) - {FIRST, SECOND, THIRD}
+    listed = csv(out / "missing.csv").set_index("cell_path")
     assert listed.reason.to_dict() == {
-        FIRST: "ValueError: no room", SECOND: "begun, not finished", THIRD: "not trained"
+        FIRST: "ValueError: no room", SECOND: "started, not finished", THIRD: "not trained"
     }  # fmt: skip
     assert frame.attrs["missing"] == csv(out / "missing.csv").to_dict("records")
     coordinates = ["model", "task", "placement", "budget"]
     assert listed.loc[FIRST, coordinates].to_dict().items() <= CELLS[FIRST]["cell"].items()
 
 
-def test_nothing_there_at_all(results: ResultPaths) -> None:
+def test_aggregate_without_any_cell_raises(results: ResultPaths) -> None:
     shutil.rmtree(results.cells)
     with pytest.raises(DataError, match="no finished cell"):
         gathered(results, partial=True)
 
 
-def test_costs_are_the_run_records_and_may_be_absent(results: ResultPaths) -> None:
+def test_aggregate_costs_come_from_run_records_and_may_be_empty(results: ResultPaths) -> None:
     (results.runs / f"{THIRD}.json").parent.mkdir(parents=True, exist_ok=True)
     (results.runs / f"{THIRD}.json").write_text("{")
-    costs = csv(gathered(results) / "costs.csv").set_index("cell")
+    costs = csv(gathered(results) / "costs.csv").set_index("cell_path")
     assert list(costs.index) == sorted(CELLS)
     told = costs.loc[SECOND]
     assert told.model == CELLS[SECOND]["cell"]["model"] and told.budget == CELLS[SECOND]["cell"]["budget"]
@@ -121,20 +121,20 @@ def test_costs_are_the_run_records_and_may_be_absent(results: ResultPaths) -> No
     assert (gathered(results) / "tidy.parquet").read_bytes() == before
 
 
-def test_other_weights_of_one_plm(results: ResultPaths) -> None:
+def test_aggregate_with_different_weights_of_one_plm_raises(results: ResultPaths) -> None:
     metrics = read_record(results.cells / SECOND)
     metrics["plm"]["content"] = "c1"
     write_record(results.cells / SECOND, SECOND, metrics)
-    with pytest.raises(CorruptError, match="trained on other weights") as error:
+    with pytest.raises(CorruptError, match="trained on weights of") as error:
         gathered(results)
     assert SECOND in str(error.value)
 
 
-def test_another_plm_than_the_cells(results: ResultPaths) -> None:
+def test_aggregate_with_another_plm_than_the_cells_raises(results: ResultPaths) -> None:
     metrics = read_record(results.cells / SECOND)
     metrics["plm"]["name"] = "other"
     write_record(results.cells / SECOND, SECOND, metrics)
-    with pytest.raises(CorruptError, match=f"{SECOND}: of .*, trained on other"):
+    with pytest.raises(CorruptError, match=f"{SECOND}: expected PLM .*, got other"):
         gathered(results)
 
 
@@ -144,7 +144,7 @@ def grid(folder: Path, **changes: object) -> Grid:
     return Grid(load_study(path), path)
 
 
-def test_margins_are_the_studys_and_of_no_cell(tmp_path: Path) -> None:
+def test_margins_do_not_change_the_study_id_or_cells(tmp_path: Path) -> None:
     without, usual = grid(tmp_path), grid(tmp_path, analysis={"chance_margin": 2, "equivalence_decades": 0.5})
     assert without.study.analysis == AnalysisConfig(2.0, 2.0, 0.5) and without.id == usual.id
     other = grid(tmp_path, analysis={"equivalence_decades": 0.25})
@@ -156,20 +156,20 @@ def test_margins_are_the_studys_and_of_no_cell(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("analysis", "words"),
     [
-        (3, "analysis: 3"),
-        ({"chance_margin": 0}, "analysis.chance_margin: 0. Allowed: points above 0"),
-        ({"full_ft_margin": 101}, "analysis.full_ft_margin: 101. Allowed: points above 0, at most 100"),
-        ({"equivalence_decades": "half"}, "analysis.equivalence_decades: 'half'. Allowed: decades above 0"),
+        (3, "analysis: expected"),
+        ({"chance_margin": 0}, "analysis.chance_margin: expected a number above 0"),
+        ({"full_ft_margin": 101}, "analysis.full_ft_margin: expected at most 100"),
+        ({"equivalence_decades": "half"}, "analysis.equivalence_decades: expected a number, got 'half'"),
         ({"margin": 2}, "unknown key 'margin'"),
     ],
 )
-def test_wrong_margins(tmp_path: Path, analysis: object, words: str) -> None:
+def test_margins_out_of_range_raise(tmp_path: Path, analysis: object, words: str) -> None:
     with pytest.raises(ConfigError) as error:
         grid(tmp_path, analysis=analysis)
     assert words in str(error.value)
 
 
-def test_results_that_lack_cells_are_not_taken_for_the_studys(tmp_path: Path, monkeypatch) -> None:
+def test_published_study_with_missing_cells_is_none(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     write_json(tmp_path / "results/metrics.json", {"study": ID, "missing": 0})
     assert published_study() == ID
@@ -177,7 +177,7 @@ def test_results_that_lack_cells_are_not_taken_for_the_studys(tmp_path: Path, mo
     assert published_study() is None
 
 
-def test_a_changed_verdict_shows_in_dvc_metrics_diff(tmp_path: Path) -> None:
+def test_dvc_metrics_diff_shows_a_changed_verdict(tmp_path: Path) -> None:
     def run(*command: str) -> str:
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         named = {f"GIT_{who}_{what}": "a@b" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
@@ -206,10 +206,10 @@ def test_a_changed_verdict_shows_in_dvc_metrics_diff(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
-    return Lab(tmp_path_factory.mktemp("lab"), steps=2, evaluations=1, rate_grid=[1.0])
+    return Lab(tmp_path_factory.mktemp("lab"), max_steps=2, num_evals=1, lr_multipliers=[1.0])
 
 
-def test_the_results_of_a_run_with_failures(lab: Lab, tmp_path: Path) -> None:
+def test_results_of_a_run_with_failures_are_partial_then_complete(lab: Lab, tmp_path: Path) -> None:
     """A folder where a cell's run record should be: the cell is an error, and its siblings have results."""
     checkout = lab.checkout(tmp_path / "study")
     bad, root = lab.cells["lora"].path, checkout.folder / "results"
@@ -222,7 +222,7 @@ def test_the_results_of_a_run_with_failures(lab: Lab, tmp_path: Path) -> None:
     checkout.snakemake("--config", "allow_missing=true")
     assert checkout.trained() == before
     (listed,) = csv(root / "missing.csv").to_dict("records")
-    assert listed["cell"] == bad and listed["reason"].startswith("PlaceError")
+    assert listed["cell_path"] == bad and listed["reason"].startswith("PathError")
     assert json.loads((root / "findings.json").read_text())["missing"] == 1
     assert json.loads((root / "metrics.json").read_text())["missing"] == 1
     assert listed["reason"] in (root / "findings.md").read_text()

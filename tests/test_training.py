@@ -178,9 +178,9 @@ def test_a_cells_record_tells_the_steps_taken(tmp_path):
     stopped = [r for r in record["replicates"] if r["stopped"] == "patience"]
     assert stopped
     for replicate in stopped:
-        assert replicate["steps"] == replicate["best_step"] + 4 < 40
+        assert replicate["num_steps"] == replicate["best_step"] + 4 < 40
         assert replicate["outcome"] == "ok"
-        assert replicate["losses"][-1][0] == replicate["steps"]
+        assert replicate["losses"][-1][0] == replicate["num_steps"]
 
 
 def test_test_rows_cannot_influence_what_is_trained_or_chosen(tmp_path, monkeypatch):
@@ -205,7 +205,7 @@ def test_test_rows_cannot_influence_what_is_trained_or_chosen(tmp_path, monkeypa
 def test_rate_is_chosen_on_validation(tmp_path):
     grid = cell(training=replace(RECIPE, lr_multipliers=(1e-6, 1.0)), draws=1)
     record = train_cell(grid, BENCH, tmp_path / "cell")
-    assert record["replicates"][0]["rate"] == 1.0
+    assert record["replicates"][0]["lr_multiplier"] == 1.0
     assert record["replicates"][0]["validation"]["score"] > 0.5
 
 
@@ -221,15 +221,15 @@ def test_the_same_cell_gives_the_same_bytes(tmp_path, placement):
 
 def test_replicates_differ_in_plan_and_start(tmp_path):
     record = train_cell(cell(draws=2, reruns=2, training=replace(RECIPE, max_steps=4)), BENCH, tmp_path / "cell")
-    plans = [r["plan"] for r in record["replicates"]]
+    plans = [r["plan_digest"] for r in record["replicates"]]
     assert plans[0] == plans[1] != plans[2] == plans[3]
-    assert len({r["theta"] for r in record["replicates"]}) == 4
+    assert len({r["theta_digest"] for r in record["replicates"]}) == 4
 
 
 def test_a_cell_without_parameters_is_the_frozen_plm(tmp_path):
     record = train_cell(cell("none", "@own", draws=1), BENCH, tmp_path / "cell")
     (replicate,) = record["replicates"]
-    assert (record["tunable"], replicate["steps"], replicate["best_step"]) == (0, 0, 0)
+    assert (record["trainable_params"], replicate["num_steps"], replicate["best_step"]) == (0, 0, 0)
 
 
 def test_a_damaged_file_is_named_and_not_taken_for_whole(tmp_path):

@@ -10,7 +10,7 @@ TABLES = expand(
         "tidy_columns.csv",
         "findings.json",
         "findings.md",
-        "findings_cells.csv",
+        "findings_sources.csv",
         "missing.csv",
         "metrics.json",
     ],

@@ -1,4 +1,4 @@
-"""A resolved study on disk: read by every job, and gathered into tables."""
+"""Aggregation of a study's cells into the tidy table and the tables of tasks, costs and missing cells."""
 
 from __future__ import annotations
 
@@ -24,76 +24,89 @@ COORDINATES = ("model", "task", "placement", "budget")
 
 
 def aggregate(study: Path, results: ResultPaths, out: Path, partial: bool = False) -> None:
-    """Write a study's tidy table from its cells, with tasks.csv, costs.csv, and missing.csv of the cells not there.
+    """Write a study's tidy table, `tasks.csv`, `costs.csv` and `missing.csv` from its cells.
 
-    Raises DataError for a cell that is not there, unless the table may be partial; CorruptError where one model's cells
-    used different PLMs; and as `tidy`.
+    Args:
+        study: the resolved study, a JSON file.
+        results: folders of cells, runs, failures and checkpoints.
+        out: destination.
+        partial: whether to go on without missing cells.
+
+    Raises:
+        DataError: a cell is missing and `partial` is false; and as `tidy`.
+        CorruptError: cells of one model were trained on different weights.
     """
     record = read_resolved(study)
-    name, cells, margins = record["study"], dict(sorted(record["cells"].items())), AnalysisConfig(**record["analysis"])
+    cells, margins = dict(sorted(record["cells"].items())), AnalysisConfig(**record["analysis"])
     coordinates = {path: {key: cells[path][key] for key in COORDINATES} for path in cells}
     missing = _missing(coordinates, results)
     if missing and not partial:
         first = missing[0]
         raise DataError(
-            f"{results.cells / first['cell'] / METRICS}: no such file ({first['reason']}); {len(missing)} of "
-            f"{len(cells)} cells are missing. `apet status` tells how far they are; `apet aggregate --allow-missing` goes "
-            "on without them."
+            f"{results.cells / first['cell_path'] / METRICS}: no such file ({first['reason']}); {len(missing)} of "
+            f"{len(cells)} cells are missing. Train them (`apet status` lists them), or leave them out with "
+            "`apet aggregate --allow-missing`."
         )
-    gone = {row["cell"] for row in missing}
-    records = list(read_records(results.cells, (path for path in cells if path not in gone)))
+    absent = {row["cell_path"] for row in missing}
+    records = list(read_records(results.cells, (path for path in cells if path not in absent)))
     frame = tidy(records, Predictions(results.cells))
-    _check_plms(records)
-    write_tidy(frame, out, name, margins, missing)
-    write_tasks((metrics for _, metrics in records), out)
+    _check_models(records)
+    write_tidy(frame, out, record["study"], margins, missing)
+    write_tasks((cell_record for _, cell_record in records), out)
     write_costs(coordinates, results.runs, out)
-    listed = pd.DataFrame(missing, columns=[*COORDINATES, "cell", "reason"])
-    write_text(out / "missing.csv", listed.to_csv(index=False, lineterminator="\n"))
+    table = pd.DataFrame(missing, columns=[*COORDINATES, "cell_path", "reason"])
+    write_text(out / "missing.csv", table.to_csv(index=False, lineterminator="\n"))
 
 
 def _missing(cells: Mapping[str, Mapping[str, str]], results: ResultPaths) -> list[dict[str, str]]:
-    """The cells that are not there, with their coordinates and the reason."""
+    """Return the missing cells with their coordinates and the reason."""
     absent = [path for path in cells if not (results.cells / path / METRICS).is_file()]
     status = read_status(absent, results, time.time())
     reasons = {path: " ".join(str(record.get("error", "failed")).split()) for path, record in status.failed.items()}
-    reasons |= dict.fromkeys(status.in_progress, "begun, not finished")
-    return [{**cells[path], "cell": path, "reason": reasons.get(path, "not trained")} for path in absent]
+    reasons |= dict.fromkeys(status.in_progress, "started, not finished")
+    return [{**cells[path], "cell_path": path, "reason": reasons.get(path, "not trained")} for path in absent]
 
 
-def _check_plms(records: list[tuple[str, dict]]) -> None:
-    """Cells name the PLM by its recipe; the weights that were really loaded must agree within a model."""
+def _check_models(records: list[tuple[str, dict]]) -> None:
+    """Check that all cells of a model were trained on the same weights: names alone do not identify them."""
     first: dict[str, tuple[str, str]] = {}
-    for path, metrics in records:
-        plm, named = metrics["plm"], metrics["cell"]["model"]
-        if plm["name"] != named:
-            raise CorruptError(f"{path}: of {named}, trained on {plm['name']}. Delete the cell and run again.")
-        cell, content = first.setdefault(plm["name"], (path, plm["content"]))
+    for path, record in records:
+        plm, model = record["plm"], record["cell"]["model"]
+        if plm["name"] != model:
+            raise CorruptError(f"{path}: expected PLM {model}, got {plm['name']}. Delete the cell and train again.")
+        first_path, content = first.setdefault(model, (path, plm["content"]))
         if plm["content"] != content:
             raise CorruptError(
-                f"{path}: trained on other weights of {plm['name']} ({plm['content'][:10]}) "
-                f"than {cell} ({content[:10]}). Delete the cells of one of them and run again."
+                f"{path}: trained on weights of {model} ({plm['content'][:10]}) that differ from those of "
+                f"{first_path} ({content[:10]}). Delete the cells of one of them and train again."
             )
 
 
-SPENT = ("seconds", "cpu_seconds", "peak_memory_mb", "resumed", "finished")
-MACHINE = ("host", "machine", "processor", "device", "devices", "threads", "dtype")
+COST_COLUMNS = ("seconds", "cpu_seconds", "peak_memory_mb", "resumed", "finished")
+MACHINE_COLUMNS = ("host", "machine", "processor", "device", "devices", "threads", "dtype")
 VERSIONS = "versions"
 
 
 def costs_table(cells: Mapping[str, Mapping[str, Any]], runs: Path) -> pd.DataFrame:
-    """A row a cell: path, coordinates, wall and CPU seconds, peak memory of its process (MB), whether an interrupted
-    run was gone on with, when it was finished, host, class of machine, and versions of the libraries (`versions.*`).
+    """Build the table of what each cell cost and on which machine it ran.
 
-    cells: coordinates by path; runs: root of the run records. All is empty where a cell has no readable record.
+    Args:
+        cells: coordinates by path of the cell.
+        runs: folder of the run records.
+
+    Returns:
+        One row per cell: path, coordinates, wall and CPU seconds, peak memory of the process (MB), whether the run was
+        resumed, when it finished, host, machine type and versions of libraries (`versions.*`). Values are empty if the
+        cell has no readable run record.
     """
-    found = {path: _run(runs / f"{path}.json") for path in cells}
-    libraries = sorted({name for run in found.values() for name in run.get(VERSIONS) or {}})
+    runs_by_cell = {path: _read_run(runs / f"{path}.json") for path in cells}
+    libraries = sorted({name for run in runs_by_cell.values() for name in run.get(VERSIONS) or {}})
     rows = []
     for path, coordinates in cells.items():
-        run = found[path]
-        told = {name: run.get(name) for name in (*SPENT, *MACHINE)}
+        run = runs_by_cell[path]
+        values = {name: run.get(name) for name in (*COST_COLUMNS, *MACHINE_COLUMNS)}
         versions = {f"{VERSIONS}.{name}": (run.get(VERSIONS) or {}).get(name) for name in libraries}
-        rows.append({"cell": path, **coordinates, **told, **versions})
+        rows.append({"cell_path": path, **coordinates, **values, **versions})
     return pd.DataFrame(rows).convert_dtypes()
 
 
@@ -102,22 +115,27 @@ def write_costs(cells: Mapping[str, Mapping[str, Any]], runs: Path, folder: Path
     write_text(folder / "costs.csv", costs_table(cells, runs).to_csv(index=False, lineterminator="\n"))
 
 
-def _run(path: Path) -> dict[str, Any]:
+def _read_run(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_bytes())
+        run = json.loads(path.read_bytes())
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return run if isinstance(run, dict) else {}
 
 
-SPLIT = "test"
-"""Lengths and balance are shown of the split that is scored; every cell's record has the others too."""
+SCORED_SPLIT = "test"
 
 
 def tasks_table(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
-    """A row for each task and PLM, from the cells' records: task, model, metric, rows of each split, the rarest and the
-    commonest label's share of the test split (empty in generation), chance (fraction), tokens of a test row with its
-    prompt (mean, longest), and the share of test rows whose text was cut.
+    """Build the table of tasks from the records of cells.
+
+    Args:
+        records: records of cells.
+
+    Returns:
+        One row per task and PLM: task, model, metric, rows of each split, the shares of the rarest and the commonest
+        label in the test split (empty for generation), chance (fraction), tokens of a test row with its prompt (mean,
+        longest), and the share of test rows whose text was truncated.
     """
     rows = {}
     for record in records:
@@ -127,11 +145,11 @@ def tasks_table(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
             "model": model,
             "metric": task["metric"],
             **task["rows"],
-            **_balance(task["label_counts"][SPLIT]),
+            **_label_shares(task["label_counts"][SCORED_SPLIT]),
             "chance": max(task["chance"], task["majority"] or 0),
-            "mean_tokens": task["lengths"][SPLIT]["mean"],
-            "longest_tokens": task["lengths"][SPLIT]["longest"],
-            "truncated": task["truncated"][SPLIT],
+            "mean_tokens": task["lengths"][SCORED_SPLIT]["mean"],
+            "longest_tokens": task["lengths"][SCORED_SPLIT]["longest"],
+            "truncated": task["truncated"][SCORED_SPLIT],
         }
     return pd.DataFrame([rows[key] for key in sorted(rows)])
 
@@ -141,6 +159,6 @@ def write_tasks(records: Iterable[Mapping[str, Any]], folder: Path) -> None:
     write_text(folder / "tasks.csv", tasks_table(records).to_csv(index=False, lineterminator="\n", float_format="%.4g"))
 
 
-def _balance(counts: Mapping[str, int]) -> dict[str, float | None]:
+def _label_shares(counts: Mapping[str, int]) -> dict[str, float | None]:
     shares = [count / sum(counts.values()) for count in counts.values()]
     return {"rarest_label": min(shares, default=None), "commonest_label": max(shares, default=None)}

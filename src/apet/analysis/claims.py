@@ -1,4 +1,4 @@
-"""The paper's claims (Su et al., EMNLP 2023), each as one signed quantity that is negative where the claim holds."""
+"""Claims of the paper (Su et al., EMNLP 2023), each as a signed quantity that is negative if the claim holds."""
 
 from __future__ import annotations
 
@@ -19,124 +19,165 @@ from apet.analysis.intervals import (
     union_interval,
 )
 from apet.analysis.means import MATCHED, RANDOM, own_count
-from apet.analysis.resampling import CELL, MeanSamples
+from apet.analysis.resampling import CELL, MeanSamples, sample_means
 from apet.analysis.thresholds import PAIR, Thresholds, restricted, threshold_samples
 from apet.analysis.trends import ClaimData, ClaimResult, slope
 from apet.analysis.variance import position_components, spread_over_tasks
 
 POINTS = 100.0
-"""Points are per cent of the score."""
+"""Points per unit of a score that is a fraction."""
+PER_TENFOLD = "per tenfold increase in parameters"
 
 
 @dataclass(frozen=True)
 class AnalysisInputs:
-    """What claims are measured on: the tidy table, the joint draws of its cells' means, and the study's margins."""
+    """Data of claims and figures."""
 
     frame: pd.DataFrame
-    draws: MeanSamples
+    """The tidy table."""
+    samples: MeanSamples
+    """Joint samples of the mean scores of its cells."""
     margins: Mapping[str, float]
+    """The study's `analysis` settings."""
+
+    @classmethod
+    def from_frame(cls, frame: pd.DataFrame, samples: MeanSamples | None = None) -> AnalysisInputs:
+        """Build the inputs from a tidy table with its attrs, and its samples if they have been computed."""
+        return cls(frame, sample_means(frame) if samples is None else samples, frame.attrs["margins"])
 
     @cached_property
     def thresholds(self) -> Thresholds:
-        return threshold_samples(self.draws, self.margins)
+        """Thresholds of every PLM and task."""
+        return threshold_samples(self.samples, self.margins)
 
 
 @dataclass(frozen=True)
 class Claim:
-    """statement: what the paper says, in our words. quantity: what is estimated, negative where that holds. measure:
-    the quantity's values of every PLM and task; compare: from them to the quantity in a scope of some PLMs."""
+    """A claim of the paper and its quantity."""
 
     name: str
     statement: str
+    """Statement of the paper, reworded."""
     quantity: str
+    """Description of the quantity, which is negative if the statement holds."""
     unit: str
     measure: Callable[[AnalysisInputs], ClaimData]
+    """Values of the quantity for every PLM and task."""
     compare: Callable[[ClaimData, Sequence[str]], ClaimResult]
+    """Quantity for the PLMs of a scope."""
 
 
-def position_variance(evidence: AnalysisInputs) -> ClaimData:
-    """Variance between APET's plans beyond reruns and test rows, points², mean over the matched budgets at which
-    all PLMs of the family have it on the task."""
-    frame = evidence.frame
+def position_variance(inputs: AnalysisInputs) -> ClaimData:
+    """Measure the variance between APET's plans, without the variance due to seeds and test rows.
+
+    Args:
+        inputs: data of the study.
+
+    Returns:
+        Points², means over the matched budgets at which all PLMs of the family have the variance on the task.
+    """
+    frame = inputs.frame
     cells = position_components(frame[frame.budget.isin([f"@{name}" for name in MATCHED])])
-    cells = _shared(cells, "budget")
+    cells = _shared_by_family(cells, "budget")
     table = cells.groupby(PAIR, as_index=False).agg(budgets=("budget", "size"))
-    row = cells.merge(table.reset_index(names="row"), on=PAIR, how="left")
-    weight = POINTS**2 / (row.budgets * row.n0)
+    terms = cells.merge(table.reset_index(names="row"), on=PAIR, how="left")
+    factor = POINTS**2 / (terms.budgets * terms.n0)
 
     def combine(weights: np.ndarray) -> Estimate:
-        terms = row.assign(scale=weights[row.row] * weight)
-        terms = terms[terms.scale != 0]
-        found = [
+        scaled = terms.assign(scale=weights[terms.row] * factor)
+        scaled = scaled[scaled.scale != 0]
+        squares = [
             (
                 sign * np.sign(group.scale.iloc[0]),
                 *satterthwaite((group.scale.abs() * group[name]).to_numpy(), group[df].to_numpy()),
             )
-            for _, group in terms.groupby(["model", np.sign(terms.scale)])
+            for _, group in scaled.groupby(["model", np.sign(scaled.scale)])
             for sign, name, df in ((1, "between", "df_between"), (-1, "within", "df_within"))
         ]
-        signs, squares, dfs = np.array(found).T
-        return mls_interval(signs * squares, dfs, -float(np.sum(terms.scale * terms.n0 * terms.rows)))
+        signs, sums, dfs = np.array(squares).T
+        return mls_interval(signs * sums, dfs, -float(np.sum(scaled.scale * scaled.n0 * scaled.rows)))
 
-    return ClaimData(
-        table, combine, cells[CELL], "no matched budget has APET with two draws, one of them with two reruns"
-    )
+    reason = "no matched budget has APET with two plans, one of them with two seeds"
+    return ClaimData(table, combine, cells[CELL], reason)
 
 
-def method_variance(evidence: AnalysisInputs) -> ClaimData:
-    """Variance between the methods' mean scores, points², of those methods that all PLMs of the family have on the
-    task; the noise of the means is taken off by the pivot. Of one variance, not a difference, the pivot is too short
-    above: the draws about a variance that came out small scatter little."""
-    cells = evidence.draws.cells.reset_index(drop=True)
+def method_variance(inputs: AnalysisInputs) -> ClaimData:
+    """Measure the variance between the methods' mean scores, with the noise of the means removed by the pivot.
+
+    For a single variance (not a difference) the pivot's upper bound is too low, because samples around a small variance
+    vary little. The union with the percentile interval is used there.
+
+    Args:
+        inputs: data of the study.
+
+    Returns:
+        Points², of the methods that all PLMs of the family have on the task.
+    """
+    cells = inputs.samples.cells.reset_index(drop=True)
     own = own_count(cells) & cells.placement.isin(("full", *MATCHED)) & cells["mean"].notna()
-    own = _shared(cells[own].drop_duplicates(["model", "task", "placement"]), "placement")
-    scores = np.vstack([own["mean"], evidence.draws.values[:, own.index]])
-    places = own.reset_index(drop=True).groupby(PAIR).indices
-    pairs = {pair: place for pair, place in places.items() if len(place) > 1}
+    own = _shared_by_family(cells[own].drop_duplicates(["model", "task", "placement"]), "placement")
+    scores = np.vstack([own["mean"], inputs.samples.values[:, own.index]])
+    indices = own.reset_index(drop=True).groupby(PAIR).indices
+    pairs = {pair: index for pair, index in indices.items() if len(index) > 1}
     table = pd.DataFrame(list(pairs), columns=PAIR)
-    values = np.array([scores[:, place].var(axis=1, ddof=1) for place in pairs.values()]).T * POINTS**2
-    lacking = "fewer than two methods have been run at their own count on all PLMs of the family"
+    values = np.array([scores[:, index].var(axis=1, ddof=1) for index in pairs.values()]).T * POINTS**2
 
     def combine(weights: np.ndarray) -> Estimate:
-        drawn, plug_in = values[1:] @ weights, float(values[0] @ weights)
-        pivot = basic_interval(drawn, plug_in)
-        return union_interval(pivot, percentile_interval(drawn, plug_in)) if (weights >= 0).all() else pivot
+        samples, plug_in = values[1:] @ weights, float(values[0] @ weights)
+        pivot = basic_interval(samples, plug_in)
+        return union_interval(pivot, percentile_interval(samples, plug_in)) if (weights >= 0).all() else pivot
 
-    return ClaimData(table, combine, own[CELL], lacking)
-
-
-def high_threshold(evidence: AnalysisInputs) -> ClaimData:
-    """log10 of the parameters that match full fine-tuning, within the budgets tested on all PLMs of the family."""
-    lacking = "no high threshold: full fine-tuning or APET is missing, or no two budgets are shared"
-    return _threshold(evidence, "high", ["family", "task"], lacking)
+    reason = "fewer than two methods were run at their own count on all PLMs of the family"
+    return ClaimData(table, combine, own[CELL], reason)
 
 
-def low_threshold(evidence: AnalysisInputs) -> ClaimData:
-    """log10 of the parameters that beat a guess, within the budgets tested on all tasks of the PLM."""
-    lacking = "no low threshold: APET has not been run, or no two budgets are shared by the tasks"
-    return _threshold(evidence, "low", ["model"], lacking, evidence.margins["equivalence_decades"])
+def full_ft_threshold(inputs: AnalysisInputs) -> ClaimData:
+    """Measure log10 of the parameters that match full fine-tuning, within the budgets tested on the whole family.
+
+    Args:
+        inputs: data of the study.
+
+    Returns:
+        log10 thresholds.
+    """
+    reason = "no full fine-tuning threshold: full fine-tuning or APET is missing, or PLMs share fewer than two budgets"
+    return _threshold(inputs, "full_ft", ["family", "task"], reason)
+
+
+def chance_threshold(inputs: AnalysisInputs) -> ClaimData:
+    """Measure log10 of the parameters that exceed chance, within the budgets tested on all tasks of the PLM.
+
+    Args:
+        inputs: data of the study.
+
+    Returns:
+        log10 thresholds.
+    """
+    reason = "no chance threshold: APET was not run, or tasks share fewer than two budgets"
+    return _threshold(inputs, "chance", ["model"], reason, inputs.margins["equivalence_decades"])
 
 
 def _threshold(
-    evidence: AnalysisInputs, kind: str, alike: list[str], lacking: str, reference: float = 0.0
+    inputs: AnalysisInputs, kind: str, group_keys: list[str], missing_reason: str, reference: float = 0.0
 ) -> ClaimData:
-    found = restricted(evidence.thresholds, kind, alike)
-    cells = evidence.draws.cells
-    used = cells.placement.eq(RANDOM) | (own_count(cells) & cells.placement.eq("full") & (kind == "high"))
+    thresholds = restricted(inputs.thresholds, kind, group_keys)
+    cells = inputs.samples.cells
+    full = own_count(cells) & cells.placement.eq("full") & (kind == "full_ft")
+    sources = cells[(cells.placement.eq(RANDOM) | full) & cells["mean"].notna()][CELL]
 
     def combine(weights: np.ndarray) -> Estimate:
-        plug_in, drawn = float(found.values[0] @ weights), found.values[1:] @ weights
+        plug_in, samples = float(thresholds.values[0] @ weights), thresholds.values[1:] @ weights
         if (weights >= 0).all():
-            return union_interval(percentile_interval(drawn, plug_in), basic_interval(drawn, plug_in))
-        # Noise draws thresholds together, towards the ends of the range and the gaps between budgets.
-        return bias_corrected_interval(drawn, plug_in, found.again @ weights)
+            return union_interval(percentile_interval(samples, plug_in), basic_interval(samples, plug_in))
+        # Noise pulls thresholds together, towards the ends of the range and the gaps between budgets.
+        return bias_corrected_interval(samples, plug_in, thresholds.double_bootstrap @ weights)
 
-    behind = cells[used & cells["mean"].notna()][CELL]
-    return ClaimData(found.table, combine, behind, lacking, found.values, found.table.end.to_numpy(), reference)
+    table = thresholds.table
+    return ClaimData(table, combine, sources, missing_reason, thresholds.values, table.censoring.to_numpy(), reference)
 
 
-def _shared(cells: pd.DataFrame, column: str) -> pd.DataFrame:
-    """Cells whose `column` has a value that all PLMs of the family with any such cell on the task share."""
+def _shared_by_family(cells: pd.DataFrame, column: str) -> pd.DataFrame:
+    """Return the cells whose value of `column` occurs on all PLMs of the family that have such cells on the task."""
     plms = cells.groupby(["family", "task"]).model.transform("nunique")
     return cells[cells.groupby(["family", "task", column]).model.transform("nunique") == plms]
 
@@ -144,34 +185,34 @@ def _shared(cells: pd.DataFrame, column: str) -> pd.DataFrame:
 CLAIMS = (
     Claim(
         "positions",
-        "The larger the PLM, the less the positions of the tunable parameters matter.",
-        "change of the variance between random plans at a matched number of parameters beyond that of reruns; where "
-        "there is none, it is estimated below 0 as often as above",
-        "points² a decade",
+        "The larger the PLM, the less the positions of the trainable parameters matter.",
+        "change of the variance between random plans at a matched number of parameters, without the variance between "
+        "seeds; if the true change is 0, the estimate is below 0 as often as above",
+        f"points² {PER_TENFOLD}",
         position_variance,
         slope,
     ),
     Claim(
-        "high_threshold",
-        "The larger the PLM, the fewer tunable parameters match full fine-tuning.",
-        "change of the number of parameters from which on APET is within the margin of full fine-tuning",
-        "decades a decade",
-        high_threshold,
+        "full_ft_threshold",
+        "The larger the PLM, the fewer trainable parameters match full fine-tuning.",
+        "change of log₁₀ of the number of parameters from which APET is within the margin of full fine-tuning",
+        f"powers of ten {PER_TENFOLD}",
+        full_ft_threshold,
         slope,
     ),
     Claim(
-        "low_threshold",
-        "On one PLM, about the same number of tunable parameters beats a guess on different tasks.",
-        "S.D. over tasks of the number of parameters that beats a guess, less what counts as about the same",
-        "decades",
-        low_threshold,
+        "chance_threshold",
+        "On one PLM, about the same number of trainable parameters exceeds chance on different tasks.",
+        "S.D. over tasks of log₁₀ of the number of parameters that exceeds chance, minus the equivalence margin",
+        "powers of ten",
+        chance_threshold,
         spread_over_tasks,
     ),
     Claim(
         "methods",
         "The larger the PLM, the less the tuning methods differ.",
         "change of the variance between the methods' mean scores",
-        "points² a decade",
+        f"points² {PER_TENFOLD}",
         method_variance,
         slope,
     ),

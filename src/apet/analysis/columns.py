@@ -1,4 +1,4 @@
-"""The columns of the tidy table: what each is called, holds and means, and where in a cell's record it stands."""
+"""Columns of the tidy table: name, type, source key in a cell's record, and meaning."""
 
 from __future__ import annotations
 
@@ -6,74 +6,76 @@ from dataclasses import dataclass
 
 LIST = "object"
 """dtype of a column of float32 arrays."""
-METRICS = ("accuracy", "f1", "em", "rouge_l")
-"""Every metric a task may ask for; one of them is its `score`."""
+TASK_METRICS = ("accuracy", "f1", "em", "rouge_l")
+"""All metrics of tasks. One of them is the task's `test_score`."""
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column of the tidy table, its dtype in pandas, and the dotted key of `metrics.json` that fills it (empty:
-    derived here).
-
-    `empty` says when the key may be null: "never", "diverged" (the replicate has no score), or "always".
-    """
+    """A column of the tidy table."""
 
     name: str
     dtype: str
+    """pandas dtype."""
     key: str
+    """Dotted key of `metrics.json`; empty if the column is derived."""
     meaning: str
     empty: str = "never"
+    """When the key may be null: "never", "diverged" (the replicate has no score) or "always"."""
 
 
-COLUMNS = (
+_STRUCTURES = {
+    "entry": "scalars of frozen weights",
+    "bias": "output biases",
+    "lowrank": "rank-1 components",
+    "bottleneck": "hidden units of adapters",
+    "token": "virtual tokens",
+}
+TIDY_COLUMNS = (
     Column("model", "str", "cell.model", "name of the PLM in the study"),
     Column("family", "str", "plm.family", "architecture of the PLM"),
-    Column("parameters", "int64", "plm.parameters", "parameters of the PLM"),
-    Column("non_embedding", "int64", "plm.non_embedding", "parameters outside the embeddings: the scale of the PLM"),
+    Column("num_params", "int64", "plm.num_params", "parameters of the PLM"),
+    Column("non_embedding_params", "int64", "plm.non_embedding_params", "parameters outside the embeddings: PLM size"),
     Column("task", "str", "cell.task", "name of the task"),
-    Column("metric", "str", "task.metric", "what `score` measures"),
-    Column("placement", "str", "cell.placement", "rule that spreads the budget"),
+    Column("metric", "str", "task.metric", "metric of `test_score`"),
+    Column("placement", "str", "cell.placement", "rule that places the budget"),
     Column("budget", "str", "cell.budget", "budget as the study writes it"),
-    Column("tunable", "int64", "tunable", "tunable parameters, the budget as a number"),
-    Column("share", "float64", "", "tunable / parameters"),
-    Column("head", "int64", "head.parameters", "parameters of a trained classification head, apart from `tunable`"),
-    Column("draw", "int64", "replicate.draw", "draw of the plan: which positions"),
-    Column("rerun", "int64", "replicate.rerun", "repetition of one plan: other initialisation and data order"),
-    Column("entry", "int64", "replicate.structures.entry", "tunable parameters in scalars of frozen weights"),
-    Column("bias", "int64", "replicate.structures.bias", "tunable parameters in output biases"),
-    Column("lowrank", "int64", "replicate.structures.lowrank", "tunable parameters in rank-1 components"),
-    Column("bottleneck", "int64", "replicate.structures.bottleneck", "tunable parameters in hidden units of adapters"),
-    Column("token", "int64", "replicate.structures.token", "tunable parameters in virtual tokens"),
-    Column("chance", "float64", "task.chance", "score of a uniform guess, fraction"),
-    Column("majority", "float64", "task.majority", "score of always the best label (none in generation)", "always"),
-    Column("labels", "Int64", "task.labels", "number of labels (none in generation)", "always"),
-    Column("n", "int64", "replicate.test.n", "test rows scored"),
-    Column("score", "float64", "replicate.test.score", "test score, fraction", "diverged"),
-    *(Column(name, "float64", "", f"test {name}, fraction (where the task asks for it)", "always") for name in METRICS),
+    Column("trainable_params", "int64", "trainable_params", "trainable parameters: the budget as a number"),
+    Column("trainable_fraction", "float64", "", "trainable_params / num_params"),
+    Column("head_params", "int64", "head.parameters", "parameters of a trained head, not in `trainable_params`"),
+    Column("plan_index", "int64", "replicate.plan_index", "index of the plan, which fixes the positions"),
+    Column("seed_index", "int64", "replicate.seed_index", "index of the seed of initialisation and data order"),
+    *(
+        Column(f"params_{name}", "int64", f"replicate.structures.{name}", f"trainable parameters in {meaning}")
+        for name, meaning in _STRUCTURES.items()
+    ),
+    Column("chance_uniform", "float64", "task.chance", "score of a uniform guess, fraction"),
+    Column("chance_majority", "float64", "task.majority", "score of the best constant label, fraction", "always"),
+    Column("num_labels", "Int64", "task.labels", "number of labels (classification)", "always"),
+    Column("n_test", "int64", "replicate.test.n", "test rows scored"),
+    Column("test_score", "float64", "replicate.test.score", "test score, fraction", "diverged"),
+    *(Column(name, "float64", "", f"test {name}, fraction (if the task uses it)", "always") for name in TASK_METRICS),
     Column("test_loss", "float64", "replicate.test.loss", "mean test loss, nats", "always"),
     Column("validation_score", "float64", "replicate.validation.score", "validation score, fraction", "diverged"),
-    Column("validation_n", "int64", "replicate.validation.n", "validation rows scored"),
-    Column("rate", "float64", "replicate.rate", "learning rate chosen on validation", "always"),
+    Column("n_validation", "int64", "replicate.validation.n", "validation rows scored"),
+    Column("lr_multiplier", "float64", "replicate.lr_multiplier", "learning rate multiplier, by validation", "always"),
     Column("best_step", "int64", "replicate.best_step", "step of the checkpoint chosen on validation"),
-    Column("steps", "int64", "replicate.steps", "steps trained"),
-    Column("outcome", "str", "replicate.outcome", "ok, or diverged"),
-    Column("seed", "int64", "cell.seed", "seed of the study, of which with the coordinates all others are hashes"),
-    Column("content", "str", "plm.content", "digest of the PLM's weights and tokenizer"),
-    Column("data", "str", "task.digest", "digest of the prepared task"),
-    Column("trainer", "int64", "cell.trainer_version", "version of the trainer's numerics"),
-    Column("plan", "str", "replicate.plan", "digest of the plan"),
-    Column("theta", "str", "replicate.theta", "digest of the tuned parameters"),
-    Column("cell", "str", "", "folder of the cell, relative to the root of the cells"),
-    Column(
-        "rows", LIST, "", "score on each test row, in one order for all replicates of a task; their mean is `score`"
-    ),
+    Column("num_steps", "int64", "replicate.num_steps", "steps trained"),
+    Column("outcome", "str", "replicate.outcome", "ok or diverged"),
+    Column("seed", "int64", "cell.seed", "seed of the study; all other seeds are hashes of it and the coordinates"),
+    Column("model_digest", "str", "plm.content", "digest of the PLM's weights and tokenizer"),
+    Column("data_digest", "str", "task.digest", "digest of the prepared task"),
+    Column("trainer_version", "int64", "cell.trainer_version", "version of the trainer's numerics"),
+    Column("plan_digest", "str", "replicate.plan_digest", "digest of the plan"),
+    Column("theta_digest", "str", "replicate.theta_digest", "digest of the trained parameters"),
+    Column("cell_path", "str", "", "folder of the cell, relative to the folder of all cells"),
+    Column("row_scores", LIST, "", "score on each test row, in one order for all replicates of a task"),
 )
-SCHEMA: dict[str, str] = {column.name: column.dtype for column in COLUMNS}
-FLAT = [column.name for column in COLUMNS if column.dtype != LIST]
-"""Columns of the CSV file."""
-TYPES = {"str": "text", "int64": "integer", "Int64": "integer", "float64": "number", LIST: "list of float32"}
-EMPTY = {
+TIDY_SCHEMA: dict[str, str] = {column.name: column.dtype for column in TIDY_COLUMNS}
+CSV_COLUMNS = [column.name for column in TIDY_COLUMNS if column.dtype != LIST]
+TYPE_NAMES = {"str": "text", "int64": "integer", "Int64": "integer", "float64": "number", LIST: "list of float32"}
+EMPTY_NOTES = {
     "never": "",
-    "diverged": "where the replicate diverged, so that no mean counts it",
-    "always": "where there is none",
+    "diverged": "if the replicate diverged; means leave it out",
+    "always": "if not applicable",
 }

@@ -1,4 +1,4 @@
-"""The study's answer: for each claim and scope an estimate, its interval, a verdict, and the cells behind it."""
+"""Findings of a study: for each claim and scope an estimate, its interval, a verdict and the source cells."""
 
 from __future__ import annotations
 
@@ -17,153 +17,163 @@ from apet.analysis.trends import ClaimData, ClaimResult
 from apet.analysis.variance import position_spread
 
 OVERALL = "overall"
-LEVELS = ("these_tasks", "beyond")
+LEVELS = ("fixed_tasks", "task_population")
 DIGITS = 4
-COLUMNS = ["claim", "scope", "cell"]
+SOURCE_COLUMNS = ["claim", "scope", "cell_path"]
 
 
-def findings(frame: pd.DataFrame, draws: MeanSamples | None = None) -> dict[str, Any]:
-    """The document of `findings.json` from a tidy table (with its attrs); `draws` where they are at hand already.
-    `table`: the SHA-256 of the table's file, by which the report knows that these are its findings.
+def build_findings(inputs: AnalysisInputs) -> tuple[dict[str, Any], pd.DataFrame]:
+    """Test all claims of the study.
 
-    Every claim is that a quantity is negative. Two levels: these tasks (tasks fixed) and beyond them (tasks a sample).
-    Holm's correction (1979) over the claims that can be tested in a scope and level. supported: adjusted p < 0.05 and
-    the estimate negative; contradicted: adjusted p < 0.05 and positive; undecided otherwise, or with a `reason` where
-    the quantity is not estimable. Numbers at 4 significant digits, null where there is none or no bound.
+    Every claim is that a quantity is negative. It is tested at two levels: `fixed_tasks` (the study's tasks) and
+    `task_population` (tasks as a random sample). Holm's correction (1979) is over the claims that can be tested in a
+    scope and level. supported: adjusted p < 0.05 and a negative estimate; contradicted: adjusted p < 0.05 and a
+    positive one; undecided otherwise, with a `reason` if the quantity is not estimable.
+
+    Args:
+        inputs: data of the study; the attrs of its table come from `read_tidy`.
+
+    Returns:
+        The document of `findings.json`, numbers at 4 significant digits, null if there is no estimate or no bound, and
+        `table` the SHA-256 of the tidy table's file; and one row per claim, scope and source cell.
     """
-    return _document(frame, _evidence(frame, draws))[0]
-
-
-def compact(found: Mapping[str, Any]) -> dict[str, Any]:
-    """What a person compares between revisions: verdict on these tasks, its sign (1 supported, −1 contradicted, 0),
-    estimate and interval, by claim and scope."""
-    signs = {"supported": 1, "contradicted": -1, "undecided": 0}
-    return {
-        name: {
-            scope: {
-                "verdict": entry["these_tasks"]["verdict"],
-                "sign": signs[entry["these_tasks"]["verdict"]],
-                **{key: entry["these_tasks"][key] for key in ("estimate", "low", "high")},
-            }
-            for scope, entry in claim["scopes"].items()
-        }
-        for name, claim in found["claims"].items()
-    }
-
-
-def _evidence(frame: pd.DataFrame, draws: MeanSamples | None) -> AnalysisInputs:
-    return AnalysisInputs(frame, sample_means(frame) if draws is None else draws, frame.attrs["margins"])
-
-
-def _document(frame: pd.DataFrame, evidence: AnalysisInputs) -> tuple[dict[str, Any], pd.DataFrame]:
-    """The document, and a row for each claim, scope and cell behind it."""
+    frame = inputs.frame
     scopes = {OVERALL: models_by_scale(frame)}
     scopes |= {family: models_by_scale(group) for family, group in frame.groupby("family")}
-    scored = frame[frame.score.notna()].groupby([*CELL, "cell"]).size().reset_index(name="replicates")
-    measured = {claim.name: claim.measure(evidence) for claim in CLAIMS}
+    scored = frame[frame.test_score.notna()].groupby([*CELL, "cell_path"]).size().reset_index(name="replicates")
+    data = {claim.name: claim.measure(inputs) for claim in CLAIMS}
     entries: dict[str, dict[str, Any]] = {claim.name: {} for claim in CLAIMS}
-    behind = [pd.DataFrame(columns=COLUMNS)]
+    sources = [pd.DataFrame(columns=SOURCE_COLUMNS)]
     for scope, models in scopes.items():
-        compared = {claim.name: _compare(claim, measured[claim.name], models) for claim in CLAIMS}
-        levels = {level: _level(compared, level) for level in LEVELS}
-        for name, result in compared.items():
-            cells = _cells(scored, measured[name], result)
-            findings = {level: levels[level][name] for level in LEVELS}
-            entries[name][scope] = findings | _facts(measured[name], result, cells)
-            behind.append(pd.DataFrame({"claim": name, "scope": scope, "cell": sorted(cells.cell)}))
+        results = {claim.name: _compare(claim, data[claim.name], models) for claim in CLAIMS}
+        levels = {level: _findings_of(results, level) for level in LEVELS}
+        for name, result in results.items():
+            cells = _source_cells(scored, data[name], result)
+            by_level = {level: levels[level][name] for level in LEVELS}
+            entries[name][scope] = by_level | _basis(data[name], result, cells)
+            sources.append(pd.DataFrame({"claim": name, "scope": scope, "cell_path": sorted(cells.cell_path)}))
     document = {
         "study": frame.attrs["study"],
         "table": frame.attrs["digest"],
         "confidence": CONFIDENCE,
-        "margins": dict(evidence.margins),
+        "margins": dict(inputs.margins),
         "missing": len(frame.attrs["missing"]),
-        "claims": {claim.name: _head(claim) | {"scopes": entries[claim.name]} for claim in CLAIMS},
+        "claims": {
+            claim.name: {
+                "statement": claim.statement,
+                "quantity": claim.quantity,
+                "unit": claim.unit,
+                "scopes": entries[claim.name],
+            }
+            for claim in CLAIMS
+        },
     }
-    return document, pd.concat(behind, ignore_index=True)
+    return document, pd.concat(sources, ignore_index=True)
 
 
-def _head(claim: Claim) -> dict[str, str]:
-    return {"statement": claim.statement, "quantity": claim.quantity, "unit": claim.unit}
+def compact(findings: Mapping[str, Any]) -> dict[str, Any]:
+    """Select what `dvc metrics diff` compares from the document of `findings.json`.
+
+    Args:
+        findings: the document.
+
+    Returns:
+        By claim and scope, for the study's tasks: verdict, sign (1 supported, −1 contradicted, 0), estimate, low, high.
+    """
+    signs = {"supported": 1, "contradicted": -1, "undecided": 0}
+    return {
+        name: {
+            scope: {
+                "verdict": entry["fixed_tasks"]["verdict"],
+                "sign": signs[entry["fixed_tasks"]["verdict"]],
+                **{key: entry["fixed_tasks"][key] for key in ("estimate", "low", "high")},
+            }
+            for scope, entry in claim["scopes"].items()
+        }
+        for name, claim in findings["claims"].items()
+    }
 
 
-def _compare(claim: Claim, measured: ClaimData, models: list[str]) -> ClaimResult | str:
-    """The claim's quantity in a scope, or why there is none."""
+def _compare(claim: Claim, data: ClaimData, models: list[str]) -> ClaimResult | str:
+    """Return the claim's quantity in a scope, or the reason why it is not estimable."""
     try:
-        return claim.compare(measured, models)
+        return claim.compare(data, models)
     except NotEstimable as error:
         return str(error)
 
 
-def _level(compared: Mapping[str, ClaimResult | str], level: str) -> dict[str, dict[str, Any]]:
-    """Each claim's finding at one level, p-values adjusted over the claims that can be tested."""
-    estimates, found = {}, {}
-    for name, result in compared.items():
-        estimate = result if isinstance(result, str) else (result.these if level == LEVELS[0] else result.beyond)
-        remark = "" if isinstance(result, str) else result.remark
-        found[name] = _undecided(estimate) if isinstance(estimate, str) else _finding(estimate, remark)
-        if not isinstance(estimate, str):
+def _findings_of(results: Mapping[str, ClaimResult | str], level: str) -> dict[str, dict[str, Any]]:
+    """Return each claim's finding at one level, with p-values adjusted over the claims that can be tested."""
+    estimates, findings = {}, {}
+    for name, result in results.items():
+        estimate = result if isinstance(result, str) else getattr(result, level)
+        if isinstance(estimate, str):
+            findings[name] = _finding(None, estimate)
+        else:
+            findings[name] = _finding(estimate, result.remark if isinstance(result, ClaimResult) else "")
             estimates[name] = estimate
     p = [estimate.p for estimate in estimates.values()]
     adjusted = multipletests(p, method="holm")[1] if p else []
     for (name, estimate), value in zip(estimates.items(), adjusted, strict=True):
-        decided = value < 1 - CONFIDENCE
-        verdict = ("supported" if estimate.interval[1] < 0 else "contradicted") if decided else "undecided"
-        found[name] |= {"p_adjusted": _number(value), "verdict": verdict}
-    return found
+        significant = value < 1 - CONFIDENCE
+        verdict = ("supported" if estimate.interval[1] < 0 else "contradicted") if significant else "undecided"
+        findings[name] |= {"p_adjusted": _number(value), "verdict": verdict}
+    return findings
 
 
-def _undecided(reason: str) -> dict[str, Any]:
-    numbers = dict.fromkeys(("estimate", "low", "high", "p", "p_adjusted"))
-    return {**numbers, "verdict": "undecided", "reason": reason}
+def _finding(estimate: Estimate | None, reason: str) -> dict[str, Any]:
+    low, high = estimate.interval if estimate else (np.nan, np.nan)
+    value, p = (estimate.value, estimate.p) if estimate else (np.nan, np.nan)
+    numbers = {"estimate": _number(value), "low": _number(low), "high": _number(high), "p": _number(p)}
+    return {**numbers, "p_adjusted": None, "verdict": "undecided", "reason": reason or None}
 
 
-def _finding(estimate: Estimate, remark: str) -> dict[str, Any]:
-    low, high = map(_number, estimate.interval)
-    numbers = {"estimate": _number(estimate.value), "low": low, "high": high, "p": _number(estimate.p)}
-    return {**numbers, "p_adjusted": None, "verdict": "undecided", "reason": remark or None}
-
-
-def _facts(measured: ClaimData, compared: ClaimResult | str, cells: pd.DataFrame) -> dict[str, Any]:
-    """What a finding rests on: PLMs, tasks, numbers of cells and of replicates with a score, each PLM's own value."""
-    if isinstance(compared, str):
+def _basis(data: ClaimData, result: ClaimResult | str, cells: pd.DataFrame) -> dict[str, Any]:
+    """Return the basis of a finding: PLMs, tasks, numbers of cells and scored replicates, and each PLM's value."""
+    if isinstance(result, str):
         return {"plms": [], "tasks": [], "cells": 0, "replicates": 0, "values": []}
-    table = measured.table[compared.rows]
-    sizes = table.groupby("model", sort=False).non_embedding.first()
+    table = data.table[result.rows]
+    sizes = table.groupby("model", sort=False).non_embedding_params.first()
     values = []
     for model, size in sizes.items():
-        own = compared.values.get(model)
+        own = result.values.get(model)
         low, high = own.interval if own else (np.nan, np.nan)
         numbers = {"value": _number(own.value if own else np.nan), "low": _number(low), "high": _number(high)}
-        values.append({"model": model, "non_embedding": int(size), **numbers})
-    tasks = sorted(table.task.unique())
-    count = {"cells": len(cells), "replicates": int(cells.replicates.sum())}
-    return {"plms": list(sizes.index), "tasks": tasks, **count, "values": values}
+        values.append({"model": model, "non_embedding_params": int(size), **numbers})
+    counts = {"cells": len(cells), "replicates": int(cells.replicates.sum())}
+    return {"plms": list(sizes.index), "tasks": sorted(table.task.unique()), **counts, "values": values}
 
 
-def _cells(scored: pd.DataFrame, measured: ClaimData, compared: ClaimResult | str) -> pd.DataFrame:
-    """Those of the cells `scored` (CELL columns, `cell`, `replicates`) that are behind a finding."""
-    if isinstance(compared, str):
+def _source_cells(scored: pd.DataFrame, data: ClaimData, result: ClaimResult | str) -> pd.DataFrame:
+    """Return the rows of `scored` (CELL columns, `cell_path`, `replicates`) from which a finding is computed."""
+    if isinstance(result, str):
         return scored.iloc[:0]
-    pairs = measured.table[compared.rows][["model", "task"]]
-    return scored.merge(measured.cells.merge(pairs, on=["model", "task"]), on=CELL)
+    pairs = data.table[result.rows][["model", "task"]]
+    return scored.merge(data.source_cells.merge(pairs, on=["model", "task"]), on=CELL)
 
 
 def _number(value: float) -> float | None:
     return float(f"{value:.{DIGITS}g}") if np.isfinite(value) else None
 
 
-def summary(frame: pd.DataFrame, study: str, draws: MeanSamples | None = None) -> dict[str, Any]:
-    """The numbers of a study that a person compares between revisions, fractions at 4 decimals; null where data lack.
+def summary(frame: pd.DataFrame, study: str, samples: MeanSamples | None = None) -> dict[str, Any]:
+    """Compute the numbers of a study that `dvc metrics diff` compares, fractions at 4 decimals, null without data.
 
-    `score`: mean over tasks by PLM and placement@budget; `task`: the methods at their own count by PLM and task;
-    `position_sd`: mean over tasks of the S.D. between draws by PLM and budget.
+    Args:
+        frame: the tidy table.
+        study: id of the study.
+        samples: its samples, if they have been computed.
+
+    Returns:
+        `study`; `score`: mean over tasks by PLM and placement@budget; `task`: the methods at their own count by PLM and
+        task; `position_sd`: mean over tasks of the S.D. between plans by PLM and budget.
     """
     tasks = sorted(frame.task.unique())
-    draws = sample_means(frame) if draws is None else draws
-    means, own = over_tasks(draws, tasks), method_scores(draws)
+    samples = sample_means(frame) if samples is None else samples
+    means, own = over_tasks(samples, tasks), method_scores(samples)
     spread = position_spread(frame).groupby(["model", "budget"]).sd.agg(["mean", "count"])
     result: dict[str, Any] = {"study": study, "score": {}, "task": {}, "position_sd": {}}
-    for row in means.sort_values(["model", "placement", "tunable", "budget"]).itertuples():
+    for row in means.sort_values(["model", "placement", "trainable_params", "budget"]).itertuples():
         result["score"].setdefault(row.model, {})[f"{row.placement}@{row.budget.lstrip('@')}"] = _rounded(row.mean)
     for row in own.itertuples():
         result["task"].setdefault(row.model, {}).setdefault(row.task, {})[row.placement] = _rounded(row.mean)

@@ -1,4 +1,4 @@
-"""Estimates that know their intervals at every level; a p-value is the level at which the interval lets go of 0."""
+"""Point estimates with intervals at any level. The p-value is the smallest alpha whose interval excludes 0."""
 
 from __future__ import annotations
 
@@ -9,20 +9,23 @@ import numpy as np
 from scipy import stats
 
 CONFIDENCE = 0.95
-SMALLEST = 1e-6
-"""p-values are not told apart below this."""
+SMALLEST_P = 1e-6
+"""Lower limit of p-values."""
+
+Bounds = Callable[[float], tuple[float, float]]
 
 
 class NotEstimable(Exception):
-    """What is asked for cannot be had from these data; the message says why, for the reader of the findings."""
+    """The data do not determine an estimate. The message is the reason, for readers of the findings."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number with its two-sided intervals: `bounds(alpha)` gives (low, high) at confidence 1 − alpha, nested."""
+    """A value with two-sided intervals at every level."""
 
     value: float
-    bounds: Callable[[float], tuple[float, float]]
+    bounds: Bounds
+    """alpha -> (low, high) at confidence 1 − alpha; intervals are nested."""
 
     @property
     def interval(self) -> tuple[float, float]:
@@ -31,89 +34,122 @@ class Estimate:
 
     @property
     def p(self) -> float:
-        """Two-sided p-value of "the truth is 0": the smallest alpha whose interval leaves 0 out, by bisection."""
-        if not self._excludes(1.0):
+        """Two-sided p-value of "the true value is 0": the smallest alpha whose interval excludes 0, by bisection."""
+        if not self._excludes_zero(1.0):
             return 1.0
-        low, high = np.log(SMALLEST), 0.0
-        if self._excludes(SMALLEST):
-            return SMALLEST
+        low, high = np.log(SMALLEST_P), 0.0
+        if self._excludes_zero(SMALLEST_P):
+            return SMALLEST_P
         for _ in range(40):
             middle = (low + high) / 2
-            low, high = (low, middle) if self._excludes(np.exp(middle)) else (middle, high)
+            low, high = (low, middle) if self._excludes_zero(np.exp(middle)) else (middle, high)
         return float(np.exp(high))
 
-    def _excludes(self, alpha: float) -> bool:
+    def _excludes_zero(self, alpha: float) -> bool:
         low, high = self.bounds(alpha)
         return low > 0 or high < 0
 
 
-def percentile_interval(draws: np.ndarray, value: float) -> Estimate:
-    """Percentile intervals (Efron 1979) of draws (count,) about a plug-in value; keeps to the draws' range."""
-    ordered = np.sort(draws)
+def percentile_interval(samples: np.ndarray, value: float) -> Estimate:
+    """Return percentile intervals (Efron 1979), which stay within the range of the samples.
+
+    Args:
+        samples: bootstrap samples (count,).
+        value: plug-in estimate.
+
+    Returns:
+        `value` with the quantiles of the samples.
+    """
+    ordered = np.sort(samples)
     return Estimate(float(value), lambda alpha: _quantiles(ordered, alpha))
 
 
-def basic_interval(draws: np.ndarray, plug_in: float) -> Estimate:
-    """Basic bootstrap intervals (Davison and Hinkley 1997, 5.2): 2 × plug-in − quantiles, so that the bias of a plug-in
-    variance goes. The value is the median of the same confidence distribution, since Student's draws of few degrees of
-    freedom have a square without a mean."""
-    ordered = np.sort(draws)
+def basic_interval(samples: np.ndarray, plug_in: float) -> Estimate:
+    """Return basic bootstrap intervals, 2 × plug-in − quantiles (Davison and Hinkley 1997, 5.2).
+
+    They remove the bias of a plug-in variance. The value is the median of the same confidence distribution, because the
+    square of a Student's t variate with few degrees of freedom has no mean.
+
+    Args:
+        samples: bootstrap samples (count,).
+        plug_in: plug-in estimate.
+
+    Returns:
+        The bias-corrected value with its intervals.
+    """
+    ordered = np.sort(samples)
 
     def bounds(alpha: float) -> tuple[float, float]:
         low, high = _quantiles(ordered, alpha)
         return 2 * plug_in - high, 2 * plug_in - low
 
-    return Estimate(float(2 * plug_in - np.median(draws)), bounds)
+    return Estimate(float(2 * plug_in - np.median(samples)), bounds)
 
 
-def bias_corrected_interval(draws: np.ndarray, plug_in: float, again: np.ndarray) -> Estimate:
-    """A plug-in less its bias on draws (count,), with normal intervals (Davison and Hinkley 1997, 5.2 and 3.9).
+def bias_corrected_interval(samples: np.ndarray, plug_in: float, double_bootstrap: np.ndarray) -> Estimate:
+    """Return a plug-in estimate minus its bias, with normal intervals (Davison and Hinkley 1997, 5.2 and 3.9).
 
-    The correction has noise of its own, so the standard error is not that of the draws, but that of the draws after the
-    same correction, each by the draws about it, `again` (times, count): a bootstrap iterated once (Hall 1986).
+    The bias correction is noisy too. The standard error is therefore the S.D. of samples that are corrected in the same
+    way, each by its own second-level samples (double bootstrap, Hall 1986).
+
+    Args:
+        samples: bootstrap samples (count,).
+        plug_in: plug-in estimate.
+        double_bootstrap: second-level samples (repeats, count).
+
+    Returns:
+        The corrected value with its intervals.
     """
-    value, error = 2 * plug_in - float(np.mean(draws)), float(np.std(2 * draws - again.mean(axis=0)))
+    value = 2 * plug_in - float(np.mean(samples))
+    error = float(np.std(2 * samples - double_bootstrap.mean(axis=0)))
+    return Estimate(value, _symmetric(value, error, stats.norm.isf))
+
+
+def union_interval(first: Estimate, second: Estimate) -> Estimate:
+    """Return the value of `first` with the outer bounds of both estimates."""
 
     def bounds(alpha: float) -> tuple[float, float]:
-        half = float(stats.norm.isf(alpha / 2)) * error
-        return value - half, value + half
+        lows, highs = zip(first.bounds(alpha), second.bounds(alpha), strict=True)
+        return min(lows), max(highs)
 
-    return Estimate(value, bounds)
-
-
-def union_interval(one: Estimate, other: Estimate) -> Estimate:
-    """The value of `one`, with the outer bounds of both."""
-
-    def bounds(alpha: float) -> tuple[float, float]:
-        (low, high), (lower, higher) = one.bounds(alpha), other.bounds(alpha)
-        return min(low, lower), max(high, higher)
-
-    return Estimate(one.value, bounds)
+    return Estimate(first.value, bounds)
 
 
 def t_interval(values: np.ndarray) -> Estimate:
-    """The mean of a population of which `values` (tasks,) are a sample: Student's t, unweighted.
+    """Estimate a population mean by unweighted Student's t, as Hartung and Knapp (2001) do.
 
-    As Hartung and Knapp (2001) do: the scatter holds all noise of the values. NotEstimable for fewer than two values.
+    The scatter of the values includes their measurement noise.
+
+    Args:
+        values: one value per task (tasks,), a sample of the population of tasks.
+
+    Returns:
+        The mean with its intervals.
+
+    Raises:
+        NotEstimable: fewer than two values.
     """
     count = len(values)
     if count < 2:
-        raise NotEstimable("one task says nothing of other tasks")
+        raise NotEstimable("one task does not tell how tasks vary")
     mean, error = float(np.mean(values)), float(np.std(values, ddof=1) / np.sqrt(count))
-
-    def bounds(alpha: float) -> tuple[float, float]:
-        half = float(stats.t.isf(alpha / 2, count - 1)) * error
-        return mean - half, mean + half
-
-    return Estimate(mean, bounds)
+    return Estimate(mean, _symmetric(mean, error, lambda tail: stats.t.isf(tail, count - 1)))
 
 
 def mls_interval(terms: np.ndarray, dfs: np.ndarray, offset: float = 0.0) -> Estimate:
-    """Σ terms + offset, `terms` (k,) signed multiples of independent mean squares with `dfs` (k,) degrees of freedom.
+    """Estimate Σ terms + offset by modified large samples.
 
-    Modified large samples (Graybill and Wang 1980; for differences Burdick and Graybill 1992, chapter 3, here without
-    their cross terms, which is Zou and Donner's MOVER of 2008): each term's distance to its own χ² bound, squared and
-    summed. Exact for one term.
+    Graybill and Wang (1980); for differences Burdick and Graybill (1992), chapter 3, without their cross terms, which
+    is the MOVER of Zou and Donner (2008): the distances of the terms to their own χ² bounds, squared and summed. Exact
+    for one term.
+
+    Args:
+        terms: signed multiples of independent mean squares (k,).
+        dfs: their degrees of freedom (k,).
+        offset: a constant.
+
+    Returns:
+        The sum with its intervals.
     """
     value = float(np.sum(terms) + offset)
 
@@ -127,18 +163,33 @@ def mls_interval(terms: np.ndarray, dfs: np.ndarray, offset: float = 0.0) -> Est
 
 
 def satterthwaite(terms: np.ndarray, dfs: np.ndarray) -> tuple[float, float]:
-    """Sum of positive multiples of mean squares and its effective degrees of freedom (Satterthwaite 1946).
+    """Sum mean squares and compute the effective degrees of freedom of the sum (Satterthwaite 1946).
 
-    Squares of mean squares overstate the squared truth by (df + 2)/df, which is taken off, and the 2 of the sum itself,
-    so that one term keeps its own df; at least the smallest df, at most their sum.
+    The square of a mean square overestimates the squared truth by (df + 2)/df; this is corrected, as are the 2 degrees
+    of the sum itself, so that a single term keeps its df.
+
+    Args:
+        terms: positive multiples of mean squares (k,).
+        dfs: their degrees of freedom (k,).
+
+    Returns:
+        The sum, and its degrees of freedom: at least the smallest of `dfs`, at most their sum.
     """
     total, weight = np.sum(terms), np.sum(terms**2 / (dfs + 2))
     df = total**2 / weight - 2 if weight > 0 else np.sum(dfs)
     return float(total), float(np.clip(df, np.min(dfs), np.sum(dfs)))
 
 
+def _symmetric(value: float, error: float, quantile: Callable[[float], float]) -> Bounds:
+    def bounds(alpha: float) -> tuple[float, float]:
+        half = float(quantile(alpha / 2)) * error
+        return value - half, value + half
+
+    return bounds
+
+
 def _quantiles(ordered: np.ndarray, alpha: float) -> tuple[float, float]:
-    """The outermost draws with at least alpha/2 of the confidence beyond each; infinite where the draws are too few."""
+    """Return the outermost samples with at least alpha/2 beyond each; infinite if there are too few samples."""
     count = len(ordered)
     cut = min(int(alpha / 2 * (count + 1)), (count + 1) // 2)
     return (float(ordered[cut - 1]), float(ordered[count - cut])) if cut else (-np.inf, np.inf)

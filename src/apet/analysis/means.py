@@ -1,4 +1,4 @@
-"""Mean scores of cells, of methods and over tasks, and paired differences of them, each with its interval."""
+"""Mean scores of cells, methods and tasks, and their paired differences, with intervals."""
 
 from __future__ import annotations
 
@@ -15,147 +15,169 @@ from apet.analysis.resampling import CELL, MeanSamples
 
 METHODS = ("full", "lora", "adapter", "prompt", "bitfit", "none")
 MATCHED = ("lora", "adapter", "prompt", "bitfit")
+"""Methods at whose number of parameters APET is run."""
 RANDOM = "uniform"
+"""APET: random placement."""
 MEAN = "mean over tasks"
-FEW = 10
-DFS = np.concatenate([np.arange(1, 20), np.geomspace(20, 1000, 30)])
-RATIOS = stats.t.ppf(0.975, DFS) / stats.t.ppf(0.75, DFS)
+CONFIGURATION = ["family", "non_embedding_params", "model", "placement", "budget"]
+"""Columns shared by the tasks of a mean. The number of parameters may differ by the trained head of a PLM."""
+FEW_SAMPLES = 10
+T_DFS = np.concatenate([np.arange(1, 20), np.geomspace(20, 1000, 30)])
+T_TAIL_RATIOS = stats.t.ppf(0.975, T_DFS) / stats.t.ppf(0.75, T_DFS)
 """Half the width of the 95 % interval over the upper quartile of Student's t, by degrees of freedom."""
-PLACE = ["family", "non_embedding", "model", "placement", "budget"]
-"""What is one over tasks. The number of parameters may differ between tasks, by the trained head of a PLM."""
 
 
 def own_count(frame: pd.DataFrame) -> pd.Series:
-    """Mask of the rows where a named method runs at its own count of tunable parameters."""
+    """Mask the rows with a named method at its own number of trainable parameters."""
     own = frame.budget.eq("@own") | frame.budget.eq("@" + frame.placement) | frame.placement.eq("none")
     return own & frame.placement.isin(METHODS)
 
 
 def models_by_scale(frame: pd.DataFrame) -> list[str]:
-    """Names of the PLMs, family by family, from small to large."""
-    return list(frame.sort_values(["family", "non_embedding", "model"]).model.unique())
+    """List the PLMs, family by family, from small to large."""
+    return list(frame.sort_values(["family", "non_embedding_params", "model"]).model.unique())
 
 
 def chance_level(frame: pd.DataFrame) -> pd.Series:
-    """Score of a guess, by task: the larger of a uniform guess's and of always the best label's, fraction."""
-    return frame.assign(level=np.fmax(frame.chance, frame.majority)).groupby("task")["level"].max()
+    """Return the chance score by task, a fraction: the larger of a uniform guess and the best constant label."""
+    level = np.fmax(frame.chance_uniform, frame.chance_majority)
+    return frame.assign(level=level).groupby("task")["level"].max()
 
 
-def methods(draws: MeanSamples) -> MeanSamples:
-    """The named methods at their own count, however the study writes that budget."""
-    return draws.select(own_count(draws.cells), budget="@own")
+def methods(samples: MeanSamples) -> MeanSamples:
+    """Select the named methods at their own count, with the budget spelled `@own`."""
+    return samples.select(own_count(samples.cells), budget="@own")
 
 
-def matched(draws: MeanSamples) -> MeanSamples:
-    """`methods`, and APET at each method's count."""
-    own = own_count(draws.cells)
-    apet = draws.cells.placement.eq(RANDOM) & draws.cells.budget.isin([f"@{name}" for name in MATCHED])
-    chosen = draws.select(own | apet)
-    return MeanSamples(
-        chosen.cells.assign(budget=chosen.cells.budget.where(~own_count(chosen.cells), "@own")), chosen.values
-    )
+def matched(samples: MeanSamples) -> MeanSamples:
+    """Select `methods`, and APET at each method's count."""
+    own = own_count(samples.cells)
+    apet = samples.cells.placement.eq(RANDOM) & samples.cells.budget.isin([f"@{name}" for name in MATCHED])
+    selected = samples.select(own | apet)
+    budget = selected.cells.budget.where(~own_count(selected.cells), "@own")
+    return MeanSamples(selected.cells.assign(budget=budget), selected.values)
 
 
-def cell_scores(draws: MeanSamples) -> pd.DataFrame:
-    """`draws.cells` with `low` and `high`, the 95 % interval of each mean score over replicates and test rows."""
-    low, high = _quantiles(draws.values)
-    return draws.cells.assign(low=np.clip(low, 0, 1), high=np.clip(high, 0, 1))
+def cell_scores(samples: MeanSamples) -> pd.DataFrame:
+    """Return `samples.cells` with `low` and `high`, the 95 % interval over replicates and test rows."""
+    low, high = _quantiles(samples.values)
+    return samples.cells.assign(low=np.clip(low, 0, 1), high=np.clip(high, 0, 1))
 
 
-def method_scores(draws: MeanSamples) -> pd.DataFrame:
-    """`cell_scores` of `methods`."""
-    return cell_scores(methods(draws))
+def method_scores(samples: MeanSamples) -> pd.DataFrame:
+    """Return `cell_scores` of `methods`."""
+    return cell_scores(methods(samples))
 
 
 def wilson(score: float, n: int) -> tuple[float, float]:
-    """95 % interval of one run's mean score over n test rows: Wilson (1927), wide where rows score between 0 and 1."""
+    """Compute the 95 % interval of one replicate's score (Wilson 1927); conservative for graded row scores.
+
+    Args:
+        score: mean over test rows, a fraction.
+        n: number of test rows.
+
+    Returns:
+        Low and high, fractions.
+    """
     low, high = proportion_confint(score * n, n, 1 - CONFIDENCE, method="wilson")
     return float(low), float(high)
 
 
-def over_tasks(draws: MeanSamples, tasks: list[str]) -> pd.DataFrame:
-    """Mean over `tasks` of the mean scores, by PLM, placement and budget.
+def over_tasks(samples: MeanSamples, tasks: list[str]) -> pd.DataFrame:
+    """Average the mean scores over tasks, by PLM, placement and budget.
 
-    low, high: 95 % interval with these tasks fixed. low_beyond, high_beyond: with the tasks a sample of many, Student's
-    t over the tasks' means, which holds all noise (Hartung and Knapp 2001); NaN for one task. A mean that lacks one of
-    `tasks` is NaN, for a mean over other tasks would be another quantity. sd: mean over tasks of the S.D. between
-    units, n: sum of test rows, units: the fewest of a task.
+    Args:
+        samples: cells and samples.
+        tasks: tasks of the mean. A mean that lacks one of them is NaN: a mean over other tasks is another quantity.
+
+    Returns:
+        One row per configuration: mean; low and high (95 % interval for these tasks); low_population and
+        high_population (95 % interval for the population of which the tasks are a sample: Student's t over the tasks'
+        means, Hartung and Knapp 2001; NaN for one task); sd (mean over tasks of the S.D. between replicates), n_test
+        (sum) and num_replicates (smallest of a task).
     """
     rows = []
-    for place, group in draws.cells.groupby(PLACE):
-        whole = len(group) == len(tasks) and group["mean"].notna().all()
-        means = group["mean"].to_numpy() if whole else np.full(len(group), np.nan)
-        low, high = np.clip(_quantiles(draws.values[:, group.index].mean(axis=1)), 0, 1) if whole else (np.nan, np.nan)
-        several = whole and len(means) > 1
-        low_beyond, high_beyond = np.clip(t_interval(means).interval, 0, 1) if several else (np.nan, np.nan)
-        rows.append(
-            {
-                **dict(zip(PLACE, place, strict=True)),
-                "tunable": group.tunable.iloc[0],
-                "n": group.n.sum(),
-                "units": group.units.min(),
-                "mean": means.mean(),
-                "sd": group.sd.mean(skipna=False) if whole else np.nan,
-                "low": low,
-                "high": high,
-                "low_beyond": low_beyond,
-                "high_beyond": high_beyond,
-            }
-        )
-    columns = [*PLACE, "tunable", "n", "units", "mean", "sd", "low", "high", "low_beyond", "high_beyond"]
+    for configuration, group in samples.cells.groupby(CONFIGURATION):
+        complete = len(group) == len(tasks) and group["mean"].notna().all()
+        means = group["mean"].to_numpy() if complete else np.full(len(group), np.nan)
+        fixed = population = np.full(2, np.nan)
+        if complete:
+            fixed = np.clip(_quantiles(samples.values[:, group.index].mean(axis=1)), 0, 1)
+        if complete and len(means) > 1:
+            population = np.clip(t_interval(means).interval, 0, 1)
+        counts = (group.trainable_params.iloc[0], group.n_test.sum(), group.num_replicates.min())
+        sd = group.sd.mean(skipna=False) if complete else np.nan
+        rows.append((*configuration, *counts, means.mean(), sd, *fixed, *population))
+    intervals = ["low", "high", "low_population", "high_population"]
+    columns = [*CONFIGURATION, "trainable_params", "n_test", "num_replicates", "mean", "sd", *intervals]
     return pd.DataFrame(rows, columns=columns)
 
 
-def differences(draws: MeanSamples, against: Callable[[pd.DataFrame], pd.DataFrame]) -> pd.DataFrame:
-    """Differences of mean score between pairs of cells of one PLM and task, on the same test rows.
+def differences(samples: MeanSamples, baseline_of: Callable[[pd.DataFrame], pd.DataFrame]) -> pd.DataFrame:
+    """Compare pairs of cells of one PLM and task on the same test rows.
 
-    against: from `draws.cells` to CELL of the cells to compare with, in the same order; a cell without a partner has
-    no row. A row: CELL, family, non_embedding, tunable, other (placement of the partner), other_budget, n, units (the
-    fewer of the two), difference (fraction) with its 95 % interval low and high, p (two-sided), p_adjusted. Then the
-    same as `mean over tasks`, for pairs that stand in every task. Holm's correction (1979) is over all rows of tasks,
-    and apart over all means.
+    Args:
+        samples: cells and samples.
+        baseline_of: from `samples.cells` to the CELL columns of their baselines, in the same order. Cells without a
+            baseline have no row.
+
+    Returns:
+        One row per pair: CELL, family, non_embedding_params, trainable_params, baseline (placement), baseline_budget,
+        n_test, num_replicates (the smaller of both), difference (fraction) with its 95 % interval low and high, p
+        (two-sided) and p_adjusted. Then the same for `mean over tasks`, for pairs present in every task. Holm's
+        correction (1979) is over all rows of tasks, and separately over all means.
     """
-    cells = draws.cells
-    place = pd.Series(cells.index, index=pd.MultiIndex.from_frame(cells[CELL]))
-    partners = against(cells)
-    other = place.reindex(pd.MultiIndex.from_frame(partners[CELL])).to_numpy()
-    paired = ~np.isnan(other) & cells["mean"].notna().to_numpy()
-    own, other = np.flatnonzero(paired), other[paired].astype(int)
-    scored = cells["mean"].notna().to_numpy()[other]
-    own, other = own[scored], other[scored]
-    values = draws.values[:, own] - draws.values[:, other]
-    table = cells.loc[own, [*CELL, "family", "non_embedding", "tunable", "n"]].reset_index(drop=True)
-    table["other"], table["other_budget"] = cells.placement.to_numpy()[other], cells.budget.to_numpy()[other]
-    table["units"] = np.minimum(cells.units.to_numpy()[own], cells.units.to_numpy()[other])
-    table["difference"] = cells["mean"].to_numpy()[own] - cells["mean"].to_numpy()[other]
-    return pd.concat([_judged(table, values), _over_tasks(table, values, cells.task.nunique())], ignore_index=True)
+    cells = samples.cells
+    index = pd.Series(cells.index, index=pd.MultiIndex.from_frame(cells[CELL]))
+    baseline = index.reindex(pd.MultiIndex.from_frame(baseline_of(cells)[CELL])).to_numpy()
+    scored = cells["mean"].notna().to_numpy()
+    paired = ~np.isnan(baseline) & scored
+    own, baseline = np.flatnonzero(paired), baseline[paired].astype(int)
+    own, baseline = own[scored[baseline]], baseline[scored[baseline]]
+    values = samples.values[:, own] - samples.values[:, baseline]
+    columns = [*CELL, "family", "non_embedding_params", "trainable_params", "n_test"]
+    replicates, means = cells.num_replicates.to_numpy(), cells["mean"].to_numpy()
+    table = cells.loc[own, columns].reset_index(drop=True)
+    table["baseline"] = cells.placement.to_numpy()[baseline]
+    table["baseline_budget"] = cells.budget.to_numpy()[baseline]
+    table["num_replicates"] = np.minimum(replicates[own], replicates[baseline])
+    table["difference"] = means[own] - means[baseline]
+    return pd.concat([_tested(table, values), _over_tasks(table, values, cells.task.nunique())], ignore_index=True)
 
 
-def method_differences(draws: MeanSamples) -> pd.DataFrame:
-    """`differences` of each named method against full fine-tuning, and of APET at a method's count against it."""
+def method_differences(samples: MeanSamples) -> pd.DataFrame:
+    """Compare each named method with full fine-tuning, and APET at a method's count with that method.
 
-    def against(cells: pd.DataFrame) -> pd.DataFrame:
+    Args:
+        samples: cells and samples.
+
+    Returns:
+        The table of `differences`.
+    """
+
+    def baseline_of(cells: pd.DataFrame) -> pd.DataFrame:
         method = cells.budget.str.lstrip("@").where(cells.placement.eq(RANDOM), "full")
         return cells.assign(placement=method.where(cells.placement.ne(method), ""), budget="@own")
 
-    return differences(matched(draws), against)
+    return differences(matched(samples), baseline_of)
 
 
 def _over_tasks(table: pd.DataFrame, values: np.ndarray, tasks: int) -> pd.DataFrame:
-    """Rows of the pairs' means over tasks."""
-    key = ["family", "non_embedding", "model", "placement", "budget", "other", "other_budget"]
-    rows, drawn = [], []
-    for pair, group in table.groupby(key):
+    """Return the pairs' means over tasks."""
+    keys = [*CONFIGURATION, "baseline", "baseline_budget"]
+    rows, sampled = [], []
+    for pair, group in table.groupby(keys):
         if len(group) == tasks:
-            facts = {"task": MEAN, "tunable": group.tunable.iloc[0], "n": group.n.sum(), "units": group.units.min()}
-            rows.append(dict(zip(key, pair, strict=True)) | facts | {"difference": group.difference.mean()})
-            drawn.append(values[:, group.index].mean(axis=1))
-    means = pd.DataFrame(rows, columns=table.columns)
-    return _judged(means, np.stack(drawn, axis=1) if drawn else np.empty((len(values), 0)))
+            counts = (group.trainable_params.iloc[0], group.n_test.sum(), group.num_replicates.min())
+            rows.append((*pair, MEAN, *counts, group.difference.mean()))
+            sampled.append(values[:, group.index].mean(axis=1))
+    columns = [*keys, "task", "trainable_params", "n_test", "num_replicates", "difference"]
+    means = pd.DataFrame(rows, columns=columns)[list(table)]
+    return _tested(means, np.stack(sampled, axis=1) if sampled else np.empty((len(values), 0)))
 
 
-def _judged(table: pd.DataFrame, values: np.ndarray) -> pd.DataFrame:
-    """The table with interval, p and adjusted p of `values` [draws, rows]."""
+def _tested(table: pd.DataFrame, values: np.ndarray) -> pd.DataFrame:
+    """Return the table with interval, p and adjusted p of `values` [samples, rows]."""
     low, high = _quantiles(values)
     p = _p_values(values)
     adjusted = multipletests(p, method="holm")[1] if len(p) else p
@@ -163,10 +185,10 @@ def _judged(table: pd.DataFrame, values: np.ndarray) -> pd.DataFrame:
 
 
 def _p_values(values: np.ndarray) -> np.ndarray:
-    """Two-sided p-values of 0 under the draws [draws, rows]: twice the share beyond 0.
+    """Return two-sided p-values of 0 under samples [samples, rows]: twice the fraction beyond 0.
 
-    Where fewer than FEW draws lie there, the tail of Student's t through the draws' quartiles and 95 % interval, for a
-    correction over hundreds of tests asks for smaller shares than some thousand draws can show.
+    With fewer than FEW_SAMPLES beyond 0, the tail of Student's t through the samples' quartiles and 95 % interval is
+    used, because a correction over hundreds of tests needs smaller p-values than some thousand samples can resolve.
     """
     beyond = np.minimum((values <= 0).sum(axis=0), (values >= 0).sum(axis=0))
     p = np.minimum(1.0, 2 * (beyond + 1) / (len(values) + 1))
@@ -174,12 +196,12 @@ def _p_values(values: np.ndarray) -> np.ndarray:
         return p
     low, lower, upper, high = np.quantile(values, [0.025, 0.25, 0.75, 0.975], axis=0)
     with np.errstate(divide="ignore", invalid="ignore"):
-        df = np.interp(-(high - low) / (upper - lower), -RATIOS, DFS)
+        df = np.interp(-(high - low) / (upper - lower), -T_TAIL_RATIOS, T_DFS)
         tail = 2 * stats.t.sf(np.abs(low + high) / (high - low) * stats.t.ppf(0.975, df), df)
-    return np.where((beyond < FEW) & (high > low), np.minimum(tail, p), p)
+    return np.where((beyond < FEW_SAMPLES) & (high > low), np.minimum(tail, p), p)
 
 
 def _quantiles(values: np.ndarray) -> np.ndarray:
-    """The 95 % percentile interval of draws, along the first axis: [2, …]."""
+    """Return the 95 % percentile interval along the first axis: [2, …]."""
     tails = [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]
     return np.quantile(values, tails, axis=0) if values.size else np.empty((2, *values.shape[1:]))

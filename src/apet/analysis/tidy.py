@@ -1,4 +1,4 @@
-"""The tidy table: one typed row a replicate, the only input of statistics, tables and figures."""
+"""The tidy table: one typed row per replicate, and the only input of statistics, tables and figures."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from apet.analysis.columns import COLUMNS, EMPTY, FLAT, METRICS, SCHEMA, TYPES, Column
+from apet.analysis.columns import CSV_COLUMNS, EMPTY_NOTES, TASK_METRICS, TIDY_COLUMNS, TIDY_SCHEMA, TYPE_NAMES, Column
 from apet.analysis.predictions import Predictions
 from apet.config.study_config import AnalysisConfig
 from apet.core.hashing import bytes_digest, write_bytes, write_text
@@ -24,10 +24,14 @@ from apet.errors import CorruptError, DataError
 from apet.study.cell_record import read_record
 
 OUTCOMES = ("ok", "diverged")
-COORDINATES = ["model", "task", "placement", "budget", "draw", "rerun"]
-ORDER = ["family", "non_embedding", "model", "task", "placement", "tunable", "budget", "draw", "rerun"]
-FRACTIONS = ("score", "validation_score", "chance", "majority")
-KINDS: dict[str, tuple[Any, str]] = {
+REPLICATE = ["model", "task", "placement", "budget", "plan_index", "seed_index"]
+"""Columns that identify a replicate."""
+ROW_ORDER = [
+    "family", "non_embedding_params", "model", "task", "placement", "trainable_params", "budget", "plan_index",
+    "seed_index",
+]  # fmt: skip
+FRACTIONS = ("test_score", "validation_score", "chance_uniform", "chance_majority")
+PYTHON_TYPES: dict[str, tuple[Any, str]] = {
     "str": (str, "a string"),
     "int64": (int, "an integer"),
     "Int64": (int, "an integer"),
@@ -36,7 +40,7 @@ KINDS: dict[str, tuple[Any, str]] = {
 
 
 def read_records(root: Path, cells: Iterable[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each cell's path relative to `root` with its record. Raises as `read_record`."""
+    """Yield each cell's path relative to `root` with its record. Raises as `read_record`."""
     for cell in cells:
         yield cell, read_record(root / cell, cell)
 
@@ -44,72 +48,89 @@ def read_records(root: Path, cells: Iterable[str]) -> Iterator[tuple[str, dict[s
 def tidy(
     records: Iterable[tuple[str | PurePath, Mapping[str, Any]]], predictions: Predictions | None = None
 ) -> pd.DataFrame:
-    """One row a replicate, columns and dtypes of `SCHEMA`, sorted by coordinates whatever the order of the records.
+    """Build the tidy table, sorted by coordinates whatever the order of the records.
 
-    predictions: where the column `rows` is from; without them its arrays are empty. Raises DataError, naming file and
-    key, for a missing key, a wrong type, a score outside [0, 1], or two replicates that share their coordinates, which
-    every mean would mix up in silence; and as `Predictions.rows`.
+    Args:
+        records: pairs of a cell's path and its record.
+        predictions: source of `row_scores`; without it the arrays are empty.
+
+    Returns:
+        One row per replicate, with the columns and dtypes of `TIDY_SCHEMA`.
+
+    Raises:
+        DataError: missing key, wrong type, score outside [0, 1], duplicate replicate, or no replicate; and as
+            `Predictions.row_scores`.
     """
     rows = []
-    for cell, metrics in records:
+    for cell, record in records:
         path = PurePath(cell).as_posix()
-        found = list(_rows(path, metrics))
-        scores = predictions.rows(path, metrics, found) if predictions else [np.empty(0, np.float32)] * len(found)
-        rows += [row | {"rows": values} for row, values in zip(found, scores, strict=True)]
+        cell_rows = list(_rows(path, record))
+        scores = predictions.row_scores(path, record, cell_rows) if predictions else None
+        for index, row in enumerate(cell_rows):
+            rows.append(row | {"row_scores": np.empty(0, np.float32) if scores is None else scores[index]})
     if not rows:
-        raise DataError("no replicate: the study has no finished cell to aggregate.")
-    frame = pd.DataFrame(rows, columns=list(SCHEMA)).astype(SCHEMA)
-    doubled = frame[frame.duplicated(COORDINATES, keep=False)].sort_values(COORDINATES)
-    if len(doubled):
-        first = doubled.iloc[0][COORDINATES].to_dict()
-        cells = ", ".join(sorted(doubled.cell.unique())[:2])
-        raise DataError(f"{cells}: two replicates share the coordinates {first}; a study holds each once.")
-    return frame.sort_values(ORDER, ignore_index=True)
+        raise DataError("no replicates: the study has no finished cell. Train its cells first.")
+    frame = pd.DataFrame(rows, columns=list(TIDY_SCHEMA)).astype(TIDY_SCHEMA)
+    duplicates = frame[frame.duplicated(REPLICATE, keep=False)].sort_values(REPLICATE)
+    if len(duplicates):
+        coordinates = duplicates.iloc[0][REPLICATE].to_dict()
+        cells = ", ".join(sorted(duplicates.cell_path.unique())[:2])
+        raise DataError(f"{cells}: duplicate replicate {coordinates}. Delete one of the cells.")
+    return frame.sort_values(ROW_ORDER, ignore_index=True)
 
 
-def _rows(cell: str, metrics: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    where = f"{cell}/metrics.json"
-    replicates = metrics.get("replicates")
+def _rows(cell: str, record: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    file = f"{cell}/metrics.json"
+    replicates = record.get("replicates")
     if not isinstance(replicates, list) or not replicates:
-        raise DataError(f"{where}: key 'replicates' must be a list of at least one replicate.")
+        raise DataError(f"{file}: replicates: expected a list of at least one replicate. Train the cell again.")
     for index, replicate in enumerate(replicates):
-        record = {**metrics, "replicate": replicate}
-        row = {c.name: _value(record, c, f"{where}: replicate {index}") for c in COLUMNS if c.key}
-        if row["parameters"] <= 0:
-            raise DataError(f"{where}: key 'plm.parameters' is {row['parameters']}; allowed: above 0.")
-        others = _metrics(replicate, f"{where}: replicate {index}")
-        if row["outcome"] == "diverged":  # the record's are of the θ before, perhaps of an untrained one
-            row, others = row | dict.fromkeys(("score", "test_loss")), dict.fromkeys(others)
-        yield {**row, **others, "share": row["tunable"] / row["parameters"], "cell": cell}
+        location = f"{file}: replicate {index}"
+        values = {**record, "replicate": replicate}
+        row = {column.name: _value(values, column, location) for column in TIDY_COLUMNS if column.key}
+        if row["num_params"] <= 0:
+            raise DataError(f"{file}: plm.num_params: expected a positive number, got {row['num_params']}.")
+        metrics = _metrics(replicate, location)
+        if row["outcome"] == "diverged":  # The recorded scores are of an earlier θ, possibly an untrained one.
+            row, metrics = row | dict.fromkeys(("test_score", "test_loss")), dict.fromkeys(metrics)
+        fraction = row["trainable_params"] / row["num_params"]
+        yield {**row, **metrics, "trainable_fraction": fraction, "cell_path": cell}
 
 
-def _metrics(replicate: Mapping[str, Any], where: str) -> dict[str, float | None]:
-    """Every metric of the test split by name, None where the task does not ask for it."""
-    found = replicate["test"].get("metrics", {})
-    for name, value in found.items():
-        if name not in METRICS or not isinstance(value, float | int) or not 0 <= value <= 1:
+def _metrics(replicate: Mapping[str, Any], location: str) -> dict[str, float | None]:
+    """Return every metric of the test split by name, None if the task does not use it."""
+    metrics = replicate["test"].get("metrics", {})
+    for name, value in metrics.items():
+        if name not in TASK_METRICS or not isinstance(value, float | int) or not 0 <= value <= 1:
             raise DataError(
-                f"{where}: test.metrics has {name!r}: {value!r}; allowed: fractions of {', '.join(METRICS)}."
+                f"{location}: test.metrics: expected fractions of {', '.join(TASK_METRICS)}, got {name!r}: {value!r}."
             )
-    return {name: found.get(name) for name in METRICS}
+    return {name: metrics.get(name) for name in TASK_METRICS}
 
 
-def _value(record: Mapping[str, Any], column: Column, where: str) -> Any:
-    """The value at a dotted key, checked against the column's dtype and range."""
+def _value(record: Mapping[str, Any], column: Column, location: str) -> Any:
+    """Return the value of a column's dotted key, checked against its dtype and range."""
     value: Any = record
     for part in column.key.split("."):
         if not isinstance(value, Mapping) or part not in value:
-            raise DataError(f"{where}: key {column.key!r} is missing.")
+            raise DataError(f"{location}: {column.key}: missing key.")
         value = value[part]
     if value is None and (column.empty == "always" or column.empty == _outcome(record)):
         return None
-    kind, wanted = KINDS[column.dtype]
-    if not isinstance(value, kind) or isinstance(value, bool) or (isinstance(value, float) and math.isnan(value)):
-        raise DataError(f"{where}: key {column.key!r} is {value!r}; allowed: {wanted}.")
-    if column.name in FRACTIONS and not 0 <= value <= 1:
-        raise DataError(f"{where}: key {column.key!r} is {value!r}; allowed: a fraction from 0 to 1.")
-    if column.name == "outcome" and value not in OUTCOMES:
-        raise DataError(f"{where}: key {column.key!r} is {value!r}; allowed: {', '.join(OUTCOMES)}.")
+    python_type, type_name = PYTHON_TYPES[column.dtype]
+    expected = ""
+    if (
+        not isinstance(value, python_type)
+        or isinstance(value, bool)
+        or (isinstance(value, float) and math.isnan(value))
+    ):
+        expected = type_name
+    elif column.name in FRACTIONS and not 0 <= value <= 1:
+        expected = "a fraction from 0 to 1"
+    elif column.name == "outcome" and value not in OUTCOMES:
+        expected = " or ".join(OUTCOMES)
+    if expected:
+        raise DataError(f"{location}: {column.key}: expected {expected}, got {value!r}.")
     return value
 
 
@@ -118,18 +139,17 @@ def _outcome(record: Mapping[str, Any]) -> Any:
     return replicate.get("outcome") if isinstance(replicate, Mapping) else None
 
 
-FORMAT = 2
-"""Of tidy.parquet; another is not read. 1: without a digest of its own."""
-
-ABOUT = ("study", "margins", "missing")
+TIDY_FORMAT = 2
+"""Format of tidy.parquet. Other formats are rejected."""
+TIDY_ATTRS = ("study", "margins", "missing")
 """Keys of the Parquet file's metadata and of a frame's attrs."""
-REMEDY = "`apet aggregate` makes it from the cells."
+TIDY_HINT = "Run `apet aggregate` to make it from the cells."
 
 
-class Missing(list):
-    """Missing cells in a frame's attrs, which pandas copies deeply at every step: thousands are not copied."""
+class MissingCells(list):
+    """Missing cells in a frame's attrs. pandas deep-copies attrs at every step; this list is shared instead."""
 
-    def __deepcopy__(self, memo: dict) -> Missing:
+    def __deepcopy__(self, memo: dict) -> MissingCells:
         return self
 
 
@@ -140,67 +160,83 @@ def write_tidy(
     margins: AnalysisConfig | None = None,
     missing: Sequence[Mapping[str, str]] = (),
 ) -> None:
-    """Write `tidy.parquet`, `tidy.csv` without the column `rows`, and `tidy_columns.csv`, what each column means.
+    """Write `tidy.parquet`, `tidy.csv` (without `row_scores`) and `tidy_columns.csv` (the meaning of each column).
 
-    study: its id; missing: model, task, placement, budget and reason of the study's cells that are not in the table.
-    With the margins they stand in the Parquet file's metadata. Equal tables give equal bytes.
+    Equal tables give equal bytes.
+
+    Args:
+        frame: the tidy table.
+        folder: destination.
+        study: id of the study, kept in the Parquet file's metadata.
+        margins: margins of the analysis, kept there too.
+        missing: model, task, placement, budget and reason of the study's cells that the table lacks, kept there too.
     """
-    whole = {"margins": asdict(margins or AnalysisConfig()), "missing": list(missing)}
-    about = {"study": study, **{key: json.dumps(value) for key, value in whole.items()}}
+    attrs = {"margins": asdict(margins or AnalysisConfig()), "missing": list(missing)}
+    metadata = {"study": study, **{key: json.dumps(value) for key, value in attrs.items()}}
     buffer = io.BytesIO()
-    pq.write_table(_table(frame, about | {"format": str(FORMAT), "digest": BLANK}), buffer, compression="zstd")
+    table = _table(frame, metadata | {"format": str(TIDY_FORMAT), "digest": BLANK})
+    pq.write_table(table, buffer, compression="zstd")
     write_bytes(folder / "tidy.parquet", seal_bytes(buffer.getvalue()))
-    write_text(folder / "tidy.csv", frame[FLAT].to_csv(index=False, lineterminator="\n"))
-    columns = [(c.name, TYPES[c.dtype], EMPTY[c.empty], c.meaning) for c in COLUMNS]
+    write_text(folder / "tidy.csv", frame[CSV_COLUMNS].to_csv(index=False, lineterminator="\n"))
+    columns = [(c.name, TYPE_NAMES[c.dtype], EMPTY_NOTES[c.empty], c.meaning) for c in TIDY_COLUMNS]
     described = pd.DataFrame(columns, columns=["column", "type", "empty", "meaning"])
     write_text(folder / "tidy_columns.csv", described.to_csv(index=False, lineterminator="\n"))
 
 
-def _table(frame: pd.DataFrame, about: Mapping[str, str]) -> pa.Table:
-    """The frame for Parquet: each column with its meaning, and what the whole is about."""
-    flat = pa.Table.from_pandas(frame[FLAT], preserve_index=False)
-    ends = np.cumsum([0, *frame.rows.map(len)])
-    values = np.concatenate([*frame.rows]).astype(np.float32, copy=False)
+def _table(frame: pd.DataFrame, metadata: Mapping[str, str]) -> pa.Table:
+    """Return the frame as an Arrow table with the meaning of each column in its metadata."""
+    flat = pa.Table.from_pandas(frame[CSV_COLUMNS], preserve_index=False)
+    ends = np.cumsum([0, *frame.row_scores.map(len)])
+    values = np.concatenate([*frame.row_scores]).astype(np.float32, copy=False)
     lists = pa.LargeListArray.from_arrays(pa.array(ends, pa.int64()), pa.array(values))
-    table = flat.append_column("rows", lists).select(list(SCHEMA))
-    fields = [table.field(c.name).with_metadata({"meaning": c.meaning}) for c in COLUMNS]
-    return table.cast(pa.schema(fields, {**flat.schema.metadata, **about}))
+    table = flat.append_column("row_scores", lists).select(list(TIDY_SCHEMA))
+    fields = [table.field(c.name).with_metadata({"meaning": c.meaning}) for c in TIDY_COLUMNS]
+    return table.cast(pa.schema(fields, {**flat.schema.metadata, **metadata}))
 
 
 def read_tidy(path: Path) -> pd.DataFrame:
-    """A tidy table from its parquet file. `attrs`: "study", its id; "margins", dict; "missing", a list of the cells
-    that are not in it, dicts of model, task, placement, budget and reason; "digest", the SHA-256 of the file. DataError
-    if it is not a tidy table, or one of another version; CorruptError if it is damaged.
+    """Read a tidy table from its Parquet file.
+
+    Args:
+        path: tidy.parquet.
+
+    Returns:
+        The table. Its `attrs` hold "study" (id), "margins" (dict), "missing" (list of dicts with model, task,
+        placement, budget and reason of the cells that the table lacks) and "digest" (SHA-256 of the file).
+
+    Raises:
+        DataError: unreadable file, or not a tidy table of this format.
+        CorruptError: the file does not match its own checksum.
     """
-    content = _whole(path)
+    content = _verified_bytes(path)
     table = pq.read_table(pa.BufferReader(content))
-    about = table.schema.metadata
-    odd = sorted({*table.column_names} ^ {*SCHEMA}) or [key for key in ABOUT if key.encode() not in about]
-    if odd or about[b"format"] != str(FORMAT).encode():
-        found, listed = about.get(b"format", b"unknown").decode(), ", ".join(odd) or "none"
+    metadata = table.schema.metadata
+    problems = sorted({*table.column_names} ^ {*TIDY_SCHEMA}) or [
+        key for key in TIDY_ATTRS if key.encode() not in metadata
+    ]
+    if problems or metadata[b"format"] != str(TIDY_FORMAT).encode():
+        file_format = metadata.get(b"format", b"unknown").decode()
         raise DataError(
-            f"{path}: not a tidy table that this version of apet reads: of format {found} (read is {FORMAT}), missing "
-            f"or unknown columns: {listed}. {REMEDY}"
+            f"{path}: expected a tidy table of format {TIDY_FORMAT}, got format {file_format} with missing or unknown "
+            f"columns: {', '.join(problems) or 'none'}. {TIDY_HINT}"
         )
-    frame = table.replace_schema_metadata(None).to_pandas().astype(SCHEMA)
-    study, margins, missing = (about[key.encode()].decode() for key in ABOUT)
-    told = {"margins": json.loads(margins), "missing": Missing(json.loads(missing))}
-    frame.attrs = {"study": study, **told, "digest": bytes_digest(content)}
+    frame = table.replace_schema_metadata(None).to_pandas().astype(TIDY_SCHEMA)
+    study, margins, missing = (metadata[key.encode()].decode() for key in TIDY_ATTRS)
+    frame.attrs = {
+        "study": study,
+        "margins": json.loads(margins),
+        "missing": MissingCells(json.loads(missing)),
+        "digest": bytes_digest(content),
+    }
     return frame
 
 
-def _whole(path: Path) -> bytes:
-    """A file's bytes, which are what their own digest says."""
+def _verified_bytes(path: Path) -> bytes:
+    """Return a file's bytes, checked against the checksum inside the file."""
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}). {REMEDY}") from None
-    whole = is_whole(content)
-    if whole is None and content[:4] == content[-4:] == b"PAR1":
-        raise DataError(
-            f"{path}: not a tidy table, or one of format 1, which an older version of apet wrote without a digest of "
-            f"its own; this one reads format {FORMAT}. {REMEDY}"
-        )
-    if not whole:
-        raise CorruptError(f"{path}: damaged: its bytes are not what its own digest says. {REMEDY}")
+        raise DataError(f"{path}: cannot read the file ({error.strerror}). {TIDY_HINT}") from None
+    if not is_whole(content):
+        raise CorruptError(f"{path}: corrupt, or not a tidy table: no matching checksum. {TIDY_HINT}")
     return content

@@ -1,4 +1,4 @@
-"""How much of the spread of scores is due to the positions, and how much to rerunning."""
+"""Variance components: how much of the spread of scores is due to positions, to seeds and to test rows."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from scipy import stats
 from apet.analysis.intervals import CONFIDENCE, Estimate, NotEstimable, percentile_interval
 from apet.analysis.means import RANDOM
 from apet.analysis.resampling import CELL
-from apet.analysis.trends import ClaimData, ClaimResult, check_ends
+from apet.analysis.trends import ClaimData, ClaimResult, check_censoring
 from apet.core.hashing import seed_for
 
 SIMULATIONS = 20_000
@@ -20,23 +20,31 @@ SIMULATIONS = 20_000
 
 @dataclass(frozen=True)
 class Components:
-    """Spread of one cell's scores, fractions. `sd` is the raw S.D. of the draws' means, which holds all noise;
-    `between` the S.D. due to the plan alone (0 where its estimate is negative), `within` that of reruns of one plan;
-    both NaN without two draws and a draw of two reruns."""
+    """Spread of one cell's scores, fractions. `between` and `within` are NaN without two plans, one with two seeds."""
 
-    draws: int
+    num_plans: int
     sd: float
+    """S.D. of the plans' means, which includes all noise."""
     between: float
+    """S.D. due to the plan only; 0 if its variance estimate is negative."""
     within: float
+    """S.D. between seeds of one plan."""
 
 
-def components(scores: np.ndarray, draws: np.ndarray) -> Components:
-    """Components of variance of one cell: scores (replicates,), their draws (replicates,), one-way random effects.
+def components(scores: np.ndarray, plans: np.ndarray) -> Components:
+    """Estimate the variance components of one cell by one-way random effects.
 
-    ANOVA estimator: between = (MSB − MSW)/n0, n0 = (N − Σ nᵢ²/N)/(a − 1), for a draws of nᵢ reruns, N in all (Searle,
-    Casella and McCulloch, Variance Components, 1992, chapter 3).
+    ANOVA estimator: between = (MSB − MSW)/n0, n0 = (N − Σ nᵢ²/N)/(a − 1), for a plans with nᵢ seeds, N replicates
+    (Searle, Casella and McCulloch, Variance Components, 1992, chapter 3).
+
+    Args:
+        scores: fractions (replicates,).
+        plans: index of each replicate's plan (replicates,).
+
+    Returns:
+        The components as S.D.s.
     """
-    _, index, sizes = np.unique(draws, return_inverse=True, return_counts=True)
+    _, index, sizes = np.unique(plans, return_inverse=True, return_counts=True)
     a, total = len(sizes), len(scores)
     means = np.bincount(index, scores) / sizes
     sd = float(np.std(means, ddof=1)) if a > 1 else float("nan")
@@ -50,72 +58,87 @@ def components(scores: np.ndarray, draws: np.ndarray) -> Components:
 
 @dataclass(frozen=True)
 class MeanSquares:
-    """Mean squares of one cell's scores, fractions², that add up to its variance due to the plan on new test rows:
-    (between − within)/n0 − rows. dfs: degrees of freedom of the two."""
+    """Mean squares of one cell's scores, fractions²."""
 
     between: float
     within: float
     n0: float
+    """Effective number of seeds per plan."""
     df_between: int
     df_within: int
     rows: float
+    """Variance due to the interaction of plans with test rows."""
 
     @property
     def component(self) -> float:
+        """Variance due to the plan on new test rows: (between − within)/n0 − rows."""
         return (self.between - self.within) / self.n0 - self.rows
 
 
-def mean_squares(rows: np.ndarray, draws: np.ndarray) -> MeanSquares | None:
-    """One cell's analysis of variance: rows (replicates, n) of scores, draws (replicates,); None where it has none, for
-    want of two draws or of a draw of two reruns.
+def mean_squares(rows: np.ndarray, plans: np.ndarray) -> MeanSquares | None:
+    """Compute one cell's analysis of variance.
 
-    Plans and reruns (nested in plans) are crossed with the test rows. Between plans the mean square of scores expects
-    n0 (σ²plan + σ²plan×row/n) + σ²rerun + σ²rerun×row/n, within plans the last two terms. What plan × row adds, that
-    two equally good plans err on different rows, is chance in the choice of rows, and is taken off by the mean squares
-    of the interactions (Searle, Casella and McCulloch 1992, chapter 4; Brennan, Generalizability Theory, 2001).
+    Plans and seeds (nested in plans) are crossed with the test rows. The mean square between plans has the expectation
+    n0 (σ²plan + σ²plan×row/n) + σ²seed + σ²seed×row/n, the one within plans the last two terms. The interaction
+    plan × row (equally good plans err on different rows) depends on the choice of rows. It is subtracted by the mean
+    squares of the interactions (Searle, Casella and McCulloch 1992, chapter 4; Brennan, Generalizability Theory, 2001).
+
+    Args:
+        rows: row scores (replicates, n).
+        plans: index of each replicate's plan (replicates,).
+
+    Returns:
+        The mean squares; None without two plans, one of them with two seeds.
     """
-    names, index, sizes = np.unique(draws, return_inverse=True, return_counts=True)
+    names, index, sizes = np.unique(plans, return_inverse=True, return_counts=True)
     a, total, n = len(names), len(rows), rows.shape[1]
     if a < 2 or total == a or n < 2:
         return None
     n0 = (total - np.sum(sizes**2) / total) / (a - 1)
     rows = rows.astype(float)
-    plans = np.stack([rows[index == i].mean(axis=0) for i in range(a)])
-    off_plan, off_all = rows - plans[index], plans - rows.mean(axis=0)
-    between, within = (
-        np.sum(sizes * off_all.mean(axis=1) ** 2) / (a - 1),
-        np.sum(off_plan.mean(axis=1) ** 2) / (total - a),
-    )
-    rerun_row = np.sum(off_plan.var(axis=1)) * n / ((total - a) * (n - 1))
+    plan_means = np.stack([rows[index == i].mean(axis=0) for i in range(a)])
+    off_plan, off_all = rows - plan_means[index], plan_means - rows.mean(axis=0)
+    between = np.sum(sizes * off_all.mean(axis=1) ** 2) / (a - 1)
+    within = np.sum(off_plan.mean(axis=1) ** 2) / (total - a)
+    seed_row = np.sum(off_plan.var(axis=1)) * n / ((total - a) * (n - 1))
     plan_row = np.sum(sizes * off_all.var(axis=1)) * n / ((a - 1) * (n - 1))
-    return MeanSquares(between, within, n0, a - 1, total - a, (plan_row - rerun_row) / (n0 * n))
+    return MeanSquares(between, within, n0, a - 1, total - a, (plan_row - seed_row) / (n0 * n))
 
 
 def position_components(frame: pd.DataFrame) -> pd.DataFrame:
-    """`MeanSquares` of APET's cells (CELL columns, family, non_embedding) at every budget where there are such.
+    """Compute `MeanSquares` of APET's cells.
 
-    Replicates that diverged are left out; with one of few gone, the between mean square is χ² only roughly.
+    Diverged replicates are left out. With few of them the mean square between plans is χ² only approximately.
+
+    Args:
+        frame: the tidy table.
+
+    Returns:
+        One row per cell with mean squares: CELL, family, non_embedding_params, the fields of `MeanSquares`, component.
     """
-    chosen = frame[frame.placement.eq(RANDOM) & frame.score.notna()]
-    found = []
-    for cell, group in chosen.groupby(CELL, observed=True):
-        squares = mean_squares(np.stack(group.rows.to_list()), group.draw.to_numpy())
+    facts, rows = ["family", "non_embedding_params"], []
+    scored = frame[frame.placement.eq(RANDOM) & frame.test_score.notna()]
+    for cell, group in scored.groupby(CELL, observed=True):
+        squares = mean_squares(np.stack(group.row_scores.to_list()), group.plan_index.to_numpy())
         if squares is not None:
-            facts = group.iloc[0][["family", "non_embedding"]]
-            found.append(
-                {**dict(zip(CELL, cell, strict=True)), **facts, **vars(squares), "component": squares.component}
-            )
+            coordinates = dict(zip(CELL, cell, strict=True))
+            rows.append({**coordinates, **group.iloc[0][facts], **vars(squares), "component": squares.component})
     numbers = [*MeanSquares.__dataclass_fields__, "component"]
-    table = pd.DataFrame(found, columns=[*CELL, "family", "non_embedding", *numbers])
-    return table.astype(dict.fromkeys(numbers, float))
+    return pd.DataFrame(rows, columns=[*CELL, *facts, *numbers]).astype(dict.fromkeys(numbers, float))
 
 
 def sd_interval(sds: np.ndarray, dfs: np.ndarray) -> tuple[float, float]:
-    """95 % interval for the mean of the S.D.s that `sds` (tasks,) estimate with `dfs` (tasks,) degrees of freedom.
+    """Compute the 95 % interval of a mean of S.D.s.
 
-    Parametric bootstrap of the pivot estimate/truth under normal scores, S.D.s in the estimated proportions, seeded. Of
-    one S.D. it is the χ² interval, up to the simulation's error. Both bounds are NaN where an S.D. is or has no degree
-    of freedom, the upper one where all S.D.s are 0.
+    Seeded parametric bootstrap of the pivot estimate/truth under normal scores, with true S.D.s in the estimated
+    proportions. For one S.D. it is the χ² interval, up to simulation error.
+
+    Args:
+        sds: estimated S.D.s (tasks,).
+        dfs: their degrees of freedom (tasks,).
+
+    Returns:
+        Low and high. Both are NaN if an S.D. is NaN or has no degree of freedom; high is NaN if all S.D.s are 0.
     """
     sds, dfs = np.asarray(sds, float), np.asarray(dfs, float)
     if not len(sds) or np.isnan(sds).any() or not (dfs >= 1).all():
@@ -129,100 +152,119 @@ def sd_interval(sds: np.ndarray, dfs: np.ndarray) -> tuple[float, float]:
 
 
 def position_spread(frame: pd.DataFrame) -> pd.DataFrame:
-    """Spread between draws of APET, a row for each (model, task, budget): `Components`, and a 95 % interval of `sd`."""
-    rows = []
-    chosen = frame[frame.placement.eq(RANDOM)]
-    for (model, task, budget), cell in chosen.groupby(["model", "task", "budget"]):
-        scored = cell[cell.score.notna()]
-        found = components(scored.score.to_numpy(), scored.draw.to_numpy())
-        low, high = sd_interval(np.array([found.sd]), np.array([found.draws - 1]))
-        rows.append({"model": model, "task": task, "budget": budget, **vars(found), "low": low, "high": high})
-    columns = ["model", "task", "budget", "draws", "sd", "between", "within", "low", "high"]
-    return pd.DataFrame(rows, columns=columns)
+    """Compute the spread between APET's plans.
 
+    Args:
+        frame: the tidy table.
 
-def spread_over_tasks(measured: ClaimData, models: Sequence[str]) -> ClaimResult:
-    """The S.D. over tasks of a PLM's values, pooled over PLMs (root of the mean variance), less `measured.reference`.
-
-    On these tasks: `variance_of_truth`. Beyond them tasks are a sample and log thresholds normal: χ² with tasks − 1
-    degrees of freedom, however many PLMs, for they share the tasks. Where values are censored the S.D. is known from
-    below only, since clipping brings values together: the upper bounds are infinite.
-    Raises NotEstimable without two tasks on one PLM, or where nearly all values are censored at one end.
+    Returns:
+        One row per model, task and budget: the fields of `Components`, and the 95 % interval of `sd`.
     """
-    rows = _of_two_tasks(measured, models)
-    check_ends(measured, rows)
-    assert measured.values is not None and measured.end is not None  # as all thresholds have
-    places = {name: rows & measured.table.model.eq(name).to_numpy() for name in measured.table.model[rows].unique()}
-    parts = [measured.values[:, place] for place in places.values()]
-    these = variance_of_truth(parts)
-    beyond = _of_more_tasks(
-        these, float(np.mean([part[0].var(ddof=1) for part in parts])), min(p.shape[1] for p in parts)
-    )
-    censored = measured.end != 0
-    values = {
-        name: _sd(variance_of_truth([part]), 0.0, bool(censored[place].any()))
-        for (name, place), part in zip(places.items(), parts, strict=True)
+    rows = []
+    keys = ["model", "task", "budget"]
+    for cell, group in frame[frame.placement.eq(RANDOM)].groupby(keys):
+        scored = group[group.test_score.notna()]
+        spread = components(scored.test_score.to_numpy(), scored.plan_index.to_numpy())
+        low, high = sd_interval(np.array([spread.sd]), np.array([spread.num_plans - 1]))
+        rows.append({**dict(zip(keys, cell, strict=True)), **vars(spread), "low": low, "high": high})
+    return pd.DataFrame(rows, columns=[*keys, *Components.__dataclass_fields__, "low", "high"])
+
+
+def spread_over_tasks(data: ClaimData, models: Sequence[str]) -> ClaimResult:
+    """Estimate the S.D. over tasks of a PLM's values minus `data.reference`.
+
+    The S.D. is pooled over PLMs (root of the mean variance). For the study's tasks see `variance_of_truth`. For the
+    population of tasks log thresholds are taken as normal: χ² with tasks − 1 degrees of freedom whatever the number of
+    PLMs, because PLMs share the tasks. Censored values are clipped, which reduces their spread, so upper bounds are
+    infinite if any value is censored.
+
+    Args:
+        data: log10 thresholds by PLM and task.
+        models: PLMs of the scope.
+
+    Returns:
+        The difference of S.D. and reference, and each PLM's S.D.
+
+    Raises:
+        NotEstimable: no PLM has two tasks, or nearly all values are censored at one end.
+    """
+    rows = _with_two_tasks(data, models)
+    assert data.values is not None and data.censoring is not None  # Thresholds have both.
+    check_censoring(data.censoring[rows])
+    masks = {name: rows & data.table.model.eq(name).to_numpy() for name in data.table.model[rows].unique()}
+    by_plm = [data.values[:, mask] for mask in masks.values()]
+    fixed = variance_of_truth(by_plm)
+    observed = float(np.mean([values[0].var(ddof=1) for values in by_plm]))
+    population = _population_variance(fixed, observed, min(values.shape[1] for values in by_plm))
+    censored = data.censoring != 0
+    sds = {
+        name: _sd(variance_of_truth([values]), 0.0, bool(censored[mask].any()))
+        for (name, mask), values in zip(masks.items(), by_plm, strict=True)
     }
     count = int(censored[rows].sum())
-    remark = f"{count} of {rows.sum()} thresholds lie outside the numbers tested: the S.D. is known from below only"
-    levels = [_sd(variance, measured.reference, count > 0) for variance in (these, beyond)]
-    return ClaimResult(levels[0], levels[1], rows, values, remark if count else "")
+    remark = f"{count} of {rows.sum()} thresholds are outside the numbers tested: the S.D. has a lower bound only"
+    estimates = [_sd(variance, data.reference, count > 0) for variance in (fixed, population)]
+    return ClaimResult(estimates[0], estimates[1], rows, sds, remark if count else "")
 
 
-def variance_of_truth(parts: Sequence[np.ndarray]) -> Estimate:
-    """Mean over `parts` (PLMs) of the variance over tasks of the true values; a part: [1 + draws, tasks], plug-in
-    first.
+def variance_of_truth(by_plm: Sequence[np.ndarray]) -> Estimate:
+    """Estimate the variance over tasks of true values, averaged over PLMs.
 
-    Noise adds to a variance, and draws about noisy values hold it twice. So a test is inverted (Carpenter 1999): each
-    draw's noise is put on the observed deviations from the mean, shrunk by the factor that brings their variance back
-    to the one observed; the shrunken variances' quantiles are the bounds, their median the value. The upper bound is at
-    least the percentile of the draws' variance, which double noise puts on the wide side.
+    Noise inflates a variance, and samples around noisy values contain it twice. A test is inverted instead (Carpenter
+    1999): each sample's noise is added to the observed deviations from the mean, shrunken by the factor that restores
+    the observed variance. The quantiles of the shrunken variances are the bounds, their median is the value. The upper
+    bound is at least the percentile of the samples' variance, which is conservative because of the double noise.
+
+    Args:
+        by_plm: per PLM [1 + samples, tasks], the plug-in estimate first.
+
+    Returns:
+        The variance with its intervals.
     """
-    observed = float(np.mean([part[0].var(ddof=1) for part in parts]))
+    observed = float(np.mean([values[0].var(ddof=1) for values in by_plm]))
     mixed, plain = np.zeros(2)
-    for part in parts:
-        noise, away = part[1:] - np.median(part[1:], axis=0), part[0] - part[0].mean()
-        mixed = mixed + noise @ away / (len(away) - 1) / len(parts)
-        plain = plain + noise.var(axis=1, ddof=1) / len(parts)
-    inside = np.sqrt(np.maximum(mixed**2 + observed * (observed - plain), 0)) - mixed
-    shrunken = np.where(plain < observed, np.maximum(inside, 0) ** 2 / (observed or 1.0), 0.0)
-    drawn = np.mean([part[1:].var(axis=1, ddof=1) for part in parts], axis=0)
+    for values in by_plm:
+        noise, deviations = values[1:] - np.median(values[1:], axis=0), values[0] - values[0].mean()
+        mixed = mixed + noise @ deviations / (len(deviations) - 1) / len(by_plm)
+        plain = plain + noise.var(axis=1, ddof=1) / len(by_plm)
+    root = np.sqrt(np.maximum(mixed**2 + observed * (observed - plain), 0)) - mixed
+    shrunken = np.where(plain < observed, np.maximum(root, 0) ** 2 / (observed or 1.0), 0.0)
+    sampled = np.mean([values[1:].var(axis=1, ddof=1) for values in by_plm], axis=0)
     value = float(np.median(shrunken))
-    truth, above = percentile_interval(shrunken, value), percentile_interval(drawn, observed)
+    truth, noisy = percentile_interval(shrunken, value), percentile_interval(sampled, observed)
 
     def bounds(alpha: float) -> tuple[float, float]:
         low, high = truth.bounds(alpha)
-        return min(max(low, 0.0), value), max(high, above.bounds(alpha)[1], value)
+        return min(max(low, 0.0), value), max(high, noisy.bounds(alpha)[1], value)
 
     return Estimate(value, bounds)
 
 
-def _of_more_tasks(these: Estimate, observed: float, tasks: int) -> Estimate:
-    """The variance in the population of tasks: χ² bounds, the lower of what is certain on these tasks, the upper of the
-    observed variance, noise and all."""
+def _population_variance(fixed: Estimate, observed: float, tasks: int) -> Estimate:
+    """Return the variance in the population of tasks by χ² bounds: of `fixed` below, of the noisy variance above."""
     df = tasks - 1
 
     def bounds(alpha: float) -> tuple[float, float]:
         low, high = df / stats.chi2.isf(alpha / 2, df), df / stats.chi2.ppf(alpha / 2, df)
-        return these.bounds(alpha)[0] * min(low, 1.0), observed * max(high, 1.0)
+        return fixed.bounds(alpha)[0] * min(low, 1.0), observed * max(high, 1.0)
 
-    return Estimate(these.value, bounds)
+    return Estimate(fixed.value, bounds)
 
 
-def _of_two_tasks(measured: ClaimData, models: Sequence[str]) -> np.ndarray:
-    """Mask of the rows of those PLMs that have values on two tasks or more."""
-    rows = measured.inside(models)
-    rows[rows] = measured.table[rows].groupby("model").task.transform("nunique") > 1
+def _with_two_tasks(data: ClaimData, models: Sequence[str]) -> np.ndarray:
+    """Mask the rows of PLMs that have values on at least two tasks."""
+    rows = data.rows_of(models)
+    rows[rows] = data.table[rows].groupby("model").task.transform("nunique") > 1
     if not rows.any():
         raise NotEstimable("no PLM has values on two tasks")
     return rows
 
 
-def _sd(variance: Estimate, reference: float, open_above: bool) -> Estimate:
-    """From a variance to its root less a reference; no upper bound where censoring leaves none."""
+def _sd(variance: Estimate, reference: float, unbounded: bool) -> Estimate:
+    """Return the root of a variance minus a reference, without an upper bound if values are censored."""
 
     def bounds(alpha: float) -> tuple[float, float]:
         low, high = (float(np.sqrt(bound)) - reference for bound in variance.bounds(alpha))
-        return low, np.inf if open_above else high
+        return low, np.inf if unbounded else high
 
     return Estimate(float(np.sqrt(variance.value)) - reference, bounds)

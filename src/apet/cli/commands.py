@@ -356,11 +356,11 @@ def findings(*, tidy: Path, out_dir: Path) -> None:
     """Write claims with estimates and verdicts, and tables of means and differences."""
     from apet.analysis.resampling import sample_means
     from apet.analysis.tidy import read_tidy
-    from apet.report.result_tables import write_differences, write_findings, write_table
+    from apet.report.result_tables import write_differences, write_findings, write_methods
 
     frame = read_tidy(tidy)
     samples = sample_means(frame)
-    write_table(frame, out_dir / "tables", samples)
+    write_methods(frame, out_dir / "tables", samples)
     write_differences(samples, out_dir / "tables")
     write_findings(frame, out_dir, samples)
 
@@ -395,13 +395,13 @@ def show(cell: str, *, results_dir: Path = RESULTS_DIR) -> None:
 @command(
     TUNED,
     f"apet export results/cells/{EXAMPLE} --format peft --out-dir my-adapter",
-    f"apet export results/cells/{EXAMPLE} --format delta --replicate draw0.rerun1 --out-dir my-delta",
+    f"apet export results/cells/{EXAMPLE} --format delta --replicate plan0.seed1 --out-dir my-delta",
 )
 def export(
     cell: str,
     *,
     format: Format,
-    replicate: str = "draw0.rerun0",
+    replicate: str = "plan0.seed0",
     out_dir: Path,
     results_dir: Path = RESULTS_DIR,
     project_dir: Path = Path(),

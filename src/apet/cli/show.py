@@ -52,10 +52,11 @@ def _lines(record: dict[str, Any], plans: dict[str, Any]) -> list[str]:
     head = f", and a head of {size:,}" if (size := record["head"]["parameters"]) else ""
     lines = [
         record["path"],
-        f"PLM      {plm['name']} ({plm['family']}), {plm['parameters']:,} parameters, {plm['dtype']}",
+        f"PLM      {plm['name']} ({plm['family']}), {plm['num_params']:,} parameters, {plm['dtype']}",
         f"task     {task['name']}: {task['metric']}, chance {task['chance']:.3f}{majority}",
-        f"tuned    {cell['placement']} at {cell['budget']}: {record['tunable']:,} parameters, "
-        f"{record['tunable'] / plm['parameters']:.3%}{head}; {cell['num_plans']} plans, {cell['num_seeds']} seeds each",
+        f"tuned    {cell['placement']} at {cell['budget']}: {record['trainable_params']:,} parameters, "
+        f"{record['trainable_params'] / plm['num_params']:.3%}{head}; "
+        f"{cell['num_plans']} plans, {cell['num_seeds']} seeds each",
         "",
     ]
     for name, plan in plans.items():
@@ -68,7 +69,7 @@ def plan_lines(name: str, plan: Mapping[str, Any]) -> list[str]:
     """Format a plan: trainable parameters by structure, then units by module and structure (rows) and layer (columns).
 
     Args:
-        name: Name of the plan, such as draw0.
+        name: Name of the plan, such as plan0.
         plan: The plan's record.
 
     Returns:
@@ -95,7 +96,8 @@ def loss_lines(replicates: Sequence[Mapping[str, Any]]) -> list[str]:
     for run in replicates:
         losses = [loss for _, loss in run["losses"]]
         ends = [f"{losses[0]:.3f}", f"{losses[-1]:.3f}"] if losses else ["", ""]
-        best = f"step {run['best_step']} of {run['steps']}" + (f", ended by {run['stopped']}" if run["stopped"] else "")
+        stopped = f", ended by {run['stopped']}" if run["stopped"] else ""
+        best = f"step {run['best_step']} of {run['num_steps']}{stopped}"
         rows.append([_name(run), *ends, sparkline(losses), best])
     return table(rows, indent="  ")
 
@@ -107,7 +109,7 @@ def score_lines(replicates: Sequence[Mapping[str, Any]]) -> list[str]:
         test, validation = run["test"], run["validation"]
         low, high = wilson(test["score"], test["n"])
         scores = [f"{split['score']:.4f} (n = {split['n']})" for split in (validation, test)]
-        details = [f"{low:.3f} to {high:.3f}", f"{test['loss']:.4f}", f"{run['rate']:g}", run["outcome"]]
+        details = [f"{low:.3f} to {high:.3f}", f"{test['loss']:.4f}", f"{run['lr_multiplier']:g}", run["outcome"]]
         rows.append([_name(run), *scores, *details])
     return table(rows, indent="  ")
 
@@ -131,7 +133,7 @@ def _split(site: str) -> tuple[str, str, int | None]:
 
 
 def _name(run: Mapping[str, Any]) -> str:
-    return f"draw{run['draw']}.rerun{run['rerun']}"
+    return f"plan{run['plan_index']}.seed{run['seed_index']}"
 
 
 def _mean(replicates: Sequence[Mapping[str, Any]]) -> str:
@@ -145,7 +147,7 @@ def _mean(replicates: Sequence[Mapping[str, Any]]) -> str:
 
 def _digests(record: Mapping[str, Any]) -> list[str]:
     rows = [["digests", ""], ["PLM", record["plm"]["content"]], ["rows", record["task"]["digest"]]]
-    rows += [[f"θ {_name(run)}", run["theta"]] for run in record["replicates"]]
+    rows += [[f"θ {_name(run)}", run["theta_digest"]] for run in record["replicates"]]
     return table([*rows, *([name, found] for name, found in record["files"].items())], indent="  ")
 
 

@@ -117,7 +117,7 @@ def _describe_score(model: TunedModel) -> str:
 
 
 def _describe_replicate(model: TunedModel) -> str:
-    return f"plan {model.run['draw']}, seed {model.run['rerun']}"
+    return f"plan {model.run['plan_index']}, seed {model.run['seed_index']}"
 
 
 def _describe_input(model: TunedModel) -> list[str]:

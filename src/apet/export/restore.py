@@ -19,7 +19,7 @@ from apet.study.cell_record import HEADS, METRICS, THETA, is_complete, reading
 from apet.study.grid import TRAINER_VERSION, Cell
 from apet.training.cell import replicate_name
 
-FIRST_REPLICATE = "draw0.rerun0"
+FIRST_REPLICATE = "plan0.seed0"
 
 
 def load_tuned(
@@ -98,9 +98,9 @@ def _load_cell(folder: Path, plm: str | Path | PLM | None, root: Path, replicate
         raise DataError(f"{folder}: not finished: missing a file that {METRICS} lists. Train the cell again.")
     with reading(folder) as (record, plans):
         cell, run = _replicate_record(folder, record, replicate)
-        plan_seed = plans[replicate_name(run["draw"], 0)]["seed"]
+        plan_seed = plans[replicate_name(run["plan_index"], 0)]["seed"]
         plm_record = {key: record["plm"][key] for key in ("name", "content")}
-        budget, data_digest, has_head = record["tunable"], record["task"]["digest"], HEADS in record["files"]
+        budget, data_digest, has_head = record["trainable_params"], record["task"]["digest"], HEADS in record["files"]
         path = record["path"]
     data = root / cell.data_folder
     task = read_task(data)
@@ -111,7 +111,7 @@ def _load_cell(folder: Path, plm: str | Path | PLM | None, root: Path, replicate
         )
     loaded = load_frozen(plm or root / cell.plm_folder, plm_record, folder, device)
     plan = make_plan(loaded.inventory, cell.placement, budget, plan_seed, cell.methods)
-    if plan.digest != run["plan"]:
+    if plan.digest != run["plan_digest"]:
         raise CorruptError(f"{folder}: plan: its digest does not match. Train the cell again.")
     theta = _read_tensor(folder / THETA, replicate)
     head = _read_tensor(folder / HEADS, replicate) if has_head else no_head()
@@ -128,7 +128,7 @@ def _replicate_record(folder: Path, record: dict[str, Any], replicate: str) -> t
             f"{folder / METRICS}: trainer_version: expected {TRAINER_VERSION}, got {trainer}. Use the version of apet "
             "that trained the cell, or train it again."
         )
-    runs = {replicate_name(run["draw"], run["rerun"]): run for run in record["replicates"]}
+    runs = {replicate_name(run["plan_index"], run["seed_index"]): run for run in record["replicates"]}
     if replicate not in runs:
         raise DataError(unknown_name("replicate", replicate, runs, str(folder)))
     return Cell.from_record(record["cell"]), runs[replicate]

@@ -1,4 +1,4 @@
-"""The study's figures, each drawn from the tidy table alone."""
+"""Figures of the study, drawn from the tidy table only."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
     from apet.analysis.claims import AnalysisInputs
 
-# Names alone until one is drawn: the DAG asks for them on every dry run, and the drawing library is slow to load.
-NAMES = (
+# Modules are imported when a figure is drawn: every dry run reads the names, and matplotlib is slow to import.
+FIGURE_NAMES = (
     "methods_by_scale",
     "positions_by_scale",
     "score_by_budget",
@@ -25,22 +25,25 @@ NAMES = (
 
 
 def _drawing(name: str) -> Callable[[AnalysisInputs], tuple[Figure, pd.DataFrame]]:
-    return lambda evidence: import_module(f"apet.figures.{name}").draw(evidence)
+    return lambda inputs: import_module(f"apet.figures.{name}").draw(inputs)
 
 
-FIGURES = {name: _drawing(name) for name in NAMES}
-"""Name -> drawing: a study's evidence to the figure and its numbers. The caption is its module's docstring."""
+FIGURES = {name: _drawing(name) for name in FIGURE_NAMES}
+"""Name -> function that returns the figure and its numbers. The caption is the module's docstring."""
 
 
 def draw_all(tidy_path: Path, folder: Path) -> None:
-    """Draw every figure of `FIGURES` from a tidy parquet file into `folder`, as svg, png and csv."""
+    """Draw every figure of `FIGURES`.
+
+    Args:
+        tidy_path: tidy.parquet.
+        folder: destination of an svg, png and csv file per figure.
+    """
     from apet.analysis.claims import AnalysisInputs
-    from apet.analysis.resampling import sample_means
     from apet.analysis.tidy import read_tidy
     from apet.figures import style
 
-    tidy = read_tidy(tidy_path)
-    evidence = AnalysisInputs(tidy, sample_means(tidy), tidy.attrs["margins"])
+    inputs = AnalysisInputs.from_frame(read_tidy(tidy_path))
     for name, draw in FIGURES.items():
-        fig, data = draw(evidence)
+        fig, data = draw(inputs)
         style.save(fig, data, folder, name)

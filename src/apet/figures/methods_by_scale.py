@@ -1,7 +1,7 @@
-"""Score of each tuning method by the size of the PLM: do methods come together as PLMs grow?
+"""Score of each tuning method by PLM size: do methods differ less for larger PLMs?
 
-Each method at its own count of tunable parameters, on every task and in the mean over tasks; dashed, the score of a
-guess. Whiskers are 95 % intervals. PLMs of one family are joined by lines, families never.
+Each method is at its own count of trainable parameters, on every task and in the mean over tasks. The dashed line is
+chance. Whiskers are 95 % intervals. Lines join PLMs of one family.
 """
 
 from __future__ import annotations
@@ -17,52 +17,52 @@ from apet.figures import panels, style
 from apet.figures.panels import family_means, pairs, with_mean
 
 WIDTH = 0.17
-"""Room for all methods at one PLM, as a share of the axis."""
+"""Width of all methods at one PLM, as a fraction of the axis."""
 
 
 @style.styled
-def draw(evidence: AnalysisInputs) -> tuple[Figure, pd.DataFrame]:
-    """A panel a task and one of their mean; families of several in columns of their own."""
-    data = numbers(evidence)
-    label, x = style.metric_label(evidence.frame), "non-embedding parameters"
+def draw(inputs: AnalysisInputs) -> tuple[Figure, pd.DataFrame]:
+    """Draw a panel per task and one for their mean; several families have a column each."""
+    data = numbers(inputs)
+    label, x = style.metric_label(inputs.frame), "non-embedding parameters"
     tasks, families = [*sorted(set(data.task) - {MEAN}), MEAN], list(data.family.unique())
     if len(families) == 1:
         columns = min(4, len(tasks))
-        fig, grid = panels.panels(-(-len(tasks) // columns), columns, 52, _note(evidence, data))
+        fig, grid = panels.panels(-(-len(tasks) // columns), columns, 52, _note(inputs, data))
         axes = panels.flow(grid, len(tasks))
         for task, ax in zip(tasks, axes, strict=True):
             _panel(ax, data[data.task.eq(task)])
             ax.set_title(task)
         panels.name_axes(axes, columns, x, [label])
     else:
-        fig, grid = panels.panels(len(tasks), len(families), 40, _note(evidence, data), ("col", "row"))
+        fig, grid = panels.panels(len(tasks), len(families), 40, _note(inputs, data), ("col", "row"))
         for (row, column), ax in np.ndenumerate(grid):
             _panel(ax, data[data.family.eq(families[column]) & data.task.eq(tasks[row])])
         for column, family in enumerate(families):
-            panels.scale_axis(grid[0, column], list(data.non_embedding[data.family.eq(family)]))
+            panels.scale_axis(grid[0, column], list(data.non_embedding_params[data.family.eq(family)]))
         panels.name_matrix(grid, families, tasks, x, label)
     panels.legend(fig, grid.flat)
     return fig, data
 
 
-def numbers(evidence: AnalysisInputs) -> pd.DataFrame:
-    """A row for each PLM, task (then their mean) and method: mean, low, high and chance in per cent, units and n.
+def numbers(inputs: AnalysisInputs) -> pd.DataFrame:
+    """Return a row per PLM, task (then their mean) and method: mean, low, high and chance in per cent, and counts.
 
-    A cell without data has NaN and 0 units.
+    A cell without data has NaN and 0 replicates.
     """
-    found, scores = pairs(evidence.frame), method_scores(evidence.draws)
-    means = family_means(methods(evidence.draws), found)
+    study_pairs, scores = pairs(inputs.frame), method_scores(inputs.samples)
+    means = family_means(methods(inputs.samples), study_pairs)
     values = pd.concat([scores, means]).set_index(["model", "task", "placement"])
     names = [name for name in METHODS if name in set(scores.placement)] or list(METHODS)
-    grid = with_mean(found).merge(pd.DataFrame({"placement": names}), how="cross")
-    data = grid.join(values[["mean", "low", "high", "units", "n"]], on=["model", "task", "placement"])
+    grid = with_mean(study_pairs).merge(pd.DataFrame({"placement": names}), how="cross")
+    data = grid.join(values[["mean", "low", "high", "num_replicates", "n_test"]], on=["model", "task", "placement"])
     data[["mean", "low", "high"]] *= 100
-    data[["units", "n"]] = data[["units", "n"]].fillna(0).astype(int)
-    return data.assign(chance=100 * _chance(evidence.frame, data))
+    data[["num_replicates", "n_test"]] = data[["num_replicates", "n_test"]].fillna(0).astype(int)
+    return data.assign(chance=100 * _chance(inputs.frame, data))
 
 
 def _chance(frame: pd.DataFrame, data: pd.DataFrame) -> pd.Series:
-    """Of each row's task, or the mean over the tasks of its family."""
+    """Return chance of each row's task, or the mean over the tasks of its family."""
     level = chance_level(frame)
     own = data.task.map(level)
     return own.fillna(own.groupby(data.family).transform("mean"))
@@ -74,25 +74,25 @@ def _panel(ax: Axes, data: pd.DataFrame) -> None:
     if data["mean"].isna().all():
         panels.empty(ax)
     names = list(data.placement.unique())
-    room = max(0.35, 1.24 * np.log10(data.non_embedding.max() / data.non_embedding.min()))
-    places = panels.side_by_side(len(names), WIDTH * room / len(names))
-    for place, name in zip(places, names, strict=True):
-        line = data[data.placement.eq(name)].sort_values("non_embedding")
-        x = line.non_embedding * place
-        panels.errorbars(ax, x, line["mean"], line.low, line.high, **style.look(name))
-        panels.mark_missing(ax, list(x[line["mean"].isna()]), style.look(name)["color"])
+    log_range = max(0.35, 1.24 * np.log10(data.non_embedding_params.max() / data.non_embedding_params.min()))
+    offsets = panels.side_by_side(len(names), WIDTH * log_range / len(names))
+    for offset, name in zip(offsets, names, strict=True):
+        line = data[data.placement.eq(name)].sort_values("non_embedding_params")
+        x = line.non_embedding_params * offset
+        panels.errorbars(ax, x, line["mean"], line.low, line.high, **style.placement_style(name))
+        panels.mark_missing(ax, list(x[line["mean"].isna()]), style.placement_style(name)["color"])
     ax.axhline(data.chance.iloc[0], color=style.GREY, linestyle="--", linewidth=0.8, zorder=1, label="chance")
-    panels.scale_axis(ax, list(data.non_embedding))
+    panels.scale_axis(ax, list(data.non_embedding_params))
 
 
-def _note(evidence: AnalysisInputs, data: pd.DataFrame) -> str:
-    missing = [style.LOOKS[name][2] for name in METHODS if name not in set(data.placement[data.units.gt(0)])]
-    units = data.units[data.units.gt(0) & data.task.ne(MEAN)]
+def _note(inputs: AnalysisInputs, data: pd.DataFrame) -> str:
+    missing = [style.STYLES[name][2] for name in METHODS if name not in set(data.placement[data.num_replicates.gt(0)])]
+    replicates = data.num_replicates[data.num_replicates.gt(0) & data.task.ne(MEAN)]
     return (
-        f"Each method at its own count of tunable parameters, {style.span(units)} replicates a cell. Whiskers: 95 % "
-        "intervals over replicates and test rows (test rows alone where there is one replicate); of the mean, for "
-        "these tasks. Chance: the larger of the uniform guess and the majority share. "
-        + style.guess_note(evidence.frame)
+        f"Each method at its own count of trainable parameters, {style.span(replicates)} replicates per cell. "
+        "Whiskers: 95 % intervals over replicates and test rows (only test rows if there is one replicate); for the "
+        "mean, on these tasks. Chance: the larger of a uniform guess and the majority class. "
+        + style.f1_note(inputs.frame)
         + (f"Not in this study: {', '.join(missing)}. " if missing else "")
-        + style.count_note(evidence.frame)
+        + style.count_note(inputs.frame)
     )

@@ -1,4 +1,4 @@
-"""Panels on a printed page: how they stand, their axes, and the marks that all figures share."""
+"""Layout, axes and marks that all figures share."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from matplotlib.ticker import FixedLocator, NullFormatter
 
 from apet.analysis.means import MEAN, over_tasks
 from apet.analysis.resampling import MeanSamples
-from apet.figures.style import GREY, broken, short
+from apet.figures.style import GREY, short, wrap_name
 
 MM = 1 / 25.4
 WIDTH, PAGE = 180.0, 245.0
-"""mm: all figures are so wide, and no higher where their panels stay legible."""
+"""mm: width of all figures, and their largest height if panels stay legible."""
 NOTE_CHARACTERS = 150
 MISSING = "no data"
 ABSENT = "not in\nthis study"
@@ -36,10 +36,20 @@ def panels(
     top: float = 12.0,
     heights: Sequence[float] | None = None,
 ) -> tuple[Figure, np.ndarray]:
-    """A figure of print width and its axes (rows, columns), each `height` mm, or less on a full page, at least `least`.
+    """Make a figure of print width with a grid of panels.
 
-    share: whose x and whose y axes are one. Room stays above for `legend` (`top` mm), and below for `note`, which says
-    n. heights: of the rows, relative to each other.
+    Args:
+        rows: number of rows.
+        columns: number of columns.
+        height: mm of a panel, or less if the page is full.
+        note: text below the panels, with the sample sizes.
+        share: sharing of x and of y axes, as in matplotlib.
+        least: smallest height of a panel, mm.
+        top: mm above the panels for `legend`.
+        heights: heights of the rows relative to each other.
+
+    Returns:
+        The figure and its axes (rows, columns).
     """
     lines = textwrap.wrap(note, NOTE_CHARACTERS)
     below = 2.9 * len(lines) + 3
@@ -54,14 +64,14 @@ def panels(
 
 
 def flow(axes: np.ndarray, count: int) -> list[Axes]:
-    """The first `count` axes in the order of reading; the others are taken off."""
+    """Return the first `count` axes in reading order and hide the others."""
     for spare in axes.flat[count:]:
         spare.set_axis_off()
     return list(axes.flat[:count])
 
 
 def name_axes(axes: Sequence[Axes], columns: int, x: str, y: Sequence[str]) -> None:
-    """Label x under the lowest panel of each column, and y beside each row, `y` taken in turn."""
+    """Label x below the lowest panel of each column, and y beside each row, cycling through `y`."""
     for ax in axes[-columns:]:
         ax.set_xlabel(x)
     for row, ax in enumerate(axes[::columns]):
@@ -69,13 +79,13 @@ def name_axes(axes: Sequence[Axes], columns: int, x: str, y: Sequence[str]) -> N
 
 
 def name_matrix(axes: np.ndarray, columns: Sequence[str], rows: Sequence[str], x: str, y: str) -> None:
-    """Name each column above it and each row on its right; x and y once where panels are too small for more."""
+    """Name columns above and rows on the right; label x and y once if panels are small."""
     for ax, name in zip(axes[0], columns, strict=True):
         ax.set_title(name, fontsize=6.5 if len(columns) > 4 else 7.5)
     for ax, name in zip(axes[:, -1], rows, strict=True):
         size = 6 if len(rows) > 4 else 7.5
-        said = broken(name, 12 if len(rows) > 4 else 40)
-        ax.text(1.03, 0.5, said, transform=ax.transAxes, rotation=270, va="center", ha="left", fontsize=size)
+        text = wrap_name(name, 12 if len(rows) > 4 else 40)
+        ax.text(1.03, 0.5, text, transform=ax.transAxes, rotation=270, va="center", ha="left", fontsize=size)
     below = axes[-1] if len(columns) <= 4 else [axes[-1, len(columns) // 2]]
     for ax in below:
         ax.set_xlabel(x)
@@ -85,7 +95,7 @@ def name_matrix(axes: np.ndarray, columns: Sequence[str], rows: Sequence[str], x
 
 
 def legend(fig: Figure, axes: Iterable[Axes], columns: int = 8) -> None:
-    """One legend above the panels, an entry for each label in the order of first use."""
+    """Draw one legend above the panels, an entry per label in the order of first use."""
     entries: dict[str, Any] = {}
     for ax in axes:
         for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
@@ -101,21 +111,21 @@ def legend(fig: Figure, axes: Iterable[Axes], columns: int = 8) -> None:
 
 
 def scale_axis(ax: Axes, sizes: Sequence[int]) -> None:
-    """A log axis of PLM sizes: a tick at each, labelled unless it would run into the label before."""
+    """Set a log axis of PLM sizes: a tick at each, labelled unless it would overlap the previous label."""
     sizes = sorted(set(sizes))
     low, high = np.log10(sizes[0]), np.log10(sizes[-1])
     pad = max(0.12 * (high - low), 0.15)
-    shown: list[int] = []
+    labelled: list[int] = []
     for size in sizes:
-        if not shown or np.log10(size / shown[-1]) > 0.2 * (high - low + 2 * pad):
-            shown.append(size)
-    _log_axis(ax, (low - pad, high + pad), shown, sizes)
+        if not labelled or np.log10(size / labelled[-1]) > 0.2 * (high - low + 2 * pad):
+            labelled.append(size)
+    _log_axis(ax, (low - pad, high + pad), labelled, sizes)
 
 
 def count_axis(ax: Axes, counts: Iterable[float], axis: str = "x", labels: int = 5) -> None:
-    """A log axis of numbers of parameters: a tick a decade, at most about `labels` of them labelled.
+    """Set a log axis of numbers of parameters: a tick per power of ten, about `labels` of them labelled.
 
-    Counts of 0 have no place on it.
+    Counts of 0 are left out.
     """
     positive = [count for count in counts if 0 < count < np.inf] or [1]
     low, high = np.log10(min(positive)), np.log10(max(positive))
@@ -123,29 +133,29 @@ def count_axis(ax: Axes, counts: Iterable[float], axis: str = "x", labels: int =
     _log_axis(ax, (low - 0.4, high + 0.4), decades[:: -(-len(decades) // labels)], decades, axis)
 
 
-def _log_axis(ax: Axes, limits: tuple[float, float], shown: Iterable, ticks: Iterable, axis: str = "x") -> None:
+def _log_axis(ax: Axes, limits: tuple[float, float], labelled: Iterable, ticks: Iterable, axis: str = "x") -> None:
     ax.set(**{f"{axis}scale": "log", f"{axis}lim": tuple(10.0 ** np.array(limits))})
     ruler = getattr(ax, f"{axis}axis")
-    ruler.set_major_locator(FixedLocator(list(shown)))
+    ruler.set_major_locator(FixedLocator(list(labelled)))
     ruler.set_major_formatter(lambda value, _: short(value))
     ruler.set_minor_locator(FixedLocator(list(ticks)))
     ruler.set_minor_formatter(NullFormatter())
 
 
 def side_by_side(count: int, step: float) -> np.ndarray:
-    """Factors (count,) that set points at one place of a log axis beside each other, `step` decades apart."""
+    """Return factors (count,) that put points side by side on a log axis, `step` powers of ten apart."""
     return 10 ** (step * (np.arange(count) - (count - 1) / 2))
 
 
 def errorbars(ax: Axes, x: Any, y: Any, low: Any, high: Any, across: bool = False, **keywords: Any) -> None:
-    """Points with asymmetric whiskers along y, or `across` along x, in the unit of the axis; NaN leaves a gap."""
+    """Draw points with asymmetric whiskers along y, or along x if `across`; NaN leaves a gap."""
     centre = np.asarray(x if across else y, float)
     reach = np.abs(np.vstack([centre - np.asarray(low, float), np.asarray(high, float) - centre]))
     ax.errorbar(x, y, **{"xerr" if across else "yerr": reach}, **{"elinewidth": 0.7, "capsize": 0, **keywords})
 
 
 def mark_missing(ax: Axes, x: Sequence[float], colour: str) -> None:
-    """A hatched box on the x axis for each cell without data, in its method's colour."""
+    """Draw a hatched box on the x axis for each cell without data, in its method's colour."""
     if len(x):
         ax.scatter(
             x,
@@ -164,80 +174,79 @@ def mark_missing(ax: Axes, x: Sequence[float], colour: str) -> None:
 
 
 def note_missing(ax: Axes, names: Sequence[str], width: int = 44) -> None:
-    """Words in the panel for cells without data that have no place on its x axis: which, or in a small one how many."""
+    """List cells without data that have no position on the x axis, or count them in a small panel."""
     if names:
-        said = ", ".join(names)
-        said = said if len(said) <= 2 * width else f"{len(names)} cells"
-        lines = textwrap.wrap(f"{MISSING}: {said}", width)
+        text = ", ".join(names)
+        text = text if len(text) <= 2 * width else f"{len(names)} cells"
+        lines = textwrap.wrap(f"{MISSING}: {text}", width)
         ax.text(0.98, 0.12, "\n".join(lines), transform=ax.transAxes, ha="right", va="bottom", fontsize=6, bbox=BOX)
 
 
-def empty(ax: Axes, words: str = MISSING) -> None:
-    """A panel without any data: hatched all over, and said in words."""
+def empty(ax: Axes, text: str = MISSING) -> None:
+    """Hatch a panel without data and write `text` in it."""
     ax.patch.set(hatch="////", edgecolor="#C8C8C8")
-    ax.text(0.5, 0.5, words, transform=ax.transAxes, ha="center", va="center", bbox=BOX)
+    ax.text(0.5, 0.5, text, transform=ax.transAxes, ha="center", va="center", bbox=BOX)
 
 
 def absent(ax: Axes) -> None:
-    """The place of a PLM and task that are no pair of this study: no panel, but ticks of its row and column stay."""
+    """Mark a PLM and task that are no pair of this study; the ticks of its row and column stay."""
     ax.grid(False)
     ax.text(0.5, 0.5, ABSENT, transform=ax.transAxes, ha="center", va="center", fontsize=6, color=GREY)
 
 
-def rows_axis(axes: Sequence[Axes], names: Sequence[str], places: Sequence[float], above: float = 0.6) -> None:
-    """Axes of one y axis of names, from the top down, `above` rows of room over the first; the grid on x."""
+def rows_axis(axes: Sequence[Axes], names: Sequence[str], positions: Sequence[float], above: float = 0.6) -> None:
+    """Set a shared y axis of names from the top down, `above` rows of space over the first, and a grid on x."""
     ruler = axes[0].yaxis
-    ruler.set_major_locator(FixedLocator(list(places)))
+    ruler.set_major_locator(FixedLocator(list(positions)))
     ruler.set_major_formatter(lambda _, index: names[int(index)] if index is not None else "")
-    axes[0].set_ylim(max(places) + 0.6, min(places) - above)
+    axes[0].set_ylim(max(positions) + 0.6, min(positions) - above)
     for ax in axes:
         ax.grid(False, axis="y")
         ax.grid(True, axis="x")
         ax.tick_params(axis="y", length=0)
 
 
-PLM = ["family", "non_embedding", "model"]
+PLM = ["family", "non_embedding_params", "model"]
 
 
 def pairs(frame: pd.DataFrame) -> pd.DataFrame:
-    """family, non_embedding, model, task of every pair of the study: with data, or with a cell that is missing.
+    """Return family, non_embedding_params, model and task of every pair of the study, with data or missing.
 
-    Sorted by family, size and task. A PLM of which nothing is there has no size and no place; its cells are counted in
-    the notes.
+    Sorted by family, size and task. A PLM without any data has no known size and is left out; notes count it.
     """
     missing = pd.DataFrame(
         list(frame.attrs.get("missing", ())), columns=["model", "task", "placement", "budget", "reason"]
     )
-    found = pd.concat([frame[["model", "task"]], missing[["model", "task"]]]).drop_duplicates()
+    tasks = pd.concat([frame[["model", "task"]], missing[["model", "task"]]]).drop_duplicates()
     facts = frame[PLM].drop_duplicates("model")
-    return found.merge(facts, on="model")[[*PLM, "task"]].sort_values([*PLM, "task"], ignore_index=True)
+    return tasks.merge(facts, on="model")[[*PLM, "task"]].sort_values([*PLM, "task"], ignore_index=True)
 
 
-def with_mean(found: pd.DataFrame) -> pd.DataFrame:
-    """`pairs`, and each PLM's mean over the tasks of its family."""
-    means = found[PLM].drop_duplicates().assign(task=MEAN)
-    whole = pd.concat([found, means]).assign(last=lambda f: f.task.eq(MEAN))
-    return whole.sort_values(["family", "last", "task", "non_embedding", "model"], ignore_index=True).drop(
-        columns="last"
-    )
+def with_mean(study_pairs: pd.DataFrame) -> pd.DataFrame:
+    """Return `pairs` and a row per PLM for its mean over the tasks of its family."""
+    means = study_pairs[PLM].drop_duplicates().assign(task=MEAN)
+    rows = pd.concat([study_pairs, means]).assign(last=lambda f: f.task.eq(MEAN))
+    order = ["family", "last", "task", "non_embedding_params", "model"]
+    return rows.sort_values(order, ignore_index=True).drop(columns="last")
 
 
-def by_family(draws: MeanSamples, found: pd.DataFrame) -> Iterator[tuple[MeanSamples, list[str]]]:
-    """A family's draws and its tasks, for means over tasks: BERT, which writes no text, has fewer than others."""
-    for family, group in found.groupby("family"):
-        yield draws.select(draws.cells.family.eq(family)), sorted(group.task.unique())
+def by_family(samples: MeanSamples, study_pairs: pd.DataFrame) -> Iterator[tuple[MeanSamples, list[str]]]:
+    """Yield each family's samples and tasks, for means over tasks: BERT has no generation tasks."""
+    for family, group in study_pairs.groupby("family"):
+        yield samples.select(samples.cells.family.eq(family)), sorted(group.task.unique())
 
 
-def family_means(draws: MeanSamples, found: pd.DataFrame) -> pd.DataFrame:
-    """`over_tasks`, each family over its own tasks."""
-    return pd.concat([over_tasks(own, tasks) for own, tasks in by_family(draws, found)]).assign(task=MEAN)
+def family_means(samples: MeanSamples, study_pairs: pd.DataFrame) -> pd.DataFrame:
+    """Return `over_tasks` of each family over its own tasks."""
+    means = [over_tasks(own, tasks) for own, tasks in by_family(samples, study_pairs)]
+    return pd.concat(means).assign(task=MEAN)
 
 
-def column_blocks(found: pd.DataFrame, most: int) -> list[list[str]]:
-    """PLMs by family and size, in blocks of at most `most` columns; a family that fits stands in one block."""
+def column_blocks(study_pairs: pd.DataFrame, most: int) -> list[list[str]]:
+    """Split PLMs, by family and size, into blocks of at most `most` columns; a family that fits is in one block."""
     blocks: list[list[str]] = [[]]
-    for _, group in found.groupby("family"):
-        models = list(group.drop_duplicates("model").sort_values(["non_embedding", "model"]).model)
+    for _, group in study_pairs.groupby("family"):
+        models = list(group.drop_duplicates("model").sort_values(["non_embedding_params", "model"]).model)
         while models:
             room = most - len(blocks[-1])
             if blocks[-1] and (len(models) > room):

@@ -1,4 +1,4 @@
-"""How every figure looks, what it says in words, and how it is written."""
+"""Appearance, labels and file formats of all figures."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ DPI = 200
 GREY = "#7F7F7F"
 DARK = "#444444"
 
-# Okabe and Ito's palette, and for what it has no colour for three of Paul Tol's: safe for the colour-blind. Each
-# placement has a marker too, for prints without colour.
+# Palette of Okabe and Ito with three colours of Paul Tol: safe for colour-blind readers. Each placement also has its
+# own marker, for prints without colour.
 PART, DEPTH, STRUCTURE = "#882255", "#999933", "#56B4E9"
-LOOKS: dict[str, tuple[str, Any, str]] = {
+STYLES: dict[str, tuple[str, Any, str]] = {
     "full": ("#000000", "s", "full fine-tuning"),
     "lora": ("#0072B2", "o", "LoRA"),
     "adapter": ("#009E73", "^", "adapter"),
@@ -40,17 +40,16 @@ LOOKS: dict[str, tuple[str, Any, str]] = {
     "entry_only": (STRUCTURE, "h", "weights' scalars"),
     "bias_only": (STRUCTURE, "*", "biases"),
     "lowrank_only": (STRUCTURE, "H", "rank-1 parts"),
-    "bottleneck_only": (STRUCTURE, (3, 0, 180), "adapter units"),
+    "bottleneck_only": (STRUCTURE, (3, 0, 180), "adapter num_replicates"),
     "token_only": (STRUCTURE, (4, 0, 45), "virtual tokens"),
 }
-"""Placement -> colour, marker, name. One colour for what a restricted placement is about: a part of the block, a depth,
-a structure."""
+"""Placement -> colour, marker, name. Restricted placements share a colour: part of the block, depth, structure."""
 THRESHOLDS: dict[str, tuple[str, str, str]] = {
-    "low": ("#9C89D9", "^", "low threshold: beats a guess"),
-    "high": ("#332288", "v", "high threshold: matches full fine-tuning"),
+    "chance": ("#9C89D9", "^", "chance threshold"),
+    "full_ft": ("#332288", "v", "full fine-tuning threshold"),
 }
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h", "*", "d", "8", "H")
-"""Of tasks, in turn, where all of them stand in one panel."""
+"""Markers of tasks, in turn, if all tasks are in one panel."""
 RC = {
     "font.family": "DejaVu Sans",
     "font.size": 7,
@@ -76,7 +75,7 @@ RC = {
 
 
 def styled(function: Any) -> Any:
-    """Run a function under the house style alone, whatever the user's own matplotlib settings."""
+    """Decorate a function to run with this style only, whatever the user's matplotlib settings."""
 
     @wraps(function)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
@@ -88,9 +87,16 @@ def styled(function: Any) -> Any:
 
 @styled
 def save(fig: Figure, data: pd.DataFrame, folder: Path, name: str) -> None:
-    """Write `name.svg`, `name.png` (200 dpi) and `name.csv`, the numbers drawn; equal input gives equal bytes."""
+    """Write a figure and its numbers; equal input gives equal bytes.
+
+    Args:
+        fig: the figure.
+        data: the numbers drawn.
+        folder: destination of `name.svg`, `name.png` (200 dpi) and `name.csv`.
+        name: name of the files.
+    """
     FigureCanvasAgg(fig)
-    _settle(fig)
+    _fix_layout(fig)
     for kind, metadata in (("svg", {"Date": None}), ("png", {"Software": None})):
         buffer = io.BytesIO()
         fig.savefig(buffer, format=kind, dpi=DPI, metadata=metadata)
@@ -98,31 +104,31 @@ def save(fig: Figure, data: pd.DataFrame, folder: Path, name: str) -> None:
     write_text(folder / f"{name}.csv", data.to_csv(index=False, lineterminator="\n", float_format="%.10g"))
 
 
-def _settle(fig: Figure) -> None:
-    """Lay the panels out once, and round: the layout's solver gives the last digits in no fixed order."""
+def _fix_layout(fig: Figure) -> None:
+    """Lay out the panels once and round positions: the last digits of the solver are not deterministic."""
     fig.draw_without_rendering()
     fig.set_layout_engine("none")
     for ax in fig.axes:
         ax.set_position(np.round(ax.get_position().bounds, 4))
 
 
-def look(placement: str) -> dict[str, Any]:
-    """Colour, marker and label of a placement, as keywords of a plot."""
-    colour, marker, label = LOOKS[placement]
+def placement_style(placement: str) -> dict[str, Any]:
+    """Return colour, marker and label of a placement, as keywords of a plot."""
+    colour, marker, label = STYLES[placement]
     return {"color": colour, "marker": marker, "label": label}
 
 
 def budget_name(budget: str) -> str:
-    """A budget as a study writes it, in words: `@lora` as LoRA's count, `10000` as 10k."""
+    """Format a budget: `@lora` as LoRA's count, `10000` as 10k."""
     if budget.startswith("@"):
-        return f"{LOOKS[budget[1:]][2]}'s count" if budget[1:] in LOOKS else "its own count"
+        return f"{STYLES[budget[1:]][2]}'s count" if budget[1:] in STYLES else "its own count"
     return short(float(budget)) if budget.isdigit() else budget
 
 
 def short(number: float) -> str:
-    """A count at three digits, in at most five characters: 25000 as 25k, 1234567 as 1.23M."""
+    """Format a count at three digits, in at most five characters: 25000 as 25k, 1234567 as 1.23M."""
     rounded = float(f"{number:.3g}")
-    # The unit is that of the rounded count, or 999,700 would be a thousand thousands.
+    # The rounded count decides the unit, or 999,700 would be 1000k.
     for unit, name in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
         if rounded >= unit:
             return f"{rounded / unit:.3g}{name}"
@@ -130,12 +136,12 @@ def short(number: float) -> str:
 
 
 def plm_name(model: str, width: int) -> str:
-    """A PLM's name without its owner, `broken`."""
-    return broken(model.rsplit("/", 1)[-1], width)
+    """Return a PLM's name without its owner, in lines of about `width` characters."""
+    return wrap_name(model.rsplit("/", 1)[-1], width)
 
 
-def broken(name: str, width: int) -> str:
-    """A name in lines of about `width` characters, broken where its parts are joined."""
+def wrap_name(name: str, width: int) -> str:
+    """Wrap a name after hyphens, underscores and spaces, in lines of about `width` characters."""
     lines = [""]
     for part in re.split(r"(?<=[-_ ])", name):
         if lines[-1] and len(lines[-1]) + len(part) > width:
@@ -145,25 +151,25 @@ def broken(name: str, width: int) -> str:
 
 
 def span(values: Iterable[float]) -> str:
-    """The range of some counts: `3`, or `1–3`; `0` where there are none."""
-    found = sorted({int(value) for value in values}) or [0]
-    return str(found[0]) if len(found) == 1 else f"{found[0]}–{found[-1]}"
+    """Format the range of counts: `3` or `1–3`; `0` without counts."""
+    counts = sorted({int(value) for value in values}) or [0]
+    return str(counts[0]) if len(counts) == 1 else f"{counts[0]}–{counts[-1]}"
 
 
 def count_note(frame: pd.DataFrame) -> str:
-    """The part of n that all figures share: test rows of each task, replicates, how many diverged, cells missing."""
-    rows = ", ".join(f"{task} {span(n)}" for task, n in frame.groupby("task").n)
+    """Return the sample sizes that all notes share: test rows by task, diverged replicates, missing cells."""
+    rows = ", ".join(f"{task} {span(n)}" for task, n in frame.groupby("task").n_test)
     diverged, missing = int(frame.outcome.eq("diverged").sum()), len(frame.attrs.get("missing", ()))
-    return f"Test rows: {rows}. Replicates that diverged: {diverged} of {len(frame):,}. Cells missing: {missing:,}."
+    return f"Test rows: {rows}. Diverged replicates: {diverged} of {len(frame):,}. Missing cells: {missing:,}."
 
 
-def guess_note(frame: pd.DataFrame) -> str:
-    """What the lines of a guess are where a score is the F1 of labels; nothing where none is."""
-    found = (frame.metric.eq("f1") & frame.majority.notna()).any()
-    return "Where the metric is F1: the F1 of an even guess, and of always the second label. " if found else ""
+def f1_note(frame: pd.DataFrame) -> str:
+    """Explain the chance levels of F1 of labels, if the study has such a task."""
+    has_f1 = (frame.metric.eq("f1") & frame.chance_majority.notna()).any()
+    return "For F1, chance is the F1 of a uniform guess and of always class 1. " if has_f1 else ""
 
 
 def metric_label(frame: pd.DataFrame) -> str:
-    """The score's axis label: the metric's name if all tasks share one."""
+    """Return the axis label of scores: the metric's name if all tasks have the same."""
     metrics = sorted(frame.metric.unique())
     return f"test {metrics[0] if len(metrics) == 1 else 'score'} (%)"

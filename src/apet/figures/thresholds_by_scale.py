@@ -1,8 +1,8 @@
-"""Low and high thresholds by the size of the PLM: do larger PLMs need fewer tunable parameters?
+"""Thresholds by PLM size: do larger PLMs need fewer trainable parameters?
 
-The number of parameters from which on APET beats a guess (low), and from which on it matches full fine-tuning (high),
-for each task, with 95 % intervals. A hollow arrow is no observed value: it says that the threshold lies beyond the
-numbers tested on that PLM and task, and stands at the last of them. An interval without an end there has an arrowhead.
+The numbers of parameters from which APET exceeds chance (chance) and from which it matches full fine-tuning (full-FT),
+for each task, with 95 % intervals. A hollow arrow is not an observed value: the threshold is outside the numbers tested
+on that PLM and task, and the arrow is at the last of them. Unbounded intervals end in an arrowhead.
 """
 
 from __future__ import annotations
@@ -17,96 +17,98 @@ from matplotlib.figure import Figure
 from matplotlib.markers import CARETDOWN, CARETUP
 
 from apet.analysis.claims import AnalysisInputs
-from apet.analysis.thresholds import KINDS
+from apet.analysis.means import RANDOM
+from apet.analysis.thresholds import THRESHOLD_KINDS
 from apet.figures import panels, style
 from apet.figures.panels import pairs
 
-NAMES = {"low": "low: beats a guess", "high": "high: matches full fine-tuning"}
+TITLES = {"chance": "chance: exceeds chance", "full_ft": "full-FT: matches full fine-tuning"}
 WIDTH = 0.5
-"""Room for all tasks at one PLM, as a share of the least distance of two PLMs."""
+"""Width of all tasks at one PLM, as a fraction of the smallest distance of two PLMs."""
 ARROWS = {
-    "above": ("largest", "^", "above all that was tested"),
-    "below": ("smallest", "v", "below all that was tested"),
+    "above": ("largest", "^", "above all numbers tested"),
+    "below": ("smallest", "v", "below all numbers tested"),
 }
-"""Censored -> at which number the arrow stands, its marker, and what it says."""
+"""Censored -> column of the arrow's position, its marker and its label."""
 HOLLOW: dict[str, Any] = {"linestyle": "none", "markersize": 6.5, "markeredgewidth": 0.8, "markerfacecolor": "white"}
 WIDEST = 0.05
-"""The most between two tasks, as a share of the axis."""
+"""Largest distance of two tasks, as a fraction of the axis."""
 VALUES = ["value", "low", "high"]
 
 
 @style.styled
-def draw(evidence: AnalysisInputs) -> tuple[Figure, pd.DataFrame]:
-    """A row of panels for each of the two thresholds, a column a family; a marker a task."""
-    data = numbers(evidence)
+def draw(inputs: AnalysisInputs) -> tuple[Figure, pd.DataFrame]:
+    """Draw a row of panels per threshold and a column per family, with a marker per task."""
+    data = numbers(inputs)
     families, tasks = list(data.family.unique()), sorted(data.task.unique())
     one = len(families) == 1
-    shape = (1, len(KINDS)) if one else (len(KINDS), len(families))
-    fig, grid = panels.panels(*shape, 72, _note(evidence, data), ("col", "all"), top=14)
-    for kind, family in product(KINDS, families):
-        ax = grid[(0, KINDS.index(kind)) if one else (KINDS.index(kind), families.index(family))]
+    shape = (1, len(THRESHOLD_KINDS)) if one else (len(THRESHOLD_KINDS), len(families))
+    fig, grid = panels.panels(*shape, 72, _note(inputs, data), ("col", "all"), top=14)
+    for kind, family in product(THRESHOLD_KINDS, families):
+        ax = grid[(0, THRESHOLD_KINDS.index(kind)) if one else (THRESHOLD_KINDS.index(kind), families.index(family))]
         _panel(ax, data[data.threshold.eq(kind) & data.family.eq(family)], tasks)
     tested = data[["smallest", "largest"]].to_numpy().ravel()
     panels.count_axis(grid[0, 0], tested[~np.isnan(tested)], "y", labels=8)
-    above, beside = ([*NAMES.values()], [""]) if one else (families, [*NAMES.values()])
-    panels.name_matrix(grid, above, beside, "non-embedding parameters", "tunable parameters")
+    above, beside = ([*TITLES.values()], [""]) if one else (families, [*TITLES.values()])
+    panels.name_matrix(grid, above, beside, "non-embedding parameters", "trainable parameters")
     panels.legend(fig, grid.flat, 6)
     return fig, data
 
 
-def numbers(evidence: AnalysisInputs) -> pd.DataFrame:
-    """A row for each pair of PLM and task and each threshold: value, low, high in numbers of parameters.
+def numbers(inputs: AnalysisInputs) -> pd.DataFrame:
+    """Return a row per PLM, task and threshold: value, low and high in numbers of parameters.
 
-    0 is below all numbers tested, inf above them (censored: below, above); NaN where there is no threshold, for want of
-    APET or of full fine-tuning. level: score in per cent that is to be reached; smallest, largest: numbers tested, of
-    which there are `budgets`.
+    0 is below all numbers tested, inf above (censored: below, above); NaN without APET or full fine-tuning. level:
+    score in per cent that must be reached; smallest, largest, budgets: range and number of the numbers tested.
     """
-    table = evidence.thresholds.table.rename(columns={"kind": "threshold", "log10": "value"})
-    table = table.drop(columns=["family", "non_embedding"]).astype({"threshold": str})
-    grid = pairs(evidence.frame).merge(pd.DataFrame({"threshold": KINDS}), how="cross")
+    table = inputs.thresholds.table.rename(columns={"kind": "threshold", "log10": "value"})
+    table = table.drop(columns=["family", "non_embedding_params"]).astype({"threshold": str})
+    grid = pairs(inputs.frame).merge(pd.DataFrame({"threshold": THRESHOLD_KINDS}), how="cross")
     data = grid.merge(table, "left")
     data[VALUES] = 10 ** data[VALUES].astype(float)
     data["level"] *= 100
     data["budgets"] = data.budgets.fillna(0).astype(int)
-    columns = ["family", "non_embedding", "model", "task", "threshold", *VALUES, "censored", "level"]
+    columns = ["family", "non_embedding_params", "model", "task", "threshold", *VALUES, "censored", "level"]
     return data[[*columns, "smallest", "largest", "budgets"]]
 
 
 def _panel(ax: Axes, data: pd.DataFrame, tasks: list[str]) -> None:
     if data.value.isna().all():
         panels.empty(ax)
-    sizes = np.unique(np.log10(data.non_embedding))
-    room = WIDTH * (np.diff(sizes).min() if len(sizes) > 1 else 1.0)
-    step = min(room / len(tasks), WIDEST * (np.ptp(sizes) or 1.0))
+    sizes = np.unique(np.log10(data.non_embedding_params))
+    width = WIDTH * (np.diff(sizes).min() if len(sizes) > 1 else 1.0)
+    step = min(width / len(tasks), WIDEST * (np.ptp(sizes) or 1.0))
     colour = style.THRESHOLDS[data.threshold.iloc[0]][0]
     markers = {task: style.MARKERS[index % len(style.MARKERS)] for index, task in enumerate(tasks)}
-    for place, (task, marker) in zip(panels.side_by_side(len(tasks), step), markers.items(), strict=True):
-        line = data[data.task.eq(task)].sort_values("non_embedding")
-        x = line.non_embedding * place
+    for offset, (task, marker) in zip(panels.side_by_side(len(tasks), step), markers.items(), strict=True):
+        line = data[data.task.eq(task)].sort_values("non_embedding_params")
+        x = line.non_embedding_params * offset
         _task(ax, x, line, colour, marker)
         panels.mark_missing(ax, list(x[line.value.isna()]), colour)
     _explain(ax, data, markers)
-    panels.scale_axis(ax, list(data.non_embedding))
+    panels.scale_axis(ax, list(data.non_embedding_params))
 
 
 def _task(ax: Axes, x: pd.Series, line: pd.DataFrame, colour: str, marker: str) -> None:
-    """One task: what was observed, joined; what lies beyond, as arrows at the end of what was tested."""
+    """Draw one task: observed thresholds joined by a line, censored ones as arrows at the end of the numbers tested."""
     low, high = (line[name].clip(line.smallest, line.largest) for name in ("low", "high"))
     ax.vlines(x, low, high, color=colour, linewidth=0.7, alpha=0.8)
     open_ends = ((low.where(line.low.eq(0)), CARETDOWN), (high.where(np.isinf(line.high)), CARETUP))
-    for place, caret in open_ends:
-        ax.plot(x, place, linestyle="none", marker=caret, color=colour, markersize=2.4)
-    seen = line.censored.eq("")
-    ax.plot(x, line.value.where(seen), color=colour, linewidth=0.5, alpha=0.5, zorder=1.5)
-    ax.plot(x[seen], line.value[seen], linestyle="none", marker=marker, color=colour)
+    for y, caret in open_ends:
+        ax.plot(x, y, linestyle="none", marker=caret, color=colour, markersize=2.4)
+    observed = line.censored.eq("")
+    ax.plot(x, line.value.where(observed), color=colour, linewidth=0.5, alpha=0.5, zorder=1.5)
+    ax.plot(x[observed], line.value[observed], linestyle="none", marker=marker, color=colour)
     for end, (column, shape, _) in ARROWS.items():
-        at = line.censored.eq(end)
-        ax.plot(x[at], line[column][at], marker=shape, markeredgecolor=colour, zorder=4, **HOLLOW)
-        ax.plot(x[at], line[column][at], marker=marker, color=colour, markersize=2, linestyle="none", zorder=5)
+        censored = line.censored.eq(end)
+        ax.plot(x[censored], line[column][censored], marker=shape, markeredgecolor=colour, zorder=4, **HOLLOW)
+        ax.plot(
+            x[censored], line[column][censored], marker=marker, color=colour, markersize=2, linestyle="none", zorder=5
+        )
 
 
 def _explain(ax: Axes, data: pd.DataFrame, markers: dict[str, str]) -> None:
-    """The legend's entries, in grey, as a task has its marker in both colours; shade beyond all that was tested."""
+    """Add legend entries, grey because a task's marker has both colours, and shade the range that was not tested."""
     for task, marker in markers.items():
         ax.plot([], [], linestyle="none", marker=marker, color=style.DARK, label=task)
     for end, (_, shape, label) in ARROWS.items():
@@ -117,17 +119,19 @@ def _explain(ax: Axes, data: pd.DataFrame, markers: dict[str, str]) -> None:
         ax.axhspan(data.largest.max(), 1e15, color="#F1F1F1", zorder=0, linewidth=0)
 
 
-def _note(evidence: AnalysisInputs, data: pd.DataFrame) -> str:
-    cells = evidence.draws.cells
-    units = cells.units[cells.placement.eq("uniform")]
-    count = data.groupby("threshold").agg(n=("value", "count"), seen=("censored", lambda c: c.eq("").sum()))
-    said = ", ".join(f"{kind} {count.seen[kind]} of {count.n[kind]}" for kind in KINDS)
-    margins = evidence.margins
+def _note(inputs: AnalysisInputs, data: pd.DataFrame) -> str:
+    cells = inputs.samples.cells
+    replicates = cells.num_replicates[cells.placement.eq(RANDOM)]
+    count = data.groupby("threshold").agg(n=("value", "count"), observed=("censored", lambda c: c.eq("").sum()))
+    observed = ", ".join(
+        f"{kind.replace('_ft', '-FT')} {count.observed[kind]} of {count.n[kind]}" for kind in THRESHOLD_KINDS
+    )
+    margins = inputs.margins
     return (
-        f"Low: APET is {margins['chance_margin']:g} points above chance from there on; high: at most "
+        f"Chance: from this number APET is {margins['chance_margin']:g} points above chance; full-FT: at most "
         f"{margins['full_ft_margin']:g} points below full fine-tuning. APET at {style.span(data.budgets)} numbers of "
-        f"parameters, {style.span(units)} replicates each. Whiskers: 95 % intervals over replicates and test rows. "
-        f"Observed within what was tested: {said}. Hollow arrows: beyond it; arrowheads: intervals open "
-        "there. Shade: never tested. "
-        f"{style.count_note(evidence.frame)}"
+        f"parameters, {style.span(replicates)} replicates each. Whiskers: 95 % intervals over replicates and test "
+        f"rows. Observed within the numbers tested: {observed}. Hollow arrows: outside; arrowheads: unbounded "
+        "intervals. Shade: not tested. "
+        f"{style.count_note(inputs.frame)}"
     )

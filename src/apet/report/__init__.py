@@ -1,4 +1,4 @@
-"""The study's answer as one HTML file that needs nothing else: no network, no server, no other file."""
+"""The report: all results of a study in one HTML file that works offline."""
 
 from __future__ import annotations
 
@@ -6,10 +6,16 @@ from pathlib import Path
 
 
 def write_report(results: Path, out: Path) -> None:
-    """Write the report on a folder of results, which must hold tidy.parquet and findings.json, to one HTML file.
+    """Write the report of a results folder. Equal results give equal bytes.
 
-    Figures and the tables of tasks and of costs are taken in where they are there. Equal results give equal bytes.
-    Raises DataError, naming the file, for one that is missing or cannot be read.
+    Args:
+        results: folder with tidy.parquet and findings.json; figures and the tables of tasks and costs are included if
+            they are present.
+        out: the HTML file.
+
+    Raises:
+        DataError: missing or unreadable file, or findings of another table.
+        CorruptError: tidy.parquet or findings.json does not match its checksum.
     """
     from apet.core.hashing import write_text
     from apet.report.content import read_content

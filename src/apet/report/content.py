@@ -1,4 +1,4 @@
-"""What a report says, read from a folder of results; no markup."""
+"""Content of the HTML report, read from a results folder. No markup."""
 
 from __future__ import annotations
 
@@ -9,120 +9,132 @@ from typing import Any
 
 import pandas as pd
 
-from apet.analysis.aggregate import MACHINE, VERSIONS
+from apet.analysis.aggregate import MACHINE_COLUMNS, VERSIONS
 from apet.analysis.resampling import sample_means
 from apet.analysis.tidy import read_tidy
 from apet.core.records import read_json_record
 from apet.errors import DataError
-from apet.report.cell_tables import cells, lost
+from apet.report.cell_tables import cells, incomplete
 from apet.report.claim_summary import ClaimSummary, read_claims, tally
-from apet.report.figure_images import Drawing, read_drawings
-from apet.report.tables import SPENT, Table, costs_by_model, differences, methods, tasks
+from apet.report.figure_images import FigureImage, read_figures
+from apet.report.formats import NO_VALUE
+from apet.report.tables import SPENT_COLUMNS, Table, costs_by_model, differences, methods, tasks
 
-REMEDY = "`apet findings` makes it from the table."
-KEYS = {"study", "table", "confidence", "margins", "missing", "claims"}
+FINDINGS_HINT = "Run `apet findings` to make it from the table."
+FINDINGS_KEYS = {"study", "table", "confidence", "margins", "missing", "claims"}
 DESIGN = {"PLMs": "model", "Tasks": "task", "Placements": "placement", "Budgets": "budget"}
-"""What a study is made of -> column of the table."""
+"""Factors of a study -> column of the table."""
 
 
 @dataclass(frozen=True)
 class Content:
-    """One report.
-
-    facts: the study in numbers, (label, text). design: its PLMs, tasks, placements and budgets by name, and its seed,
-    likewise. machines: for each class of machine, (label, text) of all that is known of it. spent: total CPU hours as a
-    sentence. A table is None where there is nothing to show.
-    """
+    """Content of one report. A table is None if it would be empty."""
 
     study: str
     facts: list[tuple[str, str]]
+    """Numbers of the study: label, text."""
     design: list[tuple[str, str]]
+    """Names of its PLMs, tasks, placements and budgets, and its seed: label, text."""
     claims: list[ClaimSummary]
     tally: str
     margins: dict[str, float]
-    drawings: list[Drawing]
+    figures: list[FigureImage]
     methods: Table
     differences: Table
     tasks: Table | None
     cells: Table
     machines: list[list[tuple[str, str]]]
+    """Properties of each machine type: label, text."""
     costs: Table | None
     spent: str
-    lost: Table
+    """Total CPU hours, as a sentence."""
+    incomplete: Table
 
 
 def read_content(results: Path) -> Content:
-    """A report on a folder of results. DataError where tidy.parquet or findings.json is missing or not what it says."""
+    """Read the content of a report from a results folder.
+
+    Args:
+        results: folder with tidy.parquet and findings.json; costs.csv, tasks.csv and figures are optional.
+
+    Returns:
+        The content.
+
+    Raises:
+        DataError: missing or unreadable file, or findings of another table.
+        CorruptError: tidy.parquet or findings.json does not match its checksum.
+    """
     frame = read_tidy(results / "tidy.parquet")
-    findings = _findings(results / "findings.json", frame.attrs["study"], frame.attrs["digest"])
-    costs = _costs(results / "costs.csv", frame)
-    found_tasks = _csv(results / "tasks.csv", ["task"])
-    draws = sample_means(frame)
+    findings = _read_findings(results / "findings.json", frame.attrs["study"], frame.attrs["digest"])
+    costs = _read_costs(results / "costs.csv", frame)
+    tasks_csv = _read_csv(results / "tasks.csv", ["task"])
+    samples = sample_means(frame)
     missing = frame.attrs["missing"]
     claims = read_claims(findings)
     return Content(
         study=str(findings["study"]),
-        facts=_numbers(frame, len(missing)),
+        facts=_facts(frame, len(missing)),
         design=_design(frame, missing),
         claims=claims,
         tally=tally(claims),
         margins=findings["margins"],
-        drawings=read_drawings(results / "figures"),
-        methods=methods(frame, draws),
-        differences=differences(draws),
-        tasks=tasks(found_tasks) if len(found_tasks) else None,
-        cells=cells(frame, draws, costs, missing),
+        figures=read_figures(results / "figures"),
+        methods=methods(frame, samples),
+        differences=differences(samples),
+        tasks=tasks(tasks_csv) if len(tasks_csv) else None,
+        cells=cells(frame, samples, costs, missing),
         machines=_machines(costs),
         costs=costs_by_model(frame, costs) if costs.cpu_seconds.notna().any() else None,
         spent=_spent(frame, costs),
-        lost=lost(frame, missing),
+        incomplete=incomplete(frame, missing),
     )
 
 
-def _findings(path: Path, study: str, table: str) -> dict[str, Any]:
-    found = read_json_record(path, REMEDY, ["table"])
-    if lacking := KEYS - set(found):
-        raise DataError(f"{path}: not the findings of a study; missing: {', '.join(sorted(lacking))}.")
-    if found["study"] != study:
-        raise DataError(f"{path}: of study {found['study'][:12]}, and tidy.parquet beside it of {study[:12]}. {REMEDY}")
-    if found["table"] != table:
-        raise DataError(f"{path}: made from another table of the study than tidy.parquet beside it. {REMEDY}")
-    return found
+def _read_findings(path: Path, study: str, table: str) -> dict[str, Any]:
+    findings = read_json_record(path, FINDINGS_HINT, ["table"])
+    if missing := FINDINGS_KEYS - set(findings):
+        raise DataError(f"{path}: missing keys: {', '.join(sorted(missing))}. {FINDINGS_HINT}")
+    if findings["study"] != study:
+        raise DataError(
+            f"{path}: expected study {study[:12]} of tidy.parquet, got {findings['study'][:12]}. {FINDINGS_HINT}"
+        )
+    if findings["table"] != table:
+        raise DataError(f"{path}: made from another table than tidy.parquet beside it. {FINDINGS_HINT}")
+    return findings
 
 
-def _costs(path: Path, frame: pd.DataFrame) -> pd.DataFrame:
-    """A row a cell of the frame of which costs.csv has one: it may be older than the table, or another study's."""
-    found = _csv(path, ["cell", *SPENT])
-    for name in SPENT:
-        numbers = pd.to_numeric(found[name], errors="coerce").replace([float("inf"), -float("inf")], float("nan"))
-        wrong = found[name][found[name].notna() & numbers.isna()]
+def _read_costs(path: Path, frame: pd.DataFrame) -> pd.DataFrame:
+    """Read costs.csv, restricted to cells of the frame: it may be older than the table or of another study."""
+    costs = _read_csv(path, ["cell_path", *SPENT_COLUMNS])
+    for name in SPENT_COLUMNS:
+        numbers = pd.to_numeric(costs[name], errors="coerce").replace([float("inf"), -float("inf")], float("nan"))
+        wrong = costs[name][costs[name].notna() & numbers.isna()]
         if len(wrong):
-            raise DataError(
-                f"{path}: {name!r} of {found.cell[wrong.index[0]]} is {str(wrong.iloc[0])!r}; allowed: a number."
-            )
-        found[name] = numbers
-    return found[found.cell.isin(frame.cell)].drop_duplicates("cell")
+            cell = costs.cell_path[wrong.index[0]]
+            raise DataError(f"{path}: {name} of {cell}: expected a number, got {str(wrong.iloc[0])!r}.")
+        costs[name] = numbers
+    return costs[costs.cell_path.isin(frame.cell_path)].drop_duplicates("cell_path")
 
 
-def _csv(path: Path, columns: list[str]) -> pd.DataFrame:
-    """A table that need not be there; DataError where it cannot be read or lacks one of the columns."""
+def _read_csv(path: Path, columns: list[str]) -> pd.DataFrame:
+    """Read an optional table; DataError if it is unreadable or lacks one of the columns."""
     if not path.is_file():
         return pd.DataFrame(columns=columns)
     try:
-        found = pd.read_csv(path)
+        table = pd.read_csv(path)
     except (OSError, ValueError) as error:
-        raise DataError(f"{path}: not a readable CSV file ({error}).") from None
-    lacking = [name for name in columns if name not in found]
-    if lacking:
-        raise DataError(f"{path}: column {lacking[0]!r} is missing.")
-    return found
+        raise DataError(f"{path}: not a readable CSV file ({error}). Run `apet aggregate` to write it again.") from None
+    for name in columns:
+        if name not in table:
+            raise DataError(f"{path}: missing column {name!r}. Run `apet aggregate` to write it again.")
+    return table
 
 
-def _numbers(frame: pd.DataFrame, missing: int) -> list[tuple[str, str]]:
+def _facts(frame: pd.DataFrame, missing: int) -> list[tuple[str, str]]:
     counts = {
         "PLMs": frame.model.nunique(),
         "tasks": frame.task.nunique(),
-        "cells": frame.cell.nunique(),
+        "cells": frame.cell_path.nunique(),
         "replicates": len(frame),
         "missing cells": missing,
         "diverged replicates": int(frame.outcome.eq("diverged").sum()),
@@ -131,15 +143,17 @@ def _numbers(frame: pd.DataFrame, missing: int) -> list[tuple[str, str]]:
 
 
 def _design(frame: pd.DataFrame, missing: Sequence[Mapping[str, str]]) -> list[tuple[str, str]]:
-    """By the study's own names, those of which all cells are missing last."""
-    names = {label: dict.fromkeys([*frame[key], *(str(gap[key]) for gap in missing)]) for label, key in DESIGN.items()}
-    return [*((label, ", ".join(found)) for label, found in names.items()), ("Seed", f"{frame.seed.iloc[0]}")]
+    """List the names of each factor; names of which all cells are missing come last."""
+    names = {
+        label: dict.fromkeys([*frame[key], *(str(cell[key]) for cell in missing)]) for label, key in DESIGN.items()
+    }
+    return [*((label, ", ".join(values)) for label, values in names.items()), ("Seed", f"{frame.seed.iloc[0]}")]
 
 
 def _machines(costs: pd.DataFrame) -> list[list[tuple[str, str]]]:
-    """The classes of machine that trained the cells, the one of most cells first."""
-    names = [name for name in costs.columns if name in MACHINE or name.startswith(f"{VERSIONS}.")]
-    known = costs[names].dropna(how="all").astype("string").fillna("—")
+    """List the machine types that trained the cells, the one with most cells first."""
+    names = [name for name in costs.columns if name in MACHINE_COLUMNS or name.startswith(f"{VERSIONS}.")]
+    known = costs[names].dropna(how="all").astype("string").fillna(NO_VALUE)
     if known.empty:
         return []
     sizes = known.groupby(names, sort=True).size().sort_values(ascending=False, kind="stable").reset_index(name="cells")
@@ -150,7 +164,7 @@ def _machines(costs: pd.DataFrame) -> list[list[tuple[str, str]]]:
 def _spent(frame: pd.DataFrame, costs: pd.DataFrame) -> str:
     spent = costs.cpu_seconds.dropna()
     if spent.empty:
-        return "No run record of this study's cells is there, so what they took is not known."
-    cells = frame.cell.nunique()
-    of = f"all {cells:,} cells" if len(spent) == cells else f"{len(spent):,} of {cells:,} cells"
-    return f"{spent.sum() / 3600:,.2f} CPU hours for the training of {of}, texts and PLMs not counted."
+        return "The cost is unknown: there is no run record of this study's cells."
+    count = frame.cell_path.nunique()
+    trained = f"all {count:,} cells" if len(spent) == count else f"{len(spent):,} of {count:,} cells"
+    return f"{spent.sum() / 3600:,.2f} CPU hours for training {trained}, without preparing texts and PLMs."

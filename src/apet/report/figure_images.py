@@ -1,4 +1,4 @@
-"""The figures of a results folder as data: URIs, each with a caption and the numbers behind it."""
+"""Figures of a results folder as data: URIs, with captions and the numbers behind them."""
 
 from __future__ import annotations
 
@@ -10,47 +10,51 @@ from pathlib import Path
 from apet.figures import FIGURES
 
 LARGEST_SVG = 1_500_000
-"""Bytes above which a figure of very many points stands in the report as its PNG."""
+"""Bytes above which a figure is embedded as PNG instead of SVG."""
 LARGEST_CSV = 300_000
-"""Bytes above which the numbers behind a figure are named and not held."""
-TYPES = {"svg": "image/svg+xml", "png": "image/png", "csv": "text/csv"}
+"""Bytes above which the numbers behind a figure are not embedded."""
+MEDIA_TYPES = {"svg": "image/svg+xml", "png": "image/png", "csv": "text/csv"}
 
 
 @dataclass(frozen=True)
-class Drawing:
-    """A figure. title and text: its caption. image: a data: URI of the `form` named. numbers: the same of the CSV, or
-    "" where there is none to hold; csv: how large it is, or "" where there is none."""
+class FigureImage:
+    """A figure with its caption."""
 
     name: str
     title: str
     text: str
     form: str
+    """svg or png."""
     image: str
+    """data: URI."""
     numbers: str
-    csv: str
+    """data: URI of the CSV file, empty if it is missing or too large."""
+    csv_size: str
+    """Size of the CSV file, empty if it is missing."""
 
 
-def read_drawings(folder: Path) -> list[Drawing]:
-    """The figures that are there, in the order of `FIGURES`."""
-    return [_drawing(folder, name) for name in FIGURES if (folder / f"{name}.svg").is_file()]
+def read_figures(folder: Path) -> list[FigureImage]:
+    """Read the figures in a folder, in the order of `FIGURES`."""
+    return [_figure(folder, name) for name in FIGURES if (folder / f"{name}.svg").is_file()]
 
 
 def caption(name: str) -> tuple[str, str]:
-    """The caption of a figure, which its module opens with: what is drawn, and the question it answers."""
+    """Return title and text of a figure's caption, from its module's docstring: "description: question?" and text."""
     title, _, text = (import_module(f"apet.figures.{name}").__doc__ or name).partition("\n\n")
-    what, colon, question = title.strip().partition(": ")
+    description, colon, question = title.strip().partition(": ")
     question = question[:1].upper() + question[1:]
-    return (question or what), " ".join(f"{what}. {text}".split()) if colon else " ".join(text.split())
+    return question or description, " ".join(f"{description}. {text}".split()) if colon else " ".join(text.split())
 
 
-def _drawing(folder: Path, name: str) -> Drawing:
-    svg, png, csv = (folder / f"{name}.{form}" for form in TYPES)
+def _figure(folder: Path, name: str) -> FigureImage:
+    svg, png, csv = (folder / f"{name}.{form}" for form in MEDIA_TYPES)
     path = png if svg.stat().st_size > LARGEST_SVG and png.is_file() else svg
     size = csv.stat().st_size if csv.is_file() else 0
     title, text = caption(name)
     numbers = _uri(csv) if 0 < size <= LARGEST_CSV else ""
-    return Drawing(name, title, text, path.suffix[1:], _uri(path), numbers, f"{size / 1000:,.0f} kB" if size else "")
+    csv_size = f"{size / 1000:,.0f} kB" if size else ""
+    return FigureImage(name, title, text, path.suffix[1:], _uri(path), numbers, csv_size)
 
 
 def _uri(path: Path) -> str:
-    return f"data:{TYPES[path.suffix[1:]]};base64,{b64encode(path.read_bytes()).decode()}"
+    return f"data:{MEDIA_TYPES[path.suffix[1:]]};base64,{b64encode(path.read_bytes()).decode()}"

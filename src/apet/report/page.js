@@ -12,7 +12,7 @@ function make(tag, content, name) {
   return element;
 }
 
-/* Numbers by size, text by the alphabet; what is not there last, whichever way round. */
+/* Compare numbers by value and text alphabetically; missing values come last in both directions. */
 function compare(a, b, sign) {
   if (a === null || b === null) return (a === null) - (b === null);
   return sign * (typeof a === "number" && typeof b === "number" ? a - b : collator.compare(a, b));
@@ -26,7 +26,7 @@ function fillRow(row, entries, isNumber) {
   });
 }
 
-/* What opens under a row: facts, and a small table of runs. */
+/* Details under a row: facts and a table of replicates. */
 function makeDetails(details, index, width) {
   const facts = make("dl"), runs = make("table"), head = runs.createTHead().insertRow(), body = runs.createTBody();
   details.facts[index].forEach((fact, i) => {
@@ -49,7 +49,7 @@ function makeDetails(details, index, width) {
   return row;
 }
 
-/* A table that is sorted, filtered and turned over; only the rows of one page stand in the document. */
+/* A table with sorting, filtering and pages; the document holds only the rows of one page. */
 function makeTable(section) {
   const {choose, rows, details} = JSON.parse(section.querySelector("script").textContent);
   const heads = [...section.querySelectorAll("thead th")], body = section.querySelector("tbody");
@@ -57,19 +57,19 @@ function makeTable(section) {
   const search = tools.querySelector("input"), selects = [...tools.querySelectorAll("select")];
   const [before, after] = pages.querySelectorAll("button"), status = pages.querySelector("p");
   const isNumber = heads.map(head => head.classList.contains("number"));
-  const chosen = choose.flatMap((is, column) => is ? [column] : []);
-  const words = rows.map(row => row.map(text).join("\n").toLowerCase());
-  let order = rows.map((_, i) => i), shown = order, page = 0;
+  const chosen = choose.flatMap((selectable, column) => selectable ? [column] : []);
+  const searchable = rows.map(row => row.map(text).join("\n").toLowerCase());
+  let order = rows.map((_, i) => i), visible = order, page = 0;
 
   function draw(size = PAGE) {
-    const first = page * size, part = shown.slice(first, first + size);
-    body.replaceChildren(...part.map(drawRow));
-    const range = part.length ? `${(first + 1).toLocaleString("en")}–${(first + part.length).toLocaleString("en")} of ` : "";
-    const of = shown.length === rows.length ? "" : ` (${rows.length.toLocaleString("en")} in all)`;
-    status.textContent = `${range}${shown.length.toLocaleString("en")} ${shown.length === 1 ? "row" : "rows"}${of}`;
-    before.hidden = after.hidden = shown.length <= size;
+    const first = page * size, pageRows = visible.slice(first, first + size);
+    body.replaceChildren(...pageRows.map(drawRow));
+    const range = pageRows.length ? `${(first + 1).toLocaleString("en")}–${(first + pageRows.length).toLocaleString("en")} of ` : "";
+    const total = visible.length === rows.length ? "" : ` (${rows.length.toLocaleString("en")} in all)`;
+    status.textContent = `${range}${visible.length.toLocaleString("en")} ${visible.length === 1 ? "row" : "rows"}${total}`;
+    before.hidden = after.hidden = visible.length <= size;
     before.disabled = page === 0;
-    after.disabled = first + size >= shown.length;
+    after.disabled = first + size >= visible.length;
   }
 
   function drawRow(index) {
@@ -90,9 +90,9 @@ function makeTable(section) {
   }
 
   function filter() {
-    const wanted = search.value.toLowerCase().split(/\s+/).filter(Boolean);
+    const terms = search.value.toLowerCase().split(/\s+/).filter(Boolean);
     const picked = selects.flatMap((select, i) => select.value ? [[chosen[i], select.value]] : []);
-    shown = order.filter(i => wanted.every(word => words[i].includes(word))
+    visible = order.filter(i => terms.every(term => searchable[i].includes(term))
       && picked.every(([column, option]) => text(rows[i][column]) === option));
     page = 0;
     draw();

@@ -1,4 +1,4 @@
-"""A report's content as one HTML page that may load nothing and run nothing but its own style and script."""
+"""HTML page of the report, whose security policy allows only its own style and script."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from apet.report.tables import Table
 
 
 def render(content: Content) -> str:
-    """The page. All text of the study is escaped; style and script are named by their hashes in its security policy."""
+    """Render the page. All text of the study is escaped; the security policy names style and script by their hashes."""
     environment = Environment(
         loader=PackageLoader("apet", "report"),
         autoescape=True,
@@ -45,12 +45,12 @@ def render(content: Content) -> str:
 
 
 def _hash(text: str) -> str:
-    """A hash-source of the Content Security Policy (W3C, level 3)."""
+    """Return a hash-source of the Content Security Policy (W3C, level 3)."""
     return f"sha256-{b64encode(sha256(text.encode()).digest()).decode()}"
 
 
 def _data(table: Table) -> Markup:
-    """A table's rows as JSON inside a script element: no character that HTML knows is left in it."""
+    """Return a table's rows as JSON for a script element, with all HTML characters escaped."""
     details = table.details and {
         "labels": table.details.labels,
         "facts": table.details.facts,

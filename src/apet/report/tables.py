@@ -1,117 +1,53 @@
-"""The report's tables of methods, of their differences, of tasks and of costs."""
+"""Tables of the HTML report: methods, differences, tasks and costs."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
+from apet.analysis.claims import POINTS
 from apet.analysis.resampling import MeanSamples
-from apet.report.markdown import p_value
-from apet.report.result_tables import differences_table, method_entry, method_name, methods_table
+from apet.report.formats import NO_VALUE, fixed, p_value
+from apet.report.result_tables import METHOD_KEYS, differences_table, method_entry, method_name, methods_table
 
-SPENT = ["seconds", "cpu_seconds", "peak_memory_mb"]
-
-
-def methods(frame: pd.DataFrame, draws: MeanSamples) -> Table:
-    """The table of methods: a column a task, the mean over tasks last."""
-    _, long = methods_table(frame, draws)
-    tasks = list(long.task.unique())
-    rows = []
-    for (model, placement, budget), group in long.groupby(["model", "placement", "budget"], sort=False):
-        entries = [[num(row.mean)[0], method_entry(row)] for row in group.itertuples()]
-        rows.append([model, method_name(placement, budget), num(group.tunable.iloc[0]), *entries])
-    columns = [MODEL, TableColumn("Method", choose=True), *numbers("Tunable parameters", *tasks)]
-    about = (
-        "Test score in %: mean ± S.D. over replicates, in brackets how many. Methods at their own count of tunable "
-        "parameters; APET at the same counts, with positions drawn at random."
-    )
-    return Table("methods", "Methods", about, columns, rows)
-
-
-def differences(draws: MeanSamples) -> Table:
-    """A row for each difference of two methods on one PLM and task, and for its mean over tasks."""
-    rows = []
-    for row in differences_table(draws).itertuples():
-        found, low, high = (num(value, ".1f") for value in (row.difference, row.low, row.high))
-        p = [row.p_adjusted, p_value(row.p_adjusted)]
-        named = [row.model, method_name(row.placement, row.budget), row.other, row.task]
-        rows.append([*named, found, [low[0], f"{low[1]} to {high[1]}"], p, num(row.n), num(row.units)])
-    choices = [MODEL, TableColumn("Method", choose=True), TableColumn("Against", choose=True), TASK]
-    about = (
-        "Difference of mean test scores on the same test rows, in points, with its 95 % interval (sorted by its lower "
-        "end): methods against full fine-tuning, APET against the method of its count. p is adjusted for all rows of "
-        "tasks, and apart for all means (Holm)."
-    )
-    columns = numbers("Difference", "95 % interval", "Adjusted p", "Rows", "Runs")
-    return Table("differences", "Differences", about, [*choices, *columns], rows)
-
-
-def tasks(found: pd.DataFrame) -> Table:
-    """tasks.csv, whatever columns it has: shares as per cent, other numbers as they are."""
-    shares = {"rarest_label", "commonest_label", "chance", "truncated"}
-    columns, entries = [], []
-    for name, values in found.items():
-        if is_number := pd.api.types.is_numeric_dtype(values):
-            form, scale = (".1f", 100) if name in shares else (",.6g", 1)
-            entries.append([num(value, form, scale) for value in values])
-        else:
-            entries.append([plain(value) for value in values])
-        said = label(name) + (", %" if name in shares else "")
-        columns.append(TableColumn(said, number=is_number, choose=name in ("task", "model")))
-    rows = [list(row) for row in zip(*entries, strict=True)]
-    about = (
-        "Rows of each split; shares of the rarest and the commonest label of the test split; chance, the larger of a "
-        "uniform guess and the majority share (in F1, of an even guess and of always the second label); tokens of a "
-        "test row with its prompt; test rows whose text was cut."
-    )
-    return Table("tasks", "Tasks", about, columns, rows)
-
-
-def costs_by_model(frame: pd.DataFrame, costs: pd.DataFrame) -> Table:
-    """What the cells of each PLM took, as far as it is known, the smallest PLM first."""
-    facts = frame.drop_duplicates("cell").set_index("cell")[["model", "non_embedding"]]
-    known = costs[["cell", *SPENT]].dropna(subset=["cpu_seconds"]).join(facts, on="cell", how="inner")
-    rows = []
-    for (size, model), group in known.groupby(["non_embedding", "model"]):
-        hours = [num(group[name].sum() / 3600, ",.2f") for name in ("cpu_seconds", "seconds")]
-        spent = [*hours, num(group.cpu_seconds.mean(), ",.1f"), num(group.peak_memory_mb.max())]
-        rows.append([model, num(size), num(len(group)), *spent])
-    columns = numbers(
-        "Parameters outside embeddings", "Cells", "CPU hours", "Hours", "CPU seconds a cell", "Most memory, MB"
-    )
-    return Table("costs", "By PLM", "", [MODEL, *columns], rows)
-
-
+SPENT_COLUMNS = ["seconds", "cpu_seconds", "peak_memory_mb"]
+FRACTION_COLUMNS = ("rarest_label", "commonest_label", "chance", "truncated")
+"""Columns of tasks.csv that are shown in per cent."""
 Entry = str | list[Any]
-"""Text, or [number or None, text]: a number is sorted by itself, and shown as its text."""
-NONE: Entry = [None, "—"]
+"""Text, or [number or None, text]: sorted by the number, shown as the text."""
+EMPTY_ENTRY: Entry = [None, NO_VALUE]
 
 
 @dataclass(frozen=True)
 class TableColumn:
-    """choose: whether rows may be chosen by this column's values."""
+    """A column of a table in the report."""
 
     label: str
     number: bool = False
+    """Whether entries are numbers."""
     choose: bool = False
+    """Whether readers can filter rows by this column's values."""
 
 
 @dataclass(frozen=True)
 class Details:
-    """What opens under a row: facts in the order of `labels` (where there are none, nothing opens) and a table of runs.
-    `facts` and `runs` have an entry for each row."""
+    """Content that opens under a row: facts and a table of replicates. `facts` and `runs` have an entry per row."""
 
     labels: list[str]
+    """Labels of the facts."""
     facts: list[list[str]]
+    """Empty for a row without details."""
     columns: list[TableColumn]
+    """Columns of `runs`."""
     runs: list[list[list[Entry]]]
 
 
 @dataclass(frozen=True)
 class Table:
+    """A table that readers can sort and filter."""
+
     name: str
     title: str
     about: str
@@ -120,30 +56,112 @@ class Table:
     details: Details | None = None
 
 
-MODEL, TASK, PLACEMENT = (
-    TableColumn("PLM", choose=True),
-    TableColumn("Task", choose=True),
-    TableColumn("Placement", choose=True),
-)
+MODEL, TASK, PLACEMENT = (TableColumn(label, choose=True) for label in ("PLM", "Task", "Placement"))
 
 
-def numbers(*labels: str) -> list[TableColumn]:
+def numeric(*labels: str) -> list[TableColumn]:
+    """Return columns of numbers."""
     return [TableColumn(label, number=True) for label in labels]
 
 
-def num(value: Any, form: str = ",.0f", scale: float = 1.0) -> Entry:
-    """A number and its text; nothing for NaN and None."""
-    if value is None or value is pd.NA or math.isnan(value):
-        return NONE
+def number_entry(value: Any, form: str = ",.0f", scale: float = 1.0) -> Entry:
+    """Return a number and its text, or an empty entry for NaN and None."""
+    if value is None or pd.isna(value):
+        return EMPTY_ENTRY
     value = float(value) * scale
-    return [float(f"{value:.8g}"), format(value, form).replace("-", "−")]
+    return [float(f"{value:.8g}"), fixed(value, form)]
 
 
-def plain(value: Any) -> str:
-    """Text of a value that may not be there."""
-    return "—" if value is None or pd.isna(value) else str(value)
+def interval_entry(low: Any, high: Any, scale: float = 1.0) -> Entry:
+    """Return an interval, sorted by its lower bound."""
+    if pd.isna(low):
+        return EMPTY_ENTRY
+    sort_value = number_entry(low, ".1f", scale)[0]
+    return [sort_value, f"{fixed(low * scale, '.1f')} to {fixed(high * scale, '.1f')}"]
+
+
+def text_entry(value: Any) -> str:
+    """Return text of a value that may be missing."""
+    return NO_VALUE if value is None or pd.isna(value) else str(value)
 
 
 def label(name: str) -> str:
-    known = {"model": "PLM", "peak_memory_mb": "Peak memory, MB", "cpu_seconds": "CPU seconds"}
-    return known.get(name, name[:1].upper() + name[1:].replace("_", " "))
+    """Return the label of a column of a CSV file."""
+    special = {"model": "PLM", "peak_memory_mb": "Peak memory, MB", "cpu_seconds": "CPU seconds"}
+    return special.get(name, name[:1].upper() + name[1:].replace("_", " "))
+
+
+def methods(frame: pd.DataFrame, samples: MeanSamples) -> Table:
+    """Build the table of methods: a column per task, the mean over tasks last."""
+    scores = methods_table(frame, samples)
+    rows: list[list[Entry]] = []
+    for (model, placement, budget), group in scores.groupby(METHOD_KEYS, sort=False):
+        entries: list[Entry] = [[number_entry(row.mean)[0], method_entry(row)] for row in group.itertuples()]
+        rows.append([model, method_name(placement, budget), number_entry(group.trainable_params.iloc[0]), *entries])
+    tasks = list(scores.task.unique())
+    columns = [MODEL, TableColumn("Method", choose=True), *numeric("Trainable parameters", *tasks)]
+    about = (
+        "Test score in %: mean ± S.D. over replicates, their number in brackets. Methods at their own count of "
+        "trainable parameters; APET at the same counts, at random positions."
+    )
+    return Table("methods", "Methods", about, columns, rows)
+
+
+def differences(samples: MeanSamples) -> Table:
+    """Build the table of differences: a row per PLM, method, baseline and task, the mean over tasks included."""
+    rows = [
+        [
+            row.model,
+            method_name(row.placement, row.budget),
+            row.baseline,
+            row.task,
+            number_entry(row.difference, ".1f"),
+            interval_entry(row.low, row.high),
+            [row.p_adjusted, p_value(row.p_adjusted)],
+            number_entry(row.n_test),
+            number_entry(row.num_replicates),
+        ]
+        for row in differences_table(samples).itertuples()
+    ]
+    choices = [MODEL, TableColumn("Method", choose=True), TableColumn("Baseline", choose=True), TASK]
+    columns = [*choices, *numeric("Difference", "95 % interval", "Adjusted p", "Test rows", "Replicates")]
+    about = (
+        "Difference of mean test scores on the same test rows, in points, with its 95 % interval (sorted by its lower "
+        "bound): methods against full fine-tuning, APET against the method with its count. p is adjusted over all rows "
+        "of tasks, and separately over all means (Holm)."
+    )
+    return Table("differences", "Differences", about, columns, rows)
+
+
+def tasks(table: pd.DataFrame) -> Table:
+    """Build the table of tasks from tasks.csv, whatever its columns; fractions are in per cent."""
+    columns, entries = [], []
+    for name, values in table.items():
+        fraction = name in FRACTION_COLUMNS
+        is_number = pd.api.types.is_numeric_dtype(values)
+        form, scale = (".1f", POINTS) if fraction else (",.6g", 1.0)
+        entries.append([number_entry(v, form, scale) if is_number else text_entry(v) for v in values])
+        title = label(name) + (", %" if fraction else "")
+        columns.append(TableColumn(title, number=is_number, choose=name in ("task", "model")))
+    rows = [list(row) for row in zip(*entries, strict=True)]
+    about = (
+        "Rows of each split; fractions of the rarest and the commonest label in the test split; chance: the larger of "
+        "a uniform guess and the majority class (for F1, of a uniform guess and of always class 1); tokens of a test "
+        "row with its prompt; fraction of test rows whose text was truncated."
+    )
+    return Table("tasks", "Tasks", about, columns, rows)
+
+
+def costs_by_model(frame: pd.DataFrame, costs: pd.DataFrame) -> Table:
+    """Build the table of costs: a row per PLM with run records, the smallest PLM first."""
+    facts = frame.drop_duplicates("cell_path").set_index("cell_path")[["model", "non_embedding_params"]]
+    known = costs[["cell_path", *SPENT_COLUMNS]].dropna(subset=["cpu_seconds"]).join(facts, on="cell_path", how="inner")
+    rows: list[list[Entry]] = []
+    for (size, model), group in known.groupby(["non_embedding_params", "model"]):
+        hours = [number_entry(group[name].sum() / 3600, ",.2f") for name in ("cpu_seconds", "seconds")]
+        per_cell = [number_entry(group.cpu_seconds.mean(), ",.1f"), number_entry(group.peak_memory_mb.max())]
+        rows.append([model, number_entry(size), number_entry(len(group)), *hours, *per_cell])
+    columns = numeric(
+        "Non-embedding parameters", "Cells", "CPU hours", "Hours", "CPU seconds per cell", "Peak memory, MB"
+    )
+    return Table("costs", "By PLM", "", [MODEL, *columns], rows)

@@ -229,6 +229,9 @@ class Grid:
         """Return the resolved study. Jobs read it, so an edit of params.yaml does not change a running job.
 
         Values that cells share are stored once; `apet.study.resolve.read_cells` restores the cells.
+
+        Returns:
+            The record, without the sizes of PLMs.
         """
         trainings = list(dict.fromkeys(axis.training for axis in self.study.grid))
         number = {training: n for n, training in enumerate(trainings)}

@@ -30,7 +30,7 @@ from apet.training.callbacks import NO_CALLBACKS, CellCallbacks
 from apet.training.loop import HEAD, TrainingData, TrainingResult, train
 from apet.tuning import start, tune
 
-PREDICTED = {"draw": pa.int16(), "rerun": pa.int16(), "id": pa.string()}
+PREDICTED = {"plan_index": pa.int16(), "seed_index": pa.int16(), "id": pa.string()}
 """Columns of the predictions that every task has; its objective names the others."""
 
 
@@ -88,9 +88,9 @@ class Replicate:
         return cls(draw, rerun, plan, TrainingResult.from_state_dict(values["trained"]), tested)
 
 
-def replicate_name(draw: int, rerun: int) -> str:
-    """Of a replicate within its cell."""
-    return f"draw{draw}.rerun{rerun}"
+def replicate_name(plan_index: int, seed_index: int) -> str:
+    """Return the name of a replicate within its cell."""
+    return f"plan{plan_index}.seed{seed_index}"
 
 
 def train_cell(cell: Cell, bench: CellInputs, folder: Path, journal: CellCallbacks = NO_CALLBACKS) -> dict[str, Any]:
@@ -168,8 +168,8 @@ def _predictions(bench: CellInputs, replicates: list[Replicate]) -> tuple[dict[s
     """Columns of all replicates, one after another, and their types."""
     names, own = bench.test.row_ids, bench.data.objective.columns
     columns = {
-        "draw": np.repeat([r.plan_index for r in replicates], len(names)),
-        "rerun": np.repeat([r.seed_index for r in replicates], len(names)),
+        "plan_index": np.repeat([r.plan_index for r in replicates], len(names)),
+        "seed_index": np.repeat([r.seed_index for r in replicates], len(names)),
         "id": names * len(replicates),
         **{name: np.concatenate([r.test.rows[name] for r in replicates]) for name in own},
     }
@@ -184,8 +184,8 @@ def _record(cell: Cell, bench: CellInputs, budget: int, replicates: list[Replica
         "cell": asdict(cell),
         "plm": {
             **plm.record(),
-            "parameters": inventory.parameters,
-            "non_embedding": inventory.non_embedding,
+            "num_params": inventory.parameters,
+            "non_embedding_params": inventory.non_embedding,
         },
         "task": {
             "name": task["task"],
@@ -202,30 +202,30 @@ def _record(cell: Cell, bench: CellInputs, budget: int, replicates: list[Replica
             "truncated": {name: split.truncated for name, split in bench.encoded.items()},
             "lengths": {name: split.tokens for name, split in bench.encoded.items()},
         },
-        "tunable": budget,
+        "trainable_params": budget,
         "head": {"parameters": bench.head_size},
         "replicates": [replicate_record(cell, bench, r) for r in replicates],
     }
 
 
 def replicate_record(cell: Cell, bench: CellInputs, r: Replicate) -> dict[str, Any]:
-    """What the cell's record says of one run."""
+    """Return the record of one replicate in the cell's record."""
     seeds = {
         "plan": cell.seed_of("plan", r.plan_index),
         "start": cell.seed_of("start", r.plan_index, r.seed_index),
         "order": cell.seed_of("order", r.plan_index, r.seed_index),
     }
     return {
-        "draw": r.plan_index,
-        "rerun": r.seed_index,
+        "plan_index": r.plan_index,
+        "seed_index": r.seed_index,
         "structures": r.plan.structures,
-        "plan": r.plan.digest,
-        "theta": bytes_digest(r.training.theta.numpy().tobytes()),
+        "plan_digest": r.plan.digest,
+        "theta_digest": bytes_digest(r.training.theta.numpy().tobytes()),
         "seeds": seeds,
         "outcome": r.training.outcome,
-        "rate": r.training.lr_multiplier,
+        "lr_multiplier": r.training.lr_multiplier,
         "best_step": r.training.best_step,
-        "steps": r.training.num_steps,
+        "num_steps": r.training.num_steps,
         "stopped": r.training.stopped,
         "validation": asdict(r.training.validation),
         "test": asdict(r.test.score),

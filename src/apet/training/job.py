@@ -215,7 +215,7 @@ def run_cell(cell: Cell, bench: CellInputs, results: ResultPaths, journal: CellC
     assert isinstance(journal, JobCallbacks)  # only those of other processes are not
     run = {
         "cell": cell.path,
-        "trained": [r["theta"] for r in record["replicates"]],
+        "trained": [r["theta_digest"] for r in record["replicates"]],
         "seconds": round(time.monotonic() - start, 3),
         "cpu_seconds": round(time.process_time() - cpu, 3),
         "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
