@@ -21,7 +21,7 @@ from apet.core.hashing import write_json
 from apet.errors import DataError
 from apet.study.cell_record import find_cell, write_record
 from apet.study.paths import ResultPaths
-from test_api import WRITTEN, Finished, finished
+from test_api import GENERATION, Finished, finished
 
 RUN = {
     "cell": "", "trained": [], "seconds": 12.3, "cpu_seconds": 11.0, "peak_memory_mb": 1234, "host": "node7",
@@ -115,7 +115,7 @@ def test_none_cell_with_a_classification_head_shows_its_head(tmp_path):
 
 
 def test_generation_task_has_no_majority(tmp_path):
-    made = finished(tmp_path, task=WRITTEN, num_plans=1)
+    made = finished(tmp_path, task=GENERATION, num_plans=1)
     (line,) = (line for line in show(made.folder, results(made)) if line.startswith("task"))
     assert line == f"task     echo: f1, chance {made.record['task']['chance']:.3f}"
 
