@@ -9,6 +9,7 @@ from pathlib import Path
 
 import hypothesis
 import pytest
+import yaml
 from filelock import FileLock
 from xdist.remote import Producer
 from xdist.scheduler.loadscope import LoadScopeScheduling
@@ -18,6 +19,7 @@ from toy import OLDER, PARAMS, Checkout, Recorded, trainings
 
 hypothesis.settings.register_profile("apet", deadline=None)  # no test is of how fast a machine is
 hypothesis.settings.load_profile("apet")
+yaml.SafeDumper.ignore_aliases = lambda self, data: True  # type: ignore[method-assign]  # apet refuses aliases
 
 SHARING = ("test_workflow", "test_dvc")
 """Files whose tests share the recorded study."""

@@ -8,13 +8,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from apet.config.study_config import LearningRates, TrainingConfig
 from apet.data.prepare import Rows
 from apet.data.prepare import prepare_task as prepare_splits
-from apet.data.task_config import load_task
+from apet.data.task_config import load_task, parse_task
 from apet.errors import ConfigError, ModelError, unknown_name
 from apet.evaluation import Score
 from apet.export.delta import memory_content
@@ -114,8 +113,12 @@ def prepare_task(
     if given != (rows is not None):
         raise ConfigError("rows: they go with a task that is a mapping; a task by name or YAML file has its source.")
     with tempfile.TemporaryDirectory() as folder:
-        found = load_task(_written(task, rows, Path(folder)) if isinstance(task, Mapping) else task)
-        prepare_splits(found, Path(wheels), Path(out), most or {}, seed)
+        if isinstance(task, Mapping):
+            values = {**task, "local": _write_rows(rows, Path(folder))}
+            definition = parse_task(values, "task", Path(folder))
+        else:
+            definition = load_task(task)
+        prepare_splits(definition, Path(wheels), Path(out), most or {}, seed)
     return Path(out)
 
 
@@ -142,14 +145,11 @@ def train(plm: PLM, plan: Plan, data: str | Path, seed: int = 1, **training: Any
     return TunedModel(plm, plan, made.training.theta, asked, length, made.training.head, run)
 
 
-def _written(task: Mapping[str, Any], rows: Any, folder: Path) -> Path:
-    """A task and its rows as the files that the pipeline reads them from."""
+def _write_rows(rows: Any, folder: Path) -> dict[str, str]:
+    """Write a task's rows as JSONL, and return the task's local source."""
     splits = rows if isinstance(rows, Mapping) else {"all": rows}
-    for split, some in splits.items():
-        records = some.to_dict("records") if hasattr(some, "to_dict") else some
+    for split, split_rows in splits.items():
+        records = split_rows.to_dict("records") if hasattr(split_rows, "to_dict") else split_rows
         lines = [json.dumps(dict(row), ensure_ascii=False) for row in records]
         (folder / f"{split}.jsonl").write_text("\n".join(lines) + "\n", "utf-8")
-    place = {"folder": "."} if isinstance(rows, Mapping) else {"file": "all.jsonl"}
-    path = folder / "task.yaml"
-    path.write_text(yaml.safe_dump({**task, "local": place}, sort_keys=False, allow_unicode=True), "utf-8")
-    return path
+    return {"folder": "."} if isinstance(rows, Mapping) else {"file": "all.jsonl"}
