@@ -14,6 +14,7 @@ from apet.core.records import write_json_record
 from apet.errors import ApetError, ConfigError
 from apet.study.grid import Grid
 from apet.study.resolve import read_cells, sizes
+from apet.study.schemas import schemas
 
 ROOT = Path(__file__).parent.parent
 PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text())
@@ -93,26 +94,26 @@ WRONG = [
     ("grid.0.budgets", ["@foo"], "@lora"),
     ("grid.0.budgets", [], "grid.0.budgets: expected 1 or more entries, got []"),
     ("grid.3.budgets", ["@own"], "no count of its own"),
-    ("grid.0.num_plans", 0, "grid.0.num_plans: expected at least 1, got 0"),
+    ("grid.0.num_plans", 0, "grid.0.num_plans: expected a whole number of at least 1, got 0"),
     ("grid.0.seeds", 3, "unknown key 'seeds'"),
     ("stduy", "x", "Did you mean 'study'"),
     ("study", "My Study", "small letters"),
-    ("seed", -1, "seed: expected at least 0, got -1"),
-    ("seed", "one", "seed: expected a whole number, got 'one'"),
-    ("max_samples.train", 0, "max_samples.train: expected at least 2, got 0"),
+    ("seed", -1, "seed: expected a whole number of at least 0, got -1"),
+    ("seed", "one", "seed: expected a whole number of at least 0, got 'one'"),
+    ("max_samples.train", 0, "max_samples.train: expected a whole number of at least 2, or null, got 0"),
     ("max_samples.dev", 5, "max_samples: unknown key 'dev'"),
-    ("methods.lora_rank", 0, "methods.lora_rank: expected at least 1, got 0"),
+    ("methods.lora_rank", 0, "methods.lora_rank: expected a whole number of at least 1, got 0"),
     ("methods.rank", 8, "unknown key 'rank'"),
-    ("training.max_steps", 0, "training.max_steps: expected at least 1, got 0"),
-    ("training.max_steps", 1.5, "training.max_steps: expected a whole number, got 1.5"),
+    ("training.max_steps", 0, "training.max_steps: expected a whole number of at least 1, got 0"),
+    ("training.max_steps", 1.5, "training.max_steps: expected a whole number of at least 1, got 1.5"),
     ("training.loss", "all", "Allowed: full_vocab, label_words"),
     ("training.lr_scheduler_type", "cosine", "Allowed: constant, linear"),
-    ("training.learning_rates.entry", 0, "training.learning_rates.entry: expected a number above 0"),
+    ("training.learning_rates.entry", 0, "training.learning_rates.entry: expected a number above 0, at most 10, got 0"),
     ("training.learning_rates.lora", 0.1, "unknown key 'lora'"),
     ("training.lr_multipliers", [], "training.lr_multipliers: expected 1 or more entries, got []"),
     ("training.learning_rate", 0.1, "Did you mean 'learning_rates'"),
     ("pretraining.max_tokns", 5, "max_tokens"),
-    ("cells_per_job", 0, "cells_per_job: expected at least 1, got 0"),
+    ("cells_per_job", 0, "cells_per_job: expected a whole number of at least 1, got 0"),
 ]
 
 
@@ -222,3 +223,15 @@ def test_jobs_hold_every_cell_once_and_stay_few(tmp_path):
     assert len({b.job for b in jobs}) == len(jobs)
     assert all(len(b.tasks) == 1 for b in jobs if b.model == "bloom-128x4")
     assert any(len(b.tasks) > 1 for b in jobs if b.model == "bloom-32x2")
+
+
+@pytest.mark.parametrize("name", schemas())
+def test_committed_json_schema_is_up_to_date(name):
+    """`python -m apet.study.schemas` writes them."""
+    assert (ROOT / "schemas" / name).read_text("utf-8") == schemas()[name]
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda p: p.name)
+def test_shipped_study_names_its_schema(path):
+    comment = path.read_text().splitlines()[0]
+    assert (path.parent / comment.removeprefix("# yaml-language-server: $schema=")).is_file()

@@ -14,11 +14,11 @@ from pydantic.dataclasses import dataclass
 from apet.core.validation import (
     CLOSED,
     DISTINCT,
+    LINE,
     LIST,
     MAX_INTEGER,
     NOT_EMPTY,
     Bool,
-    Line,
     Lines,
     Number,
     PositiveInt,
@@ -40,12 +40,12 @@ Points = Annotated[Number, Field(gt=0, le=100)]
 
 def _budget(value: Any) -> str:
     if not isinstance(value, str) and (type(value) is not int or not 0 <= value <= MAX_INTEGER):
-        raise ValueError(f"expected 4096, 0.01%, @lora or @own, got {truncated_repr(value)}.")
+        raise ValueError(f"expected a whole number below 2**53, 0.01%, @lora or @own, got {truncated_repr(value)}.")
     return str(value)
 
 
 def _model_entry(value: Any) -> str | Mapping[str, Any]:
-    if isinstance(value, Mapping) or (isinstance(value, str) and re.fullmatch(r"[^\x00-\x1f\x7f]+", value)):
+    if isinstance(value, Mapping) or (isinstance(value, str) and re.fullmatch(LINE, value)):
         return value
     expected = "bloom-64x4, a name of the registry or ./my-plm in one line, or a mapping with name and source"
     raise ValueError(f"expected {expected}, got {truncated_repr(value)}.")
@@ -53,6 +53,8 @@ def _model_entry(value: Any) -> str | Mapping[str, Any]:
 
 StudyName = Annotated[str, matching("[a-z0-9_-]{1,100}", "small letters, digits, - and _, at most 100")]
 BudgetText = Annotated[str, PlainValidator(_budget, json_schema_input_type=int | str)]
+TaskEntry = Annotated[str, matching(LINE, "a task's name or the path of a YAML file")]
+SourceEntry = Annotated[str, matching(LINE, "hub, wheel, local or a folder")]
 ModelEntry = Annotated[
     str | Mapping[str, Any], PlainValidator(_model_entry, json_schema_input_type=str | dict[str, Any])
 ]
@@ -90,7 +92,7 @@ class TrainingConfig:
     """Most tokens of a prompt with its text. A task may ask for fewer."""
     learning_rates: LearningRates = field(default_factory=LearningRates)
     """Learning rate of each structure."""
-    lr_multipliers: Annotated[tuple[LearningRate, ...], LIST, NOT_EMPTY, DISTINCT] = (1.0,)
+    lr_multipliers: Annotated[tuple[LearningRate, ...], NOT_EMPTY, LIST, DISTINCT] = (1.0,)
     """Factors tried on all learning rates. The best on validation is kept."""
     lr_scheduler_type: Literal["linear", "constant"] = "linear"
     """Learning rate after the warm-up: linear to zero, or constant."""
@@ -124,7 +126,7 @@ class GridEntry:
 
     placements: Lines
     """Names of placements: full, lora, adapter, bitfit, prompt, uniform, attention, …"""
-    budgets: Annotated[tuple[BudgetText, ...], LIST, NOT_EMPTY, DISTINCT]
+    budgets: Annotated[tuple[BudgetText, ...], NOT_EMPTY, LIST, DISTINCT]
     """Numbers of trainable parameters: 4096, 0.01%, @lora (as many as LoRA has), @own (the method's own number)."""
     models: Lines | None = None
     """Only for these of the study's models."""
@@ -209,12 +211,12 @@ class PretrainingConfig:
 class StudyConfig:
     """A study. Required are models, tasks and grid; all other keys have defaults."""
 
-    models: Annotated[tuple[ModelEntry, ...], LIST, NOT_EMPTY, DISTINCT]
+    models: Annotated[tuple[ModelEntry, ...], NOT_EMPTY, LIST, DISTINCT]
     """PLMs: of the ladder (bloom-64x4), of the registry (google/t5-v1_1-base), folders (./my-plm), or mappings with
     the registry's keys."""
-    tasks: Lines
+    tasks: Annotated[tuple[TaskEntry, ...], NOT_EMPTY, LIST, DISTINCT]
     """Names of shipped tasks, or paths of YAML files."""
-    grid: Annotated[tuple[GridEntry, ...], LIST, NOT_EMPTY]
+    grid: Annotated[tuple[GridEntry, ...], NOT_EMPTY, LIST]
     """The cells."""
     study: StudyName = "study"
     """A name for reports: small letters, digits, - and _, at most 100."""
@@ -222,7 +224,7 @@ class StudyConfig:
     """All other seeds are hashes of this one and of a cell's coordinates."""
     exclude: Annotated[tuple[Exclusion, ...], LIST] = ()
     """Pairs that are left out."""
-    sources: Mapping[str, Line] = field(default_factory=dict)
+    sources: Mapping[str, SourceEntry] = field(default_factory=dict)
     """Where rows come from: a task, or `all`, to hub, wheel, local, or a folder of <task>/<split>.jsonl."""
     max_samples: SampleLimits = field(default_factory=SampleLimits)
     """Most rows of each split."""

@@ -34,20 +34,14 @@ MAX_ERRORS = 20
 
 EXPECTED = {
     "bool_type": "true or false",
-    "finite_number": "a finite number",
-    "float_type": "a number",
-    "greater_than": "a number above {gt}",
-    "greater_than_equal": "at least {ge}",
-    "int_type": "a whole number",
     "invalid_key": "a text as key",
-    "less_than_equal": "at most {le}",
     "string_type": "a text",
     "too_short": "{min_length} or more entries",
     **dict.fromkeys(("dataclass_type", "mapping_type", "model_attributes_type"), "a mapping of keys to values"),
     **dict.fromkeys(("dict_type", "typed_dict_type"), "a mapping of keys to values"),
     **dict.fromkeys(("list_type", "tuple_type"), "a list"),
 }
-"""Type of a pydantic error -> what was expected, with the names of the error's context in braces."""
+"""Type of a pydantic error -> what was expected, with the names of the error's context in braces. Numbers: `_number`."""
 
 
 def matching(pattern: str, expected: str) -> PlainValidator:
@@ -94,8 +88,9 @@ Seed = Annotated[Whole, Field(ge=0)]
 Ratio = Annotated[Number, Field(ge=0, le=1)]
 Bool = Annotated[bool, Strict()]
 Text = Annotated[str, Strict()]
-Line = Annotated[str, matching(r"[^\x00-\x1f\x7f]+", "one line of text")]
-Lines = Annotated[tuple[Line, ...], LIST, NOT_EMPTY, DISTINCT]
+LINE = r"[^\x00-\x1f\x7f]+"
+Line = Annotated[str, matching(LINE, "one line of text")]
+Lines = Annotated[tuple[Line, ...], NOT_EMPTY, LIST, DISTINCT]
 
 
 def validate(kind: type[T], values: Any, location: str, context: Any = None) -> T:
@@ -151,12 +146,12 @@ def _message(schema: Mapping[str, Any], error: ValidationError, location: str) -
 def _sentence(schema: Mapping[str, Any], error: Mapping[str, Any]) -> str:
     """`key: problem. Fix.` of one error."""
     kind, value, context = error["type"], error["input"], error.get("ctx", {})
-    parts, allowed = _resolve(schema, error["loc"])
-    key, parent = ".".join(parts), ".".join(parts[:-1])
+    parts, parent, node = _resolve(schema, error["loc"])
+    key, outer = ".".join(parts), ".".join(parts[:-1])
     if kind in ("unexpected_keyword_argument", "extra_forbidden"):
-        return unknown_name("key", parts[-1], allowed, parent)
+        return unknown_name("key", parts[-1], parent["properties"], outer)
     if kind in ("missing", "missing_argument"):
-        return _at(parent, f"missing key {parts[-1]!r}. Add it.")
+        return _at(outer, f"missing key {parts[-1]!r}. Add it.")
     if kind == "union_tag_not_found":
         return _at(key, f"missing key {context['discriminator']}. Add it.")
     if kind == "literal_error":
@@ -166,10 +161,24 @@ def _sentence(schema: Mapping[str, Any], error: Mapping[str, Any]) -> str:
         return unknown_name("value", value[name], _quoted(context["expected_tags"]), f"{key}.{name}")
     if kind == "value_error":
         return _at(key, str(context["error"]))
-    expected = EXPECTED[kind].format(**context) if kind in EXPECTED else error["msg"]
-    if type(value) is int and abs(value) > MAX_INTEGER:
-        expected = "a number below 2**53"
-    return _at(key, f"expected {expected}, got {truncated_repr(value)}.")
+    target = _target(node, schema)
+    is_number = target.get("type") in ("integer", "number")
+    expected = _number(target, value) if is_number else EXPECTED.get(kind, error["msg"]).format(**context)
+    null = ", or null" if {"type": "null"} in node.get("anyOf", ()) else ""
+    return _at(key, f"expected {expected}{null}, got {truncated_repr(value)}.")
+
+
+def _number(node: Mapping[str, Any], value: Any) -> str:
+    """The limits of a number, from its JSON schema, in words."""
+    least, above, most = (node.get(key) for key in ("minimum", "exclusiveMinimum", "maximum"))
+    name = "a whole number" if node["type"] == "integer" else "a number"
+    if most == MAX_INTEGER:
+        most = None
+        if type(value) is int and abs(value) > MAX_INTEGER:
+            return f"{name} below 2**53"
+    if least is not None:
+        return f"{name} from {least:.0f} to {most:,.0f}" if most else f"{name} of at least {least:.0f}"
+    return f"{name} above {above:.0f}" + (f", at most {most:,.0f}" if most else "") if above is not None else name
 
 
 def _at(key: str, problem: str) -> str:
@@ -180,19 +189,20 @@ def _quoted(names: str) -> list[str]:
     return re.findall("'([^']*)'", names)
 
 
-def _resolve(schema: Mapping[str, Any], location: Sequence[str | int]) -> tuple[list[str], list[str]]:
-    """The keys that lead to an error, without pydantic's tags of unions, and the keys allowed beside the last one."""
+def _resolve(schema: Mapping[str, Any], location: Sequence[str | int]) -> tuple[list[str], Mapping, Mapping]:
+    """The keys that lead to an error, without pydantic's tags of unions, and the schemas around and of the last one."""
     parts: list[str] = []
-    node, parent = _target(schema, schema), schema
+    parent, node = schema, schema
     for part in location:
-        if part in (tagged := node.get("discriminator", {}).get("mapping", {})):
-            node = _target({"$ref": tagged[part]}, schema)
+        target = _target(node, schema)
+        if part in (tagged := target.get("discriminator", {}).get("mapping", {})):
+            node = {"$ref": tagged[part]}
         elif part != "[key]":
-            parts, parent = [*parts, str(part)], node
-            keys = node.get("properties", {})
-            inner = keys.get(part) or node.get("items" if isinstance(part, int) else "additionalProperties")
-            node = _target(inner, schema) if isinstance(inner, Mapping) else {}
-    return parts, list(parent.get("properties", {}))
+            parts, parent = [*parts, str(part)], target
+            inner = target.get("properties", {}).get(part)
+            inner = inner or target.get("items" if isinstance(part, int) else "additionalProperties")
+            node = inner if isinstance(inner, Mapping) else {}
+    return parts, parent, node
 
 
 def _target(node: Mapping[str, Any], schema: Mapping[str, Any]) -> Mapping[str, Any]:

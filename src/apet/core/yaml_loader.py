@@ -18,8 +18,8 @@ import yaml
 
 from apet.errors import ConfigError, truncated_repr
 
-MAX_BYTES = 2**18
-"""Largest file: a few seconds of reading. The largest file of the package, registry.yaml, has 11 kB."""
+MAX_BYTES = 2**17
+"""Largest file: two seconds of reading. The largest file of the package, registry.yaml, has 11 kB."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -75,7 +75,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except RecursionError:
         raise ConfigError(f"{path}: too many nested levels.") from None
     if not isinstance(content, dict):
-        kind = {type(None): "nothing", list: "a list"}.get(type(content), f"a {type(content).__name__}")
+        kind = {type(None): "nothing", list: "a list", str: "a text"}.get(type(content), f"a {type(content).__name__}")
         raise ConfigError(f"{path}: expected a mapping of keys to values, got {kind}.")
     return content
 

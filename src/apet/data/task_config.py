@@ -8,7 +8,7 @@ from dataclasses import field, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, WithJsonSchema, model_validator
 from pydantic.dataclasses import dataclass
 
 from apet.core.validation import (
@@ -86,7 +86,7 @@ SplitName = Annotated[str, matching(r"\w[\w.-]{0,99}", "letters, digits, -, _ an
 LabelWord = Annotated[str, matching(r"(?=.*\S)[^\x00-\x1f\x7f]+", "a word in one line")]
 TextColumn = Annotated[Line, AfterValidator(_text_column)]
 SplitKey = Annotated[str, AfterValidator(_split_key)]
-Metric = Literal["accuracy", "f1", "em", "rouge_l"]
+Metric = Annotated[Text, WithJsonSchema({"enum": ["accuracy", "f1", "em", "rouge_l"]})]
 
 
 @dataclass(frozen=True, kw_only=True, config=CLOSED)
@@ -104,12 +104,12 @@ class Task:
     """One sentence for the report."""
     type: Literal["classification", "generation"]
     """classification: one of the verbalizer's classes. generation: a text."""
-    text_columns: Annotated[tuple[TextColumn, ...], LIST, NOT_EMPTY, DISTINCT]
+    text_columns: Annotated[tuple[TextColumn, ...], NOT_EMPTY, LIST, DISTINCT]
     """Columns of a row's texts."""
     prompt: Annotated[Mapping[str, Text], BeforeValidator(_prompts, json_schema_input_type=Text | dict[str, Text])]
     """Prompt with each text column once, in braces: "{text} Topic:". Or a mapping of model families to prompts, with
     the key default."""
-    metrics: Annotated[tuple[Metric, ...], LIST, NOT_EMPTY, DISTINCT]
+    metrics: Annotated[tuple[Metric, ...], NOT_EMPTY, LIST, DISTINCT]
     """accuracy, f1 (of the second of two classes); for generation em, f1, rouge_l. The first is the reported one."""
     max_length: PositiveInt
     """Most tokens of a prompt with its texts."""
@@ -194,9 +194,10 @@ class Task:
             if name not in self.text_columns:
                 yield unknown_name("column", name, self.text_columns, "group_by")
         columns = ", ".join(f"{{{name}}}" for name in self.text_columns)
+        once = "once each" if len(self.text_columns) > 1 else "once"
         for family, prompt in self.prompt.items():
             if sorted(PLACEHOLDER.findall(prompt)) != sorted(self.text_columns) or prompt != prompt.rstrip():
-                expected = f"expected {columns} once each and no space at the end"
+                expected = f"expected {columns} {once} and no space at the end"
                 yield f"prompt.{family}: {expected}, got {truncated_repr(prompt)}."
         for kind, source in self.sources.items():
             for name in source.column_map:
