@@ -62,7 +62,7 @@ ModelEntry = Annotated[
 
 @dataclass(frozen=True, config=CLOSED)
 class LearningRates:
-    """AdamW's learning rate for the parameters of each structure."""
+    """Learning rates of AdamW for the parameters of each structure."""
 
     entry: LearningRate = 0.001
     """Chosen entries of weights. Full fine-tuning needs a smaller one."""
@@ -225,7 +225,7 @@ class StudyConfig:
     exclude: Annotated[tuple[Exclusion, ...], LIST] = ()
     """Pairs that are left out."""
     sources: Mapping[str, SourceEntry] = field(default_factory=dict)
-    """Where rows come from: a task, or `all`, to hub, wheel, local, or a folder of <task>/<split>.jsonl."""
+    """Task, or `all` -> source of its rows: hub, wheel, local, or a folder of <task>/<split>.jsonl."""
     max_samples: SampleLimits = field(default_factory=SampleLimits)
     """Most rows of each split."""
     methods: MethodSizes = field(default_factory=MethodSizes)

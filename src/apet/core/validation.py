@@ -50,6 +50,9 @@ def matching(pattern: str, expected: str) -> PlainValidator:
     Args:
         pattern: A regular expression of the whole text.
         expected: The same in words, for error messages.
+
+    Returns:
+        The validator, with the pattern in its JSON Schema.
     """
     compiled = re.compile(pattern, re.ASCII)
 

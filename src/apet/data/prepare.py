@@ -65,6 +65,9 @@ def task_splits(task: Task, wheels_folder: Path, source: Source | None = None) -
         wheels_folder: Folder of downloaded wheels.
         source: From `choose_source`. None: the task's first source.
 
+    Returns:
+        The examples of each split, in no meaningful order.
+
     Raises:
         DataError: If the source cannot be read, or if a row or label is wrong.
     """
@@ -154,6 +157,9 @@ def read_task(folder: Path, digest: str | None = None) -> dict[str, Any]:
     Args:
         folder: A prepared folder.
         digest: The `task_digest` that it must have. None: any.
+
+    Returns:
+        The values of task.json.
 
     Raises:
         DataError: If it is missing, or has another digest.

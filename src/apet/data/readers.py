@@ -37,6 +37,9 @@ def read_tab(
         members: Official split, or `all`, -> path of a table.
         quoted: Quotation marks enclose cells. False: they are part of the text.
         drop_rows: Column -> values of rows that are left out.
+
+    Yields:
+        The cells of a row by column, with file and line.
     """
     for split, member in members.items():
         for location, cells in _tab(archive, member, quoted, drop_rows or ()):
@@ -84,7 +87,7 @@ def read_articles(archive: ZipFile, *, folder: str) -> Iterator[Record]:
 def read_table(
     content: IO[bytes], name: str, needs: Iterable[str] = (), extra_headers: int = 0, **dialect: Any
 ) -> Iterator[tuple[str, dict[str, str]]]:
-    """Yield (file and line, column -> cell) for each row of a delimited UTF-8 table.
+    """Read a delimited UTF-8 table.
 
     Args:
         content: The open file.
@@ -92,6 +95,9 @@ def read_table(
         needs: Columns that must exist.
         extra_headers: Rows between the column names and the data.
         **dialect: Options of `csv.reader`.
+
+    Yields:
+        File and line, and the cells of a row by column.
 
     Raises:
         DataError: If the content is no such table, with the line, or if a column is missing or duplicate.

@@ -25,6 +25,9 @@ def read_rows(task: Task, source: Source, wheels_folder: Path) -> Iterator[Row]:
         source: Holds the rows; its `column_map` and `label_map` are applied.
         wheels_folder: Folder of downloaded wheels.
 
+    Yields:
+        Rows in the order of the source.
+
     Raises:
         DataError: If the source cannot be read, or for a missing column or an unknown label, with file and line.
     """

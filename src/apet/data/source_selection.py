@@ -23,6 +23,9 @@ def choose_source(task: Task, sources: Mapping[str, str] | None = None, names: I
             (or csv, tsv, parquet) in the task's own column names. Without an entry, the task's first source is used.
         names: Names of the study's other tasks.
 
+    Returns:
+        One of the task's own sources, or the folder.
+
     Raises:
         ConfigError: For an unknown task or kind, a kind that the task does not have, or a folder without the task's.
     """
@@ -57,7 +60,10 @@ def overlapping_sources(task: Task, source: Source) -> list[tuple[Task, Source]]
 
     Args:
         task: The task whose `overlapping_tasks` are looked up.
-        source: Where the task is read from.
+        source: Source of the task.
+
+    Returns:
+        Each overlapping task with the source that it is read from.
 
     Raises:
         ConfigError: If a task that is given by its YAML file has no source.

@@ -52,6 +52,9 @@ class Example(NamedTuple):
             normalised: Their normalised forms.
             answer: A class, or references.
             group: Indices of the texts that must not occur in two splits. None: all.
+
+        Returns:
+            The example, with its id, keys and split hash.
         """
         grouped = [normalised[i] for i in (range(len(normalised)) if group is None else group)]
         label, references = (answer, ()) if isinstance(answer, str) else (None, answer)
@@ -145,6 +148,9 @@ def split_rows(rows: Iterable[Row], group: Sequence[int] | None = None) -> Split
     Args:
         rows: Rows in any order.
         group: Indices of the texts that must not occur in two splits. None: all.
+
+    Returns:
+        The examples of each split, and the numbers of dropped rows.
     """
     unique, dropped = _unique(rows, group)
     official = {split for _, split in unique}

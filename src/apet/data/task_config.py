@@ -240,6 +240,9 @@ def parse_task(values: Mapping[str, Any], location: str, folder: Path) -> Task:
         location: Name of the file in error messages.
         folder: Folder against which the task's paths are resolved.
 
+    Returns:
+        The task.
+
     Raises:
         ConfigError: If keys are unknown, missing or wrong.
     """

@@ -45,6 +45,9 @@ def encode(
         before: Ids before each row, such as [CLS], which count towards `length`. No other special tokens are added.
         after: Ids after each row, such as [MASK] and [SEP], which count too.
 
+    Returns:
+        Token ids and the number of truncated tokens of each row.
+
     Raises:
         ConfigError: If the prompt leaves less than one token for each text.
     """

@@ -119,6 +119,9 @@ def open_member(archive: ZipFile, member: str, limit: int = MEMBER_LIMIT) -> byt
         member: Path in the archive.
         limit: Most bytes of the member.
 
+    Returns:
+        The bytes.
+
     Raises:
         DataError: If the member is missing, corrupt, or larger than the limit.
     """

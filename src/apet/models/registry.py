@@ -147,6 +147,9 @@ def parse_model(entry: str | Mapping[str, Any]) -> Model:
         entry: A name of the registry, a ladder model (`bloom-64x4`), the path of a Hugging Face folder (beginning with
             `/`, `.` or `~`), or a mapping with a `name` and keys of `ModelSource`, which override the registry's.
 
+    Returns:
+        The PLM.
+
     Raises:
         ConfigError: If a mapping or a folder's name is wrong.
         ModelError: For an unknown name.
@@ -194,6 +197,9 @@ def values_of(model: Model, recipe: PretrainingConfig, fetched: Path) -> dict[st
         model: The PLM.
         recipe: How ladder models are pretrained.
         fetched: Folder of the PLM, which may not exist yet.
+
+    Returns:
+        A mapping with `model_type`.
 
     Raises:
         ModelError: If the shapes are not known before the PLM is downloaded.
