@@ -18,8 +18,8 @@ import yaml
 
 from apet.errors import ConfigError, truncated_repr
 
-MAX_BYTES = 2**17
-"""Largest file: two seconds of reading. The largest file of the package, registry.yaml, has 11 kB."""
+MAX_BYTES = 2**16
+"""Largest file: a second of reading, some 100 MB of memory. The largest file of the package, registry.yaml, has 11 kB."""
 
 
 class _Loader(yaml.SafeLoader):

@@ -77,7 +77,7 @@ def _check_positions(grid: Grid, model: str, inventory: Inventory, counts: Mappi
             raise ConfigError(
                 f"{grid.params}: model {model}: task {cell.task}, {cell.placement} at {cell.budget}: texts of up to "
                 f"{length} tokens with {tokens} virtual tokens in front, which are {length + tokens}. Allowed: at most "
-                f"{positions}, as many as the PLM has positions. Lower training.length, methods.num_virtual_tokens or the "
+                f"{positions}, as many as the PLM has positions. Lower training.max_length, methods.num_virtual_tokens or the "
                 "budget."
             )
 
