@@ -23,7 +23,7 @@ from apet.errors import ConfigError, truncated_repr, unknown_name
 
 T = TypeVar("T")
 
-CLOSED = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+CLOSED = ConfigDict(extra="forbid", use_attribute_docstrings=True, defer_build=True)
 """Configuration of every type: unknown keys are errors, and the text below a field is its description."""
 
 MAX_INTEGER = 2**53 - 1
