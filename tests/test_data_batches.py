@@ -108,7 +108,9 @@ def test_encode_prompt_that_fills_the_length_raises_config_error():
     with pytest.raises(ConfigError, match=rf"max_length: expected at least {need + 1} for the prompt .*, got {need}\."):
         ids_of(["good"], "{text}\nTopic:", need)
     need = sum(len(TOKENIZER(part)["input_ids"]) for part in ("Input: one:", " [SEP] two:", " Output:"))
-    with pytest.raises(ConfigError, match=rf"max_length: expected at least {need + 2} for the prompt .*, got {need + 1}\."):
+    with pytest.raises(
+        ConfigError, match=rf"max_length: expected at least {need + 2} for the prompt .*, got {need + 1}\."
+    ):
         encode({"one": ["good"], "two": ["film"]}, TOKENIZER, PAIR, need + 1)
 
 

@@ -36,7 +36,9 @@ FIELDS = {"text_columns": ["one", "two"], "prompt": "Input: {one} [SEP] {two} To
 
 
 def test_long_rows_are_truncated_and_counted_and_keep_the_family_prompt(tmp_path):
-    folder, task = prepared(tmp_path, PAIRS, **FIELDS | {"prompt": {"default": FIELDS["prompt"], "bert": "{one} it was {two}"}})
+    folder, task = prepared(
+        tmp_path, PAIRS, **FIELDS | {"prompt": {"default": FIELDS["prompt"], "bert": "{one} it was {two}"}}
+    )
     encoded = encode_split(folder, "test", task, plm(after=(9,)), 30)
     assert encoded.row_ids == read_split(folder, "test").id.tolist() and len(encoded) == 29
     assert encoded.labels.tolist() == read_split(folder, "test").label.tolist()
@@ -57,7 +59,13 @@ def test_prompt_of_unknown_family_is_named(tmp_path):
 
 def test_generation_task_has_targets_and_references(tmp_path):
     rows = [{"one": f"good {n} to", "two": "all of it", "label": [f"film {n}", "word"]} for n in range(1, 20)]
-    generation = {"type": "generation", "verbalizer": None, "metrics": ["em"], "max_new_tokens": 3, "target_column": "label"}
+    generation = {
+        "type": "generation",
+        "verbalizer": None,
+        "metrics": ["em"],
+        "max_new_tokens": 3,
+        "target_column": "label",
+    }
     folder, task = prepared(tmp_path, rows, **FIELDS, **generation)
     encoded = encode_split(folder, "test", task, plm(), 60, end=(9,))
     assert encoded.references == [[first, "word"] for first, _ in encoded.references] and not len(encoded.labels)

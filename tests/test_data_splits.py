@@ -10,7 +10,11 @@ from hypothesis import strategies as st
 from apet.data.schema import PRIORITY, Row
 from apet.data.splits import EDGE_CHARS, Example, Splits, edges, normalise, overlaps, split_rows, text_id
 
-BLOCKS = ["", "alpha " * 60, "beta " * 60]  # a block is longer than EDGE_CHARS, so rows that share one are near-duplicates
+BLOCKS = [
+    "",
+    "alpha " * 60,
+    "beta " * 60,
+]  # a block is longer than EDGE_CHARS, so rows that share one are near-duplicates
 texts = st.builds(
     lambda head, body, tail: head + body + " " + tail,
     st.sampled_from(BLOCKS),

