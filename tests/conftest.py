@@ -9,6 +9,7 @@ from pathlib import Path
 
 import hypothesis
 import pytest
+import yaml
 from filelock import FileLock
 from xdist.remote import Producer
 from xdist.scheduler.loadscope import LoadScopeScheduling
@@ -18,6 +19,7 @@ from toy import OLDER, PARAMS, Checkout, Recorded, trainings
 
 hypothesis.settings.register_profile("apet", deadline=None)  # tests must not depend on the speed of the machine
 hypothesis.settings.load_profile("apet")
+yaml.SafeDumper.ignore_aliases = lambda self, data: True  # type: ignore[method-assign]  # apet refuses aliases
 
 SHARING = ("test_workflow", "test_dvc")
 """Test files that share the recorded study."""

@@ -1,4 +1,4 @@
-"""params.yaml: what ships is valid, what is wrong is one clear error, and cells have names of their own."""
+"""Study files: the shipped ones are valid, wrong ones give clear errors, and changes rename only affected cells."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from apet.config.study_config import load_study
+from apet.config.study_config import TrainingConfig, load_study
 from apet.core.hashing import digest
 from apet.core.records import write_json_record
 from apet.errors import ApetError, ConfigError
 from apet.study.grid import Grid
 from apet.study.resolve import read_cells, sizes
+from apet.study.schemas import schemas
 
 ROOT = Path(__file__).parent.parent
 PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text())
@@ -39,32 +40,34 @@ STUDIES = [ROOT / "params.yaml", *sorted((ROOT / "studies").glob("*.yaml"))]
 
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda p: p.name)
-def test_every_shipped_study_is_valid(path):
+def test_shipped_study_is_valid(path):
     grid = Grid(load_study(path), path)
     assert grid.cells
     assert len({c.path for c in grid.cells}) == len(grid.cells)
     assert sizes(grid).keys() == grid.models.keys()
 
 
-def test_params_is_the_quick_study():
+def test_params_file_equals_quick_study():
     assert yaml.safe_load((ROOT / "studies" / "quick.yaml").read_text()) == PARAMS
 
 
-def test_excluded_pairs_have_no_cells_and_rename_no_other(tmp_path):
-    whole = grid_of(tmp_path, PARAMS)
-    part = grid_of(tmp_path, changed("exclude", [{"models": ["bloom-32x2"], "tasks": ["reuters8"]}]))
-    gone = {c.path for c in whole.cells} - {c.path for c in part.cells}
-    assert {c.path for c in part.cells} < {c.path for c in whole.cells}
+def test_excluded_pairs_have_no_cells_and_rename_no_others(tmp_path):
+    full = grid_of(tmp_path, PARAMS)
+    reduced = grid_of(tmp_path, changed("exclude", [{"models": ["bloom-32x2"], "tasks": ["reuters8"]}]))
+    gone = {c.path for c in full.cells} - {c.path for c in reduced.cells}
+    assert {c.path for c in reduced.cells} < {c.path for c in full.cells}
     assert {tuple(path.split("/")[:2]) for path in gone} == {("bloom-32x2", "reuters8")}
-    assert {(b.model, task) for b in part.jobs() for task in b.tasks} == set(part.pairs) and len(part.pairs) == 5
+    assert {(b.model, task) for b in reduced.jobs() for task in b.tasks} == set(reduced.model_task_pairs) and len(
+        reduced.model_task_pairs
+    ) == 5
 
 
-def test_an_entry_of_the_grid_may_be_for_some_models_alone(tmp_path):
+def test_grid_entry_with_models_makes_cells_of_these_models_only(tmp_path):
     """Another entry may then train the same placement and budget of the others otherwise."""
     entry = {"placements": ["attention"], "budgets": [64], "models": ["bloom-64x4"]}
     others = {**entry, "models": ["bloom-32x2"], "training": {"max_steps": 7}}
-    whole, part = grid_of(tmp_path, PARAMS), grid_of(tmp_path, changed("grid", [*PARAMS["grid"], entry, others]))
-    more = [cell for cell in part.cells if cell.path not in {c.path for c in whole.cells}]
+    full, reduced = grid_of(tmp_path, PARAMS), grid_of(tmp_path, changed("grid", [*PARAMS["grid"], entry, others]))
+    more = [cell for cell in reduced.cells if cell.path not in {c.path for c in full.cells}]
     assert {(cell.model, cell.training.max_steps) for cell in more} == {("bloom-64x4", 60), ("bloom-32x2", 7)}
     with pytest.raises(ConfigError, match="duplicate attention at 64"):
         grid_of(tmp_path, changed("grid", [*PARAMS["grid"], entry, entry]))
@@ -80,8 +83,8 @@ WRONG = [
     ("exclude", {"bloom-32x2": "reuters8"}, "exclude"),
     ("models", ["bloom-33x2"], "bloom-33x2"),
     ("models", ["blom-32x2"], "blom"),
-    ("models", [], "at least one"),
-    ("models", ["bloom-32x2", "bloom-32x2"], "different"),
+    ("models", [], "models: expected 1 or more entries, got []"),
+    ("models", ["bloom-32x2", "bloom-32x2"], "models: duplicate value 'bloom-32x2'. Remove one"),
     ("tasks", ["bbc_topic"], "Did you mean 'bbc_topics'"),
     ("tasks", ["x; touch pwned"], "task"),
     ("grid.0.placements", ["loora"], "Did you mean 'lora'"),
@@ -89,95 +92,122 @@ WRONG = [
     ("grid.0.budgets", ["-5"], "budget '-5'"),
     ("grid.0.budgets", ["200%"], "100"),
     ("grid.0.budgets", ["@foo"], "@lora"),
-    ("grid.0.budgets", [], "different budgets"),
+    ("grid.0.budgets", [], "grid.0.budgets: expected 1 or more entries, got []"),
     ("grid.3.budgets", ["@own"], "no count of its own"),
-    ("grid.0.draws", 0, "from 1"),
+    ("grid.0.num_plans", 0, "grid.0.num_plans: expected a whole number of at least 1, got 0"),
     ("grid.0.seeds", 3, "unknown key 'seeds'"),
     ("stduy", "x", "Did you mean 'study'"),
     ("study", "My Study", "small letters"),
-    ("seed", -1, "from 0"),
-    ("seed", "one", "whole number"),
-    ("max_samples.train", 0, "from 2"),
-    ("rows.dev", 5, "unknown key 'dev'"),
-    ("methods.lora_rank", 0, "from 1"),
+    ("seed", -1, "seed: expected a whole number of at least 0, got -1"),
+    ("seed", "one", "seed: expected a whole number of at least 0, got 'one'"),
+    ("max_samples.train", 0, "max_samples.train: expected a whole number of at least 2, or null, got 0"),
+    ("max_samples.dev", 5, "max_samples: unknown key 'dev'"),
+    ("methods.lora_rank", 0, "methods.lora_rank: expected a whole number of at least 1, got 0"),
     ("methods.rank", 8, "unknown key 'rank'"),
-    ("training.max_steps", 0, "from 1"),
-    ("training.max_steps", 1.5, "whole number"),
+    ("training.max_steps", 0, "training.max_steps: expected a whole number of at least 1, got 0"),
+    ("training.max_steps", 1.5, "training.max_steps: expected a whole number of at least 1, got 1.5"),
     ("training.loss", "all", "Allowed: full_vocab, label_words"),
     ("training.lr_scheduler_type", "cosine", "Allowed: constant, linear"),
-    ("training.learning_rates.entry", 0, "above 0"),
+    ("training.learning_rates.entry", 0, "training.learning_rates.entry: expected a number above 0, at most 10, got 0"),
     ("training.learning_rates.lora", 0.1, "unknown key 'lora'"),
-    ("training.lr_multipliers", [], "factors"),
-    ("training.rate", 0.1, "Did you mean"),
+    ("training.lr_multipliers", [], "training.lr_multipliers: expected 1 or more entries, got []"),
+    ("training.learning_rate", 0.1, "Did you mean 'learning_rates'"),
     ("pretraining.max_tokns", 5, "max_tokens"),
-    ("cells_per_job", 0, "from 1"),
+    ("cells_per_job", 0, "cells_per_job: expected a whole number of at least 1, got 0"),
 ]
 
 
-@pytest.mark.parametrize(("key", "value", "said"), WRONG, ids=[f"{k}={v}" for k, v, _ in WRONG])
-def test_a_wrong_study_is_one_clear_error(tmp_path, key, value, said):
+@pytest.mark.parametrize(("key", "value", "expected"), WRONG, ids=[f"{k}={v}" for k, v, _ in WRONG])
+def test_wrong_study_raises_one_clear_error(tmp_path, key, value, expected):
     with pytest.raises(ApetError) as caught:
         grid_of(tmp_path, changed(key, value))
     message = str(caught.value)
-    assert said in message
+    assert expected in message
     assert "params.yaml" in message
     assert len(message.splitlines()) <= 5
 
 
-OPTIONAL = {"analysis"}
+REQUIRED = ("models", "tasks", "grid")
 
 
-@pytest.mark.parametrize("key", sorted({*PARAMS} - OPTIONAL))
-def test_every_key_is_required(tmp_path, key):
-    with pytest.raises(ApetError, match=key):
+@pytest.mark.parametrize("key", REQUIRED)
+def test_study_without_a_required_key_names_it(tmp_path, key):
+    with pytest.raises(ConfigError, match=f"missing key '{key}'. Add it."):
         grid_of(tmp_path, {k: v for k, v in PARAMS.items() if k != key})
+
+
+def test_study_with_required_keys_only_has_the_defaults(tmp_path):
+    grid_of(tmp_path, {key: PARAMS[key] for key in REQUIRED})
+    study = load_study(tmp_path / "params.yaml")
+    assert (study.seed, study.cells_per_job, study.exclude, study.training) == (1, 10, (), TrainingConfig())
+
+
+def test_wrong_study_lists_all_errors_a_line_each(tmp_path):
+    values = {**changed("training.max_steps", 0), "seed": "one", "stduy": "x", "tasks": []}
+    with pytest.raises(ConfigError) as error:
+        grid_of(tmp_path, values)
+    lines = str(error.value).splitlines()
+    assert len(lines) == 4 and all(line.startswith(f"{tmp_path / 'params.yaml'}: ") for line in lines)
+    assert [line.split(": ")[1] for line in lines] == [
+        "tasks",
+        "seed",
+        "unknown key 'stduy'. Did you mean 'study'? Allowed",
+        "training.max_steps",
+    ]
+
+
+def test_wrong_study_lists_no_more_than_twenty_errors(tmp_path):
+    with pytest.raises(ConfigError) as error:
+        grid_of(tmp_path, {**PARAMS, **{f"key{number}": 1 for number in range(30)}})
+    lines = str(error.value).splitlines()
+    assert len(lines) == 21 and lines[-1].endswith("params.yaml: 10 more errors.")
 
 
 NO_STUDY = ["", "- a\n", "study: [\n", "study: a\nstudy: b\n", "\tstudy: a\n", "!!python/object:x {}"]
 
 
 @pytest.mark.parametrize("text", NO_STUDY)
-def test_what_is_not_a_study_at_all_is_refused(tmp_path, text):
+def test_file_that_is_no_study_raises_apet_error(tmp_path, text):
     path = tmp_path / "params.yaml"
     path.write_text(text)
     with pytest.raises(ApetError, match=r"params\.yaml"):
         load_study(path)
 
 
-def test_same_pair_twice_is_refused(tmp_path):
+def test_duplicate_placement_and_budget_is_refused(tmp_path):
     entry = {"placements": ["lora"], "budgets": ["@own"]}
     values = changed("grid", [entry, dict(entry)])
     with pytest.raises(ApetError, match="duplicate lora at @own"):
         grid_of(tmp_path, values)
 
 
-def test_one_axis_edited_renames_only_its_cells(tmp_path):
+def test_changed_grid_entry_renames_only_its_cells(tmp_path):
     before = {c.path for c in grid_of(tmp_path, PARAMS).cells}
-    after = {c.path for c in grid_of(tmp_path, changed("grid.2.reruns", 5)).cells}
+    after = {c.path for c in grid_of(tmp_path, changed("grid.2.num_seeds", 5)).cells}
     gone = before - after
     assert {path.split("/")[2].split("-")[0] for path in gone} == {"lora", "adapter", "bitfit", "prompt"}
     assert len(gone) == len(after - before) == 4 * len(PARAMS["models"]) * len(PARAMS["tasks"])
 
 
 @pytest.mark.parametrize("key", ["training.max_steps", "seed", "max_samples.train"])
-def test_what_decides_all_bytes_renames_all_cells(tmp_path, key):
+def test_changed_training_seed_or_rows_rename_all_cells(tmp_path, key):
     before = {c.path for c in grid_of(tmp_path, PARAMS).cells}
     after = {c.path for c in grid_of(tmp_path, changed(key, 77)).cells}
     assert not before & after
 
 
 @pytest.mark.parametrize(("key", "value"), [("study", "other"), ("cells_per_job", 3)])
-def test_what_decides_no_byte_renames_nothing(tmp_path, key, value):
+def test_changed_study_name_or_job_size_renames_nothing(tmp_path, key, value):
     assert grid_of(tmp_path, PARAMS).id == grid_of(tmp_path, changed(key, value)).id
 
 
-def test_seeds_never_coincide(tmp_path):
+def test_seeds_of_all_replicates_are_distinct(tmp_path):
     cells = grid_of(tmp_path, PARAMS).cells
     seeds = [c.seed_of(s, d, r) for c in cells for d, r in c.replicates for s in ("plan", "start", "order")]
     assert len(set(seeds)) == len(seeds)
 
 
-def test_a_cell_survives_its_record(tmp_path):
+def test_cell_round_trips_through_its_record(tmp_path):
     grid = grid_of(tmp_path, PARAMS)
     write_json_record(tmp_path / "study.json", grid.record())
     assert read_cells(tmp_path / "study.json") == list(grid.cells)
@@ -185,11 +215,23 @@ def test_a_cell_survives_its_record(tmp_path):
     assert read_cells(tmp_path / "study.json", [last.path]) == [last] and last.digest == digest(asdict(last))
 
 
-def test_blocks_hold_every_cell_once_and_stay_few(tmp_path):
+def test_jobs_hold_every_cell_once_and_stay_few(tmp_path):
     grid = grid_of(tmp_path, changed("cells_per_job", 10))
-    blocks = grid.jobs()
-    assert sorted(c.path for b in blocks for c in b.cells) == sorted(c.path for c in grid.cells)
-    assert all(len({c.model for c in b.cells}) == 1 and len(b.cells) <= 10 for b in blocks)
-    assert len({b.job for b in blocks}) == len(blocks)
-    assert all(len(b.tasks) == 1 for b in blocks if b.model == "bloom-128x4")
-    assert any(len(b.tasks) > 1 for b in blocks if b.model == "bloom-32x2")
+    jobs = grid.jobs()
+    assert sorted(c.path for b in jobs for c in b.cells) == sorted(c.path for c in grid.cells)
+    assert all(len({c.model for c in b.cells}) == 1 and len(b.cells) <= 10 for b in jobs)
+    assert len({b.job for b in jobs}) == len(jobs)
+    assert all(len(b.tasks) == 1 for b in jobs if b.model == "bloom-128x4")
+    assert any(len(b.tasks) > 1 for b in jobs if b.model == "bloom-32x2")
+
+
+@pytest.mark.parametrize("name", schemas())
+def test_committed_json_schema_is_up_to_date(name):
+    """`python -m apet.study.schemas` writes them."""
+    assert (ROOT / "schemas" / name).read_text("utf-8") == schemas()[name]
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda p: p.name)
+def test_shipped_study_names_its_schema(path):
+    comment = path.read_text().splitlines()[0]
+    assert (path.parent / comment.removeprefix("# yaml-language-server: $schema=")).is_file()

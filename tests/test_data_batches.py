@@ -1,3 +1,5 @@
+"""Tokenisation: truncation, prompts, label words."""
+
 from __future__ import annotations
 
 import pytest
@@ -34,7 +36,7 @@ def ids_of(texts: list[str], prompt: str, length: int) -> list[list[int]]:
 
 
 @given(st.lists(st.text(max_size=60), max_size=3), prompts, st.integers(20, 60))
-def test_length_holds_and_the_prompt_stays_whole(texts, prompt, length):
+def test_encode_respects_length_and_keeps_the_prompt(texts, prompt, length):
     head, tail = prompt.split("{text}")
     encoded = ids_of(texts, prompt, length)
     assert len(encoded) == len(texts)
@@ -45,14 +47,14 @@ def test_length_holds_and_the_prompt_stays_whole(texts, prompt, length):
 
 
 @given(st.text("good mrnigtaly .", max_size=40), prompts)
-def test_a_text_that_fits_is_rendered_as_written(text, prompt):
+def test_encode_keeps_a_text_that_fits(text, prompt):
     (ids,) = ids_of([text], prompt, 200)
     assert TOKENIZER.decode(ids) == prompt.replace("{text}", text.strip())
     assert ids_of([f" {text}\n"], prompt, 200) == [ids]
 
 
 @given(st.text(min_size=1, max_size=60), prompts, st.integers(20, 40))
-def test_a_cut_takes_only_the_texts_last_tokens_and_is_counted(text, prompt, length):
+def test_encode_truncates_the_end_of_the_text_and_counts_it(text, prompt, length):
     (whole,) = ids_of([text], prompt, 1000)
     encoded = encode({"text": [text]}, TOKENIZER, prompt, length)
     (cut,) = encoded.ids
@@ -66,7 +68,7 @@ short = st.text("good mrnigtaly.", min_size=1, max_size=30).map(str.strip)
 
 
 @given(short, short, st.integers(50, 80))
-def test_of_a_pair_the_longer_text_is_cut_first_and_every_part_of_the_prompt_stays(one, two, length):
+def test_encode_truncates_the_longer_text_first(one, two, length):
     def tokens(text: str) -> list[int]:
         return TOKENIZER(text, add_special_tokens=False)["input_ids"]
 
@@ -80,7 +82,7 @@ def test_of_a_pair_the_longer_text_is_cut_first_and_every_part_of_the_prompt_sta
 
 
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=4), st.integers(4, 90))
-def test_shares_are_what_cutting_the_longest_one_by_one_leaves(sizes, room):
+def test_shares_equal_truncating_the_longest_one_by_one(sizes, room):
     kept = list(sizes)
     while sum(kept) > room:
         longest = max(kept)
@@ -90,33 +92,35 @@ def test_shares_are_what_cutting_the_longest_one_by_one_leaves(sizes, room):
     assert sorted(found) == sorted(kept)
 
 
-def test_a_space_before_the_slot_stays_with_the_first_word():
+def test_encode_moves_space_before_placeholder_to_the_text():
     (ids,) = ids_of(["good"], "Input: {text} Output:", 30)
     assert ids == [token for part in ("Input:", " good", " Output:") for token in TOKENIZER(part)["input_ids"]]
 
 
-def test_ids_of_the_family_count_into_the_length():
+def test_encode_counts_special_tokens_towards_the_length():
     ((ids,), cut) = encode({"text": ["good " * 50]}, TOKENIZER, "{text} It was", 12, before=[7], after=[8, 9])
     assert len(ids) == 12 and ids[0] == 7 and ids[-2:] == [8, 9] and cut[0] > 30
 
 
-def test_a_prompt_that_fills_the_length_is_an_error():
+def test_encode_prompt_that_fills_the_length_raises_config_error():
     need = len(TOKENIZER("\nTopic:")["input_ids"])
     assert len(ids_of(["good"], "{text}\nTopic:", need + 1)[0]) == need + 1
-    with pytest.raises(ConfigError, match=f"length is {need}; the prompt .* alone takes {need} tokens"):
+    with pytest.raises(ConfigError, match=rf"max_length: expected at least {need + 1} for the prompt .*, got {need}\."):
         ids_of(["good"], "{text}\nTopic:", need)
     need = sum(len(TOKENIZER(part)["input_ids"]) for part in ("Input: one:", " [SEP] two:", " Output:"))
-    with pytest.raises(ConfigError, match=f"length is {need + 1}; the prompt"):
+    with pytest.raises(
+        ConfigError, match=rf"max_length: expected at least {need + 2} for the prompt .*, got {need + 1}\."
+    ):
         encode({"one": ["good"], "two": ["film"]}, TOKENIZER, PAIR, need + 1)
 
 
-def test_answers_are_cut_and_closed():
+def test_encode_targets_truncates_and_appends_end():
     (whole, cut), counts = encode_targets(["good", " good film " * 9], TOKENIZER, 6, end=[3])
     assert whole == [*TOKENIZER(" good")["input_ids"], 3] and counts[0] == 0
     assert len(cut) == 6 and cut[-1] == 3 and counts[1] > 0
 
 
-def test_label_words_have_ids_of_their_own():
+def test_label_ids_are_distinct():
     assert [TOKENIZER.decode(ids) for ids in label_ids(TOKENIZER, [" good", " business"])] == [" good", " business"]
     with pytest.raises(DataError, match=r"label words \[' good', ' good'\]"):
         label_ids(TOKENIZER, [" good", " film", " good"])
@@ -124,8 +128,8 @@ def test_label_words_have_ids_of_their_own():
         label_ids(TOKENIZER, ["", " film"])
 
 
-def test_words_outside_a_closed_vocabulary_are_told_apart_or_refused():
+def test_label_ids_of_unknown_words_are_refused():
     closed = Tokenizer(models.WordLevel({"[UNK]": 0, "film": 1}, unk_token="[UNK]"))
     closed.pre_tokenizer = pre_tokenizers.Whitespace()
-    with pytest.raises(DataError, match="same ids"):
+    with pytest.raises(DataError, match="expected distinct token ids"):
         label_ids(PreTrainedTokenizerFast(tokenizer_object=closed), [" film", " good", " bad"])

@@ -1,13 +1,17 @@
+"""The pretraining corpus: decontamination, digests, identical runs."""
+
 from __future__ import annotations
 
 import pytest
 
 from apet.core.hashing import folder_digest
+from apet.core.validation import validate
 from apet.data import corpus
 from apet.data.corpus import build_corpus, corpus_digest, read_corpus
 from apet.data.prepare import prepare_task, read_split, read_task, task_splits
 from apet.data.prepared_files import read_record
 from apet.data.source_selection import choose_source
+from apet.data.sources.wheel import WheelSourceConfig
 from apet.data.splits import normalise
 from apet.errors import DataError
 from toy_wheels import TAB, pin_toy, tab, toy_source, toy_task, write_jsonl
@@ -21,35 +25,35 @@ OTHER = "toy/other.tab"
 @pytest.fixture
 def toy(monkeypatch, tmp_path):
     """One task and two sources: the task's own table, and a table that quotes its test texts."""
-    own = toy_source(columns={"text": "Text"})
-    sources = {"own": own, "other": {**own, "members": {"all": OTHER}}}
-    monkeypatch.setattr(corpus, "_sources", lambda: sources)
     monkeypatch.setattr(corpus, "task_names", lambda: ["toy"])
     monkeypatch.setattr(corpus, "load_task", lambda name: toy_task())
     pin_toy(monkeypatch, tmp_path, {TAB: tab(TASK_ROWS)})
-    sides = task_splits(toy_task(), tmp_path).sides
-    quotes = [f"Before it. {example.texts[0]} And after {i}." for i, example in enumerate(sides["test"])]
-    parts = [" ".join(example.texts[0].split()[:8]) for example in sides["validation"]]
+    own = toy_source(column_map={"text": "Text"})
+    sources = validate(dict[str, WheelSourceConfig], {"own": own, "other": {**own, "members": {"all": OTHER}}}, "toy")
+    monkeypatch.setattr(corpus, "_sources", lambda: sources)
+    splits = task_splits(toy_task(), tmp_path).splits
+    quotes = [f"Before it. {example.texts[0]} And after {i}." for i, example in enumerate(splits["test"])]
+    parts = [" ".join(example.texts[0].split()[:8]) for example in splits["validation"]]
     kept = [f"Other document number {i}, about something else." for i in range(200)]
     dropped = [*quotes, *parts, "too short"]
     rows = [("x", text) for text in [*dropped, *kept, kept[0].upper()]]
     pin_toy(monkeypatch, tmp_path, {TAB: tab(TASK_ROWS), OTHER: tab(rows)})
-    return tmp_path, sides, kept
+    return tmp_path, splits, kept
 
 
-def test_held_out_texts_their_quotes_and_parts_are_left_out_and_counted(toy):
-    folder, sides, kept = toy
+def test_documents_with_held_out_texts_are_excluded_and_counted(toy):
+    folder, splits, kept = toy
     build_corpus(folder, folder / "out", 0)
-    texts = {text for side in ("train", "heldout") for text in read_corpus(folder / "out", side).text}
-    assert texts == {example.texts[0] for example in sides["train"]} | set(kept)
+    texts = {text for split in ("train", "heldout") for text in read_corpus(folder / "out", split).text}
+    assert texts == {example.texts[0] for example in splits["train"]} | set(kept)
     sources = read_record(folder / "out" / "corpus.json")["sources"]
-    held_out = len(sides["test"]) + len(sides["validation"])
+    held_out = len(splits["test"]) + len(splits["validation"])
     assert sources["own"]["held_out_by_a_task"] == sources["other"]["held_out_by_a_task"] == held_out > 0
     assert sources["other"]["short"] == sources["other"]["duplicate"] == 1
     assert sources["other"]["documents"] == len(kept)
 
 
-def test_two_runs_write_the_same_bytes_and_a_seed_only_orders(toy):
+def test_two_runs_write_identical_files_and_seed_only_changes_order(toy):
     folder = toy[0]
     for name, seed in [("one", 0), ("two", 0), ("other", 1)]:
         build_corpus(folder, folder / name, seed)
@@ -58,7 +62,7 @@ def test_two_runs_write_the_same_bytes_and_a_seed_only_orders(toy):
     assert list(one.id) != list(other.id) and sorted(one.id) == sorted(other.id)
 
 
-def test_the_digest_reads_no_wheel_and_knows_the_tasks(toy, monkeypatch):
+def test_digest_reads_no_wheel_and_changes_with_tasks(toy, monkeypatch):
     folder = toy[0]
     for path in folder.glob("*.whl"):
         path.unlink()
@@ -66,20 +70,20 @@ def test_the_digest_reads_no_wheel_and_knows_the_tasks(toy, monkeypatch):
     monkeypatch.setattr(corpus, "load_task", lambda name: toy_task(prompt="{text}\nKind:"))
     assert corpus_digest(0) in digests
     assert corpus_digest(0, ["x", "y"]) == corpus_digest(0, ["y", "x"]) not in digests
-    sources = {"wheel": toy_source(members={"all": OTHER})}
-    monkeypatch.setattr(corpus, "load_task", lambda name: toy_task(sources=sources))
+    wheel = toy_source(members={"all": OTHER})
+    monkeypatch.setattr(corpus, "load_task", lambda name: toy_task(wheel=wheel))
     assert len(digests | {corpus_digest(0)}) == 3
 
 
-def test_what_other_tasks_of_a_study_hold_out_is_left_out_too(toy):
+def test_held_out_texts_of_other_tasks_are_excluded_too(toy):
     folder, _, kept = toy
     rows = [{"text": text.lower(), "label": i % 2} for i, text in enumerate(kept)]
     write_jsonl(folder / "mine" / "train.jsonl", rows[:150])
     write_jsonl(folder / "mine" / "test.jsonl", rows[150:])
-    task = toy_task(name="mine", sources={})
+    task = toy_task(name="mine", wheel=None)
     prepare_task(task, folder, folder / "prepared", {}, 0, choose_source(task, {"mine": str(folder)}))
     build_corpus(folder, folder / "out", 0, [folder / "prepared"])
-    texts = {text for side in ("train", "heldout") for text in read_corpus(folder / "out", side).text}
+    texts = {text for split in ("train", "heldout") for text in read_corpus(folder / "out", split).text}
     trained = {normalise(text) for text in read_split(folder / "prepared", "train").text}
     assert {text for text in kept if text in texts} == {text for text in kept if normalise(text) in trained}
     record = read_record(folder / "out" / "corpus.json")
@@ -87,6 +91,6 @@ def test_what_other_tasks_of_a_study_hold_out_is_left_out_too(toy):
     assert record["corpus_digest"] == corpus_digest(0, [read_task(folder / "prepared")["task_digest"]])
 
 
-def test_a_folder_that_is_no_corpus_is_named(tmp_path):
+def test_folder_without_corpus_is_named(tmp_path):
     with pytest.raises(DataError, match=r"corpus.json: no such file"):
         read_corpus(tmp_path, "train")

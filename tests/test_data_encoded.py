@@ -1,4 +1,4 @@
-"""Prepared splits as tensors, with a real tokenizer's habits: fields, frames, truncation, label words."""
+"""Prepared splits as tensors, with a real tokenizer: text columns, special tokens, truncation, label words."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from test_data_batches import TOKENIZER
 from toy_wheels import toy_task, write_jsonl
 
 
-def plm(family: str = "bloom", **frame: tuple[int, ...]) -> SimpleNamespace:
-    return SimpleNamespace(tokenizer=TOKENIZER, family=FAMILIES[family], frame=SpecialTokens(**frame))
+def plm(family: str = "bloom", **special: tuple[int, ...]) -> SimpleNamespace:
+    return SimpleNamespace(tokenizer=TOKENIZER, family=FAMILIES[family], special_tokens=SpecialTokens(**special))
 
 
 def prepared(folder: Path, rows: list[dict], **changes: object) -> tuple[Path, dict]:
     """The prepared folder of a toy task over these rows, all of which are in test."""
     for split, some in {"train": [{**rows[0], **TRAIN}], "validation": [{**rows[0], **OTHER}], "test": rows}.items():
         write_jsonl(folder / "toy" / f"{split}.jsonl", some)
-    task = toy_task(sources={}, **changes)
+    task = toy_task(wheel=None, **changes)
     prepare_task(task, folder, folder / "out", {}, 0, choose_source(task, {"toy": str(folder)}))
     return folder / "out", read_task(folder / "out")
 
@@ -32,11 +32,13 @@ def prepared(folder: Path, rows: list[dict], **changes: object) -> tuple[Path, d
 TRAIN = {"one": "a word", "two": "of mine"}
 OTHER = {"one": "good all", "two": "the film"}
 PAIRS = [{"one": "good " * n + f"to {n}", "two": f"film {n} it was", "label": n % 2} for n in range(1, 30)]
-FIELDS = {"text_columns": ("one", "two"), "prompt": "Input: {one} [SEP] {two} Topic:"}
+FIELDS = {"text_columns": ["one", "two"], "prompt": "Input: {one} [SEP] {two} Topic:"}
 
 
-def test_rows_are_cut_and_counted_and_keep_the_prompt_of_their_family(tmp_path):
-    folder, task = prepared(tmp_path, PAIRS, **FIELDS, prompts={"bert": "{one} it was {two}"})
+def test_long_rows_are_truncated_and_counted_and_keep_the_family_prompt(tmp_path):
+    folder, task = prepared(
+        tmp_path, PAIRS, **FIELDS | {"prompt": {"default": FIELDS["prompt"], "bert": "{one} it was {two}"}}
+    )
     encoded = encode_split(folder, "test", task, plm(after=(9,)), 30)
     assert encoded.row_ids == read_split(folder, "test").id.tolist() and len(encoded) == 29
     assert encoded.labels.tolist() == read_split(folder, "test").label.tolist()
@@ -49,15 +51,21 @@ def test_rows_are_cut_and_counted_and_keep_the_prompt_of_their_family(tmp_path):
     assert TOKENIZER.decode(bert.ids[0, : bert.lengths[0]]).count(" it was film ") == 1
 
 
-def test_an_unknown_family_of_a_prompt_is_named(tmp_path):
-    folder, task = prepared(tmp_path, PAIRS, **FIELDS, prompts={"brt": "{one} {two}"})
+def test_prompt_of_unknown_family_is_named(tmp_path):
+    folder, task = prepared(tmp_path, PAIRS, **FIELDS | {"prompt": {"default": FIELDS["prompt"], "brt": "{one} {two}"}})
     with pytest.raises(ConfigError, match=r"unknown family 'brt'\. Did you mean 'bert'"):
         encode_split(folder, "test", task, plm(), 30)
 
 
-def test_a_generation_task_has_targets_and_references(tmp_path):
+def test_generation_task_has_targets_and_references(tmp_path):
     rows = [{"one": f"good {n} to", "two": "all of it", "label": [f"film {n}", "word"]} for n in range(1, 20)]
-    generation = {"type": "generation", "verbalizer": {}, "metrics": ("em",), "max_new_tokens": 3}
+    generation = {
+        "type": "generation",
+        "verbalizer": None,
+        "metrics": ["em"],
+        "max_new_tokens": 3,
+        "target_column": "label",
+    }
     folder, task = prepared(tmp_path, rows, **FIELDS, **generation)
     encoded = encode_split(folder, "test", task, plm(), 60, end=(9,))
     assert encoded.references == [[first, "word"] for first, _ in encoded.references] and not len(encoded.labels)
@@ -67,7 +75,7 @@ def test_a_generation_task_has_targets_and_references(tmp_path):
         assert ids[:length] == [*TOKENIZER(" " + first)["input_ids"][:2], 9] and not any(ids[length:])
 
 
-def test_label_words_that_begin_alike_are_told_apart_as_whole_words():
+def test_label_words_with_common_beginning_are_distinguished():
     task = {"task": "toy", "verbalizer": {"a": " good film", "b": " good word", "c": " it"}}
     found = label_tokens(task, TOKENIZER)
     assert [TOKENIZER.decode(ids) for ids in found] == list(task["verbalizer"].values()) and found[0][0] == found[1][0]

@@ -1,3 +1,5 @@
+"""Prepared folders: order, limits, records, checksums and overlapping tasks."""
+
 from __future__ import annotations
 
 import pandas as pd
@@ -8,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from apet.core.hashing import digest, file_digest
+from apet.core.hashing import file_digest
 from apet.core.records import write_json_record
 from apet.data import prepare, source_selection
 from apet.data.prepare import in_hash_order, prepare_task, read_split, read_task, task_digest
@@ -20,17 +22,17 @@ from toy_wheels import TAB, pin_toy, tab, toy_source, toy_task, write_jsonl
 
 ROWS = [("ab"[i % 3 == 0], f"Text number {i}.") for i in range(400)]
 examples = st.sets(st.text("abc", min_size=1, max_size=4), max_size=12).map(
-    lambda normals: [Example.of([n], [n], "x") for n in sorted(normals)]
+    lambda texts: [Example.from_texts([n], [n], "x") for n in sorted(texts)]
 )
 
 
 @given(examples, examples, st.integers(0, 9))
-def test_hash_order_of_a_subset_is_the_order_of_the_whole(some, more, seed):
-    whole = in_hash_order(list({*some, *more}), seed)
-    assert [one for one in whole if one in some] == in_hash_order(some, seed)
+def test_hash_order_of_subset_equals_order_in_superset(some, more, seed):
+    superset = in_hash_order(list({*some, *more}), seed)
+    assert [one for one in superset if one in some] == in_hash_order(some, seed)
 
 
-def test_caps_are_nested_and_a_seed_chooses_others(monkeypatch, tmp_path):
+def test_limits_are_nested_and_another_seed_chooses_other_rows(monkeypatch, tmp_path):
     pin_toy(monkeypatch, tmp_path, {TAB: tab(ROWS)})
     ids = {}
     for name, cap, seed in [("few", 20, 0), ("many", 100, 0), ("all", None, 0), ("other", 20, 1)]:
@@ -40,7 +42,7 @@ def test_caps_are_nested_and_a_seed_chooses_others(monkeypatch, tmp_path):
     assert set(ids["other"]) != set(ids["few"]) and set(ids["other"]) < set(ids["all"])
 
 
-def test_the_record_says_what_was_kept_and_what_was_not(monkeypatch, tmp_path):
+def test_record_counts_kept_and_dropped_rows(monkeypatch, tmp_path):
     rows = [*ROWS, ("a", "text NUMBER 3"), ("a", "Text number 4"), ("b", "...")]
     pin_toy(monkeypatch, tmp_path, {TAB: tab(rows)})
     prepare_task(toy_task(), tmp_path, tmp_path / "out", {"train": 50, "test": 30, "validation": None}, 0)
@@ -56,16 +58,16 @@ def test_the_record_says_what_was_kept_and_what_was_not(monkeypatch, tmp_path):
     assert record["label_counts"]["test"] == {"a": int((test.label == 0).sum()), "b": int((test.label == 1).sum())}
     majority = test.label.value_counts().max() / 30
     assert record["chance"] == {"level": majority, "uniform": 0.5, "majority": majority} and majority > 0.5
-    assert set(record["origin"].values()) == {"drawn out of train"}
+    assert set(record["origin"].values()) == {"split off train"}
     assert record["source"]["package"] == "toy" and str(tmp_path) not in (tmp_path / "out" / "task.json").read_text()
     assert set(record["overlap"].values()) == {0}
     assert record["task_digest"] == task_digest(toy_task(), {"train": 50, "test": 30}, 0)
 
 
 @pytest.mark.parametrize("metrics", [("f1", "accuracy"), ("accuracy", "f1")])
-def test_no_constant_answer_beats_chance(monkeypatch, tmp_path, metrics):
+def test_constant_answer_never_exceeds_chance(monkeypatch, tmp_path, metrics):
     pin_toy(monkeypatch, tmp_path, {TAB: tab(ROWS)})
-    task = toy_task(metrics=metrics, labels={"b": " pear", "a": " apple"})
+    task = toy_task(metrics=metrics, verbalizer={"b": " pear", "a": " apple"})
     prepare_task(task, tmp_path, tmp_path / "out", {}, 0)
     labels, chance = torch.tensor(read_split(tmp_path / "out", "test").label), read_task(tmp_path / "out")["chance"]
     constant = [label_metrics(metrics, torch.full_like(labels, n), labels)[metrics[0]] for n in (0, 1)]
@@ -74,29 +76,15 @@ def test_no_constant_answer_beats_chance(monkeypatch, tmp_path, metrics):
     assert chance["uniform"] == pytest.approx(even)
 
 
-def test_the_digest_knows_the_rules_that_are_newer_than_its_version(monkeypatch, tmp_path):
-    pin_toy(monkeypatch, tmp_path, {})
-
-    def ruled(**changes: object) -> bool:
-        task = toy_task(**changes)
-        source = choose_source(task)
-        old = ["task", 2, task.definition(), source.identity(task), [], dict.fromkeys(prepare.SPLITS), 0]
-        return task_digest(task, {}, 0) != digest(old)
-
-    assert not ruled() and not ruled(metrics=("accuracy", "f1")) and not ruled(labels={"a1": " a", "b": " b"})
-    assert ruled(metrics=("f1",)) and ruled(labels={"-1": " a", "1.0": " b"})
-    assert ruled(sources={"wheel": toy_source(classes={"0": "b"})})
-
-
-def test_labels_follow_the_tasks_order(monkeypatch, tmp_path):
+def test_labels_are_numbered_in_the_order_of_the_verbalizer(monkeypatch, tmp_path):
     pin_toy(monkeypatch, tmp_path, {TAB: tab(ROWS)})
-    prepare_task(toy_task(labels={"b": " pear", "a": " apple"}), tmp_path, tmp_path / "out", {}, 0)
+    prepare_task(toy_task(verbalizer={"b": " pear", "a": " apple"}), tmp_path, tmp_path / "out", {}, 0)
     test = read_split(tmp_path / "out", "test")
     truth = {text: label for label, text in ROWS}
     assert ["ba"[label] for label in test.label] == [truth[text] for text in test.text]
 
 
-def test_two_runs_write_the_same_bytes(monkeypatch, tmp_path):
+def test_two_runs_write_identical_files(monkeypatch, tmp_path):
     pin_toy(monkeypatch, tmp_path, {TAB: tab(ROWS)})
     names = ["task.json", "test.parquet", "train.parquet", "validation.parquet"]
     for folder in ("one", "two"):
@@ -105,7 +93,7 @@ def test_two_runs_write_the_same_bytes(monkeypatch, tmp_path):
     assert all(file_digest(tmp_path / "one" / name) == file_digest(tmp_path / "two" / name) for name in names)
 
 
-def test_the_digest_knows_all_that_changes_rows_and_reads_nothing(monkeypatch, tmp_path):
+def test_digest_changes_with_everything_that_changes_rows_and_reads_nothing(monkeypatch, tmp_path):
     pin_toy(monkeypatch, tmp_path, {}).unlink()
     task = toy_task()
     digests = [
@@ -113,7 +101,7 @@ def test_the_digest_knows_all_that_changes_rows_and_reads_nothing(monkeypatch, t
         task_digest(task, {}, 1),
         task_digest(task, {"train": 5}, 0),
         task_digest(toy_task(version=2), {}, 0),
-        task_digest(toy_task(labels={"b": " pear", "a": " apple"}), {}, 0),
+        task_digest(toy_task(verbalizer={"b": " pear", "a": " apple"}), {}, 0),
         task_digest(toy_task(prompt="{text}\nKind:"), {}, 0),
     ]
     assert len(set(digests)) == len(digests)
@@ -122,29 +110,29 @@ def test_the_digest_knows_all_that_changes_rows_and_reads_nothing(monkeypatch, t
     assert task_digest(task, {}, 0) != digests[0]
 
 
-def test_an_unknown_label_value_names_file_row_and_labels_and_writes_nothing(monkeypatch, tmp_path):
+def test_unknown_label_names_file_line_and_labels_and_writes_nothing(monkeypatch, tmp_path):
     pin_toy(monkeypatch, tmp_path, {TAB: tab([("a", "one"), ("c", "two")])})
     with pytest.raises(DataError, match=rf"task toy: {TAB}, line 6: unknown label 'c'.* Allowed: a, b"):
         prepare_task(toy_task(), tmp_path, tmp_path / "out", {}, 0)
     assert [path.suffix for path in tmp_path.iterdir()] == [".whl"]
 
 
-def test_an_empty_split_and_bad_caps_are_errors(monkeypatch, tmp_path):
+def test_empty_split_and_wrong_limits_are_errors(monkeypatch, tmp_path):
     pin_toy(monkeypatch, tmp_path, {TAB: tab([("a", "one")])})
     with pytest.raises(DataError, match=r"split .* has no rows"):
         prepare_task(toy_task(), tmp_path, tmp_path / "out", {}, 0)
-    with pytest.raises(ConfigError, match="train is 0"):
+    with pytest.raises(ConfigError, match=r"max_samples\.train: expected a whole number of at least 1, or None, got 0"):
         task_digest(toy_task(), {"train": 0}, 0)
     with pytest.raises(ConfigError, match=r"unknown split 'tset'\. Did you mean 'test'"):
         task_digest(toy_task(), {"tset": 3}, 0)
 
 
-def test_a_prepared_folder_that_is_not_one_is_named(tmp_path):
+def test_wrong_prepared_folder_is_named(tmp_path):
     with pytest.raises(DataError, match=r"task.json: no such file"):
         read_split(tmp_path, "train")
     files = {"files": {"train.parquet": "0" * 64}}
     write_json_record(tmp_path / "task.json", {"type": "regression", "text_columns": ["text"], **files})
-    with pytest.raises(DataError, match=r"task.json: is not the record"):
+    with pytest.raises(DataError, match=r"task.json: expected the record of a prepared task. Delete"):
         read_split(tmp_path, "train")
     write_json_record(tmp_path / "task.json", {"type": "classification", "text_columns": ["text"], **files})
     with pytest.raises(DataError, match=r"train.parquet: no such file"):
@@ -154,24 +142,24 @@ def test_a_prepared_folder_that_is_not_one_is_named(tmp_path):
         read_split(tmp_path, "train")
     files = {"files": {"train.parquet": file_digest(tmp_path / "train.parquet")}}
     write_json_record(tmp_path / "task.json", {"type": "classification", "text_columns": ["text"], **files})
-    with pytest.raises(DataError, match=r"train.parquet: has the columns .* expected .*'label': 'int64'"):
+    with pytest.raises(DataError, match=r"train.parquet: expected the columns .*'label': 'int64'.* got "):
         read_split(tmp_path, "train")
 
 
-def test_a_table_larger_than_a_batch_is_whole(monkeypatch, tmp_path):
+def test_table_in_several_batches_is_complete(monkeypatch, tmp_path):
     pin_toy(monkeypatch, tmp_path, {TAB: tab(ROWS)})
     prepare_task(toy_task(), tmp_path, tmp_path / "one", {}, 0)
-    monkeypatch.setattr(prepare, "ROWS", 7)
+    monkeypatch.setattr(prepare, "BATCH_ROWS", 7)
     prepare_task(toy_task(), tmp_path, tmp_path / "two", {}, 0)
     one, two = (read_split(tmp_path / name, "train") for name in ("one", "two"))
     assert one.equals(two) and pq.ParquetFile(tmp_path / "two" / "train.parquet").num_row_groups > 1
 
 
-def test_a_generation_task_keeps_all_references_and_knows_its_chance(monkeypatch, tmp_path):
-    task = toy_task(type="generation", labels={}, answer="targets", metrics=("em", "f1"), target_length=4,
-                    sources={"wheel": toy_source(columns={"text": "Text", "targets": "Category"})})  # fmt: skip
+def test_generation_task_keeps_all_references_and_has_shuffled_chance(monkeypatch, tmp_path):
     rows = [(f"answer {i % 5}", f"Question number {i}?") for i in range(300)]
     pin_toy(monkeypatch, tmp_path, {TAB: tab([*rows, ("other", "question NUMBER 0"), ("", "Question without?")])})
+    task = toy_task(type="generation", verbalizer=None, target_column="answer", metrics=["em", "f1"], max_new_tokens=4,
+                    wheel=toy_source(column_map={"text": "Text", "answer": "Category"}))  # fmt: skip
     prepare_task(task, tmp_path, tmp_path / "out", {"test": 50}, 0)
     record, test = read_task(tmp_path / "out"), read_split(tmp_path / "out", "test")
     splits = pd.concat(read_split(tmp_path / "out", split) for split in ("train", "validation", "test"))
@@ -185,7 +173,7 @@ def test_a_generation_task_keeps_all_references_and_knows_its_chance(monkeypatch
     assert record["label_counts"] == {"train": {}, "validation": {}, "test": {}}
 
 
-def test_what_a_sister_holds_out_leaves_train_and_is_counted(monkeypatch, tmp_path):
+def test_rows_held_out_by_overlapping_task_are_dropped_from_train_and_counted(monkeypatch, tmp_path):
     def rows(*numbers: range) -> list[dict]:
         numbers = [number for some in numbers for number in some]
         return [{"text": f"This is film number {n}, and it is {n} times the best.", "label": n % 2} for n in numbers]
@@ -193,27 +181,28 @@ def test_what_a_sister_holds_out_leaves_train_and_is_counted(monkeypatch, tmp_pa
     for split, some in {"train": range(100), "validation": range(100, 120), "test": range(120, 150)}.items():
         write_jsonl(tmp_path / "toy" / f"{split}.jsonl", rows(some))
     for split, some in {"train": range(100, 300), "validation": range(20), "test": range(20, 40)}.items():
-        write_jsonl(tmp_path / "sister" / f"{split}.jsonl", rows(some))
-    task, sister = toy_task(sources={}, sisters=("sister",)), toy_task(name="sister", sources={}, sisters=("toy",))
-    monkeypatch.setattr(source_selection, "load_task", {"toy": task, "sister": sister}.__getitem__)
-    for one in (task, sister):
+        write_jsonl(tmp_path / "other" / f"{split}.jsonl", rows(some))
+    task = toy_task(wheel=None, overlapping_tasks=["other.yaml"])
+    other = toy_task(name="other", wheel=None, overlapping_tasks=["toy.yaml"])
+    monkeypatch.setattr(source_selection, "load_task", {"toy.yaml": task, "other.yaml": other}.__getitem__)
+    for one in (task, other):
         source = choose_source(one, {"all": str(tmp_path)})
         prepare_task(one, tmp_path, tmp_path / "out" / one.name, {}, 0, source)
     train, held = {}, {}
-    for name in ("toy", "sister"):
+    for name in ("toy", "other"):
         train[name] = set(read_split(tmp_path / "out" / name, "train").text)
         held[name] = {t for s in ("validation", "test") for t in read_split(tmp_path / "out" / name, s).text}
-    assert read_task(tmp_path / "out" / "toy")["dropped"]["held_out_by_a_sister"] == 40
-    assert read_task(tmp_path / "out" / "sister")["dropped"]["held_out_by_a_sister"] == 50
-    assert not train["toy"] & held["sister"] and not train["sister"] & held["toy"]
+    assert read_task(tmp_path / "out" / "toy")["dropped"]["held_out_by_overlapping_task"] == 40
+    assert read_task(tmp_path / "out" / "other")["dropped"]["held_out_by_overlapping_task"] == 50
+    assert not train["toy"] & held["other"] and not train["other"] & held["toy"]
     assert len(held["toy"]) == 50 and len(train["toy"]) == 60
 
 
-def test_the_digest_knows_the_sisters_rows(monkeypatch, tmp_path):
-    for name in ("toy", "sister"):
+def test_digest_changes_with_rows_of_overlapping_task(monkeypatch, tmp_path):
+    for name in ("toy", "other"):
         write_jsonl(tmp_path / name / "train.jsonl", [{"text": "one", "label": 0}])
-    task, sister = toy_task(sources={}, sisters=("sister",)), toy_task(name="sister", sources={})
-    monkeypatch.setattr(source_selection, "load_task", lambda name: sister)
+    task, other = toy_task(wheel=None, overlapping_tasks=["other.yaml"]), toy_task(name="other", wheel=None)
+    monkeypatch.setattr(source_selection, "load_task", lambda name: other)
     before = task_digest(task, {}, 0, choose_source(task, {"all": str(tmp_path)}))
-    write_jsonl(tmp_path / "sister" / "test.jsonl", [{"text": "two", "label": 0}])
+    write_jsonl(tmp_path / "other" / "test.jsonl", [{"text": "two", "label": 0}])
     assert task_digest(task, {}, 0, choose_source(task, {"all": str(tmp_path)})) != before

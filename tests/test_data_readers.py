@@ -1,3 +1,5 @@
+"""Readers of text in wheels."""
+
 from __future__ import annotations
 
 import bz2
@@ -24,7 +26,7 @@ def read(monkeypatch, tmp_path):
     return rows
 
 
-def test_tab_skips_headers_and_the_empty_line_and_keeps_quotation_marks(read):
+def test_read_tab_skips_headers_and_keeps_quotation_marks(read):
     content = HEADER + '\t\na\t"so to speak\nb\ttwo  words \n'
     assert read(read_tab, {"t.tab": content}, **MEMBERS) == [
         Record({"Category": "a", "Text": '"so to speak'}, None, "t.tab, line 5"),
@@ -32,7 +34,7 @@ def test_tab_skips_headers_and_the_empty_line_and_keeps_quotation_marks(read):
     ]
 
 
-def test_tab_with_quotes_and_official_splits(read):
+def test_read_tab_with_quotes_keeps_official_splits(read):
     tables = {"train.tab": HEADER + 'a\t"one ""big""\nline"\n', "test.tab": HEADER + "b\ttwo\n"}
     members = {"train": "train.tab", "test": "test.tab"}
     rows = read(read_tab, tables, members=members, quoted=True)
@@ -42,30 +44,30 @@ def test_tab_with_quotes_and_official_splits(read):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (HEADER + "a\tone\nb\n", "t.tab, line 5: has 1 columns, expected 2"),
-        (HEADER + "a\tone\tmore\n", "t.tab, line 4: has 3 columns"),
+        (HEADER + "a\tone\nb\n", "t.tab, line 5: expected 2 columns, got 1."),
+        (HEADER + "a\tone\tmore\n", "t.tab, line 4: expected 2 columns, got 3."),
         ("Categry\tText\nd\tstring\nclass\t\na\tone\n", "t.tab: unknown column 'Category'. Did you mean 'Categry'"),
         ("", "t.tab: unknown column 'Category'"),
         (HEADER.encode() + b"a\tone\nb\t\xff\xfe\n", "t.tab, after line"),
         (HEADER + "a\t" + "x" * 200_000 + "\n", "field larger than field limit"),
     ],
 )
-def test_a_malformed_table_is_named_with_its_line(read, content, message):
+def test_read_tab_malformed_table_is_named_with_its_line(read, content, message):
     with pytest.raises(DataError) as error:
-        read(read_tab, {"t.tab": content}, **MEMBERS, leave_out={"Category": ["z"]})
+        read(read_tab, {"t.tab": content}, **MEMBERS, drop_rows={"Category": ["z"]})
     assert message in str(error.value)
 
 
-def test_dialogue_joins_adjacent_lines_of_one_group(read):
+def test_read_dialogue_joins_adjacent_rows_of_one_group(read):
     content = "S\tWho\tQuote\nd\td\tstring\n\t\t\n1\tAnn\t Hi!\n1\tBob\tHo.\n2\tAnn\tBye.\n"
     rows = read(read_dialogue, {"t.tab": content}, member="t.tab", group="S", speaker="Who", quote="Quote")
     assert [row.values["text"] for row in rows] == ["Ann: Hi!\nBob: Ho.", "Ann: Bye."]
-    assert rows[1].where == "t.tab, line 6"
+    assert rows[1].location == "t.tab, line 6"
 
 
-def test_csv_leaves_out_classes_and_reads_quoted_lines(read):
+def test_read_csv_drops_rows_and_reads_quoted_lines(read):
     content = bz2.compress(b'category,text\nplot,"A, B"\nfresh,"one\ntwo"\nrotten,three\n')
-    rows = read(read_csv, {"t.csv.bz2": content}, member="t.csv.bz2", leave_out={"category": ["plot"]})
+    rows = read(read_csv, {"t.csv.bz2": content}, member="t.csv.bz2", drop_rows={"category": ["plot"]})
     assert [tuple(row.values.values()) for row in rows] == [("fresh", "one\ntwo"), ("rotten", "three")]
     assert len(read(read_csv, {"t.csv.bz2": content}, member="t.csv.bz2")) == 3
 
@@ -73,21 +75,21 @@ def test_csv_leaves_out_classes_and_reads_quoted_lines(read):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"category,text\n", "is not bzip2 data"),
-        (bz2.compress(b"category,text\nfresh,one\n")[:-4], "is cut short"),
-        (bz2.compress(b"category,text\nfresh\n"), "line 2: has 1 columns"),
+        (b"category,text\n", "expected bzip2 data"),
+        (bz2.compress(b"category,text\nfresh,one\n")[:-4], "truncated"),
+        (bz2.compress(b"category,text\nfresh\n"), "line 2: expected 2 columns, got 1."),
         (bz2.compress(b'category,text\nfresh,"one\n'), "unexpected end of data"),
-        (bz2.compress(b"0" * (64 * 2**20 + 1)), "more than the 67,108,864 bytes"),
+        (bz2.compress(b"0" * (64 * 2**20 + 1)), "more than 67,108,864 bytes unpacked"),
     ],
 )
-def test_a_malformed_csv_is_named(read, content, message):
+def test_read_csv_malformed_file_is_named(read, content, message):
     with pytest.raises(DataError) as error:
         read(read_csv, {"t.csv.bz2": content}, member="t.csv.bz2")
     assert message in str(error.value)
     assert "t.csv.bz2" in str(error.value)
 
 
-def test_articles_take_their_folder_as_label_and_their_first_line_as_title(read):
+def test_read_articles_uses_folder_as_label_and_first_line_as_title(read):
     members = {
         "d/sports/2.txt": "£5".encode("cp1252"),
         "d/sports/1.txt": "£4\n\nUp.\n",
@@ -101,11 +103,11 @@ def test_articles_take_their_folder_as_label_and_their_first_line_as_title(read)
         ("tech", "x"),
     ]
     assert [(row.values["title"], row.values["body"]) for row in rows] == [("£4", "Up."), ("£5", ""), ("x", "")]
-    with pytest.raises(DataError, match=r"nowhere: the archive has no \.txt"):
+    with pytest.raises(DataError, match=r"nowhere: no such file: \*\.txt"):
         read(read_articles, members, folder="nowhere")
 
 
-def test_half_of_the_titles_are_anothers_of_the_same_topic_and_side(read):
+def test_read_title_pairs_mismatches_half_within_topic_and_split(read):
     members = {
         f"d/{topic}/{i}.txt": f"Title {topic} {i}\nThe body of {topic} number {i}."
         for topic in ("tech", "art")
@@ -125,7 +127,7 @@ def test_half_of_the_titles_are_anothers_of_the_same_topic_and_side(read):
     assert 240 < matches < 360 and {row.split for row in rows} == {"train", "validation", "test"}
 
 
-def test_a_new_article_changes_one_more_pair_at_most(read):
+def test_read_title_pairs_new_article_changes_at_most_one_pair(read):
     members = {f"d/tech/{i}.txt": f"Title {i}\nThe body of number {i}." for i in range(60)}
     before = {row.values["body"]: row for row in read(read_title_pairs, members, folder="d")}
     after = read(read_title_pairs, {**members, "d/tech/new.txt": "New\nA new body."}, folder="d")

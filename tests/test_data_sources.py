@@ -1,4 +1,4 @@
-"""The hub, local folders and files, and the choice between them, on toy files with the hub's columns."""
+"""Sources: the hub, local folders and files, and the choice between them, on toy files with the hub's columns."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from apet.core.hashing import folder_digest
-from apet.data.prepare import SPLITS, prepare_task, read_split, read_task, task_digest, task_splits
-from apet.data.schema import Task
-from apet.data.source_selection import check_sisters, choose_source, sisters_of
-from apet.data.sources import Source, hub
-from apet.data.task_config import load_task
+from apet.data.prepare import prepare_task, read_split, read_task, task_digest, task_splits
+from apet.data.rows import read_rows
+from apet.data.schema import SPLITS
+from apet.data.source_selection import check_overlapping_sources, choose_source, overlapping_sources
+from apet.data.sources import LocalSource, hub
+from apet.data.task_config import Task, load_task
 from apet.errors import ApetError, ConfigError, DataError
 from toy_wheels import toy_task, write_jsonl
 
@@ -54,7 +55,7 @@ def toy_rows(name: str) -> dict[str, list[dict]]:
     else:
         made = [labelled(*task.text_columns, labels=labels, start=start, count=120) for start in (0, 200, 400)]
     found = dict(zip(task.splits.values(), made, strict=True))
-    listed = {task.splits[side] for side in task.sources["hub"].get("splits", SPLITS)}
+    listed = {task.splits[split] for split in task.hub.splits}
     return {split: rows for split, rows in found.items() if split in listed}
 
 
@@ -71,11 +72,11 @@ def as_hub(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def write_hub(folder: Path, name: str, rows: dict[str, list[dict]]) -> None:
-    spec = load_task(name).sources["hub"]
+    source = load_task(name).hub
     for split, some in rows.items():
-        path = spec.get("files", hub.FILES).format(config=spec["config"], split=split)
+        path = source.files.format(config=source.config, split=split)
         path = path.replace("*.parquet", "00000-of-00001.parquet").replace("*", "plain")
-        target = folder / f"{spec['dataset']}@{spec['revision']}" / path
+        target = folder / f"{source.dataset}@{source.revision}" / path
         target.parent.mkdir(parents=True, exist_ok=True)
         pq.write_table(pa.Table.from_pylist(some), target)
 
@@ -100,7 +101,7 @@ PAPER = ["sst2", "rotten_tomatoes", "imdb", "mnli", "qnli", "rte", "qqp", "mrpc"
 
 
 @pytest.mark.parametrize("name", PAPER)
-def test_the_hub_and_a_folder_with_its_columns_give_the_same_rows(name, monkeypatch, tmp_path):
+def test_hub_and_folder_with_its_columns_give_the_same_rows(name, monkeypatch, tmp_path):
     task, rows = load_task(name), toy_rows(name)
     for one in {name, *task.overlapping_tasks}:
         write_hub(tmp_path / "hub", one, toy_rows(one))
@@ -131,7 +132,7 @@ def test_the_hub_and_a_folder_with_its_columns_give_the_same_rows(name, monkeypa
         )
 
 
-def test_secret_labels_of_the_hub_are_no_rows(monkeypatch, tmp_path):
+def test_hub_rows_with_secret_labels_are_dropped(monkeypatch, tmp_path):
     rows = {**toy_rows("mrpc"), "test": [{**row, "label": -1} for row in labelled("sentence1", "sentence2", start=900)]}
     write_hub(tmp_path, "mrpc", rows)
     as_hub(tmp_path, monkeypatch)
@@ -142,7 +143,7 @@ def test_secret_labels_of_the_hub_are_no_rows(monkeypatch, tmp_path):
     assert record["origin"]["test"] == "validation of the source"
 
 
-def test_without_network_one_error_says_what_to_do(monkeypatch, tmp_path):
+def test_hub_without_network_raises_one_error_with_a_fix(monkeypatch, tmp_path):
     def offline(*arguments: object, **keywords: object) -> None:
         raise ConnectionError("no route")
 
@@ -155,13 +156,13 @@ def test_without_network_one_error_says_what_to_do(monkeypatch, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_the_hub_is_asked_for_parquet_files_at_the_pinned_revision(monkeypatch, tmp_path):
+def test_hub_is_asked_for_parquet_files_at_the_pinned_revision(monkeypatch, tmp_path):
     asked = []
     monkeypatch.setattr(hub, "stream", lambda files: asked.append(files) or iter(()))
     for name in ("mnli", "nq_open"):
         task = load_task(name)
-        assert list(choose_source(task).rows(task, tmp_path)) == []
-    revision = load_task("mnli").sources["hub"]["revision"]
+        assert list(read_rows(task, choose_source(task), tmp_path)) == []
+    revision = load_task("mnli").hub.revision
     assert len(revision) == 40
     assert asked == [
         f"hf://datasets/nyu-mll/glue@{revision}/mnli/train-*.parquet",
@@ -172,8 +173,8 @@ def test_the_hub_is_asked_for_parquet_files_at_the_pinned_revision(monkeypatch, 
 
 
 @pytest.mark.parametrize("form", ["jsonl", "csv", "tsv", "parquet"])
-def test_a_folder_in_any_form_gives_the_same_rows(form, tmp_path):
-    task = toy_task(sources={})
+def test_folder_in_any_format_gives_the_same_rows(form, tmp_path):
+    task = toy_task(wheel=None)
     rows = labelled("text", count=200)
     write_jsonl(tmp_path / "first" / "toy" / "train.jsonl", rows)
     write_form(tmp_path / "second" / "toy" / f"train.{form}", rows)
@@ -185,8 +186,8 @@ def test_a_folder_in_any_form_gives_the_same_rows(form, tmp_path):
         assert read_split(tmp_path / "first.out", split).equals(read_split(tmp_path / "second.out", split))
 
 
-def test_the_digest_knows_a_files_content_and_not_its_place(tmp_path):
-    task = toy_task(sources={})
+def test_digest_changes_with_file_content_and_not_with_its_path(tmp_path):
+    task = toy_task(wheel=None)
     for name in ("here", "there", "other"):
         write_jsonl(tmp_path / name / "toy" / "train.jsonl", labelled("text", start=int(name == "other")))
     here, there, other = (
@@ -217,35 +218,35 @@ def parquet(*columns: pa.Array) -> bytes:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("train.jsonl", '{"text": "one", "label": 0}\n{"text": \n', "train.jsonl, line 2: is not JSON"),
-        ("train.jsonl", "[1]\n", "line 1: holds [1], not an object"),
+        ("train.jsonl", '{"text": "one", "label": 0}\n{"text": \n', "train.jsonl, line 2: expected JSON"),
+        ("train.jsonl", "[1]\n", "line 1: expected an object, got [1]"),
         ("train.jsonl", '{"txt": "one", "label": 0}\n', "line 1: unknown column 'text'. Did you mean 'txt'"),
-        ("train.jsonl", '{"text": 3, "label": 0}\n', "column 'text' holds 3; it must be a text"),
+        ("train.jsonl", '{"text": 3, "label": 0}\n', "line 1: column 'text': expected a text, got 3"),
         ("train.jsonl", '{"text": "one", "label": 2}\n', "line 1: unknown label 2."),
         ("train.jsonl", '{"text": "one", "label": "c"}\n', "unknown label 'c'"),
         ("train.jsonl", '{"text": "one", "label": true}\n', "unknown label True."),
         ("train.jsonl", '{"text": "one", "label": 0.5}\n', "unknown label 0.5."),
         ("train.jsonl", '{"text": "one", "label": [0]}\n', "unknown label [0]."),
-        ("train.jsonl", b"\xff\xfe\n", "line 1: is not JSON"),
+        ("train.jsonl", b"\xff\xfe\n", "line 1: expected JSON"),
         ("train.csv", 'text,label\n"one\n', "train.csv, after line 2"),
-        ("train.csv", "text,label\none\n", "train.csv, line 2: has 1 columns"),
+        ("train.csv", "text,label\none\n", "train.csv, line 2: expected 2 columns, got 1"),
         ("train.parquet", "no parquet", "train.parquet: cannot be read as parquet"),
         ("train.parquet", parquet(NOT_UTF8), "train.parquet: cannot be read as parquet: In column 0: Invalid"),
         ("train.parquet", parquet(FAR_AWAY), "train.parquet: cannot be read as parquet: Python int too large"),
         ("train.parquet", parquet(NOWHERE), "train.parquet: cannot be read as parquet: "),
-        ("train.parquet", parquet(FAR_AWAY, FAR_AWAY), "train.parquet: column 'text' stands twice."),
-        ("train.csv", "text,label,label\none,0,1\n", "train.csv, line 1: column 'label' stands twice."),
-        ("train.tsv", "text\tlabel\tlabel\none\t0\t1\n", "train.tsv, line 1: column 'label' stands twice."),
-        ("train.jsonl", '\n{"text": "one", "label": 0, "label": 1}\n', "jsonl, line 2: key 'label' stands twice."),
-        ("test.jsonl", '{"text": "one", "label": 0}\n', "has no train.* in one of the forms"),
+        ("train.parquet", parquet(FAR_AWAY, FAR_AWAY), "train.parquet: duplicate column 'text'."),
+        ("train.csv", "text,label,label\none,0,1\n", "train.csv, line 1: duplicate column 'label'."),
+        ("train.tsv", "text\tlabel\tlabel\none\t0\t1\n", "train.tsv, line 1: duplicate column 'label'."),
+        ("train.jsonl", '\n{"text": "one", "label": 0, "label": 1}\n', "jsonl, line 2: duplicate key 'label'."),
+        ("test.jsonl", '{"text": "one", "label": 0}\n', "no such file: train.* in one of the formats"),
         ("train.jsonl", '{"text": "one", "label": 0}\n', "split train has no rows"),
     ],
 )
-def test_a_bad_file_is_one_clear_error(tmp_path, name, content, message):
+def test_wrong_file_raises_one_clear_error(tmp_path, name, content, message):
     path = tmp_path / "in" / "toy" / name
     path.parent.mkdir(parents=True)
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    task = toy_task(sources={})
+    task = toy_task(wheel=None)
     if "no rows" in message:
         write_jsonl(path.with_name("test.jsonl"), [{"text": "one", "label": 0}])
     with pytest.raises(DataError) as error:
@@ -276,7 +277,7 @@ def test_a_bad_file_is_one_clear_error(tmp_path, name, content, message):
         (["no", "yes"], {-1: "no", 1: "yes"}, -1, "no"),
     ],
 )
-def test_a_label_is_a_name_first_and_the_same_in_any_form(tmp_path, labels, classes, value, found):
+def test_label_is_a_name_before_an_index_in_any_format(tmp_path, labels, classes, value, found):
     words = {"verbalizer": {name: f" {name}" for name in labels}, "text_columns": ["text"], "prompt": "{text}"}
     mine = {**MINE, **words, "local": {"file": "rows.jsonl", "label_map": classes}}
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(mine, sort_keys=False), "utf-8")
@@ -284,86 +285,86 @@ def test_a_label_is_a_name_first_and_the_same_in_any_form(tmp_path, labels, clas
     task = load_task(tmp_path / "mine.yaml")
     if found and found.startswith("unknown"):
         with pytest.raises(DataError) as error:
-            list(choose_source(task).rows(task, tmp_path))
+            list(read_rows(task, choose_source(task), tmp_path))
         assert f"rows.jsonl, line 1: {found}" in str(error.value)
     else:
-        assert [row.answer for row in choose_source(task).rows(task, tmp_path)] == [found]
+        assert [row.answer for row in read_rows(task, choose_source(task), tmp_path)] == [found]
 
 
-def test_two_forms_of_one_split_are_an_error(tmp_path):
-    task = toy_task(sources={})
+def test_split_in_two_formats_is_an_error(tmp_path):
+    task = toy_task(wheel=None)
     for form in ("csv", "jsonl"):
         write_form(tmp_path / "toy" / f"train.{form}", labelled("text"))
-    with pytest.raises(DataError, match=r"train.jsonl and train.csv: which of them"):
+    with pytest.raises(DataError, match=r"train.jsonl: duplicate split, also in train.csv"):
         task_digest(task, {}, 0, choose_source(task, {"all": str(tmp_path)}))
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.binary(max_size=30), max_size=4), st.sampled_from(["jsonl", "csv", "tsv", "parquet"]))
-def test_any_bytes_are_rows_or_a_named_error(tmp_path_factory, lines, form):
+def test_any_bytes_give_rows_or_an_error_with_the_file(tmp_path_factory, lines, form):
     folder = tmp_path_factory.mktemp("fuzz")
     (folder / "toy").mkdir()
     (folder / "toy" / f"train.{form}").write_bytes(b"text,label\n" * (form == "csv") + b"\n".join(lines))
-    task = toy_task(sources={})
+    task = toy_task(wheel=None)
     try:
-        list(choose_source(task, {"all": str(folder)}).rows(task, folder))
+        list(read_rows(task, choose_source(task, {"all": str(folder)}), folder))
     except ApetError as error:
         assert f"train.{form}" in str(error)
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.dictionaries(st.sampled_from(["text", "label", "x"]), st.none() | st.booleans() | st.floats() | st.text()))
-def test_any_json_values_are_rows_or_a_named_error(tmp_path_factory, values):
+def test_any_json_values_give_rows_or_an_error_with_the_line(tmp_path_factory, values):
     folder = tmp_path_factory.mktemp("fuzz")
     (folder / "toy").mkdir()
     (folder / "toy" / "train.jsonl").write_text(json.dumps(values))
-    task = toy_task(sources={})
+    task = toy_task(wheel=None)
     try:
-        list(choose_source(task, {"all": str(folder)}).rows(task, folder))
+        list(read_rows(task, choose_source(task, {"all": str(folder)}), folder))
     except DataError as error:
         assert "train.jsonl, line 1" in str(error)
 
 
-def test_half_a_surrogate_pair_does_not_stop_a_table(tmp_path):
+def test_half_a_surrogate_pair_is_replaced(tmp_path):
     rows = labelled("text")
     rows[0]["text"] += " \ud83d"
     write_jsonl(tmp_path / "toy" / "train.jsonl", rows)
-    task = toy_task(sources={})
+    task = toy_task(wheel=None)
     prepare_task(task, tmp_path, tmp_path / "out", {}, 0, choose_source(task, {"all": str(tmp_path)}))
     texts = [text for split in SPLITS for text in read_split(tmp_path / "out", split).text]
     assert len(texts) == 120 and sum(text.endswith("?") for text in texts) == 1
 
 
-def test_the_study_chooses_a_source(tmp_path):
+def test_choose_source_follows_the_study(tmp_path):
     (tmp_path / "rotten_tomatoes").mkdir()
     films, topics = load_task("rotten_tomatoes"), load_task("bbc_topics")
     assert choose_source(films) == choose_source(films, {"all": "wheel"}) == choose_source(films, {"sst2": "hub"})
     assert choose_source(films, {"all": "hub", "rotten_tomatoes": "wheel"}).kind == "wheel"
-    assert choose_source(films, {"all": "hub"}) == Source("hub", films.sources["hub"])
-    assert choose_source(films, {"all": str(tmp_path)}) == Source("local", {"folder": str(tmp_path / films.name)})
+    assert choose_source(films, {"all": "hub"}) == films.hub
+    assert choose_source(films, {"all": str(tmp_path)}) == LocalSource(folder=str(tmp_path / films.name))
     assert choose_source(topics, {"mine": "hub"}, names=["mine"]).kind == "wheel"
 
 
-def test_sisters_of_one_study_come_from_one_place(tmp_path):
+def test_overlapping_tasks_of_a_study_need_one_location(tmp_path):
     for name in ("sst2", "rotten_tomatoes"):
         (tmp_path / name).mkdir()
     tasks = {name: load_task(name) for name in ("sst2", "rotten_tomatoes", "bbc_topics")}
 
     def check(**sources: str) -> None:
-        check_sisters(tasks, {name: choose_source(task, sources) for name, task in tasks.items()})
+        check_overlapping_sources(tasks, {name: choose_source(task, sources) for name, task in tasks.items()})
 
     check(rotten_tomatoes="hub")
     check(sst2=str(tmp_path), rotten_tomatoes=str(tmp_path))
     for sources in ({}, {"sst2": str(tmp_path), "rotten_tomatoes": "hub"}, {"rotten_tomatoes": str(tmp_path)}):
-        with pytest.raises(ConfigError, match="sst2 and rotten_tomatoes hold the same texts"):
+        with pytest.raises(ConfigError, match="sst2 and rotten_tomatoes have the same texts"):
             check(**sources)
     del tasks["sst2"]
     check()
 
 
-def sister_yamls(folder: Path, **sources: dict) -> dict[str, Task]:
+def overlapping_yamls(folder: Path, **sources: dict) -> dict[str, Task]:
     """Two tasks that each name the other's YAML, in folders of their own, and train on some of what it holds out."""
-    sides = {"one": {"train": (0, 100), "test": (100, 50)}, "two": {"train": (100, 200), "test": (0, 40)}}
+    by_split = {"one": {"train": (0, 100), "test": (100, 50)}, "two": {"train": (100, 200), "test": (0, 40)}}
     for name, other in (("one", "two"), ("two", "one")):
         text = {"name": name, "text_columns": ["text"], "prompt": "{text}", "metrics": ["accuracy"], "group_by": []}
         path = folder / name / f"{name}.yaml"
@@ -371,10 +372,10 @@ def sister_yamls(folder: Path, **sources: dict) -> dict[str, Task]:
         path.write_text(
             yaml.safe_dump({**MINE, **text, "overlapping_tasks": [f"../{other}/{other}.yaml"], **sources[name]})
         )
-        for side, (start, count) in sides[name].items():
+        for split, (start, count) in by_split[name].items():
             for place in ("own", "studys"):
-                write_jsonl(folder / place / name / f"{side}.jsonl", labelled("text", start=start, count=count))
-    return {name: load_task(folder / name / f"{name}.yaml") for name in sides}
+                write_jsonl(folder / place / name / f"{split}.jsonl", labelled("text", start=start, count=count))
+    return {name: load_task(folder / name / f"{name}.yaml") for name in by_split}
 
 
 OWN = {name: {"local": {"folder": f"../own/{name}"}} for name in ("one", "two")}
@@ -384,57 +385,57 @@ HUB = {"hub": {"dataset": "a/b", "config": "c", "revision": "d"}}
 @pytest.mark.parametrize(
     ("own", "sources"), [(OWN, {}), ({"one": {}, "two": {}}, {"all": "studys"}), (OWN, {"all": "studys"})]
 )
-def test_a_sister_named_by_its_yaml_is_guarded(tmp_path, monkeypatch, own, sources):
-    tasks = sister_yamls(tmp_path, **own)
+def test_overlapping_task_given_by_yaml_is_dropped_from_train(tmp_path, monkeypatch, own, sources):
+    tasks = overlapping_yamls(tmp_path, **own)
     monkeypatch.chdir(tmp_path)
     found = {name: choose_source(task, sources, tasks) for name, task in tasks.items()}
-    check_sisters(tasks, found)
+    check_overlapping_sources(tasks, found)
     splits = {name: task_splits(task, tmp_path, found[name]) for name, task in tasks.items()}
     for name, other in (("one", "two"), ("two", "one")):
-        held = {e.texts for side in ("test", "validation") for e in splits[other].sides[side]}
-        assert splits[name].dropped["held_out_by_a_sister"] >= 30 and splits[name].sides["train"]
-        assert held.isdisjoint(e.texts for e in splits[name].sides["train"])
+        held = {e.texts for split in ("test", "validation") for e in splits[other].splits[split]}
+        assert splits[name].dropped["held_out_by_overlapping_task"] >= 30 and splits[name].splits["train"]
+        assert held.isdisjoint(e.texts for e in splits[name].splits["train"])
     before = task_digest(tasks["one"], {}, 0, found["one"])
     for place in ("own", "studys"):
         write_jsonl(tmp_path / place / "two" / "test.jsonl", labelled("text", start=0, count=41))
     assert task_digest(tasks["one"], {}, 0, found["one"]) != before
 
 
-def test_a_sister_named_by_its_yaml_is_read_from_its_own_source_or_is_an_error(tmp_path, monkeypatch):
-    tasks = sister_yamls(tmp_path, one=HUB, two=OWN["two"])
+def test_overlapping_task_given_by_yaml_uses_its_own_source_or_is_an_error(tmp_path, monkeypatch):
+    tasks = overlapping_yamls(tmp_path, one=HUB, two=OWN["two"])
     monkeypatch.chdir(tmp_path)
     own = {name: choose_source(task) for name, task in tasks.items()}
     two = [("two", (tmp_path / "own" / "two").resolve())]
-    assert [(t.name, Path(s.spec["folder"]).resolve()) for t, s in sisters_of(tasks["one"], own["one"])] == two
-    check_sisters(tasks, own)
+    assert [(t.name, Path(s.folder).resolve()) for t, s in overlapping_sources(tasks["one"], own["one"])] == two
+    check_overlapping_sources(tasks, own)
     shutil.rmtree("studys/two")
     apart = {**own, "one": choose_source(tasks["one"], {"one": "studys"})}
-    assert [(t.name, Path(s.spec["folder"]).resolve()) for t, s in sisters_of(tasks["one"], apart["one"])] == two
-    with pytest.raises(ConfigError, match="two and one hold the same texts"):
-        check_sisters(tasks, apart)
+    assert [(t.name, Path(s.folder).resolve()) for t, s in overlapping_sources(tasks["one"], apart["one"])] == two
+    with pytest.raises(ConfigError, match="two and one have the same texts"):
+        check_overlapping_sources(tasks, apart)
     (tmp_path / "two" / "two.yaml").write_text(yaml.safe_dump({**MINE, "name": "two"}))
     with pytest.raises(
-        ConfigError, match=r"task one: sisters: \.\./two/two\.yaml: task two has no source 'of its own'"
+        ConfigError, match=r"task one: overlapping_tasks: two\.yaml: task two has no source 'of its own'"
     ):
-        sisters_of(tasks["one"], own["one"])
+        overlapping_sources(tasks["one"], own["one"])
     (tmp_path / "two" / "two.yaml").unlink()
     with pytest.raises(ConfigError, match=r"two\.yaml: cannot be read"):
-        sisters_of(tasks["one"], own["one"])
+        overlapping_sources(tasks["one"], own["one"])
 
 
 @pytest.mark.parametrize(
     ("sources", "message"),
     [
         ({"bbc_topic": "wheel"}, "sources: unknown task 'bbc_topic'. Did you mean 'bbc_topics'"),
-        ({"bbc_topics": "hub"}, "sources: bbc_topics: task bbc_topics has no source 'hub'. It has: wheel"),
-        ({"all": "hub"}, "sources: all: task bbc_topics has no source 'hub'"),
-        ({"bbc_topics": "hbu"}, "'hbu': no folder, nor a kind of source. bbc_topics has: wheel"),
-        ({"all": "."}, "which has no folder 'bbc_topics'"),
-        ({"all": "a" * 300}, f"sources: all is '{'a' * 99}…: no folder, nor a kind of source"),
-        ({"all": "a/" * 3000}, "…: no folder, nor a kind of source"),
+        ({"bbc_topics": "hub"}, "sources.bbc_topics: task bbc_topics has no source 'hub'. It has: wheel"),
+        ({"all": "hub"}, "sources.all: task bbc_topics has no source 'hub'"),
+        ({"bbc_topics": "hbu"}, "sources.bbc_topics: expected a folder or a source of bbc_topics (wheel), got 'hbu'"),
+        ({"all": "."}, "sources.all: '.' has no folder 'bbc_topics'. Add a key bbc_topics"),
+        ({"all": "a" * 300}, f"sources.all: expected a folder or a source of bbc_topics (wheel), got '{'a' * 99}…"),
+        ({"all": "a/" * 3000}, "sources.all: expected a folder or a source of bbc_topics (wheel), got 'a/"),
     ],
 )
-def test_a_source_that_is_not_there_is_one_clear_error(tmp_path, monkeypatch, sources, message):
+def test_choose_source_missing_source_raises_one_clear_error(tmp_path, monkeypatch, sources, message):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError) as error:
         choose_source(load_task("bbc_topics"), sources)
@@ -455,12 +456,12 @@ MINE = {
 
 
 @pytest.mark.parametrize("source", [{"file": "rows.csv", "column_map": {"label": "same"}}, {"folder": "."}])
-def test_a_users_own_task_is_a_yaml_and_a_file(tmp_path, monkeypatch, source):
+def test_own_task_is_a_yaml_and_a_file(tmp_path, monkeypatch, source):
     folder = tmp_path / "study"
     rows = [{"one": said(n, "one"), "two": said(n, "two"), "same": ["no", "yes"][n % 3 == 0]} for n in range(200)]
     write_form(folder / "rows.csv", rows)
-    for side, some in {"train": rows[:150], "test": rows[150:]}.items():
-        write_form(folder / f"{side}.tsv", [{"one": r["one"], "two": r["two"], "label": r["same"]} for r in some])
+    for split, some in {"train": rows[:150], "test": rows[150:]}.items():
+        write_form(folder / f"{split}.tsv", [{"one": r["one"], "two": r["two"], "label": r["same"]} for r in some])
     (folder / "mine.yaml").write_text(yaml.safe_dump({**MINE, "local": source}), "utf-8")
     monkeypatch.chdir(tmp_path)
     task = load_task("study/mine.yaml")
@@ -474,11 +475,11 @@ def test_a_users_own_task_is_a_yaml_and_a_file(tmp_path, monkeypatch, source):
     assert str(tmp_path) not in (tmp_path / "out" / "task.json").read_text()
 
 
-def test_a_task_without_a_source_asks_for_one(tmp_path):
+def test_task_without_source_raises_config_error(tmp_path):
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(MINE), "utf-8")
     task = load_task(tmp_path / "mine.yaml")
     with pytest.raises(ConfigError, match=r"task mine has no source 'of its own'\. It has: none"):
         choose_source(task)
-    source = Source("local", {"file": str(tmp_path / "absent.csv")})
-    with pytest.raises(DataError, match=r"absent.csv: there is no such file"):
+    source = LocalSource(file=str(tmp_path / "absent.csv"))
+    with pytest.raises(DataError, match=r"absent.csv: no such file"):
         task_digest(task, {}, 0, source)

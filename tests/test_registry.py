@@ -1,4 +1,4 @@
-"""What a study may call a PLM, and what the registry says of those it knows."""
+"""Entries of a study's models, and the PLMs of the registry."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ HUB = {"repo_id": "someone/plm", "revision": "main"}
 
 
 @pytest.mark.parametrize("name", registry())
-def test_every_registered_plm_has_the_published_size(name, tmp_path):
+def test_registered_plm_has_its_published_size(name, tmp_path):
     snapshot = registry()[name]
     inventory = inventory_of_config(values_of(snapshot, PretrainingConfig(), tmp_path), snapshot.head)
     assert inventory.parameters == snapshot.num_parameters
@@ -32,17 +32,17 @@ def test_every_registered_plm_has_the_published_size(name, tmp_path):
     assert weights < snapshot.memory_gb < 3 + 1.5 * weights
 
 
-def test_the_registry_holds_the_paper_pythia_and_smollm2():
+def test_registry_has_the_paper_pythia_and_smollm2():
     families = [snapshot.family for snapshot in registry().values() if snapshot.kind == "repo_id"]
     assert {f: families.count(f) for f in FAMILIES} == {"bert": 3, "bloom": 3, "t5": 3, "gpt_neox": 8, "llama": 3}
 
 
-def test_commits_are_whole():
+def test_revisions_are_main_or_full_commits():
     revisions = {n: s.source["revision"] for n, s in registry().items() if s.kind == "repo_id"}
     assert all(r == "main" or (len(r) == 40 and int(r, 16)) for r in revisions.values())
 
 
-def test_an_entry_may_be_a_name_a_rung_or_a_folder(tmp_path):
+def test_entry_may_be_a_name_a_ladder_model_or_a_folder(tmp_path):
     (tmp_path / "my-plm").mkdir()
     assert parse_model("google/t5-v1_1-xxl") is registry()["google/t5-v1_1-xxl"]
     assert isinstance(parse_model("bloom-64x4"), LadderModel)
@@ -50,7 +50,7 @@ def test_an_entry_may_be_a_name_a_rung_or_a_folder(tmp_path):
 
 
 @pytest.mark.parametrize("written", ["~/my-plm", {"name": "my-plm", "source": {"folder": "~/my-plm"}}], ids=type)
-def test_a_folder_may_lie_in_ones_home(tmp_path, monkeypatch, written):
+def test_folder_may_be_in_the_home_folder(tmp_path, monkeypatch, written):
     save_plm(tiny_plm("bert", fused=False).model, tmp_path / "my-plm")
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
@@ -61,42 +61,51 @@ def test_a_folder_may_lie_in_ones_home(tmp_path, monkeypatch, written):
     assert (tmp_path / "out/snapshot.json").is_file()
 
 
-def test_a_mapping_changes_what_the_registry_says():
+def test_mapping_overrides_the_registry():
     own = parse_model({"name": "EleutherAI/pythia-70m", "dtype": "bfloat16"})
     known = registry()["EleutherAI/pythia-70m"]
     assert (own.dtype, own.source, own.config) == ("bfloat16", known.source, known.config)
     assert own.digest != known.digest
-    # On how many devices a PLM lies says nothing about what it is.
-    assert parse_model({"name": "EleutherAI/pythia-70m", "devices": 2}).digest == known.digest
+    # The number of devices does not change the weights.
+    assert parse_model({"name": "EleutherAI/pythia-70m", "num_devices": 2}).digest == known.digest
     moved = parse_model({"name": "EleutherAI/pythia-70m", "source": HUB})
     assert moved.config is None and moved.family == "gpt_neox"
 
 
 @pytest.mark.parametrize(
-    ("entry", "said"),
+    ("entry", "expected"),
     [
         ("google/t5-v1_1-xl", r"unknown model 'google/t5-v1_1-xl'. Did you mean 'google/t5-v1_1-xxl'\?"),
-        ({"name": "a b", "source": HUB}, "name is 'a b'"),
-        ({"source": HUB}, "name is None"),
-        ({"name": "x"}, "key 'source' is missing"),
-        ({"name": "x", "source": "hub"}, "source is 'hub'"),
-        ({"name": "x", "source": {"repo_id": "a/b"}}, "key 'revision' is missing"),
-        ({"name": "x", "source": {**HUB, "folder": "y"}}, "unknown key 'folder'"),
-        ({"name": "x", "source": HUB, "dtype": "int8"}, "unknown value 'int8'"),
-        ({"name": "x", "source": HUB, "head": "new"}, "unknown value 'new'"),
-        ({"name": "x", "source": HUB, "memory_gb": 0}, "memory_gb is 0"),
-        ({"name": "x", "source": HUB, "devices": 0}, "devices is 0"),
-        ({"name": "x", "source": HUB, "devices": True}, "devices is True"),
-        ({"name": "x", "source": HUB, "config": {"hidden_size": 8}}, "with `family` beside it"),
-        ({"name": "x", "source": {"repo_id": "a/b", "revision": 3}}, "revision is 3"),
+        ({"name": "a b", "source": HUB}, "name: expected letters, digits .* got 'a b'"),
+        ({"source": HUB}, "model: missing key 'name'. Add it."),
+        ({"name": "x"}, "model 'x': missing key 'source'. Add it."),
+        ({"name": "x", "source": "hub"}, "source: expected {repo_id: …, revision: …}.* got 'hub'"),
+        ({"name": "x", "source": {"repo_id": "a/b"}}, "source: missing key 'revision'. Add a commit"),
+        ({"name": "x", "source": {**HUB, "folder": "y"}}, "source: unknown key 'folder'. Allowed: repo_id, revision"),
+        ({"name": "x", "source": HUB, "dtype": "int8"}, "dtype: unknown value 'int8'. Allowed: bfloat16"),
+        ({"name": "x", "source": HUB, "head": "new"}, "head: unknown value 'new'. Allowed: classification, lm"),
+        (
+            {"name": "x", "source": HUB, "memory_gb": 0},
+            "memory_gb: expected a whole number from 1 to 1,000,000, or null, got 0",
+        ),
+        ({"name": "x", "source": HUB, "num_devices": 0}, "num_devices: expected a whole number from 1 to 64, got 0"),
+        (
+            {"name": "x", "source": HUB, "num_devices": True},
+            "num_devices: expected a whole number from 1 to 64, got True",
+        ),
+        ({"name": "x", "source": HUB, "config": {"hidden_size": 8}}, "config: missing key 'family' beside it"),
+        (
+            {"name": "x", "source": {"repo_id": "a/b", "revision": 3}},
+            "source.revision: expected a commit, branch or tag, got 3",
+        ),
     ],
 )
-def test_a_wrong_entry_is_one_clear_error(entry, said):
-    with pytest.raises((ModelError, ConfigError), match=said):
+def test_wrong_entry_raises_clear_error(entry, expected):
+    with pytest.raises((ModelError, ConfigError), match=expected):
         parse_model(entry)
 
 
-def test_a_folders_digest_is_of_its_bytes(tmp_path, monkeypatch):
+def test_digest_of_a_folder_depends_on_its_bytes_only(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "plm"
     folder.mkdir()
@@ -111,7 +120,7 @@ def test_a_folders_digest_is_of_its_bytes(tmp_path, monkeypatch):
         assert parse_model("./plm").digest
 
 
-def test_shapes_of_an_unfetched_hub_plm_name_the_command(tmp_path):
+def test_unknown_shapes_of_hub_plm_name_the_command(tmp_path):
     model = parse_model({"name": "mine", "source": HUB})
     with pytest.raises(ApetError, match="apet download-model --model mine"):
         values_of(model, PretrainingConfig(), tmp_path)
@@ -119,17 +128,17 @@ def test_shapes_of_an_unfetched_hub_plm_name_the_command(tmp_path):
     assert values_of(model, PretrainingConfig(), tmp_path) == {"model_type": "bert"}
 
 
-def test_a_plan_for_the_largest_plm_needs_no_weights(capsys):
+def test_plan_for_the_largest_plm_needs_no_weights(capsys):
     assert main(["plan", "--model", "google/t5-v1_1-xxl", "--placement", "uniform", "--budget", "@lora"]) == 0
     made = json.loads(capsys.readouterr().out)
     assert sum(made["structures"].values()) == made["budget"] == 6_291_456
 
 
-def test_names_are_safe_as_folders():
+def test_slug_is_safe_as_folder_name():
     assert slug("google/t5-v1_1-xxl") == "google--t5-v1_1-xxl"
     assert all("/" not in slug(name) for name in registry())
 
 
-def test_families_are_known_by_name_without_torch() -> None:
-    """The registry names them for messages that come before PyTorch is loaded."""
+def test_family_names_equal_the_families() -> None:
+    """The registry names them, so that messages need no PyTorch."""
     assert set(NAMES) == set(FAMILIES)

@@ -259,7 +259,7 @@ def test_zip_bomb_is_refused_before_unpacking(monkeypatch, tmp_path):
     end[8:12], end[12:16] = struct.pack("<HH", 100, 100), struct.pack("<I", 100 * len(entry))
     pin(monkeypatch, tmp_path, bytes(content + end))
     start = time.process_time()
-    with pytest.raises(DataError, match=r"unpacks to 10,485,760,000 bytes"), open_wheel("toy", tmp_path):
+    with pytest.raises(DataError, match=r"bytes unpacked, got 10,485,760,000"), open_wheel("toy", tmp_path):
         pytest.fail("was opened")
     assert time.process_time() - start < 1
 
@@ -276,7 +276,7 @@ def test_archive_member_with_a_wrong_size_is_refused(monkeypatch, tmp_path, size
             if size > 10_000:  # no more comes out than went in
                 read(archive, "a")
             else:
-                with pytest.raises(DataError, match="a: the archive is damaged"):
+                with pytest.raises(DataError, match="a: corrupt archive"):
                     read(archive, "a")
 
 
@@ -291,7 +291,7 @@ def test_full_disk_while_unpacking_is_a_storage_error(tmp_path):
 def test_archive_with_duplicate_members_is_refused(monkeypatch, tmp_path):
     with pytest.warns(UserWarning, match="Duplicate name"):
         pin(monkeypatch, tmp_path, zip_of(("a", b"one"), ("a", b"two")))
-    with pytest.raises(DataError, match=r"holds two members of the name 'a'"), open_wheel("toy", tmp_path):
+    with pytest.raises(DataError, match=r"duplicate member 'a'"), open_wheel("toy", tmp_path):
         pytest.fail("was opened")
 
 
@@ -311,7 +311,7 @@ def test_archive_member_that_cannot_be_unpacked_is_named_in_the_error(monkeypatc
     content, (at, value) = bytearray(zip_of(("a", b"x" * 100))), change
     content[content.index(b"PK\1\2") + at] = content[content.index(b"PK\3\4") + at - 2] = value
     pin(monkeypatch, tmp_path, bytes(content))
-    with open_wheel("toy", tmp_path) as archive, pytest.raises(DataError, match="a: the archive is damaged"):
+    with open_wheel("toy", tmp_path) as archive, pytest.raises(DataError, match="a: corrupt archive"):
         open_member(archive, "a")
 
 

@@ -10,7 +10,7 @@ from zipfile import ZIP_DEFLATED, ZipFile
 import pytest
 
 from apet.data import wheels
-from apet.data.schema import Task
+from apet.data.task_config import Task, parse_task
 
 TAB = "toy/rows.tab"
 METADATA = {
@@ -38,26 +38,27 @@ def tab(rows: list[tuple[str, str]]) -> str:
 
 
 def toy_source(**changes: object) -> dict:
-    """A wheel's spec that reads TAB."""
-    columns = {"text": "Text", "label": "Category"}
-    return {"package": "toy", "reader": "tab", "members": {"all": TAB}, "column_map": columns, **changes}
+    """The wheel source of a task file that reads TAB."""
+    column_map = {"text": "Text", "label": "Category"}
+    return {"package": "toy", "reader": "tab", "members": {"all": TAB}, "column_map": column_map, **changes}
 
 
 def toy_task(**changes: object) -> Task:
-    """A task over TAB with the classes a and b."""
-    fields = {
+    """A task over TAB with the classes a and b. A key that is None is left out."""
+    values = {
         "name": "toy",
         "version": 1,
         "description": "Toy.",
         "type": "classification",
-        "sources": {"wheel": toy_source()},
-        "text_columns": ("text",),
+        "wheel": toy_source(),
+        "text_columns": ["text"],
         "prompt": "{text}\nTopic:",
-        "metrics": ("accuracy",),
+        "metrics": ["accuracy"],
         "max_length": 16,
         "verbalizer": {"a": " apple", "b": " pear"},
     }
-    return Task(**{**fields, **changes})
+    values = {key: value for key, value in {**values, **changes}.items() if value is not None}
+    return parse_task(values, "toy.yaml", Path())
 
 
 def write_jsonl(path: Path, rows: list[dict]) -> None:

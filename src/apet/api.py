@@ -8,13 +8,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from apet.config.study_config import LearningRates, TrainingConfig
 from apet.data.prepare import Rows
 from apet.data.prepare import prepare_task as prepare_splits
-from apet.data.task_config import load_task
+from apet.data.task_config import load_task, parse_task
 from apet.errors import ConfigError, ModelError, unknown_name
 from apet.evaluation import Score
 from apet.export.delta import memory_content
@@ -153,8 +152,12 @@ def prepare_task(
     if isinstance(task, Mapping) != (data is not None):
         raise ConfigError("data: expected with a task that is a mapping, and only then. Other tasks have a source.")
     with tempfile.TemporaryDirectory() as folder:
-        loaded = load_task(_write_task(task, data, Path(folder)) if isinstance(task, Mapping) else task)
-        prepare_splits(loaded, Path(wheels), Path(out), max_samples or {}, seed)
+        if isinstance(task, Mapping):
+            values = {**task, "local": _write_rows(data, Path(folder))}
+            definition = parse_task(values, "task", Path(folder))
+        else:
+            definition = load_task(task)
+        prepare_splits(definition, Path(wheels), Path(out), max_samples or {}, seed)
     return Path(out)
 
 
@@ -191,14 +194,11 @@ def train(plm: PLM, plan: Plan, data: str | Path, seed: int = 1, **training: Any
     return TunedModel(plm, plan, result.training.theta, task_record, max_length, result.training.head, record)
 
 
-def _write_task(task: Mapping[str, Any], data: Any, folder: Path) -> Path:
-    """Write a task and its rows as the files that the pipeline reads."""
-    has_splits = isinstance(data, Mapping)
-    for split, samples in (data if has_splits else {"all": data}).items():
-        records = samples.to_dict("records") if hasattr(samples, "to_dict") else samples
+def _write_rows(data: Any, folder: Path) -> dict[str, str]:
+    """Write a task's rows as JSONL, and return the task's local source."""
+    splits = data if isinstance(data, Mapping) else {"all": data}
+    for split, split_rows in splits.items():
+        records = split_rows.to_dict("records") if hasattr(split_rows, "to_dict") else split_rows
         lines = [json.dumps(dict(row), ensure_ascii=False) for row in records]
         (folder / f"{split}.jsonl").write_text("\n".join(lines) + "\n", "utf-8")
-    source = {"folder": "."} if has_splits else {"file": "all.jsonl"}
-    path = folder / "task.yaml"
-    path.write_text(yaml.safe_dump({**task, "local": source}, sort_keys=False, allow_unicode=True), "utf-8")
-    return path
+    return {"folder": "."} if isinstance(data, Mapping) else {"file": "all.jsonl"}

@@ -73,7 +73,7 @@ class error_context:
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if isinstance(error, ApetError):
-            raise type(error)(f"{self.place}: {error}") from None
+            raise type(error)("\n".join(f"{self.place}: {line}" for line in str(error).splitlines())) from None
 
 
 REFUSED = {
@@ -161,7 +161,8 @@ def without_secrets(text: str) -> str:
 def unknown_name(what: str, value: object, allowed: Iterable[str], where: str = "") -> str:
     """One sentence for a name outside a closed set, with the nearest allowed name as a suggestion."""
     names = sorted(map(str, allowed))
-    folded = {name.casefold(): name for name in names}
+    # A part of a name counts too: `stpes` is near to `max_steps`.
+    folded = {part.casefold(): name for name in names for part in (*name.split("_"), name)}
     near = get_close_matches(str(value)[:MOST_SHOWN].casefold(), folded, n=1)
     hint = f" Did you mean {folded[near[0]]!r}?" if near else ""
     some = ", ".join(names[:20]) + (", …" if len(names) > 20 else "")

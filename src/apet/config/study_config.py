@@ -1,35 +1,35 @@
-"""The study file, params.yaml: its keys with their types, limits, defaults and meaning.
-
-`load_study` reads it. `python -m apet.config.study_config` prints its JSON Schema, which editors use for completion.
-"""
+"""The study file, params.yaml: its keys with their types, limits, defaults and meaning."""
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, PlainValidator, TypeAdapter, WithJsonSchema, model_validator
+from pydantic import Field, PlainValidator, model_validator
 from pydantic.dataclasses import dataclass
 
 from apet.core.validation import (
     CLOSED,
-    AsTuple,
+    DISTINCT,
+    LINE,
+    LIST,
+    MAX_INTEGER,
+    NOT_EMPTY,
     Bool,
-    Line,
     Lines,
     Number,
     PositiveInt,
     Ratio,
     Seed,
     Whole,
+    matching,
     merged,
     validate,
 )
-from apet.core.yaml_loader import MOST, is_line, read_yaml
+from apet.core.yaml_loader import read_yaml
 from apet.errors import truncated_repr
 from apet.placement import MethodSizes
 
@@ -38,38 +38,31 @@ MaxSamples = Annotated[Whole, Field(ge=2)] | None
 Points = Annotated[Number, Field(gt=0, le=100)]
 
 
-def _budget(value: Any) -> Any:
-    """A budget as a text."""
-    if not isinstance(value, str) and (type(value) is not int or not 0 <= value <= MOST):
-        raise ValueError(f"expected 4096, 0.01%, @lora or @own, got {truncated_repr(value)}.")
+def _budget(value: Any) -> str:
+    if not isinstance(value, str) and (type(value) is not int or not 0 <= value <= MAX_INTEGER):
+        raise ValueError(f"expected a whole number below 2**53, 0.01%, @lora or @own, got {truncated_repr(value)}.")
     return str(value)
 
 
-def _model_entry(value: Any) -> Any:
-    """A PLM's name in one line, or a mapping."""
-    if not isinstance(value, Mapping) and not is_line(value):
-        allowed = "in one line bloom-64x4, a name of the registry or ./my-plm, or a mapping with name and source"
-        raise ValueError(f"expected {allowed}, got {truncated_repr(value)}.")
-    return value
+def _model_entry(value: Any) -> str | Mapping[str, Any]:
+    if isinstance(value, Mapping) or (isinstance(value, str) and re.fullmatch(LINE, value)):
+        return value
+    expected = "bloom-64x4, a name of the registry or ./my-plm in one line, or a mapping with name and source"
+    raise ValueError(f"expected {expected}, got {truncated_repr(value)}.")
 
 
-def _study_name(value: Any) -> Any:
-    """A name that can be part of a file's."""
-    if not isinstance(value, str) or not re.fullmatch("[a-z0-9_-]{1,100}", value):
-        raise ValueError(f"expected small letters, digits, - and _, at most 100, got {truncated_repr(value)}.")
-    return value
-
-
-StudyName = Annotated[str, PlainValidator(_study_name), WithJsonSchema({"type": "string", "pattern": "^[a-z0-9_-]+$"})]
-BudgetText = Annotated[str, BeforeValidator(_budget), WithJsonSchema({"type": ["integer", "string"]})]
+StudyName = Annotated[str, matching("[a-z0-9_-]{1,100}", "small letters, digits, - and _, at most 100")]
+BudgetText = Annotated[str, PlainValidator(_budget, json_schema_input_type=int | str)]
+TaskEntry = Annotated[str, matching(LINE, "a task's name or the path of a YAML file")]
+SourceEntry = Annotated[str, matching(LINE, "hub, wheel, local or a folder")]
 ModelEntry = Annotated[
-    str | Mapping[str, Any], PlainValidator(_model_entry), WithJsonSchema({"type": ["string", "object"]})
+    str | Mapping[str, Any], PlainValidator(_model_entry, json_schema_input_type=str | dict[str, Any])
 ]
 
 
 @dataclass(frozen=True, config=CLOSED)
 class LearningRates:
-    """AdamW's learning rate for the parameters of each structure."""
+    """Learning rates of AdamW for the parameters of each structure."""
 
     entry: LearningRate = 0.001
     """Chosen entries of weights. Full fine-tuning needs a smaller one."""
@@ -87,7 +80,7 @@ class LearningRates:
 
 @dataclass(frozen=True, config=CLOSED)
 class TrainingConfig:
-    """How a cell is trained."""
+    """Training of a cell."""
 
     loss: Literal["label_words", "full_vocab"] = "label_words"
     """Cross-entropy over the label words, or over the full vocabulary as in the paper's code."""
@@ -99,12 +92,12 @@ class TrainingConfig:
     """Most tokens of a prompt with its text. A task may ask for fewer."""
     learning_rates: LearningRates = field(default_factory=LearningRates)
     """Learning rate of each structure."""
-    lr_multipliers: Annotated[tuple[LearningRate, ...], *AsTuple] = (1.0,)
+    lr_multipliers: Annotated[tuple[LearningRate, ...], NOT_EMPTY, LIST, DISTINCT] = (1.0,)
     """Factors tried on all learning rates. The best on validation is kept."""
     lr_scheduler_type: Literal["linear", "constant"] = "linear"
     """Learning rate after the warm-up: linear to zero, or constant."""
     warmup_ratio: Ratio = 0.1
-    """Share of the steps in which the learning rate rises."""
+    """Fraction of the steps in which the learning rate rises."""
     num_evals: PositiveInt = 10
     """Evaluations on validation in a training. θ of the best one is kept."""
     max_grad_norm: Annotated[Number, Field(gt=0)] = 1.0
@@ -122,9 +115,9 @@ class TrainingConfig:
             raise ValueError(f"num_evals: expected at most the {self.max_steps} of max_steps, got {self.num_evals}.")
         return self
 
-    def override(self, values: Mapping[str, Any], where: str) -> TrainingConfig:
-        """The same configuration with some keys changed, within `learning_rates` too. Raises ConfigError."""
-        return validate(TrainingConfig, merged(asdict(self), values), where)
+    def override(self, values: Mapping[str, Any], location: str) -> TrainingConfig:
+        """Return the configuration with some keys changed, within `learning_rates` too. Raises ConfigError."""
+        return validate(TrainingConfig, merged(asdict(self), values), location)
 
 
 @dataclass(frozen=True, config=CLOSED)
@@ -133,7 +126,7 @@ class GridEntry:
 
     placements: Lines
     """Names of placements: full, lora, adapter, bitfit, prompt, uniform, attention, …"""
-    budgets: Annotated[tuple[BudgetText, ...], *AsTuple]
+    budgets: Annotated[tuple[BudgetText, ...], NOT_EMPTY, LIST, DISTINCT]
     """Numbers of trainable parameters: 4096, 0.01%, @lora (as many as LoRA has), @own (the method's own number)."""
     models: Lines | None = None
     """Only for these of the study's models."""
@@ -155,7 +148,7 @@ class Exclusion:
 
 @dataclass(frozen=True, config=CLOSED)
 class AnalysisConfig:
-    """What the findings count as a difference. No cell is trained again for it."""
+    """Margins of the findings. Changing them retrains no cell."""
 
     chance_margin: Points = 2.0
     """Points above chance from which on a score exceeds chance."""
@@ -176,15 +169,15 @@ class SampleLimits:
 
 @dataclass(frozen=True, config=CLOSED)
 class PretrainingConfig:
-    """How the PLMs of the ladder are pretrained: in float32, all alike. The defaults are those of the shipped ladder.
+    """Pretraining of ladder models: in float32, all with one recipe. The defaults are those of the shipped ladder.
 
-    With other values, all ladder PLMs of the study are pretrained here.
+    With other values, all ladder models of the study are pretrained on this machine.
     """
 
     vocab_size: Annotated[Whole, Field(ge=270)] = 4096
-    """Words of the tokenizer: 256 bytes, 14 special tokens, merges."""
+    """Entries of the tokenizer: 256 bytes, 14 special tokens, merges."""
     max_tokens: PositiveInt = 10_000_000
-    """Tokens that are predicted in all."""
+    """Total number of predicted tokens."""
     batch_size: PositiveInt = 16
     """Rows in a step."""
     block_size: Annotated[Whole, Field(ge=8)] = 128
@@ -196,17 +189,17 @@ class PretrainingConfig:
     scalar_lr: Ratio = 0.0035
     """Learning rate of AdamW for biases and norms."""
     warmup_ratio: Ratio = 0.05
-    """Share of the steps in which the learning rates rise from 0."""
+    """Fraction of the steps in which the learning rates rise from 0."""
     lr_scheduler_type: Literal["linear", "cosine"] = "linear"
-    """How the learning rates fall to 0 after the warm-up."""
+    """Decay of the learning rates to 0 after the warm-up."""
     causal_phase_ratio: Ratio = 0.5
-    """BERT and T5: share of the steps, the first ones, with a causal mask. BLOOM always has one."""
+    """BERT and T5: fraction of the steps, the first ones, with a causal mask. BLOOM always has one."""
     seed: Seed = 1
     """Seed of the initial values, the order of documents and what is masked."""
 
     @property
     def steps(self) -> int:
-        """Whole batches in `max_tokens`, at least one."""
+        """Complete batches in `max_tokens`, at least one."""
         return max(1, self.max_tokens // (self.batch_size * self.block_size))
 
     def is_causal(self, step: int) -> bool:
@@ -218,31 +211,31 @@ class PretrainingConfig:
 class StudyConfig:
     """A study. Required are models, tasks and grid; all other keys have defaults."""
 
-    models: Annotated[tuple[ModelEntry, ...], *AsTuple]
+    models: Annotated[tuple[ModelEntry, ...], NOT_EMPTY, LIST, DISTINCT]
     """PLMs: of the ladder (bloom-64x4), of the registry (google/t5-v1_1-base), folders (./my-plm), or mappings with
     the registry's keys."""
-    tasks: Lines
+    tasks: Annotated[tuple[TaskEntry, ...], NOT_EMPTY, LIST, DISTINCT]
     """Names of shipped tasks, or paths of YAML files."""
-    grid: Annotated[tuple[GridEntry, ...], *AsTuple[:2]]
+    grid: Annotated[tuple[GridEntry, ...], NOT_EMPTY, LIST]
     """The cells."""
     study: StudyName = "study"
     """A name for reports: small letters, digits, - and _, at most 100."""
     seed: Seed = 1
     """All other seeds are hashes of this one and of a cell's coordinates."""
-    exclude: Annotated[tuple[Exclusion, ...], *AsTuple[:1]] = ()
+    exclude: Annotated[tuple[Exclusion, ...], LIST] = ()
     """Pairs that are left out."""
-    sources: Mapping[str, Line] = field(default_factory=dict)
-    """Where rows come from: a task, or `all`, to hub, wheel, local, or a folder of <task>/<split>.jsonl."""
+    sources: Mapping[str, SourceEntry] = field(default_factory=dict)
+    """Task, or `all` -> source of its rows: hub, wheel, local, or a folder of <task>/<split>.jsonl."""
     max_samples: SampleLimits = field(default_factory=SampleLimits)
     """Most rows of each split."""
     methods: MethodSizes = field(default_factory=MethodSizes)
     """Sizes of the named methods, which decide the budgets @lora, @adapter and @prompt."""
     pretraining: PretrainingConfig = field(default_factory=PretrainingConfig)
-    """How ladder PLMs are pretrained that are not shipped."""
+    """Pretraining of ladder models that are not shipped."""
     training: TrainingConfig = field(default_factory=TrainingConfig)
-    """How cells are trained. An entry of the grid may change any key."""
+    """Training of cells. An entry of the grid may change any key."""
     analysis: AnalysisConfig = field(default_factory=AnalysisConfig)
-    """What the findings count as a difference."""
+    """Margins of the findings."""
     cells_per_job: PositiveInt = 10
     """Cells of one model that one job trains."""
 
@@ -254,13 +247,15 @@ def load_study(path: Path) -> StudyConfig:
         path: A YAML file.
 
     Returns:
-        The study. Each entry of its grid has a whole `training`.
+        The study. Each entry of its grid has a complete `training`.
 
     Raises:
         ConfigError: If the file is not YAML, or if keys are unknown, missing or wrong; all of them are listed.
     """
     values = read_yaml(path)
-    study: StudyConfig = validate(StudyConfig, {**values, "grid": _without_training(values.get("grid"))}, str(path))
+    grid = values.get("grid")
+    reduced = {**values, "grid": [_without_training(entry) for entry in grid]} if isinstance(grid, list) else values
+    study = validate(StudyConfig, reduced, str(path))
     entries = [
         replace(entry, training=study.training.override(written.get("training", {}), f"{path}: grid.{number}.training"))
         for number, (entry, written) in enumerate(zip(study.grid, values["grid"], strict=True))
@@ -268,23 +263,8 @@ def load_study(path: Path) -> StudyConfig:
     return replace(study, grid=tuple(entries))
 
 
-def _without_training(grid: Any) -> Any:
-    """The grid's entries without the keys that change `training`, which are validated together with it."""
-    if not isinstance(grid, list):
-        return grid
-    return [
-        {k: v for k, v in entry.items() if k != "training" or not isinstance(v, Mapping)}
-        if isinstance(entry, dict)
-        else entry
-        for entry in grid
-    ]
-
-
-def json_schema() -> dict[str, Any]:
-    """The JSON Schema of a study file."""
-    schema = TypeAdapter(StudyConfig).json_schema()
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "apet study", **schema}
-
-
-if __name__ == "__main__":
-    print(json.dumps(json_schema(), indent=2, ensure_ascii=False))
+def _without_training(entry: Any) -> Any:
+    """An entry of the grid without the keys that change the study's `training`, which are validated with it."""
+    if not isinstance(entry, dict) or not isinstance(entry.get("training"), Mapping):
+        return entry
+    return {key: value for key, value in entry.items() if key != "training"}

@@ -1,1 +1,1 @@
-"""Text: where it comes from, how it is split, and how it becomes token ids."""
+"""Sources of text, splits of tasks, the pretraining corpus, and tokenisation."""

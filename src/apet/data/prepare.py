@@ -1,4 +1,4 @@
-"""A task's prepared folder: three parquet files and `task.json`, the same bytes on every run."""
+"""Prepared folder of a task: three parquet files and `task.json`, the same bytes on every run."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ from apet.core.hashing import atomic_dir, digest, file_digest, seed_for
 from apet.core.records import check_files, read_json_record, write_json_record
 from apet.data.decontamination import NgramIndex
 from apet.data.prepared_files import read_table, write_batches
-from apet.data.schema import NUMERIC, SIDES, Task
-from apet.data.source_selection import choose_source, sisters_of
+from apet.data.rows import read_rows
+from apet.data.schema import SPLITS
+from apet.data.source_selection import choose_source, overlapping_sources
 from apet.data.sources import Source
 from apet.data.splits import Example, Splits, drop_train, normalise, overlaps, split_rows
+from apet.data.task_config import Task
 from apet.data.text_metrics import shuffled_scores
 from apet.errors import ConfigError, DataError, unknown_name
 
 DATA_VERSION = 2  # raised when the same inputs give other rows
-SPLITS = ("train", "validation", "test")
 RECORD = "task.json"
-ROWS = 1000  # in memory at once while a table is written
+BATCH_ROWS = 1000  # in memory at once while a table is written
 ANSWERS = {
     "classification": pa.field("label", pa.int64()),
     "generation": pa.field("targets", pa.list_(pa.field("element", pa.string()))),  # as parquet names it
@@ -34,88 +35,147 @@ Rows = Mapping[str, int | None]
 
 
 def task_digest(task: Task, rows: Rows, seed: int, source: Source | None = None) -> str:
-    """Digest (64 hex digits) that names the prepared folder. Nothing is fetched for it; a local source's files are
-    read. `source` as `choose_source` gives it; None: the task's first own.
+    """Digest of everything that determines a prepared folder.
+
+    Nothing is downloaded for it; the files of a local source are read.
+
+    Args:
+        task: The task.
+        rows: Split -> most rows. None: all rows.
+        seed: Seed of the order of the rows.
+        source: From `choose_source`. None: the task's first source.
+
+    Returns:
+        64 hex digits, which name the folder.
     """
     source = source or choose_source(task)
-    sisters = [[t.name, t.text_columns, t.group_by, t.splits, s.identity(t)] for t, s in sisters_of(task, source)]
-    found = [task.definition(), source.identity(task), sisters, _caps(rows), seed, *_rules(task, source)]
-    return digest(["task", DATA_VERSION, *found])
+    overlapping = [
+        [other.name, other.text_columns, other.group_by, other.splits, location.identity(other.splits)]
+        for other, location in overlapping_sources(task, source)
+    ]
+    identity = source.identity(task.splits)
+    return digest(["task", DATA_VERSION, task.definition(), identity, overlapping, _limits(rows), seed])
 
 
 def task_splits(task: Task, wheels_folder: Path, source: Source | None = None) -> Splits:
-    """All examples of a task by side, uncapped, without train rows that touch (see `NgramIndex`) what a sister holds out.
+    """Read all examples of a task by split, without train rows that overlap held-out rows of overlapping tasks.
 
-    DataError if its source, a row or a label is not as it should be.
+    Args:
+        task: The task.
+        wheels_folder: Folder of downloaded wheels.
+        source: From `choose_source`. None: the task's first source.
+
+    Returns:
+        The examples of each split, in no meaningful order.
+
+    Raises:
+        DataError: If the source cannot be read, or if a row or label is wrong.
     """
     source = source or choose_source(task)
     splits = _own_splits(task, wheels_folder, source)
-    held_out = [text for t, s in sisters_of(task, source) for text in _held_out(_own_splits(t, wheels_folder, s))]
-    guard = NgramIndex(held_out)
-    whole = set(held_out)
+    held_out = {
+        text
+        for other, location in overlapping_sources(task, source)
+        for text in _held_out(_own_splits(other, wheels_folder, location))
+    }
+    index = NgramIndex(held_out)
 
-    def touches(example: Example) -> bool:
-        return any((n := normalise(text)) in whole or guard.overlaps(n) for text in example.texts)
+    def is_held_out(example: Example) -> bool:
+        return any((text := normalise(raw)) in held_out or index.overlaps(text) for raw in example.texts)
 
-    return drop_train(splits, "held_out_by_a_sister", touches if held_out else lambda example: False)
+    return drop_train(splits, "held_out_by_overlapping_task", is_held_out if held_out else lambda example: False)
 
 
 def prepare_task(
     task: Task, wheels_folder: Path, out_folder: Path, rows: Rows, seed: int, source: Source | None = None
 ) -> None:
-    """Write `out_folder` whole: {train, validation, test}.parquet and task.json.
+    """Write {train, validation, test}.parquet and task.json.
 
-    Columns: id, one a field, and label (int64) or targets (list of strings). `rows` caps each split (None: all). Rows
-    stand in an order hashed from seed and text and a cap takes the first, so a smaller subset is the beginning of a
-    larger one. DataError as in `task_splits`, or if a split has no row.
+    Columns: id, the text columns, and label (int64) or targets (list of strings). The order of the rows is a hash of
+    seed and texts, and a limit keeps the first ones, so a smaller subset is the beginning of a larger one.
+
+    Args:
+        task: The task.
+        wheels_folder: Folder of downloaded wheels.
+        out_folder: The prepared folder, written atomically.
+        rows: Split -> most rows. None: all rows.
+        seed: Seed of the order of the rows.
+        source: From `choose_source`. None: the task's first source.
+
+    Raises:
+        ConfigError: For an unknown split or a wrong limit.
+        DataError: If the source cannot be read, if a row or label is wrong, or if a split has no rows.
     """
-    caps = _caps(rows)
+    limits = _limits(rows)
     source = source or choose_source(task)
     splits = task_splits(task, wheels_folder, source)
     chosen = {}
     for split in SPLITS:
-        chosen[split] = in_hash_order(splits.sides[split], seed)[: caps[split]]
+        chosen[split] = in_hash_order(splits.splits[split], seed)[: limits[split]]
         if not chosen[split]:
             raise DataError(f"task {task.name}: split {split} has no rows.")
     with atomic_dir(out_folder) as folder:
         for split, examples in chosen.items():
             write_batches(folder / _file(split), _batches(examples, task), _schema(task.type, task.text_columns))
-        names = {"task_digest": task_digest(task, caps, seed, source), "seed": seed}
-        files = {name: file_digest(folder / name) for name in map(_file, SPLITS)}
-        found = {**_found(task, splits, chosen), "source": source.identity(task), "files": files}
-        write_json_record(folder / RECORD, {**_said(task), **names, **found})
+        record = {
+            **_task_keys(task),
+            "task_digest": task_digest(task, limits, seed, source),
+            "seed": seed,
+            **_statistics(task, splits, chosen),
+            "source": source.identity(task.splits),
+            "files": {name: file_digest(folder / name) for name in map(_file, SPLITS)},
+        }
+        write_json_record(folder / RECORD, record)
 
 
 def read_split(folder: Path, split: str) -> pd.DataFrame:
-    """Columns id (str), one a field (str), label (int64) or targets (arrays of str) of one prepared split.
+    """Read a prepared split.
 
-    DataError if it is absent or another table than its task.json says, CorruptError if it has other bytes.
+    Args:
+        folder: A prepared folder.
+        split: train, validation or test.
+
+    Returns:
+        Columns id (str), the text columns (str), and label (int64) or targets (arrays of str).
+
+    Raises:
+        DataError: If the split is missing, or has other columns than task.json says.
+        CorruptError: If the file has another checksum than in task.json.
     """
     record = read_task(folder)
     try:
         schema, files = _schema(record["type"], record["text_columns"]), {_file(split): record["files"][_file(split)]}
     except (KeyError, TypeError):
-        raise DataError(f"{folder / RECORD}: is not the record of a prepared task: no type or fields.") from None
-    check_files(folder, files, RECORD, _remedy(folder))
+        raise DataError(f"{folder / RECORD}: expected the record of a prepared task. {_fix(folder)}") from None
+    check_files(folder, files, RECORD, _fix(folder))
     return read_table(folder / _file(split), schema)
 
 
-def read_task(folder: Path, named: str | None = None) -> dict[str, Any]:
-    """The record `task.json` of a prepared folder. named: the `task_digest` that it must have, where that is known.
+def read_task(folder: Path, digest: str | None = None) -> dict[str, Any]:
+    """Read the record of a prepared folder.
 
-    DataError if it is absent, an older version's or prepared of something else; CorruptError if it is damaged.
+    Args:
+        folder: A prepared folder.
+        digest: The `task_digest` that it must have. None: any.
+
+    Returns:
+        The values of task.json.
+
+    Raises:
+        DataError: If it is missing, or has another digest.
+        CorruptError: If its checksum is wrong.
     """
-    record = read_json_record(folder / RECORD, _remedy(folder), since=["files"])
-    if named not in (None, record.get("task_digest")):
+    record = read_json_record(folder / RECORD, _fix(folder), since=["files"])
+    if digest not in (None, record.get("task_digest")):
         raise DataError(
-            f"{folder / RECORD}: of {record.get('task')!r}, prepared of another task, source, rows or seed than the "
-            f"study has. {_remedy(folder)}"
+            f"{folder / RECORD}: expected the task, source, rows and seed of the study, got those of another one "
+            f"(task {record.get('task')!r}). {_fix(folder)}"
         )
     return record
 
 
 def held_out_texts(folder: Path) -> Iterator[str]:
-    """Normalised texts of all fields and references of a prepared folder's validation and test rows."""
+    """Yield the normalised texts and references of a prepared folder's validation and test rows."""
     for split in ("validation", "test"):
         table = read_split(folder, split)
         for column in [*read_task(folder)["text_columns"], *(["targets"] if "targets" in table else [])]:
@@ -123,7 +183,12 @@ def held_out_texts(folder: Path) -> Iterator[str]:
                 yield from (normalise(text) for text in ([cell] if isinstance(cell, str) else cell))
 
 
-def _remedy(folder: Path) -> str:
+def in_hash_order(examples: Sequence[Example], seed: int) -> list[Example]:
+    """Sort examples by a hash of seed and texts. More examples never change the order of these."""
+    return sorted(examples, key=lambda example: seed_for("order", seed, example.id))
+
+
+def _fix(folder: Path) -> str:
     return f"Delete {folder} and prepare the task again (`apet prepare-task`, or Snakemake): its rows are the same."
 
 
@@ -131,106 +196,87 @@ def _file(split: str) -> str:
     return f"{split}.parquet"
 
 
-def in_hash_order(examples: Sequence[Example], seed: int) -> list[Example]:
-    """The examples in an order that depends on seed and texts alone; more examples never change the order of these."""
-    return sorted(examples, key=lambda example: seed_for("order", seed, example.id))
-
-
 def _own_splits(task: Task, wheels_folder: Path, source: Source) -> Splits:
-    return split_rows(source.rows(task, wheels_folder), task.group_numbers)
+    return split_rows(read_rows(task, source, wheels_folder), task.group_indices)
 
 
 def _held_out(splits: Splits) -> Iterator[str]:
-    for side in ("validation", "test"):
-        yield from (normalise(text) for example in splits.sides[side] for text in example.texts)
+    for split in ("validation", "test"):
+        yield from (normalise(text) for example in splits.splits[split] for text in example.texts)
 
 
-def _caps(rows: Rows) -> dict[str, int | None]:
-    for split, cap in rows.items():
+def _limits(rows: Rows) -> dict[str, int | None]:
+    for split, limit in rows.items():
         if split not in SPLITS:
-            raise ConfigError(unknown_name("split", split, SPLITS, "rows"))
-        if cap is not None and (type(cap) is not int or cap < 1):
-            raise ConfigError(f"rows: {split} is {cap!r}; it must be a whole number from 1, or null for all rows.")
+            raise ConfigError(unknown_name("split", split, SPLITS, "max_samples"))
+        if limit is not None and (type(limit) is not int or limit < 1):
+            raise ConfigError(f"max_samples.{split}: expected a whole number of at least 1, or None, got {limit!r}.")
     return {split: rows.get(split) for split in SPLITS}
 
 
-def _rules(task: Task, source: Source) -> list[str]:
-    """What has come since DATA_VERSION had its number and decides bytes of a few tasks alone, so that the folders of
-    all others keep their names.
-    """
-    numbered = any(NUMERIC.fullmatch(name) for name in (*task.verbalizer, *source.spec.get("label_map", {})))
-    constant = task.type == "classification" and task.metric == "f1"
-    return ["names before numbers"] * numbered + ["chance in f1"] * constant
-
-
-def _schema(kind: str, fields: Sequence[str]) -> pa.Schema:
-    return pa.schema([("id", pa.string()), *((name, pa.string()) for name in fields), ANSWERS[kind]])
+def _schema(kind: str, text_columns: Sequence[str]) -> pa.Schema:
+    return pa.schema([("id", pa.string()), *((name, pa.string()) for name in text_columns), ANSWERS[kind]])
 
 
 def _batches(examples: list[Example], task: Task) -> Iterator[dict[str, list]]:
-    """Columns of ROWS examples at a time."""
     labels: dict[str | None, int] = {name: number for number, name in enumerate(task.verbalizer)}
     answer = ANSWERS[task.type].name
-    for start in range(0, len(examples), ROWS):
-        part = examples[start : start + ROWS]
-        texts = zip(*(example.texts for example in part), strict=True)
+    for start in range(0, len(examples), BATCH_ROWS):
+        batch = examples[start : start + BATCH_ROWS]
+        texts = zip(*(example.texts for example in batch), strict=True)
         yield {
-            "id": [example.id for example in part],
+            "id": [example.id for example in batch],
             **dict(zip(task.text_columns, map(list, texts), strict=True)),
-            answer: [labels[e.label] if answer == "label" else list(e.references) for e in part],
+            answer: [labels[e.label] if answer == "label" else list(e.references) for e in batch],
         }
 
 
-def _said(task: Task) -> dict[str, Any]:
-    """What the task's YAML says, as training and evaluation need it."""
-    keys = (
-        "version",
-        "type",
-        "text_columns",
-        "prompt",
-        "prompts",
-        "verbalizer",
-        "metric",
-        "metrics",
-        "max_length",
-        "max_new_tokens",
-    )
-    said = {key: getattr(task, key) for key in keys}
-    return {"task": task.name, **{key: list(v) if isinstance(v, tuple) else v for key, v in said.items()}}
+def _task_keys(task: Task) -> dict[str, Any]:
+    """The keys of a task that training and evaluation read."""
+    keys = ("version", "type", "verbalizer", "metric", "max_length", "max_new_tokens")
+    return {
+        "task": task.name,
+        **{key: getattr(task, key) for key in keys},
+        "text_columns": list(task.text_columns),
+        "metrics": list(task.metrics),
+        "prompt": task.prompt["default"],
+        "prompts": task.family_prompts,
+    }
 
 
-def _found(task: Task, splits: Splits, chosen: Mapping[str, list[Example]]) -> dict[str, Any]:
-    """What the rows turned out to be."""
-    counts = {}
+def _statistics(task: Task, splits: Splits, chosen: Mapping[str, list[Example]]) -> dict[str, Any]:
+    label_counts = {}
     for split, examples in chosen.items():
-        found = Counter(example.label for example in examples)
-        counts[split] = {label: found[label] for label in task.verbalizer}
+        counts = Counter(example.label for example in examples)
+        label_counts[split] = {label: counts[label] for label in task.verbalizer}
     return {
         "rows": {split: len(examples) for split, examples in chosen.items()},
-        "rows_uncapped": {split: len(splits.sides[split]) for split in SPLITS},
+        "rows_uncapped": {split: len(splits.splits[split]) for split in SPLITS},
         "origin": {split: splits.origin[split] for split in SPLITS},
-        "label_counts": counts,
-        "chance": _chance(task, counts["test"], chosen["test"]),
+        "label_counts": label_counts,
+        "chance": _chance(task, label_counts["test"], chosen["test"]),
         "dropped": splits.dropped,
-        "overlap": overlaps({side: splits.sides[side] for side in SIDES}),
+        "overlap": overlaps(splits.splits),
     }
 
 
 def _chance(task: Task, counts: Mapping[str, int], test: Sequence[Example]) -> dict[str, Any]:
-    """`level`: what a score of the reported metric must exceed. Classes: the larger of two guesses. Generation: the
-    scores of test's references shuffled against its inputs, a metric each.
+    """Chance scores. `level`: the score of the reported metric that a model must exceed.
+
+    Classification: the larger one of two guesses. Generation: each metric of the test references, shuffled.
     """
     if task.type == "classification":
         guesses = _guesses(task.metric, [count / len(test) for count in counts.values()])
         return {"level": max(guesses.values()), **guesses}
     references = [example.references for example in test]
-    shuffled = {metric: float(shuffled_scores(metric, references).mean()) for metric in task.metrics}
+    shuffled: dict[str, float] = {metric: float(shuffled_scores(metric, references).mean()) for metric in task.metrics}
     return {"level": shuffled[task.metric], "shuffled": shuffled}
 
 
 def _guesses(metric: str, shares: Sequence[float]) -> dict[str, float]:
-    """Scores of who draws the label, and of who always gives the one that scores best. The F1 is class 1's alone, so a
-    constant answer scores more than its share of the rows.
+    """Scores of random labels and of the best constant label.
+
+    F1 is that of class 1 only, so the best constant label scores more than its share of the rows.
     """
     if metric == "f1":
         return {"uniform": 2 * shares[1] / (2 * shares[1] + 1), "majority": 2 * shares[1] / (shares[1] + 1)}

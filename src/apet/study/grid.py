@@ -15,9 +15,8 @@ from apet.core.hashing import digest, seed_for
 from apet.core.validation import validate
 from apet.data.corpus import corpus_digest
 from apet.data.prepare import task_digest
-from apet.data.schema import Task
-from apet.data.source_selection import check_sisters, choose_source
-from apet.data.task_config import load_task
+from apet.data.source_selection import check_overlapping_sources, choose_source
+from apet.data.task_config import Task, load_task
 from apet.errors import ConfigError, error_context, unknown_name
 from apet.models.checkpoint_files import PRETRAINING, SNAPSHOT
 from apet.models.ladder import PRETRAIN_VERSION, LadderModel, ladder_model_digest, shipped_content
@@ -164,7 +163,7 @@ class Grid:
             with error_context("tasks"):
                 self.tasks = _tasks(study.tasks)
             self.sources = {n: choose_source(t, study.sources, self.tasks) for n, t in self.tasks.items()}
-            check_sisters(self.tasks, self.sources)
+            check_overlapping_sources(self.tasks, self.sources)
             self.model_task_pairs = self._model_task_pairs()
             self.task_digests = {name: self._task_digest(name) for name in self.tasks}
         self.budgets_by_model = self._budgets_by_model()

@@ -9,7 +9,7 @@ from typing import Any
 
 from apet.config.study_config import load_study
 from apet.core.records import write_json_record
-from apet.data.schema import Task
+from apet.data.task_config import Task
 from apet.errors import BudgetError, ConfigError, error_context, unknown_name
 from apet.models.registry import FAMILIES, head_of, values_of
 from apet.placement import Budget, Inventory, check_plan, most_virtual_tokens, resolve, virtual_tokens
@@ -119,7 +119,7 @@ def _check_task(task: Task, model: str, architecture: str, head: str) -> None:
     from apet.evaluation import check_can_generate
     from apet.models.families import family_of
 
-    for family in task.prompts:
+    for family in task.family_prompts:
         if family not in FAMILIES:
             raise ConfigError(unknown_name("family", family, FAMILIES, f"task {task.name}: prompt"))
     if task.type == "generation":

@@ -1,4 +1,4 @@
-"""Rows in files of this machine: a folder with a file a split, or one file that is split here."""
+"""Rows in files of this machine: a folder with a file for each split, or one file that is split here."""
 
 from __future__ import annotations
 
@@ -7,62 +7,79 @@ import json
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, ClassVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import AfterValidator, ValidationInfo, model_validator
+from pydantic.dataclasses import dataclass
 
 from apet.core.hashing import file_digest
-from apet.core.yaml_loader import check_keys, is_path
+from apet.core.validation import CLOSED, Line
+from apet.core.yaml_loader import is_path
 from apet.data.readers import read_table
-from apet.data.schema import Record, Task, check_once
-from apet.errors import ConfigError, DataError, error_context, truncated_repr, unknown_name
+from apet.data.schema import Record, SourceConfig, check_unique
+from apet.errors import DataError, error_context, truncated_repr, unknown_name
 
-FORMS = ("jsonl", "csv", "tsv", "parquet")  # csv with quotation marks, tsv without
-
-
-def check(spec: Any, where: str, folder: Path) -> dict[str, Any]:
-    """The spec of a YAML in `folder`, its path relative to it: `folder: …` (train.csv, …) or `file: rows.csv`."""
-    key = "file" if isinstance(spec, dict) and "file" in spec else "folder"
-    check_keys(spec, (key,), ("column_map", "label_map"), where)
-    if not isinstance(spec[key], str) or not is_path(folder / spec[key]):
-        raise ConfigError(f"{where}: {key} is {truncated_repr(spec[key])}; it must be a path.")
-    return {**spec, key: str(folder / spec[key])}
+FORMATS = ("jsonl", "csv", "tsv", "parquet")  # csv with quotation marks, tsv without
 
 
-def identity(spec: Mapping[str, Any], task: Task) -> dict[str, Any]:
-    """Split → SHA-256 of its file: a change of content is another source, a change of place is not."""
-    return {"files": {split or "all": _digest(path, path.stat().st_mtime_ns) for split, path in _files(spec, task)}}
+def _path(value: str, info: ValidationInfo) -> str:
+    """Resolve a path against the folder of the task file, which is the validation's context."""
+    path = (info.context or Path()) / value
+    if not is_path(path):
+        raise ValueError(f"expected a path, got {truncated_repr(value)}.")
+    return str(path)
 
 
-def records(spec: Mapping[str, Any], task: Task, wheels_folder: Path) -> Iterator[Record]:
-    """The rows of all files. DataError naming file and line for one that is not in its form."""
-    for split, path in _files(spec, task):
-        read = {"jsonl": _jsonl, "parquet": _parquet}.get(path.suffix[1:], _delimited)
-        for where, values in read(path):
-            yield Record(values, split, where)
+@dataclass(frozen=True, kw_only=True, config=CLOSED)
+class LocalSource(SourceConfig):
+    """Files of this machine: either a folder or one file."""
 
+    kind: ClassVar[str] = "local"
 
-def _files(spec: Mapping[str, Any], task: Task) -> list[tuple[str | None, Path]]:
-    """(side, file) of each split that is there. DataError if none is, or two forms of one are."""
-    if "file" in spec:
-        path = Path(spec["file"])
-        if path.suffix[1:] not in FORMS:
-            raise DataError(unknown_name("form", path.suffix[1:], FORMS, str(path)))
-        if not path.is_file():
-            raise DataError(f"task {task.name}: {path}: there is no such file.")
-        return [(None, path)]
-    found: list[tuple[str | None, Path]] = []
-    for side, split in task.splits.items():
-        paths = [Path(spec["folder"]) / f"{split}.{form}" for form in FORMS]
-        paths = [path for path in paths if is_path(path) and path.is_file()]
-        if len(paths) > 1:
-            raise DataError(f"task {task.name}: {paths[0]} and {paths[1].name}: which of them is the split?")
-        found += [(side, path) for path in paths]
-    if "train" not in dict(found):
-        forms, train = ", ".join(FORMS), task.splits["train"]
-        raise DataError(f"task {task.name}: {spec['folder']}: has no {train}.* in one of the forms {forms}.")
-    return found
+    file: Annotated[Line, AfterValidator(_path)] | None = None
+    """A jsonl, csv, tsv or parquet file with all rows, which are split by a hash of their texts."""
+    folder: Annotated[Line, AfterValidator(_path)] | None = None
+    """A folder with a file for each split: train.csv, …"""
+
+    @model_validator(mode="after")
+    def _check(self) -> LocalSource:
+        if (self.file is None) == (self.folder is None):
+            raise ValueError("expected either file or folder.")
+        return self
+
+    def identity(self, splits: Mapping[str, str]) -> dict[str, Any]:
+        """Return the SHA-256 of each split's file: another content is another source, another path is not."""
+        digests = {split or "all": _digest(path, path.stat().st_mtime_ns) for split, path in self._files(splits)}
+        return {"kind": self.kind, "files": digests, **self.mapping()}
+
+    def records(self, task: str, splits: Mapping[str, str], wheels_folder: Path) -> Iterator[Record]:
+        """Yield the rows of all files. Raises DataError, with file and line, for a file that is not in its format."""
+        for split, path in self._files(splits):
+            read = {"jsonl": _jsonl, "parquet": _parquet}.get(path.suffix[1:], _delimited)
+            for location, values in read(path):
+                yield Record(values, split, location)
+
+    def _files(self, splits: Mapping[str, str]) -> list[tuple[str | None, Path]]:
+        """(split, file) for each file. Raises DataError for a missing or an ambiguous one."""
+        if self.file:
+            path = Path(self.file)
+            if path.suffix[1:] not in FORMATS:
+                raise DataError(unknown_name("format", path.suffix[1:], FORMATS, str(path)))
+            if not path.is_file():
+                raise DataError(f"{path}: no such file.")
+            return [(None, path)]
+        files: list[tuple[str | None, Path]] = []
+        folder = Path(self.folder or "")
+        for split, theirs in splits.items():
+            paths = [path for form in FORMATS if is_path(path := folder / f"{theirs}.{form}") and path.is_file()]
+            if len(paths) > 1:
+                raise DataError(f"{paths[0]}: duplicate split, also in {paths[1].name}. Remove one of them.")
+            files += [(split, path) for path in paths]
+        if "train" not in dict(files):
+            raise DataError(f"{folder}: no such file: {splits['train']}.* in one of the formats {', '.join(FORMATS)}.")
+        return files
 
 
 @cache
@@ -73,21 +90,21 @@ def _digest(path: Path, changed: int) -> str:
 def _jsonl(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     with open(path, "rb") as file:
         for number, line in enumerate(file, start=1):
-            where = f"{path}, line {number}"
+            location = f"{path}, line {number}"
             if not line.strip():
                 continue
             try:
-                with error_context(where):
+                with error_context(location):
                     values = json.loads(line, object_pairs_hook=_object)
             except (ValueError, RecursionError) as error:
-                raise DataError(f"{where}: is not JSON: {error}.") from error
+                raise DataError(f"{location}: expected JSON: {error}.") from error
             if not isinstance(values, dict):
-                raise DataError(f"{where}: holds {values!r}, not an object.")
-            yield where, values
+                raise DataError(f"{location}: expected an object, got {truncated_repr(values)}.")
+            yield location, values
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    check_once("key", [key for key, _ in pairs])
+    check_unique("key", [key for key, _ in pairs])
     return dict(pairs)
 
 
@@ -96,14 +113,14 @@ def _parquet(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     try:
         table = pq.ParquetFile(path)
         with error_context(path):
-            check_once("column", table.schema_arrow.names)
+            check_unique("column", table.schema_arrow.names)
         for batch in table.iter_batches(1000):
             batch.validate(full=True)  # text in a parquet file is not checked to be UTF-8 when it is read
             for values in batch.to_pylist():
                 number += 1
                 yield f"{path}, row {number}", values
     except LookupError as error:
-        raise DataError(f"{path}: cannot be read as parquet: it has times of the unknown zone {error}.") from error
+        raise DataError(f"{path}: cannot be read as parquet: unknown time zone {error}.") from error
     except (OSError, ValueError, OverflowError, pa.ArrowException) as error:  # a date after the year 9999, too
         raise DataError(f"{path}: cannot be read as parquet: {error}") from error
 

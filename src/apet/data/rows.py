@@ -1,0 +1,84 @@
+"""Rows of a task, made from the records of a source."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from apet.data.schema import Record, Row, class_text
+from apet.data.sources import Source
+from apet.data.task_config import Task
+from apet.errors import DataError, error_context, truncated_repr, unknown_name
+
+UNLABELLED = (None, "", -1, "-1")  # labels of the hub's copies whose labels are secret
+NUMERIC = re.compile(r"-?[0-9]+(\.[0-9]+)?")  # a class that is named by a number
+INDEX = re.compile(r"[0-9]{1,9}")
+
+
+def read_rows(task: Task, source: Source, wheels_folder: Path) -> Iterator[Row]:
+    """Yield the rows of a task.
+
+    Args:
+        task: Names the columns and classes.
+        source: Holds the rows; its `column_map` and `label_map` are applied.
+        wheels_folder: Folder of downloaded wheels.
+
+    Yields:
+        Rows in the order of the source.
+
+    Raises:
+        DataError: If the source cannot be read, or for a missing column or an unknown label, with file and line.
+    """
+    columns = [source.column_map.get(name, name) for name in task.text_columns]
+    answer = source.column_map.get(task.answer_column, task.answer_column)
+    with error_context(f"task {task.name}"):
+        for record in source.records(task.name, task.splits, wheels_folder):
+            with error_context(record.location):
+                texts = tuple(_text(_cell(record, column), column) for column in columns)
+                value = _cell(record, answer)
+                if task.type == "generation":
+                    yield Row(texts, _references(value, answer), record.split, record.location)
+                else:
+                    label = class_text(value)
+                    mapped = value if label is None else source.label_map.get(label, value)
+                    yield Row(texts, _class(mapped, list(task.verbalizer)), record.split, record.location)
+
+
+def _cell(record: Record, column: str) -> Any:
+    if column not in record.values:
+        raise DataError(unknown_name("column", column, record.values))
+    return record.values[column]
+
+
+def _text(value: Any, column: str) -> str:
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise DataError(f"column {column!r}: expected a text, got {truncated_repr(value)}.")
+    return value.encode("utf-8", "replace").decode().strip()  # JSON may have half a surrogate pair
+
+
+def _class(value: Any, labels: list[str]) -> str | None:
+    """The class that a label names, or numbers in the order of the verbalizer.
+
+    A name takes precedence, so that 1 in a JSONL file is the same as in a CSV file. If any class is named by a number,
+    no label is an index.
+    """
+    text = class_text(value)
+    if text in labels:
+        return text
+    if value in UNLABELLED:
+        return None
+    if text and INDEX.fullmatch(text) and not any(map(NUMERIC.fullmatch, labels)) and int(text) < len(labels):
+        return labels[int(text)]
+    raise DataError(unknown_name("label", value, labels))
+
+
+def _references(value: Any, column: str) -> tuple[str, ...] | None:
+    """Distinct answers in their own order, or None if all are blank."""
+    answers = [value] if isinstance(value, str) or value is None else value
+    if not isinstance(answers, list | tuple):
+        raise DataError(f"column {column!r}: expected a text or a list of texts, got {truncated_repr(value)}.")
+    return tuple(dict.fromkeys(text for answer in answers if (text := _text(answer, column)))) or None
