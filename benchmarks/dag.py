@@ -21,7 +21,8 @@ from pathlib import Path
 import yaml
 
 from apet.config.study_config import load_study
-from apet.core.hashing import with_checksum, write_json
+from apet.core.atomic import write_json
+from apet.core.hashing import with_checksum
 from apet.data.wheels import known_wheels
 from apet.figures import FIGURES
 from apet.study.archive import write_index

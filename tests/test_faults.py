@@ -22,8 +22,8 @@ import pytest
 import yaml
 from snakemake.persistence.file import FilePersistence
 
-from apet.core.atomic import STATE, temporary_folder
-from apet.core.hashing import atomic_dir, atomic_write, digest, write_json
+from apet.core.atomic import STATE, atomic_dir, atomic_write, temporary_folder, write_json
+from apet.core.hashing import digest
 from apet.errors import ApetError, DataError, PathError, StorageError, storage_error
 from apet.study.archive import prune, restore
 from apet.study.workdir import acquire_lock, date_results, settle_times
@@ -38,10 +38,10 @@ import sys, time
 from pathlib import Path
 from apet.cli.app import app
 from apet.cli.app import commands
-from apet.core.hashing import whole_file, whole_folder
+from apet.core.atomic import atomic_dir, atomic_write
 
 def check(args):
-    with whole_folder(args.out) as folder, whole_file(folder / "file") as file:
+    with atomic_dir(args.out) as folder, atomic_write(folder / "file") as file:
         file.write_text("half")
         print("writing", flush=True)
         time.sleep(60)

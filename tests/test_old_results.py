@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from apet.config.study_config import load_study
-from apet.core.hashing import bytes_digest, digest, file_digest, with_checksum, write_json
+from apet.core.atomic import write_json
+from apet.core.hashing import bytes_digest, digest, file_digest, with_checksum
 from apet.core.records import BLANK, seal_bytes, write_json_record
 from apet.study.archive import restore
 from apet.study.cell_record import FORMAT, METRICS, is_complete, read_record, write_record

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from apet.analysis.means import wilson
 from apet.cli.app import main
 from apet.cli.show import BARS, plan_lines, short, show, sparkline
-from apet.core.hashing import write_json
+from apet.core.atomic import write_json
 from apet.errors import DataError
 from apet.study.cell_record import find_cell, write_record
 from apet.study.paths import ResultPaths

@@ -18,7 +18,7 @@ import yaml
 
 from apet.cli.app import main
 from apet.core import progress as report_module
-from apet.core.hashing import write_json
+from apet.core.atomic import write_json
 from apet.core.progress import CellProgress, format_duration, format_rate
 from apet.core.records import write_json_record
 from apet.study.cell_record import FORMAT

@@ -17,7 +17,7 @@ from apet.analysis.aggregate import aggregate
 from apet.analysis.claims import CLAIMS
 from apet.analysis.tidy import read_tidy
 from apet.config.study_config import AnalysisConfig, load_study
-from apet.core.hashing import write_json
+from apet.core.atomic import write_json
 from apet.core.records import write_json_record
 from apet.errors import ConfigError, CorruptError, DataError
 from apet.report.result_tables import write_findings

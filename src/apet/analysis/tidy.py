@@ -18,7 +18,8 @@ import pyarrow.parquet as pq
 from apet.analysis.columns import COLUMNS, EMPTY, FLAT, METRICS, SCHEMA, TYPES, Column
 from apet.analysis.predictions import Predictions
 from apet.config.study_config import AnalysisConfig
-from apet.core.hashing import bytes_digest, write_bytes, write_text
+from apet.core.atomic import write_bytes, write_text
+from apet.core.hashing import bytes_digest
 from apet.core.records import BLANK, is_whole, seal_bytes
 from apet.errors import CorruptError, DataError
 from apet.study.cell_record import read_record

@@ -7,7 +7,8 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from apet.core.hashing import DIGEST, bytes_digest, file_digest, has_valid_checksum, with_checksum, write_json
+from apet.core.atomic import write_json
+from apet.core.hashing import DIGEST, bytes_digest, file_digest, has_valid_checksum, with_checksum
 from apet.errors import CorruptError, DataError
 
 OLDER = "an older version of apet wrote it, without the digests by which this one knows it to be whole."

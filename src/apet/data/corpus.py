@@ -10,7 +10,8 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 
-from apet.core.hashing import atomic_dir, digest, file_digest
+from apet.core.atomic import atomic_dir
+from apet.core.hashing import digest, file_digest
 from apet.core.records import check_files, read_json_record, write_json_record
 from apet.core.yaml_loader import read_yaml
 from apet.data.decontamination import SHORTEST, NgramIndex

@@ -10,7 +10,8 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 
-from apet.core.hashing import atomic_dir, digest, file_digest, seed_for
+from apet.core.atomic import atomic_dir
+from apet.core.hashing import digest, file_digest, seed_for
 from apet.core.records import check_files, read_json_record, write_json_record
 from apet.data.decontamination import NgramIndex
 from apet.data.prepared_files import read_table, write_batches

@@ -14,7 +14,8 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from apet.core.hashing import DIGEST, bytes_digest, digest, file_digest, has_valid_checksum, write_bytes
+from apet.core.atomic import write_bytes
+from apet.core.hashing import DIGEST, bytes_digest, digest, file_digest, has_valid_checksum
 from apet.core.records import CHANGED, read_object, write_json_record
 from apet.errors import CorruptError, DataError
 from apet.export.tuned_model import ASKED, TunedModel

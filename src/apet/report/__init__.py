@@ -11,7 +11,7 @@ def write_report(results: Path, out: Path) -> None:
     Figures and the tables of tasks and of costs are taken in where they are there. Equal results give equal bytes.
     Raises DataError, naming the file, for one that is missing or cannot be read.
     """
-    from apet.core.hashing import write_text
+    from apet.core.atomic import write_text
     from apet.report.content import read_content
     from apet.report.page import render
 

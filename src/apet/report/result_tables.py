@@ -11,7 +11,7 @@ import pandas as pd
 from apet.analysis.findings import _document, _evidence, compact, summary
 from apet.analysis.means import MATCHED, MEAN, METHODS, RANDOM, matched, method_differences, models_by_scale, over_tasks
 from apet.analysis.resampling import MeanSamples, sample_means
-from apet.core.hashing import write_json, write_text
+from apet.core.atomic import write_json, write_text
 from apet.core.records import write_json_record
 from apet.report.markdown import LEVELS, interval, number, p_value, page, scopes_shown
 

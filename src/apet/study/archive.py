@@ -13,8 +13,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from apet.core.atomic import STATE, is_temporary, sweep, temporary_folder
-from apet.core.hashing import atomic_dir, atomic_write, file_digest, write_json
+from apet.core.atomic import STATE, atomic_dir, atomic_write, is_temporary, sweep, temporary_folder, write_json
+from apet.core.hashing import file_digest
 from apet.study.cell_record import FORMAT, METRICS, format_of, read_record
 
 if TYPE_CHECKING:  # it takes a second, which `apet status` should not

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from apet.core.arithmetic import cpu_name
-from apet.core.hashing import digest, write_json
+from apet.core.atomic import write_json
+from apet.core.hashing import digest
 from apet.core.progress import CellProgress
 from apet.data.prepare import read_task
 from apet.errors import ApetError, CellsFailedError, ConfigError, DataError, ModelError, StorageError, without_secrets

@@ -19,8 +19,8 @@ from torch.optim import AdamW, Optimizer
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from apet.config.study_config import PretrainingConfig
-from apet.core.atomic import STATE
-from apet.core.hashing import atomic_dir, digest, file_digest, seed_for, versions, write_bytes, write_json
+from apet.core.atomic import STATE, atomic_dir, write_bytes, write_json
+from apet.core.hashing import digest, file_digest, seed_for, versions
 from apet.core.progress import StepProgress
 from apet.core.records import BLANK, is_whole, seal_bytes
 from apet.data.corpus import read_corpus_record
