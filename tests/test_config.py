@@ -46,10 +46,6 @@ def test_every_shipped_study_is_valid(path):
     assert sizes(grid).keys() == grid.models.keys()
 
 
-def test_params_is_the_quick_study():
-    assert yaml.safe_load((ROOT / "studies" / "quick.yaml").read_text()) == PARAMS
-
-
 def test_excluded_pairs_have_no_cells_and_rename_no_other(tmp_path):
     whole = grid_of(tmp_path, PARAMS)
     part = grid_of(tmp_path, changed("exclude", [{"models": ["bloom-32x2"], "tasks": ["reuters8"]}]))

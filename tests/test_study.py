@@ -85,7 +85,7 @@ def test_a_missing_cell_stops_it_before_anything_is_written(results: ResultPaths
 
 def test_a_partial_table_says_what_is_missing_and_why(results: ResultPaths) -> None:
     write_json(results.failed / f"{FIRST}.json", {"error": "ValueError: no\n  room"})
-    (results.progress / SECOND).mkdir(parents=True)
+    (results.checkpoints / SECOND).mkdir(parents=True)
     for cell in (FIRST, SECOND, THIRD):
         (results.cells / cell / "metrics.json").unlink()
     out = gathered(results, partial=True)

@@ -67,7 +67,7 @@ def error_context(location: object) -> Iterator[None]:
     """Prefix the message of any ApetError raised in the block.
 
     Args:
-        location: a file or key.
+        location: A file or key.
     """
     try:
         yield
@@ -95,14 +95,14 @@ def storage_error(error: Exception, path: object = None) -> StorageError | PathE
     """Convert a system error into an error that names the file and a fix.
 
     Args:
-        error: an OSError, or an error of a library written in Rust, which has the error number only in its text.
-        path: the file that was to be written, if known.
+        error: An OSError, or an error with the number only in its text, such as those of libraries written in Rust.
+        path: The file that was to be written, if known.
 
     Returns:
         A StorageError or PathError, or None for any other error.
     """
-    in_text = re.search(r"\(os error (\d+)\)", str(error))
-    number = error.errno if isinstance(error, OSError) else int(in_text[1]) if in_text else None
+    in_text = re.search(r"(?:os error|Errno) (\d+)", str(error))
+    number = error.errno if isinstance(error, OSError) and error.errno else int(in_text[1]) if in_text else None
     if number not in STORAGE_ERRNOS | PATH_ERRNOS:
         return None
     named = getattr(error, "filename2", None) or getattr(error, "filename", None)
@@ -117,12 +117,12 @@ def storage_errors(path: object, shown_as: object = None) -> Iterator[None]:
     """Raise the system errors of the block as `storage_error` converts them.
 
     Args:
-        path: the file or folder that is written.
-        shown_as: the name to report if `path` is temporary.
+        path: The file or folder that is written.
+        shown_as: The name to report if `path` is temporary.
 
     Raises:
-        StorageError: the disk is full, read-only or fails.
-        PathError: the path cannot be used.
+        StorageError: The disk is full, read-only or fails.
+        PathError: The path cannot be used.
     """
     try:
         yield
@@ -147,7 +147,7 @@ def without_secrets(text: str) -> str:
     """Remove secrets from the message of another program or library.
 
     Args:
-        text: a message, which may contain a URL with user and password, or the value of an environment variable that
+        text: A message, which may contain a URL with user and password, or the value of an environment variable that
             holds a token, key or password.
 
     Returns:
@@ -163,10 +163,10 @@ def unknown_name(what: str, value: object, allowed: Iterable[str], location: str
     """Return the error message for a name outside a closed set, with the nearest allowed name as a suggestion.
 
     Args:
-        what: the kind of name, such as `key`.
-        value: the unknown name.
-        allowed: all allowed names; at most 20 are listed.
-        location: a file or key to begin with.
+        what: The kind of name, such as `key`.
+        value: The unknown name.
+        allowed: All allowed names; at most 20 are listed.
+        location: A file or key to begin with.
 
     Returns:
         One or two sentences.

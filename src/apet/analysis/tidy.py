@@ -19,8 +19,7 @@ from apet.analysis.columns import COLUMNS, EMPTY, FLAT, METRICS, SCHEMA, TYPES, 
 from apet.analysis.predictions import Predictions
 from apet.config.study_config import AnalysisConfig
 from apet.core.atomic import write_bytes, write_text
-from apet.core.hashing import bytes_digest
-from apet.core.records import BLANK, is_whole, seal_bytes
+from apet.core.hashing import bytes_digest, has_valid_checksum, with_checksum
 from apet.errors import CorruptError, DataError
 from apet.study.cell_record import read_record
 
@@ -119,11 +118,12 @@ def _outcome(record: Mapping[str, Any]) -> Any:
     return replicate.get("outcome") if isinstance(replicate, Mapping) else None
 
 
-FORMAT = 2
-"""Of tidy.parquet; another is not read. 1: without a digest of its own."""
+FORMAT = 1
+"""Format of tidy.parquet. Tables of another format are refused."""
 
-ABOUT = ("study", "margins", "missing")
-"""Keys of the Parquet file's metadata and of a frame's attrs."""
+RECORD = b"apet"
+"""Key of the Parquet file's metadata: a record with format, study, margins, missing cells and a checksum."""
+
 REMEDY = "`apet aggregate` makes it from the cells."
 
 
@@ -146,18 +146,18 @@ def write_tidy(
     study: its id; missing: model, task, placement, budget and reason of the study's cells that are not in the table.
     With the margins they stand in the Parquet file's metadata. Equal tables give equal bytes.
     """
-    whole = {"margins": asdict(margins or AnalysisConfig()), "missing": list(missing)}
-    about = {"study": study, **{key: json.dumps(value) for key, value in whole.items()}}
+    record = {"study": study, "margins": asdict(margins or AnalysisConfig()), "missing": list(missing)}
+    metadata = {RECORD: json.dumps(with_checksum({"format": FORMAT, **record}))}
     buffer = io.BytesIO()
-    pq.write_table(_table(frame, about | {"format": str(FORMAT), "digest": BLANK}), buffer, compression="zstd")
-    write_bytes(folder / "tidy.parquet", seal_bytes(buffer.getvalue()))
+    pq.write_table(_table(frame, metadata), buffer, compression="zstd", write_page_checksum=True)
+    write_bytes(folder / "tidy.parquet", buffer.getvalue())
     write_text(folder / "tidy.csv", frame[FLAT].to_csv(index=False, lineterminator="\n"))
     columns = [(c.name, TYPES[c.dtype], EMPTY[c.empty], c.meaning) for c in COLUMNS]
     described = pd.DataFrame(columns, columns=["column", "type", "empty", "meaning"])
     write_text(folder / "tidy_columns.csv", described.to_csv(index=False, lineterminator="\n"))
 
 
-def _table(frame: pd.DataFrame, about: Mapping[str, str]) -> pa.Table:
+def _table(frame: pd.DataFrame, about: Mapping[bytes, str]) -> pa.Table:
     """The frame for Parquet: each column with its meaning, and what the whole is about."""
     flat = pa.Table.from_pandas(frame[FLAT], preserve_index=False)
     ends = np.cumsum([0, *frame.rows.map(len)])
@@ -173,35 +173,31 @@ def read_tidy(path: Path) -> pd.DataFrame:
     that are not in it, dicts of model, task, placement, budget and reason; "digest", the SHA-256 of the file. DataError
     if it is not a tidy table, or one of another version; CorruptError if it is damaged.
     """
-    content = _whole(path)
-    table = pq.read_table(pa.BufferReader(content))
-    about = table.schema.metadata
-    odd = sorted({*table.column_names} ^ {*SCHEMA}) or [key for key in ABOUT if key.encode() not in about]
-    if odd or about[b"format"] != str(FORMAT).encode():
-        found, listed = about.get(b"format", b"unknown").decode(), ", ".join(odd) or "none"
+    table, record, digest = _verified(path)
+    columns = sorted({*table.column_names} ^ {*SCHEMA})
+    if record.get("format") != FORMAT or columns:
         raise DataError(
-            f"{path}: not a tidy table that this version of apet reads: of format {found} (read is {FORMAT}), missing "
-            f"or unknown columns: {listed}. {REMEDY}"
+            f"{path}: expected a tidy table of format {FORMAT}, got format {record.get('format')!r} with missing or "
+            f"unknown columns {', '.join(columns) or 'none'}. {REMEDY}"
         )
     frame = table.replace_schema_metadata(None).to_pandas().astype(SCHEMA)
-    study, margins, missing = (about[key.encode()].decode() for key in ABOUT)
-    told = {"margins": json.loads(margins), "missing": Missing(json.loads(missing))}
-    frame.attrs = {"study": study, **told, "digest": bytes_digest(content)}
+    frame.attrs = {key: record[key] for key in ("study", "margins")}
+    frame.attrs |= {"missing": Missing(record["missing"]), "digest": digest}
     return frame
 
 
-def _whole(path: Path) -> bytes:
-    """A file's bytes, which are what their own digest says."""
+def _verified(path: Path) -> tuple[pa.Table, dict[str, Any], str]:
+    """Return the table, record and SHA-256 of a Parquet file whose pages and record match their checksums."""
     try:
         content = path.read_bytes()
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}). {REMEDY}") from None
-    whole = is_whole(content)
-    if whole is None and content[:4] == content[-4:] == b"PAR1":
-        raise DataError(
-            f"{path}: not a tidy table, or one of format 1, which an older version of apet wrote without a digest of "
-            f"its own; this one reads format {FORMAT}. {REMEDY}"
-        )
-    if not whole:
-        raise CorruptError(f"{path}: damaged: its bytes are not what its own digest says. {REMEDY}")
-    return content
+    try:
+        table = pq.read_table(pa.BufferReader(content), page_checksum_verification=True)
+        record = json.loads((table.schema.metadata or {}).get(RECORD, "{}"))
+        valid = not record or has_valid_checksum(record)
+    except (pa.ArrowException, OSError, ValueError):
+        valid = False
+    if not valid:
+        raise CorruptError(f"{path}: corrupt: wrong checksum, or not a Parquet file. {REMEDY}")
+    return table, record, bytes_digest(content)

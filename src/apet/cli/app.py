@@ -171,7 +171,7 @@ def cell_commands(command: Command) -> None:
     root = (ROOT[0], {**ROOT[1], "default": None})
     command(commands.status, text, PARAMS, resolved, root, failed)
     index = ("--index", {"type": Path, "help": "JSON file to write: the digest of each cell's record"})
-    command(commands.prune, "what is not the study's -> .attic", PARAMS, index)
+    command(commands.prune, "what is not the study's -> .archive", PARAMS, index)
 
 
 def result_commands(command: Command) -> None:

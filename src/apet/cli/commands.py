@@ -207,17 +207,23 @@ def export(args: argparse.Namespace) -> None:
 
 def results(args: argparse.Namespace) -> None:
     """Take all steps from cells to the report in one process, which loads the libraries once."""
+    from apet.study.paths import ResultPaths
+    from apet.study.workdir import publishing
+
     args.tidy = args.out / "tidy.parquet"
-    aggregate(args)
-    findings(args)
-    figures(argparse.Namespace(tidy=args.tidy, out=args.out / "figures"))
-    report(argparse.Namespace(results=args.out, out=args.out / "report.html"))
+    with publishing(args.study, ResultPaths(args.results), args.out):
+        aggregate(args)
+        findings(args)
+        figures(argparse.Namespace(tidy=args.tidy, out=args.out / "figures"))
+        report(argparse.Namespace(results=args.out, out=args.out / "report.html"))
 
 
 def aggregate(args: argparse.Namespace) -> None:
     from apet.analysis.aggregate import aggregate as run
     from apet.study.paths import ResultPaths
+    from apet.study.workdir import unpublish
 
+    unpublish(args.out)
     run(args.study, ResultPaths(args.results), args.out, args.partial)
 
 
@@ -253,6 +259,6 @@ def prune(args: argparse.Namespace) -> None:
 
     grid = Grid(load_study(args.params), args.params)
     for entry in run(grid):
-        print(f"moved to .attic: {entry}")
+        print(f"moved to .archive: {entry}")
     if args.index:
         write_index(grid, args.index)

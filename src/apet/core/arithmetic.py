@@ -86,7 +86,7 @@ def compute_dtype(dtype: str, device: str) -> str:
     """Return the type of numbers to compute in on a device.
 
     Args:
-        dtype: what a PLM is stated to be computed in: float32, bfloat16 or float16.
+        dtype: What a PLM is stated to be computed in: float32, bfloat16 or float16.
         device: `cpu` or `cuda`.
 
     Returns:

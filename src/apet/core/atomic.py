@@ -30,13 +30,13 @@ def atomic_write(path: Path) -> Iterator[Path]:
     """Write a file atomically.
 
     Args:
-        path: the file to create or replace.
+        path: The file to create or replace.
 
     Yields:
         An empty temporary file beside `path`. It replaces `path` when the block ends, and is removed if it raises.
 
     Raises:
-        StorageError: the disk is full, read-only or fails.
+        StorageError: The disk is full, read-only or fails.
         PathError: `path` cannot be used.
     """
     with storage_errors(path), temporary_file(path) as temporary:
@@ -51,7 +51,7 @@ def atomic_dir(folder: Path) -> Iterator[Path]:
     """Write a folder atomically.
 
     Args:
-        folder: the folder to create, or to replace if it has only files that the new folder has too. If it is a
+        folder: The folder to create, or to replace if it has only files that the new folder has too. If it is a
             symbolic link, its target is replaced.
 
     Yields:
@@ -59,7 +59,7 @@ def atomic_dir(folder: Path) -> Iterator[Path]:
 
     Raises:
         DataError: `folder` contains other files, or is `.` or `..`.
-        StorageError: the disk is full, read-only or fails.
+        StorageError: The disk is full, read-only or fails.
         PathError: `folder` cannot be used.
     """
     if folder.name in ("", ".."):
@@ -124,8 +124,8 @@ def sweep(folder: Path, target: str = "") -> None:
     Only those of this host are removed: a lock proves that a process lives, and some shared disks do not share locks.
 
     Args:
-        folder: the folder to search; subfolders are not searched.
-        target: prefix of the final name; all by default.
+        folder: The folder to search; subfolders are not searched.
+        target: Prefix of the final name; all by default.
     """
     with suppress(FileNotFoundError, NotADirectoryError):
         for name in os.listdir(folder):

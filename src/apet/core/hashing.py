@@ -48,7 +48,7 @@ def with_checksum(record: Mapping[str, Any]) -> dict[str, Any]:
     """Add a checksum to a record.
 
     Args:
-        record: any mapping that JSON can hold; an older checksum in it is replaced.
+        record: Any mapping that JSON can hold; an older checksum in it is replaced.
 
     Returns:
         The record after a round trip through JSON, with the SHA-256 of all other keys under DIGEST.
@@ -98,7 +98,7 @@ def seed_for(*coordinates: Any) -> int:
     A product such as budget × seed would collide: (4096, 2) and (8192, 1) give the same number.
 
     Args:
-        *coordinates: the name of the stream, then all that it depends on. Each must have a canonical JSON text.
+        *coordinates: The name of the stream, then all that it depends on. Each must have a canonical JSON text.
 
     Returns:
         An integer in [0, 2**63).

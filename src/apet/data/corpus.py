@@ -73,8 +73,8 @@ def read_corpus(folder: Path, side: str) -> pd.DataFrame:
 
 
 def read_corpus_record(folder: Path) -> dict[str, Any]:
-    """The record `corpus.json`. DataError if it is absent or an older version's, CorruptError if it is damaged."""
-    return read_json_record(folder / RECORD, _remedy(folder), since=["files"])
+    """The record `corpus.json`. DataError if it is absent, CorruptError if it is damaged."""
+    return read_json_record(folder / RECORD, _remedy(folder))
 
 
 def _remedy(folder: Path) -> str:

@@ -15,7 +15,7 @@ from apet.core.hashing import digest, file_digest, seed_for
 from apet.core.records import check_files, read_json_record, write_json_record
 from apet.data.decontamination import NgramIndex
 from apet.data.prepared_files import read_table, write_batches
-from apet.data.schema import NUMERIC, SIDES, Task
+from apet.data.schema import SIDES, Task
 from apet.data.source_selection import choose_source, sisters_of
 from apet.data.sources import Source
 from apet.data.splits import Example, Splits, drop_train, normalise, overlaps, split_rows
@@ -40,7 +40,7 @@ def task_digest(task: Task, rows: Rows, seed: int, source: Source | None = None)
     """
     source = source or choose_source(task)
     sisters = [[t.name, t.text_columns, t.group_by, t.splits, s.identity(t)] for t, s in sisters_of(task, source)]
-    found = [task.definition(), source.identity(task), sisters, _caps(rows), seed, *_rules(task, source)]
+    found = [task.definition(), source.identity(task), sisters, _caps(rows), seed]
     return digest(["task", DATA_VERSION, *found])
 
 
@@ -104,9 +104,9 @@ def read_split(folder: Path, split: str) -> pd.DataFrame:
 def read_task(folder: Path, named: str | None = None) -> dict[str, Any]:
     """The record `task.json` of a prepared folder. named: the `task_digest` that it must have, where that is known.
 
-    DataError if it is absent, an older version's or prepared of something else; CorruptError if it is damaged.
+    DataError if it is absent or prepared of something else; CorruptError if it is damaged.
     """
-    record = read_json_record(folder / RECORD, _remedy(folder), since=["files"])
+    record = read_json_record(folder / RECORD, _remedy(folder))
     if named not in (None, record.get("task_digest")):
         raise DataError(
             f"{folder / RECORD}: of {record.get('task')!r}, prepared of another task, source, rows or seed than the "
@@ -153,15 +153,6 @@ def _caps(rows: Rows) -> dict[str, int | None]:
         if cap is not None and (type(cap) is not int or cap < 1):
             raise ConfigError(f"rows: {split} is {cap!r}; it must be a whole number from 1, or null for all rows.")
     return {split: rows.get(split) for split in SPLITS}
-
-
-def _rules(task: Task, source: Source) -> list[str]:
-    """What has come since DATA_VERSION had its number and decides bytes of a few tasks alone, so that the folders of
-    all others keep their names.
-    """
-    numbered = any(NUMERIC.fullmatch(name) for name in (*task.verbalizer, *source.spec.get("label_map", {})))
-    constant = task.type == "classification" and task.metric == "f1"
-    return ["names before numbers"] * numbered + ["chance in f1"] * constant
 
 
 def _schema(kind: str, fields: Sequence[str]) -> pa.Schema:

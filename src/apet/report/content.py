@@ -80,7 +80,7 @@ def read_content(results: Path) -> Content:
 
 
 def _findings(path: Path, study: str, table: str) -> dict[str, Any]:
-    found = read_json_record(path, REMEDY, ["table"])
+    found = read_json_record(path, REMEDY)
     if lacking := KEYS - set(found):
         raise DataError(f"{path}: not the findings of a study; missing: {', '.join(sorted(lacking))}.")
     if found["study"] != study:

@@ -15,7 +15,7 @@ from apet.data.prepare import read_task
 from apet.models.ladder import LadderModel
 from apet.models.registry import devices_of, head_of
 from apet.placement import Budget
-from apet.study.cell_record import FORMAT, format_of
+from apet.study.cell_record import METRICS
 from apet.study.grid import Cell, Grid, Job
 from apet.study.paths import ResultPaths
 from apet.study.resolve import sizes
@@ -223,7 +223,7 @@ class CostEstimate:
         written = self.grid.tasks[cell.task].max_new_tokens * WORD
         return Cost(
             cells=1,
-            done=format_of(self.results.cells / cell.path) == FORMAT,
+            done=(self.results.cells / cell.path / METRICS).is_file(),
             replicates=replicates,
             trainings=self.trainings(cell),
             tokens=self.tokens(cell),

@@ -7,14 +7,14 @@ import time
 from calendar import timegm
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from apet.core.progress import format_duration, format_rate
-from apet.study.cell_record import FORMAT, METRICS, format_of
+from apet.study.cell_record import METRICS
 from apet.study.paths import ResultPaths
 from apet.study.resolve import read_resolved
 
@@ -30,15 +30,14 @@ CLOCK = "%Y-%m-%dT%H:%M:%SZ"
 @dataclass(frozen=True)
 class Status:
     """runs: run record of each finished cell (empty where it has none). failed: failure record of each failed one.
-    in_progress: seconds since something was kept of each begun one. pending: all others. unreadable: the format of each cell
-    that this version of apet does not read; None where its record does not begin as one. Cells are given by paths.
+    in_progress: seconds since something was kept of each begun one. pending: all others. Cells are given by
+    paths.
     """
 
     runs: Mapping[str, Mapping[str, Any]]
     failed: Mapping[str, Mapping[str, Any]]
     in_progress: Mapping[str, float]
     pending: Sequence[str]
-    unreadable: Mapping[str, int | None] = field(default_factory=dict)
 
     @property
     def total(self) -> int:
@@ -46,7 +45,7 @@ class Status:
 
     @property
     def _all(self) -> list[str]:
-        return [*self.runs, *self.failed, *self.in_progress, *self.pending, *self.unreadable]
+        return [*self.runs, *self.failed, *self.in_progress, *self.pending]
 
     @cached_property
     def pace(self) -> Throughput | None:
@@ -63,7 +62,7 @@ class Status:
         said += self._forecast(now)
         said += [f"under way: {path} (kept {_ago(age)})" for path, age in self.in_progress.items()]
         said += [f"failed: {path}: {_one_line(record)}" for path, record in self.failed.items()]
-        return said + self._unreadable_lines() + self._machines()
+        return said + self._machines()
 
     def failures(self) -> list[str]:
         """A table of failures: cell, what failed, log."""
@@ -76,24 +75,11 @@ class Status:
 
     def _counts(self, model: str) -> str:
         kinds = {"done": self.runs, "failed": self.failed, "under way": self.in_progress, "left": self.pending}
-        kinds["unreadable"] = self.unreadable
         counts = {kind: sum(not model or _model(path) == model for path in paths) for kind, paths in kinds.items()}
         return ", ".join(f"{n:,} {kind}" for kind, n in counts.items() if n or kind in ("done", "left"))
 
-    def _unreadable_lines(self) -> list[str]:
-        """A line for each format that is not read, since thousands of cells may be of one."""
-        first: dict[int | None, list[str]] = {}
-        for path, found in self.unreadable.items():
-            first.setdefault(found, []).append(path)
-        said = []
-        for found, paths in first.items():
-            what = "damaged" if found is None else f"of format {found}, and this version of apet reads {FORMAT}"
-            remedy = "delete its folder" if found is None else "`apet prune` puts such cells aside"
-            said.append(f"unreadable: {len(paths):,} cells, such as {paths[0]}: {what}; {remedy} to train again")
-        return said
-
     def _forecast(self, now: float) -> list[str]:
-        missing = [*self.failed, *self.in_progress, *self.pending, *self.unreadable]
+        missing = [*self.failed, *self.in_progress, *self.pending]
         if not missing:
             return []
         if self.pace is None:
@@ -163,21 +149,18 @@ def read_status(cells: Iterable[str], results: ResultPaths, now: float) -> Statu
     runs: dict[str, dict] = {}
     failed: dict[str, dict] = {}
     under_way: dict[str, float] = {}
-    unreadable: dict[str, int | None] = {}
     left = []
     for path in cells:
         finished, failure = _moment(results.cells / path / METRICS), results.failed / f"{path}.json"
         if _moment(failure) > finished and (record := read_run(failure)):
             failed[path] = record
-        elif finished and (found := format_of(results.cells / path)) != FORMAT:
-            unreadable[path] = found
         elif finished:
             runs[path] = read_run(results.runs / f"{path}.json") or {}
-        elif (kept := results.progress / path).is_dir():
+        elif (kept := results.checkpoints / path).is_dir():
             under_way[path] = now - max(map(_moment, kept.iterdir()), default=now)
         else:
             left.append(path)
-    return Status(runs, failed, under_way, left, unreadable)
+    return Status(runs, failed, under_way, left)
 
 
 def read_class(run: Path) -> dict[str, Any] | None:
