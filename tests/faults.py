@@ -1,4 +1,4 @@
-"""Faults as they happen to real runs: signals, small and read-only disks, clocks that jump, several runs at once."""
+"""Faults for tests: signals, small and read-only disks, clocks that jump."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ import psutil
 from apet.core.atomic import is_temporary
 
 APART = {("results", name) for name in ("logs", "runs", "costs.csv", "report.html")}
-"""What holds times, and so differs between runs."""
+"""Files that contain times and therefore differ between runs."""
 
-LOCKED = ("Directory cannot be locked", "Unable to acquire lock", "another run is at work here")
-"""How Snakemake, DVC and the workflow say that another run is at work. All go on to say what to do."""
+LOCKED = ("Directory cannot be locked", "Unable to acquire lock", "another run is in progress")
+"""Messages of Snakemake, DVC and the workflow if another run is in progress."""
 
 HOUR = 3600
 
 
 def outcome(folder: Path) -> dict[str, bytes]:
-    """All files of data, PLMs and results, by path, but those of APART and temporaries."""
+    """Return all files of data, PLMs and results by path, without APART and hidden files."""
     found = {}
     for root in ("data", "models", "results"):
         for path in sorted((folder / root).rglob("*")):
@@ -38,7 +38,7 @@ def outcome(folder: Path) -> dict[str, bytes]:
 
 
 def drop_cut_rwlock(folder: Path) -> bool:
-    """What docs/faults.md says to do where DVC was killed amid writing its lock. Whether it was."""
+    """Delete DVC's lock file if it is truncated, as docs/faults.md says. Return whether it was."""
     rwlock = folder / ".dvc" / "tmp" / "rwlock"
     try:
         json.loads(rwlock.read_text() if rwlock.exists() else "{}")
@@ -49,15 +49,15 @@ def drop_cut_rwlock(folder: Path) -> bool:
 
 
 def temporaries(folder: Path) -> list[str]:
-    """What was being written and was not removed."""
+    """Return all temporaries."""
     roots = (folder / name for name in ("data", "models", "results"))
     return [str(path.relative_to(folder)) for root in roots for path in root.rglob(".*") if is_temporary(path.name)]
 
 
 def listens(process: subprocess.Popen, sign: signal.Signals) -> bool:
-    """Whether a command is past Python's own start-up, where SIGINT gives a traceback whatever the command does.
+    """Return whether a command is past Python's own start-up, during which SIGINT gives a traceback.
 
-    apet and Snakemake begin to catch SIGTERM in a way of their own. A process that has ended listens too.
+    apet and Snakemake install a handler for SIGTERM. A process that has ended counts too.
     """
     if sign == signal.SIGKILL or process.poll() is not None:
         return True
@@ -69,9 +69,9 @@ def listens(process: subprocess.Popen, sign: signal.Signals) -> bool:
 
 
 def hit(process: subprocess.Popen, sign: signal.Signals, draw: random.Random | None = None) -> bool:
-    """Signal a command's whole process group, as a terminal does, or, with `draw`, one of its workers alone.
+    """Signal a command's process group, as a terminal does, or, with `draw`, only one of its workers.
 
-    False if there is nothing to be hit any more.
+    False if the process has ended or has no worker.
     """
     if process.poll() is not None:
         return False
@@ -85,7 +85,7 @@ def hit(process: subprocess.Popen, sign: signal.Signals, draw: random.Random | N
 
 
 def is_worker(process: psutil.Process) -> bool:
-    """Whether it is a command of apet's that a rule has started."""
+    """Return whether a process is an apet command that a rule started."""
     try:
         command = process.cmdline()
     except psutil.Error:
@@ -95,7 +95,7 @@ def is_worker(process: psutil.Process) -> bool:
 
 @contextmanager
 def small_disk(folder: Path, spare: int) -> Iterator[None]:
-    """A disk of its own for a folder and what is in it, with so many bytes left (in pages of 4 kB)."""
+    """Move a folder to a new disk with this much free space (in pages of 4 kB)."""
     folder.mkdir(parents=True, exist_ok=True)
     kept = folder.with_name(f"{folder.name}.kept")
     shutil.copytree(folder, kept, copy_function=shutil.copy2)
@@ -111,13 +111,13 @@ def small_disk(folder: Path, spare: int) -> Iterator[None]:
 
 
 def enlarge(folder: Path) -> None:
-    """Give a small disk all the room it may want."""
+    """Enlarge a small disk."""
     mount("-o", "remount,size=1g", str(folder))
 
 
 @contextmanager
 def read_only(folder: Path) -> Iterator[None]:
-    """A folder that nobody can write to, not even root."""
+    """Make a folder read-only, even for root."""
     folder.mkdir(parents=True, exist_ok=True)
     mount("--bind", str(folder), str(folder))
     try:
@@ -132,27 +132,25 @@ def mount(*arguments: str) -> None:
 
 
 class Clock:
-    """The time that the commands of a working copy see, and the times of its files.
+    """The clock of a working copy: all files are dated earlier or later, as if the clock had jumped.
 
-    A clock that jumps forwards leaves files behind in the past, one that jumps backwards leaves them in the future: so
-    here all files are dated as much earlier or later. library: libfaketime's, by which running processes, too, see the
-    time jump; without it only files tell.
+    With the library libfaketime, running processes see the jump too.
     """
 
     def __init__(self, folder: Path, library: Path | None = None):
         self.folder, self.library, self.offset = folder, library, 0
-        self.said = folder / ".clock"
+        self.clock_file = folder / ".clock"
 
     @property
     def environment(self) -> dict[str, str]:
         if not self.library:
             return {}
-        self.said.write_text(f"{self.offset:+d}")
+        self.clock_file.write_text(f"{self.offset:+d}")
         return {
             "LD_PRELOAD": str(self.library),
-            "FAKETIME_TIMESTAMP_FILE": str(self.said),
+            "FAKETIME_TIMESTAMP_FILE": str(self.clock_file),
             "FAKETIME_CACHE_DURATION": "1",
-            # No jump moves the clock that only counts.
+            # The monotonic clock does not jump.
             "FAKETIME_DONT_FAKE_MONOTONIC": "1",
             "DONT_FAKE_MONOTONIC": "1",
         }
@@ -163,17 +161,16 @@ class Clock:
             try:
                 found = path.lstat()
                 moment = max(0, found.st_mtime_ns - seconds * 10**9)
-                if found.st_mtime_ns > 10**9 * 86400:  # a date that no clock gave stays
-                    os.utime(path, ns=(moment, moment), follow_symlinks=False)
+                os.utime(path, ns=(moment, moment), follow_symlinks=False)
             except FileNotFoundError:
                 continue
         self.offset += seconds
         if self.library:
-            self.said.write_text(f"{self.offset:+d}")
+            self.clock_file.write_text(f"{self.offset:+d}")
 
 
 def wait_idle(folder: Path, seconds: float = 120) -> None:
-    """Until no process works in a folder. Fails where one is left."""
+    """Wait until no process works in a folder."""
     end = time.monotonic() + seconds
     while busy := [p for p in psutil.process_iter(["cwd", "status", "cmdline"]) if works_in(p, folder)]:
         assert time.monotonic() < end, f"still at work: {[p.info['cmdline'] for p in busy]}"

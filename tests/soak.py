@@ -196,7 +196,7 @@ class Soak:
             self.problem(stage, f"traceback, status {status}")
         found = outcome(self.work.folder)
         # Those of an attempt that goes on are removed when it ends.
-        under_way = ("results/progress/", "results/failed/")
+        under_way = ("results/checkpoints/", "results/failed/")
         wrong = [name for name in found if found[name] != self.wanted.get(name) and not name.startswith(under_way)]
         wrong = [name for name in wrong if not name.startswith("models/own")]
         if wrong:

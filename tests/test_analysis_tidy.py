@@ -347,7 +347,7 @@ def test_read_records(tmp_path: Path) -> None:
 def test_read_tidy_refuses_other_files(tmp_path: Path) -> None:
     other = tmp_path / "other.parquet"
     pd.DataFrame({"model": ["a"]}).to_parquet(other)
-    with pytest.raises(DataError, match="not a tidy table"):
+    with pytest.raises(DataError, match="expected a tidy table of format 1, got format None"):
         read_tidy(other)
     other.write_bytes(b"no parquet")
     with pytest.raises(CorruptError, match=r"other\.parquet"):

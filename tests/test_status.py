@@ -338,7 +338,7 @@ def test_a_warned_job_is_tried_again_and_goes_on(checkout):
     assert process.returncode == 0, said
     assert "exit code 75" in said or "exit status 75" in said, said
     log = (checkout.folder / "results/logs/train/plm/words-0.log").read_text()
-    assert "going on from results/progress/plm/words/lora" in log
+    assert "going on from results/checkpoints/plm/words/lora" in log
     (run,) = (checkout.folder / "results/runs").rglob("*.json")
     assert json.loads(run.read_text())["resumed"]
 

@@ -86,7 +86,7 @@ PATH_ERRNOS = {
 """System errors of one path: PathError."""
 
 TARGET_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENAMETOOLONG}
-"""System errors that are reported for the file to be written. Others are reported for the file that the system names."""
+"""System errors that are reported for the file to be written. Others name the file that the system names."""
 
 RERUN_HINT = "Fix it and run the same command again; finished work is kept."
 

@@ -195,7 +195,7 @@ def _verified(path: Path) -> tuple[pa.Table, dict[str, Any], str]:
     try:
         table = pq.read_table(pa.BufferReader(content), page_checksum_verification=True)
         record = json.loads((table.schema.metadata or {}).get(RECORD, "{}"))
-        valid = not record or has_valid_checksum(record)
+        valid = len(table.column_names) > 0 and (not record or has_valid_checksum(record))
     except (pa.ArrowException, OSError, ValueError):
         valid = False
     if not valid:

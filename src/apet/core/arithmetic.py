@@ -47,10 +47,13 @@ MKL_BRANCHES = ("none", "AUTO", "COMPATIBLE", "SSE2", "SSE3", "SSSE3", "SSE4_1",
 
 
 def mode() -> str:
-    """Return the arithmetic that the environment asks for.
+    """Return the arithmetic that the environment selects.
+
+    Returns:
+        A key of PINS.
 
     Raises:
-        ParamsError: `APET_ARITHMETIC` is not one of PINS.
+        ConfigError: `APET_ARITHMETIC` is not one of PINS.
     """
     chosen = os.environ.get(VARIABLE) or next(iter(PINS))
     if chosen not in PINS:

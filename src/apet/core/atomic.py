@@ -33,7 +33,8 @@ def atomic_write(path: Path) -> Iterator[Path]:
         path: The file to create or replace.
 
     Yields:
-        An empty temporary file beside `path`. It replaces `path` when the block ends, and is removed if it raises.
+        An empty temporary file beside `path`. It replaces `path` at the end of the block, and is removed if the
+        block raises.
 
     Raises:
         StorageError: The disk is full, read-only or fails.
@@ -55,7 +56,8 @@ def atomic_dir(folder: Path) -> Iterator[Path]:
             symbolic link, its target is replaced.
 
     Yields:
-        An empty temporary folder beside `folder`. It replaces `folder` when the block ends, and is removed if it raises.
+        An empty temporary folder beside `folder`. It replaces `folder` at the end of the block, and is removed if that
+        raises.
 
     Raises:
         DataError: `folder` contains other files, or is `.` or `..`.
