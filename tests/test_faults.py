@@ -31,18 +31,17 @@ mounts = pytest.mark.mounts
 
 WRITING = """
 import sys, time
-from pathlib import Path
-from apet.cli.app import app
-from apet.cli.app import commands
+import apet.study.resolve
+from apet.cli import app
 from apet.core.atomic import atomic_dir, atomic_write
 
-def check(args):
-    with atomic_dir(args.out) as folder, atomic_write(folder / "file") as file:
+def resolve_study(params, out):
+    with atomic_dir(out) as folder, atomic_write(folder / "file") as file:
         file.write_text("half")
         print("writing", flush=True)
         time.sleep(60)
 
-commands.check = check
+apet.study.resolve.resolve_study = resolve_study
 sys.exit(app.main(["check", "--out", "results/made"]))
 """
 """A command of apet that takes a minute to write a file."""
@@ -50,7 +49,7 @@ sys.exit(app.main(["check", "--out", "results/made"]))
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
-    return Lab(tmp_path_factory.mktemp("lab"), steps=4, evaluations=1)
+    return Lab(tmp_path_factory.mktemp("lab"), max_steps=4, num_evals=1)
 
 
 @pytest.fixture(scope="module")
@@ -371,7 +370,7 @@ def touch_command() -> str:
 
 def write_resolved(folder: Path, study: str, cells: tuple[str, ...]) -> Path:
     path = folder / f"{study}.json"
-    write_json_record(path, {"study": study, "cells": dict.fromkeys(cells, {})})
+    write_json_record(path, {"study": study, "cells": {path: {} for path in cells}})
     return path
 
 
