@@ -252,15 +252,24 @@ def came_of(place: Place, kind: str, damage: str, command: str, draw: random.Ran
         ran = place.run(*place.commands[command])
     assert "Traceback" not in ran.stderr, ran.stderr
     if ran.status == 0:
-        assert (ran.stdout, ran.files) == (whole().stdout, whole().files), (
-            f"other results without a message\n{ran.stderr}"
-        )
+        expected = whole()
+        assert ran.stdout == expected.stdout, ran.stderr
+        assert without_table(ran.files) == without_table(expected.files), f"other results, no message\n{ran.stderr}"
         return "the same"
     *_, last = ran.stderr.splitlines()
     assert ran.status == 2 and last.startswith("apet: "), ran.stderr
     assert str(path) in last or (path.name in last and str(path.parent) in last), last
     assert any(word in last for word in ("Delete", "delete", "make", "Make", "Give", "train")), last
     return "stopped"
+
+
+def without_table(files: dict[str, bytes]) -> dict[str, object]:
+    """Remove the digest of the table from findings.json: unused bytes of a Parquet file may change it."""
+    name = "out/findings.json"
+    if name not in files:
+        return files
+    findings = {key: value for key, value in json.loads(files[name]).items() if key not in ("table", "digest")}
+    return files | {name: findings}
 
 
 @pytest.mark.parametrize(("kind", "command"), [(kind, command) for kind, names in TABLE.items() for command in names])
