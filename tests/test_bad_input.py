@@ -544,7 +544,7 @@ def test_an_alias_is_what_it_stands_for(tmp_path):
 RESOLVED = [
     (b"", "line 1"),
     (b"[]", "not a resolved study"),
-    (b"{}", "an older version of apet wrote it"),
+    (b"{}", "corrupt: wrong checksum"),
     (b'{"cells": 5}', "not a resolved study"),
     (b'{"cells": []}', "not a resolved study"),
     (b"\xff\xfe", "not a resolved study"),

@@ -14,6 +14,7 @@ from peft import LoraConfig, PeftModel, PromptTuningConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSeq2SeqLM, PreTrainedModel
 
+from apet.core.records import write_json_record
 from apet.errors import ApetError, ConfigError, CorruptError, DataError, ModelError
 from apet.export import formats
 from apet.export.delta import MANIFEST, NUMBERS
@@ -264,17 +265,17 @@ def test_a_corrupt_delta_is_refused(plms, tmp_path, harm):
         load_tuned(out, plm=plm)
 
 
-def test_a_delta_of_format_1_is_read(plms, tmp_path):
-    """Its manifest had no digest of its own; others may hold such files."""
+def test_delta_of_another_format_or_without_checksum_is_refused(plms, tmp_path):
     plm = plms("bloom")
     model = at(plm, of_structure("lowrank"))
     out = export_model(model, "delta", tmp_path / "out")
     manifest = json.loads((out / MANIFEST).read_text())
+    write_json_record(out / MANIFEST, manifest | {"format": 2})
+    with pytest.raises(DataError, match=r"delta\.json: format: expected 1, got 2"):
+        load_tuned(out, plm=plm)
     del manifest["digest"]
-    (out / MANIFEST).write_text(json.dumps(manifest | {"format": 1}))
-    assert torch.equal(load_tuned(out, plm=plm).theta, model.theta)
     (out / MANIFEST).write_text(json.dumps(manifest))
-    with pytest.raises(CorruptError, match=r"delta\.json: damaged"):
+    with pytest.raises(CorruptError, match=r"delta\.json: corrupt"):
         load_tuned(out, plm=plm)
 
 

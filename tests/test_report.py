@@ -210,14 +210,14 @@ def test_a_file_that_is_no_findings_is_named(results: Path, tmp_path: Path) -> N
     path = tmp_path / "findings.json"
     with pytest.raises(DataError, match=r"findings\.json: no such file"):
         write_report(tmp_path, tmp_path / "report.html")
-    for content, said in (("{", "not a JSON document"), ("[]", "holds a list"), ('{"study": 1}', "an older version")):
+    for content, said in (("{", "not a JSON document"), ("[]", "got list"), ('{"study": 1}', "wrong checksum")):
         path.write_text(content)
         with pytest.raises(ApetError, match=rf"findings\.json: .*{said}"):
             write_report(tmp_path, tmp_path / "report.html")
     other = findings() | {"study": "other"}
     for found, said in (
         ({"study": "simulated", "table": ""}, "missing: claims"),
-        ({"study": "simulated"}, "an older version of apet wrote it"),
+        ({"study": "simulated"}, "missing: .*table"),
         (other, "of study other, and tidy.parquet beside it of simulated"),
         (findings("0" * 64), "made from another table of the study than tidy.parquet beside it. `apet findings` makes"),
     ):

@@ -24,7 +24,6 @@ from apet.report.result_tables import write_findings
 from apet.study.cell_record import read_record, write_record
 from apet.study.grid import Grid
 from apet.study.paths import ResultPaths
-from apet.study.workdir import published_study
 from lab import Lab
 from simulated_claims import Truth, simulate
 from simulated_study import study as simulated_study
@@ -167,14 +166,6 @@ def test_wrong_margins(tmp_path: Path, analysis: object, words: str) -> None:
     with pytest.raises(ConfigError) as error:
         grid(tmp_path, analysis=analysis)
     assert words in str(error.value)
-
-
-def test_results_that_lack_cells_are_not_taken_for_the_studys(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    write_json(tmp_path / "results/metrics.json", {"study": ID, "missing": 0})
-    assert published_study() == ID
-    write_json(tmp_path / "results/metrics.json", {"study": ID, "missing": 1})
-    assert published_study() is None
 
 
 def test_a_changed_verdict_shows_in_dvc_metrics_diff(tmp_path: Path) -> None:
