@@ -1,31 +1,10 @@
-"""The study as a DAG: data, PLMs, cells, results. What a study holds is said in params.yaml alone."""
-
-from snakemake.utils import min_version
-
-min_version("9.20")
+"""Entry point in a clone. The workflow is in workflow/, the layout of the Snakemake workflow catalog."""
 
 
-report: "workflow/report/workflow.rst"
+include: "workflow/Snakefile"
 
 
-include: "workflow/rules/locks.smk"
-include: "workflow/rules/common.smk"
-include: "workflow/rules/data.smk"
-include: "workflow/rules/models.smk"
-include: "workflow/rules/cells.smk"
-include: "workflow/rules/results.smk"
-
-
-rule all:
-    default_target: True
+# An included file does not set the default target.
+rule study:
     input:
-        rules.cells.input,
-        rules.results.input,
-
-
-onstart:
-    start()
-
-
-onerror:
-    shell(f"apet status --failed --resolved {STUDY} --results-dir results")
+        rules.all.input,

@@ -21,7 +21,8 @@ from pathlib import Path
 import yaml
 
 from apet.config.study_config import load_study
-from apet.core.hashing import with_checksum, write_json
+from apet.core.atomic import write_json
+from apet.core.hashing import with_checksum
 from apet.data.wheels import known_wheels
 from apet.figures import FIGURES
 from apet.study.archive import write_index
@@ -88,7 +89,7 @@ class Workspace:
 
     def write(self, budgets: int) -> Grid:
         """The study with this many budgets for each (model, task)."""
-        study = yaml.safe_load((ROOT / "studies" / "quick.yaml").read_text())
+        study = yaml.safe_load((ROOT / "params.yaml").read_text())
         grid = [{"placements": ["uniform"], "budgets": list(range(1, budgets + 1))}]
         path = self.folder / "params.yaml"
         path.write_text(yaml.safe_dump({**study, "models": MODELS, "tasks": TASKS, "grid": grid}, sort_keys=False))

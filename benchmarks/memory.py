@@ -57,7 +57,7 @@ def apet(folder: Path, dtype: str, checkpointing: bool) -> Run:
     import torch
 
     from apet.config.study_config import LearningRates, TrainingConfig
-    from apet.core.hashing import write_json
+    from apet.core.atomic import write_json
     from apet.evaluation import ClassificationObjective, EncodedSplit, LabelTrie
     from apet.models.loading import load_plm
     from apet.placement import MethodSizes, make_plan, own_count

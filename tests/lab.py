@@ -104,7 +104,7 @@ class Lab:
 
     def kept(self, results: str, cell: Cell) -> dict[str, int]:
         """What is kept of a cell under way: name -> the moment it was written."""
-        folder = self.results(results).progress / cell.path
+        folder = self.results(results).checkpoints / cell.path
         return {p.name: p.stat().st_mtime_ns for p in folder.glob("*.safetensors")} if folder.is_dir() else {}
 
     def _train(self, results: str, cells: tuple[Cell, ...], options: tuple[str, ...]) -> list[str]:

@@ -358,7 +358,7 @@ def test_read_records_yields_records_and_rejects_corrupt_files(tmp_path: Path) -
 def test_read_tidy_rejects_other_files(tmp_path: Path) -> None:
     other = tmp_path / "other.parquet"
     pd.DataFrame({"model": ["a"]}).to_parquet(other)
-    with pytest.raises(CorruptError, match="not a tidy table"):
+    with pytest.raises(DataError, match="expected a tidy table of format 1, got format None"):
         read_tidy(other)
     other.write_bytes(b"no parquet")
     with pytest.raises(CorruptError, match=r"other\.parquet"):

@@ -852,7 +852,7 @@ def test_valid_yaml_is_read(tmp_path, shape):
 RESOLVED = [
     (b"", "line 1"),
     (b"[]", "not a resolved study"),
-    (b"{}", "an older version of apet wrote it"),
+    (b"{}", "corrupt: wrong checksum"),
     (b'{"cells": 5}', "not a resolved study"),
     (b'{"cells": []}', "not a resolved study"),
     (b"\xff\xfe", "not a resolved study"),

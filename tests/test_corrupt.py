@@ -1,10 +1,11 @@
-"""Each file that apet reads, damaged in each way: a command says so and stops, or gives what it gave before."""
+"""Corruption of every file that apet reads: each command stops with a message or gives the same results."""
 
 from __future__ import annotations
 
 import contextlib
 import copy
 import io
+import json
 import os
 import random
 import shutil
@@ -14,16 +15,18 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
 
 from apet.cli.app import main
+from apet.core.hashing import has_valid_checksum, with_checksum
 from apet.data import wheels
 from apet.errors import ApetError
 from apet.models.loading import load_plm
-from apet.study.cell_record import METRICS, PLANS, PREDICTIONS, THETA
-from apet.study.grid import Cell
+from apet.study.cell_record import FORMAT, METRICS, PLANS, PREDICTIONS, THETA
+from apet.study.grid import TRAINER_VERSION, Cell
 from apet.study.resolve import read_cells
 from apet.study.resolved import read_resolved
 from lab import TASK, TRAINING
@@ -34,24 +37,24 @@ from toy import PARAMS
 from toy_wheels import pin_toy
 
 DAMAGES = {"cut": 1, "flipped": 2, "empty": 1, "swapped": 1}
-"""How a file is damaged, and how many times at random places."""
+"""Kind of damage -> number of random positions."""
 
 COUNTS: Counter[tuple[str, str, str]] = Counter()
-"""(kind of file, damage, what came of it) -> how often."""
+"""(kind of file, damage, outcome) -> count."""
 
 
 @dataclass(frozen=True)
 class Ran:
-    """What came of a command: exit status, what it said, the bytes of what it wrote (but for times)."""
+    """Result of a command: exit status, standard error and output, and the files it wrote, without times."""
 
     status: int
-    said: str
-    shown: str
+    stderr: str
+    stdout: str
     files: dict[str, bytes]
 
 
 class Place:
-    """A small working copy with one of everything that apet reads, in the present folder, beside one more to swap."""
+    """A small working copy in the current folder with two of each file that apet reads, so that they can be swapped."""
 
     def __init__(self) -> None:
         with pytest.MonkeyPatch.context() as pin:
@@ -81,7 +84,7 @@ class Place:
             self.must(*self._pretrain(f"{name}/rung", name))
 
     def _studies(self) -> None:
-        """Resolved studies: one, its like of another task, and its like of another seed."""
+        """Write resolved studies: one, one with another task, one with another seed."""
         draw = random.Random(1)
         for name, first in (("plm", 0.0), ("second", 1.0)):
             plm = tiny_plm("bloom", fused=False)
@@ -110,20 +113,24 @@ class Place:
 
     def must(self, *words: str) -> None:
         ran = self.run(*words)
-        assert ran.status == 0, ran.said
+        assert ran.status == 0, ran.stderr
 
     def run(self, *words: str) -> Ran:
-        """A command in this process, with a folder of its own for {out}. `load`, which is none, loads a PLM."""
-        out, said, shown = Path("out"), io.StringIO(), io.StringIO()
-        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(shown), pytest.MonkeyPatch.context() as patch:
-            if words[0] == "download-wheels":
+        """Run a command in this process, with a new folder as {out}. The pseudo-command `load` loads a PLM."""
+        out, stderr, stdout = Path("out"), io.StringIO(), io.StringIO()
+        with (
+            contextlib.redirect_stderr(stderr),
+            contextlib.redirect_stdout(stdout),
+            pytest.MonkeyPatch.context() as patch,
+        ):
+            if words[0] == "fetch":
                 patch.setattr(wheels, "known_wheels", lambda: self.pinned)
             status = load(words[1]) if words[0] == "load" else main([word.format(out=out) for word in words])
         found = [path for path in out.rglob("*") if path.is_file() and "runs" not in path.parts]
         files = {path.as_posix(): path.read_bytes() for path in found if path.name != "costs.csv"}
         shutil.rmtree(out, ignore_errors=True)
         shutil.rmtree("results/failed", ignore_errors=True)
-        return Ran(status, said.getvalue(), shown.getvalue(), files)
+        return Ran(status, stderr.getvalue(), stdout.getvalue(), files)
 
     def _train(self, study: Path, results: str, cells: list[Cell]) -> list[str]:
         paths = ["--model-dir", cells[0].plm_folder, "--data-dir", cells[0].data_folder, "--results-dir", results]
@@ -174,7 +181,7 @@ class Place:
         }
 
     def file(self, kind: str) -> tuple[Path, Path]:
-        """A file of a kind, and another of the kind to take its place."""
+        """Return a file of a kind, and another one of the same kind."""
         part = kind.partition(": ")[2]
         cell, other = (Path("results/cells") / cell.path for cell in (self.cells[1], self.cells[0]))
         plm, data = (Path(cell.plm_folder) for cell in (self.cells[0], self.second)), Path("data/tasks")
@@ -194,7 +201,7 @@ class Place:
 
 
 def load(folder: str) -> int:
-    """What a cell of a rung begins with."""
+    """Load a PLM as a cell does."""
     try:
         print(load_plm(Path(folder), "plm").record())
     except ApetError as error:
@@ -225,8 +232,8 @@ TABLE: dict[str, tuple[str, ...]] = {
 }
 """Kind of file -> the commands that read it."""
 
-NOT_TOLD = {("tidy table", "swapped", "findings"), ("tidy table", "swapped", "figures")}
-"""Whole and in the place that was named: what is made of it says of which study it is."""
+UNDETECTABLE = {("tidy table", "swapped", "findings"), ("tidy table", "swapped", "figures")}
+"""Undetectable: the file is valid, and the command has no other information."""
 
 
 @pytest.fixture(scope="module")
@@ -245,7 +252,7 @@ def damaged(content: bytes, damage: str, other: bytes, draw: random.Random) -> b
 
 @contextlib.contextmanager
 def holding(path: Path, content: bytes) -> Iterator[None]:
-    """For this time a file has another content, as if a disk had done it: size and time of change may tell or not."""
+    """Replace a file's content for a block, and keep its modification time, as a failing disk does."""
     before, state = path.read_bytes(), path.stat()
     path.write_bytes(content)
     os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
@@ -257,26 +264,37 @@ def holding(path: Path, content: bytes) -> Iterator[None]:
 
 
 def came_of(place: Place, kind: str, damage: str, command: str, draw: random.Random, whole: Callable[[], Ran]) -> str:
-    """What came of a command on a damaged file: `stopped` or `the same`; AssertionError for anything else."""
+    """Return the outcome of a command on a damaged file: `stopped` or `the same`. AssertionError for all others."""
     path, other = place.file(kind)
     content = damaged(path.read_bytes(), damage, other.read_bytes(), draw)
     if content == path.read_bytes():
         return "no damage"
     with holding(path, content):
         ran = place.run(*place.commands[command])
-    assert "Traceback" not in ran.said, ran.said
+    assert "Traceback" not in ran.stderr, ran.stderr
     if ran.status == 0:
-        assert (ran.shown, ran.files) == (whole().shown, whole().files), f"other results in silence\n{ran.said}"
+        expected = whole()
+        assert ran.stdout == expected.stdout, ran.stderr
+        assert without_table(ran.files) == without_table(expected.files), f"other results, no message\n{ran.stderr}"
         return "the same"
-    *_, last = ran.said.splitlines()
-    assert ran.status == 2 and last.startswith("apet: "), ran.said
+    *_, last = ran.stderr.splitlines()
+    assert ran.status == 2 and last.startswith("apet: "), ran.stderr
     assert str(path) in last or (path.name in last and str(path.parent) in last), last
     assert any(word in last for word in ("Delete", "delete", "make", "Make", "Give", "train")), last
     return "stopped"
 
 
+def without_table(files: dict[str, bytes]) -> dict[str, object]:
+    """Remove the digest of the table from findings.json: unused bytes of a Parquet file may change it."""
+    name = "out/findings.json"
+    if name not in files:
+        return files
+    findings = {key: value for key, value in json.loads(files[name]).items() if key not in ("table", "digest")}
+    return files | {name: findings}
+
+
 @pytest.mark.parametrize(("kind", "command"), [(kind, command) for kind, names in TABLE.items() for command in names])
-def test_a_damaged_file_stops_a_command_or_changes_nothing(place: Place, kind: str, command: str) -> None:
+def test_command_on_a_corrupt_file_stops_or_gives_the_same_results(place: Place, kind: str, command: str) -> None:
     draw, known = random.Random(f"{kind} {command}"), []
 
     def whole() -> Ran:
@@ -285,7 +303,7 @@ def test_a_damaged_file_stops_a_command_or_changes_nothing(place: Place, kind: s
 
     outcomes = set()
     for damage, times in DAMAGES.items():
-        if (kind, damage, command) not in NOT_TOLD:
+        if (kind, damage, command) not in UNDETECTABLE:
             for _ in range(times):
                 outcome = came_of(place, kind, damage, command, draw, whole)
                 COUNTS[kind, damage, outcome] += 1
@@ -301,7 +319,7 @@ def test_a_damaged_file_stops_a_command_or_changes_nothing(place: Place, kind: s
         *(("PLM: snapshot.json", command) for command in ("train", "export")),
     ],
 )
-def test_a_whole_folder_of_another_is_told_from_its_own(place: Place, kind: str, command: str) -> None:
+def test_command_on_a_swapped_folder_stops(place: Place, kind: str, command: str) -> None:
     path, other = (file.parent for file in place.file(kind))
     aside = shutil.move(path, "aside")
     shutil.copytree(other, path)
@@ -310,19 +328,67 @@ def test_a_whole_folder_of_another_is_told_from_its_own(place: Place, kind: str,
     finally:
         shutil.rmtree(path)
         shutil.move(aside, path)
-    assert ran.status == 2 and "Traceback" not in ran.said, ran.said
-    assert str(path) in ran.said.splitlines()[-1], ran.said
+    assert ran.status == 2 and "Traceback" not in ran.stderr, ran.stderr
+    assert str(path) in ran.stderr.splitlines()[-1], ran.stderr
 
 
-def test_a_finished_cell_whose_record_is_empty_is_counted_as_unreadable(place: Place) -> None:
+@pytest.mark.parametrize("command", ["train again", "verify", "aggregate", "show", "export"])
+def test_cell_of_another_format_is_refused_in_one_line(place: Place, command: str) -> None:
     path, _ = place.file(f"cell: {METRICS}")
-    with holding(path, b""):
-        said = place.run(*place.commands["status"]).shown
-    assert "1 done, 2 left, 1 unreadable" in said.splitlines()[0]
-    assert f"{place.cells[1].path}: damaged; delete its folder to train again" in said
+    other = with_checksum(json.loads(path.read_text()) | {"format": FORMAT + 1})
+    with holding(path, json.dumps(other).encode()):
+        ran = place.run(*place.commands[command])
+    assert ran.status == 2 and "Traceback" not in ran.stderr
+    assert f"{path}: format: expected {FORMAT}, got {FORMAT + 1}. Delete {path.parent}" in ran.stderr.splitlines()[-1]
 
 
-def test_the_working_copy_is_as_it_was(place: Place) -> None:
-    """What the other tests have damaged is whole again, so each of them saw one damage alone."""
-    for command in ("download-wheels", "load", "train again", "show", "report"):
+@pytest.mark.parametrize("command", ["findings", "figures", "report"])
+def test_tidy_table_of_another_format_is_refused_in_one_line(place: Place, command: str) -> None:
+    path, _ = place.file("tidy table")
+    table = pq.read_table(path)
+    record = with_checksum(json.loads(table.schema.metadata[b"apet"]) | {"format": 7})
+    buffer = io.BytesIO()
+    pq.write_table(table.replace_schema_metadata({b"apet": json.dumps(record)}), buffer)
+    with holding(path, buffer.getvalue()):
+        ran = place.run(*place.commands[command])
+    assert ran.status == 2 and f"{path}: expected a tidy table of format 1, got format 7" in ran.stderr
+
+
+def test_cell_of_an_older_trainer_is_refused(place: Place) -> None:
+    path, _ = place.file(f"cell: {METRICS}")
+    record = json.loads(path.read_text())
+    older = with_checksum(record | {"cell": record["cell"] | {"trainer_version": TRAINER_VERSION - 1}})
+    with holding(path, json.dumps(older).encode()):
+        ran = place.run(*place.commands["export"])
+    assert ran.status == 2 and f"trainer {TRAINER_VERSION - 1}" in ran.stderr.splitlines()[-1]
+    study = json.loads(place.study.read_text())
+    study["shared"]["trainer_version"] = TRAINER_VERSION - 1
+    with holding(place.study, json.dumps(with_checksum(study)).encode()):
+        ran = place.run(*place.commands["train"])
+    assert ran.status == 2 and str(place.study) in ran.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("kind", "command"), [("study", "train"), ("findings", "report"), ("task: task.json", "train")]
+)
+def test_record_without_a_checksum_is_corrupt(place: Place, kind: str, command: str) -> None:
+    path, _ = place.file(kind)
+    bare = {key: value for key, value in json.loads(path.read_text()).items() if key != "digest"}
+    with holding(path, json.dumps(bare).encode()):
+        ran = place.run(*place.commands[command])
+    assert ran.status == 2 and "corrupt: wrong checksum" in ran.stderr.splitlines()[-1]
+
+
+def test_remembered_digests_without_a_checksum_are_computed_again(place: Place) -> None:
+    expected = place.run(*place.commands["check"]).files
+    path, _ = place.file("remembered digests")
+    wrong = {str(file.resolve()): [[0, 0], "0" * 64] for file in Path("plm").iterdir()}
+    with holding(path, json.dumps(wrong).encode()):
+        assert place.run(*place.commands["check"]).files == expected
+        assert has_valid_checksum(json.loads(path.read_text()))
+
+
+def test_files_are_intact_after_all_tests(place: Place) -> None:
+    """So each test saw only its own damage."""
+    for command in ("fetch", "load", "train again", "show", "report"):
         assert place.run(*place.commands[command]).status == 0

@@ -138,7 +138,7 @@ def test_wrong_prepared_folder_is_named(tmp_path):
     with pytest.raises(DataError, match=r"train.parquet: no such file"):
         read_split(tmp_path, "train")
     pq.write_table(pa.table({"id": ["1"], "text": ["x"]}), tmp_path / "train.parquet")
-    with pytest.raises(CorruptError, match=r"train.parquet: damaged"):
+    with pytest.raises(CorruptError, match=r"train.parquet: corrupt"):
         read_split(tmp_path, "train")
     files = {"files": {"train.parquet": file_digest(tmp_path / "train.parquet")}}
     write_json_record(tmp_path / "task.json", {"type": "classification", "text_columns": ["text"], **files})

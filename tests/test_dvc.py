@@ -1,7 +1,4 @@
-"""DVC as people use it on the toy study: compare, share through remotes, draw again from part of it, experiment.
-
-Commands that docs/dvc.md shows are taken from there.
-"""
+"""DVC on the toy study: comparisons, remotes, partial pulls, experiments. The commands are those of docs/dvc.md."""
 
 from __future__ import annotations
 
@@ -21,10 +18,10 @@ from toy import ROOT, Checkout, trainings
 GUIDE = (ROOT / "docs" / "dvc.md").read_text()
 
 
-def shown(begins: str) -> str:
-    """The command of the guide that begins so, with the lines it goes on in, without its comment."""
+def documented(start: str) -> str:
+    """Return the command of the guide that starts like this, with continuation lines, without its comment."""
     lines = iter(line for block in re.findall(r"```\w*\n(.*?)```", GUIDE, re.DOTALL) for line in block.splitlines())
-    command = next(line for line in lines if line.startswith(f"$ {begins}"))[2:]
+    command = next(line for line in lines if line.startswith(f"$ {start}"))[2:]
     while command.endswith("\\"):
         command = command[:-1] + next(lines)
     return command.split("  #")[0].strip()
@@ -35,7 +32,7 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 def results(checkout: Checkout) -> dict[str, bytes]:
-    """Tables, metrics and figures: what the stage `figures` makes."""
+    """Return the outputs of the stage `figures`."""
     stage = yaml.safe_load((checkout.folder / "dvc.yaml").read_text())["stages"]["figures"]
     made = [name.removeprefix("results/") for out in (*stage["outs"], *stage["metrics"]) for name in out]
     found = files(checkout.folder / "results")
@@ -43,13 +40,13 @@ def results(checkout: Checkout) -> dict[str, bytes]:
 
 
 def known(metrics: str) -> object:
-    """metrics.json as DVC shows it: it leaves out what is null."""
+    """Return metrics.json as DVC shows it: without nulls."""
     without = {"object_pairs_hook": lambda pairs: {key: value for key, value in pairs if value is not None}}
     return json.loads(metrics, **without)
 
 
 def weights(checkout: Checkout) -> list[Path]:
-    """Files of θ or of PLMs, in the working copy or in DVC's cache."""
+    """Return all safetensors files in the working copy and in DVC's cache."""
     folders = [checkout.folder / name for name in ("models", "results/cells")]
     named = [path for folder in folders for path in folder.rglob("*.safetensors")]
     large = [
@@ -60,7 +57,7 @@ def weights(checkout: Checkout) -> list[Path]:
     return named + large
 
 
-def test_status_metrics_and_params(finished):
+def test_dvc_shows_status_metrics_and_params(finished):
     assert "up to date" in finished.run("dvc", "status").stdout
     (metrics,) = json.loads(finished.run("dvc", "metrics", "show", "--json").stdout)[""]["data"].values()
     assert set(metrics["data"]["score"]["bloom-16x1"]) == {"none@own", "lora@own", "uniform@lora", "uniform@5"}
@@ -72,21 +69,21 @@ def test_status_metrics_and_params(finished):
     assert set(params["params.yaml"]) == {"grid"}
 
 
-def test_the_guide_compares_two_runs(finished):
+def test_guide_compares_two_revisions(finished):
     guide = (ROOT / "docs" / "guides" / "compare.md").read_text()
     commands = re.findall(r"^\$ (dvc \w+ diff older newer)\b", guide, re.MULTILINE)
-    said = {command.split()[1]: finished.run(*command.split()).stdout for command in commands}
-    assert "grid" in said["params"] and "uniform@lora" in said["metrics"]
-    assert "older" in (finished.folder / "dvc_plots" / "index.html").read_text() and "index.html" in said["plots"]
+    output = {command.split()[1]: finished.run(*command.split()).stdout for command in commands}
+    assert "grid" in output["params"] and "uniform@lora" in output["metrics"]
+    assert "older" in (finished.folder / "dvc_plots" / "index.html").read_text() and "index.html" in output["plots"]
 
 
 def plots(html: str) -> dict[str, dict]:
-    """Vega-Lite specifications of a page of `dvc plots`, by the file they draw."""
+    """Return the Vega-Lite specifications on a page of `dvc plots` by data file."""
     specs = [json.loads(spec) for spec in re.findall(r"var spec = (\{.*\});\n", html)]
     return {spec["data"]["values"][0]["filename"]: spec for spec in specs}
 
 
-def test_plots_hold_both_revisions(finished, tmp_path):
+def test_dvc_plots_contain_both_revisions(finished, tmp_path):
     finished.run("dvc", "plots", "diff", "older", "newer", "--out", str(tmp_path))
     drawn = plots((tmp_path / "index.html").read_text())
     declared = yaml.safe_load((finished.folder / "dvc.yaml").read_text())["plots"]
@@ -105,31 +102,31 @@ def test_plots_hold_both_revisions(finished, tmp_path):
         assert static.with_name(static.name.replace("newer", "older", 1)).read_bytes() != path.read_bytes()
 
 
-def test_tables_and_figures_without_any_cell(finished, tmp_path):
+def test_pulled_figures_stage_can_be_drawn_again_without_cells(finished, tmp_path):
     clone = finished.clone(tmp_path / "clone")
-    clone.run("bash", "-c", shown("dvc pull figures"))
+    clone.run("bash", "-c", documented("dvc pull figures"))
     assert results(clone) == results(finished)
     assert not (clone.folder / "results" / "cells").exists() and not weights(clone)
     for path in (clone.folder / "results" / "figures").iterdir():
         path.unlink()
-    clone.run("bash", "-c", shown("apet figures"))
+    clone.run("bash", "-c", documented("apet figures"))
     assert files(clone.folder / "results" / "figures") == files(finished.folder / "results" / "figures")
 
 
-def test_records_and_predictions_without_checkpoints(finished, tmp_path):
+def test_pulled_records_and_predictions_give_all_results(finished, tmp_path):
     clone = finished.clone(tmp_path / "clone")
-    clone.run("bash", "-c", shown("dvc ls"))
+    clone.run("bash", "-c", documented("dvc ls"))
     kept = {name: content for name, content in finished.cells().items() if not name.endswith(".safetensors")}
     assert clone.cells() == kept
     assert not weights(clone)
-    for command in ("apet resolve", "apet aggregate", "apet findings", "apet figures"):
-        clone.run("bash", "-c", shown(command))
+    for command in ("apet resolve", "apet results"):
+        clone.run("bash", "-c", documented(command))
     assert results(clone) == results(finished)
 
 
 @pytest.fixture
 def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, str]]:
-    """URL of a server that speaks S3, and the name of an empty bucket there."""
+    """Start an S3 server and return its URL and the name of an empty bucket."""
     for name, value in {"ACCESS_KEY_ID": "toy", "SECRET_ACCESS_KEY": "toy", "DEFAULT_REGION": "us-east-1"}.items():
         monkeypatch.setenv(f"AWS_{name}", value)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
@@ -142,10 +139,10 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, str]]:
     server.stop()
 
 
-def test_an_s3_remote_brings_all_to_a_fresh_clone(copied, tmp_path, bucket):
+def test_s3_remote_restores_everything_in_a_fresh_clone(copied, tmp_path, bucket):
     url, name = bucket
-    copied.run(*shown("dvc remote add --default s3").replace("my-bucket", name).split())
-    copied.run(*shown("dvc remote modify").replace("https://minio.example.org:9000", url).split())
+    copied.run(*documented("dvc remote add --default s3").replace("my-bucket", name).split())
+    copied.run(*documented("dvc remote modify").replace("https://minio.example.org:9000", url).split())
     copied.record("remote")
     copied.run("dvc", "push")
     assert "in sync" in copied.run("dvc", "status", "--cloud").stdout
@@ -159,10 +156,10 @@ def test_an_s3_remote_brings_all_to_a_fresh_clone(copied, tmp_path, bucket):
     assert clone.nothing_to_do()
 
 
-def test_an_experiment_runs_and_is_listed(copied, recorded):
-    (copied.folder / "notes.txt").write_text("a file that git does not know\n")
+def test_dvc_experiment_runs_and_is_listed(copied, recorded):
+    (copied.folder / "notes.txt").write_text("an untracked file\n")
     before = copied.trained()
-    copied.run(*shown("dvc exp run").replace("training.steps=300", "training.steps=4").split())
+    copied.run(*documented("dvc exp run").replace("training.max_steps=300", "training.max_steps=4").split())
     assert len(trainings(before, copied.trained())) == 8
     assert (copied.folder / "notes.txt").exists()
 
@@ -183,8 +180,8 @@ def test_an_experiment_runs_and_is_listed(copied, recorded):
     assert copied.nothing_to_do("dvc repro")
 
 
-def test_an_experiment_with_an_unknown_key_says_so(copied):
-    done = copied.run("dvc", "exp", "run", "-S", "+rows.dev=5", check=False)
+def test_dvc_experiment_with_an_unknown_key_fails_with_its_name(copied):
+    done = copied.run("dvc", "exp", "run", "-S", "+max_samples.dev=5", check=False)
     assert done.returncode
     assert "unknown key 'dev'" in done.stdout + done.stderr
     assert copied.run("dvc", "exp", "list", "--name-only").stdout == ""

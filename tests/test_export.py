@@ -265,12 +265,16 @@ def test_corrupt_delta_is_refused(plms, tmp_path, harm):
         load_tuned(out, plm=plm)
 
 
-def test_delta_of_another_format_is_refused(plms, tmp_path):
+def test_delta_of_another_format_or_without_checksum_is_refused(plms, tmp_path):
     plm = plms("bloom")
     out = export_model(at(plm, of_structure("lowrank")), "delta", tmp_path / "out")
     manifest = json.loads((out / MANIFEST).read_text())
-    write_json_record(out / MANIFEST, manifest | {"format": 0})
-    with pytest.raises(DataError, match=r"delta\.json: format: expected 1, got 0"):
+    write_json_record(out / MANIFEST, manifest | {"format": 2})
+    with pytest.raises(DataError, match=r"delta\.json: format: expected 1, got 2"):
+        load_tuned(out, plm=plm)
+    del manifest["digest"]
+    (out / MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(CorruptError, match=r"delta\.json: corrupt"):
         load_tuned(out, plm=plm)
 
 

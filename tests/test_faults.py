@@ -1,29 +1,28 @@
-"""Each kind of fault once, for real: signals amid writing, full and read-only disks, clocks, several runs at once."""
+"""Fault tolerance: signals during writes, full and read-only disks, clocks, concurrent runs."""
 
 from __future__ import annotations
 
 import json
 import os
-import runpy
-import shutil
+import re
 import signal
 import subprocess
 import sys
-import threading
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import yaml
-from snakemake.persistence.file import FilePersistence
 
-from apet.core.atomic import STATE, temporary_folder
-from apet.core.hashing import atomic_dir, atomic_write, digest, write_json
+from apet.core.atomic import STATE, atomic_dir, atomic_write, temporary_folder, write_json
+from apet.core.hashing import digest
+from apet.core.records import write_json_record
 from apet.errors import ApetError, DataError, PathError, StorageError, storage_error
 from apet.study.archive import prune, restore
-from apet.study.workdir import acquire_lock, date_results, settle_times
+from apet.study.cell_record import METRICS
+from apet.study.paths import ResultPaths
+from apet.study.workdir import acquire_lock, missing_cells, published_marker, publishing
 from faults import LOCKED, Clock, enlarge, hit, read_only, small_disk, temporaries
 from lab import Lab
 from toy import ENTRIES, PARAMS, ROOT, Checkout
@@ -32,9 +31,9 @@ mounts = pytest.mark.mounts
 
 WRITING = """
 import sys, time
+import apet.study.resolve
 from apet.cli import app
-from apet.core.hashing import atomic_dir, atomic_write
-from apet.study import resolve
+from apet.core.atomic import atomic_dir, atomic_write
 
 def resolve_study(params, out):
     with atomic_dir(out) as folder, atomic_write(folder / "file") as file:
@@ -42,27 +41,27 @@ def resolve_study(params, out):
         print("writing", flush=True)
         time.sleep(60)
 
-resolve.resolve_study = resolve_study
+apet.study.resolve.resolve_study = resolve_study
 sys.exit(app.main(["resolve", "--out-file", "results/made"]))
 """
-"""A command of apet's that is amid its writing for a minute."""
+"""A command of apet that takes a minute to write a file."""
 
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
-    return Lab(tmp_path_factory.mktemp("lab"), steps=4, evaluations=1)
+    return Lab(tmp_path_factory.mktemp("lab"), max_steps=4, num_evals=1)
 
 
 @pytest.fixture(scope="module")
 def whole(lab: Lab) -> dict[str, bytes]:
-    """Files of all cells, as a training leaves them that nothing befalls."""
+    """Files of all cells after an undisturbed training."""
     lab.train("whole", *lab.cells.values())
     return cells_below(lab.folder / "whole")
 
 
 @dataclass(frozen=True)
 class AtOnce:
-    """A working copy in which several runs began at once. said: exit status and output of each."""
+    """A working copy in which several runs started at the same time, with exit status and output of each."""
 
     checkout: Checkout
     said: list[tuple[int, str]]
@@ -81,7 +80,7 @@ def at_once(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> AtOnce:
 
 
 def cells_below(results: Path) -> dict[str, bytes]:
-    """Files of all cells, by path."""
+    """Return the files of all cells by path."""
     return {str(p.relative_to(results)): p.read_bytes() for p in sorted(results.glob("cells/*/*/*/*"))}
 
 
@@ -93,7 +92,7 @@ def writing(folder: Path) -> subprocess.Popen[str]:
 
 
 @pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGINT], ids=lambda sign: sign.name)
-def test_a_signal_amid_writing_leaves_nothing_and_says_what_to_do(tmp_path, sign):
+def test_write_interrupted_by_a_signal_leaves_no_file_and_prints_one_line(tmp_path, sign):
     process = writing(tmp_path)
     assert len(temporaries(tmp_path)) == 2
     assert hit(process, sign)
@@ -103,14 +102,14 @@ def test_a_signal_amid_writing_leaves_nothing_and_says_what_to_do(tmp_path, sign
     assert list((tmp_path / "results").iterdir()) == []
 
 
-def test_what_a_killed_process_was_writing_is_removed_and_what_a_living_one_writes_is_not(tmp_path):
+def test_sweep_removes_temporaries_of_killed_processes_only(tmp_path):
     dead, alive = writing(tmp_path), writing(tmp_path)
     assert len(temporaries(tmp_path)) == 4
     hit(dead, signal.SIGKILL)
     dead.communicate()
     try:
         with atomic_dir(tmp_path / "results" / "other"):
-            assert len(temporaries(tmp_path)) == 5, "it is not the same thing that is made"
+            assert len(temporaries(tmp_path)) == 5, "another target"
         with atomic_dir(tmp_path / "results" / "made") as folder:
             assert len(temporaries(tmp_path)) == 3
             (folder / "file").write_text("whole")
@@ -123,9 +122,11 @@ def test_what_a_killed_process_was_writing_is_removed_and_what_a_living_one_writ
 
 @mounts
 @pytest.mark.parametrize("library", ["python", "parquet", "safetensors", "tokenizers"])
-def test_a_full_disk_is_named_whoever_writes(tmp_path, library):
+def test_full_disk_is_a_storage_error_in_every_library(tmp_path, library):
     with small_disk(tmp_path / "disk", 8192):
-        full = pytest.raises(StorageError, match=r"disk/made: cannot be used: the disk is full\. Free some space")
+        full = pytest.raises(
+            StorageError, match=r"disk/made: no space left on device\. Fix it and run the same command again"
+        )
         with full, atomic_dir(tmp_path / "disk" / "made") as folder:
             WRITERS[library](folder / "file")
         assert list((tmp_path / "disk").iterdir()) == []
@@ -160,7 +161,7 @@ WRITERS = {
 }
 
 
-def test_other_errors_stay_what_they_are(tmp_path):
+def test_storage_error_ignores_other_errors(tmp_path):
     assert storage_error(FileNotFoundError(2, "no such file", "name")) is None
     assert storage_error(ValueError("28")) is None
     with pytest.raises(ValueError, match="mine"), atomic_write(tmp_path / "name"):
@@ -168,7 +169,7 @@ def test_other_errors_stay_what_they_are(tmp_path):
 
 
 @mounts
-def test_training_on_a_full_disk_stops_at_once_and_ends_with_the_same_bytes(lab, whole):
+def test_training_on_a_full_disk_stops_and_resumes_to_the_same_bytes(lab, whole):
     cells = [*lab.cells.values()]
     small = lab.folder / "small"
     with small_disk(small, 60_000):
@@ -176,7 +177,7 @@ def test_training_on_a_full_disk_stops_at_once_and_ends_with_the_same_bytes(lab,
         assert done.returncode == 2
         said = [line for line in done.stderr.splitlines() if line.startswith("apet: ")]
         assert len(said) == 1 and said[0].startswith("apet: small/"), done.stderr
-        assert "the disk is full. Free some space, and say the same command again" in said[0]
+        assert "no space left on device. Fix it and run the same command again" in said[0]
         assert "Traceback" not in done.stderr
         kept = cells_below(small)
         assert 0 < len(kept) < len(whole) and kept == {path: whole[path] for path in kept}
@@ -186,41 +187,25 @@ def test_training_on_a_full_disk_stops_at_once_and_ends_with_the_same_bytes(lab,
         assert cells_below(small) == whole
 
 
-def test_two_snakemake_and_a_dvc_repro_at_once(at_once, whole):
-    """Whoever comes too late names the lock; said once more, the study ends with the bytes of a run alone."""
+def test_concurrent_runs_end_with_the_bytes_of_one_run(at_once, whole):
+    """All but one run stop at a lock. (Rarely, Snakemake's own lock raises FileNotFoundError.)"""
     for status, text in at_once.said:
         assert status == 0 or any(lock in text for lock in LOCKED), text[-3000:]
-        assert "Traceback" not in text
+        assert "Traceback" not in text or ".snakemake/locks" in text
     assert any(status == 0 for status, _ in at_once.said)
     at_once.checkout.snakemake("cells")
     assert cells_below(at_once.checkout.folder / "results") == whole
     assert temporaries(at_once.checkout.folder) == []
 
 
-def test_locks_that_another_run_removes_are_made_again(tmp_path, monkeypatch):
-    """As between the making of their folder and the first lock, which lie seconds apart; and amid the reading."""
-    for name in ("_read_locks", "_write_locks", "_delete_locks"):
-        monkeypatch.setattr(FilePersistence, name, getattr(FilePersistence, name))  # as it was, after this test
-    mended = runpy.run_path(str(ROOT / "workflow/rules/locks.smk"))
-    run = FilePersistence.__new__(FilePersistence)
-    run._lockdir, run._lockfile = str(tmp_path / "locks"), {}
-    run._write_locks("output", iter(["one", "two"]))
-    assert [*run._read_locks()] == [("output", "one"), ("output", "two")]
-    (tmp_path / "locks/0.input.lock").symlink_to("gone")  # it is listed, and cannot be opened
-    threading.Timer(0.05, shutil.rmtree, [tmp_path / "locks"]).start()
-    monkeypatch.setitem(mended["patient"].__globals__, "PATIENCE", 10**6)
-    assert [*run._read_locks()] == []
-    run._delete_locks()
-    run._delete_locks()
-    assert not (tmp_path / "locks").exists()
-
-
-def test_a_folder_is_kept_for_one_run_until_that_ends(tmp_path):
-    keeping = "from apet.study.workdir import claim, Path; claim(Path()); print('kept', flush=True); input()"
+def test_acquire_lock_excludes_other_processes_until_the_owner_ends(tmp_path):
+    code = (
+        "from apet.study.workdir import acquire_lock, Path; acquire_lock(Path()); print('locked', flush=True); input()"
+    )
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    other = subprocess.Popen([sys.executable, "-c", keeping], cwd=tmp_path, **pipes)
-    assert other.stdout.readline() == b"kept\n"
-    with pytest.raises(ApetError, match="another run is at work here"):
+    other = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, **pipes)
+    assert other.stdout.readline() == b"locked\n"
+    with pytest.raises(ApetError, match="another run is in progress"):
         acquire_lock(tmp_path)
     other.kill()
     other.communicate()
@@ -228,77 +213,74 @@ def test_a_folder_is_kept_for_one_run_until_that_ends(tmp_path):
 
 
 @mounts
-def test_read_only_results(at_once):
+def test_read_only_results_need_no_write_if_nothing_is_missing(at_once):
     checkout = at_once.checkout
-    said = "results{}: cannot be used: the file system is read-only. Make it writable, and say the same command again"
+    message = "results{}: read-only file system. Fix it and run the same command again"
     with read_only(checkout.folder / "results"):
         assert "Nothing to be done" in checkout.snakemake("cells")
         done = checkout.run("apet", "archive", "--digest-index", "results/cells.json", check=False)
         output = checkout.snakemake("results", check=False)
     assert done.returncode == 2
-    assert done.stderr.startswith(f"apet: {said.format('/cells.json')}") and len(done.stderr.splitlines()) == 1
-    assert said.format("") in output and "Traceback" not in output
+    assert done.stderr.startswith(f"apet: {message.format('/cells.json')}") and len(done.stderr.splitlines()) == 1
+    assert message.format("") in output and "Traceback" not in output
 
 
 @mounts
-@pytest.mark.parametrize("apart", ["models", ".attic"])
-def test_what_lies_on_another_disk_than_the_attic_goes_there_and_comes_back(tmp_path, apart):
-    entry, grid = "models/own", SimpleNamespace(cells=[], tasks={}, models={"own": None}, rungs={})
+@pytest.mark.parametrize("apart", ["models", ".archive"])
+def test_archive_moves_entries_between_disks(tmp_path, apart):
+    entry, grid = "models/own", SimpleNamespace(cells=[], tasks={}, models={"own": None}, pretrained_models={})
     grid.plm_folder = lambda model: entry
-    other = SimpleNamespace(cells=[], tasks={}, models={}, rungs={})
+    other = SimpleNamespace(cells=[], tasks={}, models={}, pretrained_models={})
     write_tree(tmp_path / entry)
     with small_disk(tmp_path / apart, 100_000):
         held = dated(tmp_path / entry)
         assert prune(other, tmp_path) == [entry]
-        assert dated(tmp_path / ".attic" / entry) == held and [*tmp_path.glob("models/*")] == []
+        assert dated(tmp_path / ".archive" / entry) == held and [*tmp_path.glob("models/*")] == []
         assert restore(grid, tmp_path) == [entry]
-        assert dated(tmp_path / entry) == held and not (tmp_path / ".attic" / entry).exists()
+        assert dated(tmp_path / entry) == held and not (tmp_path / ".archive" / entry).exists()
 
 
 @mounts
-def test_where_the_attics_disk_is_full_nothing_is_moved(tmp_path):
-    other = SimpleNamespace(cells=[], tasks={}, models={}, rungs={})
+def test_archive_on_a_full_disk_keeps_the_source(tmp_path):
+    other = SimpleNamespace(cells=[], tasks={}, models={}, pretrained_models={})
     write_tree(tmp_path / "models/own")
-    held = dated(tmp_path / "models/own")
-    with small_disk(tmp_path / ".attic", 8192):
-        with pytest.raises(StorageError, match=r"\.attic/models/own: cannot be used: the disk is full"):
+    before = dated(tmp_path / "models/own")
+    with small_disk(tmp_path / ".archive", 8192):
+        with pytest.raises(StorageError, match=r"\.archive/models/own: no space left on device"):
             prune(other, tmp_path)
-        assert dated(tmp_path / "models/own") == held and temporaries(tmp_path) == []
-        assert [path for path in (tmp_path / ".attic").rglob("*") if path.is_file()] == []
+        assert dated(tmp_path / "models/own") == before
 
 
-@mounts
-def test_a_file_among_folders_goes_to_another_disk_too(tmp_path):
-    nothing = SimpleNamespace(cells=[], tasks={}, models={}, rungs={})
+def test_archive_moves_files_too(tmp_path):
+    nothing = SimpleNamespace(cells=[], tasks={}, models={}, pretrained_models={})
     (tmp_path / "models").mkdir()
     (tmp_path / "models/notes.txt").write_text("mine")
-    with small_disk(tmp_path / ".attic", 100_000):
-        assert prune(nothing, tmp_path) == ["models/notes.txt"]
-        assert (tmp_path / ".attic/models/notes.txt").read_text() == "mine" and not (tmp_path / "models").exists()
+    assert prune(nothing, tmp_path) == ["models/notes.txt"]
+    assert (tmp_path / ".archive/models/notes.txt").read_text() == "mine" and not (tmp_path / "models").exists()
 
 
-def test_where_a_pretraining_stands_is_left_where_it_is(tmp_path):
-    nothing = SimpleNamespace(cells=[], tasks={}, models={}, rungs={})
+def test_prune_keeps_checkpoints_of_pretraining(tmp_path):
+    nothing = SimpleNamespace(cells=[], tasks={}, models={}, pretrained_models={})
     (tmp_path / "models").mkdir()
     state = tmp_path / "models" / f".bloom-16x1-0123456789{STATE}"
     state.write_text("hours of work")
     assert prune(nothing, tmp_path) == [] and state.read_text() == "hours of work"
 
 
-@pytest.mark.parametrize("place", [".", "mine/..", "/"])
-def test_no_folder_that_holds_others_is_replaced(tmp_path, monkeypatch, place):
+@pytest.mark.parametrize("folder", [".", "mine/..", "/"])
+def test_atomic_dir_never_replaces_a_folder_with_other_files(tmp_path, monkeypatch, folder):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/thesis.tex").write_text("years of work")
-    with pytest.raises(DataError, match="is not a folder of its own"), atomic_dir(Path(place)):
+    with pytest.raises(DataError, match="expected a folder with a name"), atomic_dir(Path(folder)):
         pass
-    refused = pytest.raises(DataError, match=r"mine: holds what is not made here, such as thesis\.tex")
-    with refused, atomic_dir(Path("mine")) as folder:
-        (folder / "made").write_text("")
+    refused = pytest.raises(DataError, match=r"mine: contains other files, such as thesis\.tex")
+    with refused, atomic_dir(Path("mine")) as temporary:
+        (temporary / "made").write_text("")
     assert dated(tmp_path).keys() == {"mine/thesis.tex"} and temporaries(tmp_path) == []
 
 
-def test_a_link_to_a_folder_stays_and_what_it_leads_to_is_replaced(tmp_path):
+def test_atomic_dir_replaces_the_target_of_a_link(tmp_path):
     (tmp_path / "scratch").mkdir()
     (tmp_path / "scratch/made").write_text("half")
     (tmp_path / "link").symlink_to("scratch")
@@ -308,7 +290,7 @@ def test_a_link_to_a_folder_stays_and_what_it_leads_to_is_replaced(tmp_path):
 
 
 def in_the_way(folder: Path) -> None:
-    """What stands in the way of something that is to be made."""
+    """Create paths that cannot be used as a folder or file."""
     (folder / "file").write_text("")
     (folder / "folder").mkdir()
     (folder / "nowhere").symlink_to("unmounted")
@@ -318,14 +300,14 @@ def in_the_way(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("target", "message"),
     [
-        ("file/made.json", "file: cannot be used: something else stands there"),
-        ("nowhere/made.json", "nowhere: cannot be used: something else stands there"),
-        ("folder", "folder: cannot be used: a folder stands where a file must be"),
-        ("round/made.json", "round: cannot be used: something else stands there"),
-        ("n" * 300, "n: cannot be used: the name is too long"),
+        ("file/made.json", "file: file exists"),
+        ("nowhere/made.json", "nowhere: file exists"),
+        ("folder", "folder: is a directory"),
+        ("round/made.json", "round: file exists"),
+        ("n" * 300, "n: file name too long"),
     ],
 )
-def test_what_stands_in_the_way_is_named(tmp_path, target, message):
+def test_unusable_path_is_one_line_with_the_path(tmp_path, target, message):
     in_the_way(tmp_path)
     done = subprocess.run(
         [sys.executable, "-m", "apet.cli.app", "resolve", "--params", write_study(tmp_path),
@@ -341,14 +323,14 @@ def write_study(folder: Path) -> Path:
     return path
 
 
-def test_a_file_where_a_folder_must_be_is_named(tmp_path):
+def test_atomic_dir_over_a_file_is_a_path_error(tmp_path):
     in_the_way(tmp_path)
-    refused = pytest.raises(PathError, match="file: cannot be used: a file stands where a folder must be")
+    refused = pytest.raises(PathError, match="file: not a directory")
     with refused, atomic_dir(tmp_path / "file"):
         pass
 
 
-def test_a_path_that_is_no_text_can_be_written_down(tmp_path):
+def test_write_json_escapes_paths_that_are_not_utf8(tmp_path):
     odd = os.fsdecode(b"plm\xff")
     write_json(tmp_path / "record.json", {"folder": odd})
     assert json.loads((tmp_path / "record.json").read_text()) == {"folder": odd}
@@ -364,46 +346,68 @@ def write_tree(folder: Path) -> None:
 
 
 def dated(folder: Path) -> dict[str, tuple[int, bytes]]:
-    """Each file's time and bytes: a run that finds them newer makes again what comes of them."""
+    """Return each file's time and bytes."""
     files = [path for path in folder.rglob("*") if path.is_file()]
     return {str(path.relative_to(folder)): (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
 
 
-def test_a_clock_that_jumps_back_is_in_the_way_of_no_job(at_once, whole):
+def test_clock_that_jumps_back_between_runs_needs_a_touch_at_most(at_once, whole):
+    """Existence decides what to run. Only Snakemake's own check compares the times of a job's inputs and outputs."""
     checkout = at_once.checkout
     Clock(checkout.folder).jump(-5)
+    assert "Nothing to be done" in checkout.snakemake("-n", "cells")
     victim = next(checkout.folder.glob("results/cells/*/*/*/metrics.json"))
     victim.unlink()
+    assert "older modification time" in checkout.snakemake("cells", check=False)
+    checkout.run("bash", "-c", touch_command())
     checkout.snakemake("cells")
     assert cells_below(checkout.folder / "results") == whole
 
 
-def test_whose_the_results_are_is_told_by_no_clock(tmp_path):
-    study, record = tmp_path / "results" / "studies" / "one.json", tmp_path / "results" / "metrics.json"
-    study.parent.mkdir(parents=True)
-    for hours in (0, 5, -5):
-        study.write_text("")
-        record.write_text('{"study": "another"}')
-        Clock(tmp_path).jump(hours)
-        date_results(SimpleNamespace(id="this"), study, tmp_path)
-        assert record.stat().st_mtime_ns < study.stat().st_mtime_ns
+def touch_command() -> str:
+    """Return the command in docs/faults.md."""
+    return re.search(r"`(find .* touch [^`]*)`", (ROOT / "docs/faults.md").read_text())[1]
 
 
-def test_times_of_the_future_are_set_to_now_and_others_stay(tmp_path):
-    names = ("data/tasks/one/task.json", "models/one/config.json", "results/cells/a/b/c/metrics.json", "data/wheels/x")
-    for name in names:
-        (tmp_path / name).parent.mkdir(parents=True)
-        (tmp_path / name).write_text("")
-    Clock(tmp_path).jump(3)
-    past = {name: (tmp_path / name).stat().st_mtime_ns for name in names}
-    settle_times(tmp_path)
-    assert {name: (tmp_path / name).stat().st_mtime_ns for name in names} == past
-    Clock(tmp_path).jump(-9)
-    settle_times(tmp_path)
-    assert all((tmp_path / name).stat().st_mtime <= time.time() for name in names)
+def write_resolved(folder: Path, study: str, cells: tuple[str, ...]) -> Path:
+    path = folder / f"{study}.json"
+    write_json_record(path, {"study": study, "cells": {path: {} for path in cells}})
+    return path
 
 
-def test_a_temporary_folder_is_gone_after_its_block(tmp_path):
+def test_publishing_leaves_the_marker_of_the_last_study_only(tmp_path):
+    results = ResultPaths(tmp_path / "results")
+    one, two = (write_resolved(tmp_path, study, ()) for study in ("one", "two"))
+    for resolved in (one, two, one):
+        with publishing(resolved, results, results.root):
+            assert not published_marker(results.root, "one").exists()
+            assert not published_marker(results.root, "two").exists()
+        assert [path.name for path in (results.root / "published").iterdir()] == [resolved.stem]
+
+
+def test_publishing_leaves_no_marker_if_the_results_are_incomplete(tmp_path):
+    results = ResultPaths(tmp_path / "results")
+    resolved = write_resolved(tmp_path, "one", ())
+    with publishing(resolved, results, results.root):
+        pass
+    with pytest.raises(ValueError, match="mine"), publishing(resolved, results, results.root):
+        raise ValueError("mine")
+    assert not published_marker(results.root, "one").exists()
+
+
+def test_published_marker_names_missing_cells(tmp_path):
+    results = ResultPaths(tmp_path / "results")
+    cells = ("plm/task/a", "plm/task/b")
+    (results.cells / cells[0]).mkdir(parents=True)
+    (results.cells / cells[0] / METRICS).write_text("{}")
+    assert missing_cells(cells, results) == [cells[1]]
+    with publishing(write_resolved(tmp_path, "one", cells), results, results.root):
+        pass
+    partial = published_marker(results.root, "one", cells[1:])
+    assert partial.exists() and len({partial, *(published_marker(results.root, "one", c) for c in ((), cells))}) == 3
+
+
+def test_temporary_folder_is_removed_after_the_block(tmp_path):
     with temporary_folder(tmp_path / "name") as folder:
         (folder / "file").write_text("")
     assert list(tmp_path.iterdir()) == []

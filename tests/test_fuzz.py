@@ -32,7 +32,6 @@ from hypothesis import strategies as st
 from safetensors.torch import save, save_file
 
 from apet.config.study_config import load_study
-from apet.core.records import is_whole, seal_bytes
 from apet.core.signals import SignalHandler
 from apet.data.prepared_files import read_record, read_table, write_table
 from apet.data.readers import read_articles, read_csv, read_dialogue, read_tab
@@ -288,15 +287,6 @@ def test_a_cells_record_comes_back_or_is_refused(record, data):
         path.write_bytes(content)
         with suppress(ApetError):
             assert read_cell(folder, "m/t/c") == json.loads(whole)
-
-
-@fuzz(40)
-@given(st.binary(max_size=300), st.data())
-def test_sealed_bytes_are_known_whole_and_damaged(content, data):
-    whole = seal_bytes(content + b"sha256:" + b"0" * 64)
-    assert is_whole(whole) is True
-    other = data.draw(damaged(whole))
-    assert other == whole or is_whole(other) is not True
 
 
 TENSORS = st.sampled_from([torch.float32, torch.int64, torch.bfloat16]).flatmap(

@@ -215,7 +215,7 @@ def test_report_with_wrong_findings_names_the_file(results: Path, tmp_path: Path
     path = tmp_path / "findings.json"
     with pytest.raises(DataError, match=r"findings\.json: no such file"):
         write_report(tmp_path, tmp_path / "report.html")
-    for content, said in (("{", "not a JSON document"), ("[]", "holds a list"), ('{"study": 1}', "an older version")):
+    for content, said in (("{", "not a JSON document"), ("[]", "got list"), ('{"study": 1}', "wrong checksum")):
         path.write_text(content)
         with pytest.raises(ApetError, match=rf"findings\.json: .*{said}"):
             write_report(tmp_path, tmp_path / "report.html")

@@ -76,7 +76,7 @@ def test_a_process_hit_again_and_again_gives_the_bytes_of_one_left_alone(lab, nu
     assert set(statuses) == {-signal.SIGKILL if number == signal.SIGKILL else 75}, lab.said()
     lab.train(name, one)
     assert lab.contents(name, one) == lab.contents("whole", one)
-    assert lab.said().count(f"going on from {name}/progress") >= HITS - 1
+    assert lab.said().count(f"going on from {name}/checkpoints") >= HITS - 1
     assert lab.kept(name, one) == {}
 
 
@@ -210,17 +210,17 @@ def test_writing_takes_a_small_share_of_the_time(tmp_path):
     assert 0 < SHARE < 1
 
 
-def test_prune_puts_aside_what_is_kept_for_other_studies_and_restore_brings_it_back(tmp_path):
-    grid = SimpleNamespace(cells=[SPEC], tasks={}, models={}, rungs={})
-    other = SimpleNamespace(cells=[replace(SPEC, seed=2)], tasks={}, models={}, rungs={})
+def test_prune_archives_checkpoints_of_other_studies_and_restore_brings_them_back(tmp_path):
+    grid = SimpleNamespace(cells=[SPEC], tasks={}, models={}, pretrained_models={})
+    other = SimpleNamespace(cells=[replace(SPEC, seed=2)], tasks={}, models={}, pretrained_models={})
     for spec in (SPEC, *other.cells):
         for root, name in (("progress", f"{spec.path}/plan0.seed0.safetensors"), ("failed", f"{spec.path}.json")):
             path = tmp_path / "results" / root / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text("{}")
-    moved = f"results/progress/{other.cells[0].path}"
+    moved = f"results/checkpoints/{other.cells[0].path}"
     assert prune(grid, tmp_path) == [moved]
     assert [p.stem for p in tmp_path.glob("results/failed/*/*/*.json")] == [SPEC.path.rpartition("/")[2]]
-    assert (tmp_path / "results/progress" / SPEC.path).is_dir() and not (tmp_path / moved).exists()
+    assert (tmp_path / "results/checkpoints" / SPEC.path).is_dir() and not (tmp_path / moved).exists()
     assert restore(other, tmp_path) == [moved]
     assert (tmp_path / moved / "plan0.seed0.safetensors").exists()

@@ -1,6 +1,4 @@
-"""The rules as files: clean by Snakemake's own lint and formatter, environments that pin what is pinned elsewhere, and
-dry runs that need neither the hub nor a PLM.
-"""
+"""The rules: Snakemake's lint and formatter, pinned environments, and dry runs without hub and PLMs."""
 
 from __future__ import annotations
 
@@ -26,7 +24,7 @@ from toy import PARAMS, ROOT, Checkout
 ENVIRONMENTS = sorted((ROOT / "envs").glob("*.yaml"))
 
 NOT_IN_JOBS = {"dvc", "snakemake-executor-plugin-slurm"}
-"""What versions data and starts jobs stands around them, not in them."""
+"""Packages that only start jobs or version data, so that jobs do not need them."""
 
 
 @pytest.fixture
@@ -34,29 +32,29 @@ def checkout(tmp_path: Path) -> Checkout:
     return Checkout(tmp_path / "study", None)
 
 
-def test_lint_has_nothing_to_say(checkout: Checkout):
-    """Of a study with every kind of rule: rungs, a snapshot, tasks from wheels and from the hub."""
+def test_snakemake_lint_is_clean(checkout: Checkout):
+    """The study has every kind of rule: ladder models, a download, tasks from wheels and from the hub."""
     changes = {"models": ["bloom-16x1", "EleutherAI/pythia-70m"], "tasks": ["rotten_tomatoes", "rte"]}
     checkout.write({**copy.deepcopy(PARAMS), **changes})
     assert "Congratulations, your workflow is in a good condition!" in checkout.snakemake("--lint")
 
 
-def test_snakefmt_agrees(checkout: Checkout):
+def test_snakefmt_is_clean(checkout: Checkout):
     done = checkout.run("snakefmt", "--check", "Snakefile", "workflow")
     assert "would be left unchanged" in done.stdout + done.stderr
 
 
-def test_the_papers_study_dry_runs_without_hub_and_plm(checkout: Checkout):
+def test_dry_run_of_the_papers_study_needs_no_hub_and_no_plm(checkout: Checkout):
     checkout.folder.joinpath("params.yaml").write_text((ROOT / "studies/paper.yaml").read_text())
-    said = checkout.snakemake("-n")
-    counts = dict(re.findall(r"^(\S+) +(\d+)$", said, re.MULTILINE))
+    output = checkout.snakemake("-n")
+    counts = dict(re.findall(r"^(\S+) +(\d+)$", output, re.MULTILINE))
     training = [name for name in counts if name.startswith("train_")]
     assert len(training) == 435 and not any("--bert" in n and "samsum" in n for n in training)
     assert sum(name.startswith("snapshot_") for name in counts) == 9 and counts["task"] == "11"
     assert not (checkout.folder / "models").exists() and not (checkout.folder / "data").exists()
 
 
-def test_a_job_that_gets_a_gpu_trains_on_it_unless_told_otherwise(checkout: Checkout):
+def test_job_with_a_gpu_trains_on_it_unless_device_is_set(checkout: Checkout):
     def devices(*options: str) -> set[str]:
         return set(re.findall(r"--device (\S+)", checkout.snakemake("-n", "--printshellcmds", *options)))
 
@@ -66,7 +64,7 @@ def test_a_job_that_gets_a_gpu_trains_on_it_unless_told_otherwise(checkout: Chec
 
 
 def pins(lines: list[str]) -> dict[str, str]:
-    """Package -> version, names as the index writes them."""
+    """Return the pinned versions by normalised package name."""
     found = [re.fullmatch(r"([A-Za-z0-9._-]+)==(\S+)", line.strip()) for line in lines]
     assert all(found), "only exact versions"
     return {normal(match[1]): match[2] for match in found}
@@ -77,7 +75,7 @@ def normal(name: str) -> str:
 
 
 def locked(name: str) -> dict[str, str]:
-    """What a lock pins, without platforms and hashes."""
+    """Return the pins of a lock file, without platforms and hashes."""
     lines = (ROOT / "envs" / name).read_text().splitlines()
     return pins([re.split(r" ;| \\", line)[0] for line in lines if line[:1] not in ("#", " ", "")])
 
@@ -91,7 +89,7 @@ def needed(lines: list[str]) -> set[str]:
     return {normal(re.match(r"[A-Za-z0-9._-]+", line)[0]) for line in lines}
 
 
-def test_the_lock_holds_all_that_the_project_needs():
+def test_lock_contains_all_dependencies_of_the_project():
     wanted = needed(PROJECT["dependencies"]) | needed(PROJECT["optional-dependencies"]["test"])
     assert wanted <= set(LOCK)
 
@@ -103,7 +101,7 @@ def make(*arguments: str, status: int = 0) -> str:
     return done.stdout
 
 
-def test_every_file_of_the_lock_has_a_hash_and_the_install_asks_for_it():
+def test_locks_have_hashes_and_the_install_requires_them():
     commands = re.split(r"\n|&&|\|\|", make("--dry-run", "--always-make", ".venv/.ready"))
     for name, times in {"requirements.lock": 2, "build.lock": 1, "installer.lock": 1}.items():
         entries = re.findall(r"^[a-z].*(?:\n .*)*", (ROOT / "envs" / name).read_text(), re.MULTILINE)
@@ -131,24 +129,26 @@ TORCH = ["python torch.lock"]
         ("*torch.lock", FIRST + BY_UV + TORCH, 2),
     ],
 )
-def test_uv_installs_and_pip_takes_over_if_uv_fails(tmp_path: Path, failing, installs, status):
-    """With stand-ins for Python and uv that write down what they are asked for."""
-    said, programs = tmp_path / "said", tmp_path / "venv/bin"
+def test_install_falls_back_to_pip_if_uv_fails(tmp_path: Path, failing, installs, status):
+    """Python and uv are replaced by scripts that log their arguments."""
+    calls_log, programs = tmp_path / "calls", tmp_path / "venv/bin"
     programs.mkdir(parents=True)
     call = '"${0##*/} $*"'
     pattern = failing.replace(" ", "\\ ")
     for name in ("python", "uv"):
-        (programs / name).write_text(f"#!/bin/sh\necho {call} >> '{said}'\ncase {call} in {pattern}) exit 1 ;; esac\n")
+        (programs / name).write_text(
+            f"#!/bin/sh\necho {call} >> '{calls_log}'\ncase {call} in {pattern}) exit 1 ;; esac\n"
+        )
         (programs / name).chmod(0o755)
     output = make(f"PYTHON={programs}/python", f"VENV={tmp_path}/venv", f"{tmp_path}/venv/.ready", status=status)
-    calls = [line.split() for line in said.read_text().splitlines() if "pip install" in line]
+    calls = [line.split() for line in calls_log.read_text().splitlines() if "pip install" in line]
     assert [f"{words[0]} {words[-1].removeprefix('envs/')}" for words in calls] == installs
     assert output.count("pip installs the packages instead") == (BY_PIP[0] in installs)
     assert (tmp_path / "venv/.ready").exists() == (status == 0)
 
 
-def test_the_lock_holds_all_that_its_packages_need():
-    """For it is installed without asking what they need."""
+def test_lock_contains_all_dependencies_of_its_packages():
+    """It is installed with --no-deps."""
     for name in LOCK:
         for line in (requires(name) or []) if name in INSTALLED else []:
             wanted = Requirement(line)
@@ -158,7 +158,7 @@ def test_the_lock_holds_all_that_its_packages_need():
 
 
 @pytest.mark.parametrize("path", ENVIRONMENTS, ids=lambda path: path.name)
-def test_an_environment_pins_what_the_lock_pins(path: Path):
+def test_environment_pins_the_versions_of_the_lock(path: Path):
     found = yaml.safe_load(path.read_text())
     assert set(found) == {"channels", "dependencies"} and found["channels"][-1] == "nodefaults"
     packages = [entry for entry in found["dependencies"] if isinstance(entry, str)]
@@ -172,7 +172,7 @@ def test_an_environment_pins_what_the_lock_pins(path: Path):
     assert [int(n) for n in python.split(".")] >= [int(n) for n in least.split(".")]
 
 
-def test_every_rule_that_runs_names_an_environment_that_is_there():
+def test_every_rule_with_a_command_has_an_environment():
     for path in sorted((ROOT / "workflow/rules").glob("*.smk")):
         text = path.read_text()
         named = re.findall(r'conda:\n\s+"([^"]+)"', text)
@@ -180,26 +180,26 @@ def test_every_rule_that_runs_names_an_environment_that_is_there():
         assert all((path.parent / name).resolve() in ENVIRONMENTS for name in named)
 
 
-def test_a_new_environment_gets_the_package():
-    """Snakemake runs <environment>.post-deploy.sh in it."""
+def test_new_environment_installs_the_package():
+    """Snakemake runs <environment>.post-deploy.sh."""
     for path in ENVIRONMENTS:
         script = path.with_suffix(".post-deploy.sh").read_text()
         assert script.startswith("#!") and "pip install --no-deps ." in script
 
 
-def test_a_pair_that_cannot_be_done_is_refused_and_may_be_left_out(checkout: Checkout, monkeypatch, capsys):
+def test_impossible_pair_is_an_error_unless_excluded(checkout: Checkout, monkeypatch, capsys):
     monkeypatch.chdir(checkout.folder)
     pairs = {"models": ["bloom-16x1", "bert-16x1"], "tasks": ["rotten_tomatoes", "bbc_titles"]}
     checkout.write({**copy.deepcopy(PARAMS), **pairs})
     assert main(["resolve", "--out-file", "study.json"]) == 2
-    said = capsys.readouterr().err
-    assert "bert-16x1" in said and "name it under `exclude`" in said
+    message = capsys.readouterr().err
+    assert "bert-16x1" in message and "name it under `exclude`" in message
     checkout.write({**copy.deepcopy(PARAMS), **pairs, "exclude": [{"models": ["bert-16x1"], "tasks": ["bbc_titles"]}]})
     assert main(["resolve", "--out-file", "study.json"]) == 0
     assert len({(c.model, c.task) for c in read_cells(Path("study.json"))}) == 3
 
 
-def test_the_index_names_every_cells_record_and_misses_none(checkout: Checkout, monkeypatch):
+def test_index_names_every_record_and_fails_if_one_is_missing(checkout: Checkout, monkeypatch):
     monkeypatch.chdir(checkout.folder)
     grid = Grid(load_study(Path("params.yaml")), Path("params.yaml"))
     for cell in grid.cells:

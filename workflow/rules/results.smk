@@ -1,4 +1,4 @@
-"""From cells to tables, findings and figures, in one job: results of one study stand together or not at all."""
+"""Tables, findings and figures from cells, in one job, so that they always belong to one study."""
 
 from apet.figures import FIGURES
 
@@ -19,13 +19,14 @@ TABLES = expand(
     table=["methods", "differences", "findings"],
     form=["md", "tex"],
 )
-# Those that Snakemake's own report shows too.
+# Also in Snakemake's report.
 SHOWN = ["results/tables/methods.csv", "results/tables/differences.csv"]
 TASKS = "results/tasks.csv"
 
 
 rule results:
     input:
+        PUBLISHED,
         TABLES,
         SHOWN,
         TASKS,
@@ -37,11 +38,12 @@ rule results:
 
 
 rule aggregate:
-    # It leaves results/costs.csv and report.html too, which are none of its outputs, for times differ from run to run.
+    # results/costs.csv and report.html are not outputs, because they contain times, which differ between runs.
     input:
-        study=STUDY,
+        study=ancient(STUDY),
         cells=all_cells,
     output:
+        PUBLISHED,
         TABLES,
         report(SHOWN, caption="../report/table.rst", category="Tables"),
         report(TASKS, caption="../report/tasks.rst", category="Tables"),

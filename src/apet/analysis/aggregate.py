@@ -13,7 +13,7 @@ import pandas as pd
 from apet.analysis.predictions import Predictions
 from apet.analysis.tidy import read_records, tidy, write_tidy
 from apet.config.study_config import AnalysisConfig
-from apet.core.hashing import write_text
+from apet.core.atomic import write_text
 from apet.errors import CorruptError, DataError
 from apet.study.cell_record import METRICS
 from apet.study.paths import ResultPaths

@@ -18,8 +18,8 @@ import pyarrow.parquet as pq
 from apet.analysis.columns import CSV_COLUMNS, EMPTY_NOTES, TASK_METRICS, TIDY_COLUMNS, TIDY_SCHEMA, TYPE_NAMES, Column
 from apet.analysis.predictions import Predictions
 from apet.config.study_config import AnalysisConfig
-from apet.core.hashing import bytes_digest, write_bytes, write_text
-from apet.core.records import BLANK, is_whole, seal_bytes
+from apet.core.atomic import write_bytes, write_text
+from apet.core.hashing import bytes_digest, has_valid_checksum, with_checksum
 from apet.errors import CorruptError, DataError
 from apet.study.cell_record import read_record
 
@@ -139,10 +139,12 @@ def _outcome(record: Mapping[str, Any]) -> Any:
     return replicate.get("outcome") if isinstance(replicate, Mapping) else None
 
 
-TIDY_FORMAT = 2
-"""Format of tidy.parquet. Other formats are rejected."""
-TIDY_ATTRS = ("study", "margins", "missing")
-"""Keys of the Parquet file's metadata and of a frame's attrs."""
+TIDY_FORMAT = 1
+"""Format of tidy.parquet. Tables of another format are refused."""
+
+METADATA_KEY = b"apet"
+"""Key of the Parquet file's metadata: a record with format, study, margins, missing cells and a checksum."""
+
 TIDY_HINT = "Run `apet aggregate` to make it from the cells."
 
 
@@ -171,27 +173,26 @@ def write_tidy(
         margins: margins of the analysis, kept there too.
         missing: model, task, placement, budget and reason of the study's cells that the table lacks, kept there too.
     """
-    attrs = {"margins": asdict(margins or AnalysisConfig()), "missing": list(missing)}
-    metadata = {"study": study, **{key: json.dumps(value) for key, value in attrs.items()}}
+    record = {"study": study, "margins": asdict(margins or AnalysisConfig()), "missing": list(missing)}
+    metadata = {METADATA_KEY: json.dumps(with_checksum({"format": TIDY_FORMAT, **record}))}
     buffer = io.BytesIO()
-    table = _table(frame, metadata | {"format": str(TIDY_FORMAT), "digest": BLANK})
-    pq.write_table(table, buffer, compression="zstd")
-    write_bytes(folder / "tidy.parquet", seal_bytes(buffer.getvalue()))
+    pq.write_table(_table(frame, metadata), buffer, compression="zstd", write_page_checksum=True)
+    write_bytes(folder / "tidy.parquet", buffer.getvalue())
     write_text(folder / "tidy.csv", frame[CSV_COLUMNS].to_csv(index=False, lineterminator="\n"))
     columns = [(c.name, TYPE_NAMES[c.dtype], EMPTY_NOTES[c.empty], c.meaning) for c in TIDY_COLUMNS]
     described = pd.DataFrame(columns, columns=["column", "type", "empty", "meaning"])
     write_text(folder / "tidy_columns.csv", described.to_csv(index=False, lineterminator="\n"))
 
 
-def _table(frame: pd.DataFrame, metadata: Mapping[str, str]) -> pa.Table:
-    """Return the frame as an Arrow table with the meaning of each column in its metadata."""
+def _table(frame: pd.DataFrame, about: Mapping[bytes, str]) -> pa.Table:
+    """The frame for Parquet: each column with its meaning, and what the whole is about."""
     flat = pa.Table.from_pandas(frame[CSV_COLUMNS], preserve_index=False)
     ends = np.cumsum([0, *frame.row_scores.map(len)])
     values = np.concatenate([*frame.row_scores]).astype(np.float32, copy=False)
     lists = pa.LargeListArray.from_arrays(pa.array(ends, pa.int64()), pa.array(values))
     table = flat.append_column("row_scores", lists).select(list(TIDY_SCHEMA))
     fields = [table.field(c.name).with_metadata({"meaning": c.meaning}) for c in TIDY_COLUMNS]
-    return table.cast(pa.schema(fields, {**flat.schema.metadata, **metadata}))
+    return table.cast(pa.schema(fields, {**flat.schema.metadata, **about}))
 
 
 def read_tidy(path: Path) -> pd.DataFrame:
@@ -208,35 +209,31 @@ def read_tidy(path: Path) -> pd.DataFrame:
         DataError: unreadable file, or not a tidy table of this format.
         CorruptError: the file does not match its own checksum.
     """
-    content = _verified_bytes(path)
-    table = pq.read_table(pa.BufferReader(content))
-    metadata = table.schema.metadata
-    problems = sorted({*table.column_names} ^ {*TIDY_SCHEMA}) or [
-        key for key in TIDY_ATTRS if key.encode() not in metadata
-    ]
-    if problems or metadata[b"format"] != str(TIDY_FORMAT).encode():
-        file_format = metadata.get(b"format", b"unknown").decode()
+    table, record, digest = _verified(path)
+    columns = sorted({*table.column_names} ^ {*TIDY_SCHEMA})
+    if record.get("format") != TIDY_FORMAT or columns:
         raise DataError(
-            f"{path}: expected a tidy table of format {TIDY_FORMAT}, got format {file_format} with missing or unknown "
-            f"columns: {', '.join(problems) or 'none'}. {TIDY_HINT}"
+            f"{path}: expected a tidy table of format {TIDY_FORMAT}, got format {record.get('format')!r} with missing or "
+            f"unknown columns {', '.join(columns) or 'none'}. {TIDY_HINT}"
         )
     frame = table.replace_schema_metadata(None).to_pandas().astype(TIDY_SCHEMA)
-    study, margins, missing = (metadata[key.encode()].decode() for key in TIDY_ATTRS)
-    frame.attrs = {
-        "study": study,
-        "margins": json.loads(margins),
-        "missing": MissingCells(json.loads(missing)),
-        "digest": bytes_digest(content),
-    }
+    frame.attrs = {key: record[key] for key in ("study", "margins")}
+    frame.attrs |= {"missing": MissingCells(record["missing"]), "digest": digest}
     return frame
 
 
-def _verified_bytes(path: Path) -> bytes:
-    """Return a file's bytes, checked against the checksum inside the file."""
+def _verified(path: Path) -> tuple[pa.Table, dict[str, Any], str]:
+    """Return the table, record and SHA-256 of a Parquet file whose pages and record match their checksums."""
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise DataError(f"{path}: cannot read the file ({error.strerror}). {TIDY_HINT}") from None
-    if not is_whole(content):
-        raise CorruptError(f"{path}: corrupt, or not a tidy table: no matching checksum. {TIDY_HINT}")
-    return content
+        raise DataError(f"{path}: cannot be read ({error.strerror}). {TIDY_HINT}") from None
+    try:
+        table = pq.read_table(pa.BufferReader(content), page_checksum_verification=True)
+        record = json.loads((table.schema.metadata or {}).get(METADATA_KEY, "{}"))
+        valid = len(table.column_names) > 0 and (not record or has_valid_checksum(record))
+    except (pa.ArrowException, OSError, ValueError):
+        valid = False
+    if not valid:
+        raise CorruptError(f"{path}: corrupt: wrong checksum, or not a Parquet file. {TIDY_HINT}")
+    return table, record, bytes_digest(content)

@@ -322,12 +322,12 @@ def status(
 
 @command(CELLS, "apet archive")
 def archive(*, params: Path = PARAMS, digest_index: Path | None = None) -> None:
-    """Move data, PLMs and cells of other studies to .attic/."""
+    """Move data, PLMs and cells of other studies to .archive/."""
     from apet.study.archive import prune, write_index
 
     grid = _grid(params)
     for entry in prune(grid):
-        print(f"moved to .attic: {entry}")
+        print(f"moved to .archive: {entry}")
     if digest_index:
         write_index(grid, digest_index)
 
@@ -335,11 +335,15 @@ def archive(*, params: Path = PARAMS, digest_index: Path | None = None) -> None:
 @command(RESULTS, f"apet results --resolved results/study.json {TABLES}")
 def results(*, resolved: Path, results_dir: Path, allow_missing: bool = False, out_dir: Path) -> None:
     """Run all of the following commands in one process."""
+    from apet.study.paths import ResultPaths
+    from apet.study.workdir import publishing
+
     tidy = out_dir / "tidy.parquet"
-    aggregate(resolved=resolved, results_dir=results_dir, allow_missing=allow_missing, out_dir=out_dir)
-    findings(tidy=tidy, out_dir=out_dir)
-    figures(tidy=tidy, out_dir=out_dir / "figures")
-    report(results_dir=out_dir, out_file=out_dir / "report.html")
+    with publishing(resolved, ResultPaths(results_dir), out_dir):
+        aggregate(resolved=resolved, results_dir=results_dir, allow_missing=allow_missing, out_dir=out_dir)
+        findings(tidy=tidy, out_dir=out_dir)
+        figures(tidy=tidy, out_dir=out_dir / "figures")
+        report(results_dir=out_dir, out_file=out_dir / "report.html")
 
 
 @command(RESULTS, f"apet aggregate --resolved results/study.json {TABLES}")
@@ -347,7 +351,9 @@ def aggregate(*, resolved: Path, results_dir: Path, allow_missing: bool = False,
     """Write the tidy table of the cells."""
     from apet.analysis import aggregate as tables
     from apet.study.paths import ResultPaths
+    from apet.study.workdir import unpublish
 
+    unpublish(out_dir)
     tables.aggregate(resolved, ResultPaths(results_dir), out_dir, allow_missing)
 
 

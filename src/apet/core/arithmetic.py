@@ -47,10 +47,13 @@ MKL_BRANCHES = ("none", "AUTO", "COMPATIBLE", "SSE2", "SSE3", "SSSE3", "SSE4_1",
 
 
 def mode() -> str:
-    """Return the arithmetic that the environment asks for.
+    """Return the arithmetic that the environment selects.
+
+    Returns:
+        A key of PINS.
 
     Raises:
-        ParamsError: `APET_ARITHMETIC` is not one of PINS.
+        ConfigError: `APET_ARITHMETIC` is not one of PINS.
     """
     chosen = os.environ.get(VARIABLE) or next(iter(PINS))
     if chosen not in PINS:
@@ -86,7 +89,7 @@ def compute_dtype(dtype: str, device: str) -> str:
     """Return the type of numbers to compute in on a device.
 
     Args:
-        dtype: what a PLM is stated to be computed in: float32, bfloat16 or float16.
+        dtype: What a PLM is stated to be computed in: float32, bfloat16 or float16.
         device: `cpu` or `cuda`.
 
     Returns:

@@ -1,8 +1,9 @@
-"""Temporary names beside what is being written: claimed by a living process, and swept away when it has died."""
+"""Atomic writes: a file or folder appears complete under its name, or not at all."""
 
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import platform
 import shutil
@@ -12,83 +13,163 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-ENDING = ".part"
-"""Of every temporary name. `.dvcignore` leaves out what has it."""
+from apet.errors import DataError, storage_errors
+
+TEMP_SUFFIX = ".part"
+"""Suffix of every temporary name. `.dvcignore` excludes it."""
 
 STATE = ".state"
-"""Of the hidden file that says where a rung's pretraining stands until it has ended. `.dvcignore` knows it too."""
+"""Suffix of the hidden checkpoint of an unfinished pretraining. `.dvcignore` excludes it too."""
+
+NON_UTF8 = "backslashreplace"
+"""Error handler for text that is not valid UTF-8, such as a path: written as the escapes that JSON uses."""
+
+
+@contextmanager
+def atomic_write(path: Path) -> Iterator[Path]:
+    """Write a file atomically.
+
+    Args:
+        path: The file to create or replace.
+
+    Yields:
+        An empty temporary file beside `path`. It replaces `path` at the end of the block, and is removed if the
+        block raises.
+
+    Raises:
+        StorageError: The disk is full, read-only or fails.
+        PathError: `path` cannot be used.
+    """
+    with storage_errors(path), temporary_file(path) as temporary:
+        yield temporary
+        _flush(temporary)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+
+
+@contextmanager
+def atomic_dir(folder: Path) -> Iterator[Path]:
+    """Write a folder atomically.
+
+    Args:
+        folder: The folder to create, or to replace if it has only files that the new folder has too. If it is a
+            symbolic link, its target is replaced.
+
+    Yields:
+        An empty temporary folder beside `folder`. It replaces `folder` at the end of the block, and is removed if that
+        raises.
+
+    Raises:
+        DataError: `folder` contains other files, or is `.` or `..`.
+        StorageError: The disk is full, read-only or fails.
+        PathError: `folder` cannot be used.
+    """
+    if folder.name in ("", ".."):
+        raise DataError(f"{folder}: expected a folder with a name of its own. Name another folder.")
+    target = Path(os.path.realpath(folder)) if folder.is_symlink() else folder
+    with storage_errors(folder), temporary_folder(target) as temporary, storage_errors(temporary, shown_as=folder):
+        yield temporary
+        for file in temporary.rglob("*"):
+            if file.is_file():
+                _flush(file)
+        os.chmod(temporary, 0o755)
+        if others := _names(target) - _names(temporary):
+            raise DataError(f"{folder}: contains other files, such as {min(others)}. Empty it, or name another folder.")
+        if _names(target):
+            shutil.rmtree(target)
+        os.replace(temporary, target)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write bytes to a file atomically. Raises as `atomic_write`."""
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write text to a file atomically, as UTF-8. Raises as `atomic_write`."""
+    write_bytes(path, text.encode(errors=NON_UTF8))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write an indented JSON document atomically, with keys in their given order. Raises as `atomic_write`."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 @contextmanager
 def temporary_file(path: Path) -> Iterator[Path]:
-    """An empty hidden file beside `path`, gone after the block unless it was renamed."""
-    with _claimed(path, tempfile.mkstemp) as temporary:
+    """Create an empty hidden file beside `path`, which is removed after the block unless it was renamed."""
+    with _locked_temporary(path, tempfile.mkstemp) as temporary:
         yield temporary
 
 
 @contextmanager
 def temporary_folder(path: Path) -> Iterator[Path]:
-    """An empty hidden folder beside `path`, gone after the block with all in it unless it was renamed."""
+    """Create an empty hidden folder beside `path`, which is removed after the block unless it was renamed."""
 
-    def make(**where: Any) -> tuple[int, str]:
-        made = tempfile.mkdtemp(**where)
-        return os.open(made, os.O_RDONLY), made
+    def make(**options: Any) -> tuple[int, str]:
+        name = tempfile.mkdtemp(**options)
+        return os.open(name, os.O_RDONLY), name
 
-    with _claimed(path, make) as temporary:
+    with _locked_temporary(path, make) as temporary:
         yield temporary
 
 
 def is_temporary(name: str) -> bool:
-    """Whether a file or folder of this name is one of these."""
-    return name.startswith(".") and name.endswith(ENDING)
+    """Return whether a file or folder name is a temporary one."""
+    return name.startswith(".") and name.endswith(TEMP_SUFFIX)
 
 
 def sweep(folder: Path, target: str = "") -> None:
-    """Remove the temporaries in a folder (of one target by its name, or of all) whose processes have died.
+    """Remove temporaries whose process has died.
 
-    Only those of this machine: a lock says that a process lives, and not every shared disk shares locks.
+    Only those of this host are removed: a lock proves that a process lives, and some shared disks do not share locks.
+
+    Args:
+        folder: The folder to search; subfolders are not searched.
+        target: Prefix of the final name; all by default.
     """
     with suppress(FileNotFoundError, NotADirectoryError):
         for name in os.listdir(folder):
-            if is_temporary(name) and name.startswith(f".{target}") and name.endswith(_ending()):
-                _remove_dead(folder / name)
+            if is_temporary(name) and name.startswith(f".{target}") and name.endswith(_host_suffix()):
+                _remove_if_dead(folder / name)
 
 
 @contextmanager
-def _claimed(path: Path, make: Callable[..., tuple[int, str]]) -> Iterator[Path]:
+def _locked_temporary(path: Path, make: Callable[..., tuple[int, str]]) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     sweep(path.parent, f"{path.name}.")
-    temporary, claim = _new(path, make)
+    temporary, descriptor = _create_locked(path, make)
     try:
         yield temporary
     finally:
         _remove(temporary)
-        os.close(claim)
+        os.close(descriptor)
 
 
-def _new(path: Path, make: Callable[..., tuple[int, str]]) -> tuple[Path, int]:
-    """A temporary and the open file that holds its lock. One that was swept before it was locked is made again."""
+def _create_locked(path: Path, make: Callable[..., tuple[int, str]]) -> tuple[Path, int]:
+    """Create and lock a temporary. Another process may sweep it before it is locked; then create it again."""
     while True:
-        claim, name = make(dir=path.parent, prefix=f".{path.name}.", suffix=_ending())
-        with suppress(OSError):  # a disk without locks, where nothing is swept either
-            fcntl.flock(claim, fcntl.LOCK_EX)
+        descriptor, name = make(dir=path.parent, prefix=f".{path.name}.", suffix=_host_suffix())
+        with suppress(OSError):  # a disk without locks, on which nothing is swept either
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
         if os.path.exists(name):
-            return Path(name), claim
-        os.close(claim)
+            return Path(name), descriptor
+        os.close(descriptor)
 
 
-def _ending() -> str:
-    return f".{platform.node()}{ENDING}"
+def _host_suffix() -> str:
+    return f".{platform.node()}{TEMP_SUFFIX}"
 
 
-def _remove_dead(temporary: Path) -> None:
-    with suppress(OSError):  # it lives, has gone, or cannot be removed
-        claim = os.open(temporary, os.O_RDONLY)
+def _remove_if_dead(temporary: Path) -> None:
+    with suppress(OSError):  # its process lives, or it cannot be opened or removed
+        descriptor = os.open(temporary, os.O_RDONLY)
         try:
-            fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             _remove(temporary)
         finally:
-            os.close(claim)
+            os.close(descriptor)
 
 
 def _remove(temporary: Path) -> None:
@@ -96,3 +177,13 @@ def _remove(temporary: Path) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
     else:
         temporary.unlink(missing_ok=True)
+
+
+def _names(folder: Path) -> set[str]:
+    """Return the names in a folder without temporaries; empty if the folder is missing."""
+    return {name for name in os.listdir(folder) if not is_temporary(name)} if folder.exists() else set()
+
+
+def _flush(file: Path) -> None:
+    with open(file, "rb") as handle:
+        os.fsync(handle.fileno())

@@ -1,125 +1,161 @@
-"""How far a long run is: a bar on a terminal, a line now and then in a log."""
+"""Progress of long runs: a bar on a terminal, occasional lines in a log. Formats of times, rates and sizes."""
 
 from __future__ import annotations
 
 import sys
 import time
+from typing import Any
 
 from tqdm import tqdm
 
 STEP_LINE_SECONDS = 15.0
 """Seconds between two lines of a pretraining in a log."""
 
-
-class StepProgress:
-    """`total` steps, of which `done` were done before, of `tokens` each. A context manager; it writes to stderr."""
-
-    def __init__(self, name: str, total: int, done: int, tokens: int) -> None:
-        self.name, self.total, self.first, self.done, self.tokens = name, total, done, done, tokens
-        self.start = self.last = time.monotonic()
-        self.bar = tqdm(desc=name, total=total, initial=done, unit="step") if sys.stderr.isatty() else None
-
-    def __enter__(self) -> StepProgress:
-        if self.bar is None:
-            self._say(f"step {self.done} of {self.total}")
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self.bar is not None:
-            self.bar.close()
-
-    def step(self, loss: float) -> None:
-        """One more step, with its training loss in nats per token."""
-        self.done += 1
-        now = time.monotonic()
-        if self.bar is not None:
-            self.bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
-            self.bar.update()
-        elif now - self.last >= STEP_LINE_SECONDS or self.done == self.total:
-            self.last = now
-            format_rate = (self.done - self.first) / (now - self.start)
-            left = (self.total - self.done) / format_rate
-            end = time.strftime("%H:%M:%S", time.localtime(time.time() + left))
-            speed = f"{format_rate * self.tokens:,.0f} tokens/s"
-            self._say(f"step {self.done} of {self.total}, loss {loss:.3f}, {speed}, {left:.0f} s left, ends {end}")
-
-    def _say(self, text: str) -> None:
-        print(f"{self.name}: {text}", file=sys.stderr, flush=True)
-
-
 CELL_LINE_SECONDS = 30.0
-"""Seconds between two lines of a job in a log, and after which the steps of a cell are printed."""
+"""Seconds between two lines of a job in a log, and until the steps of a long cell are shown."""
 
 
-class CellProgress:
-    """`total` cells of a block titled so. A context manager; it writes to stderr."""
+class ProgressReporter:
+    """A context manager that shows progress on standard error: a bar on a terminal, otherwise lines."""
 
-    def __init__(self, title: str, total: int, every: float = CELL_LINE_SECONDS) -> None:
-        self.title, self.total, self.every = title, total, every
-        self.done, self.part, self.before, self.now, self.steps = 0, 0.0, 0.0, "", ""
-        self.start = self.last = self.began = time.monotonic()
-        self.bar = tqdm(desc=title, total=total, unit="cell") if sys.stderr.isatty() else None
+    def __init__(self, title: str, total: int, unit: str, line_seconds: float, done: int = 0) -> None:
+        self.title, self.total, self.done, self.line_seconds = title, total, done, line_seconds
+        self.start = self.last_line = time.monotonic()
+        self.bar = tqdm(desc=title, total=total, initial=done, unit=unit) if sys.stderr.isatty() else None
 
-    def __enter__(self) -> CellProgress:
+    def __enter__(self) -> Any:
+        """Start."""
         return self
 
     def __exit__(self, kind: object, *error: object) -> None:
+        """Close the bar."""
         if self.bar is not None:
             self.bar.close()
-        elif kind is None:
-            self._say()
+
+    def is_due(self, seconds: float) -> bool:
+        """Return whether this many seconds have passed since the last line, and if so, count from now."""
+        if time.monotonic() - self.last_line < seconds:
+            return False
+        self.last_line = time.monotonic()
+        return True
+
+    def print_line(self, text: str) -> None:
+        """Print a line after the title."""
+        print(f"{self.title}: {text}", file=sys.stderr, flush=True)
+
+
+class StepProgress(ProgressReporter):
+    """Progress of a pretraining.
+
+    Args:
+        name: The PLM.
+        total: Number of steps.
+        done: Number of steps that an earlier run has done.
+        tokens: Tokens per step.
+    """
+
+    def __init__(self, name: str, total: int, done: int, tokens: int) -> None:
+        super().__init__(name, total, "step", STEP_LINE_SECONDS, done)
+        self.first, self.tokens = done, tokens
+
+    def __enter__(self) -> StepProgress:
+        """Print the step to start from."""
+        if self.bar is None:
+            self.print_line(f"step {self.done} of {self.total}")
+        return self
+
+    def step(self, loss: float) -> None:
+        """Count a step, with its training loss in nats per token."""
+        self.done += 1
+        if self.bar is not None:
+            self.bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
+            self.bar.update()
+        elif self.is_due(self.line_seconds) or self.done == self.total:
+            steps_per_second = (self.done - self.first) / (time.monotonic() - self.start)
+            remaining = (self.total - self.done) / steps_per_second
+            end = time.strftime("%H:%M:%S", time.localtime(time.time() + remaining))
+            speed = f"{steps_per_second * self.tokens:,.0f} tokens/s, {remaining:.0f} s left, ends {end}"
+            self.print_line(f"step {self.done} of {self.total}, loss {loss:.3f}, {speed}")
+
+
+class CellProgress(ProgressReporter):
+    """Progress of a training job.
+
+    Args:
+        title: Model and task.
+        total: Number of cells.
+        line_seconds: Seconds between two lines.
+    """
+
+    def __init__(self, title: str, total: int, line_seconds: float = CELL_LINE_SECONDS) -> None:
+        super().__init__(title, total, "cell", line_seconds)
+        self.fraction, self.skipped, self.cell, self.steps = 0.0, 0.0, "", ""
+        self.cell_start = self.start
+
+    def __exit__(self, kind: object, *error: object) -> None:
+        """Close the bar, or print a last line if the job has not failed."""
+        super().__exit__(kind, *error)
+        if self.bar is None and kind is None:
+            self.print_line(self.line())
 
     def begin(self, cell: str) -> None:
-        """A cell, by its path, is next."""
-        self.now, self.part, self.steps, self.began = cell.rpartition("/")[2], 0.0, "", time.monotonic()
+        """Start a cell, given by its path."""
+        self.cell, self.fraction, self.steps, self.cell_start = cell.rpartition("/")[2], 0.0, "", time.monotonic()
         if self.bar is not None:
-            self.bar.set_postfix_str(self.now)
+            self.bar.set_postfix_str(self.cell)
 
-    def begin_run(self, part: float) -> None:
-        """One of the cell's runs begins, or goes on, where so much of the cell is done: what was kept took no time."""
-        self.before += part - self.part
-        self.part = part
+    def begin_run(self, fraction: float) -> None:
+        """Start or resume a training of the cell.
 
-    def step(self, run: str, step: int, steps: int, loss: float, part: float) -> None:
-        """A step of one of the cell's runs, whose part of the cell is done."""
-        now = time.monotonic()
-        self.part = part
-        if now - self.last < (1.0 if self.bar is not None else self.every) or now - self.began < self.every:
+        Args:
+            fraction: Finished fraction of the cell. What a checkpoint contributed is not counted as speed.
+        """
+        self.skipped += fraction - self.fraction
+        self.fraction = fraction
+
+    def step(self, run: str, step: int, steps: int, loss: float, fraction: float) -> None:
+        """Count a step of a training of the cell.
+
+        Args:
+            run: Name of the training.
+            step: Number of the step, from 1.
+            steps: Number of steps of the training.
+            loss: Training loss.
+            fraction: Finished fraction of the cell.
+        """
+        self.fraction = fraction
+        if time.monotonic() - self.cell_start < self.line_seconds:
             return
-        self.last = now
-        self.steps = f"{self.now} {run}: step {step:,} of {steps:,}, loss {loss:.3f}"
-        if self.bar is not None:
-            self.bar.set_postfix_str(self.steps)
-        else:
-            self._say()
+        if self.is_due(1.0 if self.bar is not None else self.line_seconds):
+            self.steps = f"{self.cell} {run}: step {step:,} of {steps:,}, loss {loss:.3f}"
+            if self.bar is not None:
+                self.bar.set_postfix_str(self.steps)
+            else:
+                self.print_line(self.line())
 
     def end(self) -> None:
-        """The cell is done, or has failed."""
-        self.done, self.part, self.steps = self.done + 1, 0.0, ""
+        """Count the cell, finished or failed."""
+        self.done, self.fraction, self.steps = self.done + 1, 0.0, ""
         if self.bar is not None:
             self.bar.update()
-        elif time.monotonic() - self.last >= self.every:
-            self.last = time.monotonic()
-            self._say()
+        elif self.is_due(self.line_seconds):
+            self.print_line(self.line())
 
     def line(self) -> str:
-        """Cells done, rate, time left, and the steps of a long cell."""
+        """Return the number of finished cells, the rate, the remaining time, and the step of a long cell."""
         seconds = time.monotonic() - self.start
-        speed = max(0.0, self.done + self.part - self.before) / max(seconds, 1e-9)
-        said = f"{self.title}: {self.done} of {self.total} cells"
-        if speed and self.done < self.total:
-            left = (self.total - self.done - self.part) / speed
-            said += f", {format_rate(speed)}, about {format_duration(left)} left"
-        elif speed:
-            said += f" in {format_duration(seconds)}"
-        return f"{said}; {self.steps}" if self.steps else said
-
-    def _say(self) -> None:
-        print(self.line(), file=sys.stderr, flush=True)
+        cells_per_second = max(0.0, self.done + self.fraction - self.skipped) / max(seconds, 1e-9)
+        text = f"{self.done} of {self.total} cells"
+        if cells_per_second and self.done < self.total:
+            remaining = (self.total - self.done - self.fraction) / cells_per_second
+            text += f", {format_rate(cells_per_second)}, about {format_duration(remaining)} left"
+        elif cells_per_second:
+            text += f" in {format_duration(seconds)}"
+        return f"{text}; {self.steps}" if self.steps else text
 
 
 def format_duration(seconds: float) -> str:
-    """A time that people can read: 40 s, 6 min, 3.4 h, 2.1 days."""
+    """Format a time: 40 s, 6 min, 3.4 h, 2.1 days."""
     for size, unit in ((86400, "days"), (3600, "h"), (60, "min")):
         if seconds >= 2 * size:
             return f"{seconds / size:.{0 if unit == 'min' else 1}f} {unit}"
@@ -127,7 +163,7 @@ def format_duration(seconds: float) -> str:
 
 
 def format_rate(cells: float) -> str:
-    """Cells a second in the first unit in which people can read them: 4.0 cells/min, 1.5 cells/h, 0.7 cells/day."""
+    """Format cells per second in a readable unit: 4.0 cells/min, 1.5 cells/h, 0.7 cells/day."""
     unit, count = "day", 86400 * cells
     for name, seconds in (("h", 3600), ("min", 60)):
         if seconds * cells >= 0.1:

@@ -1,84 +1,84 @@
-"""Files that carry their own digest, and those whose digests a record names: read as they were written, or refused."""
+"""JSON records with a checksum, and checks of the files that a record names."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from apet.core.hashing import DIGEST, bytes_digest, file_digest, has_valid_checksum, with_checksum, write_json
+from apet.core.atomic import write_json
+from apet.core.hashing import file_digest, has_valid_checksum, with_checksum
 from apet.errors import CorruptError, DataError
-
-OLDER = "an older version of apet wrote it, without the digests by which this one knows it to be whole."
-CHANGED = "damaged: what it says is not what its own digest says."
-
-MARK = b"sha256:"
-BLANK = (MARK + b"0" * 64).decode()
-"""What stands for the digest of a binary file, somewhere in it, while that is computed."""
 
 
 def write_json_record(path: Path, record: Mapping[str, Any]) -> dict[str, Any]:
-    """`write_json` of a record with its own digest behind it. Returns what was written."""
+    """Write a record with its checksum to a JSON file.
+
+    Args:
+        path: The file to create or replace.
+        record: Any mapping that JSON can hold.
+
+    Returns:
+        The record with its checksum.
+    """
     written = with_checksum(record)
     write_json(path, written)
     return written
 
 
-def read_json_record(path: Path, remedy: str, since: Collection[str] = ()) -> dict[str, Any]:
-    """The record in a file, which is what its own digest says.
+def read_json_record(path: Path, hint: str) -> dict[str, Any]:
+    """Read a record and verify its checksum.
 
-    remedy: what to do where it is not, a sentence. since: keys that tell a record of this version from an older one.
-    Raises DataError for a file that is not there, or that an older version wrote; CorruptError for a damaged one.
+    Args:
+        path: A file of `write_json_record`.
+        hint: A sentence that tells the user what to do if the file is missing or corrupt.
+
+    Returns:
+        The record with its checksum.
+
+    Raises:
+        DataError: The file is missing or cannot be read.
+        CorruptError: The file does not match its checksum.
     """
-    record = read_object(path, remedy)
-    if not {DIGEST, *since} <= record.keys():
-        raise DataError(f"{path}: {OLDER} {remedy}")
+    record = read_object(path, hint)
     if not has_valid_checksum(record):
-        raise CorruptError(f"{path}: {CHANGED} {remedy}")
+        raise CorruptError(f"{path}: corrupt: wrong checksum. {hint}")
     return record
 
 
-def read_object(path: Path, remedy: str) -> dict[str, Any]:
-    """The JSON object in a file, unverified. Raises as `read_json_record`."""
+def read_object(path: Path, hint: str) -> dict[str, Any]:
+    """Read a JSON object without verifying a checksum. Raises as `read_json_record`."""
     try:
         record = json.loads(path.read_bytes())
     except FileNotFoundError:
-        raise DataError(f"{path}: no such file. {remedy}") from None
+        raise DataError(f"{path}: no such file. {hint}") from None
     except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}). {remedy}") from None
+        raise DataError(f"{path}: cannot be read ({error.strerror}). {hint}") from None
     except (ValueError, RecursionError) as error:
-        said = str(error).partition("\n")[0]
-        raise CorruptError(f"{path}: damaged: not a JSON document ({said}). {remedy}") from None
+        reason = str(error).partition("\n")[0]
+        raise CorruptError(f"{path}: corrupt: not a JSON document ({reason}). {hint}") from None
     if not isinstance(record, dict):
-        raise CorruptError(f"{path}: damaged: holds a {type(record).__name__}, not an object. {remedy}")
+        raise CorruptError(f"{path}: corrupt: expected an object, got {type(record).__name__}. {hint}")
     return record
 
 
-def check_files(folder: Path, files: Mapping[str, str], by: str, remedy: str) -> None:
-    """Raises DataError for a file that is not there, CorruptError for one of other bytes.
+def check_files(folder: Path, files: Mapping[str, str], record_name: str, hint: str) -> None:
+    """Compare the files of a folder with their digests.
 
-    files: name in the folder -> SHA-256, as the folder's record of the name `by` has them.
+    Args:
+        folder: The folder.
+        files: SHA-256 by file name, as the folder's record has them.
+        record_name: Name of the record, for messages.
+        hint: A sentence that tells the user what to do about a missing or corrupt file.
+
+    Raises:
+        DataError: A file is missing.
+        CorruptError: A file does not match its digest.
     """
     for name, digest in files.items():
         path = folder / name
         if not path.is_file():
-            raise DataError(f"{path}: no such file, which {by} names. {remedy}")
+            raise DataError(f"{path}: no such file, but {record_name} lists it. {hint}")
         if file_digest(path) != digest:
-            raise CorruptError(f"{path}: damaged: not the bytes that {by} names. {remedy}")
-
-
-def seal_bytes(content: bytes) -> bytes:
-    """Bytes with the SHA-256 of them all in place of the last BLANK among them."""
-    start = content.rindex(BLANK.encode()) + len(MARK)
-    return content[:start] + bytes_digest(content).encode() + content[start + 64 :]
-
-
-def is_whole(content: bytes) -> bool | None:
-    """Whether bytes are those that `seal_bytes` gave; None where none of them is a digest."""
-    found = content.rfind(MARK)
-    if found < 0:
-        return None
-    start, blank = found + len(MARK), b"0" * 64
-    said = content[start : start + 64]
-    return bytes_digest(content[:start] + blank + content[start + 64 :]).encode() == said
+            raise CorruptError(f"{path}: corrupt: not the checksum in {record_name}. {hint}")

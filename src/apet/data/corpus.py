@@ -10,7 +10,8 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 
-from apet.core.hashing import atomic_dir, digest, file_digest
+from apet.core.atomic import atomic_dir
+from apet.core.hashing import digest, file_digest
 from apet.core.records import check_files, read_json_record, write_json_record
 from apet.core.validation import validate
 from apet.core.yaml_loader import read_yaml
@@ -98,7 +99,7 @@ def read_corpus(folder: Path, split: str) -> pd.DataFrame:
 
 def read_corpus_record(folder: Path) -> dict[str, Any]:
     """Read `corpus.json`. Raises DataError if it is missing, CorruptError if its checksum is wrong."""
-    return read_json_record(folder / RECORD, _fix(folder), since=["files"])
+    return read_json_record(folder / RECORD, _fix(folder))
 
 
 def _fix(folder: Path) -> str:

@@ -10,7 +10,8 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 
-from apet.core.hashing import atomic_dir, digest, file_digest, seed_for
+from apet.core.atomic import atomic_dir
+from apet.core.hashing import digest, file_digest, seed_for
 from apet.core.records import check_files, read_json_record, write_json_record
 from apet.data.decontamination import NgramIndex
 from apet.data.prepared_files import read_table, write_batches
@@ -165,7 +166,7 @@ def read_task(folder: Path, digest: str | None = None) -> dict[str, Any]:
         DataError: If it is missing, or has another digest.
         CorruptError: If its checksum is wrong.
     """
-    record = read_json_record(folder / RECORD, _fix(folder), since=["files"])
+    record = read_json_record(folder / RECORD, _fix(folder))
     if digest not in (None, record.get("task_digest")):
         raise DataError(
             f"{folder / RECORD}: expected the task, source, rows and seed of the study, got those of another one "

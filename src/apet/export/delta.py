@@ -14,7 +14,8 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from apet.core.hashing import bytes_digest, digest, file_digest, write_bytes
+from apet.core.atomic import write_bytes
+from apet.core.hashing import bytes_digest, digest, file_digest
 from apet.core.records import read_json_record, write_json_record
 from apet.errors import CorruptError, DataError
 from apet.export.tuned_model import TASK_KEYS, TunedModel

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from apet.analysis.means import wilson
-from apet.core.hashing import atomic_dir, bytes_digest, write_text
+from apet.core.atomic import atomic_dir, write_text
+from apet.core.hashing import bytes_digest
 from apet.errors import ConfigError, unknown_name
 from apet.export import merged, peft_adapters
 from apet.export.delta import write_delta

@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from apet.core.hashing import write_bytes, write_json
+from apet.core.atomic import write_bytes, write_json
 from apet.data.prepared_files import read_record
 from apet.errors import ConfigError, CorruptError, ModelError, truncated_repr
 from apet.export.tuned_model import TunedModel, describe_sites

@@ -15,7 +15,7 @@ from matplotlib import style as mplstyle
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from apet.core.hashing import write_bytes, write_text
+from apet.core.atomic import write_bytes, write_text
 
 DPI = 200
 GREY = "#7F7F7F"

@@ -8,8 +8,8 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from apet.core.hashing import DIGEST, digest, file_digest, has_valid_checksum, remembered_digest
-from apet.core.records import CHANGED, write_json_record
+from apet.core.hashing import digest, file_digest, remembered_digest
+from apet.core.records import read_json_record, write_json_record
 from apet.errors import CorruptError, ModelError
 
 SNAPSHOT, PRETRAINING = "snapshot.json", "pretraining.json"
@@ -119,19 +119,9 @@ def write_origin(folder: Path, name: str, record: Mapping[str, Any]) -> None:
 
 
 def read_origin(folder: Path, name: str) -> dict[str, Any]:
-    """What the record SNAPSHOT or PRETRAINING says of its folder; empty where there is none.
-
-    An older version's has no digest of its own and is read as it is, since `content` tells whether it belongs to the
-    files. Raises ModelError for what is no record, CorruptError for a damaged one.
-    """
+    """Read the record SNAPSHOT or PRETRAINING of a PLM's folder; empty if it is missing. Raises as `read_json_record`."""
     path = folder / name
-    try:
-        values = read_mapping(path) if path.is_file() else {}
-    except ModelError as error:
-        raise ModelError(f"{error} {again(folder)}") from None
-    if DIGEST in values and not has_valid_checksum(values):
-        raise CorruptError(f"{path}: {CHANGED} {again(folder)}")
-    return values
+    return read_json_record(path, again(folder)) if path.is_file() else {}
 
 
 def checked_content(folder: Path) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from zipfile import is_zipfile
 
-from apet.core.hashing import atomic_dir, write_json
+from apet.core.atomic import atomic_dir, write_json
 from apet.data.wheels import copy_member, find_wheel, open_wheel
 from apet.errors import ModelError, storage_error, truncated_repr, without_secrets
 from apet.models.checkpoint_files import (

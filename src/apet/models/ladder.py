@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from apet.config.study_config import PretrainingConfig
-from apet.core.hashing import atomic_dir, digest
+from apet.core.atomic import atomic_dir
+from apet.core.hashing import digest
 from apet.errors import CorruptError, ModelError, truncated_repr, unknown_name
 from apet.models.checkpoint_files import PRETRAINING, checked_content, read_origin
 

@@ -17,7 +17,7 @@ def write_report(results: Path, out: Path) -> None:
         DataError: missing or unreadable file, or findings of another table.
         CorruptError: tidy.parquet or findings.json does not match its checksum.
     """
-    from apet.core.hashing import write_text
+    from apet.core.atomic import write_text
     from apet.report.content import read_content
     from apet.report.page import render
 

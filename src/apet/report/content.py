@@ -91,7 +91,7 @@ def read_content(results: Path) -> Content:
 
 
 def _read_findings(path: Path, study: str, table: str) -> dict[str, Any]:
-    findings = read_json_record(path, FINDINGS_HINT, ["table"])
+    findings = read_json_record(path, FINDINGS_HINT)
     if missing := FINDINGS_KEYS - set(findings):
         raise DataError(f"{path}: missing keys: {', '.join(sorted(missing))}. {FINDINGS_HINT}")
     if findings["study"] != study:

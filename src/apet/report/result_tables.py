@@ -12,7 +12,7 @@ from apet.analysis.claims import POINTS, AnalysisInputs
 from apet.analysis.findings import build_findings, compact, summary
 from apet.analysis.means import MATCHED, MEAN, METHODS, RANDOM, matched, method_differences, models_by_scale, over_tasks
 from apet.analysis.resampling import MeanSamples, sample_means
-from apet.core.hashing import write_json, write_text
+from apet.core.atomic import write_json, write_text
 from apet.core.records import write_json_record
 from apet.report.findings_text import LEVELS, findings_markdown, scopes_shown
 from apet.report.formats import fixed, interval, p_value, significant

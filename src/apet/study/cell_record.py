@@ -1,4 +1,4 @@
-"""A finished cell's folder: its files, and the record that names their digests and its own. No torch."""
+"""The folder of a finished cell: its files, and the record with their digests. No torch."""
 
 from __future__ import annotations
 
@@ -8,30 +8,36 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from apet.core.hashing import DIGEST, file_digest, has_valid_checksum
-from apet.core.records import CHANGED, check_files, read_object, write_json_record
+from apet.core.hashing import DIGEST, file_digest
+from apet.core.records import check_files, read_json_record, read_object, write_json_record
 from apet.errors import CorruptError, DataError, unknown_name
 from apet.study.paths import ResultPaths
 
-FORMAT = 2
-"""Of the files in a cell's folder; another number is not read. 1: records without a digest of their own."""
+FORMAT = 1
+"""Format of the files in a cell's folder. Cells of another format are refused."""
 
 THETA, PLANS, PREDICTIONS, METRICS = "theta.safetensors", "plans.json", "predictions.parquet", "metrics.json"
 HEADS = "head.safetensors"
-"""Trained heads, apart from θ; only in cells of a PLM that has one."""
+"""Classification heads, apart from θ. Missing if the PLM uses its LM head."""
 
-NEEDED = {DIGEST, "path", "files"}
-"""Keys without which a record is not one."""
+REQUIRED = {DIGEST, "path", "files"}
+"""Keys that every record has."""
 
 HASHED = re.compile(r".+-[0-9a-f]{10}")
-"""Name of a cell's folder, which only a folder of that cell has."""
-
-BEGINNING = re.compile(rb'\{\s*"format": ?(\d+)\b')
-"""Of a record, as far as its format."""
+"""Pattern of a cell folder's name, which ends with a hash of the cell."""
 
 
 def write_record(folder: Path, cell: str, record: Mapping[str, Any]) -> dict[str, Any]:
-    """Write METRICS of a cell, given by its path, with the digests of the files that are there already."""
+    """Write a cell's METRICS, which marks the cell as finished.
+
+    Args:
+        folder: The cell's folder. It has all its other files already.
+        cell: The cell's path.
+        record: The record's other keys.
+
+    Returns:
+        The record as it was written, with format, path, the files' digests and a checksum.
+    """
     files = {
         name: file_digest(folder / name) for name in (THETA, HEADS, PLANS, PREDICTIONS) if (folder / name).is_file()
     }
@@ -39,91 +45,100 @@ def write_record(folder: Path, cell: str, record: Mapping[str, Any]) -> dict[str
 
 
 def read_record(folder: Path, cell: str | None = None) -> dict[str, Any]:
-    """The record of a finished cell, which is what its own digest says; its other files are not looked at.
+    """Read the record of a finished cell and verify its checksum. The cell's other files are not read.
 
-    cell: the path that the record must be of; None where the folder's own name says enough. Raises DataError for a
-    record that is not there or of another format, CorruptError for one that is damaged or another cell's.
+    Args:
+        folder: The cell's folder.
+        cell: The path that the record must have. None: the folder's name decides.
+
+    Returns:
+        The record.
+
+    Raises:
+        DataError: The record is missing or of another format.
+        CorruptError: The record is corrupt, or of another cell.
     """
-    place, remedy = folder / METRICS, f"Delete {folder} to train again."
-    if not place.is_file():
-        raise DataError(f"{place}: no such file; the cell has not finished. `snakemake cells` trains what is missing.")
-    record = read_object(place, remedy)
-    if DIGEST in record and not has_valid_checksum(record):
-        raise CorruptError(f"{place}: {CHANGED} {remedy}")
+    path, hint = folder / METRICS, _hint(folder)
+    if not path.is_file():
+        raise DataError(f"{path}: no such file: the cell is not finished. Run `snakemake cells`.")
+    record = read_json_record(path, hint)
     if record.get("format") != FORMAT:
-        raise DataError(f"{place}: {other_format(record.get('format'))}")
-    if lacking := NEEDED - record.keys():
-        raise CorruptError(f"{place}: damaged: key {min(lacking)!r} is missing. {remedy}")
-    wanted = cell or (folder.name if HASHED.fullmatch(folder.name) else "")
-    if not f"/{record['path']}".endswith(f"/{wanted}" if wanted else ""):
-        raise CorruptError(f"{place}: the record of another cell, {record['path']}. {remedy}")
+        raise DataError(f"{path}: format: expected {FORMAT}, got {record.get('format')!r}. {hint}")
+    if missing := REQUIRED - record.keys():
+        raise CorruptError(f"{path}: corrupt: missing key {min(missing)!r}. {hint}")
+    expected = cell or (folder.name if HASHED.fullmatch(folder.name) else "")
+    if not f"/{record['path']}".endswith(f"/{expected}" if expected else ""):
+        raise CorruptError(f"{path}: expected the record of {expected}, got {record['path']}. {hint}")
     return record
 
 
 def is_complete(folder: Path, cell: str | None = None) -> bool:
-    """Whether a cell's folder is whole and its files are what its record says. cell: its path, as in `read_record`.
+    """Return whether a cell is finished, after comparing all its files with their digests.
 
-    Raises as `read_record` where there is a record, and CorruptError where a file differs from its digest: such a cell
-    must be deleted by hand, not overwritten in silence.
+    Args:
+        folder: The cell's folder.
+        cell: The cell's path, as in `read_record`.
+
+    Returns:
+        False if the record or a file is missing.
+
+    Raises:
+        DataError: The record is of another format.
+        CorruptError: The record or a file is corrupt. Such a cell is never overwritten: the user must delete it.
     """
     if not (folder / METRICS).is_file():
         return False
-    for name, digest in read_record(folder, cell)["files"].items():
-        if not (folder / name).is_file():
-            return False
-        if file_digest(folder / name) != digest:
-            raise CorruptError(
-                f"{folder / name}: damaged: not the bytes that {METRICS} names. Delete {folder} to train again."
-            )
+    files = read_record(folder, cell)["files"]
+    if not all((folder / name).is_file() for name in files):
+        return False
+    check_files(folder, files, METRICS, _hint(folder))
     return True
 
 
-def format_of(folder: Path) -> int | None:
-    """The format of a finished cell from the first bytes of its record alone; None where these are of no record."""
-    try:
-        with open(folder / METRICS, "rb") as file:
-            found = BEGINNING.match(file.read(64))
-    except OSError:
-        return None
-    return int(found[1]) if found else None
-
-
-def other_format(found: object) -> str:
-    """What to say of a record whose format is not FORMAT."""
-    if type(found) is not int:
-        return f"not the record of a cell: its format is {found!r}, and this version of apet reads {FORMAT}."
-    if found > FORMAT:
-        writer, remedy = "a newer", "Install that version, or put the cell aside to train it again."
-    else:
-        writer, remedy = "an older", "`apet archive` puts such cells into .attic; then they are trained again."
-    return f"of format {found}, which {writer} version of apet wrote; this one reads {FORMAT}. {remedy}"
-
-
 def find_cell(cell: str, results: ResultPaths) -> Path:
-    """The folder of a finished cell, which is named as model/task/name or by its folder's own path.
+    """Find the folder of a finished cell.
 
-    Raises DataError, with the nearest names, where there is none.
+    Args:
+        cell: The cell's path (model/task/name), or the path of its folder.
+        results: The results directory.
+
+    Returns:
+        The cell's folder.
+
+    Raises:
+        DataError: There is no such cell. The message suggests similar names.
     """
     for folder in (results.cells / cell, Path(cell)):
         if (folder / METRICS).is_file():
             return folder
     known = [path.parent.relative_to(results.cells).as_posix() for path in results.cells.glob(f"*/*/[!.]*/{METRICS}")]
     if not known:
-        raise DataError(f"{cell}: no cell is finished below {results.cells}, nor does a folder of this path hold one.")
+        raise DataError(f"{cell}: no such cell, and {results.cells} has no finished cell. Run `snakemake cells`.")
     raise DataError(unknown_name("cell", cell, known, str(results.cells)))
 
 
 @contextmanager
 def reading(folder: Path) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-    """A cell's record and its plans' (replicate -> record), to be read in here.
+    """Read a cell's record and plans, and convert errors of the block about missing keys.
 
-    Raises as `read_record`, DataError for a key that is missing in the record, CorruptError for other plans than it
-    names.
+    Args:
+        folder: The cell's folder.
+
+    Yields:
+        The record, and the plans' records by replicate.
+
+    Raises:
+        DataError: The record is missing, of another format, or lacks a key that the block reads.
+        CorruptError: The record or the plans are corrupt.
     """
-    record, remedy = read_record(folder), f"Delete {folder} to train again."
+    record, hint = read_record(folder), _hint(folder)
     try:
-        check_files(folder, {PLANS: record["files"][PLANS]}, METRICS, remedy)
-        yield record, read_object(folder / PLANS, remedy)
+        check_files(folder, {PLANS: record["files"][PLANS]}, METRICS, hint)
+        yield record, read_object(folder / PLANS, hint)
     except (KeyError, TypeError, AttributeError) as error:
-        said = f"key {error}" if isinstance(error, KeyError) else str(error)
-        raise DataError(f"{folder / METRICS}: not the record of a finished cell ({said}).") from None
+        reason = f"missing key {error}" if isinstance(error, KeyError) else str(error)
+        raise DataError(f"{folder / METRICS}: {reason}. {hint}") from None
+
+
+def _hint(folder: Path) -> str:
+    return f"Delete {folder} to train the cell again."

@@ -1,4 +1,4 @@
-"""Folders below the results directory."""
+"""The layout of the results directory."""
 
 from __future__ import annotations
 
@@ -8,30 +8,32 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class ResultPaths:
-    """The folders below one root in which a cell leaves something, each by the cell's path.
-
-    cells: its results. runs: time, memory and host of its training. progress: what is kept of it while it is under way.
-    failed: what went wrong with it. loggers: what optional loggers write.
-    """
+    """The folders of a results directory. Each has one entry per cell, at the cell's path."""
 
     root: Path
+    """The results directory."""
 
     @property
     def cells(self) -> Path:
+        """Finished cells."""
         return self.root / "cells"
 
     @property
     def runs(self) -> Path:
+        """Run records: time, memory and host of each training."""
         return self.root / "runs"
 
     @property
-    def progress(self) -> Path:
-        return self.root / "progress"
+    def checkpoints(self) -> Path:
+        """Checkpoints of unfinished cells."""
+        return self.root / "checkpoints"
 
     @property
     def failed(self) -> Path:
+        """Failure records of cells, deleted when the cell succeeds."""
         return self.root / "failed"
 
     @property
     def loggers(self) -> Path:
+        """Training curves of the optional loggers."""
         return self.root / "loggers"

@@ -132,7 +132,7 @@ def read_status(cells: Iterable[str], results: ResultPaths, now: float) -> Statu
             failed[path] = record
         elif finished:
             runs[path] = read_run(results.runs / f"{path}.json") or {}
-        elif (checkpoints := results.progress / path).is_dir():
+        elif (checkpoints := results.checkpoints / path).is_dir():
             in_progress[path] = now - max(map(_modified, checkpoints.iterdir()), default=now)
         else:
             pending.append(path)

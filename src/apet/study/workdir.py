@@ -1,76 +1,95 @@
-"""A working copy at the start of a run: whose results stand in it, told by times; room to write; one run at a time."""
+"""The working copy: which study its results belong to, write checks, and a lock for one run at a time."""
 
 from __future__ import annotations
 
-import fcntl
-import json
-import os
-import time
-from contextlib import suppress
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from apet.core.atomic import temporary_file
+from filelock import BaseFileLock, FileLock, Timeout
+
+from apet.core.atomic import temporary_file, write_text
+from apet.core.hashing import digest
 from apet.errors import ApetError, storage_errors
 from apet.study.cell_record import METRICS
+from apet.study.paths import ResultPaths
+from apet.study.resolved import read_resolved
 
-if TYPE_CHECKING:
-    from apet.study.grid import Grid
-
-
-def published_study(root: Path = Path()) -> str | None:
-    """The id of the study that results/metrics.json was made from; None where there is none that can be read, and where
-    cells were missing, for what came since is not in it."""
-    try:
-        record = json.loads((root / "results/metrics.json").read_text())
-        return None if record.get("missing") else record["study"]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None
+_LOCKS: list[BaseFileLock] = []
+"""Locks that this process holds until it ends."""
 
 
-def date_results(grid: Grid, study: Path, root: Path = Path()) -> None:
-    """Tell by times whose the results are, for their names are fixed: a resolved study is older than all that is made
-    of it, and results/metrics.json of another study is older than that. No clock has a say in this.
+def published_marker(out: Path, study: str, missing: Iterable[str] = ()) -> Path:
+    """Return the file whose existence proves that the tables and figures in a folder belong to a study.
+
+    Args:
+        out: The folder of tables and figures.
+        study: The study's id.
+        missing: Paths of the cells that the tables lack.
+
+    Returns:
+        A path in `published`, a folder with at most one file, which DVC tracks with the tables.
     """
-    record = root / "results/metrics.json"
-    _date(study, 10**9)
-    if record.exists() and published_study(root) != grid.id:
-        _date(record, record.stat().st_mtime_ns % 10**9)  # its nanoseconds stay: DVC knows its content by them
+    missing = sorted(missing)
+    return out / "published" / (study[:12] + (f"-without-{digest(missing)[:10]}" if missing else ""))
 
 
-def settle_times(root: Path = Path()) -> None:
-    """Date what a clock has left in the future to the present. The bytes are told by the name, so this changes nothing
-    but that what is made from it now does not look older.
+def missing_cells(cells: Iterable[str], results: ResultPaths) -> list[str]:
+    """Return the paths of the cells that are not finished."""
+    return [path for path in cells if not (results.cells / path / METRICS).is_file()]
+
+
+def unpublish(out: Path) -> None:
+    """Remove the marker before the tables change."""
+    shutil.rmtree(out / "published", ignore_errors=True)
+
+
+@contextmanager
+def publishing(resolved: Path, results: ResultPaths, out: Path) -> Iterator[None]:
+    """Remove the marker of the previous study, and write this study's after the block.
+
+    Args:
+        resolved: The resolved study.
+        results: The results directory with its cells.
+        out: The folder of tables and figures, which the block writes.
     """
-    now = time.time_ns()
-    for pattern in ("data/*/*", "data/*/*/*", "models/*/*", f"results/cells/*/*/*/{METRICS}"):
-        for path in root.glob(pattern):
-            with suppress(FileNotFoundError):  # a temporary, renamed
-                _date(path, min(now, path.stat().st_mtime_ns))
+    record = read_resolved(resolved)
+    marker = published_marker(out, record["study"], missing_cells(record["cells"], results))
+    unpublish(out)
+    yield
+    write_text(marker, "")
 
 
 def check_writable(*folders: Path) -> None:
-    """Make the folders, and write a page into each and remove it. Raises as `storage_errors`."""
+    """Create the folders and write a page into each, to find a full or read-only disk before the first job.
+
+    Args:
+        *folders: Folders to check.
+
+    Raises:
+        StorageError: The disk is full, read-only or fails.
+        PathError: A folder cannot be used.
+    """
     for folder in folders:
-        with storage_errors(folder), temporary_file(folder / "room") as room:
-            room.write_bytes(bytes(4096))
+        with storage_errors(folder), temporary_file(folder / "test") as file:
+            file.write_bytes(bytes(4096))
 
 
 def acquire_lock(folder: Path) -> None:
-    """Keep a folder for this process until it ends, in whatever way. Raises ApetError where another has it."""
-    held = os.open(folder, os.O_RDONLY)
+    """Lock a folder until this process ends.
+
+    Args:
+        folder: The folder; the lock is its file `.lock`.
+
+    Raises:
+        ApetError: Another run holds the lock.
+    """
+    lock = FileLock(folder / ".lock")
     try:
-        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise ApetError(
-            f"{folder}: another run is at work here. Wait until it has ended, and say the same command again."
-        ) from None
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise ApetError(f"{folder}: another run is in progress. Wait for its end, then run the same command.") from None
     except OSError:  # a disk without locks
-        os.close(held)
-
-
-def _date(path: Path, moment: int) -> None:
-    """Set the time of a file's last change, in nanoseconds since 1970, where it is another."""
-    with storage_errors(path):
-        if path.stat().st_mtime_ns != moment:
-            os.utime(path, ns=(moment, moment))
+        return
+    _LOCKS.append(lock)

@@ -16,7 +16,8 @@ import pyarrow as pa
 import torch
 from safetensors.torch import save
 
-from apet.core.hashing import atomic_dir, bytes_digest, write_bytes, write_json
+from apet.core.atomic import atomic_dir, write_bytes, write_json
+from apet.core.hashing import bytes_digest
 from apet.data.prepare import SPLITS, read_task
 from apet.data.prepared_files import write_table
 from apet.errors import ConfigError

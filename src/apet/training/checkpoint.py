@@ -17,7 +17,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from apet.core.hashing import atomic_write, canonical
+from apet.core.atomic import atomic_write
+from apet.core.hashing import canonical
 from apet.core.signals import SignalHandler
 
 CHECKPOINT_SECONDS = 60.0

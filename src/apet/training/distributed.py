@@ -123,7 +123,7 @@ def _journal(cell: Cell, results: ResultPaths, report: CellProgress | None, logg
     if not report:
         return NO_CALLBACKS
     report.begin(cell.path)
-    kept, log = NullCheckpoint(results.progress / cell.path), opener(logger) if logger else None
+    kept, log = NullCheckpoint(results.checkpoints / cell.path), opener(logger) if logger else None
     return JobCallbacks(kept, report, log, results.loggers / cell.path)
 
 

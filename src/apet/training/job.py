@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from apet.core.arithmetic import cpu_name
-from apet.core.hashing import digest, write_json
+from apet.core.atomic import write_json
+from apet.core.hashing import digest
 from apet.core.progress import CellProgress
 from apet.core.signals import SignalHandler
 from apet.data.prepare import read_task
@@ -107,7 +108,7 @@ def train_cells(
             benches = load_inputs(missing, plm_folder, data_folder, results, device)
             with CellProgress(f"{cells[0].model} {cells[0].task}", len(missing)) as report:
                 for cell in missing:
-                    bench, folder = benches[cell.training.max_length], results.progress / cell.path
+                    bench, folder = benches[cell.training.max_length], results.checkpoints / cell.path
                     kept = CellCheckpoint(
                         folder, _identity(cell, bench), _class(bench), stop, aside.checkpoint_interval
                     )
@@ -162,7 +163,7 @@ def is_done(cell: Cell, results: ResultPaths) -> bool:
     """Whether a cell is complete; then nothing is left of attempts before."""
     done = is_complete(results.cells / cell.path, cell.path)
     if done:
-        discard(results.progress / cell.path)
+        discard(results.checkpoints / cell.path)
         forget_failure(results, cell.path)
     return done
 
@@ -228,7 +229,7 @@ def run_cell(cell: Cell, bench: CellInputs, results: ResultPaths, journal: CellC
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
     write_json(results.runs / f"{cell.path}.json", run)
-    discard(results.progress / cell.path)
+    discard(results.checkpoints / cell.path)
     forget_failure(results, cell.path)
 
 

@@ -19,10 +19,9 @@ from torch.optim import AdamW, Optimizer
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from apet.config.study_config import PretrainingConfig
-from apet.core.atomic import STATE
-from apet.core.hashing import atomic_dir, digest, file_digest, seed_for, versions, write_bytes, write_json
+from apet.core.atomic import STATE, atomic_dir, write_bytes, write_json
+from apet.core.hashing import bytes_digest, digest, file_digest, seed_for, versions
 from apet.core.progress import StepProgress
-from apet.core.records import BLANK, is_whole, seal_bytes
 from apet.data.corpus import read_corpus_record
 from apet.errors import DataError
 from apet.models.checkpoint_files import PRETRAINING, write_origin
@@ -154,16 +153,18 @@ class PretrainingState:
         optimizers = [optimizer.state_dict() for optimizer in self.optimizers]
         state = {"key": key, "model": self.model.state_dict(), "optimizers": optimizers, "losses": self.losses}
         torch.save(state, buffer)
-        write_bytes(kept, seal_bytes(buffer.getvalue() + BLANK.encode()))
+        content = buffer.getvalue()
+        write_bytes(kept, bytes_digest(content).encode() + content)
 
     def _load(self, kept: Path, key: str) -> None:
         """Go on from a state file of this very run, if there is one; what cannot be used is said."""
         if not kept.is_file():
             return
-        content = kept.read_bytes()
-        if is_whole(content) is not True:
-            return _not_used(f"{kept}: damaged, or kept by an older version of apet")
-        state = torch.load(io.BytesIO(content[: -len(BLANK)]), weights_only=True)
+        stored = kept.read_bytes()
+        checksum, content = stored[:64], stored[64:]
+        if bytes_digest(content).encode() != checksum:
+            return _not_used(f"{kept}: damaged")
+        state = torch.load(io.BytesIO(content), weights_only=True)
         if state["key"] != key:
             return _not_used(f"{kept}: kept for another rung, recipe, corpus or tokenizer")
         self.model.load_state_dict(state["model"])

@@ -7,7 +7,8 @@ from pathlib import Path
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from apet.core.hashing import atomic_dir, file_digest
+from apet.core.atomic import atomic_dir
+from apet.core.hashing import file_digest
 from apet.core.records import check_files, read_json_record, write_json_record
 from apet.data.corpus import read_corpus, read_corpus_record
 from apet.errors import DataError
