@@ -63,7 +63,7 @@ def test_grid_entry_with_models_makes_cells_of_these_models_only(tmp_path):
     entry = {"placements": ["attention"], "budgets": [64], "models": ["bloom-64x4"]}
     others = {**entry, "models": ["bloom-32x2"], "training": {"max_steps": 7}}
     full, reduced = grid_of(tmp_path, PARAMS), grid_of(tmp_path, changed("grid", [*PARAMS["grid"], entry, others]))
-    more = [cell for cell in part.cells if cell.path not in {c.path for c in full.cells}]
+    more = [cell for cell in reduced.cells if cell.path not in {c.path for c in full.cells}]
     assert {(cell.model, cell.training.max_steps) for cell in more} == {("bloom-64x4", 60), ("bloom-32x2", 7)}
     with pytest.raises(ConfigError, match="duplicate attention at 64"):
         grid_of(tmp_path, changed("grid", [*PARAMS["grid"], entry, entry]))
