@@ -36,7 +36,7 @@ def measure(plm: Path, data: Path) -> dict[str, float]:
         loss="label_words", max_steps=10**6, batch_size=16, max_length=LENGTH, learning_rates=LearningRates(*[1e-4] * 6), lr_multipliers=(1.0,),
         lr_scheduler_type="constant", warmup_ratio=0.0, num_evals=1, max_grad_norm=1.0, gradient_checkpointing=False,
     )  # fmt: skip
-    bench = CellInputs.of(load_plm(plm, plm.name), data, LENGTH)
+    bench = CellInputs.from_folder(load_plm(plm, plm.name), data, LENGTH)
     args = argparse.Namespace(steps=STEPS, rows=ROWS, rounds=3)
     found = {}
     for placement in ("lora", "full"):

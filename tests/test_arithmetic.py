@@ -48,7 +48,7 @@ from apet.study.grid import TRAINER_VERSION, Cell
 from apet.study.status import Status, differences
 from apet.training.cell import CellInputs, train_cell
 from apet.training.loop import TrainingData, train
-from apet.training.runtime import machine_class, make_deterministic
+from apet.training.runtime import machine_type, make_deterministic
 from apet.tuning import TunedPLM, start
 from saved import save_plm
 from tiny import CONFIGS, WORDS, tiny_plm
@@ -161,7 +161,7 @@ def rows(count: int, seed: int) -> EncodedSplit:
 
 def bench(family: str) -> CellInputs:
     """Build a tiny PLM with the toy task."""
-    splits = TrainingData(rows(64, 1), rows(32, 2), ClassificationObjective(LabelTrie.of([[3], [4]])))
+    splits = TrainingData(rows(64, 1), rows(32, 2), ClassificationObjective(LabelTrie.from_tokens([[3], [4]])))
     return CellInputs(tiny_plm(family), TASK, splits, rows(48, 3))
 
 
@@ -180,7 +180,7 @@ def _trained_theta(made: CellInputs, placement: str) -> str:
     plan = make_plan(inventory, placement, budget, 3)
     parts = start(made.plm, plan, 4)
     with TunedPLM(made.plm, plan) as tuned:
-        trained = train(tuned, parts, made.data, TRAINING, seed=1, rate=1.0)
+        trained = train(tuned, parts, made.data, TRAINING, seed=1, lr_multiplier=1.0)
     assert trained.num_steps == trained.best_step == TRAINING.max_steps
     return digest(trained.theta)
 
@@ -194,7 +194,7 @@ def cell() -> dict[str, Any]:
     asked = Cell("tiny", "toy", "uniform", "1500", 2, 2, 1, MethodSizes(), training, "plm", "data")
     with tempfile.TemporaryDirectory() as folder:
         record = train_cell(asked, made, Path(folder) / "cell")
-    return {"replicates": record["replicates"], "class": machine_class(made.plm.dtype, made.plm.device)}
+    return {"replicates": record["replicates"], "class": machine_type(made.plm.dtype, made.plm.device)}
 
 
 PARTS: dict[str, Callable[[], Any]] = {"operations": operations, "bloom": bloom, "plans": plans, "cell": cell}

@@ -72,5 +72,5 @@ def test_label_words_that_begin_alike_are_told_apart_as_whole_words():
     found = label_tokens(task, TOKENIZER)
     assert [TOKENIZER.decode(ids) for ids in found] == list(task["verbalizer"].values()) and found[0][0] == found[1][0]
     task["verbalizer"]["d"] = " good"
-    with pytest.raises(DataError, match=r"label word ' good' is the beginning of ' good film'"):
+    with pytest.raises(DataError, match=r"label word ' good' is a prefix of ' good film'"):
         label_tokens(task, TOKENIZER)

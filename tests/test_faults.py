@@ -103,7 +103,7 @@ def test_a_signal_amid_writing_leaves_nothing_and_says_what_to_do(tmp_path, sign
     assert hit(process, sign)
     said = process.communicate()[1]
     assert process.returncode == 75
-    assert said == f"apet: {sign.name}: what was finished is kept; the same command goes on from here.\n"
+    assert said == f"apet: {sign.name}: finished work is saved. Rerun the same command to resume.\n"
     assert list((tmp_path / "results").iterdir()) == []
 
 

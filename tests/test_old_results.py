@@ -196,7 +196,7 @@ def test_progress_of_an_older_version_is_said_and_not_used(place: Place) -> None
     record = read_record(folder_of(one))
     older = digest([1, one.digest, record["plm"]["content"], record["task"]["digest"]])
     kept = CellCheckpoint(Path("results/progress") / one.path, older, {}, SignalHandler(), 0.0)
-    kept.finished("draw0.rerun0", lambda: {"trained": torch.zeros(3)})
+    kept.save("draw0.rerun0", lambda: {"trained": torch.zeros(3)})
     shutil.rmtree(folder_of(one))
     ran = place.run(*place.commands["train again"])
     assert ran.status == 0 and "or by another version of apet, not used" in ran.said

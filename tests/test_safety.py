@@ -132,7 +132,7 @@ def test_a_pickle_in_place_of_safetensors_does_not_run(plm, pwned, form):
 @pytest.mark.parametrize("form", FORMS)
 def test_a_pickle_in_place_of_what_is_kept_of_a_cell_does_not_run(pwned, tmp_path, form):
     (tmp_path / "draw0.rerun0.safetensors").write_bytes(FORMS[form](Evil(pwned)))
-    assert CellCheckpoint(tmp_path, "identity", {}, SignalHandler()).find("draw0.rerun0") is None
+    assert CellCheckpoint(tmp_path, "identity", {}, SignalHandler()).load("draw0.rerun0") is None
     assert not pwned.exists()
 
 

@@ -24,7 +24,7 @@ from apet.core.records import write_json_record
 from apet.study.cell_record import FORMAT
 from apet.study.paths import ResultPaths
 from apet.study.status import CLOCK, differences, read_status
-from apet.training.callbacks import opener
+from apet.training.callbacks import logger_named
 from lab import Lab
 from toy import Checkout
 
@@ -252,7 +252,7 @@ def test_loggers_write_beside_and_change_no_byte(lab):
         assert lab.contents(name, one) == lab.contents("plain", one)
         assert not any(lab.results("plain").root.glob("loggers"))
     (record,) = json.loads(lab.contents("plain", one)["metrics.json"])["replicates"]
-    where = f"{one.path}/draw0.rerun0.rate0"
+    where = f"{one.path}/draw0.rerun0.lr0"
     events = scalars(lab.results("tensorboard").loggers / where)
     assert [step for step, _ in events["train/loss"]] == list(range(1, 13))
     assert [step for step, _ in events["validation/score"]] == [3, 6, 9, 12]
@@ -275,7 +275,7 @@ def test_a_logger_that_is_not_installed_is_one_message(monkeypatch):
 
     monkeypatch.setitem(sys.modules, "dvclive", None)
     with pytest.raises(ConfigError, match=r"--logger dvclive.*not installed.*apet\[loggers\]"):
-        opener("dvclive")
+        logger_named("dvclive")
 
 
 def test_a_terminal_has_a_bar(lab):
@@ -338,7 +338,7 @@ def test_a_warned_job_is_tried_again_and_goes_on(checkout):
     assert process.returncode == 0, said
     assert "exit code 75" in said or "exit status 75" in said, said
     log = (checkout.folder / "results/logs/train/plm/words-0.log").read_text()
-    assert "going on from results/progress/plm/words/lora" in log
+    assert "resuming from results/progress/plm/words/lora" in log
     (run,) = (checkout.folder / "results/runs").rglob("*.json")
     assert json.loads(run.read_text())["resumed"]
 

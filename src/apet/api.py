@@ -29,7 +29,7 @@ from apet.placement import Budget, Inventory, MethodSizes, Plan, resolve
 from apet.placement import make_plan as plan_units
 from apet.study.grid import Cell
 from apet.training.callbacks import NO_CALLBACKS
-from apet.training.cell import CellInputs, replicate_record, run_replicate
+from apet.training.cell import CellInputs, replicate_record, train_replicate
 from apet.training.runtime import make_deterministic
 
 __all__ = [
@@ -132,11 +132,11 @@ def train(plm: PLM, plan: Plan, data: str | Path, seed: int = 1, **training: Any
             f"loss {recipe.loss!r}: PLM {plm.name!r} has `head: classification`. Allowed for it: label_words."
         )
     make_deterministic(plm.device.type)
-    bench = CellInputs.of(plm, Path(data), recipe.max_length)
+    bench = CellInputs.from_folder(plm, Path(data), recipe.max_length)
     task = bench.task
     coordinates = plm.name, task["task"], plan.placement, str(plan.budget)
     cell = Cell(*coordinates, 1, 1, seed, MethodSizes(), recipe, plm.content, task["digest"])
-    made = run_replicate(cell, bench, plan, 0, 0, NO_CALLBACKS)
+    made = train_replicate(cell, bench, plan, 0, 0, NO_CALLBACKS)
     asked, length = {key: task[key] for key in ASKED}, min(recipe.max_length, task["max_length"])
     run = replicate_record(cell, bench, made)
     return TunedModel(plm, plan, made.training.theta, asked, length, made.training.head, run)

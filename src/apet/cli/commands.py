@@ -137,7 +137,7 @@ def train(args: argparse.Namespace) -> None:
     if world_size() == 1:
         count = train_job(cells, args.plm, args.data, *rest, args.device)
     else:
-        count = train_distributed(cells, args.plm, args.data[0], *rest)
+        count = train_distributed(cells, args.plm, args.data, *rest)
     if is_main_process():
         print(f"trained {count} of {len(cells)} cells")
 
@@ -150,9 +150,9 @@ def verify(args: argparse.Namespace) -> None:
     from apet.study.resolve import read_cells
 
     named = read_cells(args.study, args.cell or None)
-    from apet.training.verify import sample_of, verify_cells
+    from apet.training.verify import sample_cells, verify_cells
 
-    chosen = named if args.cell else sample_of(named, args.sample, args.seed)
+    chosen = named if args.cell else sample_cells(named, args.sample, args.seed)
     different = 0
     if args.scratch:
         args.scratch.mkdir(parents=True, exist_ok=True)

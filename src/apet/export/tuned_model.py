@@ -22,7 +22,7 @@ from apet.evaluation import (
     Score,
     encode_split,
     generate,
-    objective_of,
+    make_objective,
     predict,
 )
 from apet.evaluation.encoding import padded, prompt_of
@@ -76,7 +76,7 @@ class TunedModel:
     def __post_init__(self) -> None:
         for what, found, needed in (
             ("θ", self.theta, self.plan.budget),
-            ("the head", self.head, self.plm.head_size(self.objective.labels)),
+            ("the head", self.head, self.plm.head_size(self.objective.num_labels)),
         ):
             if found.shape != (needed,):
                 raise DataError(f"{what} has the shape {tuple(found.shape)}; plan and PLM need ({needed},).")
@@ -93,7 +93,7 @@ class TunedModel:
 
     @cached_property
     def objective(self) -> Objective:
-        return objective_of(self.task, self.plm)
+        return make_objective(self.task, self.plm)
 
     @property
     def parts(self) -> list[Tensor]:
@@ -112,7 +112,7 @@ class TunedModel:
         with tune(self.plm, self.plan) as tuned:
             theta = tuned.spread(self.parts)
             with tuned.merged_for_inference(theta):
-                ids = generate(tuned, theta, data, objective.end[0], objective.longest)
+                ids = generate(tuned, theta, data, objective.end_ids[0], objective.max_new_tokens)
         return [text.strip() for text in self.plm.tokenizer.batch_decode(ids, skip_special_tokens=True)]
 
     def scores(self, texts: Texts) -> Tensor:
@@ -129,17 +129,17 @@ class TunedModel:
         folder, objective = Path(data), self.objective
         if (name := read_task(folder)["task"]) != self.task["task"]:
             raise DataError(f"{folder}: holds task {name}; this model was tuned for {self.task['task']}.")
-        rows = encode_split(folder, split, self.task, self.plm, self.length, objective.end)
+        rows = encode_split(folder, split, self.task, self.plm, self.length, objective.end_ids)
         with tune(self.plm, self.plan) as tuned:
             return objective.evaluate(tuned, tuned.spread(self.parts), rows).score
 
     def _scores(self, data: EncodedSplit, objective: ClassificationObjective) -> Tensor:
         if not len(data):
-            return torch.empty(0, objective.labels)
+            return torch.empty(0, objective.num_labels)
         with tune(self.plm, self.plan) as tuned:
             theta = tuned.spread(self.parts)
             with tuned.merged_for_inference(theta):
-                return predict(tuned, theta, data, objective.words)
+                return predict(tuned, theta, data, objective.trie)
 
     def _encoded(self, texts: Texts) -> EncodedSplit:
         columns, frame = self._columns(texts), self.plm.special_tokens

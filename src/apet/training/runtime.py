@@ -1,4 +1,4 @@
-"""What must be fixed before the first tensor for the same cell to give the same bytes on one class of machine."""
+"""Process setup: determinism, memory and signals."""
 
 from __future__ import annotations
 
@@ -19,35 +19,44 @@ from apet.errors import ConfigError, Interrupted
 from apet.models.sharding import world_size
 
 THREADS = 1
-"""Threads a process: sums over more are taken in another order, and cells side by side use the cores better."""
+"""Threads of a process. More would change the order of sums, and cells in parallel use the cores better."""
 
 
 def make_deterministic(device: str = "cpu") -> None:
-    """One thread, deterministic kernels only, no reduced-precision products. Call it at the start of a process.
+    """Set one thread, deterministic kernels and full-precision products. Call it at the start of a process.
 
-    device: cpu, or cuda for the first GPU that PyTorch sees. Raises ParamsError where it sees none, and as
-    `arithmetic.mode`.
+    Args:
+        device: `cpu`, or `cuda` for the first visible GPU.
+
+    Raises:
+        ConfigError: PyTorch sees no GPU, or the arithmetic is unknown (see `arithmetic.mode`).
     """
     mode()
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.set_num_threads(THREADS)
     torch.use_deterministic_algorithms(True)
-    # The deterministic mode also fills fresh memory, which costs time and changes nothing that is read.
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # made by its class
+    # Deterministic mode also fills uninitialized memory, which takes time and changes no value that is read.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # set by its class
     torch.set_float32_matmul_precision("highest")
     if device == "cuda":
         if not torch.cuda.is_available():
-            raise ConfigError(f"--device cuda: PyTorch {torch.__version__} sees no GPU here. Allowed: cpu.")
+            raise ConfigError(f"--device cuda: PyTorch {torch.__version__} sees no GPU. Use --device cpu.")
         torch.backends.cudnn.allow_tf32 = False
-        # The fused attentions add up their gradients in any order.
+        # The gradients of fused attention are sums in varying order.
         torch.backends.cuda.enable_flash_sdp(False)
         torch.backends.cuda.enable_mem_efficient_sdp(False)
         torch.backends.cuda.enable_cudnn_sdp(False)
 
 
-def machine_class(dtype: str, device: torch.device) -> dict[str, Any]:
-    """What must be equal for equal bytes to be promised: architecture, instruction sets, device, how many of them share
-    the PLM, threads, the type of the PLM's numbers, library versions.
+def machine_type(dtype: str, device: torch.device) -> dict[str, Any]:
+    """Return the machine type, within which retraining a cell gives equal bytes.
+
+    Args:
+        dtype: dtype in which the PLM is computed.
+        device: device of the PLM.
+
+    Returns:
+        Architecture, instruction sets, device, number of devices that share the PLM, threads, dtype, library versions.
     """
     return {
         "machine": platform.machine(),
@@ -60,15 +69,15 @@ def machine_class(dtype: str, device: torch.device) -> dict[str, Any]:
     }
 
 
-MMAP_THRESHOLD, TRIM_THRESHOLD = -3, -1
-"""Parameters of glibc's mallopt, as its malloc.h numbers them."""
+TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
+"""Parameters of glibc's `mallopt`, as numbered in malloc.h."""
 
 
 def keep_freed_memory() -> None:
-    """Let the next tensor have the pages of the last one, where the C library is glibc; elsewhere nothing changes.
+    """Let glibc reuse the pages of freed tensors. Does nothing with another C library.
 
-    By default a freed tensor of more than a few hundred kB goes back to the kernel, and every next one is made of fresh
-    pages that must be zeroed first: a third of the time of an evaluation of the ladder's middle rung.
+    By default glibc returns tensors above a few hundred kB to the kernel, and each new tensor gets fresh pages that
+    must be zeroed first. This took a third of the time of an evaluation of the ladder's middle model.
     """
     with suppress(OSError, AttributeError):
         library = ctypes.CDLL(None)
@@ -77,10 +86,10 @@ def keep_freed_memory() -> None:
 
 
 def return_freed_memory() -> None:
-    """Give the pages of a large freed tensor back to the kernel at once, where the C library is glibc.
+    """Let glibc return the pages of freed tensors to the kernel at once. Does nothing with another C library.
 
-    Where a PLM is in parts its blocks are gathered and freed in turn, and by default leave holes of their size: two
-    processes were seen to take more than one then.
+    The blocks of a sharded PLM are gathered and freed in turn. By default they leave holes of their size, so that two
+    processes were measured to need more memory than one.
     """
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).mallopt(MMAP_THRESHOLD, 1 << 20)
@@ -90,40 +99,40 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class SignalHandler:
-    """Turns the signals into Interrupted: at once, or, while `held`, when the work asks for it with `obey`."""
+    """Handler that turns SIGTERM and SIGINT into Interrupted: at once, or at a safe point while `deferred`."""
 
     def __init__(self) -> None:
-        self.asked: str | None = None
-        self._held = False
+        self.signal_name: str | None = None
+        self._deferred = False
 
     @contextmanager
     def install(self) -> Iterator[None]:
-        """For this time the signals come here. Only for the main thread."""
-        before = {number: signal.signal(number, self._ask) for number in SIGNALS}
+        """Handle the signals inside this context. Works only in the main thread."""
+        previous = {number: signal.signal(number, self._on_signal) for number in SIGNALS}
         try:
             yield
         finally:
-            for number, handler in before.items():
+            for number, handler in previous.items():
                 signal.signal(number, handler)
 
     @contextmanager
     def deferred(self) -> Iterator[None]:
-        """For this time a signal waits for `obey`, at the latest for the end."""
+        """Defer signals inside this context to `raise_if_requested`, at the latest to its end."""
         self.raise_if_requested()
-        self._held = True
+        self._deferred = True
         try:
             yield
         finally:
-            self._held = False
+            self._deferred = False
         self.raise_if_requested()
 
     def raise_if_requested(self) -> None:
-        """Raise Interrupted if a signal has come."""
-        if self.asked:
-            raise Interrupted(f"{self.asked}: what was finished is kept; the same command goes on from here.")
+        """Raise Interrupted if a signal has been received."""
+        if self.signal_name:
+            raise Interrupted(f"{self.signal_name}: finished work is saved. Rerun the same command to resume.")
 
-    def _ask(self, number: int, frame: FrameType | None) -> None:
-        # A second signal changes nothing: a terminal and Snakemake both send theirs.
-        self.asked = signal.Signals(number).name
-        if not self._held:
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        # A second signal changes nothing, because a terminal and Snakemake both send one.
+        self.signal_name = signal.Signals(number).name
+        if not self._deferred:
             self.raise_if_requested()
