@@ -144,7 +144,7 @@ TRAINING = TrainingConfig(
 TASK = {
     "task": "toy", "type": "classification", "metric": "accuracy", "metrics": ["accuracy"],
     "verbalizer": {"a": " a", "b": " b"}, "chance": {"level": 0.5, "uniform": 0.5, "majority": 0.5},
-    "max_samples": {"train": 64, "validation": 32, "test": 48}, "digest": "0", "task_digest": "data",
+    "rows": {"train": 64, "validation": 32, "test": 48}, "digest": "0", "task_digest": "data",
     "label_counts": {"test": {"a": 24, "b": 24}},
 }  # fmt: skip
 

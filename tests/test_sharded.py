@@ -1,4 +1,4 @@
-"""A PLM in parts on two processes (gloo, CPU): θ, predictions and files as from one process, in half the memory."""
+"""A PLM sharded over two processes (gloo, CPU) against one process."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ from toy import PARAMS, Checkout
 
 LAUNCH = launch_command(2).removesuffix("--module apet.cli.app").split()
 WORKER = Path(__file__).with_name("sharded_worker.py")
-CASES = {name: (bench, of) for name, bench, of in cases()}
+CASES = {name: (inputs, of) for name, inputs, of in cases()}
 WITHIN = 1e-4
-"""Two processes add up in another order than one, in float32."""
+"""Tolerance in float32, because two processes sum in another order than one."""
 
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """The cells of all cases, from one process and from two."""
+    """Train the cells of all cases, by one process and by two."""
     folder = tmp_path_factory.mktemp("sharded")
     done = subprocess.run([*LAUNCH, WORKER, folder / "two"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-5000:]
@@ -50,7 +50,10 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 def moved(of: Cell, inventory: Inventory) -> torch.Tensor:
-    """Which numbers of θ have a gradient: a key's bias cancels in the softmax, and Adam makes steps of the rounding."""
+    """Return a mask of the numbers of θ that have a gradient.
+
+    A key bias cancels in the softmax, so that Adam steps along rounding errors.
+    """
     budget = resolve(Budget.parse(of.budget), of.placement, inventory, of.methods)
     counts = torch.ones(budget, dtype=torch.bool)
     for slot in layout(make_plan(inventory, of.placement, budget, of.seed_of("plan", 0), of.methods)):
@@ -60,7 +63,7 @@ def moved(of: Cell, inventory: Inventory) -> torch.Tensor:
 
 
 def compare(one: Path, two: Path, of: Cell, inventory: Inventory) -> None:
-    """The folders of a cell from one process and from two."""
+    """Compare the folders of a cell from one process and from two."""
     counts = moved(of, inventory)
     assert sorted(p.name for p in one.iterdir()) == sorted(p.name for p in two.iterdir())
     for name in (path.name for path in one.glob("*.safetensors")):
@@ -81,23 +84,23 @@ def compare(one: Path, two: Path, of: Cell, inventory: Inventory) -> None:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_two_processes_train_what_one_does(folders, name):
-    bench, of = CASES[name]
-    compare(*(folder / name for folder in folders), of, bench.plm.inventory)
+def test_two_processes_train_the_same_cells_as_one(folders, name):
+    inputs, of = CASES[name]
+    compare(*(folder / name for folder in folders), of, inputs.plm.inventory)
 
 
-def test_two_processes_write_what_one_does(folders):
-    one, two = (json.loads((folder / "said.json").read_text()) for folder in folders)
+def test_two_processes_generate_the_same_answers_as_one(folders):
+    one, two = (json.loads((folder / "answers.json").read_text()) for folder in folders)
     assert one == two
     assert any(len({len(answer) for answer in answers}) > 1 for answers in one.values())  # some end before others
 
 
-def test_two_processes_give_the_same_bytes_again(folders):
+def test_two_processes_twice_write_the_same_bytes(folders):
     first, again = folders[1] / next(iter(CASES)), folders[1] / "again"
     assert {p.name: p.read_bytes() for p in first.iterdir()} == {p.name: p.read_bytes() for p in again.iterdir()}
 
 
-def test_each_process_holds_half(folders):
+def test_each_of_two_processes_holds_half_of_the_numbers(folders):
     shares = json.loads((folders[1] / "shares.json").read_text())
     assert len(shares) == 2
     for share in shares:
@@ -107,7 +110,7 @@ def test_each_process_holds_half(folders):
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
-    """A study of a rung of the ladder, in shape, that wants two devices."""
+    """Make a study of a PLM of the shape of a ladder model, on two devices."""
     made = Checkout(tmp_path_factory.mktemp("rung") / "study", wheels=None)
     torch.manual_seed(0)
     values = parse_ladder_model("bloom-32x2").config(PretrainingConfig()) | {"vocab_size": WORDS}
@@ -116,7 +119,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
     (made.folder / "words.csv").write_text("\n".join(("text,label", *rows, "")))
     (made.folder / "words.yaml").write_text(yaml.safe_dump(TASK, sort_keys=False))
     study = copy.deepcopy(PARAMS)
-    study |= {"models": [{"name": "rung", "source": {"folder": "./rung"}, "devices": 2}], "tasks": ["words.yaml"]}
+    study |= {"models": [{"name": "rung", "source": {"folder": "./rung"}, "num_devices": 2}], "tasks": ["words.yaml"]}
     study["grid"] = [
         {"placements": ["full", "lora"], "budgets": ["@own"]},
         {"placements": ["uniform"], "budgets": [700]},
@@ -135,16 +138,16 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
 
 
 def train(checkout: Checkout, results: str) -> list[str]:
-    """`apet train` of all cells, without the program's name."""
+    """Return the arguments of `apet train` for all cells."""
     first, *_ = checkout.cells_of_study
     inputs = ["--plm", first.plm_folder, "--data", first.data_folder, "--results", results]
     return ["train", "--study", checkout.study, *inputs, *(cell.path for cell in checkout.cells_of_study)]
 
 
-def test_the_rule_trains_a_rung_on_two_devices(checkout):
-    said = checkout.snakemake("cells", "--printshellcmds")
-    assert f"{launch_command(2)} train" in said
-    assert re.search(r"resources: .*\bgpu=2\b", said)
+def test_snakemake_rule_trains_a_ladder_model_on_two_devices(checkout):
+    output = checkout.snakemake("cells", "--printshellcmds")
+    assert f"{launch_command(2)} train" in output
+    assert re.search(r"resources: .*\bgpu=2\b", output)
     with chdir(checkout.folder):
         assert main(train(checkout, "alone")) == 0
     roots = [checkout.folder / name for name in ("alone", "results")]
@@ -155,12 +158,12 @@ def test_the_rule_trains_a_rung_on_two_devices(checkout):
         assert [run["devices"] for run in runs] == [1, 2]
 
 
-def test_a_killed_process_is_told_and_leaves_no_half_cell(checkout):
+def test_killed_process_is_reported_and_leaves_no_incomplete_cell(checkout):
     done = checkout.run(*LAUNCH, str(WORKER), *train(checkout, "killed"), check=False)
     refused, whole, lost = (cell.path for cell in checkout.cells_of_study)
     assert done.returncode != 0
-    # The other process notices, or its launcher tells it to end first.
-    assert re.search(f"apet: {lost}: .*a process of this job has failed or is gone", done.stderr), done.stderr
+    # Either the other process raises, or the launcher ends it first.
+    assert re.search(f"apet: {lost}: .*another process of this job failed", done.stderr), done.stderr
     root = checkout.folder / "killed"
     assert (root / "cells" / whole / THETA).is_file()
     assert [p.name for p in (root / "cells" / lost).parent.iterdir()] == [Path(whole).name]

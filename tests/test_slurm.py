@@ -84,7 +84,7 @@ def hang(cluster: Cluster, job: dict[str, str]) -> None:
     slurm("scontrol", "update", f"JobId={job['JobId']}", "TimeLimit=1")
 
 
-def test_a_run_with_faults_has_the_bytes_of_a_local_one(faulted, local):
+def test_slurm_run_with_faults_writes_the_bytes_of_a_local_run(faulted, local):
     local.finish(local.process)
     here, there = local.results(), faulted.results()
     assert here.keys() == there.keys()
@@ -92,7 +92,7 @@ def test_a_run_with_faults_has_the_bytes_of_a_local_one(faulted, local):
     assert faulted.nothing_to_do()
 
 
-def test_every_rule_ran_as_a_job_of_slurm(faulted, cluster):
+def test_slurm_runs_every_rule_as_a_job(faulted, cluster):
     jobs = cluster.jobs(faulted)
     rules = {job["Comment"].removeprefix("rule_").partition("_wildcards_")[0] for job in jobs}
     trained = {faulted.rule(block) for block in faulted.grid.jobs()}
@@ -101,14 +101,14 @@ def test_every_rule_ran_as_a_job_of_slurm(faulted, cluster):
     assert {job["JobId"] for job in jobs} <= set(cluster.ended())
 
 
-def test_partition_and_gpu_arrive(faulted, cluster):
+def test_slurm_jobs_request_partition_and_gpu(faulted, cluster):
     for job in cluster.jobs(faulted):
         train, pretrain = (job["Comment"].startswith(rule) for rule in ("rule_train_", "rule_pretrain_"))
         assert job["Partition"] == ("gpu" if train or pretrain else "cpu"), job
         assert job.get("TresPerJob") == ("gres:gpu:1" if train else None), job
 
 
-def test_memory_and_time_are_the_estimates_and_a_cancelled_job_gets_twice_that(faulted, cluster):
+def test_slurm_cancelled_job_is_resubmitted_with_twice_the_resources(faulted, cluster):
     block = faulted.grid.jobs()[CANCELLED]
     first, second = cluster.jobs(faulted, faulted.rule(block))
     assert (first["JobState"], second["JobState"]) == ("CANCELLED", "COMPLETED")
@@ -117,14 +117,14 @@ def test_memory_and_time_are_the_estimates_and_a_cancelled_job_gets_twice_that(f
         assert limit(job["TimeLimit"]) == attempt * runtime_minutes(faulted.grid, block)
 
 
-def test_a_hanging_job_times_out_and_gets_more_time(faulted, cluster):
+def test_slurm_job_that_times_out_is_resubmitted_with_more_time(faulted, cluster):
     block = faulted.grid.jobs()[TIMED_OUT]
     first, second = cluster.jobs(faulted, faulted.rule(block))
     assert (first["JobState"], second["JobState"]) == ("TIMEOUT", "COMPLETED")
     assert limit(second["TimeLimit"]) == 2 * runtime_minutes(faulted.grid, block)
 
 
-def test_a_job_without_enough_memory_gets_more(faulted, cluster):
+def test_slurm_job_out_of_memory_is_resubmitted_with_more_memory(faulted, cluster):
     first, second = cluster.jobs(faulted, faulted.rule(faulted.grid.jobs()[OUT_OF_MEMORY]))
     assert first["JobState"] != "COMPLETED"
     assert second["JobState"] == "COMPLETED"
@@ -132,7 +132,7 @@ def test_a_job_without_enough_memory_gets_more(faulted, cluster):
     assert "exceeded memory limit" in Path(first["StdOut"]).read_text()
 
 
-def test_what_a_job_had_trained_is_not_trained_again(faulted):
+def test_slurm_resubmitted_job_skips_finished_cells(faulted):
     blocks = faulted.grid.jobs()
     for number in (CANCELLED, TIMED_OUT):
         before = faulted.before[number]
@@ -140,7 +140,7 @@ def test_what_a_job_had_trained_is_not_trained_again(faulted):
         assert trainings(before, faulted.trained_of(blocks[number])).isdisjoint(before)
 
 
-def test_a_failed_cell_does_not_cost_its_block(faulted, cluster):
+def test_slurm_job_with_a_failed_cell_trains_the_others(faulted, cluster):
     """Its siblings were trained by the first job; the second found nothing to train."""
     block = faulted.grid.jobs()[FAILED_CELL]
     first, second = cluster.jobs(faulted, faulted.rule(block))
@@ -161,7 +161,7 @@ def untrained(faulted: SlurmCheckout, tmp_path_factory: pytest.TempPathFactory) 
     return checkout
 
 
-def test_interrupting_snakemake_cancels_its_jobs_and_killing_it_does_not(untrained, cluster, faulted):
+def test_slurm_jobs_are_cancelled_by_interrupting_snakemake_and_survive_killing_it(untrained, cluster, faulted):
     """And what the documentation says to do then brings the study to its end, with the same bytes."""
     with untrained.running(*IMPATIENT, "cells") as process:
         wait_for(untrained.trained, "a cell is trained", process)

@@ -42,18 +42,18 @@ def answer_loss(
     Returns:
         The loss in nats, a scalar.
     """
-    targets = targets.masked_fill(torch.arange(targets.shape[1]) >= target_lengths[:, None], IGNORE_INDEX)
+    labels = targets.masked_fill(torch.arange(targets.shape[1]) >= target_lengths[:, None], IGNORE_INDEX)
     if tuned.family.write:
         logits = tuned(theta, ids, lengths, None, targets[:, :-1], every=True).flatten(0, -2)
-        return F.cross_entropy(logits, targets.flatten().to(logits.device), reduction=reduction)
+        return F.cross_entropy(logits, labels.flatten().to(logits.device), reduction=reduction)
     # An encoder attends to later tokens too, so it needs a forward pass for each token.
-    logits_by_position, targets_by_position = [], []
+    logits_by_position, labels_by_position = [], []
     for position in range(targets.shape[1]):
         rows = (target_lengths > position).nonzero().flatten()
         logits_by_position.append(tuned(theta, ids[rows], lengths[rows], None, targets[rows, :position]))
-        targets_by_position.append(targets[rows, position])
-    labels = torch.cat(targets_by_position).to(tuned.plm.device)
-    return F.cross_entropy(torch.cat(logits_by_position), labels, reduction=reduction)
+        labels_by_position.append(labels[rows, position])
+    logits, labels = torch.cat(logits_by_position), torch.cat(labels_by_position)
+    return F.cross_entropy(logits, labels.to(tuned.plm.device), reduction=reduction)
 
 
 @torch.no_grad()
