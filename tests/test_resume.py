@@ -212,8 +212,8 @@ def test_checkpoint_that_is_slow_to_write_is_written_less_often(tmp_path):
 
 
 def test_prune_archives_checkpoints_of_other_studies_and_restore_returns_them(tmp_path):
-    grid = SimpleNamespace(cells=[SPEC], tasks={}, models={}, rungs={})
-    other = SimpleNamespace(cells=[replace(SPEC, seed=2)], tasks={}, models={}, rungs={})
+    grid = SimpleNamespace(cells=[SPEC], tasks={}, models={}, pretrained_models={})
+    other = SimpleNamespace(cells=[replace(SPEC, seed=2)], tasks={}, models={}, pretrained_models={})
     for spec in (SPEC, *other.cells):
         for root, name in (("progress", f"{spec.path}/draw0.rerun0.safetensors"), ("failed", f"{spec.path}.json")):
             path = tmp_path / "results" / root / name
