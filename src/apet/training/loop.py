@@ -132,7 +132,7 @@ class TrainingState:
         return not math.isfinite(last) or last > EXPLOSION_FACTOR * max(1.0, first)
 
     @property
-    def stop_reason(self) -> str | None:
+    def stopped(self) -> str | None:
         """`early_stopping`, `divergence` or None."""
         patience = self.config.early_stopping_patience
         if patience and self.evals and len(self.evals) - 1 - self.evals.index(self.best_eval) >= patience:
@@ -142,7 +142,7 @@ class TrainingState:
     @property
     def is_finished(self) -> bool:
         """True if no step is left."""
-        return not self.leaves or self.step == self.config.max_steps or self.stop_reason is not None
+        return not self.leaves or self.step == self.config.max_steps or self.stopped is not None
 
     def optimizer_step(self, loss: Tensor, lr_factor: float) -> None:
         """Record a loss and take one step down its gradient, unless the loss shows divergence.
@@ -262,7 +262,7 @@ def train(
         initial = tuned.spread([tensor for tensor in state.best if len(tensor)])
         state.evals.append((0, objective.evaluate(tuned, initial, data.validation).score))
     return TrainingResult(
-        *state.best, lr_multiplier, *state.best_eval, state.loss_curve(), state.step, state.stop_reason
+        *state.best, lr_multiplier, *state.best_eval, state.loss_curve(), state.step, state.stopped
     )
 
 
