@@ -112,7 +112,7 @@ def prompt_of(task: Mapping[str, Any], family: str) -> str:
     prompts = task.get("prompts", {})
     for name in prompts:
         if name not in FAMILIES:
-            raise ConfigError(unknown_name("family", name, FAMILIES, f"task {task['task']}: prompts"))
+            raise ConfigError(unknown_name("family", name, FAMILIES, f"task {task['task']}: prompt"))
     return prompts.get(family, task["prompt"])
 
 
