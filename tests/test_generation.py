@@ -37,7 +37,9 @@ LONGEST, NO_END = 8, -1
 TOKENIZER = byte_level()
 TOKENIZER.add_special_tokens({"eos_token": "<end>"})
 END = TOKENIZER.eos_token_id
-GENERATION = {"type": "generation", "verbalizer": {}, "metrics": ("f1", "em"), "max_new_tokens": 4}
+GENERATION = {
+    "type": "generation", "verbalizer": {}, "metrics": ("f1", "em"), "max_new_tokens": 4,
+}  # fmt: skip
 
 
 def prompts(count: int = 20) -> EncodedSplit:

@@ -20,11 +20,9 @@ from apet.training.cell import CellInputs
 from apet.training.checkpoint import CellCheckpoint
 from apet.training.job import (
     JobOptions,
-    by_task,
     check_one_model,
-    encode_task,
     failed_cells,
-    load_job,
+    load_inputs,
     pending_cells,
     record_failure,
     run_cell,
@@ -35,6 +33,10 @@ RANK_FAILED = (
     "another process of this job failed, so training cannot continue. The current cell is lost, finished cells are "
     "saved. Rerun the same command to resume."
 )
+
+
+Group = tuple[list[Cell], dict[int, CellInputs]]
+"""Cells of one task, and their inputs by `max_length`."""
 
 
 class RankFailedError(ApetError):
@@ -88,17 +90,23 @@ def train_distributed(
         pending = _broadcast(pending)
         with SignalHandler().install():
             if pending:
-                with _name_interrupted("loading"), _same_error_on_all_ranks("loading"):
-                    job = load_job(pending, plm_folder, data_folders, results)
-            for group in by_task(pending):
-                with _name_interrupted("loading"), _same_error_on_all_ranks("loading"):
-                    inputs = encode_task(job, group, results)
-                failed |= _train(group, inputs, results, options.logger)
+                for group, inputs in _loaded(load_inputs(pending, plm_folder, data_folders, results)):
+                    failed |= _train(group, inputs, results, options.logger)
     finally:
         distributed.destroy_process_group()
     if failed:
         raise failed_cells(failed, len(cells))
     return len(pending)
+
+
+def _loaded(groups: Iterator[Group]) -> Iterator[Group]:
+    """Yield what `load_inputs` yields, with its errors as those of all processes."""
+    while True:
+        with _name_interrupted("loading"), _same_error_on_all_ranks("loading"):
+            group = next(groups, None)
+        if group is None:
+            return
+        yield group
 
 
 def _train(

@@ -20,7 +20,7 @@ from apet.data.prepare import RECORD as TASK_RECORD
 from apet.data.prepare import read_task
 from apet.errors import ApetError, CellsFailedError, ConfigError, DataError, ModelError, StorageError, without_secrets
 from apet.models.checkpoint_files import PRETRAINING, SNAPSHOT, read_origin
-from apet.models.loading import PLM, load_plm
+from apet.models.loading import load_plm
 from apet.models.sharding import is_main_process, load_sharded, world_size
 from apet.study.cell_record import FORMAT, is_complete
 from apet.study.grid import Cell
@@ -39,22 +39,6 @@ class JobOptions:
     """Seconds of work that a killed process may lose."""
     logger: str | None = None
     """Key of `callbacks.LOGGERS`, or None."""
-
-
-@dataclass(frozen=True)
-class JobInputs:
-    """The PLM and the prepared tasks of a job, each read and verified once."""
-
-    plm: PLM
-    """The PLM of all cells."""
-    tasks: Mapping[str, tuple[Path, dict[str, Any]]]
-    """Task name -> folder of the prepared task, and its record."""
-
-    def encode(self, cells: Sequence[Cell]) -> dict[int, CellInputs]:
-        """Tokenize the task of cells of one task. Returns inputs by `max_length`."""
-        folder, task = self.tasks[cells[0].task]
-        lengths = sorted({cell.training.max_length for cell in cells})
-        return {length: CellInputs.from_folder(self.plm, folder, length, task) for length in lengths}
 
 
 def train_job(
@@ -93,9 +77,7 @@ def train_job(
         keep_freed_memory()
         signals = SignalHandler()
         with signals.install():
-            job = load_job(pending, plm_folder, data_folders, results, device)
-            for group in by_task(pending):
-                inputs = encode_task(job, group, results)
+            for group, inputs in load_inputs(pending, plm_folder, data_folders, results, device):
                 failed |= _train_task(group, inputs, results, signals, options.checkpoint_interval, open_logger)
     if failed:
         raise failed_cells(failed, len(cells))
@@ -145,40 +127,42 @@ def pending_cells(cells: Sequence[Cell], results: ResultPaths) -> tuple[list[Cel
     return pending, failed
 
 
-def by_task(cells: Sequence[Cell]) -> list[list[Cell]]:
-    """Group cells by task, in the order of the tasks' first cells."""
-    groups: dict[str, list[Cell]] = {}
-    for cell in cells:
-        groups.setdefault(cell.task, []).append(cell)
-    return list(groups.values())
+def load_inputs(
+    cells: Sequence[Cell], plm_folder: Path, data_folders: Sequence[Path], results: ResultPaths, device: str = "cpu"
+) -> Iterator[tuple[list[Cell], dict[int, CellInputs]]]:
+    """Load the PLM and read the prepared tasks, each once, and tokenize one task after another.
 
+    An error is recorded as the failure of all cells that need the input.
 
-def load_job(
-    cells: Sequence[Cell],
-    plm_folder: Path,
-    data_folders: Sequence[Path],
-    results: ResultPaths,
-    device: str = "cpu",
-) -> JobInputs:
-    """Load the PLM of cells of one model and read their prepared tasks.
+    Args:
+        cells: cells of one model.
+        plm_folder: folder of the PLM.
+        data_folders: folders of the prepared tasks of the cells.
+        results: results directory.
+        device: `cpu` or `cuda`, unless several processes share the PLM.
 
-    An error is recorded as the failure of every cell. Arguments and errors are those of `train_job`.
+    Yields:
+        The cells of a task, and their inputs by `max_length`.
+
+    Raises:
+        DataError: a prepared task is missing, or is not the task of the cells.
+        ModelError: the PLM cannot be loaded, or is not the PLM of the cells.
     """
+    groups = {task: [cell for cell in cells if cell.task == task] for task in dict.fromkeys(c.task for c in cells)}
     with _record_failures(cells, results):
         name = cells[0].model
         plm = load_plm(plm_folder, name, device=device) if world_size() == 1 else load_sharded(plm_folder, name)
         _check_plm(cells[0], plm_folder)
         records = [(folder, read_task(folder)) for folder in data_folders]
         tasks = {record["task"]: (folder, record) for folder, record in records}
-        for group in by_task(cells):
+        for group in groups.values():
             _check_task(group[0], tasks)
-        return JobInputs(plm, tasks)
-
-
-def encode_task(job: JobInputs, cells: Sequence[Cell], results: ResultPaths) -> dict[int, CellInputs]:
-    """Call `JobInputs.encode`. An error is recorded as the failure of every cell."""
-    with _record_failures(cells, results):
-        return job.encode(cells)
+    for task, group in groups.items():
+        with _record_failures(group, results):
+            folder, record = tasks[task]
+            lengths = sorted({cell.training.max_length for cell in group})
+            inputs = {length: CellInputs.from_folder(plm, folder, length, record) for length in lengths}
+        yield group, inputs
 
 
 def _check_task(cell: Cell, tasks: Mapping[str, tuple[Path, dict[str, Any]]]) -> None:

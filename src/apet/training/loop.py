@@ -261,9 +261,7 @@ def train(
     if not state.evals:  # nothing to train, or divergence before the first evaluation
         initial = tuned.spread([tensor for tensor in state.best if len(tensor)])
         state.evals.append((0, objective.evaluate(tuned, initial, data.validation).score))
-    return TrainingResult(
-        *state.best, lr_multiplier, *state.best_eval, state.loss_curve(), state.step, state.stopped
-    )
+    return TrainingResult(*state.best, lr_multiplier, *state.best_eval, state.loss_curve(), state.step, state.stopped)
 
 
 def flatten(parameters: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
