@@ -64,12 +64,12 @@ class Lab:
 
     def checkout(self, folder: Path) -> Checkout:
         """Make a working copy of the pipeline with the study, its PLM and its data."""
-        made = Checkout(folder, None)
+        checkout = Checkout(folder, None)
         for name in ("params.yaml", "words.yaml", "words.csv"):
-            shutil.copy(self.folder / name, made.folder)
+            shutil.copy(self.folder / name, checkout.folder)
         for name in ("plm", "models", "data"):
-            shutil.copytree(self.folder / name, made.folder / name)
-        return made
+            shutil.copytree(self.folder / name, checkout.folder / name)
+        return checkout
 
     def results(self, name: str) -> ResultPaths:
         return ResultPaths(self.folder / name)

@@ -107,12 +107,12 @@ class SlurmCheckout(Checkout):
 
     def copy(self, folder: Path) -> SlurmCheckout:
         """Copy the files to another folder, with the profile of the repository."""
-        made = copy.copy(self)
-        made.folder = folder
+        checkout = copy.copy(self)
+        checkout.folder = folder
         shutil.copytree(self.folder, folder, copy_function=shutil.copy2, ignore=shutil.ignore_patterns(".snakemake"))
         shutil.copy(ROOT / "slurm" / "config.yaml", folder / "slurm")
-        made.edit_profile(QUICK)
-        return made
+        checkout.edit_profile(QUICK)
+        return checkout
 
     def edit_profile(self, changes: dict) -> None:
         """Change values of the profile."""

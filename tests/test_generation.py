@@ -69,9 +69,9 @@ def alone(data: EncodedSplit, row: int) -> tuple[torch.Tensor, torch.Tensor]:
 def transformers_answer(plm: PLM, ids: torch.Tensor, end: int | None) -> list[int]:
     """Generate the answer with transformers."""
     start = {"decoder_input_ids": torch.tensor([DECODER])} if plm.family.name == "t5" else {}
-    said = len(DECODER) if start else ids.shape[1]
+    start_length = len(DECODER) if start else ids.shape[1]
     how = {"do_sample": False, "max_new_tokens": LONGEST, "eos_token_id": end, "pad_token_id": 0}
-    return plm.model.generate(ids, attention_mask=torch.ones_like(ids), **start, **how)[0, said:].tolist()
+    return plm.model.generate(ids, attention_mask=torch.ones_like(ids), **start, **how)[0, start_length:].tolist()
 
 
 def a_middle_token(answers: list[list[int]]) -> int:
@@ -89,9 +89,9 @@ def test_generate_gives_the_answers_of_transformers_and_stops_at_the_end(family)
     assert {len(answer) for answer in answers} == {LONGEST}
     end = a_middle_token(answers)
     stopped = [transformers_answer(plm, alone(data, row)[0], end) for row in range(len(data))]
-    found = generated(plm, data, end)
-    assert found == [answer[: answer.index(end)] if end in answer else answer for answer in stopped]
-    assert len({len(answer) for answer in found}) > 2
+    ended = generated(plm, data, end)
+    assert ended == [answer[: answer.index(end)] if end in answer else answer for answer in stopped]
+    assert len({len(answer) for answer in ended}) > 2
 
 
 @pytest.mark.parametrize("structure", [*STRUCTURES, "all"])
@@ -103,11 +103,11 @@ def test_generate_with_units_gives_the_answers_of_decoding_without_a_cache(famil
     plan = plan_of(plm, structure)
     with TunedPLM(plm, plan) as tuned, torch.no_grad():
         for row, answer in enumerate(answers):
-            said = torch.empty(1, 0, dtype=torch.long)
+            prefix = torch.empty(1, 0, dtype=torch.long)
             for token in answer:
-                logits = tuned([theta_of(plan, 0.3)], *alone(data, row), None, said)
+                logits = tuned([theta_of(plan, 0.3)], *alone(data, row), None, prefix)
                 assert int(logits.argmax()) == token
-                said = torch.cat((said, torch.tensor([[token]])), dim=1)
+                prefix = torch.cat((prefix, torch.tensor([[token]])), dim=1)
     assert answers != generated(plm, data)
 
 
@@ -204,8 +204,8 @@ def generation_task(folder: Path) -> tuple[Path, dict]:
 @pytest.fixture
 def inputs(tmp_path) -> CellInputs:
     folder, _ = generation_task(tmp_path / "data")
-    found = CellInputs.from_folder(sized("bloom"), folder, 60)
-    return replace(found, data=replace(found.data, train=found.test, validation=found.test))
+    encoded = CellInputs.from_folder(sized("bloom"), folder, 60)
+    return replace(encoded, data=replace(encoded.data, train=encoded.test, validation=encoded.test))
 
 
 def test_train_cell_of_generation_learns_and_records_scores(tmp_path, inputs):

@@ -121,6 +121,6 @@ def test_train_cell_with_full_vocab_loss_and_a_classification_head_raises(tmp_pa
 @pytest.mark.parametrize("family", CONFIGS)
 def test_train_cell_with_gradient_checkpointing_gives_the_same_theta(tmp_path, family):
     plain = cell(training=replace(CONFIG, max_steps=4), num_plans=1)
-    again = replace(plain, training=replace(plain.training, gradient_checkpointing=True))
-    found = [train_cell(c, make_inputs(family), tmp_path / str(n)) for n, c in enumerate((plain, again))]
-    assert found[0]["replicates"] == found[1]["replicates"]
+    checkpointed = replace(plain, training=replace(plain.training, gradient_checkpointing=True))
+    records = [train_cell(c, make_inputs(family), tmp_path / str(n)) for n, c in enumerate((plain, checkpointed))]
+    assert records[0]["replicates"] == records[1]["replicates"]

@@ -73,7 +73,7 @@ def test_predict_gives_the_probabilities_of_transformers_token_by_token(family, 
     plm, data = framed(family)
     labels = LabelTrie.from_tokens(TREES[tree])
     with TunedPLM(plm, NOTHING) as tuned:
-        found = predict(tuned, [], data, labels).softmax(dim=1)
+        probabilities = predict(tuned, [], data, labels).softmax(dim=1)
         loss = labels.loss(tuned, [], *data.batch(torch.arange(9)), torch.arange(9) % len(labels))
     expected = []
     for row in range(len(data)):
@@ -81,7 +81,7 @@ def test_predict_gives_the_probabilities_of_transformers_token_by_token(family, 
         logits_after = lambda prefix: library_logits(plm, ids, torch.tensor([prefix], dtype=torch.long))[0]  # noqa: B023, E731
         expected.append(counted_out(TREES[tree], logits_after))
     expected = torch.stack(expected)
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-3)
+    torch.testing.assert_close(probabilities, expected, atol=1e-5, rtol=1e-3)
     right = expected[torch.arange(9), torch.arange(9) % len(labels)]
     torch.testing.assert_close(loss, -right.log().mean(), atol=1e-4, rtol=1e-4)
 
@@ -89,9 +89,9 @@ def test_predict_gives_the_probabilities_of_transformers_token_by_token(family, 
 @st.composite
 def words(draw) -> list[list[int]]:
     """Draw words of which none is a prefix of another."""
-    found = draw(st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=4), min_size=2, max_size=7))
+    candidates = draw(st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=4), min_size=2, max_size=7))
     kept: list[list[int]] = []
-    for word in found:
+    for word in candidates:
         if not any(word[: len(k)] == k or k[: len(word)] == word for k in kept):
             kept.append(word)
     return kept if len(kept) > 1 else [[0], [1]]
@@ -171,8 +171,8 @@ def test_train_cell_with_label_words_that_share_tokens_writes_the_same_bytes(siz
     inputs = CellInputs.from_folder(plm, folder, 500)
     assert inputs.data.objective.trie.tokens == (tuple(tokens[1]), tuple(tokens[2]))
     small = cell("lora", "@own", num_plans=1, training=replace(CONFIG, max_steps=4, num_evals=2))
-    for again in "ab":
-        record = train_cell(small, inputs, tmp_path / again)
+    for name in "ab":
+        record = train_cell(small, inputs, tmp_path / name)
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
     test = record["replicates"][0]["test"]
     assert test["n"] == 29 and test["metrics"]["accuracy"] == test["score"]

@@ -33,8 +33,8 @@ def test_label_metrics_agree_with_the_confusion_matrix(rows):
     precision = Fraction(table[1, 1], max(1, table[1, 1] + table[1, 0]))
     recall = Fraction(table[1, 1], max(1, table[1, 1] + table[0, 1]))
     f1 = 2 * precision * recall / (precision + recall) if precision + recall else 0
-    found = label_metrics(["accuracy", "f1"], torch.tensor(predicted), torch.tensor(labels))
-    assert found == {
+    metrics = label_metrics(["accuracy", "f1"], torch.tensor(predicted), torch.tensor(labels))
+    assert metrics == {
         "accuracy": pytest.approx((table[0, 0] + table[1, 1]) / len(rows)),
         "f1": pytest.approx(float(f1)),
     }
@@ -116,8 +116,8 @@ def test_rouge_l_stems_and_takes_the_best_reference():
 
 def test_score_answers_averages_text_metrics():
     answers, references = ["Paris", "in 1999", "x"], [["paris", "Lyon"], ["1999"], ["y"]]
-    found = text_metrics(["em", "f1"], answers, references)
-    assert found["em"].tolist() == [1, 0, 0] and found["f1"].tolist() == pytest.approx([1, 2 / 3, 0])
+    metrics = text_metrics(["em", "f1"], answers, references)
+    assert metrics["em"].tolist() == [1, 0, 0] and metrics["f1"].tolist() == pytest.approx([1, 2 / 3, 0])
     scored = score_answers(text_metrics(["f1", "em"], answers, references), loss=2.5)
     assert scored == Score(pytest.approx(5 / 9), 3, 2.5, {"f1": pytest.approx(5 / 9), "em": pytest.approx(1 / 3)})
     with pytest.raises(ValueError):

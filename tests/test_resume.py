@@ -66,9 +66,9 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
-    made = Lab(tmp_path_factory.mktemp("lab"))
-    made.train("uninterrupted", made.cells["uniform"])
-    return made
+    lab = Lab(tmp_path_factory.mktemp("lab"))
+    lab.train("uninterrupted", lab.cells["uniform"])
+    return lab
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT], ids=lambda n: n.name)
@@ -158,9 +158,9 @@ def test_training_state_restored_at_any_step_gives_the_same_result():
             first = train(tuned, parts, INPUTS.data, config, 1, rate, SaveOrRestore(states, None))
             assert first.outcome == outcome
             for at in range(len(states)):
-                again = train(tuned, parts, INPUTS.data, config, 1, rate, SaveOrRestore(states, at))
-                assert torch.equal(again.theta, first.theta)
-                assert (again.losses, again.best_step, again.num_steps) == (
+                resumed = train(tuned, parts, INPUTS.data, config, 1, rate, SaveOrRestore(states, at))
+                assert torch.equal(resumed.theta, first.theta)
+                assert (resumed.losses, resumed.best_step, resumed.num_steps) == (
                     first.losses,
                     first.best_step,
                     first.num_steps,
@@ -179,13 +179,13 @@ def test_train_does_not_use_the_global_random_state():
     """A checkpoint does not hold the state of PyTorch's generator, so training must not use it."""
     plan, parts = start()
     with TunedPLM(INPUTS.plm, plan) as tuned:
-        found = []
+        thetas = []
         for seed in (1, 2):
             torch.manual_seed(seed)
             before = torch.get_rng_state()
-            found.append(train(tuned, parts, INPUTS.data, replace(CONFIG, max_steps=8), 1, 1.0).theta)
+            thetas.append(train(tuned, parts, INPUTS.data, replace(CONFIG, max_steps=8), 1, 1.0).theta)
             assert torch.equal(torch.get_rng_state(), before)
-    assert torch.equal(*found)
+    assert torch.equal(*thetas)
 
 
 def test_checkpoint_load_returns_the_saved_value(tmp_path):
@@ -195,10 +195,10 @@ def test_checkpoint_load_returns_the_saved_value(tmp_path):
         "numbers": [1, 0.1 + 0.2, None, True, "ä", math.inf],
     }
     CellCheckpoint(tmp_path, "id", MACHINE, SignalHandler(), 0.0).save("name", lambda: value)
-    found = CellCheckpoint(tmp_path, "id", MACHINE, SignalHandler()).load("name")
-    assert found["numbers"] == value["numbers"]
-    assert torch.equal(found["a"][0], value["a"][0]) and found["a"][1]["b"].item() == 2.5 and len(found["a"][2]) == 0
-    assert torch.equal(found["half"], value["half"]) and found["half"].dtype == torch.bfloat16
+    loaded = CellCheckpoint(tmp_path, "id", MACHINE, SignalHandler()).load("name")
+    assert loaded["numbers"] == value["numbers"]
+    assert torch.equal(loaded["a"][0], value["a"][0]) and loaded["a"][1]["b"].item() == 2.5 and len(loaded["a"][2]) == 0
+    assert torch.equal(loaded["half"], value["half"]) and loaded["half"].dtype == torch.bfloat16
     assert CellCheckpoint(tmp_path, "id", MACHINE, SignalHandler()).load("other") is None
 
 

@@ -67,20 +67,20 @@ def compare(one: Path, two: Path, of: Cell, inventory: Inventory) -> None:
     counts = moved(of, inventory)
     assert sorted(p.name for p in one.iterdir()) == sorted(p.name for p in two.iterdir())
     for name in (path.name for path in one.glob("*.safetensors")):
-        whole, shared = load_file(one / name), load_file(two / name)
-        assert whole.keys() == shared.keys()
-        for replicate, theta in whole.items():
+        single, shared = load_file(one / name), load_file(two / name)
+        assert single.keys() == shared.keys()
+        for replicate, theta in single.items():
             some = counts if name == THETA else slice(None)
             torch.testing.assert_close(shared[replicate][some], theta[some], atol=WITHIN, rtol=0)
     assert (one / "plans.json").read_bytes() == (two / "plans.json").read_bytes()
     assert pq.read_table(one / PREDICTIONS).equals(pq.read_table(two / PREDICTIONS))
     records = [json.loads((folder / METRICS).read_text()) for folder in (one, two)]
-    for whole, shared in zip(*(record["replicates"] for record in records), strict=True):
-        assert whole["plan"] == shared["plan"] and whole["best_step"] == shared["best_step"]
-        torch.testing.assert_close(*(torch.tensor(r["losses"]) for r in (shared, whole)), atol=WITHIN, rtol=0)
+    for single, shared in zip(*(record["replicates"] for record in records), strict=True):
+        assert single["plan"] == shared["plan"] and single["best_step"] == shared["best_step"]
+        torch.testing.assert_close(*(torch.tensor(r["losses"]) for r in (shared, single)), atol=WITHIN, rtol=0)
         for split in ("validation", "test"):
-            assert shared[split]["loss"] == pytest.approx(whole[split]["loss"], abs=WITHIN)
-            assert shared[split]["score"] == whole[split]["score"]
+            assert shared[split]["loss"] == pytest.approx(single[split]["loss"], abs=WITHIN)
+            assert shared[split]["score"] == single[split]["score"]
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -111,30 +111,30 @@ def test_each_of_two_processes_holds_half_of_the_numbers(folders):
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
     """Make a study of a PLM of the shape of a ladder model, on two devices."""
-    made = Checkout(tmp_path_factory.mktemp("rung") / "study", wheels=None)
+    checkout = Checkout(tmp_path_factory.mktemp("rung") / "study", wheels=None)
     torch.manual_seed(0)
     values = parse_ladder_model("bloom-32x2").config(PretrainingConfig()) | {"vocab_size": WORDS}
-    save_plm(AutoModelForCausalLM.from_config(BloomConfig(**values)), made.folder / "rung")
+    save_plm(AutoModelForCausalLM.from_config(BloomConfig(**values)), checkout.folder / "rung")
     rows = [f"w{11 + i % 30} w{8 + i % 2} w{12 + i % 7},{('eight', 'nine')[i % 2]}" for i in range(300)]
-    (made.folder / "words.csv").write_text("\n".join(("text,label", *rows, "")))
-    (made.folder / "words.yaml").write_text(yaml.safe_dump(TASK, sort_keys=False))
+    (checkout.folder / "words.csv").write_text("\n".join(("text,label", *rows, "")))
+    (checkout.folder / "words.yaml").write_text(yaml.safe_dump(TASK, sort_keys=False))
     study = copy.deepcopy(PARAMS)
     study |= {"models": [{"name": "rung", "source": {"folder": "./rung"}, "num_devices": 2}], "tasks": ["words.yaml"]}
     study["grid"] = [
         {"placements": ["full", "lora"], "budgets": ["@own"]},
         {"placements": ["uniform"], "budgets": [700]},
     ]
-    made.write(study)
-    with chdir(made.folder):
+    checkout.write(study)
+    with chdir(checkout.folder):
         grid = Grid(load_study(Path("params.yaml")), Path("params.yaml"))
-        made.cells_of_study, made.study = grid.cells, f"results/studies/{grid.id[:12]}.json"
+        checkout.cells_of_study, checkout.study = grid.cells, f"results/studies/{grid.id[:12]}.json"
         for command in (
-            ["check", "--out", made.study],
+            ["check", "--out", checkout.study],
             ["prepare", "--task", "words"],
             ["snapshot", "--model", "rung"],
         ):
             assert main(command) == 0
-    return made
+    return checkout
 
 
 def train(checkout: Checkout, results: str) -> list[str]:
@@ -160,11 +160,11 @@ def test_snakemake_rule_trains_a_ladder_model_on_two_devices(checkout):
 
 def test_killed_process_is_reported_and_leaves_no_incomplete_cell(checkout):
     done = checkout.run(*LAUNCH, str(WORKER), *train(checkout, "killed"), check=False)
-    refused, whole, lost = (cell.path for cell in checkout.cells_of_study)
+    refused, finished, lost = (cell.path for cell in checkout.cells_of_study)
     assert done.returncode != 0
     # Either the other process raises, or the launcher ends it first.
     assert re.search(f"apet: {lost}: .*another process of this job failed", done.stderr), done.stderr
     root = checkout.folder / "killed"
-    assert (root / "cells" / whole / THETA).is_file()
-    assert [p.name for p in (root / "cells" / lost).parent.iterdir()] == [Path(whole).name]
+    assert (root / "cells" / finished / THETA).is_file()
+    assert [p.name for p in (root / "cells" / lost).parent.iterdir()] == [Path(finished).name]
     assert json.loads((root / "failed" / f"{refused}.json").read_text())["error"] == "ModelError: refused"

@@ -88,10 +88,10 @@ def test_train_selects_the_best_evaluation():
     plan, parts = start()
     with TunedPLM(INPUTS.plm, plan) as tuned:
         trained = train(tuned, parts, INPUTS.data, CONFIG, seed=1, lr_multiplier=1.0)
-        again = INPUTS.data.objective.evaluate(tuned, [trained.theta], INPUTS.data.validation).score
+        validation = INPUTS.data.objective.evaluate(tuned, [trained.theta], INPUTS.data.validation).score
     assert trained.best_step in {10, 20, 30, 40}
     assert [step for step, _ in trained.losses] == [10, 20, 30, 40]
-    assert again.score == trained.validation.score
+    assert validation.score == trained.validation.score
     assert trained.theta.shape == (700,)
 
 
@@ -195,8 +195,8 @@ def test_train_cell_with_other_test_rows_selects_and_trains_the_same(tmp_path, m
     monkeypatch.setattr(cell_module, "make_objective", lambda task, plm: INPUTS.data.objective)
     records = {}
     for name, test in (("clean", INPUTS.test), ("poisoned", poison)):
-        found = splits | {"test": test}
-        monkeypatch.setattr(cell_module, "encode_split", lambda data, split, *_, found=found: found[split])
+        encoded = splits | {"test": test}
+        monkeypatch.setattr(cell_module, "encode_split", lambda data, split, *_, encoded=encoded: encoded[split])
         records[name] = train_cell(
             cell(training=config), CellInputs.from_folder(INPUTS.plm, tmp_path, 8), tmp_path / name
         )
@@ -243,8 +243,8 @@ def test_is_complete_with_a_corrupt_file_names_the_file(tmp_path):
     folder = tmp_path / "cell"
     train_cell(cell(training=replace(CONFIG, max_steps=4)), INPUTS, folder)
     theta = folder / THETA
-    whole = theta.read_bytes()
-    theta.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    content = theta.read_bytes()
+    theta.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     with pytest.raises(CorruptError, match=THETA):
         is_complete(folder)
     theta.unlink()

@@ -34,7 +34,6 @@ RANK_FAILED = (
     "saved. Rerun the same command to resume."
 )
 
-
 Group = tuple[list[Cell], dict[int, CellInputs]]
 """Cells of one task, and their inputs by `max_length`."""
 
@@ -100,7 +99,7 @@ def train_distributed(
 
 
 def _loaded(groups: Iterator[Group]) -> Iterator[Group]:
-    """Yield what `load_inputs` yields, with its errors as those of all processes."""
+    """Yield the groups of `load_inputs`. An error that one process may have alone ends the job."""
     while True:
         with _name_interrupted("loading"), _same_error_on_all_ranks("loading"):
             group = next(groups, None)
