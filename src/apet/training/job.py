@@ -98,7 +98,8 @@ def _train_task(
         for cell in cells:
             cell_inputs = inputs[cell.training.max_length]
             identity, machine = _identity(cell, cell_inputs), _machine_type(cell_inputs)
-            checkpoint = CellCheckpoint(results.progress / cell.path, identity, machine, signals, checkpoint_interval)
+            folder = results.progress / cell.path
+            checkpoint = CellCheckpoint(folder, identity, machine, signals, checkpoint_interval)
             callbacks = JobCallbacks(checkpoint, progress, open_logger, results.loggers / cell.path)
             progress.begin(cell.path)
             with _collect_failure(cell, results, failed), signals.deferred():
