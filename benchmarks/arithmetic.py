@@ -36,7 +36,7 @@ def measure(plm: Path, data: Path) -> dict[str, float]:
         max_steps=10**6, max_length=LENGTH, learning_rates=LearningRates(*[1e-4] * 6), num_evals=1,
         lr_scheduler_type="constant", warmup_ratio=0.0,
     )  # fmt: skip
-    bench = CellInputs.of(load_plm(plm, plm.name), data, LENGTH)
+    bench = CellInputs.from_folder(load_plm(plm, plm.name), data, LENGTH)
     args = argparse.Namespace(steps=STEPS, rows=ROWS, rounds=3)
     found = {}
     for placement in ("lora", "full"):

@@ -86,10 +86,10 @@ def apet(folder: Path, dtype: str, checkpointing: bool) -> Run:
             train(
                 tuned,
                 parts,
-                TrainingData(rows, rows, ClassificationObjective(LabelTrie.of([[5], [6]]))),
+                TrainingData(rows, rows, ClassificationObjective(LabelTrie.from_tokens([[5], [6]]))),
                 recipe,
                 seed=1,
-                rate=1.0,
+                lr_multiplier=1.0,
             )
         return (time.monotonic() - start) / STEPS
 

@@ -22,7 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from apet.config.study_config import LearningRates, TrainingConfig
 from apet.evaluation import EncodedSplit
-from apet.evaluation.generation import ROWS, generate
+from apet.evaluation.generation import GENERATION_BATCH_SIZE, generate
 from apet.models.loading import load_plm
 from apet.placement import Budget, MethodSizes, make_plan, resolve
 from apet.training.cell import CellInputs
@@ -67,10 +67,10 @@ def main() -> None:
         learning_rates=LearningRates(*[1e-4] * 6),
     )
     for placement, budget in (("lora", "@own"), ("uniform", "@lora"), ("full", "@own")):
-        rounds = measured(CellInputs.of(plm, args.data, args.length), recipe, placement, budget, args)
+        rounds = measured(CellInputs.from_folder(plm, args.data, args.length), recipe, placement, budget, args)
         report(args.plm.name, placement, rounds)
     if args.written:
-        written(CellInputs.of(plm, args.written, args.length), args)
+        written(CellInputs.from_folder(plm, args.written, args.length), args)
 
 
 def arguments() -> argparse.Namespace:
@@ -106,11 +106,11 @@ def measured(
     shown = first_rows(train, args.rows)
     order = batches(train.lengths, recipe, seed=1)
     with tuned:
-        run = TrainingState.start(tuned, parts, recipe, 1.0)
+        run = TrainingState.initial(tuned, parts, recipe, 1.0)
 
         def steps(count: int) -> None:
             for rows in islice(order, count):
-                run.optimizer_step(objective.loss(tuned, run.parts, train, rows, recipe.loss), 1.0)
+                run.optimizer_step(objective.loss(tuned, run.parameters, train, rows, recipe.loss), 1.0)
 
         counter = FlopCounterMode(display=False)
         with counter:
@@ -119,7 +119,7 @@ def measured(
         rounds = []
         for _ in range(args.rounds):
             step = seconds(lambda: steps(args.steps)) / args.steps
-            seen = seconds(lambda: objective.evaluate(tuned, run.parts, shown)) / len(shown)
+            seen = seconds(lambda: objective.evaluate(tuned, run.parameters, shown)) / len(shown)
             rounds.append(Round(step / recipe.batch_size, seen, products / step, machine_rate()))
     return rounds
 
@@ -161,7 +161,7 @@ def written(bench: CellInputs, args: argparse.Namespace) -> None:
     """Time per token of greedy answers, all rows writing to the end."""
     tuned, parts = tuned_with(bench, "lora", "@own")
     test, longest = bench.test, bench.task["max_new_tokens"]
-    shown = first_rows(test, ROWS)
+    shown = first_rows(test, GENERATION_BATCH_SIZE)
     never, rates = -1, []
     with tuned, tuned.merged_for_inference(list(parts.values())):
         for _ in range(args.rounds):

@@ -103,7 +103,7 @@ def apet(args: argparse.Namespace) -> dict:
 
     make_deterministic()
     keep_freed_memory()
-    bench = CellInputs.of(load_plm(args.plm, args.plm.name), args.data, args.length)
+    bench = CellInputs.from_folder(load_plm(args.plm, args.plm.name), args.data, args.length)
     startup = time.process_time() - start
     cells = []
     with tempfile.TemporaryDirectory() as scratch:

@@ -1,4 +1,4 @@
-"""A study of a tiny PLM and a task of made-up words, whose cells real `apet train` processes train in seconds."""
+"""A study of a tiny PLM and a toy task, whose cells real `apet train` processes train in seconds."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tiny import WORDS, tiny_plm
 from toy import PARAMS, Checkout
 
 TASK = {
-    "name": "words", "version": 1, "description": "Whether w8 or w9 is said.", "type": "classification",
+    "name": "words", "version": 1, "description": "Classify by the word w8 or w9.", "type": "classification",
     "local": {"file": "words.csv"}, "text_columns": ["text"], "prompt": "{text} w10",
     "verbalizer": {"eight": " w20", "nine": " w30"}, "metrics": ["accuracy"], "max_length": 16,
 }  # fmt: skip
@@ -34,7 +34,7 @@ GRID = [
 
 
 class Lab:
-    """The study in a folder, made ready to train; each training leaves its results where it is told to."""
+    """The study in a folder, with prepared task and PLM. Each training names its results directory."""
 
     def __init__(self, folder: Path, family: str = "bloom", **training) -> None:
         self.folder = folder
@@ -63,25 +63,25 @@ class Lab:
         return " ".join(words), ("eight", "nine")[label]
 
     def checkout(self, folder: Path) -> Checkout:
-        """A working copy of the pipeline with the study, its PLM and its text."""
-        made = Checkout(folder, None)
+        """Make a working copy of the pipeline with the study, its PLM and its data."""
+        checkout = Checkout(folder, None)
         for name in ("params.yaml", "words.yaml", "words.csv"):
-            shutil.copy(self.folder / name, made.folder)
+            shutil.copy(self.folder / name, checkout.folder)
         for name in ("plm", "models", "data"):
-            shutil.copytree(self.folder / name, made.folder / name)
-        return made
+            shutil.copytree(self.folder / name, checkout.folder / name)
+        return checkout
 
     def results(self, name: str) -> ResultPaths:
         return ResultPaths(self.folder / name)
 
     def apet(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        """A command that runs to its end."""
+        """Run a command to its end."""
         return subprocess.run(
             self._command(*arguments), capture_output=True, text=True, check=False, **self._options(environment)
         )
 
     def train(self, results: str, *cells: Cell, options: tuple[str, ...] = (), **environment: str) -> str:
-        """Train cells in a process of their own. Returns what it said."""
+        """Train cells in a process of their own. Returns its standard error."""
         done = self.apet(*self._train(results, cells, options), **environment)
         assert done.returncode == 0, done.stderr
         return done.stderr
@@ -89,21 +89,22 @@ class Lab:
     def start(
         self, results: str, *cells: Cell, options: tuple[str, ...] = (), terminal: int | None = None
     ) -> subprocess.Popen:
-        """The same without waiting for its end; what it says is added to the file `said`, or goes to a terminal."""
-        with open(self.folder / "said", "a") as said:
+        """Start `train` without waiting. The output is appended to the file `output`, or goes to a terminal."""
+        with open(self.folder / "output", "a") as file:
             command = self._command(*self._train(results, cells, options))
-            out = said if terminal is None else terminal
+            out = file if terminal is None else terminal
             return subprocess.Popen(command, stdout=out, stderr=out, **self._options({}))
 
-    def said(self) -> str:
-        return (self.folder / "said").read_text()
+    def output(self) -> str:
+        """Return the output of started processes."""
+        return (self.folder / "output").read_text()
 
     def contents(self, results: str, cell: Cell) -> dict[str, bytes]:
-        """The files of a finished cell."""
+        """Return the files of a finished cell."""
         return {p.name: p.read_bytes() for p in sorted((self.results(results).cells / cell.path).iterdir())}
 
-    def kept(self, results: str, cell: Cell) -> dict[str, int]:
-        """What is kept of a cell under way: name -> the moment it was written."""
+    def checkpoint_times(self, results: str, cell: Cell) -> dict[str, int]:
+        """Return the checkpoint files of an unfinished cell with their modification times."""
         folder = self.results(results).checkpoints / cell.path
         return {p.name: p.stat().st_mtime_ns for p in folder.glob("*.safetensors")} if folder.is_dir() else {}
 
@@ -118,18 +119,20 @@ class Lab:
         return {"cwd": self.folder, "env": {**os.environ, **environment}}
 
 
-def hit(lab: Lab, results: str, cell: Cell, number: signal.Signals, wait: float, *options: str) -> int | None:
-    """Train a cell and send its process a signal so many seconds after it has kept something new.
+def train_and_signal(
+    lab: Lab, results: str, cell: Cell, number: signal.Signals, wait: float, *options: str
+) -> int | None:
+    """Train a cell and send its process a signal `wait` seconds after it has written a checkpoint.
 
-    Returns its exit status; None where it was done before it was hit.
+    Returns the exit status. None if the process ended before the signal.
     """
-    before = lab.kept(results, cell)
+    before = lab.checkpoint_times(results, cell)
     process = lab.start(results, cell, options=options)
-    while process.poll() is None and lab.kept(results, cell) == before:
+    while process.poll() is None and lab.checkpoint_times(results, cell) == before:
         time.sleep(0.005)
     time.sleep(wait)
     if process.poll() is not None:
-        assert process.returncode == 0, lab.said()
+        assert process.returncode == 0, lab.output()
         return None
     process.send_signal(number)
     return process.wait(timeout=120)

@@ -1,4 +1,4 @@
-"""Folders of tiny PLMs as a hub would hold them: configuration, safetensors, a tokenizer of words."""
+"""Hugging Face folders of tiny PLMs, with a word-level tokenizer."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SPECIAL = ("<pad>", "<unk>", "</s>", "[CLS]", "[MASK]", "[SEP]", "<extra_id_0>")
 
 
 def save_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
-    """WORDS words, of which the first are the special ones of all families."""
+    """Save a tokenizer of WORDS words, the first of which are the special tokens of all families."""
     words = [*SPECIAL, *(f"w{i}" for i in range(len(SPECIAL), WORDS))]
     tokenizer = Tokenizer(WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = WhitespaceSplit()
@@ -28,7 +28,7 @@ def save_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
 
 
 def save_plm(model: PreTrainedModel, folder: Path, **options) -> Path:
-    """Write a model and a tokenizer into a folder. options: of the library's `save_pretrained`."""
+    """Save a model and a tokenizer in a folder. The options are those of `save_pretrained`."""
     model.save_pretrained(folder, **options)
     save_tokenizer(folder)
     return folder

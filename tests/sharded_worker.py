@@ -1,4 +1,4 @@
-"""Cells of tiny PLMs of several families, trained in one process, or in each of several that share the PLM."""
+"""Cells of tiny PLMs of several families, trained by one process or by several that share a PLM."""
 
 from __future__ import annotations
 
@@ -26,107 +26,109 @@ from apet.training import job
 from apet.training.cell import CellInputs, train_cell
 from apet.training.loop import TrainingData, TrainingState
 from apet.tuning import start, tune
-from test_training import BENCH, RECIPE, cell, rows
+from test_training import CONFIG, INPUTS, cell, rows
 from tiny import WORDS, tiny_plm
 
 STEPS = 3
 LABELS = [[3, 5], [3, 6], [4]]
-"""Label words of which two begin alike: a row takes one or two forward passes."""
+"""Label words of which two share a prefix, so that a row takes one or two forward passes."""
 
 
 def cases() -> Iterator[tuple[str, CellInputs, Cell]]:
-    """Name, a bench with a whole PLM, and a cell. Batches and splits have odd numbers of rows."""
-    recipe = replace(RECIPE, max_steps=STEPS, batch_size=7, num_evals=1)
+    """Yield a name, inputs with an unsharded PLM, and a cell. Batches and splits have odd numbers of rows."""
+    config = replace(CONFIG, max_steps=STEPS, batch_size=7, num_evals=1)
     own = {"full": "@own", "lora": "@own", "uniform": "1500"}
-    splits = TrainingData(rows(41, 1), rows(9, 2), ClassificationObjective(LabelTrie.of([[3], [4]])))
+    splits = TrainingData(rows(41, 1), rows(9, 2), ClassificationObjective(LabelTrie.from_tokens([[3], [4]])))
     for family in ("bloom", "t5", "bert"):
         for placement, budget in own.items():
-            bench = CellInputs(tiny_plm(family), BENCH.task, splits, rows(33, 3))
-            yield f"{family} {placement}", bench, cell(placement, budget, training=recipe, draws=1)
+            inputs = CellInputs(tiny_plm(family), INPUTS.task, splits, rows(33, 3))
+            yield f"{family} {placement}", inputs, cell(placement, budget, training=config, num_plans=1)
     for placement, budget in {"none": "@own", "uniform": "1500"}.items():
         plm = tiny_plm("bert")
         plm.family.drop_lm_head(plm.model)
-        headed = CellInputs(replace(plm, head="classification"), BENCH.task, splits, rows(33, 3))
-        yield f"bert head {placement}", headed, cell(placement, budget, training=recipe, draws=1)
-    forked = replace(splits, objective=ClassificationObjective(LabelTrie.of(LABELS)))
+        headed = CellInputs(replace(plm, head="classification"), INPUTS.task, splits, rows(33, 3))
+        yield f"bert head {placement}", headed, cell(placement, budget, training=config, num_plans=1)
+    branching = replace(splits, objective=ClassificationObjective(LabelTrie.from_tokens(LABELS)))
     for loss in ("label_words", "full_vocab"):
-        bench = CellInputs(tiny_plm("bloom"), BENCH.task, forked, rows(33, 3))
-        yield f"bloom forks {loss}", bench, cell(training=replace(recipe, loss=loss), draws=1)
+        inputs = CellInputs(tiny_plm("bloom"), INPUTS.task, branching, rows(33, 3))
+        yield f"bloom branches {loss}", inputs, cell(training=replace(config, loss=loss), num_plans=1)
 
 
 def train_all(folder: Path, spread: Callable[[PLM], PLM] = lambda plm: plm) -> None:
-    """Train every case in a folder of its name, and write down what two tuned PLMs say."""
-    said = {}
-    for name, bench, of in cases():
-        bench = replace(bench, plm=spread(bench.plm))
+    """Train each case in a folder of its name, and write the answers that two tuned PLMs generate."""
+    answers = {}
+    for name, inputs, of in cases():
+        inputs = replace(inputs, plm=spread(inputs.plm))
         if name in ("bloom uniform", "t5 uniform"):
-            said[name] = say(bench)
-        train_cell(of, bench, folder / name)
+            answers[name] = generate_answers(inputs)
+        train_cell(of, inputs, folder / name)
     if is_main_process():
-        (folder / "said.json").write_text(json.dumps(said))
+        (folder / "answers.json").write_text(json.dumps(answers))
 
 
-def say(bench: CellInputs) -> list[list[int]]:
-    """Answers to the test split, with a θ that is not the identity."""
-    plan = make_plan(bench.plm.inventory, "uniform", 1500, 5)
-    with tune(bench.plm, plan) as tuned:
-        theta = [0.1 + part for part in start(bench.plm, plan, 6).values()]
-        return generate(tuned, tuned.spread(theta), bench.test, 1, 5)
+def generate_answers(inputs: CellInputs) -> list[list[int]]:
+    """Generate answers to the test split, with a θ that changes the PLM."""
+    plan = make_plan(inputs.plm.inventory, "uniform", 1500, 5)
+    with tune(inputs.plm, plan) as tuned:
+        theta = [0.1 + part for part in start(inputs.plm, plan, 6).values()]
+        return generate(tuned, tuned.spread(theta), inputs.test, 1, 5)
 
 
 def measure() -> dict[str, Any]:
-    """What lies in this process of the frozen weights, of full fine-tuning's θ and of its moments, as shares of all;
-    and how many weights of the blocks are whole behind a forward pass, and behind a step.
+    """Measure the shares of frozen weights, θ of full fine-tuning and optimizer moments that this process holds.
+
+    Also counts the unsharded weights of blocks after a forward pass and after a step.
     """
     plm = tiny_plm("bloom", width=64)
-    whole = sum(p.numel() for p in plm.model.parameters())
+    total = sum(p.numel() for p in plm.model.parameters())
     plan = make_plan(plm.inventory, "full", plm.inventory.parameters, 3)
     plm = shard(plm)
-    frozen = mine(plm.model.parameters())
+    frozen = local_numbers(plm.model.parameters())
     with tune(plm, plan) as tuned:
-        run = TrainingState.start(tuned, start(plm, plan, 4), RECIPE, 1.0)
+        state = TrainingState.initial(tuned, start(plm, plan, 4), CONFIG, 1.0)
         ids = torch.randint(WORDS, (4, 7), generator=torch.Generator().manual_seed(1))
-        logits = tuned(run.parts, ids, torch.tensor([7, 5, 6, 7]), None)
+        logits = tuned(state.parameters, ids, torch.tensor([7, 5, 6, 7]), None)
         gathered = [gathered_in(plm)]
-        run.optimizer_step(logits.square().mean(), 1.0)
-    moments = [s for state in run.optimizer.state.values() for s in state.values() if s.numel() > 1]
+        state.optimizer_step(logits.square().mean(), 1.0)
+    moments = [x for values in state.optimizer.state.values() for x in values.values() if x.numel() > 1]
     return {
-        "frozen": frozen / whole,
-        "theta": mine(run.parts) / plan.budget,
-        "moments": mine(moments) / (2 * plan.budget),
+        "frozen": frozen / total,
+        "theta": local_numbers(state.parameters) / plan.budget,
+        "moments": local_numbers(moments) / (2 * plan.budget),
         "gathered": [*gathered, gathered_in(plm)],
     }
 
 
 def gathered_in(plm: PLM) -> int:
-    """How many weights of the blocks are whole."""
+    """Count the unsharded weights of the blocks."""
     blocks = plm.family.stacked(plm.model)
     return sum(not isinstance(p, DTensor) for block in blocks for p in block.parameters())
 
 
-def mine(tensors: Any) -> int:
-    """How many numbers of tensors lie in this process."""
+def local_numbers(tensors: Any) -> int:
+    """Count the numbers of tensors in this process."""
     return sum((t.to_local() if isinstance(t, DTensor) else t).numel() for t in tensors)
 
 
 def train_badly(*arguments: str) -> int:
-    """`apet train` of three cells: the first is an error in the midst of a forward pass, in every process alike; while
-    the third is under way, the second process is killed.
+    """Run `apet train` of three cells. The first raises an error in a forward pass on all processes. During the third,
+    the second process is killed.
     """
-    before, begun = job.train_cell, []
+    original_train_cell, started = job.train_cell, []
 
-    def train(of: Cell, bench: CellInputs, *rest: Any) -> dict[str, Any]:
-        begun.append(of)
-        if len(begun) == 1:
-            bench.plm.whole(refuse)
-        return before(of, bench, *rest)
+    def train(of: Cell, inputs: CellInputs, *rest: Any) -> dict[str, Any]:
+        started.append(of)
+        if len(started) == 1:
+            inputs.plm.whole(refuse)
+        return original_train_cell(of, inputs, *rest)
 
-    def look(run: TrainingState, seen: Any) -> None:
-        if len(begun) == 3 and not is_main_process():
+    def record_eval(state: TrainingState, score: Any) -> None:
+        if len(started) == 3 and not is_main_process():
             os.kill(os.getpid(), signal.SIGKILL)
-        looked(run, seen)
+        original_record_eval(state, score)
 
-    looked, TrainingState.record_eval, job.train_cell = TrainingState.record_eval, look, train
+    original_record_eval = TrainingState.record_eval
+    TrainingState.record_eval, job.train_cell = record_eval, train
     return main(arguments)
 
 
@@ -141,8 +143,8 @@ if __name__ == "__main__":
     train_all(out, shard)
     shares: list[Any] = [None] * distributed.get_world_size()
     distributed.all_gather_object(shares, measure())
-    name, bench, of = next(cases())
-    train_cell(of, replace(bench, plm=shard(bench.plm)), out / "again")
+    name, inputs, of = next(cases())
+    train_cell(of, replace(inputs, plm=shard(inputs.plm)), out / "again")
     if is_main_process():
         (out / "shares.json").write_text(json.dumps(shares))
     distributed.destroy_process_group()

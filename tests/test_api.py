@@ -116,7 +116,7 @@ def finished(root: Path, family: str = "bloom", task: dict | None = None, head: 
     data = root / data_folder(cell.task, cell.data_digest)
     apet.prepare_task(task, data, by_split((*task["text_columns"], answer)))
     result = Finished(root, cell)
-    train_cell(cell, CellInputs.of(load_plm(folder, family), data, RECIPE.max_length), result.folder)
+    train_cell(cell, CellInputs.from_folder(load_plm(folder, family), data, RECIPE.max_length), result.folder)
     return result
 
 

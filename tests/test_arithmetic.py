@@ -29,7 +29,6 @@ import transformers
 from torch.nn import functional as F
 from transformers import BloomConfig, BloomForCausalLM
 
-from apet.cli.summaries import status_lines
 from apet.config.study_config import LearningRates, TrainingConfig
 from apet.core import arithmetic
 from apet.core.arithmetic import (
@@ -49,7 +48,7 @@ from apet.study.grid import TRAINER_VERSION, Cell
 from apet.study.status import Status, differences
 from apet.training.cell import CellInputs, train_cell
 from apet.training.loop import TrainingData, train
-from apet.training.runtime import machine_class, make_deterministic
+from apet.training.runtime import machine_type, make_deterministic
 from apet.tuning import TunedPLM, start
 from saved import save_plm
 from tiny import CONFIGS, WORDS, tiny_plm
@@ -145,7 +144,7 @@ TRAINING = TrainingConfig(
 TASK = {
     "task": "toy", "type": "classification", "metric": "accuracy", "metrics": ["accuracy"],
     "verbalizer": {"a": " a", "b": " b"}, "chance": {"level": 0.5, "uniform": 0.5, "majority": 0.5},
-    "max_samples": {"train": 64, "validation": 32, "test": 48}, "digest": "0", "task_digest": "data",
+    "rows": {"train": 64, "validation": 32, "test": 48}, "digest": "0", "task_digest": "data",
     "label_counts": {"test": {"a": 24, "b": 24}},
 }  # fmt: skip
 
@@ -162,7 +161,7 @@ def rows(count: int, seed: int) -> EncodedSplit:
 
 def bench(family: str) -> CellInputs:
     """Build a tiny PLM with the toy task."""
-    splits = TrainingData(rows(64, 1), rows(32, 2), ClassificationObjective(LabelTrie.of([[3], [4]])))
+    splits = TrainingData(rows(64, 1), rows(32, 2), ClassificationObjective(LabelTrie.from_tokens([[3], [4]])))
     return CellInputs(tiny_plm(family), TASK, splits, rows(48, 3))
 
 
@@ -181,7 +180,7 @@ def _trained_theta(made: CellInputs, placement: str) -> str:
     plan = make_plan(inventory, placement, budget, 3)
     parts = start(made.plm, plan, 4)
     with TunedPLM(made.plm, plan) as tuned:
-        trained = train(tuned, parts, made.data, TRAINING, seed=1, rate=1.0)
+        trained = train(tuned, parts, made.data, TRAINING, seed=1, lr_multiplier=1.0)
     assert trained.num_steps == trained.best_step == TRAINING.max_steps
     return digest(trained.theta)
 
@@ -195,7 +194,7 @@ def cell() -> dict[str, Any]:
     asked = Cell("tiny", "toy", "uniform", "1500", 2, 2, 1, MethodSizes(), training, "plm", "data")
     with tempfile.TemporaryDirectory() as folder:
         record = train_cell(asked, made, Path(folder) / "cell")
-    return {"replicates": record["replicates"], "class": machine_class(made.plm.dtype, made.plm.device)}
+    return {"replicates": record["replicates"], "class": machine_type(made.plm.dtype, made.plm.device)}
 
 
 PARTS: dict[str, Callable[[], Any]] = {"operations": operations, "bloom": bloom, "plans": plans, "cell": cell}
@@ -465,11 +464,11 @@ def test_lower_instruction_sets_are_another_class_of_machine_and_give_nearly_the
     assert here["class"]["instruction_sets"] == default["instruction_sets"]
     found = differences(there["class"], here["class"])
     assert {"onednn", "torch"} <= {line.partition(":")[0] for line in found} <= {"blas", "onednn", "torch"}
-    said = status_lines(Status({"a/b/c": here["class"], "a/b/d": there["class"]}, {}, {}, []), 0)
-    (line,) = (line for line in said if line.startswith("machines: 1 cells were trained on another machine type"))
+    said = Status({"a/b/c": here["class"], "a/b/d": there["class"]}, {}, {}, []).lines(0)
+    (line,) = (line for line in said if line.startswith("machines: 1 cells were trained on another class of machine"))
     assert line.endswith(f": {'; '.join(found)}") and "onednn: SSE41 there, AVX2 here" in line
     for one, other in zip(here["replicates"], there["replicates"], strict=True):
-        assert one["theta_digest"] != other["theta_digest"]
+        assert one["theta"] != other["theta"]
         for split in ("validation", "test"):
             assert one[split]["score"] == pytest.approx(other[split]["score"], abs=SCORE)
             assert one[split]["loss"] == pytest.approx(other[split]["loss"], abs=LOSS)

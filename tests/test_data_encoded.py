@@ -80,5 +80,5 @@ def test_label_words_with_common_beginning_are_distinguished():
     found = label_tokens(task, TOKENIZER)
     assert [TOKENIZER.decode(ids) for ids in found] == list(task["verbalizer"].values()) and found[0][0] == found[1][0]
     task["verbalizer"]["d"] = " good"
-    with pytest.raises(DataError, match=r"label word ' good' is the beginning of ' good film'"):
+    with pytest.raises(DataError, match=r"label word ' good' is a prefix of ' good film'"):
         label_tokens(task, TOKENIZER)

@@ -1,5 +1,6 @@
-"""Training away from the CPU, on PyTorch's meta device: it has shapes and no numbers, and, as a GPU would, refuses an
-operation on tensors of which some are elsewhere. What a real GPU computes is not tested here.
+"""Devices other than the CPU, represented by PyTorch's meta device.
+
+The meta device has shapes without numbers and, like a GPU, refuses operations on tensors of several devices.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import torch
 from apet.errors import ConfigError
 from apet.models.loading import PLM
 from apet.placement import MethodSizes, Plan, make_plan, own_count
-from apet.training.runtime import machine_class, make_deterministic
+from apet.training.runtime import machine_type, make_deterministic
 from apet.tuning import TunedPLM, initial_theta, split_by_structure
 from tiny import CONFIGS, WORDS, tiny_plm
 
@@ -22,13 +23,13 @@ AWAY = torch.device("meta")
 
 @pytest.fixture
 def undecided(monkeypatch: pytest.MonkeyPatch):
-    """The library asks masks whether they hide anything; here they always may."""
+    """Let transformers treat attention masks on the meta device as not empty."""
     real = torch.Tensor.__bool__
     monkeypatch.setattr(torch.Tensor, "__bool__", lambda x: False if x.is_meta else real(x))
 
 
 def away(family: str) -> tuple[PLM, torch.Tensor]:
-    """A PLM whose weights are away, and its word embeddings, which are not."""
+    """Return a PLM on the meta device, and its word embeddings on the CPU."""
     plm = tiny_plm(family)
     words = plm.model.get_input_embeddings().weight.clone()
     plm.model.to(AWAY)
@@ -36,7 +37,7 @@ def away(family: str) -> tuple[PLM, torch.Tensor]:
 
 
 def without_words(plan: Plan) -> Plan:
-    """Entries of word embeddings are found by their values, which meta tensors have not."""
+    """Remove entries of word embeddings, because finding them needs values, which meta tensors lack."""
     units = tuple(u for u in plan.units if not (u.site.structure == "entry" and "embedding" in u.site.place))
     return Plan(plan.placement, sum(u.size for u in units), plan.seed, units)
 
@@ -48,7 +49,7 @@ def plan_of(plm: PLM, placement: str, width: int) -> Plan:
 
 @pytest.mark.parametrize("family", CONFIGS)
 @pytest.mark.parametrize("placement", ["none", "lora", "bitfit", "adapter", "prompt", "uniform", "full"])
-def test_theta_and_all_that_is_computed_of_it_are_where_the_plm_is(family, placement, undecided):
+def test_tuned_plm_computes_on_the_device_of_the_plm(family, placement, undecided):
     plm, words = away(family)
     plan = plan_of(plm, placement, words.shape[1])
     parts = split_by_structure(plan, initial_theta(plan, 1, words))
@@ -64,10 +65,10 @@ def test_theta_and_all_that_is_computed_of_it_are_where_the_plm_is(family, place
             assert tuned(whole, IDS, LENGTHS, None).shape == (3, WORDS)
 
 
-def test_a_gpu_that_is_not_there_is_one_clear_error():
+def test_make_deterministic_without_a_gpu_raises_config_error():
     if torch.cuda.is_available():
         make_deterministic("cuda")
-        assert machine_class("float32", torch.device("cuda"))["device"] != "cpu"
+        assert machine_type("float32", torch.device("cuda"))["device"] != "cpu"
         return
     with pytest.raises(ConfigError, match="sees no GPU"):
         make_deterministic("cuda")

@@ -15,7 +15,7 @@ from lab import Lab
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
     """One block of all cells has been trained, in the study's order."""
-    made = Lab(tmp_path_factory.mktemp("exact"), steps=12)
+    made = Lab(tmp_path_factory.mktemp("exact"), max_steps=12)
     made.train("block", *made.cells.values())
     return made
 
@@ -64,12 +64,12 @@ def test_verify_says_equal_and_which_machine_made_what_differs(lab):
     done = lab.apet("verify", "--resolved", "study.json", "--results-dir", "elsewhere", one)
     assert done.returncode == 0, done.stderr
     assert f"equal      {one}" in done.stdout
-    said = done.stdout.partition("trained on another class of machine: ")[2]
+    said = done.stdout.partition("trained on another machine type: ")[2]
     assert "onednn: AVX there, " in said
     assert "dtype: bfloat16 there, float32 here" in said
     assert "torch: 1.0 there, " in said and "numpy" not in said and "processor" not in said
     again = lab.apet("verify", "--resolved", "study.json", "--results-dir", "block", one)
-    assert "another class" not in again.stdout
+    assert "another machine" not in again.stdout
 
 
 def test_inputs_that_are_not_there_are_no_difference(lab):

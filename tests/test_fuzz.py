@@ -298,12 +298,12 @@ TENSORS = st.sampled_from([torch.float32, torch.int64, torch.bfloat16]).flatmap(
 @given(st.dictionaries(st.text("ab", min_size=1), VALUES | TENSORS, max_size=3), st.data())
 def test_what_is_kept_of_a_cell_comes_back_or_is_not_used(value, data):
     with tempfile.TemporaryDirectory() as folder:
-        kept = CellCheckpoint(Path(folder), "identity", {"cpu": "one"}, SignalHandler(), every=0)
-        kept.finished("run", lambda: value)
-        assert same(kept.find("run"), value)
+        kept = CellCheckpoint(Path(folder), "identity", {"cpu": "one"}, SignalHandler(), interval=0)
+        kept.save("run", lambda: value)
+        assert same(kept.load("run"), value)
         path = Path(folder) / "run.safetensors"
         path.write_bytes(data.draw(any_of(path.read_bytes())))
-        again = kept.find("run")
+        again = kept.load("run")
         assert again is None or same(again, value)
 
 

@@ -1,7 +1,8 @@
-"""A trained classification head: the PLM's own computation untouched at step 0, counted and saved apart from θ."""
+"""Trained classification heads, counted and saved apart from θ."""
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 
 import pytest
@@ -19,12 +20,12 @@ from apet.training.cell import CellInputs, train_cell
 from apet.training.loop import HEAD, TrainingData, train
 from apet.training.runtime import make_deterministic
 from apet.tuning import TunedPLM, initial_theta, split_by_structure
-from test_training import BENCH, RECIPE, cell, contents, rows
+from test_training import CONFIG, INPUTS, cell, contents, rows
 from tiny import CONFIGS, tiny_plm
 
 make_deterministic()
 LABELS = torch.arange(2)
-SPLITS = TrainingData(rows(64, 1), rows(32, 2), ClassificationObjective(LabelTrie.of([[0], [1]])))
+SPLITS = TrainingData(rows(64, 1), rows(32, 2), ClassificationObjective(LabelTrie.from_tokens([[0], [1]])))
 
 
 def headed(family: str) -> PLM:
@@ -33,12 +34,12 @@ def headed(family: str) -> PLM:
     return replace(plm, head="classification")
 
 
-def bench(family: str) -> CellInputs:
-    return CellInputs(headed(family), BENCH.task, SPLITS, rows(48, 3))
+def make_inputs(family: str) -> CellInputs:
+    return CellInputs(headed(family), INPUTS.task, SPLITS, rows(48, 3))
 
 
 @pytest.mark.parametrize("family", CONFIGS)
-def test_step_0_is_uniform_and_a_head_is_linear_in_the_plm_s_state(family):
+def test_classification_head_is_linear_and_uniform_at_step_0(family):
     plm = headed(family)
     budget = own_count("lora", plm.inventory, MethodSizes())
     plan = make_plan(plm.inventory, "lora", budget, 3)
@@ -61,15 +62,18 @@ def test_step_0_is_uniform_and_a_head_is_linear_in_the_plm_s_state(family):
 
 
 @pytest.mark.parametrize("family", CONFIGS)
-def test_theta_and_head_are_trained_together_at_rates_of_their_own(family):
+def test_train_uses_separate_learning_rates_for_theta_and_head(family):
     plm = headed(family)
     plan = make_plan(plm.inventory, "uniform", 700, 3)
     parts = split_by_structure(plan, initial_theta(plan, 4, plm.model.get_input_embeddings().weight))
     parts[HEAD] = torch.zeros(plm.head_size(2))
-    rates = replace(RECIPE.learning_rates, head=0.0)
+    rates = copy.copy(CONFIG.learning_rates)
+    object.__setattr__(rates, "head", 0.0)  # which a study may not set
     with TunedPLM(plm, plan) as tuned:
-        both = train(tuned, parts, SPLITS, replace(RECIPE, max_steps=12), seed=1, rate=1.0)
-        still = train(tuned, parts, SPLITS, replace(RECIPE, max_steps=12, learning_rates=rates), seed=1, rate=1.0)
+        both = train(tuned, parts, SPLITS, replace(CONFIG, max_steps=12), seed=1, lr_multiplier=1.0)
+        still = train(
+            tuned, parts, SPLITS, replace(CONFIG, max_steps=12, learning_rates=rates), seed=1, lr_multiplier=1.0
+        )
     start = torch.cat([part for name, part in parts.items() if name != HEAD])
     assert both.theta.shape == (700,) and both.head.shape == (34,)
     assert not torch.equal(both.theta, start) and both.head.abs().max() > 0
@@ -77,10 +81,12 @@ def test_theta_and_head_are_trained_together_at_rates_of_their_own(family):
 
 
 @pytest.mark.parametrize("placement", ["none", "lora", "uniform"])
-def test_a_cell_counts_and_saves_the_head_apart(tmp_path, placement):
-    same = cell(placement, "700" if placement == "uniform" else "@own", training=replace(RECIPE, max_steps=8), draws=1)
-    record = train_cell(same, bench("bert"), tmp_path / "a")
-    train_cell(same, bench("bert"), tmp_path / "b")
+def test_train_cell_counts_and_saves_the_head_separately(tmp_path, placement):
+    same = cell(
+        placement, "700" if placement == "uniform" else "@own", training=replace(CONFIG, max_steps=8), num_plans=1
+    )
+    record = train_cell(same, make_inputs("bert"), tmp_path / "a")
+    train_cell(same, make_inputs("bert"), tmp_path / "b")
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
     assert is_complete(tmp_path / "a")
     assert record["head"] == {"parameters": 34}
@@ -92,30 +98,29 @@ def test_a_cell_counts_and_saves_the_head_apart(tmp_path, placement):
     assert load_file(tmp_path / "a" / THETA)[name].shape == (record["trainable_params"],)
 
 
-def test_a_plm_with_its_own_head_has_no_other(tmp_path):
-    record = train_cell(cell(training=replace(RECIPE, max_steps=4), draws=1), BENCH, tmp_path / "cell")
+def test_train_cell_with_an_lm_head_writes_no_classification_head(tmp_path):
+    record = train_cell(cell(training=replace(CONFIG, max_steps=4), num_plans=1), INPUTS, tmp_path / "cell")
     assert record["head"] == {"parameters": 0} and HEADS not in record["files"]
 
 
-def test_a_linear_probe_learns():
+def test_train_a_linear_probe_learns():
     plm = headed("bert")
     plan = Plan("none", 0, 0, ())
-    recipe = replace(RECIPE, max_steps=200, learning_rates=replace(RECIPE.learning_rates, head=0.03))
+    config = replace(CONFIG, max_steps=200, learning_rates=replace(CONFIG.learning_rates, head=0.03))
     with TunedPLM(plm, plan) as tuned:
-        trained = train(tuned, {HEAD: torch.zeros(plm.head_size(2))}, SPLITS, recipe, seed=1, rate=1.0)
+        trained = train(tuned, {HEAD: torch.zeros(plm.head_size(2))}, SPLITS, config, seed=1, lr_multiplier=1.0)
     assert trained.losses[-1][1] < 0.63  # ln 2 is what a head of zeros has
     assert trained.theta.shape == (0,)
 
 
-def test_a_loss_over_the_vocabulary_needs_words(tmp_path):
-    with pytest.raises(ConfigError, match=r"head: classification.*labels"):
-        train_cell(cell(training=replace(RECIPE, loss="full_vocab")), bench("bert"), tmp_path / "cell")
+def test_train_cell_with_full_vocab_loss_and_a_classification_head_raises(tmp_path):
+    with pytest.raises(ConfigError, match=r"expected label_words for PLM .*head: classification"):
+        train_cell(cell(training=replace(CONFIG, loss="full_vocab")), make_inputs("bert"), tmp_path / "cell")
 
 
 @pytest.mark.parametrize("family", CONFIGS)
-def test_a_cell_with_recomputed_activations_has_the_same_theta(tmp_path, family):
-    """The study's key says how a cell is computed and not what."""
-    plain = cell(training=replace(RECIPE, max_steps=4), draws=1)
-    again = replace(plain, training=replace(plain.training, gradient_checkpointing=True))
-    found = [train_cell(c, bench(family), tmp_path / str(n)) for n, c in enumerate((plain, again))]
-    assert found[0]["replicates"] == found[1]["replicates"]
+def test_train_cell_with_gradient_checkpointing_gives_the_same_theta(tmp_path, family):
+    plain = cell(training=replace(CONFIG, max_steps=4), num_plans=1)
+    checkpointed = replace(plain, training=replace(plain.training, gradient_checkpointing=True))
+    records = [train_cell(c, make_inputs(family), tmp_path / str(n)) for n, c in enumerate((plain, checkpointed))]
+    assert records[0]["replicates"] == records[1]["replicates"]

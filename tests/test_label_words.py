@@ -1,4 +1,4 @@
-"""Label words of several tokens: their probabilities against counting them out, in every family, and their training."""
+"""Label words of several tokens."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from apet.tuning import TunedPLM, initial_theta, split_by_structure
 from test_data_encoded import FIELDS, PAIRS, prepared
 from test_generation import library_logits
 from test_large import NOTHING, plan_of, theta_of
-from test_training import RECIPE, cell, contents, rows
+from test_training import CONFIG, cell, contents, rows
 from tiny import CONFIGS, tiny_plm
 
 make_deterministic()
 TREES = {
     "flat": [[3], [4, 9], [5]],
-    "behind a shared start": [[3, 7, 4], [3, 7, 5]],
-    "two forks": [[3, 5], [3, 6, 8], [4]],
-    "four forks": [[3, 5, 9], [3, 5, 1], [4, 2], [3, 6], [4, 7, 7]],
+    "after a shared prefix": [[3, 7, 4], [3, 7, 5]],
+    "two nodes": [[3, 5], [3, 6, 8], [4]],
+    "four nodes": [[3, 5, 9], [3, 5, 1], [4, 2], [3, 6], [4, 7, 7]],
 }
 LABELS = [" duplicate", " not_duplicate", " not_equivalent", " not_equal", " equal", " equivalent"]
 
@@ -44,21 +44,21 @@ def byte_pairs(texts: Sequence[str], size: int) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer)
 
 
-def counted_out(labels: Sequence[Sequence[int]], logits_behind) -> torch.Tensor:
-    """P of each label [labels]: token by token, among those with which a label that has begun alike goes on."""
+def counted_out(labels: Sequence[Sequence[int]], logits_after) -> torch.Tensor:
+    """Compute the probability of each label token by token, among the next tokens of labels with the same prefix."""
     chances = []
     for word in labels:
         chance = 1.0
         for place, token in enumerate(word):
-            ways = {other[place] for other in labels if list(other[:place]) == list(word[:place])}
-            logits = {way: float(logits_behind(word[:place])[way]) for way in ways}
+            branches = {other[place] for other in labels if list(other[:place]) == list(word[:place])}
+            logits = {branch: float(logits_after(word[:place])[branch]) for branch in branches}
             chance *= math.exp(logits[token]) / sum(map(math.exp, logits.values()))
         chances.append(chance)
     return torch.tensor(chances)
 
 
 def framed(family: str):
-    """A tiny PLM and rows in its frame: a BERT's end with a mask and a separator."""
+    """Return a tiny PLM, and rows with its special tokens: mask and separator at the end for BERT."""
     plm, data = tiny_plm(family), rows(9, 1)
     if family == "bert":
         plm = replace(plm, special_tokens=replace(plm.special_tokens, after=(1, 2)))
@@ -69,69 +69,69 @@ def framed(family: str):
 
 @pytest.mark.parametrize("tree", TREES)
 @pytest.mark.parametrize("family", CONFIGS)
-def test_probabilities_are_those_of_the_library_s_forward_token_by_token(family, tree):
+def test_predict_gives_the_probabilities_of_transformers_token_by_token(family, tree):
     plm, data = framed(family)
-    labels = LabelTrie.of(TREES[tree])
+    labels = LabelTrie.from_tokens(TREES[tree])
     with TunedPLM(plm, NOTHING) as tuned:
-        found = predict(tuned, [], data, labels).softmax(dim=1)
+        probabilities = predict(tuned, [], data, labels).softmax(dim=1)
         loss = labels.loss(tuned, [], *data.batch(torch.arange(9)), torch.arange(9) % len(labels))
     expected = []
     for row in range(len(data)):
         ids = data.batch(torch.tensor([row]))[0]
-        behind = lambda said: library_logits(plm, ids, torch.tensor([said], dtype=torch.long))[0]  # noqa: B023, E731
-        expected.append(counted_out(TREES[tree], behind))
+        logits_after = lambda prefix: library_logits(plm, ids, torch.tensor([prefix], dtype=torch.long))[0]  # noqa: B023, E731
+        expected.append(counted_out(TREES[tree], logits_after))
     expected = torch.stack(expected)
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-3)
+    torch.testing.assert_close(probabilities, expected, atol=1e-5, rtol=1e-3)
     right = expected[torch.arange(9), torch.arange(9) % len(labels)]
     torch.testing.assert_close(loss, -right.log().mean(), atol=1e-4, rtol=1e-4)
 
 
 @st.composite
 def words(draw) -> list[list[int]]:
-    """Words of which none begins another."""
-    found = draw(st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=4), min_size=2, max_size=7))
+    """Draw words of which none is a prefix of another."""
+    candidates = draw(st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=4), min_size=2, max_size=7))
     kept: list[list[int]] = []
-    for word in found:
+    for word in candidates:
         if not any(word[: len(k)] == k or k[: len(word)] == word for k in kept):
             kept.append(word)
     return kept if len(kept) > 1 else [[0], [1]]
 
 
-class Pretended:
-    """Stands in for a tuned PLM: logits that depend on what was said alone, and how often it was asked."""
+class FakeTunedPLM:
+    """Tuned PLM whose logits depend only on the prefix, and which counts its forward passes."""
 
     def __init__(self) -> None:
-        self.asked = 0
+        self.calls = 0
 
-    def logits(self, said: Sequence[int]) -> torch.Tensor:
-        return torch.randn(10, generator=torch.Generator().manual_seed(hash(tuple(said)) % 2**31))
+    def logits(self, prefix: Sequence[int]) -> torch.Tensor:
+        return torch.randn(10, generator=torch.Generator().manual_seed(hash(tuple(prefix)) % 2**31))
 
-    def __call__(self, theta, ids, lengths, chosen, said=None) -> torch.Tensor:
-        self.asked += 1
-        return self.logits([] if said is None else said[0].tolist())[chosen].expand(len(ids), -1)
+    def __call__(self, theta, ids, lengths, chosen, prefix=None) -> torch.Tensor:
+        self.calls += 1
+        return self.logits([] if prefix is None else prefix[0].tolist())[chosen].expand(len(ids), -1)
 
 
 @given(words())
-def test_labels_sum_to_one_whatever_their_words(tokens):
-    labels, plm, one = LabelTrie.of(tokens), Pretended(), torch.ones(1, 1, dtype=torch.long)
+def test_label_trie_probabilities_sum_to_one(tokens):
+    labels, plm, one = LabelTrie.from_tokens(tokens), FakeTunedPLM(), torch.ones(1, 1, dtype=torch.long)
     chances = labels.scores(plm, [], one, one[0]).softmax(dim=1)[0]
     torch.testing.assert_close(chances, counted_out(tokens, plm.logits), atol=1e-5, rtol=1e-4)
-    assert plm.asked == len(labels.nodes) < len(tokens)
+    assert plm.calls == len(labels.nodes) < len(tokens)
     for label, chance in enumerate(chances):
         loss = labels.loss(plm, [], one, one[0], torch.tensor([label]))
         torch.testing.assert_close(loss, -chance.log(), atol=1e-4, rtol=1e-4)
 
 
-def test_only_forks_on_a_right_label_s_way_are_asked_in_training():
-    labels, plm, two = LabelTrie.of(TREES["four forks"]), Pretended(), torch.ones(2, 1, dtype=torch.long)
-    assert len(labels.nodes) == 4  # the start, behind 3, behind 3 5, and behind 4
+def test_label_trie_loss_computes_only_nodes_on_the_path_of_the_label():
+    labels, plm, two = LabelTrie.from_tokens(TREES["four nodes"]), FakeTunedPLM(), torch.ones(2, 1, dtype=torch.long)
+    assert len(labels.nodes) == 4  # the root, after 3, after 3 5, and after 4
     labels.loss(plm, [], two, two[:, 0], torch.tensor([2, 4]))
-    assert plm.asked == 2
+    assert plm.calls == 2
 
 
-def test_words_that_differ_at_once_are_asked_at_once():
+def test_label_trie_with_different_first_tokens_needs_one_forward_pass():
     plm, data = framed("bloom")
-    labels = LabelTrie.of(TREES["flat"])
+    labels = LabelTrie.from_tokens(TREES["flat"])
     assert len(labels.nodes) == 1
     with TunedPLM(plm, NOTHING) as tuned, torch.no_grad():
         assert torch.equal(
@@ -141,45 +141,47 @@ def test_words_that_differ_at_once_are_asked_at_once():
 
 @pytest.mark.parametrize("loss", ["label_words", "full_vocab"])
 @pytest.mark.parametrize("family", CONFIGS)
-def test_training_makes_the_loss_smaller(family, loss):
-    """A task that one token decides, answered by words whose second token differs."""
+def test_train_with_label_words_of_several_tokens_reduces_the_loss(family, loss):
+    """One token decides the task, and the label words differ in their second token."""
     plm, data = framed(family)
     plan = plan_of(plm, "lowrank")
     parts = split_by_structure(plan, initial_theta(plan, 4, plm.model.get_input_embeddings().weight))
-    objective = ClassificationObjective(LabelTrie.of(TREES["behind a shared start"]))
+    objective = ClassificationObjective(LabelTrie.from_tokens(TREES["after a shared prefix"]))
     with TunedPLM(plm, plan) as tuned:
         before = objective.evaluate(tuned, list(parts.values()), data).score
-        trained = train(tuned, parts, TrainingData(data, data, objective), replace(RECIPE, loss=loss), 1, 1.0)
+        trained = train(tuned, parts, TrainingData(data, data, objective), replace(CONFIG, loss=loss), 1, 1.0)
         after = objective.evaluate(tuned, [trained.theta], data).score
     assert trained.losses[-1][1] < trained.losses[0][1]
     assert after.loss < before.loss and after.score >= before.score
 
 
 @pytest.mark.parametrize("size", [260, 300, 320])
-def test_words_of_a_real_tokenizer_that_begin_alike(size, tmp_path):
-    """Few merges leave long shared beginnings, more leave short ones; a cell is trained and scored with each."""
+def test_train_cell_with_label_words_that_share_tokens_writes_the_same_bytes(size, tmp_path):
+    """With few merges the label words share long prefixes."""
     tokenizer = byte_pairs(LABELS * 9, size)
-    task = {"task": "toy", "labels": dict(zip("abcdef", LABELS, strict=True))}
+    task = {"task": "toy", "verbalizer": dict(zip("abcdef", LABELS, strict=True))}
     tokens = label_tokens(task, tokenizer)
     assert len({ids[0] for ids in tokens}) < len(tokens)
-    labels = LabelTrie.of(tokens)
-    assert all(fork.next_index.max() + 1 == len(fork.words) > 1 for fork in labels.nodes)
+    labels = LabelTrie.from_tokens(tokens)
+    assert all(node.next_index.max() + 1 == len(node.branches) > 1 for node in labels.nodes)
     plm = replace(tiny_plm("bloom", vocabulary=len(tokenizer)), tokenizer=tokenizer)
-    folder, _ = prepared(tmp_path / "data", PAIRS, **FIELDS, length=200, labels={"a": LABELS[1], "b": LABELS[2]})
-    bench = CellInputs.of(plm, folder, 500)
-    assert bench.data.objective.words.tokens == (tuple(tokens[1]), tuple(tokens[2]))
-    small = cell("lora", "@own", draws=1, training=replace(RECIPE, max_steps=4, num_evals=2))
-    for again in "ab":
-        record = train_cell(small, bench, tmp_path / again)
+    folder, _ = prepared(
+        tmp_path / "data", PAIRS, **FIELDS, max_length=200, verbalizer={"a": LABELS[1], "b": LABELS[2]}
+    )
+    inputs = CellInputs.from_folder(plm, folder, 500)
+    assert inputs.data.objective.trie.tokens == (tuple(tokens[1]), tuple(tokens[2]))
+    small = cell("lora", "@own", num_plans=1, training=replace(CONFIG, max_steps=4, num_evals=2))
+    for name in "ab":
+        record = train_cell(small, inputs, tmp_path / name)
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
     test = record["replicates"][0]["test"]
     assert test["n"] == 29 and test["metrics"]["accuracy"] == test["score"]
 
 
-def test_a_large_plan_moves_both_forks():
-    """θ reaches what is read behind a prefix, in the PLM and in its words."""
+def test_label_trie_loss_reaches_theta_through_all_nodes():
+    """θ changes logits after a prefix, in the PLM and in its word embeddings."""
     plm, data = framed("t5")
-    plan, labels = plan_of(plm, "all"), LabelTrie.of(TREES["two forks"])
+    plan, labels = plan_of(plm, "all"), LabelTrie.from_tokens(TREES["two nodes"])
     theta = theta_of(plan, 0.3)
     with TunedPLM(plm, plan) as tuned:
         moved = predict(tuned, [theta.detach()], data, labels).exp()

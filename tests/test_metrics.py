@@ -14,7 +14,7 @@ from nltk.stem.porter import PorterStemmer
 
 from apet.data.text_metrics import answer_scores, exact_match, plain, rouge_l, shuffled_scores, token_f1
 from apet.errors import ConfigError
-from apet.evaluation import Score, score, score_answers
+from apet.evaluation import Score, score_answers, score_labels
 from apet.evaluation.metrics import label_metrics, text_metrics
 
 WORDS = ["the", "a", "An", "cat", "cats", "running", "sat", "Mat.", "mat", "it's", "U.S.", "1,000", "ponies", "--", ""]
@@ -27,31 +27,31 @@ def confusion(predicted: list[int], labels: list[int]) -> Counter:
 
 
 @given(pairs)
-def test_accuracy_and_f1_are_those_of_the_confusion_table(rows):
+def test_label_metrics_agree_with_the_confusion_matrix(rows):
     predicted, labels = map(list, zip(*rows, strict=True))
     table = confusion(predicted, labels)
     precision = Fraction(table[1, 1], max(1, table[1, 1] + table[1, 0]))
     recall = Fraction(table[1, 1], max(1, table[1, 1] + table[0, 1]))
     f1 = 2 * precision * recall / (precision + recall) if precision + recall else 0
-    found = label_metrics(["accuracy", "f1"], torch.tensor(predicted), torch.tensor(labels))
-    assert found == {
+    metrics = label_metrics(["accuracy", "f1"], torch.tensor(predicted), torch.tensor(labels))
+    assert metrics == {
         "accuracy": pytest.approx((table[0, 0] + table[1, 1]) / len(rows)),
         "f1": pytest.approx(float(f1)),
     }
 
 
-def test_a_score_names_its_metrics_and_the_first_is_the_score():
+def test_score_labels_uses_the_first_metric_as_score():
     logits, labels = torch.tensor([[0.0, 1.0], [2.0, 1.0], [0.0, 3.0], [1.0, 1.0]]), torch.tensor([1, 0, 0, 0])
-    plain_score = score(logits, labels)
-    assert (plain_score.score, plain_score.n, plain_score.metrics) == (0.75, 4, {"accuracy": 0.75})
-    both = score(logits, labels, ("f1", "accuracy"))
+    by_default = score_labels(logits, labels)
+    assert (by_default.score, by_default.n, by_default.metrics) == (0.75, 4, {"accuracy": 0.75})
+    both = score_labels(logits, labels, ("f1", "accuracy"))
     assert both.score == both.metrics["f1"] == pytest.approx(2 / 3) and both.metrics["accuracy"] == 0.75
-    assert both.loss == plain_score.loss == pytest.approx(float(torch.logsumexp(logits, 1).sub(
+    assert both.loss == by_default.loss == pytest.approx(float(torch.logsumexp(logits, 1).sub(
         logits[range(4), labels]).mean()))  # fmt: skip
     assert Score(0.5, 2, 1.0).metrics == {}
 
 
-def test_plain_answers_are_squads():
+def test_plain_normalizes_like_squad():
     assert plain("The  Cat's (hat), an “A”-team!") == "cats hat “ ”team"
     assert plain("a.b. the") == "ab" and plain("Theatre another") == "theatre another"
     assert plain("U.S.") == "us" and plain("the an a") == ""
@@ -67,7 +67,7 @@ def squad_words(text: str) -> list[str]:
 
 
 @given(sentences, st.lists(sentences, min_size=1, max_size=3))
-def test_exact_match_and_f1_are_the_best_over_all_references(answer, references):
+def test_exact_match_and_token_f1_take_the_best_reference(answer, references):
     mine = squad_words(answer)
     matches, f1s = [], []
     for reference in map(squad_words, references):
@@ -102,7 +102,7 @@ def stems(text: str) -> list[str]:
 
 
 @given(sentences, st.lists(sentences, min_size=1, max_size=3))
-def test_rouge_l_is_the_f_of_the_longest_common_subsequence(answer, references):
+def test_rouge_l_is_the_f1_of_the_longest_common_subsequence(answer, references):
     mine, best = stems(answer), 0.0
     for reference in map(stems, references):
         common = longest_common(mine, reference)
@@ -114,22 +114,22 @@ def test_rouge_l_stems_and_takes_the_best_reference():
     assert rouge_l("the cat was running", ["a dog", "the cats run"]) == pytest.approx(2 * 3 / 7)
 
 
-def test_scores_of_answers_come_one_by_one_and_as_means():
+def test_score_answers_averages_text_metrics():
     answers, references = ["Paris", "in 1999", "x"], [["paris", "Lyon"], ["1999"], ["y"]]
-    found = text_metrics(["em", "f1"], answers, references)
-    assert found["em"].tolist() == [1, 0, 0] and found["f1"].tolist() == pytest.approx([1, 2 / 3, 0])
+    metrics = text_metrics(["em", "f1"], answers, references)
+    assert metrics["em"].tolist() == [1, 0, 0] and metrics["f1"].tolist() == pytest.approx([1, 2 / 3, 0])
     scored = score_answers(text_metrics(["f1", "em"], answers, references), loss=2.5)
     assert scored == Score(pytest.approx(5 / 9), 3, 2.5, {"f1": pytest.approx(5 / 9), "em": pytest.approx(1 / 3)})
     with pytest.raises(ValueError):
         answer_scores("em", answers, references[:2])
 
 
-def test_shuffled_references_are_scored_against_other_rows():
+def test_shuffled_scores_compare_different_rows():
     references = [["a b"], ["b c", "x"], ["c d"]]  # a is an article
     assert shuffled_scores("f1", references).tolist() == pytest.approx([2 / 3, 1 / 2, 0])
 
 
-def test_an_unknown_metric_is_named():
+def test_metrics_with_an_unknown_name_raise_config_error():
     with pytest.raises(ConfigError, match=r"unknown metric 'rouge_1'\. Did you mean 'rouge_l'"):
         text_metrics(["rouge_1"], ["x"], [["x"]])
     with pytest.raises(ConfigError, match="Allowed: accuracy, f1"):

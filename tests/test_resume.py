@@ -1,4 +1,4 @@
-"""A cell that is killed goes on where it was, and comes out with the bytes of one that never was."""
+"""Interrupted cells resume from checkpoints to the same bytes."""
 
 from __future__ import annotations
 
@@ -19,94 +19,96 @@ from apet.errors import Interrupted
 from apet.study.archive import prune, restore
 from apet.training.callbacks import JobCallbacks
 from apet.training.cell import train_cell
-from apet.training.checkpoint import SHARE, CellCheckpoint
+from apet.training.checkpoint import MAX_WRITE_SHARE, CellCheckpoint
 from apet.training.loop import TrainerCallback, TrainingState, train
 from apet.tuning import TunedPLM
-from lab import Lab, hit
-from test_training import BENCH, RECIPE, cell, contents, start
+from lab import Lab, train_and_signal
+from test_training import CONFIG, INPUTS, cell, contents, start
 
 OFTEN = ("--checkpoint-interval", "0.02")
-SEED, HITS = 7, 4
+SEED, SIGNALS = 7, 4
 MACHINE = {"machine": "here"}
-SPEC = cell(draws=2, reruns=1, training=replace(RECIPE, max_steps=12, lr_multipliers=(0.3, 1.0)))
+SPEC = cell(num_plans=2, num_seeds=1, training=replace(CONFIG, max_steps=12, lr_multipliers=(0.3, 1.0)))
 STEPS = 2 * 2 * 12
 
 
-class Counting(CellProgress):
-    """Counts the steps that are taken, and is hit by a real signal in one of them."""
+class CountingProgress(CellProgress):
+    """Progress that counts steps, and sends its process SIGTERM in one of them."""
 
-    def __init__(self, hit_in: int = 0) -> None:
+    def __init__(self, signal_at: int = 0) -> None:
         super().__init__("toy", 1)
-        self.taken, self.hit_in = 0, hit_in
+        self.taken, self.signal_at = 0, signal_at
 
     def step(self, *args: object) -> None:
         self.taken += 1
-        if self.taken == self.hit_in:
+        if self.taken == self.signal_at:
             os.kill(os.getpid(), signal.SIGTERM)
 
 
-def attempt(folder: Path, hit_in: int = 0, identity: str = "this", machine=None, every: float = 1e9) -> Counting:
-    """Train the cell in this process, from what is kept in `folder`, into `folder`/cell."""
-    report, stop = Counting(hit_in), SignalHandler()
-    kept = CellCheckpoint(folder / "kept", identity, machine or MACHINE, stop, every)
-    journal = JobCallbacks(kept, report, None, folder / "logs")
-    with stop.install(), stop.deferred():
-        train_cell(SPEC, BENCH, folder / "cell", journal)
-    return report
+def attempt(
+    folder: Path, signal_at: int = 0, identity: str = "this", machine=None, interval: float = 1e9
+) -> CountingProgress:
+    """Train the cell in this process, with the checkpoint `folder`/checkpoint and the result `folder`/cell."""
+    progress, signals = CountingProgress(signal_at), SignalHandler()
+    checkpoint = CellCheckpoint(folder / "checkpoint", identity, machine or MACHINE, signals, interval)
+    callbacks = JobCallbacks(checkpoint, progress, None, folder / "logs")
+    with signals.install(), signals.deferred():
+        train_cell(SPEC, INPUTS, folder / "cell", callbacks)
+    return progress
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    folder = tmp_path_factory.mktemp("whole") / "cell"
-    train_cell(SPEC, BENCH, folder)
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    folder = tmp_path_factory.mktemp("uninterrupted") / "cell"
+    train_cell(SPEC, INPUTS, folder)
     return contents(folder)
 
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
-    made = Lab(tmp_path_factory.mktemp("lab"))
-    made.train("whole", made.cells["uniform"])
-    return made
+    lab = Lab(tmp_path_factory.mktemp("lab"))
+    lab.train("uninterrupted", lab.cells["uniform"])
+    return lab
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT], ids=lambda n: n.name)
-def test_a_process_hit_again_and_again_gives_the_bytes_of_one_left_alone(lab, number):
-    draw, one, name = random.Random(SEED), lab.cells["uniform"], f"hit-{number.name}"
-    statuses = [hit(lab, name, one, number, draw.uniform(0, 0.3), *OFTEN) for _ in range(HITS)]
-    assert set(statuses) == {-signal.SIGKILL if number == signal.SIGKILL else 75}, lab.said()
+def test_train_command_killed_repeatedly_writes_the_same_bytes(lab, number):
+    draw, one, name = random.Random(SEED), lab.cells["uniform"], f"after-{number.name}"
+    statuses = [train_and_signal(lab, name, one, number, draw.uniform(0, 0.3), *OFTEN) for _ in range(SIGNALS)]
+    assert set(statuses) == {-signal.SIGKILL if number == signal.SIGKILL else 75}, lab.output()
     lab.train(name, one)
-    assert lab.contents(name, one) == lab.contents("whole", one)
-    assert lab.said().count(f"going on from {name}/checkpoints") >= HITS - 1
-    assert lab.kept(name, one) == {}
+    assert lab.contents(name, one) == lab.contents("uninterrupted", one)
+    assert lab.output().count(f"resuming from {name}/checkpoints") >= SIGNALS - 1
+    assert lab.checkpoint_times(name, one) == {}
 
 
 @pytest.mark.parametrize("step", [1, 5, 12, 13, 30, STEPS - 1, STEPS])
-def test_a_warning_costs_no_step(tmp_path, whole, step):
+def test_train_cell_after_a_signal_resumes_at_the_same_step(tmp_path, uninterrupted, step):
     with pytest.raises(Interrupted, match="SIGTERM"):
-        attempt(tmp_path, hit_in=step)
+        attempt(tmp_path, signal_at=step)
     assert not (tmp_path / "cell").exists()
     assert attempt(tmp_path).taken == STEPS - step
-    assert contents(tmp_path / "cell") == whole
+    assert contents(tmp_path / "cell") == uninterrupted
 
 
-def test_a_warning_in_every_step_still_ends_in_the_same_bytes(tmp_path, whole):
+def test_train_cell_with_a_signal_in_every_step_writes_the_same_bytes(tmp_path, uninterrupted):
     for _ in range(STEPS):
         with pytest.raises(Interrupted):
-            attempt(tmp_path, hit_in=1)
+            attempt(tmp_path, signal_at=1)
     attempt(tmp_path)
-    assert contents(tmp_path / "cell") == whole
+    assert contents(tmp_path / "cell") == uninterrupted
 
 
-def test_a_short_cell_writes_nothing(tmp_path):
-    attempt(tmp_path, every=60.0)
-    assert not (tmp_path / "kept").exists()
+def test_checkpoint_of_a_short_cell_is_not_written(tmp_path):
+    attempt(tmp_path, interval=60.0)
+    assert not (tmp_path / "checkpoint").exists()
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "record", "empty"])
-def test_a_damaged_file_is_said_and_not_trusted(tmp_path, whole, capfd, damage):
+def test_checkpoint_that_is_corrupt_is_reported_and_ignored(tmp_path, uninterrupted, capfd, damage):
     with pytest.raises(Interrupted):
-        attempt(tmp_path, hit_in=30)
-    for path in (tmp_path / "kept").iterdir():
+        attempt(tmp_path, signal_at=30)
+    for path in (tmp_path / "checkpoint").iterdir():
         content = bytearray(path.read_bytes())
         if damage == "flipped":
             content[-1] ^= 1
@@ -115,50 +117,50 @@ def test_a_damaged_file_is_said_and_not_trusted(tmp_path, whole, capfd, damage):
             content[place] = ord("8") if content[place] == ord("7") else ord("7")
         path.write_bytes({"cut": content[:-5], "empty": b""}.get(damage, content))
     assert attempt(tmp_path).taken == STEPS
-    assert "damaged, not used" in capfd.readouterr().err
-    assert contents(tmp_path / "cell") == whole
+    assert "corrupt checkpoint, ignored" in capfd.readouterr().err
+    assert contents(tmp_path / "cell") == uninterrupted
 
 
-def test_what_another_cell_has_kept_is_said_and_not_used(tmp_path, whole, capfd):
+def test_checkpoint_of_another_cell_is_reported_and_ignored(tmp_path, uninterrupted, capfd):
     with pytest.raises(Interrupted):
-        attempt(tmp_path, hit_in=30, identity="another")
+        attempt(tmp_path, signal_at=30, identity="another")
     assert attempt(tmp_path).taken == STEPS
-    assert "kept for another cell, PLM or data" in capfd.readouterr().err
-    assert contents(tmp_path / "cell") == whole
+    assert "checkpoint of another cell, PLM or data" in capfd.readouterr().err
+    assert contents(tmp_path / "cell") == uninterrupted
 
 
-def test_what_another_class_of_machine_has_kept_is_used_and_said(tmp_path, capfd):
+def test_checkpoint_of_another_machine_type_is_used_with_a_warning(tmp_path, capfd):
     with pytest.raises(Interrupted):
-        attempt(tmp_path, hit_in=30, machine={"machine": "there"})
+        attempt(tmp_path, signal_at=30, machine={"machine": "there"})
     assert attempt(tmp_path).taken == STEPS - 30
-    assert "another class of machine" in capfd.readouterr().err
+    assert "another machine type" in capfd.readouterr().err
 
 
-def test_a_run_goes_on_from_any_of_its_steps_alike():
-    """After a step, after a look, and after the end: also where the run diverged, whose loss is not finite."""
+def test_training_state_restored_at_any_step_gives_the_same_result():
+    """Steps with and without an evaluation, the last step, and divergence with a non-finite loss."""
     plan, parts = start()
 
-    class Jump(TrainerCallback):
+    class SaveOrRestore(TrainerCallback):
         def __init__(self, states: list, at: int | None) -> None:
             self.states, self.at = states, at
 
-        def begin(self, run: TrainingState) -> None:
+        def on_train_begin(self, state: TrainingState) -> None:
             if self.at is not None:
-                run.load_state_dict(self.states[self.at])
+                state.load_state_dict(self.states[self.at])
 
-        def step(self, run: TrainingState) -> None:
+        def on_step_end(self, state: TrainingState) -> None:
             if self.at is None:
-                self.states.append(cloned(run.state_dict()))
+                self.states.append(cloned(state.state_dict()))
 
-    with TunedPLM(BENCH.plm, plan) as tuned:
+    with TunedPLM(INPUTS.plm, plan) as tuned:
         for rate, outcome in ((1.0, "ok"), (1e20, "diverged")):
-            recipe, states = replace(RECIPE, max_steps=8, max_grad_norm=1e30 if outcome == "diverged" else 1.0), []
-            first = train(tuned, parts, BENCH.data, recipe, 1, rate, Jump(states, None))
+            config, states = replace(CONFIG, max_steps=8, max_grad_norm=1e15 if outcome == "diverged" else 1.0), []
+            first = train(tuned, parts, INPUTS.data, config, 1, rate, SaveOrRestore(states, None))
             assert first.outcome == outcome
             for at in range(len(states)):
-                again = train(tuned, parts, BENCH.data, recipe, 1, rate, Jump(states, at))
-                assert torch.equal(again.theta, first.theta)
-                assert (again.losses, again.best_step, again.num_steps) == (
+                resumed = train(tuned, parts, INPUTS.data, config, 1, rate, SaveOrRestore(states, at))
+                assert torch.equal(resumed.theta, first.theta)
+                assert (resumed.losses, resumed.best_step, resumed.num_steps) == (
                     first.losses,
                     first.best_step,
                     first.num_steps,
@@ -173,54 +175,53 @@ def cloned(value):
     return [cloned(part) for part in value] if isinstance(value, list) else value
 
 
-def test_training_draws_from_no_state_but_its_seed():
-    """What a resumed run could not bring back: PyTorch's own generator is neither read nor moved."""
+def test_train_does_not_use_the_global_random_state():
+    """A checkpoint does not hold the state of PyTorch's generator, so training must not use it."""
     plan, parts = start()
-    with TunedPLM(BENCH.plm, plan) as tuned:
-        found = []
+    with TunedPLM(INPUTS.plm, plan) as tuned:
+        thetas = []
         for seed in (1, 2):
             torch.manual_seed(seed)
             before = torch.get_rng_state()
-            found.append(train(tuned, parts, BENCH.data, replace(RECIPE, max_steps=8), 1, 1.0).theta)
+            thetas.append(train(tuned, parts, INPUTS.data, replace(CONFIG, max_steps=8), 1, 1.0).theta)
             assert torch.equal(torch.get_rng_state(), before)
-    assert torch.equal(*found)
+    assert torch.equal(*thetas)
 
 
-def test_kept_values_come_back_as_they_were(tmp_path):
+def test_checkpoint_load_returns_the_saved_value(tmp_path):
     value = {
         "a": [torch.arange(3), {"b": torch.tensor(2.5)}, torch.zeros(0)],
         "half": torch.ones(2, 2, dtype=torch.bfloat16),
         "numbers": [1, 0.1 + 0.2, None, True, "ä", math.inf],
     }
-    CellCheckpoint(tmp_path, "id", MACHINE, SignalHandler(), 0.0).finished("name", lambda: value)
-    found = CellCheckpoint(tmp_path, "id", MACHINE, SignalHandler()).find("name")
-    assert found["numbers"] == value["numbers"]
-    assert torch.equal(found["a"][0], value["a"][0]) and found["a"][1]["b"].item() == 2.5 and len(found["a"][2]) == 0
-    assert torch.equal(found["half"], value["half"]) and found["half"].dtype == torch.bfloat16
-    assert CellCheckpoint(tmp_path, "id", MACHINE, SignalHandler()).find("other") is None
+    CellCheckpoint(tmp_path, "id", MACHINE, SignalHandler(), 0.0).save("name", lambda: value)
+    loaded = CellCheckpoint(tmp_path, "id", MACHINE, SignalHandler()).load("name")
+    assert loaded["numbers"] == value["numbers"]
+    assert torch.equal(loaded["a"][0], value["a"][0]) and loaded["a"][1]["b"].item() == 2.5 and len(loaded["a"][2]) == 0
+    assert torch.equal(loaded["half"], value["half"]) and loaded["half"].dtype == torch.bfloat16
+    assert CellCheckpoint(tmp_path, "id", MACHINE, SignalHandler()).load("other") is None
 
 
-def test_writing_takes_a_small_share_of_the_time(tmp_path):
-    """Where writing takes long, it waits longer than the time that was asked for."""
-    kept = CellCheckpoint(tmp_path, "id", MACHINE, SignalHandler(), 0.0)
-    kept.under_way("name", lambda: {"a": torch.zeros(3_000_000)})
-    written = kept.next
-    kept.under_way("name", lambda: pytest.fail("it was written again at once"))
-    assert kept.next == written
-    assert 0 < SHARE < 1
+def test_checkpoint_that_is_slow_to_write_is_written_less_often(tmp_path):
+    checkpoint = CellCheckpoint(tmp_path, "id", MACHINE, SignalHandler(), 0.0)
+    checkpoint.save_running("name", lambda: {"a": torch.zeros(3_000_000)})
+    written = checkpoint.next_write
+    checkpoint.save_running("name", lambda: pytest.fail("it was written again at once"))
+    assert checkpoint.next_write == written
+    assert 0 < MAX_WRITE_SHARE < 1
 
 
-def test_prune_archives_checkpoints_of_other_studies_and_restore_brings_them_back(tmp_path):
+def test_prune_archives_checkpoints_of_other_studies_and_restore_returns_them(tmp_path):
     grid = SimpleNamespace(cells=[SPEC], tasks={}, models={}, pretrained_models={})
     other = SimpleNamespace(cells=[replace(SPEC, seed=2)], tasks={}, models={}, pretrained_models={})
     for spec in (SPEC, *other.cells):
-        for root, name in (("progress", f"{spec.path}/plan0.seed0.safetensors"), ("failed", f"{spec.path}.json")):
+        for root, name in (("checkpoints", f"{spec.path}/plan0.seed0.safetensors"), ("failed", f"{spec.path}.json")):
             path = tmp_path / "results" / root / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text("{}")
-    moved = f"results/checkpoints/{other.cells[0].path}"
-    assert prune(grid, tmp_path) == [moved]
+    archived = f"results/checkpoints/{other.cells[0].path}"
+    assert prune(grid, tmp_path) == [archived]
     assert [p.stem for p in tmp_path.glob("results/failed/*/*/*.json")] == [SPEC.path.rpartition("/")[2]]
-    assert (tmp_path / "results/checkpoints" / SPEC.path).is_dir() and not (tmp_path / moved).exists()
-    assert restore(other, tmp_path) == [moved]
-    assert (tmp_path / moved / "plan0.seed0.safetensors").exists()
+    assert (tmp_path / "results/checkpoints" / SPEC.path).is_dir() and not (tmp_path / archived).exists()
+    assert restore(other, tmp_path) == [archived]
+    assert (tmp_path / archived / "plan0.seed0.safetensors").exists()

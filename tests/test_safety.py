@@ -132,7 +132,7 @@ def test_pickle_named_safetensors_does_not_run(plm, pwned, form):
 @pytest.mark.parametrize("form", FORMS)
 def test_pickle_in_place_of_a_cell_checkpoint_does_not_run(pwned, tmp_path, form):
     (tmp_path / "plan0.seed0.safetensors").write_bytes(FORMS[form](Evil(pwned)))
-    assert CellCheckpoint(tmp_path, "identity", {}, SignalHandler()).find("plan0.seed0") is None
+    assert CellCheckpoint(tmp_path, "identity", {}, SignalHandler()).load("plan0.seed0") is None
     assert not pwned.exists()
 
 

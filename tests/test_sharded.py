@@ -1,4 +1,4 @@
-"""A PLM in parts on two processes (gloo, CPU): θ, predictions and files as from one process, in half the memory."""
+"""A PLM sharded over two processes (gloo, CPU) against one process."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ from toy import PARAMS, Checkout
 
 LAUNCH = launch_command(2).removesuffix("--module apet.cli.app").split()
 WORKER = Path(__file__).with_name("sharded_worker.py")
-CASES = {name: (bench, of) for name, bench, of in cases()}
+CASES = {name: (inputs, of) for name, inputs, of in cases()}
 WITHIN = 1e-4
-"""Two processes add up in another order than one, in float32."""
+"""Tolerance in float32, because two processes sum in another order than one."""
 
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """The cells of all cases, from one process and from two."""
+    """Train the cells of all cases, by one process and by two."""
     folder = tmp_path_factory.mktemp("sharded")
     done = subprocess.run([*LAUNCH, WORKER, folder / "two"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-5000:]
@@ -50,7 +50,10 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 def moved(of: Cell, inventory: Inventory) -> torch.Tensor:
-    """Which numbers of θ have a gradient: a key's bias cancels in the softmax, and Adam makes steps of the rounding."""
+    """Return a mask of the numbers of θ that have a gradient.
+
+    A key bias cancels in the softmax, so that Adam steps along rounding errors.
+    """
     budget = resolve(Budget.parse(of.budget), of.placement, inventory, of.methods)
     counts = torch.ones(budget, dtype=torch.bool)
     for slot in layout(make_plan(inventory, of.placement, budget, of.seed_of("plan", 0), of.methods)):
@@ -60,44 +63,44 @@ def moved(of: Cell, inventory: Inventory) -> torch.Tensor:
 
 
 def compare(one: Path, two: Path, of: Cell, inventory: Inventory) -> None:
-    """The folders of a cell from one process and from two."""
+    """Compare the folders of a cell from one process and from two."""
     counts = moved(of, inventory)
     assert sorted(p.name for p in one.iterdir()) == sorted(p.name for p in two.iterdir())
     for name in (path.name for path in one.glob("*.safetensors")):
-        whole, shared = load_file(one / name), load_file(two / name)
-        assert whole.keys() == shared.keys()
-        for replicate, theta in whole.items():
+        single, shared = load_file(one / name), load_file(two / name)
+        assert single.keys() == shared.keys()
+        for replicate, theta in single.items():
             some = counts if name == THETA else slice(None)
             torch.testing.assert_close(shared[replicate][some], theta[some], atol=WITHIN, rtol=0)
     assert (one / "plans.json").read_bytes() == (two / "plans.json").read_bytes()
     assert pq.read_table(one / PREDICTIONS).equals(pq.read_table(two / PREDICTIONS))
     records = [json.loads((folder / METRICS).read_text()) for folder in (one, two)]
-    for whole, shared in zip(*(record["replicates"] for record in records), strict=True):
-        assert whole["plan_digest"] == shared["plan_digest"] and whole["best_step"] == shared["best_step"]
-        torch.testing.assert_close(*(torch.tensor(r["losses"]) for r in (shared, whole)), atol=WITHIN, rtol=0)
+    for single, shared in zip(*(record["replicates"] for record in records), strict=True):
+        assert single["plan_digest"] == shared["plan_digest"] and single["best_step"] == shared["best_step"]
+        torch.testing.assert_close(*(torch.tensor(r["losses"]) for r in (shared, single)), atol=WITHIN, rtol=0)
         for split in ("validation", "test"):
-            assert shared[split]["loss"] == pytest.approx(whole[split]["loss"], abs=WITHIN)
-            assert shared[split]["score"] == whole[split]["score"]
+            assert shared[split]["loss"] == pytest.approx(single[split]["loss"], abs=WITHIN)
+            assert shared[split]["score"] == single[split]["score"]
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_two_processes_train_what_one_does(folders, name):
-    bench, of = CASES[name]
-    compare(*(folder / name for folder in folders), of, bench.plm.inventory)
+def test_two_processes_train_the_same_cells_as_one(folders, name):
+    inputs, of = CASES[name]
+    compare(*(folder / name for folder in folders), of, inputs.plm.inventory)
 
 
-def test_two_processes_write_what_one_does(folders):
-    one, two = (json.loads((folder / "said.json").read_text()) for folder in folders)
+def test_two_processes_generate_the_same_answers_as_one(folders):
+    one, two = (json.loads((folder / "answers.json").read_text()) for folder in folders)
     assert one == two
     assert any(len({len(answer) for answer in answers}) > 1 for answers in one.values())  # some end before others
 
 
-def test_two_processes_give_the_same_bytes_again(folders):
+def test_two_processes_twice_write_the_same_bytes(folders):
     first, again = folders[1] / next(iter(CASES)), folders[1] / "again"
     assert {p.name: p.read_bytes() for p in first.iterdir()} == {p.name: p.read_bytes() for p in again.iterdir()}
 
 
-def test_each_process_holds_half(folders):
+def test_each_of_two_processes_holds_half_of_the_numbers(folders):
     shares = json.loads((folders[1] / "shares.json").read_text())
     assert len(shares) == 2
     for share in shares:
@@ -107,44 +110,44 @@ def test_each_process_holds_half(folders):
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
-    """A study of a rung of the ladder, in shape, that wants two devices."""
-    made = Checkout(tmp_path_factory.mktemp("rung") / "study", wheels=None)
+    """Make a study of a PLM of the shape of a ladder model, on two devices."""
+    checkout = Checkout(tmp_path_factory.mktemp("rung") / "study", wheels=None)
     torch.manual_seed(0)
     values = parse_ladder_model("bloom-32x2").config(PretrainingConfig()) | {"vocab_size": WORDS}
-    save_plm(AutoModelForCausalLM.from_config(BloomConfig(**values)), made.folder / "rung")
+    save_plm(AutoModelForCausalLM.from_config(BloomConfig(**values)), checkout.folder / "rung")
     rows = [f"w{11 + i % 30} w{8 + i % 2} w{12 + i % 7},{('eight', 'nine')[i % 2]}" for i in range(300)]
-    (made.folder / "words.csv").write_text("\n".join(("text,label", *rows, "")))
-    (made.folder / "words.yaml").write_text(yaml.safe_dump(TASK, sort_keys=False))
+    (checkout.folder / "words.csv").write_text("\n".join(("text,label", *rows, "")))
+    (checkout.folder / "words.yaml").write_text(yaml.safe_dump(TASK, sort_keys=False))
     study = copy.deepcopy(PARAMS)
-    study |= {"models": [{"name": "rung", "source": {"folder": "./rung"}, "devices": 2}], "tasks": ["words.yaml"]}
+    study |= {"models": [{"name": "rung", "source": {"folder": "./rung"}, "num_devices": 2}], "tasks": ["words.yaml"]}
     study["grid"] = [
         {"placements": ["full", "lora"], "budgets": ["@own"]},
         {"placements": ["uniform"], "budgets": [700]},
     ]
-    made.write(study)
-    with chdir(made.folder):
+    checkout.write(study)
+    with chdir(checkout.folder):
         grid = Grid(load_study(Path("params.yaml")), Path("params.yaml"))
-        made.cells_of_study, made.study = grid.cells, f"results/studies/{grid.id[:12]}.json"
+        checkout.cells_of_study, checkout.study = grid.cells, f"results/studies/{grid.id[:12]}.json"
         for command in (
-            ["resolve", "--out-file", made.study],
+            ["resolve", "--out-file", checkout.study],
             ["prepare-task", "--task", "words"],
             ["download-model", "--model", "rung"],
         ):
             assert main(command) == 0
-    return made
+    return checkout
 
 
 def train(checkout: Checkout, results: str) -> list[str]:
-    """`apet train` of all cells, without the program's name."""
+    """Return the arguments of `apet train` for all cells."""
     first, *_ = checkout.cells_of_study
     inputs = ["--model-dir", first.plm_folder, "--data-dir", first.data_folder, "--results-dir", results]
     return ["train", "--resolved", checkout.study, *inputs, *(cell.path for cell in checkout.cells_of_study)]
 
 
-def test_the_rule_trains_a_rung_on_two_devices(checkout):
-    said = checkout.snakemake("cells", "--printshellcmds")
-    assert f"{launch_command(2)} train" in said
-    assert re.search(r"resources: .*\bgpu=2\b", said)
+def test_snakemake_rule_trains_a_ladder_model_on_two_devices(checkout):
+    output = checkout.snakemake("cells", "--printshellcmds")
+    assert f"{launch_command(2)} train" in output
+    assert re.search(r"resources: .*\bgpu=2\b", output)
     with chdir(checkout.folder):
         assert main(train(checkout, "alone")) == 0
     roots = [checkout.folder / name for name in ("alone", "results")]
@@ -155,13 +158,13 @@ def test_the_rule_trains_a_rung_on_two_devices(checkout):
         assert [run["devices"] for run in runs] == [1, 2]
 
 
-def test_a_killed_process_is_told_and_leaves_no_half_cell(checkout):
+def test_killed_process_is_reported_and_leaves_no_incomplete_cell(checkout):
     done = checkout.run(*LAUNCH, str(WORKER), *train(checkout, "killed"), check=False)
-    refused, whole, lost = (cell.path for cell in checkout.cells_of_study)
+    refused, finished, lost = (cell.path for cell in checkout.cells_of_study)
     assert done.returncode != 0
-    # The other process notices, or its launcher tells it to end first.
-    assert re.search(f"apet: {lost}: .*a process of this job has failed or is gone", done.stderr), done.stderr
+    # Either the other process raises, or the launcher ends it first.
+    assert re.search(f"apet: {lost}: .*another process of this job failed", done.stderr), done.stderr
     root = checkout.folder / "killed"
-    assert (root / "cells" / whole / THETA).is_file()
-    assert [p.name for p in (root / "cells" / lost).parent.iterdir()] == [Path(whole).name]
+    assert (root / "cells" / finished / THETA).is_file()
+    assert [p.name for p in (root / "cells" / lost).parent.iterdir()] == [Path(finished).name]
     assert json.loads((root / "failed" / f"{refused}.json").read_text())["error"] == "ModelError: refused"

@@ -1,4 +1,4 @@
-"""The pipeline on a real Slurm of one node: what jobs ask for, and what survives when jobs or Snakemake are killed."""
+"""The pipeline on a Slurm cluster of one node: requested resources, and recovery from killed jobs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slurm
 CPU_RULES = ("corpus", "tokenizer", "aggregate")
 RERUN = ("snakemake", "--profile", "slurm")
 CANCELLED, TIMED_OUT, OUT_OF_MEMORY, FAILED_CELL = range(4)
-"""What befalls the blocks of the study, by number."""
+"""Fault of each job of the study, by number."""
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 @pytest.fixture(scope="module")
 def local(tmp_path_factory: pytest.TempPathFactory, wheels_folder: Path) -> Iterator[SlurmCheckout]:
-    """The study without Slurm. It is under way while the tests wait for Slurm; `local.process` is its run."""
+    """Run the study without Slurm. `local.process` runs while the tests wait for Slurm."""
     checkout = SlurmCheckout(tmp_path_factory.mktemp("local") / "study", wheels_folder)
     with checkout.running("snakemake", "--profile", "workflow/profiles/local", "--cores", "1") as checkout.process:
         yield checkout
@@ -42,28 +42,28 @@ def local(tmp_path_factory: pytest.TempPathFactory, wheels_folder: Path) -> Iter
 
 @pytest.fixture(scope="module")
 def faulted(cluster: Cluster, local, tmp_path_factory: pytest.TempPathFactory, wheels_folder: Path) -> SlurmCheckout:
-    """The study on Slurm with a GPU for each training, while its jobs are cancelled, hang, fail and get too little.
+    """Run the study on Slurm with a GPU for each training, while jobs are cancelled, hang, fail and lack memory.
 
-    `before` says which cells of a block were trained when it was hit.
+    `before` has the cells of a job that were trained before its fault.
     """
     checkout = SlurmCheckout(tmp_path_factory.mktemp("slurm") / "study", wheels_folder)
-    blocks = checkout.grid.jobs()
-    rules = [checkout.rule(block) for block in blocks]
+    jobs = checkout.grid.jobs()
+    rules = [checkout.rule(job) for job in jobs]
     cpu = {rule: {"slurm_partition": "'cpu'"} for rule in CPU_RULES}
     little = {rules[OUT_OF_MEMORY]: {"mem_mb": "200 * 10 ** (attempt - 1)"}}
     checkout.edit_profile({"default-resources": {"slurm_partition": "'gpu'", "gpu": 1}, "set-resources": cpu | little})
-    # A folder where its run record should be: the cell is an error, once.
-    (checkout.folder / "results" / "runs" / f"{blocks[FAILED_CELL].cells[2].path}.json").mkdir(parents=True)
-    # The cluster's GPU is one in name: what is looked at is whether it was asked for.
+    # A folder in place of the run record lets the cell fail once.
+    (checkout.folder / "results" / "runs" / f"{jobs[FAILED_CELL].cells[2].path}.json").mkdir(parents=True)
+    # The GPU of the cluster does not exist. The test checks that it was requested.
     with checkout.running(*IMPATIENT, "--config", "device=cpu") as process:
         hit = {CANCELLED: cancel, TIMED_OUT: hang}
         checkout.before = {}
 
         def all_hit() -> bool:
             for number in set(hit) - set(checkout.before):
-                if checkout.trained_of(blocks[number]):
+                if checkout.trained_of(jobs[number]):
                     hit[number](cluster, cluster.jobs(checkout, rules[number])[-1])
-                    checkout.before[number] = checkout.trained_of(blocks[number])
+                    checkout.before[number] = checkout.trained_of(jobs[number])
             return set(hit) <= set(checkout.before)
 
         wait_for(all_hit, "one job was cancelled and one hangs", process)
@@ -77,7 +77,7 @@ def cancel(cluster: Cluster, job: dict[str, str]) -> None:
 
 
 def hang(cluster: Cluster, job: dict[str, str]) -> None:
-    """Stop the training process and shorten the job's time: it reaches its limit however fast the machine is."""
+    """Stop the training process and shorten the time limit of the job, so that it times out on any machine."""
     workers = cluster.workers(job)
     assert workers, job
     for process in workers:
@@ -85,7 +85,7 @@ def hang(cluster: Cluster, job: dict[str, str]) -> None:
     slurm("scontrol", "update", f"JobId={job['JobId']}", "TimeLimit=1")
 
 
-def test_a_run_with_faults_has_the_bytes_of_a_local_one(faulted, local):
+def test_slurm_run_with_faults_writes_the_bytes_of_a_local_run(faulted, local):
     local.finish(local.process)
     here, there = local.results(), faulted.results()
     assert here.keys() == there.keys()
@@ -93,39 +93,39 @@ def test_a_run_with_faults_has_the_bytes_of_a_local_one(faulted, local):
     assert faulted.nothing_to_do()
 
 
-def test_every_rule_ran_as_a_job_of_slurm(faulted, cluster):
+def test_slurm_runs_every_rule_as_a_job(faulted, cluster):
     jobs = cluster.jobs(faulted)
     rules = {job["Comment"].removeprefix("rule_").partition("_wildcards_")[0] for job in jobs}
-    trained = {faulted.rule(block) for block in faulted.grid.jobs()}
+    trained = {faulted.rule(job) for job in faulted.grid.jobs()}
     assert rules == {*CPU_RULES, "pretrain_bloom-16x1", *trained}
     assert cluster.queued(faulted) == []
     assert {job["JobId"] for job in jobs} <= set(cluster.ended())
 
 
-def test_partition_and_gpu_arrive(faulted, cluster):
+def test_slurm_jobs_request_partition_and_gpu(faulted, cluster):
     for job in cluster.jobs(faulted):
         train, pretrain = (job["Comment"].startswith(rule) for rule in ("rule_train_", "rule_pretrain_"))
         assert job["Partition"] == ("gpu" if train or pretrain else "cpu"), job
         assert job.get("TresPerJob") == ("gres:gpu:1" if train else None), job
 
 
-def test_memory_and_time_are_the_estimates_and_a_cancelled_job_gets_twice_that(faulted, cluster):
-    block, costs = faulted.grid.jobs()[CANCELLED], CostModel(faulted.grid, sizes(faulted.grid))
-    first, second = cluster.jobs(faulted, faulted.rule(block))
+def test_slurm_cancelled_job_is_resubmitted_with_twice_the_resources(faulted, cluster):
+    job, costs = faulted.grid.jobs()[CANCELLED], CostModel(faulted.grid, sizes(faulted.grid))
+    first, second = cluster.jobs(faulted, faulted.rule(job))
     assert (first["JobState"], second["JobState"]) == ("CANCELLED", "COMPLETED")
-    for attempt, job in enumerate((first, second), start=1):
-        assert megabytes(job["MinMemoryNode"]) == attempt * costs.memory_mb(block)
-        assert limit(job["TimeLimit"]) == attempt * costs.runtime_minutes(block)
+    for attempt, slurm_job in enumerate((first, second), start=1):
+        assert megabytes(slurm_job["MinMemoryNode"]) == attempt * costs.memory_mb(job)
+        assert minutes(slurm_job["TimeLimit"]) == attempt * costs.runtime_minutes(job)
 
 
-def test_a_hanging_job_times_out_and_gets_more_time(faulted, cluster):
-    block, costs = faulted.grid.jobs()[TIMED_OUT], CostModel(faulted.grid, sizes(faulted.grid))
-    first, second = cluster.jobs(faulted, faulted.rule(block))
+def test_slurm_job_that_times_out_is_resubmitted_with_more_time(faulted, cluster):
+    job, costs = faulted.grid.jobs()[TIMED_OUT], CostModel(faulted.grid, sizes(faulted.grid))
+    first, second = cluster.jobs(faulted, faulted.rule(job))
     assert (first["JobState"], second["JobState"]) == ("TIMEOUT", "COMPLETED")
-    assert limit(second["TimeLimit"]) == 2 * costs.runtime_minutes(block)
+    assert minutes(second["TimeLimit"]) == 2 * costs.runtime_minutes(job)
 
 
-def test_a_job_without_enough_memory_gets_more(faulted, cluster):
+def test_slurm_job_out_of_memory_is_resubmitted_with_more_memory(faulted, cluster):
     first, second = cluster.jobs(faulted, faulted.rule(faulted.grid.jobs()[OUT_OF_MEMORY]))
     assert first["JobState"] != "COMPLETED"
     assert second["JobState"] == "COMPLETED"
@@ -133,27 +133,27 @@ def test_a_job_without_enough_memory_gets_more(faulted, cluster):
     assert "exceeded memory limit" in Path(first["StdOut"]).read_text()
 
 
-def test_what_a_job_had_trained_is_not_trained_again(faulted):
-    blocks = faulted.grid.jobs()
+def test_slurm_resubmitted_job_skips_finished_cells(faulted):
+    jobs = faulted.grid.jobs()
     for number in (CANCELLED, TIMED_OUT):
         before = faulted.before[number]
-        assert 1 <= len(before) < len(blocks[number].cells)
-        assert trainings(before, faulted.trained_of(blocks[number])).isdisjoint(before)
+        assert 1 <= len(before) < len(jobs[number].cells)
+        assert trainings(before, faulted.trained_of(jobs[number])).isdisjoint(before)
 
 
-def test_a_failed_cell_does_not_cost_its_block(faulted, cluster):
-    """Its siblings were trained by the first job; the second found nothing to train."""
-    block = faulted.grid.jobs()[FAILED_CELL]
-    first, second = cluster.jobs(faulted, faulted.rule(block))
+def test_slurm_job_with_a_failed_cell_trains_the_others(faulted, cluster):
+    """The first job trains the other cells, and the second has nothing to train."""
+    job = faulted.grid.jobs()[FAILED_CELL]
+    first, second = cluster.jobs(faulted, faulted.rule(job))
     assert (first["JobState"], second["JobState"]) == ("FAILED", "COMPLETED")
-    log = (faulted.folder / "results" / "logs" / "train" / f"{block.name}.log").read_text()
-    assert f"trained 0 of {len(block.cells)} cells" in log
-    assert len(faulted.trained_of(block)) == len(block.cells)
+    log = (faulted.folder / "results" / "logs" / "train" / f"{job.name}.log").read_text()
+    assert f"trained 0 of {len(job.cells)} cells" in log
+    assert len(faulted.trained_of(job)) == len(job.cells)
 
 
 @pytest.fixture(scope="module")
 def untrained(faulted: SlurmCheckout, tmp_path_factory: pytest.TempPathFactory) -> SlurmCheckout:
-    """Data and PLMs, no cells, all of them in one block, and the profile as it is shipped."""
+    """Copy data and PLMs without cells, with all cells in one job and the profile of the repository."""
     checkout = faulted.copy(tmp_path_factory.mktemp("killed") / "study")
     for name in ("cells", "runs"):
         shutil.rmtree(checkout.folder / "results" / name)
@@ -162,8 +162,8 @@ def untrained(faulted: SlurmCheckout, tmp_path_factory: pytest.TempPathFactory) 
     return checkout
 
 
-def test_interrupting_snakemake_cancels_its_jobs_and_killing_it_does_not(untrained, cluster, faulted):
-    """And what the documentation says to do then brings the study to its end, with the same bytes."""
+def test_slurm_jobs_are_cancelled_by_interrupting_snakemake_and_survive_killing_it(untrained, cluster, faulted):
+    """The commands in the documentation then finish the study with the same bytes."""
     with untrained.running(*IMPATIENT, "cells") as process:
         wait_for(untrained.trained, "a cell is trained", process)
         process.send_signal(signal.SIGINT)
@@ -181,7 +181,7 @@ def test_interrupting_snakemake_cancels_its_jobs_and_killing_it_does_not(untrain
     wait_for(lambda: len(untrained.trained()) > len(killed), "a cell is trained by the job that is left")
     assert len(cluster.queued(untrained)) == 1
 
-    untrained.run("bash", "-euo", "pipefail", "-c", recipe())
+    untrained.run("bash", "-euo", "pipefail", "-c", recovery_commands())
     assert cluster.queued(untrained) == []
     recovered = untrained.trained()
     assert len(killed) < len(recovered) < 24
@@ -194,23 +194,23 @@ def test_interrupting_snakemake_cancels_its_jobs_and_killing_it_does_not(untrain
     assert trainings(recovered, untrained.trained()).isdisjoint(recovered)
 
 
-def recipe() -> str:
-    """What the documentation says to do after Snakemake was killed, but for the last line, a new run."""
+def recovery_commands() -> str:
+    """Return the commands in the documentation for a killed Snakemake, without the last line, a new run."""
     page = (ROOT / "docs" / "executors.md").read_text()
-    (block,) = re.findall(r"```bash\n(run=.*?)```", page, flags=re.DOTALL)
-    *lines, last = block.strip().splitlines()
+    (commands,) = re.findall(r"```bash\n(run=.*?)```", page, flags=re.DOTALL)
+    *lines, last = commands.strip().splitlines()
     assert tuple(last.split()) == RERUN
     return "\n".join(lines)
 
 
-def megabytes(said: str) -> int:
-    """Slurm's 2000M or 2G as MB."""
-    number, unit = float(said[:-1]), said[-1]
+def megabytes(text: str) -> int:
+    """Convert Slurm's 2000M or 2G to MB."""
+    number, unit = float(text[:-1]), text[-1]
     return round(number * {"M": 1, "G": 1024}[unit])
 
 
-def limit(said: str) -> int:
-    """Slurm's [days-]hours:minutes:seconds as minutes."""
-    days, _, clock = said.rpartition("-")
+def minutes(text: str) -> int:
+    """Convert Slurm's [days-]hours:minutes:seconds to minutes."""
+    days, _, clock = text.rpartition("-")
     hour, minute, _ = map(int, clock.split(":"))
     return (int(days or 0) * 24 + hour) * 60 + minute

@@ -26,7 +26,7 @@ from apet.core.records import write_json_record
 from apet.study.cell_record import FORMAT
 from apet.study.paths import ResultPaths
 from apet.study.status import CLOCK, Status, differences, read_status
-from apet.training.callbacks import opener
+from apet.training.callbacks import logger_named
 from lab import Lab
 from toy import Checkout
 
@@ -256,7 +256,7 @@ def test_loggers_do_not_change_results(lab):
         assert lab.contents(name, one) == lab.contents("plain", one)
         assert not any(lab.results("plain").root.glob("loggers"))
     (record,) = json.loads(lab.contents("plain", one)["metrics.json"])["replicates"]
-    where = f"{one.path}/plan0.seed0.rate0"
+    where = f"{one.path}/plan0.seed0.lr0"
     events = scalars(lab.results("tensorboard").loggers / where)
     assert [step for step, _ in events["train/loss"]] == list(range(1, 13))
     assert [step for step, _ in events["validation/score"]] == [3, 6, 9, 12]
@@ -279,7 +279,7 @@ def test_missing_logger_package_is_one_message(monkeypatch):
 
     monkeypatch.setitem(sys.modules, "dvclive", None)
     with pytest.raises(ConfigError, match=r"--logger dvclive.*not installed.*apet\[loggers\]"):
-        opener("dvclive")
+        logger_named("dvclive")
 
 
 def test_progress_on_a_terminal_is_a_bar(lab):
@@ -342,7 +342,7 @@ def test_job_stopped_by_sigterm_is_retried_and_resumes(checkout):
     assert process.returncode == 0, said
     assert "exit code 75" in said or "exit status 75" in said, said
     log = (checkout.folder / "results/logs/train/plm/words-0.log").read_text()
-    assert "going on from results/checkpoints/plm/words/lora" in log
+    assert "resuming from results/checkpoints/plm/words/lora" in log
     (run,) = (checkout.folder / "results/runs").rglob("*.json")
     assert json.loads(run.read_text())["resumed"]
 

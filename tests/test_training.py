@@ -1,4 +1,4 @@
-"""The loop and its cells: learns, selects on validation, records divergence, and writes the same bytes every time."""
+"""Training loop, cells and jobs."""
 
 from __future__ import annotations
 
@@ -19,20 +19,21 @@ from apet.study.cell_record import METRICS, PREDICTIONS, THETA, is_complete
 from apet.study.grid import Cell
 from apet.study.paths import ResultPaths
 from apet.training import cell as cell_module
+from apet.training import job
 from apet.training.cell import CellInputs, train_cell
-from apet.training.loop import TrainingData, TrainingResult, batches, schedule_of, train
+from apet.training.loop import TrainingData, TrainingResult, batches, lr_schedule, train
 from apet.training.runtime import make_deterministic
 from apet.tuning import TunedPLM, initial_theta, split_by_structure
 from tiny import WORDS, tiny_plm
 
-RECIPE = replace(
+CONFIG = replace(
     load_study(Path(__file__).parent.parent / "params.yaml").grid[0].training, max_steps=40, batch_size=8, num_evals=4
 )
 make_deterministic()
 
 
 def rows(count: int, seed: int) -> EncodedSplit:
-    """Rows whose label is whether word 7 or word 8 stands at a random place."""
+    """Make rows with token 7 or token 8 at a random position, which tells the label."""
     generator = torch.Generator().manual_seed(seed)
     lengths = torch.randint(4, 9, (count,), generator=generator)
     ids = torch.randint(10, WORDS, (count, 8), generator=generator)
@@ -43,29 +44,29 @@ def rows(count: int, seed: int) -> EncodedSplit:
     return EncodedSplit([f"{seed}-{i}" for i in range(count)], ids, lengths, labels)
 
 
-def bench() -> CellInputs:
+def make_inputs() -> CellInputs:
     task = {
         "task": "toy", "type": "classification", "metric": "accuracy", "metrics": ["accuracy"],
         "verbalizer": {"a": " a", "b": " b"},
         "chance": {"level": 0.5, "uniform": 0.5, "majority": 0.5},
-        "max_samples": {"train": 64, "validation": 32, "test": 48}, "digest": "0", "task_digest": "data",
+        "rows": {"train": 64, "validation": 32, "test": 48}, "digest": "0", "task_digest": "data",
         "label_counts": {"test": {"a": 24, "b": 24}},
     }  # fmt: skip
-    splits = TrainingData(rows(64, 1), rows(32, 2), ClassificationObjective(LabelTrie.of([[3], [4]])))
+    splits = TrainingData(rows(64, 1), rows(32, 2), ClassificationObjective(LabelTrie.from_tokens([[3], [4]])))
     return CellInputs(tiny_plm("bloom"), task, splits, rows(48, 3))
 
 
-BENCH = bench()
+INPUTS = make_inputs()
 
 
 def cell(placement: str = "uniform", budget: str = "700", **changes) -> Cell:
-    base = Cell("tiny", "toy", placement, budget, 2, 1, 1, MethodSizes(adapter_bottleneck_dim=4), RECIPE, "plm", "data")
+    base = Cell("tiny", "toy", placement, budget, 2, 1, 1, MethodSizes(adapter_bottleneck_dim=4), CONFIG, "plm", "data")
     return replace(base, **changes)
 
 
 def start(placement: str = "uniform", budget: int = 700):
-    plan = make_plan(BENCH.plm.inventory, placement, budget, 3)
-    words = BENCH.plm.model.get_input_embeddings().weight
+    plan = make_plan(INPUTS.plm.inventory, placement, budget, 3)
+    words = INPUTS.plm.model.get_input_embeddings().weight
     return plan, split_by_structure(plan, initial_theta(plan, 4, words))
 
 
@@ -73,50 +74,50 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {p.name: p.read_bytes() for p in sorted(folder.iterdir())}
 
 
-def test_full_fine_tuning_learns_the_task():
-    plan, parts = start("full", BENCH.plm.inventory.parameters)
-    recipe = replace(RECIPE, max_steps=150, learning_rates=replace(RECIPE.learning_rates, entry=0.003, bias=0.003))
-    with TunedPLM(BENCH.plm, plan) as tuned:
-        trained = train(tuned, parts, BENCH.data, recipe, seed=1, rate=1.0)
-        after = BENCH.data.objective.evaluate(tuned, [trained.theta], BENCH.test).score
+def test_train_full_fine_tuning_learns_the_task():
+    plan, parts = start("full", INPUTS.plm.inventory.parameters)
+    config = replace(CONFIG, max_steps=150, learning_rates=replace(CONFIG.learning_rates, entry=0.003, bias=0.003))
+    with TunedPLM(INPUTS.plm, plan) as tuned:
+        trained = train(tuned, parts, INPUTS.data, config, seed=1, lr_multiplier=1.0)
+        after = INPUTS.data.objective.evaluate(tuned, [trained.theta], INPUTS.test).score
     assert after.score > 0.85
     assert trained.losses[-1][1] < trained.losses[0][1]
 
 
-def test_best_step_is_the_best_of_the_looks():
+def test_train_selects_the_best_evaluation():
     plan, parts = start()
-    with TunedPLM(BENCH.plm, plan) as tuned:
-        trained = train(tuned, parts, BENCH.data, RECIPE, seed=1, rate=1.0)
-        again = BENCH.data.objective.evaluate(tuned, [trained.theta], BENCH.data.validation).score
+    with TunedPLM(INPUTS.plm, plan) as tuned:
+        trained = train(tuned, parts, INPUTS.data, CONFIG, seed=1, lr_multiplier=1.0)
+        validation = INPUTS.data.objective.evaluate(tuned, [trained.theta], INPUTS.data.validation).score
     assert trained.best_step in {10, 20, 30, 40}
     assert [step for step, _ in trained.losses] == [10, 20, 30, 40]
-    assert again.score == trained.validation.score
+    assert validation.score == trained.validation.score
     assert trained.theta.shape == (700,)
 
 
-def test_loss_over_the_vocabulary_also_learns_the_label_words():
-    plan, parts = start("full", BENCH.plm.inventory.parameters)
-    recipe = replace(
-        RECIPE, loss="full_vocab", max_steps=150, learning_rates=replace(RECIPE.learning_rates, entry=0.003, bias=0.003)
+def test_train_with_full_vocab_loss_learns_the_label_words():
+    plan, parts = start("full", INPUTS.plm.inventory.parameters)
+    config = replace(
+        CONFIG, loss="full_vocab", max_steps=150, learning_rates=replace(CONFIG.learning_rates, entry=0.003, bias=0.003)
     )
-    with TunedPLM(BENCH.plm, plan) as tuned:
-        trained = train(tuned, parts, BENCH.data, recipe, seed=1, rate=1.0)
+    with TunedPLM(INPUTS.plm, plan) as tuned:
+        trained = train(tuned, parts, INPUTS.data, config, seed=1, lr_multiplier=1.0)
     assert trained.validation.score > 0.85
 
 
-def test_a_loss_that_is_not_finite_is_an_outcome():
+def test_train_with_a_non_finite_loss_has_outcome_diverged():
     plan, parts = start()
-    with TunedPLM(BENCH.plm, plan) as tuned:
-        trained = train(tuned, parts, BENCH.data, replace(RECIPE, max_grad_norm=1e30), seed=1, rate=1e20)
+    with TunedPLM(INPUTS.plm, plan) as tuned:
+        trained = train(tuned, parts, INPUTS.data, replace(CONFIG, max_grad_norm=1e15), seed=1, lr_multiplier=1e20)
     assert trained.outcome == "diverged"
     assert torch.isfinite(trained.theta).all()
 
 
 class Losses(ClassificationObjective):
-    """The objective with losses of one's own, a step each, and scores of one's own, a look each."""
+    """Objective with given losses, one a step, and given scores, one an evaluation."""
 
     def __init__(self, losses: list[float], scores: list[float]) -> None:
-        super().__init__(BENCH.data.objective.words)
+        super().__init__(INPUTS.data.objective.trie)
         object.__setattr__(self, "losses", iter(losses))
         object.__setattr__(self, "scores", iter(scores))
 
@@ -129,11 +130,13 @@ class Losses(ClassificationObjective):
         return EvaluationResult(Score(score, 32, 1.0 + 0 * score), {})
 
 
-def trained_on(losses: list[float], scores: list[float], **recipe) -> TrainingResult:
+def trained_on(losses: list[float], scores: list[float], **changes) -> TrainingResult:
     plan, parts = start()
-    recipe = replace(RECIPE, max_steps=len(losses), **recipe)
-    with TunedPLM(BENCH.plm, plan) as tuned:
-        return train(tuned, parts, replace(BENCH.data, objective=Losses(losses, scores)), recipe, seed=1, rate=1.0)
+    config = replace(CONFIG, max_steps=len(losses), **changes)
+    with TunedPLM(INPUTS.plm, plan) as tuned:
+        return train(
+            tuned, parts, replace(INPUTS.data, objective=Losses(losses, scores)), config, seed=1, lr_multiplier=1.0
+        )
 
 
 @pytest.mark.parametrize(
@@ -147,17 +150,17 @@ def trained_on(losses: list[float], scores: list[float], **recipe) -> TrainingRe
         ([math.inf, 1.0, 1.0, 1.0], 1, "diverged"),
     ],
 )
-def test_a_loss_explodes_beyond_a_hundred_times_the_first(losses, steps, outcome):
-    trained = trained_on(losses, [0.5, 0.6], evaluations=2)
+def test_train_stops_if_the_loss_exceeds_a_hundred_times_the_first(losses, steps, outcome):
+    trained = trained_on(losses, [0.5, 0.6], num_evals=2)
     assert (trained.num_steps, trained.outcome) == (steps, outcome)
     assert trained.stopped == ("divergence" if outcome == "diverged" else None)
     assert torch.isfinite(trained.theta).all()
 
 
 @pytest.mark.parametrize(("losses", "scores"), [([1.0, 1.0, 1.0, math.nan], [0.7]), ([1.0] * 4, [0.7, math.nan])])
-def test_divergence_keeps_the_best_look_so_far(losses, scores):
-    """Also where the last step is what spoils θ, which only validation sees."""
-    trained = trained_on(losses, scores, evaluations=2)
+def test_train_after_divergence_returns_the_best_evaluation(losses, scores):
+    """The last case diverges in the last step, so that only the evaluation shows it."""
+    trained = trained_on(losses, scores, num_evals=2)
     assert (trained.best_step, trained.validation.score, trained.outcome) == (2, 0.7, "diverged")
     assert trained.losses == [(2, 1.0)]
 
@@ -166,16 +169,16 @@ def test_divergence_keeps_the_best_look_so_far(losses, scores):
     ("patience", "steps", "best"),
     [(None, 12, 8), (1, 4, 2), (2, 6, 2), (3, 12, 8), (4, 12, 8)],
 )
-def test_patience_ends_a_run_after_so_many_looks_without_a_better_one(patience, steps, best):
-    trained = trained_on([1.0] * 12, [0.5, 0.4, 0.5, 0.6, 0.6, 0.5], evaluations=6, patience=patience)
+def test_train_stops_early_after_patience_evaluations_without_improvement(patience, steps, best):
+    trained = trained_on([1.0] * 12, [0.5, 0.4, 0.5, 0.6, 0.6, 0.5], num_evals=6, early_stopping_patience=patience)
     assert (trained.num_steps, trained.best_step) == (steps, best)
-    assert (trained.outcome, trained.stopped) == ("ok", "patience" if steps < 12 else None)
+    assert (trained.outcome, trained.stopped) == ("ok", "early_stopping" if steps < 12 else None)
 
 
-def test_a_cells_record_tells_the_steps_taken(tmp_path):
-    recipe = replace(RECIPE, max_steps=40, num_evals=20, early_stopping_patience=2)
-    record = train_cell(cell(training=recipe), BENCH, tmp_path / "cell")
-    stopped = [r for r in record["replicates"] if r["stopped"] == "patience"]
+def test_cell_record_after_early_stopping_has_the_steps_taken(tmp_path):
+    config = replace(CONFIG, max_steps=40, num_evals=20, early_stopping_patience=2)
+    record = train_cell(cell(training=config), INPUTS, tmp_path / "cell")
+    stopped = [r for r in record["replicates"] if r["stopped"] == "early_stopping"]
     assert stopped
     for replicate in stopped:
         assert replicate["num_steps"] == replicate["best_step"] + 4 < 40
@@ -183,18 +186,20 @@ def test_a_cells_record_tells_the_steps_taken(tmp_path):
         assert replicate["losses"][-1][0] == replicate["num_steps"]
 
 
-def test_test_rows_cannot_influence_what_is_trained_or_chosen(tmp_path, monkeypatch):
-    """Other labels and other texts in the test split: θ, plans and every choice are the same bytes."""
-    recipe = replace(RECIPE, max_steps=8, lr_multipliers=(0.3, 1.0), early_stopping_patience=1)
-    poison = replace(rows(48, 99), labels=1 - rows(48, 99).labels, row_ids=BENCH.test.row_ids)
-    splits = {"train": BENCH.data.train, "validation": BENCH.data.validation}
-    monkeypatch.setattr(cell_module, "read_task", lambda data: BENCH.task | {"max_length": 8})
-    monkeypatch.setattr(cell_module, "objective_of", lambda task, plm: BENCH.data.objective)
+def test_train_cell_with_other_test_rows_selects_and_trains_the_same(tmp_path, monkeypatch):
+    """Test rows with other texts and labels leave θ, plans and selection unchanged."""
+    config = replace(CONFIG, max_steps=8, lr_multipliers=(0.3, 1.0), early_stopping_patience=1)
+    poison = replace(rows(48, 99), labels=1 - rows(48, 99).labels, row_ids=INPUTS.test.row_ids)
+    splits = {"train": INPUTS.data.train, "validation": INPUTS.data.validation}
+    monkeypatch.setattr(cell_module, "read_task", lambda data: INPUTS.task | {"max_length": 8})
+    monkeypatch.setattr(cell_module, "make_objective", lambda task, plm: INPUTS.data.objective)
     records = {}
-    for name, test in (("clean", BENCH.test), ("poisoned", poison)):
-        found = splits | {"test": test}
-        monkeypatch.setattr(cell_module, "encode_split", lambda data, split, *_, found=found: found[split])
-        records[name] = train_cell(cell(training=recipe), CellInputs.of(BENCH.plm, tmp_path, 8), tmp_path / name)
+    for name, test in (("clean", INPUTS.test), ("poisoned", poison)):
+        encoded = splits | {"test": test}
+        monkeypatch.setattr(cell_module, "encode_split", lambda data, split, *_, encoded=encoded: encoded[split])
+        records[name] = train_cell(
+            cell(training=config), CellInputs.from_folder(INPUTS.plm, tmp_path, 8), tmp_path / name
+        )
     first, second = contents(tmp_path / "clean"), contents(tmp_path / "poisoned")
     assert {name for name in first if first[name] != second[name]} == {METRICS, PREDICTIONS}
     for one, two in zip(*(record["replicates"] for record in records.values()), strict=True):
@@ -202,42 +207,44 @@ def test_test_rows_cannot_influence_what_is_trained_or_chosen(tmp_path, monkeypa
         assert one == two
 
 
-def test_rate_is_chosen_on_validation(tmp_path):
-    grid = cell(training=replace(RECIPE, lr_multipliers=(1e-6, 1.0)), draws=1)
-    record = train_cell(grid, BENCH, tmp_path / "cell")
+def test_train_cell_selects_the_lr_multiplier_on_validation(tmp_path):
+    grid = cell(training=replace(CONFIG, lr_multipliers=(1e-6, 1.0)), num_plans=1)
+    record = train_cell(grid, INPUTS, tmp_path / "cell")
     assert record["replicates"][0]["lr_multiplier"] == 1.0
     assert record["replicates"][0]["validation"]["score"] > 0.5
 
 
 @pytest.mark.parametrize("placement", ["none", "full", "lora", "bitfit", "adapter", "uniform"])
-def test_the_same_cell_gives_the_same_bytes(tmp_path, placement):
-    same = cell(placement, "700" if placement == "uniform" else "@own", training=replace(RECIPE, max_steps=8))
-    train_cell(same, BENCH, tmp_path / "a")
-    train_cell(cell(training=replace(RECIPE, max_steps=4)), BENCH, tmp_path / "between")
-    train_cell(same, bench(), tmp_path / "b")
+def test_train_cell_twice_writes_the_same_bytes(tmp_path, placement):
+    same = cell(placement, "700" if placement == "uniform" else "@own", training=replace(CONFIG, max_steps=8))
+    train_cell(same, INPUTS, tmp_path / "a")
+    train_cell(cell(training=replace(CONFIG, max_steps=4)), INPUTS, tmp_path / "between")
+    train_cell(same, make_inputs(), tmp_path / "b")
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
     assert is_complete(tmp_path / "a")
 
 
-def test_replicates_differ_in_plan_and_start(tmp_path):
-    record = train_cell(cell(draws=2, reruns=2, training=replace(RECIPE, max_steps=4)), BENCH, tmp_path / "cell")
+def test_train_cell_replicates_differ_in_plan_and_initial_theta(tmp_path):
+    record = train_cell(
+        cell(num_plans=2, num_seeds=2, training=replace(CONFIG, max_steps=4)), INPUTS, tmp_path / "cell"
+    )
     plans = [r["plan_digest"] for r in record["replicates"]]
     assert plans[0] == plans[1] != plans[2] == plans[3]
     assert len({r["theta_digest"] for r in record["replicates"]}) == 4
 
 
-def test_a_cell_without_parameters_is_the_frozen_plm(tmp_path):
-    record = train_cell(cell("none", "@own", draws=1), BENCH, tmp_path / "cell")
+def test_train_cell_without_parameters_takes_no_step(tmp_path):
+    record = train_cell(cell("none", "@own", num_plans=1), INPUTS, tmp_path / "cell")
     (replicate,) = record["replicates"]
     assert (record["trainable_params"], replicate["num_steps"], replicate["best_step"]) == (0, 0, 0)
 
 
-def test_a_damaged_file_is_named_and_not_taken_for_whole(tmp_path):
+def test_is_complete_with_a_corrupt_file_names_the_file(tmp_path):
     folder = tmp_path / "cell"
-    train_cell(cell(training=replace(RECIPE, max_steps=4)), BENCH, folder)
+    train_cell(cell(training=replace(CONFIG, max_steps=4)), INPUTS, folder)
     theta = folder / THETA
-    whole = theta.read_bytes()
-    theta.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    content = theta.read_bytes()
+    theta.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     with pytest.raises(CorruptError, match=THETA):
         is_complete(folder)
     theta.unlink()
@@ -247,15 +254,19 @@ def test_a_damaged_file_is_named_and_not_taken_for_whole(tmp_path):
         is_complete(folder)
 
 
-def test_one_failed_cell_leaves_its_siblings(tmp_path, monkeypatch):
-    from apet.training import job
+def use_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let jobs use INPUTS instead of folders."""
+    monkeypatch.setattr(job, "load_plm", lambda folder, name, device: INPUTS.plm)
+    monkeypatch.setattr(job, "read_task", lambda folder: INPUTS.task)
+    monkeypatch.setattr(job.CellInputs, "from_folder", lambda *_: INPUTS)
 
-    good, bad = cell(training=replace(RECIPE, max_steps=4), draws=1), cell("bitfit", "100000")
-    monkeypatch.setattr(job, "load_plm", lambda folder, name, device: BENCH.plm)
-    monkeypatch.setattr(job.Bench, "of", lambda plm, data, length: BENCH)
+
+def test_train_job_with_a_failing_cell_trains_the_others(tmp_path, monkeypatch):
+    good, bad = cell(training=replace(CONFIG, max_steps=4), num_plans=1), cell("bitfit", "100000")
+    use_inputs(monkeypatch)
     roots = ResultPaths(tmp_path)
     with pytest.raises(ApetError, match="1 of 2 cells failed"):
-        job.train_cells([bad, good], tmp_path, tmp_path, roots)
+        job.train_job([bad, good], tmp_path, [tmp_path], roots)
     assert is_complete(roots.cells / good.path)
     assert not (roots.cells / bad.path).exists()
     failure = json.loads((roots.failed / f"{bad.path}.json").read_text())
@@ -266,20 +277,17 @@ def test_one_failed_cell_leaves_its_siblings(tmp_path, monkeypatch):
     run = json.loads((roots.runs / f"{good.path}.json").read_text())
     assert run["seconds"] > 0
     assert run["dtype"] == "float32" and run["threads"] == 1
-    assert job.train_cells([good], tmp_path, tmp_path, roots) == 0
+    assert job.train_job([good], tmp_path, [tmp_path], roots) == 0
 
 
-def test_a_damaged_cell_does_not_take_its_siblings_along(tmp_path, monkeypatch):
-    from apet.training import job
-
-    damaged, good = (cell(training=replace(RECIPE, max_steps=4), draws=n) for n in (1, 2))
-    monkeypatch.setattr(job, "load_plm", lambda folder, name, device: BENCH.plm)
-    monkeypatch.setattr(job.Bench, "of", lambda plm, data, length: BENCH)
+def test_train_job_with_a_corrupt_cell_trains_the_others(tmp_path, monkeypatch):
+    damaged, good = (cell(training=replace(CONFIG, max_steps=4), num_plans=n) for n in (1, 2))
+    use_inputs(monkeypatch)
     results = ResultPaths(tmp_path)
-    job.train_cells([damaged], tmp_path, tmp_path, results)
+    job.train_job([damaged], tmp_path, [tmp_path], results)
     (results.cells / damaged.path / THETA).write_bytes(b"")
     with pytest.raises(ApetError, match=f"1 of 2 cells failed, the others are saved. {damaged.path}: .*{THETA}"):
-        job.train_cells([damaged, good], tmp_path, tmp_path, results)
+        job.train_job([damaged, good], tmp_path, [tmp_path], results)
     assert is_complete(results.cells / good.path)
     assert "CorruptError" in json.loads((results.failed / f"{damaged.path}.json").read_text())["error"]
 
@@ -288,58 +296,52 @@ def test_a_damaged_cell_does_not_take_its_siblings_along(tmp_path, monkeypatch):
     ("record", "origin"),
     [("snapshot.json", {"name": "other"}), ("pretraining.json", {"rung": {"name": "other"}})],
 )
-def test_another_plm_than_the_cells_is_refused(tmp_path, monkeypatch, record, origin):
-    from apet.training import job
-
-    one, results = cell(training=replace(RECIPE, max_steps=4), draws=1), ResultPaths(tmp_path)
-    monkeypatch.setattr(job, "load_plm", lambda folder, name, device: BENCH.plm)
-    monkeypatch.setattr(job.Bench, "of", lambda plm, data, length: BENCH)
+def test_train_job_with_another_plm_raises_model_error(tmp_path, monkeypatch, record, origin):
+    one, results = cell(training=replace(CONFIG, max_steps=4), num_plans=1), ResultPaths(tmp_path)
+    use_inputs(monkeypatch)
     (tmp_path / record).write_text(json.dumps(origin))
-    with pytest.raises(ModelError, match=rf"{record}: of PLM 'other', and tiny/toy/.* is of 'tiny'"):
-        job.train_cells([one], tmp_path, tmp_path, results)
-    with pytest.raises(ConfigError, match="cells of other/toy and of tiny/toy: give those of one model and task"):
-        job.train_cells([one, replace(one, model="other")], tmp_path, tmp_path, results)
+    with pytest.raises(ModelError, match=rf"{record}: name: expected 'tiny', the PLM of tiny/toy/.*, got 'other'"):
+        job.train_job([one], tmp_path, [tmp_path], results)
+    with pytest.raises(ConfigError, match="cells: expected one model, got other, tiny"):
+        job.train_job([one, replace(one, model="other")], tmp_path, [tmp_path], results)
     assert not results.cells.exists()
 
 
-def test_a_failure_is_forgotten_when_the_cell_succeeds(tmp_path, monkeypatch):
-    from apet.training import job
-
-    one, results = cell(training=replace(RECIPE, max_steps=4), draws=1), ResultPaths(tmp_path)
+def test_train_job_deletes_the_failure_record_of_a_cell_that_succeeds(tmp_path, monkeypatch):
+    one, results = cell(training=replace(CONFIG, max_steps=4), num_plans=1), ResultPaths(tmp_path)
     monkeypatch.setattr(job, "load_plm", lambda folder, name, device: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        job.train_cells([one], tmp_path, tmp_path, results)
+        job.train_job([one], tmp_path, [tmp_path], results)
     record = results.failed / f"{one.path}.json"
     assert "ZeroDivisionError" in json.loads(record.read_text())["error"]
-    monkeypatch.setattr(job, "load_plm", lambda folder, name, device: BENCH.plm)
-    monkeypatch.setattr(job.Bench, "of", lambda plm, data, length: BENCH)
-    job.train_cells([one], tmp_path, tmp_path, results)
+    use_inputs(monkeypatch)
+    job.train_job([one], tmp_path, [tmp_path], results)
     assert not record.exists()
 
 
 @pytest.mark.parametrize("bucket_factor", [1, 5])
-def test_batches_are_shuffled_epochs(buckets):
-    recipe, lengths = replace(RECIPE, batch_size=8, bucket_factor=buckets), torch.arange(20) % 7
-    first, second = (torch.cat(list(islice(batches(lengths, recipe, seed=5), 10))) for _ in range(2))
+def test_batches_are_shuffled_epochs(bucket_factor):
+    config, lengths = replace(CONFIG, batch_size=8, bucket_factor=bucket_factor), torch.arange(20) % 7
+    first, second = (torch.cat(list(islice(batches(lengths, config, seed=5), 10))) for _ in range(2))
     assert torch.equal(first, second)
     assert first[:40].bincount().tolist() == [2] * 20
     assert not torch.equal(first[:20], first[20:40])
-    assert not torch.equal(first, torch.cat(list(islice(batches(lengths, recipe, seed=6), 10))))
+    assert not torch.equal(first, torch.cat(list(islice(batches(lengths, config, seed=6), 10))))
 
 
-def test_buckets_save_padding_and_keep_the_order_of_batches_random():
+def test_batches_with_a_larger_bucket_factor_have_less_padding_in_random_order():
     lengths = torch.randint(5, 60, (400,), generator=torch.Generator().manual_seed(1))
 
-    def longest(buckets: int) -> list[int]:
-        recipe = replace(RECIPE, batch_size=8, bucket_factor=buckets)
-        return [int(lengths[rows].max()) for rows in islice(batches(lengths, recipe, seed=5), 48)]
+    def longest(bucket_factor: int) -> list[int]:
+        config = replace(CONFIG, batch_size=8, bucket_factor=bucket_factor)
+        return [int(lengths[rows].max()) for rows in islice(batches(lengths, config, seed=5), 48)]
 
     assert sum(longest(8)) < 0.7 * sum(longest(1))
     assert longest(8) not in (sorted(longest(8)), sorted(longest(8), reverse=True))
 
 
-def test_schedule_warms_up_then_falls_to_zero_or_stays():
-    factor = schedule_of(replace(RECIPE, max_steps=100, warmup_ratio=0.1, lr_scheduler_type="linear"))
+def test_lr_schedule_rises_then_falls_to_zero_or_is_constant():
+    factor = lr_schedule(replace(CONFIG, max_steps=100, warmup_ratio=0.1, lr_scheduler_type="linear"))
     assert [factor(0), factor(9), factor(10), factor(55), factor(100)] == [0.1, 1.0, 1.0, 0.5, 0.0]
-    constant = schedule_of(replace(RECIPE, max_steps=100, warmup_ratio=0.1, lr_scheduler_type="constant"))
+    constant = lr_schedule(replace(CONFIG, max_steps=100, warmup_ratio=0.1, lr_scheduler_type="constant"))
     assert [constant(0), constant(10), constant(100)] == [0.1, 1.0, 1.0]

@@ -28,7 +28,7 @@ from apet.placement import Budget, Inventory, MethodSizes, Plan, resolve
 from apet.placement import make_plan as plan_units
 from apet.study.grid import Cell
 from apet.training.callbacks import NO_CALLBACKS
-from apet.training.cell import CellInputs, replicate_record, run_replicate
+from apet.training.cell import CellInputs, replicate_record, train_replicate
 from apet.training.runtime import make_deterministic
 
 __all__ = [
@@ -184,11 +184,11 @@ def train(plm: PLM, plan: Plan, data: str | Path, seed: int = 1, **training: Any
     if plm.head == "classification" and config.loss != "label_words":
         raise ConfigError(f"apet.train: loss: expected 'label_words' for a classification head, got {config.loss!r}.")
     make_deterministic(plm.device.type)
-    inputs = CellInputs.of(plm, Path(data), config.max_length)
+    inputs = CellInputs.from_folder(plm, Path(data), config.max_length)
     task = inputs.task
     coordinates = plm.name, task["task"], plan.placement, str(plan.budget)
     cell = Cell(*coordinates, 1, 1, seed, MethodSizes(), config, plm.content, task["digest"])
-    result = run_replicate(cell, inputs, plan, 0, 0, NO_CALLBACKS)
+    result = train_replicate(cell, inputs, plan, 0, 0, NO_CALLBACKS)
     task_record, max_length = {key: task[key] for key in TASK_KEYS}, min(config.max_length, task["max_length"])
     record = replicate_record(cell, inputs, result)
     return TunedModel(plm, plan, result.training.theta, task_record, max_length, result.training.head, record)

@@ -259,7 +259,7 @@ def train(
     if world_size() == 1:
         count = train_job(cells, model_dir, data_dir, paths, options, device)
     else:
-        count = train_distributed(cells, model_dir, data_dir[0], paths, options)
+        count = train_distributed(cells, model_dir, data_dir, paths, options)
     if is_main_process():
         print(f"trained {count} of {len(cells)} cells")
 
@@ -284,9 +284,9 @@ def verify(
     from apet.study.resolve import read_cells
 
     cells = read_cells(resolved, cell or None)
-    from apet.training.verify import sample_of, verify_cells
+    from apet.training.verify import sample_cells, verify_cells
 
-    chosen = cells if cell else sample_of(cells, num_cells, seed)
+    chosen = cells if cell else sample_cells(cells, num_cells, seed)
     different = 0
     if work_dir:
         work_dir.mkdir(parents=True, exist_ok=True)

@@ -1,15 +1,15 @@
-"""Reading a tuned PLM's answers off a split, and scoring them."""
+"""Evaluation: from a prepared split and a tuned PLM to losses, predictions and scores."""
 
 from apet.evaluation.encoding import EncodedSplit, encode_split, label_tokens
 from apet.evaluation.generation import answer_loss, generate
-from apet.evaluation.metrics import Score, score, score_answers
+from apet.evaluation.metrics import Score, score_answers, score_labels
 from apet.evaluation.objectives import (
     ClassificationObjective,
     EvaluationResult,
     GenerationObjective,
     Objective,
     check_can_generate,
-    objective_of,
+    make_objective,
 )
 from apet.evaluation.verbalizer import LabelTrie, predict
 
@@ -26,8 +26,8 @@ __all__ = [
     "encode_split",
     "generate",
     "label_tokens",
-    "objective_of",
+    "make_objective",
     "predict",
-    "score",
     "score_answers",
+    "score_labels",
 ]

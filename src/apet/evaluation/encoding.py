@@ -1,4 +1,4 @@
-"""A split as tensors: tokenised and padded once, then only indexed."""
+"""Splits as tensors, tokenized and padded once."""
 
 from __future__ import annotations
 
@@ -20,68 +20,95 @@ from apet.models.loading import PLM
 
 @dataclass(frozen=True)
 class EncodedSplit:
-    """row_ids: the rows' ids. ids [n, longest], right-padded. lengths [n]. labels [n], numbers of the label words.
-
-    truncated: share of the rows whose texts were cut. Generation: labels is empty; references are the right answers of
-    each row; targets [n, longest answer] the first of them, right-padded, target_lengths [n].
-    """
+    """A tokenized split of n rows. Classification rows have labels, generation rows have references and targets."""
 
     row_ids: list[str]
+    """Id of each row."""
     ids: Tensor
+    """Token ids of the prompts, right-padded with 0, shape [n, longest prompt]."""
     lengths: Tensor
+    """Tokens of each prompt, shape [n]."""
     labels: Tensor
+    """Label number of each row, shape [n]. Empty for generation."""
     truncated: float = 0.0
+    """Share of rows whose texts were truncated."""
     references: list[list[str]] = field(default_factory=list)
+    """Correct answers of each row."""
     targets: Tensor = field(default_factory=lambda: torch.empty(0, 0, dtype=torch.long))
+    """Token ids of each row's first reference, right-padded with 0, shape [n, longest target]."""
     target_lengths: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
+    """Tokens of each target, shape [n]."""
 
     def __len__(self) -> int:
         return len(self.row_ids)
 
     def batch(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Token ids [k, longest of these] and lengths [k] of rows [k]."""
+        """Return the token ids [k, longest prompt] and lengths [k] of rows [k]."""
         lengths = self.lengths[rows]
         return self.ids[rows, : int(lengths.max())], lengths
 
-    def length_sorted_batches(self, size: int) -> tuple[Tensor, ...]:
-        """All row numbers in batches of a size, short rows first, so that little padding is computed."""
-        return self.lengths.argsort(stable=True).split(size)
-
-    def answers(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Token ids [k, longest of these] and lengths [k] of the first references of rows [k]."""
+    def target_batch(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the target token ids [k, longest target] and target lengths [k] of rows [k]."""
         lengths = self.target_lengths[rows]
         return self.targets[rows, : int(lengths.max())], lengths
 
+    def length_sorted_batches(self, batch_size: int) -> tuple[Tensor, ...]:
+        """Return all row numbers in batches, sorted by length to reduce padding."""
+        return self.lengths.argsort(stable=True).split(batch_size)
+
     @property
     def tokens(self) -> dict[str, float]:
-        """How many tokens a row has, prompt included."""
+        """Mean and largest number of tokens of a row, prompt included."""
         return {"mean": float(self.lengths.double().mean()), "longest": int(self.lengths.max())}
 
 
 def encode_split(
-    folder: Path, split: str, task: Mapping[str, Any], plm: PLM, length: int, end: Sequence[int] = ()
+    folder: Path, split: str, task: Mapping[str, Any], plm: PLM, max_length: int, end_ids: Sequence[int] = ()
 ) -> EncodedSplit:
-    """One prepared split in the task's prompt and the family's frame, each row cut to `length` tokens.
+    """Tokenize a prepared split with the task's prompt and the PLM's special tokens.
 
-    end: ids that close an answer to be generated, and count into the task's target_length.
+    Args:
+        folder: folder of the prepared task.
+        split: `train`, `validation` or `test`.
+        task: record of the prepared task.
+        plm: the PLM.
+        max_length: most tokens of a row. Longer texts are truncated.
+        end_ids: token ids that end a generated answer. They count toward the task's `max_new_tokens`.
+
+    Returns:
+        All rows of the split, in their order in the prepared folder.
+
+    Raises:
+        ConfigError: the task has a prompt for an unknown family.
+        DataError: the split is missing or is not the split of the record.
     """
-    rows, frame = read_split(folder, split), plm.special_tokens
+    rows, special = read_split(folder, split), plm.special_tokens
     texts = {name: rows[name].tolist() for name in task["text_columns"]}
     prompt = prompt_of(task, plm.family.name)
-    tokens, cut = encode(texts, plm.tokenizer, prompt, length, before=frame.before, after=frame.after)
-    ids, lengths = padded(tokens)
-    names, truncated = rows["id"].tolist(), sum(map(bool, cut)) / len(cut)
+    token_ids, cut = encode(texts, plm.tokenizer, prompt, max_length, before=special.before, after=special.after)
+    ids, lengths = padded(token_ids)
+    row_ids, truncated = rows["id"].tolist(), sum(map(bool, cut)) / len(cut)
     if task["type"] == "classification":
-        return EncodedSplit(names, ids, lengths, torch.tensor(rows["label"].to_numpy(copy=True)), truncated)
+        return EncodedSplit(row_ids, ids, lengths, torch.tensor(rows["label"].to_numpy(copy=True)), truncated)
     references = [list(targets) for targets in rows["targets"]]
-    answers = encode_targets([first for first, *_ in references], plm.tokenizer, task["max_new_tokens"], end)
-    return EncodedSplit(
-        names, ids, lengths, torch.empty(0, dtype=torch.long), truncated, references, *padded(answers.ids)
-    )
+    targets = encode_targets([first for first, *_ in references], plm.tokenizer, task["max_new_tokens"], end_ids)
+    no_labels = torch.empty(0, dtype=torch.long)
+    return EncodedSplit(row_ids, ids, lengths, no_labels, truncated, references, *padded(targets.ids))
 
 
 def prompt_of(task: Mapping[str, Any], family: str) -> str:
-    """The task's prompt for a family: its own, or the default. ParamsError if the task names a family unknown here."""
+    """Return the task's prompt for a family, by default the prompt for all families.
+
+    Args:
+        task: record of the prepared task.
+        family: name of the family.
+
+    Returns:
+        A template with the task's text columns in braces.
+
+    Raises:
+        ConfigError: the task has a prompt for an unknown family.
+    """
     prompts = task.get("prompts", {})
     for name in prompts:
         if name not in FAMILIES:
@@ -90,7 +117,7 @@ def prompt_of(task: Mapping[str, Any], family: str) -> str:
 
 
 def padded(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-    """Token ids [n, longest], zeros to the right, and lengths [n]."""
+    """Return token ids as one tensor [n, longest], right-padded with 0, and lengths [n]."""
     lengths = torch.tensor([len(row) for row in rows])
     ids = torch.zeros(len(rows), int(lengths.max()), dtype=torch.long)
     for number, row in enumerate(rows):
@@ -99,17 +126,25 @@ def padded(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
 
 
 def label_tokens(task: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
-    """All token ids of each label's word, in the labels' order, so that words with a common beginning can be scored.
+    """Tokenize the label words.
 
-    Raises DataError where a word is the beginning of another: it would win whatever the PLM thinks of the other's end.
+    Args:
+        task: record of the prepared task.
+        tokenizer: the PLM's tokenizer.
+
+    Returns:
+        Token ids of each word, in the order of the labels.
+
+    Raises:
+        DataError: a label word is a prefix of another one, so that it would always be at least as likely.
     """
     words = list(task["verbalizer"].values())
-    found = label_ids(tokenizer, words)
-    for number, ids in enumerate(found):
-        for other, longer in enumerate(found):
-            if other != number and longer[: len(ids)] == ids:
+    tokens = label_ids(tokenizer, words)
+    for number, ids in enumerate(tokens):
+        for other, other_ids in enumerate(tokens):
+            if other != number and other_ids[: len(ids)] == ids:
                 raise DataError(
-                    f"task {task['task']}: label word {words[number]!r} is the beginning of {words[other]!r} in this "
-                    "PLM's tokenizer: choose words of which none begins another."
+                    f"task {task['task']}: verbalizer: label word {words[number]!r} is a prefix of {words[other]!r} in "
+                    "the tokens of this PLM. Choose label words of which none is a prefix of another."
                 )
-    return found
+    return tokens

@@ -1,4 +1,4 @@
-"""Answers in words: how well a tuned PLM foretells given ones, and what it writes itself, greedily."""
+"""Generation: loss of reference answers, and greedy decoding."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from torch.nn import functional as F
 from apet.evaluation.encoding import EncodedSplit
 from apet.tuning import TunedPLM
 
-ROWS = 16
-"""Rows a batch: fixed, as another number may change the last bits of a logit; few, as each holds a whole vocabulary."""
+GENERATION_BATCH_SIZE = 16
+"""Rows in a batch. Fixed, because another size may change the last bits of a logit. Small, because a row's logits cover
+the whole vocabulary."""
 
-NO_TOKEN = -100
-"""Among targets: padding, which the cross-entropy leaves out."""
+IGNORE_INDEX = -100
+"""Target of padding, which the cross-entropy ignores."""
 
 
 def answer_loss(
@@ -23,51 +24,73 @@ def answer_loss(
     theta: Sequence[Tensor],
     ids: Tensor,
     lengths: Tensor,
-    answers: Tensor,
-    sizes: Tensor,
+    targets: Tensor,
+    target_lengths: Tensor,
     reduction: str = "mean",
 ) -> Tensor:
-    """Cross-entropy over all words, in nats, of every token of answers [rows, longest] of sizes [rows], each given
-    those before it; the mean over tokens, or their sum.
+    """Compute the cross-entropy of target answers over the vocabulary, given prompt and previous target tokens.
+
+    Args:
+        tuned: the tuned PLM.
+        theta: θ, and the head if there is one, as consecutive tensors.
+        ids: token ids of the prompts, right-padded, shape [rows, longest prompt].
+        lengths: tokens of the prompts, shape [rows].
+        targets: token ids of the answers, right-padded, shape [rows, longest answer].
+        target_lengths: tokens of the answers, shape [rows].
+        reduction: `mean` or `sum` over the answers' tokens.
+
+    Returns:
+        The loss in nats, a scalar.
     """
-    targets = answers.masked_fill(torch.arange(answers.shape[1]) >= sizes[:, None], NO_TOKEN)
+    labels = targets.masked_fill(torch.arange(targets.shape[1]) >= target_lengths[:, None], IGNORE_INDEX)
     if tuned.family.write:
-        logits = tuned(theta, ids, lengths, None, answers[:, :-1], every=True).flatten(0, -2)
-        return F.cross_entropy(logits, targets.flatten().to(logits.device), reduction=reduction)
-    # An encoder sees both sides, so it is asked for one token at a time.
-    found, asked = [], []
-    for place in range(answers.shape[1]):
-        rows = (sizes > place).nonzero().flatten()
-        found.append(tuned(theta, ids[rows], lengths[rows], None, answers[rows, :place]))
-        asked.append(targets[rows, place])
-    return F.cross_entropy(torch.cat(found), torch.cat(asked).to(tuned.plm.device), reduction=reduction)
+        logits = tuned(theta, ids, lengths, None, targets[:, :-1], every=True).flatten(0, -2)
+        return F.cross_entropy(logits, labels.flatten().to(logits.device), reduction=reduction)
+    # An encoder attends to later tokens too, so it needs a forward pass for each token.
+    logits_by_position, labels_by_position = [], []
+    for position in range(targets.shape[1]):
+        rows = (target_lengths > position).nonzero().flatten()
+        logits_by_position.append(tuned(theta, ids[rows], lengths[rows], None, targets[rows, :position]))
+        labels_by_position.append(labels[rows, position])
+    logits, labels = torch.cat(logits_by_position), torch.cat(labels_by_position)
+    return F.cross_entropy(logits, labels.to(tuned.plm.device), reduction=reduction)
 
 
 @torch.no_grad()
 def split_loss(tuned: TunedPLM, theta: Sequence[Tensor], data: EncodedSplit) -> float:
-    """`answer_loss` of a split's first references, mean over all their tokens."""
+    """Compute `answer_loss` of a split's targets, as the mean over all their tokens."""
     total = 0.0
-    for rows in data.length_sorted_batches(ROWS):
-        total += float(answer_loss(tuned, theta, *data.batch(rows), *data.answers(rows), reduction="sum"))
+    for rows in data.length_sorted_batches(GENERATION_BATCH_SIZE):
+        total += float(answer_loss(tuned, theta, *data.batch(rows), *data.target_batch(rows), reduction="sum"))
     return total / int(data.target_lengths.sum())
 
 
 @torch.no_grad()
-def generate(tuned: TunedPLM, theta: Sequence[Tensor], data: EncodedSplit, end: int, longest: int) -> list[list[int]]:
-    """Greedy answers to every row of a split: token ids up to the token `end`, at most `longest` with it.
+def generate(
+    tuned: TunedPLM, theta: Sequence[Tensor], data: EncodedSplit, end_id: int, max_new_tokens: int
+) -> list[list[int]]:
+    """Decode answers greedily. The smallest token id decides ties.
 
-    The first of equally likely tokens is said. A row that has ended leaves its batch.
+    Args:
+        tuned: the tuned PLM.
+        theta: θ as consecutive tensors.
+        data: a split, of which only the prompts are read.
+        end_id: token that ends an answer.
+        max_new_tokens: most tokens of an answer, `end_id` included.
+
+    Returns:
+        Token ids of each row's answer, without `end_id`.
     """
     answers: list[list[int]] = [[] for _ in data.row_ids]
-    for rows in data.length_sorted_batches(ROWS):
-        written = tuned.generate(theta, *data.batch(rows))
-        for left in reversed(range(longest)):
-            tokens = written.logits.argmax(dim=1).cpu()
-            going = (tokens != end).nonzero().flatten()
-            rows, tokens = rows[going], tokens[going]
+    for rows in data.length_sorted_batches(GENERATION_BATCH_SIZE):
+        decoder = tuned.generate(theta, *data.batch(rows))
+        for steps_left in reversed(range(max_new_tokens)):
+            tokens = decoder.logits.argmax(dim=1).cpu()
+            unfinished = (tokens != end_id).nonzero().flatten()
+            rows, tokens = rows[unfinished], tokens[unfinished]
             for row, token in zip(rows.tolist(), tokens.tolist(), strict=True):
                 answers[row].append(token)
-            if not left or not len(rows):
+            if not steps_left or not len(rows):
                 break
-            written.step(tokens, going)
+            decoder.step(tokens, unfinished)
     return answers

@@ -1,4 +1,4 @@
-"""What a score is: of labels, per split; of written answers, per example first (see `apet.data.text_metrics`)."""
+"""Scores of predicted labels and of generated answers."""
 
 from __future__ import annotations
 
@@ -13,13 +13,27 @@ from apet.data.text_metrics import TEXT_METRICS, answer_scores
 from apet.errors import ConfigError, unknown_name
 
 
+@dataclass(frozen=True)
+class Score:
+    """The score of a split."""
+
+    score: float
+    """The task's main metric, a fraction."""
+    n: int
+    """Number of rows."""
+    loss: float
+    """Mean cross-entropy in nats. For classification, over the label words."""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """All metrics of the task by name, fractions."""
+
+
 def accuracy(predicted: Tensor, labels: Tensor) -> float:
-    """Share of the rows whose label [n] is predicted [n]."""
+    """Compute the share of rows whose predicted label [n] is the label [n]."""
     return int((predicted == labels).sum()) / len(labels)
 
 
 def positive_f1(predicted: Tensor, labels: Tensor) -> float:
-    """F1 of class 1, as GLUE scores paraphrases; 0 where no row of class 1 is found."""
+    """Compute the F1 of class 1, as GLUE does for paraphrases. 0 if class 1 has no true positive."""
     both = int(((predicted == 1) & (labels == 1)).sum())
     return 2 * both / max(1, int((predicted == 1).sum()) + int((labels == 1).sum()))
 
@@ -28,50 +42,74 @@ LABEL_METRICS: dict[str, Callable[[Tensor, Tensor], float]] = {"accuracy": accur
 
 
 def label_metrics(names: Sequence[str], predicted: Tensor, labels: Tensor) -> dict[str, float]:
-    """Each named metric of predicted labels [n], a fraction. ParamsError for an unknown name."""
-    return {name: _find(LABEL_METRICS, name)(predicted, labels) for name in names}
+    """Compute metrics of predicted labels.
+
+    Args:
+        names: keys of `LABEL_METRICS`.
+        predicted: predicted label numbers, shape [n].
+        labels: correct label numbers, shape [n].
+
+    Returns:
+        Fractions by name.
+
+    Raises:
+        ConfigError: a name is unknown.
+    """
+    _check_names(names, LABEL_METRICS)
+    return {name: LABEL_METRICS[name](predicted, labels) for name in names}
 
 
 def text_metrics(
     names: Sequence[str], answers: Sequence[str], references: Sequence[Sequence[str]]
 ) -> dict[str, np.ndarray]:
-    """Each named metric of each written answer, fractions [n], for means and bootstraps. ParamsError as above."""
-    for name in names:
-        _find(TEXT_METRICS, name)
+    """Compute metrics of each generated answer.
+
+    Args:
+        names: keys of `apet.data.text_metrics.TEXT_METRICS`.
+        answers: n generated answers.
+        references: correct answers of each row.
+
+    Returns:
+        Fractions by name, shape [n].
+
+    Raises:
+        ConfigError: a name is unknown.
+    """
+    _check_names(names, TEXT_METRICS)
     return {name: answer_scores(name, answers, references) for name in names}
 
 
-def _find(metrics: dict[str, Callable], name: str) -> Callable:
-    if name not in metrics:
-        raise ConfigError(unknown_name("metric", name, metrics))
-    return metrics[name]
+def _check_names(names: Sequence[str], metrics: Mapping[str, object]) -> None:
+    for name in names:
+        if name not in metrics:
+            raise ConfigError(unknown_name("metric", name, metrics))
 
 
-@dataclass(frozen=True)
-class Score:
-    """score: the task's main metric, a fraction over n rows. loss: mean cross-entropy, in nats (labels: over the label
-    words). metrics: every metric of the task by name, the main one included.
+def score_labels(logits: Tensor, labels: Tensor, metrics: Sequence[str] = ("accuracy",)) -> Score:
+    """Score the labels with the largest logits. The first label decides ties.
+
+    Args:
+        logits: shape [n, labels].
+        labels: correct label numbers, shape [n].
+        metrics: keys of `LABEL_METRICS`. The first one is the score.
+
+    Returns:
+        The score, with the cross-entropy of the labels as its loss.
     """
-
-    score: float
-    n: int
-    loss: float
-    metrics: Mapping[str, float] = field(default_factory=dict)
+    values = label_metrics(metrics, logits.argmax(dim=1), labels)
+    return Score(values[metrics[0]], len(labels), float(F.cross_entropy(logits, labels)), values)
 
 
-def score(logits: Tensor, labels: Tensor, metrics: Sequence[str] = ("accuracy",)) -> Score:
-    """Metrics of the largest label logit. logits [n, labels], labels [n]. The first label wins a tie, the first of
-    `metrics` is the score.
+def score_answers(values: Mapping[str, np.ndarray], loss: float) -> Score:
+    """Average metrics of generated answers over a split.
+
+    Args:
+        values: metrics by name, fractions of shape [n]. The first one is the score.
+        loss: mean cross-entropy of the reference answers, in nats.
+
+    Returns:
+        The means over the rows, with the loss.
     """
-    found = label_metrics(metrics, logits.argmax(dim=1), labels)
-    return Score(found[metrics[0]], len(labels), float(F.cross_entropy(logits, labels)), found)
-
-
-def score_answers(found: Mapping[str, np.ndarray], loss: float) -> Score:
-    """Metrics of written answers from each one's own [n], by name; the first of them is the score.
-
-    loss: mean cross-entropy of the first references, which the caller measures.
-    """
-    first, *_ = found.values()
-    means = {name: float(values.mean()) for name, values in found.items()}
+    first, *_ = values.values()
+    means = {name: float(column.mean()) for name, column in values.items()}
     return Score(float(first.mean()), len(first), loss, means)

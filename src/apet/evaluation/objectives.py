@@ -1,4 +1,4 @@
-"""What a task asks of a tuned PLM: its loss, its score, and what is written down of each row."""
+"""Objectives of tasks: training loss, evaluation, and the predictions to write."""
 
 from __future__ import annotations
 
@@ -13,129 +13,180 @@ from transformers import PreTrainedTokenizerBase
 from apet.errors import ConfigError, ModelError
 from apet.evaluation.encoding import EncodedSplit, label_tokens
 from apet.evaluation.generation import answer_loss, generate, split_loss
-from apet.evaluation.metrics import Score, score, score_answers, text_metrics
+from apet.evaluation.metrics import Score, score_answers, score_labels, text_metrics
 from apet.evaluation.verbalizer import LabelTrie, predict
 from apet.models.families import Family
 from apet.models.loading import PLM
 from apet.tuning import TunedPLM
 
 Theta = Sequence[Tensor]
+"""θ, and the head if there is one, as consecutive tensors."""
 Columns = Mapping[str, pa.DataType]
+"""Column name -> type."""
 
 
 @dataclass(frozen=True)
 class EvaluationResult:
-    """The score of a split, and columns of its rows, as the objective's `columns` names them."""
+    """The evaluation of a split."""
 
     score: Score
+    """The score."""
     rows: dict[str, Any]
+    """Columns of predictions, with the names of the objective's `columns`."""
 
 
 class Objective(Protocol):
-    """columns: name -> type of what is written down of each row. labels: how many there are, 0 in generation. end: ids
-    that close an answer.
-    """
+    """The objective of a task, as training and evaluation use it."""
 
     @property
-    def columns(self) -> Columns: ...
+    def columns(self) -> Columns:
+        """Columns of the predictions."""
 
     @property
-    def labels(self) -> int: ...
+    def num_labels(self) -> int:
+        """Number of labels. 0 for generation."""
 
     @property
-    def end(self) -> tuple[int, ...]: ...
+    def end_ids(self) -> tuple[int, ...]:
+        """Token ids that end an answer. Empty for classification."""
 
-    def loss(self, tuned: TunedPLM, theta: Theta, data: EncodedSplit, rows: Tensor, over: str) -> Tensor:
-        """What training makes small, of rows [k] of a split. over: a recipe's loss, label_words or full_vocab."""
+    def loss(self, tuned: TunedPLM, theta: Theta, data: EncodedSplit, rows: Tensor, kind: str) -> Tensor:
+        """Compute the training loss.
+
+        Args:
+            tuned: the tuned PLM.
+            theta: trained tensors.
+            data: the training split.
+            rows: row numbers of the batch, shape [k].
+            kind: `label_words` or `full_vocab`, the key `training.loss` of a study.
+
+        Returns:
+            The loss in nats, a scalar.
+        """
 
     def evaluate(self, tuned: TunedPLM, theta: Theta, data: EncodedSplit) -> EvaluationResult:
-        """A split's score."""
+        """Predict and score a split."""
 
 
 @dataclass(frozen=True)
 class ClassificationObjective:
-    """The likeliest label word is the answer. metrics: the first is the score."""
+    """Classification: the answer is the label with the most likely word."""
 
-    words: LabelTrie
+    trie: LabelTrie
+    """The label words."""
     metrics: tuple[str, ...] = ("accuracy",)
+    """Metrics, of which the first is the score."""
     columns: ClassVar[Columns] = {"label": pa.int16(), "prediction": pa.int16(), "correct": pa.bool_()}
-    end: ClassVar[tuple[int, ...]] = ()
+    end_ids: ClassVar[tuple[int, ...]] = ()
 
     @property
-    def labels(self) -> int:
-        return len(self.words)
+    def num_labels(self) -> int:
+        """Number of labels."""
+        return len(self.trie)
 
-    def loss(self, tuned: TunedPLM, theta: Theta, data: EncodedSplit, rows: Tensor, over: str) -> Tensor:
-        """label_words: how likely the right one is among them. full_vocab: cross-entropy over all words of every token
-        of its word, as the published code does.
+    def loss(self, tuned: TunedPLM, theta: Theta, data: EncodedSplit, rows: Tensor, kind: str) -> Tensor:
+        """Compute the cross-entropy of the correct label.
+
+        `label_words`: over the label words. `full_vocab`: of each token of the label's word over the vocabulary, as in
+        the code of Su et al. (EMNLP 2023).
         """
-        right = data.labels[rows]
-        if over == "label_words":
-            return self.words.loss(tuned, theta, *data.batch(rows), right)
-        return answer_loss(tuned, theta, *data.batch(rows), *self.words.answers(right))
+        labels = data.labels[rows]
+        if kind == "label_words":
+            return self.trie.loss(tuned, theta, *data.batch(rows), labels)
+        return answer_loss(tuned, theta, *data.batch(rows), *self.trie.target_batch(labels))
 
     def evaluate(self, tuned: TunedPLM, theta: Theta, data: EncodedSplit) -> EvaluationResult:
+        """Predict and score a split."""
         with tuned.merged_for_inference(theta):
-            scores = predict(tuned, theta, data, self.words)
+            scores = predict(tuned, theta, data, self.trie)
         prediction = scores.argmax(dim=1)
         rows = {"label": data.labels, "prediction": prediction, "correct": data.labels == prediction}
-        return EvaluationResult(score(scores, data.labels, self.metrics), {name: c.numpy() for name, c in rows.items()})
+        score = score_labels(scores, data.labels, self.metrics)
+        return EvaluationResult(score, {name: column.numpy() for name, column in rows.items()})
 
 
 @dataclass(frozen=True)
 class GenerationObjective:
-    """The answer is written, greedily, and compared with the references. end: the id that closes it; longest: most
-    tokens with it. metrics: the first is the score.
-    """
+    """Generation: the answer is decoded greedily and compared with the references."""
 
     tokenizer: PreTrainedTokenizerBase
-    end: tuple[int, ...]
-    longest: int
+    """The PLM's tokenizer."""
+    end_ids: tuple[int, ...]
+    """The token id that ends an answer."""
+    max_new_tokens: int
+    """Most tokens of an answer, its end included."""
     metrics: tuple[str, ...]
+    """Metrics, of which the first is the score."""
     columns: ClassVar[Columns] = {"prediction": pa.string(), "score": pa.float64()}
-    labels: ClassVar[int] = 0
+    num_labels: ClassVar[int] = 0
 
-    def loss(self, tuned: TunedPLM, theta: Theta, data: EncodedSplit, rows: Tensor, over: str) -> Tensor:
-        """Cross-entropy over all words, whatever `over` says: an answer has no others to be compared with."""
-        return answer_loss(tuned, theta, *data.batch(rows), *data.answers(rows))
+    def loss(self, tuned: TunedPLM, theta: Theta, data: EncodedSplit, rows: Tensor, kind: str) -> Tensor:
+        """Compute the cross-entropy of the target tokens over the vocabulary, for both kinds of loss."""
+        return answer_loss(tuned, theta, *data.batch(rows), *data.target_batch(rows))
 
     def evaluate(self, tuned: TunedPLM, theta: Theta, data: EncodedSplit) -> EvaluationResult:
+        """Generate and score the answers of a split."""
         with tuned.merged_for_inference(theta):
-            ids = generate(tuned, theta, data, self.end[0], self.longest)
+            ids = generate(tuned, theta, data, self.end_ids[0], self.max_new_tokens)
             loss = split_loss(tuned, theta, data)
         answers = [text.strip() for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
-        found = text_metrics(self.metrics, answers, data.references)
-        rows = {"prediction": answers, "score": found[self.metrics[0]]}
-        return EvaluationResult(score_answers(found, loss), rows)
+        values = text_metrics(self.metrics, answers, data.references)
+        rows = {"prediction": answers, "score": values[self.metrics[0]]}
+        return EvaluationResult(score_answers(values, loss), rows)
 
 
-def objective_of(task: Mapping[str, Any], plm: PLM) -> Objective:
-    """What a prepared task asks of a PLM. Raises as `check_can_generate`, and DataError as `label_tokens`."""
+def make_objective(task: Mapping[str, Any], plm: PLM) -> Objective:
+    """Make the objective of a task for a PLM.
+
+    Args:
+        task: record of the prepared task.
+        plm: the PLM.
+
+    Returns:
+        The objective of the task's type.
+
+    Raises:
+        ConfigError: the PLM cannot generate the answers of the task.
+        ModelError: the PLM's tokenizer has no end-of-sequence token, which generation needs.
+        DataError: a label word is a prefix of another one.
+    """
     metrics = tuple(task["metrics"])
     if task["type"] == "generation":
         check_can_generate(task["task"], plm.name, plm.family, plm.head)
-        return GenerationObjective(plm.tokenizer, (_end(plm),), task["max_new_tokens"], metrics)
+        return GenerationObjective(plm.tokenizer, (_eos_id(plm),), task["max_new_tokens"], metrics)
     if plm.head == "classification":
-        # It has a row a label, and none of them needs a word.
-        return ClassificationObjective(LabelTrie.of([[number] for number in range(len(task["verbalizer"]))]), metrics)
-    return ClassificationObjective(LabelTrie.of(label_tokens(task, plm.tokenizer)), metrics)
+        # The head's outputs are labels, so the numbers of labels take the place of token ids.
+        return ClassificationObjective(
+            LabelTrie.from_tokens([[number] for number in range(len(task["verbalizer"]))]), metrics
+        )
+    return ClassificationObjective(LabelTrie.from_tokens(label_tokens(task, plm.tokenizer)), metrics)
 
 
 def check_can_generate(task: str, name: str, family: Family, head: str) -> None:
-    """Raises ParamsError where a PLM cannot write the answers that a generation task wants."""
+    """Check that a PLM can generate the answers of a task.
+
+    Args:
+        task: name of the generation task.
+        name: name of the PLM.
+        family: family of the PLM.
+        head: `lm` or `classification`.
+
+    Raises:
+        ConfigError: the PLM has a classification head or is an encoder.
+    """
     if head == "classification":
         raise ConfigError(
-            f"task {task}: its answers are written, and PLM {name!r} has `head: classification`, whose outputs are labels and "
-            "not words. Allowed for it: classification tasks."
+            f"task {task}: a generation task needs an LM head, and PLM {name!r} has `head: classification`. Use a "
+            "classification task."
         )
     if not family.write:
         raise ConfigError(
-            f"task {task}: its answers are written, and PLM {name!r} is of family {family.name}, an encoder, which "
-            "writes no text. Allowed for it: classification tasks."
+            f"task {task}: a generation task needs a decoder, and PLM {name!r} is of family {family.name}, an encoder. "
+            "Use a classification task."
         )
 
 
-def _end(plm: PLM) -> int:
+def _eos_id(plm: PLM) -> int:
     if plm.tokenizer.eos_token_id is None:
-        raise ModelError(f"PLM {plm.name!r}: its tokenizer names no eos_token, with which a written answer ends.")
+        raise ModelError(f"PLM {plm.name!r}: the tokenizer has no eos_token, which ends a generated answer.")
     return plm.tokenizer.eos_token_id

@@ -1,4 +1,4 @@
-"""Label words as a tree of tokens: what a PLM is asked about a label, and how sure it is of it."""
+"""Label words as a trie of tokens: scores and loss of labels with words of one or more tokens."""
 
 from __future__ import annotations
 
@@ -12,90 +12,122 @@ from torch.nn import functional as F
 from apet.evaluation.encoding import EncodedSplit, padded
 from apet.tuning import TunedPLM
 
-ROWS = 32
-"""Rows a batch: fixed, since another number may change the last bits of a logit."""
+LABEL_BATCH_SIZE = 32
+"""Rows in a batch. Fixed, because another size may change the last bits of a logit."""
 
 
 @dataclass(frozen=True)
 class TrieNode:
-    """A place where label words part.
+    """A branching node of the label-word trie."""
 
-    said: the tokens before it, which its words share. words [k]: the tokens that may follow. turn [labels]: the number
-    of the one that a label's word goes on with, -1 where it does not come this way.
-    """
-
-    said: tuple[int, ...]
-    words: Tensor
+    prefix: tuple[int, ...]
+    """Token ids from the root to the node."""
+    branches: Tensor
+    """Token ids that may follow, shape [k]."""
     next_index: Tensor
+    """Branch taken by each label, from 0 to k − 1, or −1 if the label is not below this node. Shape [labels]."""
 
     def logits(self, tuned: TunedPLM, theta: Sequence[Tensor], ids: Tensor, lengths: Tensor) -> Tensor:
-        """Logits [rows, k] of the words that may follow, on the CPU."""
-        said = torch.tensor(self.said).expand(len(ids), -1) if self.said else None
-        return tuned(theta, ids, lengths, self.words, said).float().cpu()
+        """Compute the logits of the branches after each prompt and the prefix, on the CPU, shape [rows, k]."""
+        prefix = torch.tensor(self.prefix).expand(len(ids), -1) if self.prefix else None
+        return tuned(theta, ids, lengths, self.branches, prefix).float().cpu()
 
 
 @dataclass(frozen=True)
 class LabelTrie:
-    """Label words, none of which begins another. tokens: each one's.
+    """Label words, of which none is a prefix of another.
 
-    A word's probability is the product, over the forks on its way, of the softmax over the tokens that may follow
-    there, so that the labels' sum to 1; a token without an alternative costs nothing and is not asked for. Words that
-    differ in their first token have one fork, and need one forward pass.
+    The probability of a word is the product, over the branching nodes on its path, of the softmax over the node's
+    branches. So the labels' probabilities sum to 1, and tokens without an alternative need no forward pass. Words that
+    differ in their first token have one node, and need one forward pass.
     """
 
     tokens: tuple[tuple[int, ...], ...]
+    """Token ids of each label's word."""
     nodes: tuple[TrieNode, ...]
+    """Branching nodes, each before those below it."""
 
     @classmethod
-    def of(cls, tokens: Sequence[Sequence[int]]) -> LabelTrie:
-        """Of the token ids of each label's word; of the labels' numbers, one a word, for a trained head."""
+    def from_tokens(cls, tokens: Sequence[Sequence[int]]) -> LabelTrie:
+        """Build the trie of label words.
+
+        Args:
+            tokens: token ids of each label's word. For a classification head, the label's number.
+
+        Returns:
+            The trie, with a node wherever words branch.
+        """
         words = tuple(map(tuple, tokens))
-        shared = dict.fromkeys(word[:size] for word in words for size in range(len(word)))
-        return cls(words, tuple(fork for said in shared if (fork := _fork(words, said))))
+        prefixes = dict.fromkeys(word[:size] for word in words for size in range(len(word)))
+        return cls(words, tuple(node for prefix in prefixes if (node := _node(words, prefix))))
 
     def __len__(self) -> int:
         return len(self.tokens)
 
     def scores(self, tuned: TunedPLM, theta: Sequence[Tensor], ids: Tensor, lengths: Tensor) -> Tensor:
-        """Log-probabilities [rows, labels], up to a number a row: with one fork they are its logits."""
+        """Compute the log-probabilities of all labels, up to a constant in each row: with one node, its logits.
+
+        Args:
+            tuned: the tuned PLM.
+            theta: θ, and the head if there is one, as consecutive tensors.
+            ids: token ids of the prompts, right-padded, shape [rows, longest prompt].
+            lengths: tokens of the prompts, shape [rows].
+
+        Returns:
+            Scores, shape [rows, labels], on the CPU.
+        """
         if len(self.nodes) == 1:
             return self.nodes[0].logits(tuned, theta, ids, lengths)
-        found = torch.zeros(len(ids), len(self))
-        for fork in self.nodes:
-            passing = (fork.next_index >= 0).nonzero().flatten()
-            chances = F.log_softmax(fork.logits(tuned, theta, ids, lengths), dim=1)
-            found[:, passing] += chances[:, fork.next_index[passing]]
-        return found
+        scores = torch.zeros(len(ids), len(self))
+        for node in self.nodes:
+            below = (node.next_index >= 0).nonzero().flatten()
+            log_probs = F.log_softmax(node.logits(tuned, theta, ids, lengths), dim=1)
+            scores[:, below] += log_probs[:, node.next_index[below]]
+        return scores
 
     def loss(self, tuned: TunedPLM, theta: Sequence[Tensor], ids: Tensor, lengths: Tensor, labels: Tensor) -> Tensor:
-        """−log P of the right labels [rows], mean; only the forks on a row's way are computed for it."""
+        """Compute the mean of −log P over the correct labels.
+
+        Only nodes on the path of a row's label are computed for the row.
+
+        Args:
+            tuned: the tuned PLM.
+            theta: θ, and the head if there is one, as consecutive tensors.
+            ids: token ids of the prompts, right-padded, shape [rows, longest prompt].
+            lengths: tokens of the prompts, shape [rows].
+            labels: numbers of the correct labels, shape [rows].
+
+        Returns:
+            The loss in nats, a scalar.
+        """
         total = torch.zeros(())
-        for fork in self.nodes:
-            turn = fork.next_index[labels]
-            rows = (turn >= 0).nonzero().flatten()
+        for node in self.nodes:
+            next_index = node.next_index[labels]
+            rows = (next_index >= 0).nonzero().flatten()
             if len(rows):
-                logits = fork.logits(tuned, theta, ids[rows], lengths[rows])
-                total = total + F.cross_entropy(logits, turn[rows], reduction="sum")
+                logits = node.logits(tuned, theta, ids[rows], lengths[rows])
+                total = total + F.cross_entropy(logits, next_index[rows], reduction="sum")
         return total / len(labels)
 
-    def answers(self, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """The words of labels [rows] as tokens [rows, longest], right-padded, and their lengths [rows]."""
+    def target_batch(self, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the words of labels [rows] as right-padded token ids [rows, longest word] and lengths [rows]."""
         return padded([self.tokens[label] for label in labels.tolist()])
 
 
 @torch.no_grad()
 def predict(tuned: TunedPLM, theta: Sequence[Tensor], data: EncodedSplit, labels: LabelTrie) -> Tensor:
-    """`LabelTrie.scores` of every row of a split, [n, labels]."""
-    found = torch.empty(len(data), len(labels))
-    for rows in data.length_sorted_batches(ROWS):
-        found[rows] = labels.scores(tuned, theta, *data.batch(rows))
-    return found
+    """Compute `LabelTrie.scores` of all rows of a split, shape [n, labels]."""
+    scores = torch.empty(len(data), len(labels))
+    for rows in data.length_sorted_batches(LABEL_BATCH_SIZE):
+        scores[rows] = labels.scores(tuned, theta, *data.batch(rows))
+    return scores
 
 
-def _fork(words: Sequence[tuple[int, ...]], said: tuple[int, ...]) -> TrieNode | None:
-    """The fork behind these tokens; None where all words that share them go on alike."""
-    nexts = [word[len(said)] if word[: len(said)] == said else None for word in words]
-    ways = list(dict.fromkeys(token for token in nexts if token is not None))
-    if len(ways) == 1:
+def _node(words: Sequence[tuple[int, ...]], prefix: tuple[int, ...]) -> TrieNode | None:
+    """Return the branching node after a prefix. None if all words with the prefix have the same next token."""
+    nexts = [word[len(prefix)] if word[: len(prefix)] == prefix else None for word in words]
+    branches = list(dict.fromkeys(token for token in nexts if token is not None))
+    if len(branches) == 1:
         return None
-    return TrieNode(said, torch.tensor(ways), torch.tensor([-1 if t is None else ways.index(t) for t in nexts]))
+    next_index = [-1 if token is None else branches.index(token) for token in nexts]
+    return TrieNode(prefix, torch.tensor(branches), torch.tensor(next_index))

@@ -22,7 +22,7 @@ from apet.evaluation import (
     Score,
     encode_split,
     generate,
-    objective_of,
+    make_objective,
     predict,
 )
 from apet.evaluation.encoding import padded, prompt_of
@@ -80,7 +80,7 @@ class TunedModel:
     def __post_init__(self) -> None:
         for name, tensor, size in (
             ("θ", self.theta, self.plan.budget),
-            ("head", self.head, self.plm.head_size(self.objective.labels)),
+            ("head", self.head, self.plm.head_size(self.objective.num_labels)),
         ):
             if tensor.shape != (size,):
                 raise DataError(f"{name}: expected shape ({size},), got {tuple(tensor.shape)}.")
@@ -111,7 +111,7 @@ class TunedModel:
     @cached_property
     def objective(self) -> Objective:
         """Objective of the task: classification or generation."""
-        return objective_of(self.task, self.plm)
+        return make_objective(self.task, self.plm)
 
     @property
     def tensors(self) -> list[Tensor]:
@@ -140,7 +140,7 @@ class TunedModel:
         with tune(self.plm, self.plan) as tuned:
             theta = tuned.spread(self.tensors)
             with tuned.merged_for_inference(theta):
-                ids = generate(tuned, theta, data, objective.end[0], objective.longest)
+                ids = generate(tuned, theta, data, objective.end_ids[0], objective.max_new_tokens)
         return [text.strip() for text in self.plm.tokenizer.batch_decode(ids, skip_special_tokens=True)]
 
     def scores(self, texts: Texts) -> Tensor:
@@ -176,17 +176,17 @@ class TunedModel:
         folder, objective = Path(data), self.objective
         if (name := read_task(folder)["task"]) != self.task["task"]:
             raise DataError(f"{folder}: task: expected {self.task['task']}, got {name}.")
-        rows = encode_split(folder, split, self.task, self.plm, self.max_length, objective.end)
+        rows = encode_split(folder, split, self.task, self.plm, self.max_length, objective.end_ids)
         with tune(self.plm, self.plan) as tuned:
             return objective.evaluate(tuned, tuned.spread(self.tensors), rows).score
 
     def _logits(self, data: EncodedSplit, objective: ClassificationObjective) -> Tensor:
         if not len(data):
-            return torch.empty(0, objective.labels)
+            return torch.empty(0, objective.num_labels)
         with tune(self.plm, self.plan) as tuned:
             theta = tuned.spread(self.tensors)
             with tuned.merged_for_inference(theta):
-                return predict(tuned, theta, data, objective.words)
+                return predict(tuned, theta, data, objective.trie)
 
     def _encode(self, texts: Texts) -> EncodedSplit:
         special = self.plm.special_tokens

@@ -1,1 +1,1 @@
-"""Training cells: determinism, the one loop, and blocks of cells written whole."""
+"""Training of cells: the training loop, jobs, checkpoints, callbacks and verification."""

@@ -1,4 +1,4 @@
-"""What goes along with a cell and never into its bytes: kept progress, the report, an optional logger."""
+"""Callbacks on a cell: checkpoints, progress and loggers. None of them can change a result."""
 
 from __future__ import annotations
 
@@ -14,93 +14,112 @@ from apet.training.loop import TrainerCallback, TrainingState
 
 
 class CellCallbacks:
-    """Of a cell that nobody looks after: nothing is kept, said or logged."""
+    """Base class of callbacks on one cell, which save and report nothing."""
 
-    def find(self, name: str) -> Any | None:
-        """The value that was kept under a name."""
+    def load(self, name: str) -> Any | None:
+        """Return a saved value, or None."""
         return None
 
-    def finished(self, name: str, value: Callable[[], Any]) -> None:
-        """Keep a value under a name."""
+    def save(self, name: str, value: Callable[[], Any]) -> None:
+        """Save a finished value. `value` is called only if it is written."""
 
-    def watch(self, name: str, part: float, share: float) -> TrainerCallback:
-        """For a run of this name: the part of the cell that was done before, and the run's share of it."""
+    def on_training(self, name: str, done: float, share: float) -> TrainerCallback:
+        """Return the callback on a training of this cell.
+
+        Args:
+            name: name of the training within the cell.
+            done: share of the cell's work before this training, from 0 to 1.
+            share: share of the cell's work in this training, from 0 to 1.
+
+        Returns:
+            A callback, to be used as a context manager around the training.
+        """
         return TrainerCallback()
 
 
 NO_CALLBACKS = CellCallbacks()
+"""No checkpoints, no progress, no logger."""
+
+
+class Logger(Protocol):
+    """Destination of the losses and scores of one training."""
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Log named values of a step."""
+
+    def close(self) -> None:
+        """Finish the log."""
+
+
+OpenLogger = Callable[[Path, int], Logger]
+"""(folder, step at which training starts or resumes) -> logger."""
 
 
 @dataclass
 class JobCallbacks(CellCallbacks):
-    """Of a cell in a block. logger: opens one in a folder below `logs`."""
+    """Callbacks on a cell of a job."""
 
-    kept: CellCheckpoint
-    report: CellProgress
-    logger: Callable[[Path, int], Logger] | None
-    logs: Path
+    checkpoint: CellCheckpoint
+    """Checkpoint of the cell."""
+    progress: CellProgress
+    """Progress of the job."""
+    open_logger: OpenLogger | None
+    """Opens the logger of a training."""
+    log_folder: Path
+    """Folder of the cell's logs, with a folder for each training."""
 
-    def find(self, name: str) -> Any | None:
-        return self.kept.find(name)
+    def load(self, name: str) -> Any | None:
+        return self.checkpoint.load(name)
 
-    def finished(self, name: str, value: Callable[[], Any]) -> None:
-        self.kept.finished(name, value)
+    def save(self, name: str, value: Callable[[], Any]) -> None:
+        self.checkpoint.save(name, value)
 
-    def watch(self, name: str, part: float, share: float) -> TrainerCallback:
-        return ReplicateCallback(self, name, part, share)
+    def on_training(self, name: str, done: float, share: float) -> TrainerCallback:
+        return ReplicateCallback(self, name, done, share)
 
 
 @dataclass
 class ReplicateCallback(TrainerCallback):
-    """One run: set further to where it was kept, and followed step by step."""
+    """Callback on one training: resumes it from its checkpoint, and saves, reports and logs its steps."""
 
-    journal: JobCallbacks
+    callbacks: JobCallbacks
     name: str
-    part: float
+    done: float
     share: float
-    log: Logger | None = None
+    logger: Logger | None = None
 
-    @property
-    def _kept(self) -> str:
-        return f"{self.name}.running"
+    def on_train_begin(self, state: TrainingState) -> None:
+        if saved := self.callbacks.load(self._running):
+            state.load_state_dict(saved)
+        self.callbacks.progress.begin_run(self._cell_done(state))
+        if self.callbacks.open_logger:
+            self.logger = self.callbacks.open_logger(self.callbacks.log_folder / self.name, state.step)
 
-    def on_train_begin(self, run: TrainingState) -> None:
-        if state := self.journal.kept.find(self._kept):
-            run.load_state_dict(state)
-        self.journal.report.begin_run(self._part(run))
-        if self.journal.logger:
-            self.log = self.journal.logger(self.journal.logs / self.name, run.step)
+    def on_step_end(self, state: TrainingState) -> None:
+        loss, max_steps = state.losses[-1], state.config.max_steps
+        self.callbacks.progress.step(self.name, state.step, max_steps, loss, self._cell_done(state))
+        if self.logger:
+            values = {"train/loss": loss}
+            if state.evals and state.evals[-1][0] == state.step:
+                score = state.evals[-1][1]
+                values |= {"validation/score": score.score, "validation/loss": score.loss}
+            self.logger.log(state.step, values)
+        self.callbacks.checkpoint.save_running(self._running, state.state_dict)
 
     def __exit__(self, *error: object) -> None:
-        if self.log:
-            self.log.close()
+        if self.logger:
+            self.logger.close()
 
-    def on_step_end(self, run: TrainingState) -> None:
-        self.journal.report.step(self.name, run.step, run.recipe.max_steps, run.losses[-1], self._part(run))
-        if self.log:
-            values = {"train/loss": run.losses[-1]}
-            if run.evals and run.evals[-1][0] == run.step:
-                seen = run.evals[-1][1]
-                values |= {"validation/score": seen.score, "validation/loss": seen.loss}
-            self.log.log(run.step, values)
-        self.journal.kept.under_way(self._kept, run.state_dict)
+    @property
+    def _running(self) -> str:
+        return f"{self.name}.running"
 
-    def _part(self, run: TrainingState) -> float:
-        return self.part + self.share * run.step / run.recipe.max_steps
-
-
-class Logger(Protocol):
-    """Where the numbers of one run go."""
-
-    def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Values by name, at a step."""
-
-    def close(self) -> None:
-        """No more of this run."""
+    def _cell_done(self, state: TrainingState) -> float:
+        return self.done + self.share * state.step / state.config.max_steps
 
 
 class TensorBoard:
-    """An event file in a folder. A run that goes on hides what was logged beyond its step."""
+    """Logger that writes a TensorBoard event file. After resuming, later steps of the previous log are hidden."""
 
     def __init__(self, folder: Path, step: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
@@ -116,7 +135,7 @@ class TensorBoard:
 
 
 class DVCLive:
-    """DVCLive's folder of tables, one a value, without touching git or DVC."""
+    """Logger that writes DVCLive's tables, without touching Git or DVC."""
 
     def __init__(self, folder: Path, step: int) -> None:
         from dvclive import Live
@@ -133,13 +152,20 @@ class DVCLive:
         self.live.end()
 
 
-LOGGERS: dict[str, Callable[[Path, int], Logger]] = {"tensorboard": TensorBoard, "dvclive": DVCLive}
+LOGGERS: dict[str, OpenLogger] = {"tensorboard": TensorBoard, "dvclive": DVCLive}
 
 
-def opener(name: str) -> Callable[[Path, int], Logger]:
-    """What opens a logger in a folder, for a run that is at a step.
+def logger_named(name: str) -> OpenLogger:
+    """Return the function that opens a logger.
 
-    Raises ParamsError, before anything is trained, where its package is not installed.
+    Args:
+        name: key of `LOGGERS`.
+
+    Returns:
+        Function from a folder and the step at which training starts to a logger.
+
+    Raises:
+        ConfigError: the logger's package is not installed.
     """
     try:
         if name == "tensorboard":
@@ -148,6 +174,6 @@ def opener(name: str) -> Callable[[Path, int], Logger]:
             import dvclive  # noqa: F401
     except ImportError as error:
         raise ConfigError(
-            f"--logger {name}: its package is not installed ({error}). `pip install 'apet[loggers]'` brings it."
+            f"--logger {name}: its package is not installed ({error}). Run `pip install 'apet[loggers]'`."
         ) from None
     return LOGGERS[name]

@@ -1,7 +1,7 @@
-"""One cell from its coordinates to its folder: θ of every replicate, plans, predictions, metrics.
+"""Training of one cell, from its coordinates to its folder: θ, plans, predictions and the record.
 
-The folder's bytes are a function of the cell, the PLM and the data. What may differ between reruns (time, memory, host)
-goes to a run record elsewhere.
+The folder's bytes are a function of the cell, the PLM and the data. Time, memory and host go to the run record, which
+is outside the folder.
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ from safetensors.torch import save
 
 from apet.core.atomic import atomic_dir, write_bytes, write_json
 from apet.core.hashing import bytes_digest
-from apet.data.prepare import SPLITS, read_task
+from apet.data.prepare import read_task
 from apet.data.prepared_files import write_table
+from apet.data.schema import SPLITS
 from apet.errors import ConfigError
-from apet.evaluation import EncodedSplit, EvaluationResult, Score, encode_split, objective_of
+from apet.evaluation import EncodedSplit, EvaluationResult, Score, encode_split, make_objective
 from apet.models.loading import PLM
 from apet.models.sharding import is_main_process
 from apet.placement import Budget, Plan, make_plan, resolve
@@ -32,30 +33,50 @@ from apet.training.loop import HEAD, TrainingData, TrainingResult, train
 from apet.tuning import start, tune
 
 PREDICTED = {"plan_index": pa.int16(), "seed_index": pa.int16(), "id": pa.string()}
-"""Columns of the predictions that every task has; its objective names the others."""
+"""Columns of the predictions in every task. The objective adds its own."""
 
 
 @dataclass(frozen=True)
 class CellInputs:
-    """A PLM and a prepared task, loaded and tokenised once for all cells of a block."""
+    """A PLM and a prepared task, tokenized once for all cells of a job that have the same `max_length`."""
 
     plm: PLM
+    """The frozen PLM."""
     task: dict[str, Any]
+    """The record `task.json` of the prepared task."""
     data: TrainingData
+    """Training and validation rows."""
     test: EncodedSplit
+    """Test rows."""
 
     @classmethod
-    def of(cls, plm: PLM, data: Path, length: int) -> CellInputs:
-        """length: most tokens of a prompt with its text; a task may ask for fewer. Raises as `objective_of`."""
-        task = read_task(data)
-        objective, longest = objective_of(task, plm), min(length, task["max_length"])
-        train, validation, test = (encode_split(data, s, task, plm, longest, objective.end) for s in SPLITS)
+    def from_folder(cls, plm: PLM, folder: Path, max_length: int, task: dict[str, Any] | None = None) -> CellInputs:
+        """Tokenize a prepared task.
+
+        Args:
+            plm: the PLM.
+            folder: folder of the prepared task.
+            max_length: most tokens of a prompt with its text. A task may ask for fewer.
+            task: the folder's `task.json`, if it has been read already.
+
+        Returns:
+            PLM, task and its three splits.
+
+        Raises:
+            ConfigError: the PLM cannot do the task, see `make_objective`.
+            DataError: the folder or a label word is invalid.
+        """
+        task = task or read_task(folder)
+        objective, max_length = make_objective(task, plm), min(max_length, task["max_length"])
+        train, validation, test = (
+            encode_split(folder, split, task, plm, max_length, objective.end_ids) for split in SPLITS
+        )
         return cls(plm, task, TrainingData(train, validation, objective), test)
 
     @property
     def head_size(self) -> int:
-        """Parameters of the trained head; 0 where the PLM reads by its own."""
-        return self.plm.head_size(self.data.objective.labels)
+        """Parameters of the trained classification head. 0 if the PLM uses its LM head."""
+        return self.plm.head_size(self.data.objective.num_labels)
 
     @property
     def encoded(self) -> dict[str, EncodedSplit]:
@@ -65,28 +86,34 @@ class CellInputs:
 
 @dataclass(frozen=True)
 class Replicate:
-    """One run of a cell. test: on the test split."""
+    """A finished replicate: one plan, one seed, one training."""
 
     plan_index: int
+    """Number of the plan within the cell."""
     seed_index: int
+    """Number of the seed among the trainings of the plan."""
     plan: Plan
+    """The plan."""
     training: TrainingResult
+    """The training with the best learning-rate multiplier."""
     test: EvaluationResult
+    """Score and predictions on test."""
 
     @property
     def name(self) -> str:
+        """Name within the cell."""
         return replicate_name(self.plan_index, self.seed_index)
 
     def state_dict(self) -> dict[str, Any]:
-        """What was computed, as numbers and tensors; draw, rerun and plan are known."""
+        """Return training and test result as numbers and tensors."""
         rows = {name: np.asarray(column).tolist() for name, column in self.test.rows.items()}
-        return {"trained": self.training.state_dict(), "score": asdict(self.test.score), "rows": rows}
+        return {"training": self.training.state_dict(), "score": asdict(self.test.score), "rows": rows}
 
     @classmethod
-    def from_state_dict(cls, draw: int, rerun: int, plan: Plan, values: Mapping[str, Any]) -> Replicate:
-        """The one that `values` was taken of."""
-        tested = EvaluationResult(Score(**values["score"]), values["rows"])
-        return cls(draw, rerun, plan, TrainingResult.from_state_dict(values["trained"]), tested)
+    def from_state_dict(cls, plan_index: int, seed_index: int, plan: Plan, state: Mapping[str, Any]) -> Replicate:
+        """Restore a replicate from `state_dict`."""
+        training = TrainingResult.from_state_dict(state["training"])
+        return cls(plan_index, seed_index, plan, training, EvaluationResult(Score(**state["score"]), state["rows"]))
 
 
 def replicate_name(plan_index: int, seed_index: int) -> str:
@@ -94,75 +121,90 @@ def replicate_name(plan_index: int, seed_index: int) -> str:
     return f"plan{plan_index}.seed{seed_index}"
 
 
-def train_cell(cell: Cell, bench: CellInputs, folder: Path, journal: CellCallbacks = NO_CALLBACKS) -> dict[str, Any]:
-    """Train every replicate of a cell and write its folder whole. Returns the metrics record; of several processes that
-    share the PLM the first one writes, and all others return an empty one.
+def train_cell(cell: Cell, inputs: CellInputs, folder: Path, callbacks: CellCallbacks = NO_CALLBACKS) -> dict[str, Any]:
+    """Train all replicates of a cell and write the cell's folder atomically.
 
-    Raises ParamsError for a loss over the vocabulary with a PLM that is read through a trained head, and Interrupted,
-    when all that was done is kept, if the journal has been told to stop.
+    Args:
+        cell: the cell.
+        inputs: PLM and task of the cell.
+        folder: folder to write.
+        callbacks: callbacks on the cell. Replicates that they have saved are not trained again.
+
+    Returns:
+        The cell's record. It is empty on all processes but the main process.
+
+    Raises:
+        ConfigError: the loss needs words, and the PLM has a classification head.
+        BudgetError: the placement cannot meet the budget.
+        Interrupted: a signal was received. Finished work is saved.
     """
-    if bench.head_size and cell.training.loss != "label_words":
+    if inputs.head_size and cell.training.loss != "label_words":
         raise ConfigError(
-            f"training.loss {cell.training.loss!r}: PLM {bench.plm.name!r} has `head: classification`, whose outputs are "
-            "labels and not words. Allowed for it: labels."
+            f"training.loss: expected label_words for PLM {inputs.plm.name!r}, which has `head: classification`, got "
+            f"{cell.training.loss}."
         )
-    inventory = bench.plm.inventory
+    inventory = inputs.plm.inventory
     budget = resolve(Budget.parse(cell.budget), cell.placement, inventory, cell.methods)
     replicates = []
-    for draw, rerun in cell.replicates:
-        plan = make_plan(inventory, cell.placement, budget, cell.seed_of("plan", draw), cell.methods)
-        name = replicate_name(draw, rerun)
-        if kept := journal.find(name):
-            replicates.append(Replicate.from_state_dict(draw, rerun, plan, kept))
+    for plan_index, seed_index in cell.replicates:
+        plan = make_plan(inventory, cell.placement, budget, cell.seed_of("plan", plan_index), cell.methods)
+        name = replicate_name(plan_index, seed_index)
+        if saved := callbacks.load(name):
+            replicates.append(Replicate.from_state_dict(plan_index, seed_index, plan, saved))
         else:
-            replicates.append(run_replicate(cell, bench, plan, draw, rerun, journal))
-            journal.finished(name, replicates[-1].state_dict)
-    return _write(cell, bench, budget, replicates, folder) if is_main_process() else {}
+            replicates.append(train_replicate(cell, inputs, plan, plan_index, seed_index, callbacks))
+            callbacks.save(name, replicates[-1].state_dict)
+    return _write(cell, inputs, budget, replicates, folder) if is_main_process() else {}
 
 
-def run_replicate(
-    cell: Cell, bench: CellInputs, plan: Plan, draw: int, rerun: int, journal: CellCallbacks
+def train_replicate(
+    cell: Cell, inputs: CellInputs, plan: Plan, plan_index: int, seed_index: int, callbacks: CellCallbacks
 ) -> Replicate:
-    """Train at every rate of the grid, keep the one that is best on validation, and predict the test split.
+    """Train a replicate with every learning-rate multiplier, select the best on validation and evaluate it on test.
 
-    The pass over the test split is one piece of work: who is killed in it takes it again.
+    Args:
+        cell: the cell.
+        inputs: PLM and task of the cell.
+        plan: plan number `plan_index` of the cell.
+        plan_index: number of the plan.
+        seed_index: number of the seed.
+        callbacks: callbacks on the cell. Trainings that they have saved are not repeated.
+
+    Returns:
+        The training of the selected multiplier, and its score and predictions on test.
     """
-    parts = start(bench.plm, plan, cell.seed_of("start", draw, rerun))
-    if bench.head_size:
-        # Zero: every label is equally likely at step 0.
-        parts[HEAD] = torch.zeros(bench.head_size)
-    order = cell.seed_of("order", draw, rerun)
-    # Without parameters there is nothing to choose.
-    rates = cell.training.lr_multipliers if parts else (1.0,)
-    runs_before, share = (
-        (draw * cell.num_seeds + rerun) * len(rates),
-        1 / (cell.num_plans * cell.num_seeds * len(rates)),
-    )
-    with tune(bench.plm, plan, cell.training.gradient_checkpointing) as tuned:
+    parameters = start(inputs.plm, plan, cell.seed_of("start", plan_index, seed_index))
+    if inputs.head_size:
+        parameters[HEAD] = torch.zeros(inputs.head_size)  # all labels are equally likely at step 0
+    order_seed = cell.seed_of("order", plan_index, seed_index)
+    multipliers = cell.training.lr_multipliers if parameters else (1.0,)  # nothing to select without parameters
+    share = 1 / (cell.num_plans * cell.num_seeds * len(multipliers))
+    trainings_before = (plan_index * cell.num_seeds + seed_index) * len(multipliers)
+    with tune(inputs.plm, plan, cell.training.gradient_checkpointing) as tuned:
 
-        def run(number: int, rate: float) -> TrainingResult:
-            name = f"{replicate_name(draw, rerun)}.rate{number}"
-            if kept := journal.find(name):
-                return TrainingResult.from_state_dict(kept)
-            with journal.watch(name, (runs_before + number) * share, share) as watch:
-                trained = train(tuned, parts, bench.data, cell.training, order, rate, watch)
-            journal.finished(name, trained.state_dict)
-            return trained
+        def trained(number: int, lr_multiplier: float) -> TrainingResult:
+            name = f"{replicate_name(plan_index, seed_index)}.lr{number}"
+            if saved := callbacks.load(name):
+                return TrainingResult.from_state_dict(saved)
+            with callbacks.on_training(name, (trainings_before + number) * share, share) as callback:
+                result = train(tuned, parameters, inputs.data, cell.training, order_seed, lr_multiplier, callback)
+            callbacks.save(name, result.state_dict)
+            return result
 
-        runs = (run(number, rate) for number, rate in enumerate(rates))
-        best = max(runs, key=lambda run: (run.outcome == "ok", run.validation.score, -run.validation.loss))
-        tested = bench.data.objective.evaluate(tuned, tuned.spread(best.parts), bench.test)
-    return Replicate(draw, rerun, plan, best, tested)
+        results = (trained(number, lr_multiplier) for number, lr_multiplier in enumerate(multipliers))
+        best = max(results, key=lambda r: (r.outcome == "ok", r.validation.score, -r.validation.loss))
+        test = inputs.data.objective.evaluate(tuned, tuned.spread(best.parameters), inputs.test)
+    return Replicate(plan_index, seed_index, plan, best, test)
 
 
-def _write(cell: Cell, bench: CellInputs, budget: int, replicates: list[Replicate], folder: Path) -> dict[str, Any]:
+def _write(cell: Cell, inputs: CellInputs, budget: int, replicates: list[Replicate], folder: Path) -> dict[str, Any]:
     with atomic_dir(folder) as new:
         write_bytes(new / THETA, save({r.name: r.training.theta for r in replicates}, {"format": "pt"}))
         write_json(new / PLANS, {r.name: r.plan.record() for r in replicates if r.seed_index == 0})
-        write_table(new / PREDICTIONS, *_predictions(bench, replicates))
-        if bench.head_size:
+        write_table(new / PREDICTIONS, *_predictions(inputs, replicates))
+        if inputs.head_size:
             write_bytes(new / HEADS, save({r.name: r.training.head for r in replicates}, {"format": "pt"}))
-        return write_record(new, cell.path, _record(cell, bench, budget, replicates))
+        return write_record(new, cell.path, _record(cell, inputs, budget, replicates))
 
 
 def _predictions(bench: CellInputs, replicates: list[Replicate]) -> tuple[dict[str, Any], pa.Schema]:

@@ -1,4 +1,4 @@
-"""A block of cells in one process: what is complete is skipped, what fails does not take its siblings along."""
+"""Cells of one job, trained in one process. A failed cell is recorded and does not stop the others."""
 
 from __future__ import annotations
 
@@ -7,16 +7,18 @@ import platform
 import resource
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from apet.core.arithmetic import cpu_name
 from apet.core.atomic import write_json
 from apet.core.hashing import digest
 from apet.core.progress import CellProgress
 from apet.core.signals import SignalHandler
+from apet.data.prepare import RECORD as TASK_RECORD
 from apet.data.prepare import read_task
 from apet.errors import ApetError, CellsFailedError, ConfigError, DataError, ModelError, StorageError, without_secrets
 from apet.models.checkpoint_files import PRETRAINING, SNAPSHOT, read_origin
@@ -25,21 +27,20 @@ from apet.models.sharding import is_main_process, load_sharded, world_size
 from apet.study.cell_record import FORMAT, is_complete
 from apet.study.grid import Cell
 from apet.study.paths import ResultPaths
-from apet.training.callbacks import CellCallbacks, JobCallbacks, opener
+from apet.training.callbacks import CellCallbacks, JobCallbacks, OpenLogger, logger_named
 from apet.training.cell import CellInputs, train_cell
-from apet.training.checkpoint import CHECKPOINT_SECONDS, CellCheckpoint, discard
-from apet.training.runtime import keep_freed_memory, machine_class, make_deterministic
+from apet.training.checkpoint import CHECKPOINT_SECONDS, CellCheckpoint, discard_checkpoint
+from apet.training.runtime import keep_freed_memory, machine_type, make_deterministic
 
 
 @dataclass(frozen=True)
 class JobOptions:
-    """What goes along with a block and never into its bytes.
-
-    checkpoint_interval: seconds of work that a killed process may lose. logger: a name of `loggers.LOGGERS`, or None.
-    """
+    """Options of a job that cannot change a result."""
 
     checkpoint_interval: float = CHECKPOINT_SECONDS
+    """Seconds of work that a killed process may lose."""
     logger: str | None = None
+    """Key of `callbacks.LOGGERS`, or None."""
 
 
 def train_job(
@@ -47,229 +48,264 @@ def train_job(
     plm_folder: Path,
     data_folders: Sequence[Path],
     results: ResultPaths,
-    aside: JobOptions = JobOptions(),
+    options: JobOptions = JobOptions(),
     device: str = "cpu",
 ) -> int:
-    """Call `train_cells` for the cells of each task.
+    """Train the cells that are not complete, task by task.
 
     Args:
         cells: cells of one model.
-        plm_folder: the PLM's folder.
-        data_folders: the prepared folders of the cells' tasks.
-        results: root of the results.
-        aside: what cannot change a result.
-        device: cpu or cuda.
+        plm_folder: folder of the PLM.
+        data_folders: folders of the prepared tasks of the cells.
+        results: results directory.
+        options: checkpoint interval and logger.
+        device: `cpu` or `cuda`.
 
     Returns:
-        How many cells were trained.
+        Number of cells that were trained.
 
     Raises:
-        DataError: no folder is given for a cell's task.
-        FailedCells: cells of some tasks failed, after those of all tasks were tried.
+        ConfigError: the cells have several models, or the logger's package is not installed.
+        DataError: a prepared task is missing, or is not the task of the cells.
+        ModelError: the PLM cannot be loaded, or is not the PLM of the cells.
+        CellsFailedError: cells failed. All others were trained.
+        Interrupted: a signal was received. Finished work is saved.
     """
-    folders = {read_task(folder)["task"]: folder for folder in data_folders} if len(data_folders) > 1 else {}
-    tasks = list(dict.fromkeys(cell.task for cell in cells)) if folders else [cells[0].task]
-    for task in (task for task in tasks if folders and task not in folders):
-        raise DataError(f"--data-dir: no prepared folder of task {task!r}. Given: {', '.join(sorted(folders))}.")
-    count, failures = 0, []
-    for task in tasks:
-        own = [cell for cell in cells if cell.task == task] if folders else cells
-        try:
-            count += train_cells(own, plm_folder, folders.get(task, data_folders[0]), results, aside, device)
-        except CellsFailedError as error:
-            failures.append(str(error))
-    if failures:
-        raise CellsFailedError(" ".join(failures))
-    return count
-
-
-def train_cells(
-    cells: Sequence[Cell],
-    plm_folder: Path,
-    data_folder: Path,
-    results: ResultPaths,
-    aside: JobOptions = JobOptions(),
-    device: str = "cpu",
-) -> int:
-    """Train the cells (all of one model and task) that are not complete. Returns how many were trained.
-
-    device: cpu or cuda, a part of the class of machine that run records name. Raises FailedCells at the end, naming the
-    cells that failed, after all others are done and saved; ParamsError for cells of several models or tasks;
-    Interrupted after SIGTERM or SIGINT, when what is under way is kept.
-    """
-    _check_block(cells)
-    missing, failed = unfinished(cells, results)
-    if missing:
-        logger = opener(aside.logger) if aside.logger else None
+    check_one_model(cells)
+    pending, failed = pending_cells(cells, results)
+    if pending:
+        open_logger = logger_named(options.logger) if options.logger else None
         make_deterministic(device)
         keep_freed_memory()
-        stop = SignalHandler()
-        with stop.install():
-            benches = load_inputs(missing, plm_folder, data_folder, results, device)
-            with CellProgress(f"{cells[0].model} {cells[0].task}", len(missing)) as report:
-                for cell in missing:
-                    bench, folder = benches[cell.training.max_length], results.checkpoints / cell.path
-                    kept = CellCheckpoint(
-                        folder, _identity(cell, bench), _class(bench), stop, aside.checkpoint_interval
-                    )
-                    journal = JobCallbacks(kept, report, logger, results.loggers / cell.path)
-                    report.begin(cell.path)
-                    with _failing(cell, results, failed), stop.deferred():
-                        run_cell(cell, bench, results, journal)
-                    report.end()
+        signals = SignalHandler()
+        with signals.install():
+            for group, inputs in load_inputs(pending, plm_folder, data_folders, results, device):
+                failed |= _train_task(group, inputs, results, signals, options.checkpoint_interval, open_logger)
     if failed:
-        listed = "; ".join(f"{path}: {error}" for path, error in failed.items())
-        raise CellsFailedError(f"{len(failed)} of {len(cells)} cells failed, the others are saved. {listed}")
-    return len(missing)
+        raise failed_cells(failed, len(cells))
+    return len(pending)
 
 
-def _check_block(cells: Sequence[Cell]) -> None:
-    pairs = sorted({f"{cell.model}/{cell.task}" for cell in cells})
-    if len(pairs) > 1:
-        raise ConfigError(
-            f"cells of {pairs[0]} and of {pairs[1]}: give those of one model and task, as --model-dir and --data-dir."
-        )
+def _train_task(
+    cells: Sequence[Cell],
+    inputs: Mapping[int, CellInputs],
+    results: ResultPaths,
+    signals: SignalHandler,
+    checkpoint_interval: float,
+    open_logger: OpenLogger | None,
+) -> dict[str, Exception]:
+    """Train cells of one task. Returns the errors of failed cells by path."""
+    failed: dict[str, Exception] = {}
+    with CellProgress(f"{cells[0].model} {cells[0].task}", len(cells)) as progress:
+        for cell in cells:
+            cell_inputs = inputs[cell.training.max_length]
+            identity, machine = _identity(cell, cell_inputs), _machine_type(cell_inputs)
+            folder = results.checkpoints / cell.path
+            checkpoint = CellCheckpoint(folder, identity, machine, signals, checkpoint_interval)
+            callbacks = JobCallbacks(checkpoint, progress, open_logger, results.loggers / cell.path)
+            progress.begin(cell.path)
+            with _collect_failure(cell, results, failed), signals.deferred():
+                run_cell(cell, cell_inputs, results, callbacks)
+            progress.end()
+    return failed
 
 
-def unfinished(cells: Sequence[Cell], results: ResultPaths) -> tuple[list[Cell], dict[str, Exception]]:
-    """The cells that are to be trained, and those that cannot even be looked at, with their errors."""
-    missing: list[Cell] = []
+def check_one_model(cells: Sequence[Cell]) -> None:
+    """Raise ConfigError for cells of several models."""
+    models = sorted({cell.model for cell in cells})
+    if len(models) > 1:
+        raise ConfigError(f"cells: expected one model, got {', '.join(models)}. Train each model in its own command.")
+
+
+def pending_cells(cells: Sequence[Cell], results: ResultPaths) -> tuple[list[Cell], dict[str, Exception]]:
+    """Return the cells to train, and the errors of corrupt cells by path."""
+    pending: list[Cell] = []
     failed: dict[str, Exception] = {}
     for cell in cells:
-        with _failing(cell, results, failed):
-            if not is_done(cell, results):
-                missing.append(cell)
-    return missing, failed
-
-
-@contextmanager
-def _failing(cell: Cell, results: ResultPaths, failed: dict[str, Exception]) -> Iterator[None]:
-    """What goes wrong in here is the cell's failure: it is said, written down and put into `failed`.
-
-    A full disk is not: the cells after it would be trained and lost as well.
-    """
-    try:
-        yield
-    except StorageError:
-        raise
-    except Exception as error:
-        if not isinstance(error, ApetError):  # whose message says it all
-            traceback.print_exc()
-        record_failure(results, cell.path, error)
-        failed[cell.path] = error
-
-
-def is_done(cell: Cell, results: ResultPaths) -> bool:
-    """Whether a cell is complete; then nothing is left of attempts before."""
-    done = is_complete(results.cells / cell.path, cell.path)
-    if done:
-        discard(results.checkpoints / cell.path)
-        forget_failure(results, cell.path)
-    return done
+        with _collect_failure(cell, results, failed):
+            if is_complete(results.cells / cell.path, cell.path):
+                _clean_up(cell, results)
+            else:
+                pending.append(cell)
+    return pending, failed
 
 
 def load_inputs(
-    cells: Sequence[Cell], plm_folder: Path, data_folder: Path, results: ResultPaths, device: str = "cpu"
-) -> dict[int, CellInputs]:
-    """Length of texts -> PLM and task at that length. What cannot be loaded is a failure of every cell."""
-    try:
+    cells: Sequence[Cell], plm_folder: Path, data_folders: Sequence[Path], results: ResultPaths, device: str = "cpu"
+) -> Iterator[tuple[list[Cell], dict[int, CellInputs]]]:
+    """Load the PLM and read the prepared tasks, each once, and tokenize one task after another.
+
+    An error is recorded as the failure of all cells that need the input.
+
+    Args:
+        cells: cells of one model.
+        plm_folder: folder of the PLM.
+        data_folders: folders of the prepared tasks of the cells.
+        results: results directory.
+        device: `cpu` or `cuda`, unless several processes share the PLM.
+
+    Yields:
+        The cells of a task, and their inputs by `max_length`.
+
+    Raises:
+        DataError: a prepared task is missing, or is not the task of the cells.
+        ModelError: the PLM cannot be loaded, or is not the PLM of the cells.
+    """
+    groups = {task: [cell for cell in cells if cell.task == task] for task in dict.fromkeys(c.task for c in cells)}
+    with _record_failures(cells, results):
         name = cells[0].model
         plm = load_plm(plm_folder, name, device=device) if world_size() == 1 else load_sharded(plm_folder, name)
-        found = {n: CellInputs.of(plm, data_folder, n) for n in sorted({cell.training.max_length for cell in cells})}
-        for bench in found.values():
-            _check_inputs(cells[0], bench, plm_folder, data_folder)
-        return found
+        _check_plm(cells[0], plm_folder)
+        records = [(folder, read_task(folder)) for folder in data_folders]
+        tasks = {record["task"]: (folder, record) for folder, record in records}
+        for group in groups.values():
+            _check_task(group[0], tasks)
+    for task, group in groups.items():
+        with _record_failures(group, results):
+            folder, record = tasks[task]
+            lengths = sorted({cell.training.max_length for cell in group})
+            inputs = {length: CellInputs.from_folder(plm, folder, length, record) for length in lengths}
+        yield group, inputs
+
+
+def _check_task(cell: Cell, tasks: Mapping[str, tuple[Path, dict[str, Any]]]) -> None:
+    if cell.task not in tasks:
+        names = ", ".join(sorted(tasks))
+        raise DataError(f"{cell.path}: missing the prepared task {cell.task!r}, got {names}. Give {cell.data_folder}.")
+    folder, record = tasks[cell.task]
+    if record["task_digest"] != cell.data_digest:
+        raise DataError(
+            f"{folder / TASK_RECORD}: task_digest: expected the task, source, max_samples and seed of {cell.path}, got "
+            f"others. Give {cell.data_folder}."
+        )
+
+
+def _check_plm(cell: Cell, plm_folder: Path) -> None:
+    record, name = _origin(plm_folder)
+    if name not in (None, cell.model):
+        raise ModelError(
+            f"{plm_folder / record}: name: expected {cell.model!r}, the PLM of {cell.path}, got {name!r}. Give "
+            f"{cell.plm_folder}."
+        )
+
+
+def _origin(plm_folder: Path) -> tuple[str, str | None]:
+    """Return the name of a PLM folder's record, and the PLM's name in it. The name is None if there is no record."""
+    if ladder_model := read_origin(plm_folder, PRETRAINING).get("rung"):
+        return PRETRAINING, ladder_model["name"]
+    return SNAPSHOT, read_origin(plm_folder, SNAPSHOT).get("name")
+
+
+def run_cell(cell: Cell, inputs: CellInputs, results: ResultPaths, callbacks: CellCallbacks) -> None:
+    """Train one cell and write its run record.
+
+    Args:
+        cell: the cell.
+        inputs: PLM and task of the cell.
+        results: results directory.
+        callbacks: callbacks on the cell. They must be JobCallbacks on the main process.
+    """
+    start, cpu_start = time.monotonic(), time.process_time()
+    record = train_cell(cell, inputs, results.cells / cell.path, callbacks)
+    if not is_main_process():
+        return
+    assert isinstance(callbacks, JobCallbacks)
+    run = {
+        "cell": cell.path,
+        "trained": [r["theta_digest"] for r in record["replicates"]],
+        "seconds": round(time.monotonic() - start, 3),
+        "cpu_seconds": round(time.process_time() - cpu_start, 3),
+        "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        "host": platform.node(),
+        "processor": cpu_name(),
+        **_machine_type(inputs),
+        # Times do not include those of an earlier process from which this one resumed.
+        "resumed": callbacks.checkpoint.resumed,
+        "begun_on": callbacks.checkpoint.other_machines,
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+    write_json(results.runs / f"{cell.path}.json", run)
+    _clean_up(cell, results)
+
+
+def _machine_type(inputs: CellInputs) -> dict[str, Any]:
+    return machine_type(inputs.plm.dtype, inputs.plm.device)
+
+
+def _identity(cell: Cell, inputs: CellInputs) -> str:
+    """Return the hash of all inputs that determine a cell's bytes on one machine type."""
+    return digest([FORMAT, cell.digest, inputs.plm.content, inputs.task["digest"]])
+
+
+def _clean_up(cell: Cell, results: ResultPaths) -> None:
+    """Delete checkpoint and failure record of a finished cell."""
+    discard_checkpoint(results.checkpoints / cell.path)
+    _failure_file(results, cell.path).unlink(missing_ok=True)
+
+
+TRACEBACK_LINES = 20
+"""Last lines of a traceback that are recorded."""
+
+
+def record_failure(results: ResultPaths, cell: str, error: Exception) -> None:
+    """Write the failure record of a cell.
+
+    Args:
+        results: results directory.
+        cell: path of the cell, model/task/name.
+        error: the error that stopped it.
+    """
+    trace = without_secrets("".join(traceback.format_exception(error))).splitlines()
+    record = {
+        "cell": cell,
+        "error": without_secrets(f"{type(error).__name__}: {error}"),
+        "traceback": trace[-TRACEBACK_LINES:],
+        "log": _log_file(),
+        "host": platform.node(),
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+    write_json(_failure_file(results, cell), record)
+
+
+def failed_cells(failed: Mapping[str, Exception], total: int) -> CellsFailedError:
+    """Return the error that lists failed cells, given by path, of a number of cells."""
+    errors = "; ".join(f"{path}: {error}" for path, error in failed.items())
+    return CellsFailedError(f"{len(failed)} of {total} cells failed, the others are saved. {errors}")
+
+
+@contextmanager
+def _record_failures(cells: Sequence[Cell], results: ResultPaths) -> Iterator[None]:
+    """Record an error as the failure of all cells, and raise it again."""
+    try:
+        yield
     except Exception as error:
         for cell in cells:
             record_failure(results, cell.path, error)
         raise
 
 
-def _check_inputs(cell: Cell, bench: CellInputs, plm_folder: Path, data_folder: Path) -> None:
-    """Raises DataError for another task's prepared folder, ModelError for a PLM of another name."""
-    if bench.task["task_digest"] != cell.data_digest:
-        raise DataError(
-            f"{data_folder}/task.json: of {bench.task['task']!r}, prepared of another task, source, rows or seed than "
-            f"{cell.path} is of. Give the folder that the study names, {cell.data_folder}."
-        )
-    record, name = _origin(plm_folder)
-    if name not in (None, cell.model):
-        raise ModelError(
-            f"{plm_folder / record}: of PLM {name!r}, and {cell.path} is of {cell.model!r}. Give the folder that the "
-            f"study names, {cell.plm_folder}."
-        )
+@contextmanager
+def _collect_failure(cell: Cell, results: ResultPaths, failed: dict[str, Exception]) -> Iterator[None]:
+    """Print an error, record it as the failure of a cell, and add it to `failed`.
+
+    A StorageError is raised instead, because the disk would also lose the next cells.
+    """
+    try:
+        yield
+    except StorageError:
+        raise
+    except Exception as error:
+        if not isinstance(error, ApetError):  # the message of an ApetError is complete
+            traceback.print_exc()
+        record_failure(results, cell.path, error)
+        failed[cell.path] = error
 
 
-def _origin(plm_folder: Path) -> tuple[str, str | None]:
-    """The record of where a PLM is from, and the name that it has there; None for a folder without a record."""
-    if rung := read_origin(plm_folder, PRETRAINING).get("rung"):
-        return PRETRAINING, rung["name"]
-    return SNAPSHOT, read_origin(plm_folder, SNAPSHOT).get("name")
-
-
-def run_cell(cell: Cell, bench: CellInputs, results: ResultPaths, journal: CellCallbacks) -> None:
-    """Train one cell and write down what the run took."""
-    start, cpu = time.monotonic(), time.process_time()
-    record = train_cell(cell, bench, results.cells / cell.path, journal)
-    if not is_main_process():
-        return
-    assert isinstance(journal, JobCallbacks)  # only those of other processes are not
-    run = {
-        "cell": cell.path,
-        "trained": [r["theta_digest"] for r in record["replicates"]],
-        "seconds": round(time.monotonic() - start, 3),
-        "cpu_seconds": round(time.process_time() - cpu, 3),
-        "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
-        "host": platform.node(),
-        "processor": cpu_name(),
-        **_class(bench),
-        # Whether a process before had begun it, whose time is not in these; and classes of other machines that had.
-        "resumed": journal.kept.used,
-        "begun_on": journal.kept.others,
-        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-    }
-    write_json(results.runs / f"{cell.path}.json", run)
-    discard(results.checkpoints / cell.path)
-    forget_failure(results, cell.path)
-
-
-def _class(bench: CellInputs) -> dict[str, object]:
-    return machine_class(bench.plm.dtype, bench.plm.device)
-
-
-def _identity(cell: Cell, bench: CellInputs) -> str:
-    """Of all that decides a cell's bytes on one class of machine."""
-    return digest([FORMAT, cell.digest, bench.plm.content, bench.task["digest"]])
-
-
-LAST_LINES = 20
-"""Lines of a traceback that are written down."""
-
-
-def record_failure(results: ResultPaths, cell: str, error: Exception) -> None:
-    """Write the failure record of a cell, given by its path."""
-    trace = without_secrets("".join(traceback.format_exception(error))).splitlines()
-    record = {
-        "cell": cell,
-        "error": without_secrets(f"{type(error).__name__}: {error}"),
-        "traceback": trace[-LAST_LINES:],
-        "log": _log(),
-        "host": platform.node(),
-        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-    }
-    write_json(_path(results, cell), record)
-
-
-def forget_failure(results: ResultPaths, cell: str) -> None:
-    """The cell has succeeded."""
-    _path(results, cell).unlink(missing_ok=True)
-
-
-def _path(results: ResultPaths, cell: str) -> Path:
+def _failure_file(results: ResultPaths, cell: str) -> Path:
     return results.failed / f"{cell}.json"
 
 
-def _log() -> str | None:
-    """The file that this process writes its messages to; None for a terminal, or where the system does not tell."""
+def _log_file() -> str | None:
+    """Return the file that this process's messages go to. None if it is a terminal, or if the system has no /dev/fd."""
     path = os.path.realpath("/dev/fd/2")
     return os.path.relpath(path) if os.path.isfile(path) else None

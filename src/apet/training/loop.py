@@ -1,4 +1,4 @@
-"""The one training loop: it knows θ, an objective of θ, and data, and no method's or task's name."""
+"""The training loop. It works on parameters, an objective and data, and is the same for every method and task."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from itertools import islice, pairwise
 from statistics import fmean
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -17,261 +17,301 @@ from apet.evaluation import EncodedSplit, Objective, Score
 from apet.tuning import TunedPLM, gather
 
 HEAD = "head"
-"""Among the parts that are trained: a classification head's numbers, which are no part of θ."""
+"""Key of a classification head among the trained parameters. All other keys belong to θ."""
 
-EXPLODED = 100.0
-"""A loss above so many times the first step's (or 1 nat, where that is more) has exploded."""
-
-
-@dataclass(frozen=True)
-class TrainingResult:
-    """theta: flat, of the step that was best on validation, and the head's numbers at that step (none without one).
-
-    losses: (step, mean training loss since the last one). num_steps: taken. outcome: `ok` or `diverged`. stopped: what
-    ended the run before its last step, `patience` or `divergence`; None where it took all.
-    """
-
-    theta: Tensor
-    head: Tensor
-    lr_multiplier: float
-    best_step: int
-    validation: Score
-    losses: list[tuple[int, float]]
-    num_steps: int
-    stopped: str | None
-
-    @property
-    def outcome(self) -> str:
-        return "diverged" if self.stopped == "divergence" else "ok"
-
-    @property
-    def parts(self) -> list[Tensor]:
-        """What a TunedPLM takes as its θ."""
-        return [part for part in (self.theta, self.head) if len(part)]
-
-    def state_dict(self) -> dict[str, Any]:
-        """All of it as numbers and tensors, from which `of` makes it again."""
-        return vars(self) | {"validation": asdict(self.validation)}
-
-    @classmethod
-    def from_state_dict(cls, values: Mapping[str, Any]) -> TrainingResult:
-        return cls(**{**values, "validation": Score(**values["validation"])})
+EXPLOSION_FACTOR = 100.0
+"""Training has diverged if the loss exceeds this multiple of the first step's loss, or of 1 nat if that is larger."""
 
 
 @dataclass(frozen=True)
 class TrainingData:
-    """What training may see: rows of two splits, and what is asked about them."""
+    """The data that training may see, and the objective on it."""
 
     train: EncodedSplit
+    """Rows to train on."""
     validation: EncodedSplit
+    """Rows by which the best step is selected."""
     objective: Objective
+    """Loss and evaluation."""
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """A finished training."""
+
+    theta: Tensor
+    """θ at the best step, flat, shape [budget]."""
+    head: Tensor
+    """The classification head at the best step, flat. Empty if the PLM has none."""
+    lr_multiplier: float
+    """Factor on all learning rates."""
+    best_step: int
+    """Step of the best evaluation."""
+    validation: Score
+    """Score of the best evaluation."""
+    losses: list[tuple[int, float]]
+    """(step, mean training loss since the previous entry), one for each evaluation."""
+    num_steps: int
+    """Optimizer steps taken."""
+    stopped: str | None
+    """`early_stopping` or `divergence` if training ended before its last step, otherwise None."""
+
+    @property
+    def outcome(self) -> str:
+        """`ok` or `diverged`."""
+        return "diverged" if self.stopped == "divergence" else "ok"
+
+    @property
+    def parameters(self) -> list[Tensor]:
+        """θ and the head as consecutive tensors, without empty ones."""
+        return [tensor for tensor in (self.theta, self.head) if len(tensor)]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all fields as numbers and tensors."""
+        return vars(self) | {"validation": asdict(self.validation)}
+
+    @classmethod
+    def from_state_dict(cls, state: Mapping[str, Any]) -> TrainingResult:
+        """Restore a result from `state_dict`."""
+        return cls(**{**state, "validation": Score(**state["validation"])})
 
 
 @dataclass
 class TrainingState:
-    """One training at one rate: all that the loop works on, and all that must be kept to go on to the same bytes.
+    """The state of one training.
 
-    theta: the trained parts by name, as leaves. best: θ and the head's numbers at the best look (at step 0 before the
-    first). losses: one a step so far, so their number is the step; the order of the data and the schedule are
-    functions of seed and step, and nothing else is drawn. evals: (step, score on validation).
+    `state_dict` is all that a training needs to continue to the same bytes: batches and learning rates are functions of
+    seed and step, and nothing else is random.
     """
 
-    recipe: TrainingConfig
-    theta: dict[str, Tensor]
+    config: TrainingConfig
+    """Hyperparameters."""
+    leaves: dict[str, Tensor]
+    """Trained tensors by name."""
     optimizer: torch.optim.Optimizer | None
+    """AdamW over the leaves. None if there are none."""
     best: tuple[Tensor, Tensor]
+    """θ and head, flat, of the best evaluation. The initial values before the first one."""
     losses: list[float] = field(default_factory=list)
+    """Training loss of every step so far, in nats."""
     evals: list[tuple[int, Score]] = field(default_factory=list)
+    """(step, score on validation), one for each evaluation."""
 
     @classmethod
-    def start(cls, tuned: TunedPLM, parts: Mapping[str, Tensor], recipe: TrainingConfig, rate: float) -> TrainingState:
-        """At step 0. Every group of the optimiser has its highest learning rate as `peak`."""
-        leaves = tuned.leaves(parts)
-        peaks = {name: rate * getattr(recipe.learning_rates, name.partition(".")[0]) for name in leaves}
+    def initial(
+        cls, tuned: TunedPLM, parameters: Mapping[str, Tensor], config: TrainingConfig, lr_multiplier: float
+    ) -> TrainingState:
+        """Create the state at step 0. A parameter group of the optimizer holds its highest learning rate as `peak`."""
+        leaves = tuned.leaves(parameters)
+        peaks = {name: lr_multiplier * getattr(config.learning_rates, name.partition(".")[0]) for name in leaves}
         groups = [{"params": [leaf], "peak": peaks[name]} for name, leaf in leaves.items()]
-        optimiser = torch.optim.AdamW(groups, weight_decay=0.0, fused=True) if groups else None
-        return cls(recipe, leaves, optimiser, flat(parts))
+        optimizer = torch.optim.AdamW(groups, weight_decay=0.0, fused=True) if groups else None
+        return cls(config, leaves, optimizer, flatten(parameters))
 
     @property
     def step(self) -> int:
+        """Steps taken."""
         return len(self.losses)
 
     @property
-    def parts(self) -> list[Tensor]:
-        """What a TunedPLM takes as its θ."""
-        return list(self.theta.values())
-
-    @property
-    def diverged(self) -> bool:
-        """Whether the last step's loss is not finite, or has exploded."""
-        last, first = (self.losses[-1], self.losses[0]) if self.losses else (0.0, 0.0)
-        return not math.isfinite(last) or last > EXPLODED * max(1.0, first)
-
-    @property
-    def stopped(self) -> str | None:
-        """What ended the run before its last step."""
-        patience = self.recipe.early_stopping_patience
-        if patience and self.evals and len(self.evals) - 1 - self.evals.index(self.best_eval) >= patience:
-            return "patience"
-        return "divergence" if self.diverged else None
-
-    @property
-    def is_over(self) -> bool:
-        return not self.theta or self.step == self.recipe.max_steps or self.stopped is not None
+    def parameters(self) -> list[Tensor]:
+        """The trained tensors, in the order that a TunedPLM reads them."""
+        return list(self.leaves.values())
 
     @property
     def best_eval(self) -> tuple[int, Score]:
-        """By score, then by loss, then the earlier one."""
-        return max(self.evals, key=lambda look: (look[1].score, -look[1].loss))
+        """The evaluation with the highest score. The lower loss decides ties, then the earlier step."""
+        return max(self.evals, key=lambda entry: (entry[1].score, -entry[1].loss))
 
     @property
-    def moments(self) -> dict[Tensor, Any]:
-        """What the optimiser knows of each leaf; nothing where there are none."""
-        return self.optimizer.state if self.optimizer is not None else {}
+    def has_diverged(self) -> bool:
+        """True if the last loss is not finite or has exploded."""
+        if not self.losses:
+            return False
+        first, last = self.losses[0], self.losses[-1]
+        return not math.isfinite(last) or last > EXPLOSION_FACTOR * max(1.0, first)
 
-    def optimizer_step(self, loss: Tensor, factor: float) -> None:
-        """One step down the gradient of a loss, which is not taken where the loss says that the run has diverged."""
+    @property
+    def stopped(self) -> str | None:
+        """`early_stopping`, `divergence` or None."""
+        patience = self.config.early_stopping_patience
+        if patience and self.evals and len(self.evals) - 1 - self.evals.index(self.best_eval) >= patience:
+            return "early_stopping"
+        return "divergence" if self.has_diverged else None
+
+    @property
+    def is_finished(self) -> bool:
+        """True if no step is left."""
+        return not self.leaves or self.step == self.config.max_steps or self.stopped is not None
+
+    def optimizer_step(self, loss: Tensor, lr_factor: float) -> None:
+        """Record a loss and take one step down its gradient, unless the loss shows divergence.
+
+        Args:
+            loss: training loss, a scalar with a gradient.
+            lr_factor: factor of the learning-rate schedule for this step.
+        """
         self.losses.append(loss.item())
-        if self.diverged:
+        if self.has_diverged:
             return
-        assert self.optimizer is not None  # without leaves the run is over before
+        assert self.optimizer is not None  # training without leaves is finished before its first step
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.parts, self.recipe.max_grad_norm)
+        torch.nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm)
         for group in self.optimizer.param_groups:
-            group["lr"] = group["peak"] * factor
+            group["lr"] = group["peak"] * lr_factor
         self.optimizer.step()
         self.optimizer.zero_grad()
 
-    def record_eval(self, seen: Score) -> None:
-        """Write down the score on validation, and keep θ if it is the best so far. With a loss that is not finite, the
-        run has diverged at this step.
-        """
-        if not math.isfinite(seen.loss):
-            self.losses[-1] = seen.loss
+    def record_eval(self, score: Score) -> None:
+        """Record a score on validation and save the parameters if it is the best. A non-finite loss is divergence."""
+        if not math.isfinite(score.loss):
+            self.losses[-1] = score.loss
             return
-        self.evals.append((self.step, seen))
+        self.evals.append((self.step, score))
         if self.best_eval is self.evals[-1]:
-            self.best = flat(self.theta)
+            self.best = flatten(self.leaves)
 
-    def curve(self) -> list[tuple[int, float]]:
-        """(step, mean training loss since the last one) at every look."""
+    def loss_curve(self) -> list[tuple[int, float]]:
+        """Return (step, mean training loss since the previous evaluation) for each evaluation."""
         edges = [0, *(step for step, _ in self.evals if step)]
         return [(end, fmean(self.losses[start:end])) for start, end in pairwise(edges)]
 
+    @property
+    def _moments(self) -> dict[Tensor, Any]:
+        """The optimizer's state by leaf."""
+        return self.optimizer.state if self.optimizer is not None else {}
+
     def state_dict(self) -> dict[str, Any]:
-        """Numbers and tensors from which `restore` goes on."""
+        """Return numbers and tensors from which `load_state_dict` restores this state."""
         return {
-            "theta": {name: leaf.detach() for name, leaf in self.theta.items()},
-            "optimizer": {name: dict(self.moments[leaf]) for name, leaf in self.theta.items()},
+            "leaves": {name: leaf.detach() for name, leaf in self.leaves.items()},
+            "moments": {name: dict(self._moments[leaf]) for name, leaf in self.leaves.items()},
             "best": list(self.best),
             "losses": self.losses,
-            "evals": [[step, asdict(seen)] for step, seen in self.evals],
+            "evals": [[step, asdict(score)] for step, score in self.evals],
         }
 
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Become the run, begun alike, that `state` was taken of."""
-        for name, leaf in self.theta.items():
-            leaf.copy_(state["theta"][name])
-            self.moments[leaf] = {key: x.to(leaf.device) for key, x in state["optimizer"][name].items()}
+        """Restore the state of a training with the same configuration and parameters."""
+        for name, leaf in self.leaves.items():
+            leaf.copy_(state["leaves"][name])
+            self._moments[leaf] = {key: x.to(leaf.device) for key, x in state["moments"][name].items()}
         self.best = tuple(state["best"])
         self.losses = list(state["losses"])
-        self.evals = [(step, Score(**seen)) for step, seen in state["evals"]]
+        self.evals = [(step, Score(**score)) for step, score in state["evals"]]
 
 
 class TrainerCallback:
-    """Who goes along with a run: told when it begins, where it may be set further, and after every step.
+    """Base class of callbacks on one training, which do nothing here.
 
-    A context manager, for what must be closed however the run ends.
+    A context manager, so that a callback can release resources however training ends.
     """
 
-    def __enter__(self) -> TrainerCallback:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: object) -> None:
         return None
 
-    def on_train_begin(self, run: TrainingState) -> None:
-        """At step 0."""
+    def on_train_begin(self, state: TrainingState) -> None:
+        """Run at step 0. May restore a saved state into `state`."""
 
-    def on_step_end(self, run: TrainingState) -> None:
-        """After a step, and the look that belongs to it."""
+    def on_step_end(self, state: TrainingState) -> None:
+        """Run after each step and its evaluation."""
 
 
 def train(
     tuned: TunedPLM,
-    parts: Mapping[str, Tensor],
+    parameters: Mapping[str, Tensor],
     data: TrainingData,
-    recipe: TrainingConfig,
+    config: TrainingConfig,
     seed: int,
-    rate: float,
-    watch: TrainerCallback = TrainerCallback(),  # noqa: B008 (it holds nothing)
+    lr_multiplier: float,
+    callback: TrainerCallback = TrainerCallback(),  # noqa: B008 (it has no state)
 ) -> TrainingResult:
-    """Train θ and keep the step that is best on validation (score, then loss, then the earlier one).
+    """Train θ, and a classification head if the PLM has one, and select the step that is best on validation.
 
-    parts: θ at step 0 by structure, and then the head's numbers where the PLM has a trained head; not changed. seed: of
-    the data's order. rate: multiplies every learning rate. `clip` bounds the gradient of all parts together.
-    A loss that is not finite or has exploded ends the run with outcome `diverged` and the best θ so far (θ at step 0 if
-    none); so does `patience`, so many looks in a row without a better one, with outcome `ok`.
+    Training ends early with outcome `diverged` if a loss is not finite or explodes, and with outcome `ok` after
+    `early_stopping_patience` evaluations without improvement. The result holds the best parameters so far, which are
+    the initial ones before the first evaluation.
 
-    A look at validation is one piece of work: a run that is killed in it takes it again, from the last step kept.
+    Args:
+        tuned: the PLM with the plan's units.
+        parameters: initial float32 tensors: θ by structure, then the head under `HEAD`. They are not changed.
+        data: training and validation rows with their objective.
+        config: hyperparameters.
+        seed: seed of the order of the training rows.
+        lr_multiplier: factor on every learning rate.
+        callback: callback on this training.
+
+    Returns:
+        The parameters of the best step, its score, and the loss curve.
     """
-    run, objective = TrainingState.start(tuned, parts, recipe, rate), data.objective
-    watch.on_train_begin(run)
-    factor, looks = schedule_of(recipe), eval_steps(recipe)
-    order = islice(batches(data.train.lengths, recipe, seed), run.step, None)
-    while not run.is_over:
-        rows = next(order)
-        run.optimizer_step(objective.loss(tuned, run.parts, data.train, rows, recipe.loss), factor(run.step))
-        if run.step in looks and not run.diverged:
-            run.record_eval(objective.evaluate(tuned, run.parts, data.validation).score)
-        watch.on_step_end(run)
-    if not run.evals:  # nothing to train, or it diverged before the first look: θ at step 0
-        begun = tuned.spread([part for part in run.best if len(part)])
-        run.evals.append((0, objective.evaluate(tuned, begun, data.validation).score))
-    return TrainingResult(*run.best, rate, *run.best_eval, run.curve(), run.step, run.stopped)
+    state, objective = TrainingState.initial(tuned, parameters, config, lr_multiplier), data.objective
+    callback.on_train_begin(state)
+    schedule, eval_at = lr_schedule(config), eval_steps(config)
+    row_batches = islice(batches(data.train.lengths, config, seed), state.step, None)
+    while not state.is_finished:
+        rows, lr_factor = next(row_batches), schedule(state.step)
+        state.optimizer_step(objective.loss(tuned, state.parameters, data.train, rows, config.loss), lr_factor)
+        if state.step in eval_at and not state.has_diverged:
+            state.record_eval(objective.evaluate(tuned, state.parameters, data.validation).score)
+        callback.on_step_end(state)
+    if not state.evals:  # nothing to train, or divergence before the first evaluation
+        initial = tuned.spread([tensor for tensor in state.best if len(tensor)])
+        state.evals.append((0, objective.evaluate(tuned, initial, data.validation).score))
+    return TrainingResult(*state.best, lr_multiplier, *state.best_eval, state.loss_curve(), state.step, state.stopped)
 
 
-def flat(parts: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """θ as one vector of its own, and the head's numbers apart from it."""
-    return gather([part for name, part in parts.items() if name != HEAD]), gather(
-        [parts[HEAD]] if HEAD in parts else []
-    )
+def flatten(parameters: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Return copies of θ and of the head, each as one flat vector."""
+    theta = gather([tensor for name, tensor in parameters.items() if name != HEAD])
+    return theta, gather([parameters[HEAD]] if HEAD in parameters else [])
 
 
-def eval_steps(recipe: TrainingConfig) -> set[int]:
-    """The steps after which validation is looked at, the last one among them."""
-    return {recipe.max_steps * (i + 1) // recipe.num_evals for i in range(recipe.num_evals)}
+def eval_steps(config: TrainingConfig) -> set[int]:
+    """Return the steps after which validation is evaluated. They are evenly spaced and include the last step."""
+    return {config.max_steps * (i + 1) // config.num_evals for i in range(config.num_evals)}
 
 
-def batches(lengths: Tensor, recipe: TrainingConfig, seed: int) -> Iterator[Tensor]:
-    """Row numbers [batch] of every step: shuffled epochs, one after another, without a seam, of rows of lengths [n].
+def batches(lengths: Tensor, config: TrainingConfig, seed: int) -> Iterator[Tensor]:
+    """Yield the row numbers of every step, from an endless sequence of shuffled epochs.
 
-    `buckets` batches are drawn at a time, cut by length and taken in random order, so that little padding is computed.
+    To reduce padding, `bucket_factor` batches are taken from the sequence at a time, formed from rows of similar length
+    and yielded in random order. A batch may span two epochs.
+
+    Args:
+        lengths: tokens of each training row, shape [n].
+        config: hyperparameters, for `batch_size` and `bucket_factor`.
+        seed: seed of epochs and of the order of batches.
+
+    Yields:
+        Row numbers, shape [batch_size].
     """
     generator = torch.Generator().manual_seed(seed)
+    bucket_size = config.batch_size * config.bucket_factor
     queue = torch.empty(0, dtype=torch.long)
     while True:
-        while len(queue) < recipe.batch_size * recipe.bucket_factor:
+        while len(queue) < bucket_size:
             queue = torch.cat((queue, torch.randperm(len(lengths), generator=generator)))
-        drawn, queue = queue.split(
-            (recipe.batch_size * recipe.bucket_factor, len(queue) - recipe.batch_size * recipe.bucket_factor)
-        )
-        drawn = drawn[lengths[drawn].argsort(stable=True)].view(recipe.bucket_factor, recipe.batch_size)
-        yield from drawn[torch.randperm(recipe.bucket_factor, generator=generator)]
+        bucket, queue = queue[:bucket_size], queue[bucket_size:]
+        bucket = bucket[lengths[bucket].argsort(stable=True)].view(config.bucket_factor, config.batch_size)
+        yield from bucket[torch.randperm(config.bucket_factor, generator=generator)]
 
 
-def schedule_of(recipe: TrainingConfig) -> Callable[[int], float]:
-    """Factor of the learning rate before each step: a linear warm-up, then constant, or linear to zero."""
-    warm = max(1, round(recipe.warmup_ratio * recipe.max_steps))
+def lr_schedule(config: TrainingConfig) -> Callable[[int], float]:
+    """Return a function from the steps taken to the learning-rate factor of the next step.
+
+    The factor rises linearly to 1 during warm-up. Afterwards it is constant or falls linearly to 0.
+    """
+    warmup_steps = max(1, round(config.warmup_ratio * config.max_steps))
 
     def factor(step: int) -> float:
-        if step < warm:
-            return (step + 1) / warm
-        return (
-            1.0
-            if recipe.lr_scheduler_type == "constant"
-            else (recipe.max_steps - step) / max(1, recipe.max_steps - warm)
-        )
+        if step < warmup_steps:
+            return (step + 1) / warmup_steps
+        if config.lr_scheduler_type == "constant":
+            return 1.0
+        return (config.max_steps - step) / max(1, config.max_steps - warmup_steps)
 
     return factor

@@ -1,4 +1,4 @@
-"""What must be fixed before the first tensor for the same cell to give the same bytes on one class of machine."""
+"""Process setup: determinism and memory."""
 
 from __future__ import annotations
 
@@ -16,35 +16,44 @@ from apet.errors import ConfigError
 from apet.models.sharding import world_size
 
 THREADS = 1
-"""Threads a process: sums over more are taken in another order, and cells side by side use the cores better."""
+"""Threads of a process. More would change the order of sums, and cells in parallel use the cores better."""
 
 
 def make_deterministic(device: str = "cpu") -> None:
-    """One thread, deterministic kernels only, no reduced-precision products. Call it at the start of a process.
+    """Set one thread, deterministic kernels and full-precision products. Call it at the start of a process.
 
-    device: cpu, or cuda for the first GPU that PyTorch sees. Raises ParamsError where it sees none, and as
-    `arithmetic.mode`.
+    Args:
+        device: `cpu`, or `cuda` for the first visible GPU.
+
+    Raises:
+        ConfigError: PyTorch sees no GPU, or the arithmetic is unknown (see `arithmetic.mode`).
     """
     mode()
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.set_num_threads(THREADS)
     torch.use_deterministic_algorithms(True)
-    # The deterministic mode also fills fresh memory, which costs time and changes nothing that is read.
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # made by its class
+    # Deterministic mode also fills uninitialized memory, which takes time and changes no value that is read.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # set by its class
     torch.set_float32_matmul_precision("highest")
     if device == "cuda":
         if not torch.cuda.is_available():
-            raise ConfigError(f"--device cuda: PyTorch {torch.__version__} sees no GPU here. Allowed: cpu.")
+            raise ConfigError(f"--device cuda: PyTorch {torch.__version__} sees no GPU. Use --device cpu.")
         torch.backends.cudnn.allow_tf32 = False
-        # The fused attentions add up their gradients in any order.
+        # The gradients of fused attention are sums in varying order.
         torch.backends.cuda.enable_flash_sdp(False)
         torch.backends.cuda.enable_mem_efficient_sdp(False)
         torch.backends.cuda.enable_cudnn_sdp(False)
 
 
-def machine_class(dtype: str, device: torch.device) -> dict[str, Any]:
-    """What must be equal for equal bytes to be promised: architecture, instruction sets, device, how many of them share
-    the PLM, threads, the type of the PLM's numbers, library versions.
+def machine_type(dtype: str, device: torch.device) -> dict[str, Any]:
+    """Return the machine type, within which retraining a cell gives equal bytes.
+
+    Args:
+        dtype: dtype in which the PLM is computed.
+        device: device of the PLM.
+
+    Returns:
+        Architecture, instruction sets, device, number of devices that share the PLM, threads, dtype, library versions.
     """
     return {
         "machine": platform.machine(),
@@ -57,15 +66,15 @@ def machine_class(dtype: str, device: torch.device) -> dict[str, Any]:
     }
 
 
-MMAP_THRESHOLD, TRIM_THRESHOLD = -3, -1
-"""Parameters of glibc's mallopt, as its malloc.h numbers them."""
+TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
+"""Parameters of glibc's `mallopt`, as numbered in malloc.h."""
 
 
 def keep_freed_memory() -> None:
-    """Let the next tensor have the pages of the last one, where the C library is glibc; elsewhere nothing changes.
+    """Let glibc reuse the pages of freed tensors. Does nothing with another C library.
 
-    By default a freed tensor of more than a few hundred kB goes back to the kernel, and every next one is made of fresh
-    pages that must be zeroed first: a third of the time of an evaluation of the ladder's middle rung.
+    By default glibc returns tensors above a few hundred kB to the kernel, and each new tensor gets fresh pages that
+    must be zeroed first. This took a third of the time of an evaluation of the ladder's middle model.
     """
     with suppress(OSError, AttributeError):
         library = ctypes.CDLL(None)
@@ -74,10 +83,10 @@ def keep_freed_memory() -> None:
 
 
 def return_freed_memory() -> None:
-    """Give the pages of a large freed tensor back to the kernel at once, where the C library is glibc.
+    """Let glibc return the pages of freed tensors to the kernel at once. Does nothing with another C library.
 
-    Where a PLM is in parts its blocks are gathered and freed in turn, and by default leave holes of their size: two
-    processes were seen to take more than one then.
+    The blocks of a sharded PLM are gathered and freed in turn. By default they leave holes of their size, so that two
+    processes were measured to need more memory than one.
     """
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).mallopt(MMAP_THRESHOLD, 1 << 20)

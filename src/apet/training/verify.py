@@ -1,4 +1,4 @@
-"""Retraining finished cells in a scratch place and comparing bytes: does this study still give what it gave?"""
+"""Verification of a study: finished cells are retrained in a temporary folder and compared byte by byte."""
 
 from __future__ import annotations
 
@@ -14,69 +14,81 @@ from apet.study.cell_record import is_complete
 from apet.study.grid import Cell
 from apet.study.paths import ResultPaths
 from apet.study.status import differences, read_machine
-from apet.training.job import train_cells
+from apet.training.job import train_job
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What became of one cell. differing: names of its files that came out otherwise, or are on one side only.
-
-    elsewhere: in which points the machine that trained it is of another class than this one, where equal bytes are
-    not promised; empty where it is the same, None where a run record does not say.
-    """
+    """The comparison of one retrained cell."""
 
     cell: str
+    """Path of the cell, model/task/name."""
     differing: tuple[str, ...]
-    elsewhere: tuple[str, ...] | None
+    """Names of files that differ, or that only one of the folders has."""
+    machine_differences: tuple[str, ...] | None
+    """Differences between the machine types of both trainings. Equal bytes are promised only if there are none. None if
+    a run record is missing."""
     error: str = ""
+    """Error of the retraining."""
 
     @property
     def equal(self) -> bool:
+        """True if all files are equal."""
         return not (self.differing or self.error)
 
     def line(self) -> str:
-        """One row of a table: the verdict, the cell, and what differs."""
-        said = self.error or ", ".join(self.differing)
-        if self.elsewhere:
-            said += f" [trained on another class of machine: {'; '.join(self.elsewhere)}]"
-        return f"{'equal    ' if self.equal else 'DIFFERENT'}  {self.cell}  {said}".rstrip()
+        """Format a table row: verdict, cell, differences."""
+        text = self.error or ", ".join(self.differing)
+        if self.machine_differences:
+            text += f" [trained on another machine type: {'; '.join(self.machine_differences)}]"
+        return f"{'equal    ' if self.equal else 'DIFFERENT'}  {self.cell}  {text}".rstrip()
 
 
-def sample_of(cells: Sequence[Cell], count: int, seed: int) -> list[Cell]:
-    """So many of the cells, drawn without replacement; all where there are no more."""
+def sample_cells(cells: Sequence[Cell], count: int, seed: int) -> list[Cell]:
+    """Sample cells without replacement, all of them if there are at most `count`."""
     return random.Random(seed).sample(list(cells), min(count, len(cells)))
 
 
 def verify_cells(
-    cells: Sequence[Cell], root: Path, results: ResultPaths, scratch: Path, device: str = "cpu"
+    cells: Sequence[Cell], project: Path, results: ResultPaths, scratch: Path, device: str = "cpu"
 ) -> Iterator[Verdict]:
-    """Retrain cells below `scratch`, and compare each file with that of `results`, block by block.
+    """Retrain finished cells, job by job, and compare each file with that in `results`.
 
-    root: of the working copy that holds data/ and models/. Raises DataError for a cell that has not been trained,
-    and as `train_cells` for inputs with which none can be.
+    Args:
+        cells: finished cells.
+        project: project directory, with the folders data/ and models/.
+        results: results directory with the cells.
+        scratch: results directory for the retraining.
+        device: `cpu` or `cuda`.
+
+    Yields:
+        The comparison of each cell.
+
+    Raises:
+        DataError: a cell is not finished, or as in `train_job`.
     """
     for cell in cells:
         if not is_complete(results.cells / cell.path, cell.path):
-            raise DataError(f"{results.cells / cell.path}: not trained yet, so there is nothing to compare with.")
-    again = ResultPaths(scratch)
-    for (plm, data), block in groupby(sorted(cells, key=lambda c: c.path), lambda c: (c.plm_folder, c.data_folder)):
-        same, error = list(block), ""
+            raise DataError(f"{results.cells / cell.path}: the cell is not finished. Train it first.")
+    retrained = ResultPaths(scratch)
+    for (plm, data), job in groupby(sorted(cells, key=lambda c: c.path), lambda c: (c.plm_folder, c.data_folder)):
+        job_cells, error = list(job), ""
         try:
-            train_cells(same, root / plm, root / data, again, device=device)
-        except CellsFailedError as found:
-            error = str(found)
-        for cell in same:
-            yield _compare(cell, results, again, error)
+            train_job(job_cells, project / plm, [project / data], retrained, device=device)
+        except CellsFailedError as failure:
+            error = str(failure)
+        for cell in job_cells:
+            yield _compare(cell, results, retrained, error)
 
 
-def _compare(cell: Cell, results: ResultPaths, again: ResultPaths, error: str) -> Verdict:
-    first, second = results.cells / cell.path, again.cells / cell.path
+def _compare(cell: Cell, results: ResultPaths, retrained: ResultPaths, error: str) -> Verdict:
+    first, second = results.cells / cell.path, retrained.cells / cell.path
     names = sorted({path.name for folder in (first, second) if folder.is_dir() for path in folder.iterdir()})
-    differing = tuple(name for name in names if not _same(first / name, second / name))
-    there, here = (read_machine(root.runs / f"{cell.path}.json") for root in (results, again))
-    elsewhere = differences(there, here) if there and here else None
-    return Verdict(cell.path, differing, elsewhere, "" if second.is_dir() else error)
+    differing = tuple(name for name in names if not _equal(first / name, second / name))
+    theirs, ours = (read_machine(root.runs / f"{cell.path}.json") for root in (results, retrained))
+    machine_differences = differences(theirs, ours) if theirs and ours else None
+    return Verdict(cell.path, differing, machine_differences, "" if second.is_dir() else error)
 
 
-def _same(first: Path, second: Path) -> bool:
+def _equal(first: Path, second: Path) -> bool:
     return first.is_file() and second.is_file() and file_digest(first) == file_digest(second)
