@@ -25,7 +25,7 @@ from apet.study.grid import Cell
 from apet.training import job
 from apet.training.cell import CellInputs, train_cell
 from apet.training.loop import TrainingData, TrainingState
-from apet.tuning import start, tune
+from apet.tuning import initial_theta_by_structure, tune
 from test_training import BENCH, RECIPE, cell, rows
 from tiny import WORDS, tiny_plm
 
@@ -70,8 +70,8 @@ def say(bench: CellInputs) -> list[list[int]]:
     """Answers to the test split, with a θ that is not the identity."""
     plan = make_plan(bench.plm.inventory, "uniform", 1500, 5)
     with tune(bench.plm, plan) as tuned:
-        theta = [0.1 + part for part in start(bench.plm, plan, 6).values()]
-        return generate(tuned, tuned.spread(theta), bench.test, 1, 5)
+        theta = [0.1 + part for part in initial_theta_by_structure(bench.plm, plan, 6).values()]
+        return generate(tuned, tuned.distribute(theta), bench.test, 1, 5)
 
 
 def measure() -> dict[str, Any]:
@@ -84,7 +84,7 @@ def measure() -> dict[str, Any]:
     plm = shard(plm)
     frozen = mine(plm.model.parameters())
     with tune(plm, plan) as tuned:
-        run = TrainingState.start(tuned, start(plm, plan, 4), RECIPE, 1.0)
+        run = TrainingState.start(tuned, initial_theta_by_structure(plm, plan, 4), RECIPE, 1.0)
         ids = torch.randint(WORDS, (4, 7), generator=torch.Generator().manual_seed(1))
         logits = tuned(run.parts, ids, torch.tensor([7, 5, 6, 7]), None)
         gathered = [gathered_in(plm)]
@@ -100,7 +100,7 @@ def measure() -> dict[str, Any]:
 
 def gathered_in(plm: PLM) -> int:
     """How many weights of the blocks are whole."""
-    blocks = plm.family.stacked(plm.model)
+    blocks = plm.family.all_blocks(plm.model)
     return sum(not isinstance(p, DTensor) for block in blocks for p in block.parameters())
 
 
@@ -118,7 +118,7 @@ def train_badly(*arguments: str) -> int:
     def train(of: Cell, bench: CellInputs, *rest: Any) -> dict[str, Any]:
         begun.append(of)
         if len(begun) == 1:
-            bench.plm.whole(refuse)
+            bench.plm.root_unit(refuse)
         return before(of, bench, *rest)
 
     def look(run: TrainingState, seen: Any) -> None:

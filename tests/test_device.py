@@ -59,7 +59,7 @@ def test_theta_and_all_that_is_computed_of_it_are_where_the_plm_is(family, place
         if parts:
             torch.nn.functional.cross_entropy(logits, torch.zeros(3, dtype=torch.long, device=AWAY)).backward()
         assert all(leaf.grad.device == AWAY for leaf in leaves.values())
-        whole = tuned.spread(list(parts.values()))
+        whole = tuned.distribute(list(parts.values()))
         with torch.no_grad(), tuned.merged_for_inference(whole):
             assert tuned(whole, IDS, LENGTHS, None).shape == (3, WORDS)
 

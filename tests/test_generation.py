@@ -31,7 +31,7 @@ from test_training import RECIPE, cell, contents
 from tiny import CONFIGS, DECODER, WORDS, tiny_plm
 
 make_deterministic()
-WRITERS = [family for family in CONFIGS if FAMILIES[family].write]
+WRITERS = [family for family in CONFIGS if FAMILIES[family].decoder]
 PLMS = {family: tiny_plm(family) for family in CONFIGS}
 LONGEST, NO_END = 8, -1
 TOKENIZER = byte_level()

@@ -9,12 +9,11 @@ from dataclasses import fields, replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import AutoConfig
 
 from apet.config.study_config import PretrainingConfig
 from apet.errors import ConfigError, ModelError
-from apet.models.inventory import inventory_of, shapes_of
 from apet.models.ladder import FAMILIES, HEAD_WIDTH, LadderModel, ladder_model_digest, parse_ladder_model
+from apet.models.loading import inventory_of_config
 from apet.placement.sites import Inventory
 
 CORPUS = "data/corpus/0123456789"
@@ -122,7 +121,7 @@ def test_layers_of_t5_are_in_each_stack_and_its_head_is_its_own() -> None:
 
 
 def inventory(name: str) -> Inventory:
-    return inventory_of(shapes_of(AutoConfig.for_model(**parse_ladder_model(name).config(PretrainingConfig()))))
+    return inventory_of_config(parse_ladder_model(name).config(PretrainingConfig()))
 
 
 def test_names_and_digests_need_no_torch() -> None:

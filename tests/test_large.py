@@ -12,7 +12,7 @@ import torch
 from apet.models.loading import PLM
 from apet.placement import MethodSizes, Plan, Units, make_plan, own_count
 from apet.tuning import TunedPLM, initial_theta, layout
-from apet.tuning.low_rank_updates import is_thin
+from apet.tuning.low_rank_updates import is_factored
 from apet.tuning.output_updates import linear_entries
 from tiny import CONFIGS, WORDS, tiny_plm
 
@@ -60,9 +60,9 @@ def theta_of(plan: Plan, scale: float = 0.05) -> torch.Tensor:
     return (scale * torch.randn(plan.budget, generator=torch.Generator().manual_seed(2))).requires_grad_()
 
 
-def run(plm: PLM, plan: Plan, theta: torch.Tensor, words=EVERY_WORD, checkpointing: bool = False):
+def run(plm: PLM, plan: Plan, theta: torch.Tensor, words=EVERY_WORD, gradient_checkpointing: bool = False):
     """Logits of `words`, and the gradient in θ of a loss over them."""
-    with TunedPLM(plm, plan, checkpointing) as tuned:
+    with TunedPLM(plm, plan, gradient_checkpointing) as tuned:
         logits = tuned([theta], *batch(), words)
         (gradient,) = torch.autograd.grad(torch.nn.functional.cross_entropy(logits, torch.arange(4)), theta)
     return logits.detach(), gradient
@@ -124,7 +124,7 @@ def test_in_bfloat16_a_small_change_of_a_large_weight_is_not_lost(family):
     """W + θ in bfloat16 would round every θ of these away; beside W they move the output."""
     plm = loaded_in(family)
     site = next(s for s in plm.inventory.sites if s.structure == "entry" and s.place.endswith("0.ffn.up"))
-    module = next(p.module for p in plm.family.places(plm.model) if p.name == site.place)
+    module = next(p.module for p in plm.family.module_specs(plm.model) if p.name == site.place)
     weight = plm.model.get_submodule(module).weight
     signs = torch.randn(weight.shape, generator=torch.Generator().manual_seed(3)).sign()
     theta = 0.0015 * signs * weight.float()
@@ -145,11 +145,11 @@ def test_recomputed_activations_give_the_same_bits(family, structure, many, dtyp
     plm = plm_of(family, dtype)
     plan = plan_of(plm, structure, many)
     logits, gradient = run(plm, plan, theta_of(plan))
-    again, recomputed = run(plm, plan, theta_of(plan), checkpointing=True)
+    again, recomputed = run(plm, plan, theta_of(plan), gradient_checkpointing=True)
     assert torch.equal(logits, again)
     assert torch.equal(gradient, recomputed)
     assert gradient.abs().max() > 0
-    assert not [block for block in plm.family.stacked(plm.model) if "forward" in vars(block)]
+    assert not [block for block in plm.family.all_blocks(plm.model) if "forward" in vars(block)]
 
 
 def test_a_call_between_forward_and_backward_leaves_the_recomputation_alone():
@@ -157,7 +157,7 @@ def test_a_call_between_forward_and_backward_leaves_the_recomputation_alone():
     plan = plan_of(plm, "all", many=True)
     _, expected = run(plm, plan, theta_of(plan))
     theta = theta_of(plan)
-    with TunedPLM(plm, plan, checkpointing=True) as tuned:
+    with TunedPLM(plm, plan, gradient_checkpointing=True) as tuned:
         loss = torch.nn.functional.cross_entropy(tuned([theta], *batch(), EVERY_WORD), torch.arange(4))
         with torch.no_grad():
             tuned([theta + 1], *batch(), EVERY_WORD)
@@ -165,7 +165,7 @@ def test_a_call_between_forward_and_backward_leaves_the_recomputation_alone():
     assert torch.equal(theta.grad, expected)
 
 
-def saved_bytes(plm: PLM, plan: Plan, checkpointing: bool = False, words=EVERY_WORD) -> list[int]:
+def saved_bytes(plm: PLM, plan: Plan, gradient_checkpointing: bool = False, words=EVERY_WORD) -> list[int]:
     """Sizes of the tensors that one call keeps for the backward pass, beside the PLM's own parameters."""
     theta = theta_of(plan)
     seen = {p.untyped_storage().data_ptr() for p in (*plm.model.parameters(), theta)}
@@ -180,7 +180,7 @@ def saved_bytes(plm: PLM, plan: Plan, checkpointing: bool = False, words=EVERY_W
         return tensor
 
     kept: list[torch.Tensor] = []
-    with TunedPLM(plm, plan, checkpointing) as tuned:
+    with TunedPLM(plm, plan, gradient_checkpointing) as tuned:
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
             loss = tuned([theta], *batch(), words).square().sum()
         loss.backward()
@@ -191,7 +191,7 @@ def saved_bytes(plm: PLM, plan: Plan, checkpointing: bool = False, words=EVERY_W
 def test_recomputing_keeps_less(family, structure):
     plm = plm_of(family)
     plan = plan_of(plm, structure)
-    assert sum(saved_bytes(plm, plan, checkpointing=True)) < 0.6 * sum(saved_bytes(plm, plan))
+    assert sum(saved_bytes(plm, plan, gradient_checkpointing=True)) < 0.6 * sum(saved_bytes(plm, plan))
 
 
 def wide(family: str) -> tuple[PLM, int]:
@@ -233,7 +233,8 @@ def test_a_small_plan_makes_no_copy_of_a_map(family, placement):
     plm = tiny_plm(family, width=256)
     budget = own_count(placement, plm.inventory, MethodSizes(2, 2, 2)) if placement != "uniform" else 1500
     plan = make_plan(plm.inventory, placement, budget, 3, MethodSizes(2, 2, 2))
-    assert all(is_thin(s) for s in layout(plan) if s.units.site.structure == "entry" and len(s.units.site.shape) > 1)
+    entries = [s for s in layout(plan) if s.units.site.structure == "entry" and len(s.units.site.shape) > 1]
+    assert all(map(is_factored, entries))
     with Largest() as largest:
         saved_bytes(plm, plan, words=torch.tensor([1, 2]))
     assert largest.bytes < 256 * 256 * 4

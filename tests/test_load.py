@@ -12,9 +12,10 @@ from transformers import BertModel, T5Config, T5ForConditionalGeneration
 
 from apet.core.arithmetic import compute_dtype
 from apet.errors import CorruptError, ModelError
-from apet.models.checkpoint_files import content_of
+from apet.models.checkpoint_files import open_folder
 from apet.models.families import FAMILIES
-from apet.models.loading import inventory_of_config, load_plm, read_config
+from apet.models.loading import inventory_of_config, load_plm
+from apet.models.registry import read_config
 from apet.placement import Plan
 from apet.tuning import TunedPLM
 from saved import save_plm
@@ -43,7 +44,7 @@ def state(folder: Path, **values) -> Path:
 
 def tuned_logits(plm, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Rows of one length in the family's frame, and our logits of every word for them."""
-    before, after = torch.tensor(plm.frame.before).long(), torch.tensor(plm.frame.after).long()
+    before, after = torch.tensor(plm.special_tokens.before).long(), torch.tensor(plm.special_tokens.after).long()
     rows = torch.stack([torch.cat((before, row, after)) for row in ids])
     with TunedPLM(plm, NOTHING) as tuned, torch.no_grad():
         return rows, tuned([], rows, torch.full((len(rows),), rows.shape[1]), torch.arange(WORDS))
@@ -83,7 +84,7 @@ def test_the_folder_states_the_dtype(tmp_path, dtype):
 
 
 @pytest.mark.parametrize(
-    ("values", "said"), [({"dtype": "bf16"}, "bfloat16"), ({"head": "new"}, "trained"), ([], "mapping")]
+    ("values", "said"), [({"dtype": "bf16"}, "bfloat16"), ({"head": "new"}, "classification"), ([], "mapping")]
 )
 def test_a_wrong_statement_names_what_is_allowed(tmp_path, values, said):
     save_plm(model_of("llama"), tmp_path)
@@ -95,7 +96,7 @@ def test_a_wrong_statement_names_what_is_allowed(tmp_path, values, said):
 @pytest.mark.parametrize("shards", [{}, {"max_shard_size": "4KB"}], ids=["one file", "shards"])
 def test_content_covers_every_file_and_a_change_is_named(tmp_path, shards):
     folder = save_plm(model_of("llama"), tmp_path, **shards)
-    content = content_of(folder)
+    content = open_folder(folder).content
     state(folder, content=content)
     assert load_plm(folder, "x").content == content
     own = [*folder.glob("*.safetensors*"), folder / "config.json", folder / "tokenizer.json"]
@@ -122,7 +123,7 @@ def test_what_is_missing_is_named(tmp_path):
 def test_pickled_weights_are_refused(tmp_path):
     folder = save_plm(model_of("bert"), tmp_path)
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
-    with pytest.raises(ModelError, match=r"pytorch_model.bin.*safetensors alone"):
+    with pytest.raises(ModelError, match=r"pytorch_model.bin.*as safetensors"):
         load_plm(folder, "x")
 
 

@@ -29,7 +29,7 @@ def rows() -> tuple[torch.Tensor, torch.Tensor]:
 @pytest.mark.parametrize("family", CONFIGS)
 def test_lowrank_units_are_peft_lora(family):
     """At every linear map that is a module of its own."""
-    places = {p.name: p for p in tiny_plm(family).family.places(tiny_plm(family).model)}
+    places = {p.name: p for p in tiny_plm(family).family.module_specs(tiny_plm(family).model)}
     _compare(family, [name for name, place in places.items() if place.kind == "linear" and not place.fused], RANK)
 
 
@@ -42,7 +42,7 @@ def test_lowrank_units_inside_a_fused_map_are_peft_lora_on_all_of_it(family):
 def _compare(family: str, names: list[str], rank: int) -> None:
     """Our units at these places against PEFT's LoRA of a rank on their modules."""
     plm, (ids, lengths) = tiny_plm(family), rows()
-    places = {p.name: p for p in plm.family.places(plm.model)}
+    places = {p.name: p for p in plm.family.module_specs(plm.model)}
     sites = [s for s in plm.inventory.sites if s.structure == "lowrank" and s.place in names]
     assert len(sites) == len(names)
     plan = Plan("test", sum(RANK * s.cost for s in sites), 0, tuple(Units(s, RANK) for s in sites))

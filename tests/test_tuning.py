@@ -9,7 +9,7 @@ import torch
 from apet.models.loading import PLM
 from apet.placement import STRUCTURES, MethodSizes, Plan, Units, make_plan, own_count
 from apet.tuning import TunedPLM, initial_theta, layout, split_by_structure
-from apet.tuning.low_rank_updates import is_thin
+from apet.tuning.low_rank_updates import is_factored
 from tiny import CONFIGS, DECODER, WORDS, tiny_plm
 
 torch.set_num_threads(1)
@@ -99,7 +99,7 @@ def test_each_unit_alone_moves_the_output_and_only_it_has_a_gradient(family, sit
     key_bias = site.place.endswith("attention.key") and site.structure == "bias"
     if key_bias and family in ("bert", "bloom", "t5"):  # it adds the same number to all scores of a query
         assert moved < 1e-4
-        assert not site.drawn
+        assert not site.samplable
     else:
         assert moved > 1e-4
         assert (theta.grad.abs() > 1e-6).all()
@@ -151,7 +151,7 @@ def test_full_is_the_plm_with_other_weights(family):
         logits = tuned([theta], ids, lengths, EVERY_WORD)
     # The sum of squares of all changes is θ's own: nothing is left out and nothing is counted twice.
     other = tiny_plm(family)
-    places = {p.name: p for p in plm.family.places(plm.model)}
+    places = {p.name: p for p in plm.family.module_specs(plm.model)}
     with torch.no_grad():
         for slot in layout(plan):
             site, place = slot.units.site, places[slot.units.site.place]
@@ -201,14 +201,14 @@ def test_initial_values_depend_on_the_seed_alone():
 def test_thin_updates_are_the_map_with_another_weight(family):
     """Low-rank units and a few entries, in fused and plain maps: the same as adding Σ b aᵀ and the entries to W."""
     plm, (ids, lengths) = PLMS[family], batch()
-    places = {p.name: p for p in plm.family.places(plm.model)}
+    places = {p.name: p for p in plm.family.module_specs(plm.model)}
     wanted = [
         s for s in plm.inventory.sites if places[s.place].kind == "linear" and s.structure in ("lowrank", "entry")
     ]
     units = [Units(s, 2, np.array([1, 17]) if s.structure == "entry" else None) for s in wanted]
     plan = Plan("test", sum(u.size for u in units), 0, tuple(units))
     theta = 0.2 * torch.randn(plan.budget, generator=torch.Generator().manual_seed(2))
-    assert any(is_thin(slot) for slot in layout(plan) if slot.units.site.structure == "entry")
+    assert any(is_factored(slot) for slot in layout(plan) if slot.units.site.structure == "entry")
     with TunedPLM(plm, plan) as tuned, torch.no_grad():
         logits = tuned([theta], ids, lengths, EVERY_WORD)
     other = tiny_plm(family)

@@ -67,5 +67,5 @@ def tiny_plm(family: str, fused: bool = True, vocabulary: int = WORDS, width: in
     model.requires_grad_(False)
     if fused:
         FAMILIES[family].install_kernels(model)
-    frame = SpecialTokens(decoder=DECODER) if family == "t5" else SpecialTokens()
-    return PLM(family, FAMILIES[family], model, None, "tiny", frame)
+    special_tokens = SpecialTokens(decoder=DECODER) if family == "t5" else SpecialTokens()
+    return PLM(family, FAMILIES[family], model, None, "tiny", special_tokens)

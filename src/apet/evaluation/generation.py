@@ -31,8 +31,8 @@ def answer_loss(
     those before it; the mean over tokens, or their sum.
     """
     targets = answers.masked_fill(torch.arange(answers.shape[1]) >= sizes[:, None], NO_TOKEN)
-    if tuned.family.write:
-        logits = tuned(theta, ids, lengths, None, answers[:, :-1], every=True).flatten(0, -2)
+    if tuned.family.decoder:
+        logits = tuned(theta, ids, lengths, None, answers[:, :-1], all_positions=True).flatten(0, -2)
         return F.cross_entropy(logits, targets.flatten().to(logits.device), reduction=reduction)
     # An encoder sees both sides, so it is asked for one token at a time.
     found, asked = [], []

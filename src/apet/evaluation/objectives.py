@@ -128,7 +128,7 @@ def check_can_generate(task: str, name: str, family: Family, head: str) -> None:
             f"task {task}: its answers are written, and PLM {name!r} has `head: classification`, whose outputs are labels and "
             "not words. Allowed for it: classification tasks."
         )
-    if not family.write:
+    if not family.decoder:
         raise ConfigError(
             f"task {task}: its answers are written, and PLM {name!r} is of family {family.name}, an encoder, which "
             "writes no text. Allowed for it: classification tasks."

@@ -35,7 +35,7 @@ def write_merged(model: TunedModel, folder: Path) -> None:
 def merged(model: TunedModel) -> PreTrainedModel:
     """A copy of the PLM in float32, every update added to the weight or bias it is of; the PLM stays as it is."""
     plm, slots = model.plm, layout(model.plan)
-    places = {place.name: place for place in plm.family.places(plm.model)}
+    places = {place.name: place for place in plm.family.module_specs(plm.model)}
     found = copy.deepcopy(plm.model).float()
     for slot in slots:
         site, place = slot.units.site, places[slot.units.site.place]

@@ -95,7 +95,7 @@ def _lora_of(model: TunedModel) -> tuple[dict[str, Any], dict[str, Tensor]]:
 def _factors(model: TunedModel) -> Iterator[tuple[str, Tensor, Tensor]]:
     """Of each site: the module's path, A [units, inputs], B [units, all outputs of the module], on the CPU."""
     plm = model.plm
-    places = {place.name: place for place in plm.family.places(plm.model)}
+    places = {place.name: place for place in plm.family.module_specs(plm.model)}
     for slot in layout(model.plan):
         place, (outputs, inputs) = places[slot.units.site.place], slot.units.site.shape
         a, b = model.theta[slot.start : slot.stop].view(-1, inputs + outputs).split((inputs, outputs), dim=1)
@@ -157,7 +157,7 @@ def _lora(config: Mapping[str, Any], folder: Path, plm: PLM) -> dict[Site, Tenso
 def _found(config: Mapping[str, Any], maps: Maps, plm: PLM, where: Path) -> dict[str, Tensor]:
     """Place -> its units [n, inputs + outputs], of a LoRA's maps."""
     places: dict[str, list[ModuleSpec]] = defaultdict(list)
-    for place in plm.family.places(plm.model):
+    for place in plm.family.module_specs(plm.model):
         if place.kind == "linear":
             places[place.module].append(place)
     if wrong := [path for path in maps if path not in places]:

@@ -110,7 +110,7 @@ class TunedModel:
             return [names[number] for number in self._scores(data, objective).argmax(dim=1).tolist()]
         assert isinstance(objective, GenerationObjective)
         with tune(self.plm, self.plan) as tuned:
-            theta = tuned.spread(self.parts)
+            theta = tuned.distribute(self.parts)
             with tuned.merged_for_inference(theta):
                 ids = generate(tuned, theta, data, objective.end[0], objective.longest)
         return [text.strip() for text in self.plm.tokenizer.batch_decode(ids, skip_special_tokens=True)]
@@ -131,13 +131,13 @@ class TunedModel:
             raise DataError(f"{folder}: holds task {name}; this model was tuned for {self.task['task']}.")
         rows = encode_split(folder, split, self.task, self.plm, self.length, objective.end)
         with tune(self.plm, self.plan) as tuned:
-            return objective.evaluate(tuned, tuned.spread(self.parts), rows).score
+            return objective.evaluate(tuned, tuned.distribute(self.parts), rows).score
 
     def _scores(self, data: EncodedSplit, objective: ClassificationObjective) -> Tensor:
         if not len(data):
             return torch.empty(0, objective.labels)
         with tune(self.plm, self.plan) as tuned:
-            theta = tuned.spread(self.parts)
+            theta = tuned.distribute(self.parts)
             with tuned.merged_for_inference(theta):
                 return predict(tuned, theta, data, objective.words)
 

@@ -13,7 +13,7 @@ from apet.core.records import read_json_record, write_json_record
 from apet.data.schema import Task
 from apet.errors import ApetError, BudgetError, ConfigError, CorruptError, error_context, unknown_name
 from apet.models.registry import FAMILIES, head_of, values_of
-from apet.placement import Budget, Inventory, check_plan, most_virtual_tokens, resolve, virtual_tokens
+from apet.placement import Budget, Inventory, check_plan, max_virtual_tokens, resolve, virtual_tokens
 from apet.study.grid import TRAINER_VERSION, Cell, Grid
 
 # What needs torch is imported where a study's names are in order, so that a wrong one is said within a second.
@@ -65,7 +65,7 @@ def _check_positions(grid: Grid, model: str, inventory: Inventory, counts: Mappi
         return
     (positions,) = {site.shape[0] for site in inventory.sites if (site.place, site.structure) == (place, "entry")}
     most = {
-        spent: most_virtual_tokens(inventory, spent[0], counts[" ".join(spent)])
+        spent: max_virtual_tokens(inventory, spent[0], counts[" ".join(spent)])
         for spent in grid.budgets_by_model[model]
     }
     for cell in (cell for cell in grid.cells if cell.model == model):

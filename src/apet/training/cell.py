@@ -28,7 +28,7 @@ from apet.study.cell_record import HEADS, PLANS, PREDICTIONS, THETA, write_recor
 from apet.study.grid import Cell
 from apet.training.callbacks import NO_CALLBACKS, CellCallbacks
 from apet.training.loop import HEAD, TrainingData, TrainingResult, train
-from apet.tuning import start, tune
+from apet.tuning import initial_theta_by_structure, tune
 
 PREDICTED = {"draw": pa.int16(), "rerun": pa.int16(), "id": pa.string()}
 """Columns of the predictions that every task has; its objective names the others."""
@@ -126,7 +126,7 @@ def run_replicate(
 
     The pass over the test split is one piece of work: who is killed in it takes it again.
     """
-    parts = start(bench.plm, plan, cell.seed_of("start", draw, rerun))
+    parts = initial_theta_by_structure(bench.plm, plan, cell.seed_of("start", draw, rerun))
     if bench.head_size:
         # Zero: every label is equally likely at step 0.
         parts[HEAD] = torch.zeros(bench.head_size)
@@ -150,7 +150,7 @@ def run_replicate(
 
         runs = (run(number, rate) for number, rate in enumerate(rates))
         best = max(runs, key=lambda run: (run.outcome == "ok", run.validation.score, -run.validation.loss))
-        tested = bench.data.objective.evaluate(tuned, tuned.spread(best.parts), bench.test)
+        tested = bench.data.objective.evaluate(tuned, tuned.distribute(best.parts), bench.test)
     return Replicate(draw, rerun, plan, best, tested)
 
 

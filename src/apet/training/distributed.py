@@ -87,7 +87,7 @@ def _train(
                     raise
                 except ApetError as error:
                     failed[cell.path] = error
-                    bench.plm.whole.reset_iter_state()
+                    bench.plm.root_unit.reset_iter_state()
                     if is_main_process():
                         record_failure(results, cell.path, error)
                 if report:

@@ -17,7 +17,6 @@ from apet.core.hashing import digest, write_json
 from apet.core.progress import CellProgress
 from apet.data.prepare import read_task
 from apet.errors import ApetError, CellsFailedError, ConfigError, DataError, ModelError, StorageError, without_secrets
-from apet.models.checkpoint_files import PRETRAINING, SNAPSHOT, read_origin
 from apet.models.loading import load_plm
 from apet.models.sharding import is_main_process, load_sharded, world_size
 from apet.study.cell_record import FORMAT, is_complete
@@ -190,19 +189,12 @@ def _check_inputs(cell: Cell, bench: CellInputs, plm_folder: Path, data_folder: 
             f"{data_folder}/task.json: of {bench.task['task']!r}, prepared of another task, source, rows or seed than "
             f"{cell.path} is of. Give the folder that the study names, {cell.data_folder}."
         )
-    record, name = _origin(plm_folder)
+    record, name = bench.plm.folder.origin if bench.plm.folder else ("", None)
     if name not in (None, cell.model):
         raise ModelError(
             f"{plm_folder / record}: of PLM {name!r}, and {cell.path} is of {cell.model!r}. Give the folder that the "
             f"study names, {cell.plm_folder}."
         )
-
-
-def _origin(plm_folder: Path) -> tuple[str, str | None]:
-    """The record of where a PLM is from, and the name that it has there; None for a folder without a record."""
-    if rung := read_origin(plm_folder, PRETRAINING).get("rung"):
-        return PRETRAINING, rung["name"]
-    return SNAPSHOT, read_origin(plm_folder, SNAPSHOT).get("name")
 
 
 def run_cell(cell: Cell, bench: CellInputs, results: ResultPaths, journal: CellCallbacks) -> None:

@@ -227,7 +227,7 @@ def train(
             run.record_eval(objective.evaluate(tuned, run.parts, data.validation).score)
         watch.on_step_end(run)
     if not run.looks:  # nothing to train, or it diverged before the first look: θ at step 0
-        begun = tuned.spread([part for part in run.best if len(part)])
+        begun = tuned.distribute([part for part in run.best if len(part)])
         run.looks.append((0, objective.evaluate(tuned, begun, data.validation).score))
     return TrainingResult(*run.best, rate, *run.best_eval, run.curve(), run.step, run.stopped)
 
