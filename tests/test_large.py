@@ -1,4 +1,4 @@
-"""What large PLMs ask for: bfloat16 weights under a float32 θ, memory that grows with θ, recomputed activations."""
+"""Tuning of large PLMs: bfloat16 weights with a float32 θ, memory that grows with θ, gradient checkpointing."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def loaded_in(family: str) -> PLM:
 
 @pytest.mark.parametrize("family", CONFIGS)
 @pytest.mark.parametrize("placement", ["full", "lora", "bitfit", "adapter"])
-def test_in_bfloat16_step_0_is_exactly_the_frozen_plm(family, placement):
+def test_bfloat16_step_0_is_exactly_the_frozen_plm(family, placement):
     plm = loaded_in(family)
     plan = make_plan(plm.inventory, placement, own_count(placement, plm.inventory, MethodSizes()), 3)
     theta = initial_theta(plan, 4, plm.model.get_input_embeddings().weight)
@@ -94,7 +94,7 @@ def test_in_bfloat16_step_0_is_exactly_the_frozen_plm(family, placement):
 
 @pytest.mark.parametrize("many", [False, True], ids=["few", "many"])
 @pytest.mark.parametrize(("family", "structure"), WAYS)
-def test_in_bfloat16_the_gradient_is_float32_s(family, structure, many):
+def test_bfloat16_gradient_is_close_to_float32(family, structure, many):
     exact, rough = plm_of(family), loaded_in(family)
     plan = plan_of(exact, structure, many)
     theta = theta_of(plan)
@@ -106,7 +106,7 @@ def test_in_bfloat16_the_gradient_is_float32_s(family, structure, many):
 
 
 @pytest.mark.parametrize("family", CONFIGS)
-def test_in_bfloat16_each_unit_alone_moves_the_output(family):
+def test_bfloat16_single_unit_changes_logits(family):
     plm = loaded_in(family)
     frozen = frozen_logits(plm)
     plan = plan_of(plm, "all")
@@ -120,7 +120,7 @@ def test_in_bfloat16_each_unit_alone_moves_the_output(family):
 
 
 @pytest.mark.parametrize("family", CONFIGS)
-def test_in_bfloat16_a_small_change_of_a_large_weight_is_not_lost(family):
+def test_bfloat16_small_change_of_large_weight_is_kept(family):
     """W + θ in bfloat16 would round every θ of these away; beside W they move the output."""
     plm = loaded_in(family)
     site = next(s for s in plm.inventory.sites if s.structure == "entry" and s.place.endswith("0.ffn.up"))
@@ -141,7 +141,7 @@ def test_in_bfloat16_a_small_change_of_a_large_weight_is_not_lost(family):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
 @pytest.mark.parametrize("many", [False, True], ids=["few", "many"])
 @pytest.mark.parametrize(("family", "structure"), WAYS)
-def test_recomputed_activations_give_the_same_bits(family, structure, many, dtype):
+def test_gradient_checkpointing_gives_equal_bits(family, structure, many, dtype):
     plm = plm_of(family, dtype)
     plan = plan_of(plm, structure, many)
     logits, gradient = run(plm, plan, theta_of(plan))
@@ -152,7 +152,7 @@ def test_recomputed_activations_give_the_same_bits(family, structure, many, dtyp
     assert not [block for block in plm.family.all_blocks(plm.model) if "forward" in vars(block)]
 
 
-def test_a_call_between_forward_and_backward_leaves_the_recomputation_alone():
+def test_gradient_checkpointing_ignores_calls_before_backward():
     plm = plm_of("bert")
     plan = plan_of(plm, "all", many=True)
     _, expected = run(plm, plan, theta_of(plan))
@@ -188,7 +188,7 @@ def saved_bytes(plm: PLM, plan: Plan, gradient_checkpointing: bool = False, word
 
 
 @pytest.mark.parametrize(("family", "structure"), WAYS)
-def test_recomputing_keeps_less(family, structure):
+def test_gradient_checkpointing_stores_less(family, structure):
     plm = plm_of(family)
     plan = plan_of(plm, structure)
     assert sum(saved_bytes(plm, plan, gradient_checkpointing=True)) < 0.6 * sum(saved_bytes(plm, plan))
@@ -201,7 +201,7 @@ def wide(family: str) -> tuple[PLM, int]:
 
 
 @pytest.mark.parametrize("family", CONFIGS)
-def test_a_few_entries_of_the_vocabulary_make_no_tensor_of_its_size(family):
+def test_few_embedding_entries_allocate_no_vocabulary_sized_tensor(family):
     """Neither kept for the backward pass nor made at all, as every operation's outputs tell."""
     plm, size = wide(family)
     sites = [s for s in plm.inventory.sites if s.structure == "entry" and max(s.shape) == 5000]
@@ -228,7 +228,7 @@ class Largest(torch.utils._python_dispatch.TorchDispatchMode):
 
 @pytest.mark.parametrize("placement", ["lora", "adapter", "bitfit", "prompt", "uniform"])
 @pytest.mark.parametrize("family", CONFIGS)
-def test_a_small_plan_makes_no_copy_of_a_map(family, placement):
+def test_small_plan_allocates_no_weight_sized_tensor(family, placement):
     """A step of a small plan never makes a tensor as large as a map's weight, frozen or not."""
     plm = tiny_plm(family, width=256)
     budget = own_count(placement, plm.inventory, MethodSizes(2, 2, 2)) if placement != "uniform" else 1500
@@ -242,7 +242,7 @@ def test_a_small_plan_makes_no_copy_of_a_map(family, placement):
 
 @pytest.mark.parametrize("family", CONFIGS)
 @pytest.mark.parametrize("many", [False, True], ids=["few", "all"])
-def test_the_vocabulary_s_logits_are_the_words_logits(family, many):
+def test_logits_of_vocabulary_match_logits_of_words(family, many):
     """With entries of embeddings and head in θ: all logits at once, or word by word."""
     plm = plm_of(family)
     plan = plan_of(plm, "entry", many)

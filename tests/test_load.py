@@ -1,4 +1,4 @@
-"""Loading: our logits are the library's, a folder tells its dtype and head, and nothing is ever left at random."""
+"""Loading of PLMs: logits match the library's, records set dtype and head, and no weight is random."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def tuned_logits(plm, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 @pytest.mark.parametrize("shards", [{}, {"max_shard_size": "4KB"}], ids=["one file", "shards"])
 @pytest.mark.parametrize("name", [*CONFIGS, "t5-tied"])
-def test_a_saved_plm_gives_the_library_s_own_logits(tmp_path, name, shards):
+def test_load_plm_saved_model_gives_library_logits(tmp_path, name, shards):
     model = model_of(name)
     plm = load_plm(save_plm(model, tmp_path, **shards), name)
     assert (len(list(tmp_path.glob("*.safetensors"))) > 1) == bool(shards)
@@ -70,7 +70,7 @@ def test_a_saved_plm_gives_the_library_s_own_logits(tmp_path, name, shards):
     assert plm.inventory.digest == inventory_of_config(read_config(tmp_path)).digest
 
 
-def test_a_t5_head_is_tied_or_its_own_as_the_checkpoint_says(tmp_path):
+def test_load_plm_t5_head_is_tied_only_if_checkpoint_ties_it(tmp_path):
     own = load_plm(save_plm(model_of("t5"), tmp_path / "own"), "own").model
     tied = load_plm(save_plm(model_of("t5-tied"), tmp_path / "tied"), "tied").model
     assert own.lm_head.weight is not own.shared.weight and not own.config.scale_decoder_outputs
@@ -78,7 +78,7 @@ def test_a_t5_head_is_tied_or_its_own_as_the_checkpoint_says(tmp_path):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
-def test_the_folder_states_the_dtype(tmp_path, dtype):
+def test_load_plm_uses_dtype_of_snapshot_record(tmp_path, dtype):
     folder = state(save_plm(model_of("llama"), tmp_path), dtype=dtype, family="llama")
     assert load_plm(folder, "x").model.dtype == getattr(torch, compute_dtype(dtype, "cpu"))
 
@@ -86,7 +86,7 @@ def test_the_folder_states_the_dtype(tmp_path, dtype):
 @pytest.mark.parametrize(
     ("values", "said"), [({"dtype": "bf16"}, "bfloat16"), ({"head": "new"}, "classification"), ([], "mapping")]
 )
-def test_a_wrong_statement_names_what_is_allowed(tmp_path, values, said):
+def test_load_plm_invalid_snapshot_record_names_allowed_values(tmp_path, values, said):
     save_plm(model_of("llama"), tmp_path)
     (tmp_path / "snapshot.json").write_text(json.dumps(values))
     with pytest.raises(ModelError, match=said):
@@ -94,7 +94,7 @@ def test_a_wrong_statement_names_what_is_allowed(tmp_path, values, said):
 
 
 @pytest.mark.parametrize("shards", [{}, {"max_shard_size": "4KB"}], ids=["one file", "shards"])
-def test_content_covers_every_file_and_a_change_is_named(tmp_path, shards):
+def test_load_plm_changed_file_names_its_record(tmp_path, shards):
     folder = save_plm(model_of("llama"), tmp_path, **shards)
     content = open_folder(folder).content
     state(folder, content=content)
@@ -112,7 +112,7 @@ def test_content_covers_every_file_and_a_change_is_named(tmp_path, shards):
         load_plm(folder, "x")
 
 
-def test_what_is_missing_is_named(tmp_path):
+def test_load_plm_missing_file_is_named(tmp_path):
     folder = save_plm(model_of("bert"), tmp_path)
     for name in ("tokenizer.json", "model.safetensors", "config.json"):
         (folder / name).unlink()
@@ -120,7 +120,7 @@ def test_what_is_missing_is_named(tmp_path):
             load_plm(folder, "x")
 
 
-def test_pickled_weights_are_refused(tmp_path):
+def test_load_plm_pickled_weights_are_refused(tmp_path):
     folder = save_plm(model_of("bert"), tmp_path)
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     with pytest.raises(ModelError, match=r"pytorch_model.bin.*as safetensors"):
@@ -128,7 +128,7 @@ def test_pickled_weights_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("shard", ["../elsewhere.safetensors", "model-00009-of-00009.safetensors"])
-def test_an_index_names_only_shards_of_its_folder(tmp_path, shard):
+def test_load_plm_shard_outside_folder_is_refused(tmp_path, shard):
     folder = save_plm(model_of("llama"), tmp_path, max_shard_size="4KB")
     index = folder / "model.safetensors.index.json"
     values = json.loads(index.read_text())
@@ -139,7 +139,7 @@ def test_an_index_names_only_shards_of_its_folder(tmp_path, shard):
 
 
 @pytest.mark.parametrize("name", [*CONFIGS, "t5-tied"])
-def test_a_weight_that_the_checkpoint_lacks_is_an_error_and_not_random(tmp_path, name):
+def test_load_plm_missing_weight_is_an_error(tmp_path, name):
     file = save_plm(model_of(name), tmp_path) / "model.safetensors"
     weights = load_file(file)
     gone = next(key for key in sorted(weights) if "layer" in key or "block" in key or ".h." in key)
@@ -149,7 +149,7 @@ def test_a_weight_that_the_checkpoint_lacks_is_an_error_and_not_random(tmp_path,
         load_plm(tmp_path, "x")
 
 
-def test_a_damaged_file_of_weights_is_named(tmp_path):
+def test_load_plm_truncated_weights_name_the_folder(tmp_path):
     file = save_plm(model_of("llama"), tmp_path) / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-100])
     with pytest.raises(ModelError, match=str(tmp_path)):
@@ -157,7 +157,7 @@ def test_a_damaged_file_of_weights_is_named(tmp_path):
 
 
 @pytest.mark.parametrize("method", ["bitsandbytes", "gptq", "awq", "unheard-of"])
-def test_quantised_weights_are_refused(tmp_path, method):
+def test_load_plm_quantized_weights_are_refused(tmp_path, method):
     folder = save_plm(model_of("bert"), tmp_path)
     values = read_config(folder) | {"quantization_config": {"quant_method": method, "bits": 4, "load_in_4bit": True}}
     (folder / "config.json").write_text(json.dumps(values))
@@ -166,13 +166,13 @@ def test_quantised_weights_are_refused(tmp_path, method):
 
 
 @pytest.mark.parametrize("weights", [True, False])
-def test_each_word_of_the_tokenizer_has_an_embedding(tmp_path, weights):
+def test_load_plm_tokenizer_larger_than_embeddings_is_refused(tmp_path, weights):
     folder = save_plm(tiny_plm("bloom", fused=False, vocabulary=WORDS - 1).model, tmp_path)
     with pytest.raises(ModelError, match=f"{folder}: its tokenizer has {WORDS} words.* have {WORDS - 1} rows"):
         load_plm(folder, "x", weights=weights)
 
 
-def test_a_t5_without_its_sentinel_is_refused(tmp_path):
+def test_load_plm_t5_without_sentinel_is_refused(tmp_path):
     folder = save_plm(model_of("t5"), tmp_path)
     for path in folder.glob("tokenizer*.json"):
         path.write_text(path.read_text().replace("<extra_id_0>", "<another>"))
@@ -181,7 +181,7 @@ def test_a_t5_without_its_sentinel_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(("name", "token"), [("bert", "mask"), ("bert", "cls"), ("t5", "eos"), ("t5", "pad")])
-def test_a_tokenizer_has_what_stands_around_a_text(tmp_path, name, token):
+def test_load_plm_tokenizer_without_special_token_is_refused(tmp_path, name, token):
     folder = save_plm(model_of(name), tmp_path)
     values = json.loads((folder / "tokenizer_config.json").read_text())
     del values[f"{token}_token"]
@@ -191,7 +191,7 @@ def test_a_tokenizer_has_what_stands_around_a_text(tmp_path, name, token):
 
 
 @pytest.mark.parametrize("kind", [ImportError, KeyError, AttributeError])
-def test_whatever_the_library_raises_is_told(tmp_path, monkeypatch, kind):
+def test_load_plm_any_library_error_is_reported(tmp_path, monkeypatch, kind):
     folder = save_plm(model_of("bert"), tmp_path)
 
     def fail(*args, **options):
@@ -202,7 +202,7 @@ def test_whatever_the_library_raises_is_told(tmp_path, monkeypatch, kind):
         load_plm(folder, "x")
 
 
-def test_an_encoder_without_its_head_asks_for_a_trained_one(tmp_path):
+def test_load_plm_encoder_without_head_needs_classification(tmp_path):
     torch.manual_seed(0)
     encoder = BertModel(model_of("bert").config)
     folder = save_plm(encoder, tmp_path)
@@ -219,7 +219,7 @@ def test_an_encoder_without_its_head_asks_for_a_trained_one(tmp_path):
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_every_family_can_go_without_its_head(tmp_path, name):
+def test_load_plm_classification_drops_lm_head_in_every_family(tmp_path, name):
     plm = load_plm(state(save_plm(model_of(name), tmp_path), head="classification"), "x")
     present = sum(s.units for s in plm.inventory.sites if s.structure in ("entry", "bias") and s.exists)
     assert present == plm.inventory.parameters == sum(p.numel() for p in plm.model.parameters())
@@ -227,7 +227,7 @@ def test_every_family_can_go_without_its_head(tmp_path, name):
     assert plm.family is FAMILIES[name]
 
 
-def test_loading_says_nothing(tmp_path, capfd):
+def test_load_plm_prints_nothing(tmp_path, capfd):
     load_plm(save_plm(model_of("t5"), tmp_path), "x")
     capfd.readouterr()
     load_plm(tmp_path, "x")

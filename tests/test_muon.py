@@ -1,4 +1,4 @@
-"""Muon in float32: its iterations against exact arithmetic, and its steps against torch's in bfloat16."""
+"""Muon in float32: its iterations against exact arithmetic, and its steps against torch.optim.Muon."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A toy ladder: equal bytes on every run, killed or not, and an ordinary Hugging Face folder at the end."""
+"""Pretraining of toy ladder models: equal bytes on every run, also after a kill, in an ordinary Hugging Face folder."""
 
 from __future__ import annotations
 
@@ -94,12 +94,12 @@ def plm(corpus: Path, tokenizer: Path, tmp_path_factory: pytest.TempPathFactory)
     return folder
 
 
-def test_the_tokenizer_has_equal_bytes_twice(corpus: Path, tokenizer: Path, tmp_path: Path) -> None:
+def test_train_tokenizer_twice_gives_equal_bytes(corpus: Path, tokenizer: Path, tmp_path: Path) -> None:
     train_tokenizer(corpus, RECIPE.vocab_size, tmp_path / "again")
     assert folder_digest(tmp_path / "again") == folder_digest(tokenizer)
 
 
-def test_the_tokenizer_adds_nothing_and_pads_on_the_right(tokenizer: Path) -> None:
+def test_tokenizer_adds_no_tokens_and_pads_right(tokenizer: Path) -> None:
     words = AutoTokenizer.from_pretrained(tokenizer)
     assert (words.pad_token_id, words.eos_token_id) == (PAD, END)
     assert words.convert_tokens_to_ids(list(SPECIAL)) == list(range(len(SPECIAL))) and words.bos_token is None
@@ -110,14 +110,14 @@ def test_the_tokenizer_adds_nothing_and_pads_on_the_right(tokenizer: Path) -> No
     assert words(["a", "a red box"], padding=True)["input_ids"][0][1:][-1] == PAD
 
 
-def test_the_tokenizer_has_what_every_family_frames_a_text_with(tokenizer: Path) -> None:
+def test_tokenizer_has_special_tokens_of_every_family(tokenizer: Path) -> None:
     words = AutoTokenizer.from_pretrained(tokenizer)
     bert, t5 = FAMILIES["bert"].special_tokens(words), FAMILIES["t5"].special_tokens(words)
     assert (bert.before, bert.after) == ((CLS,), (MASK, SEP))
     assert (t5.after, t5.decoder) == ((SENTINEL, END), (PAD, SENTINEL))
 
 
-def test_the_same_run_gives_the_same_bytes(plm: Path, corpus: Path, tokenizer: Path, tmp_path: Path) -> None:
+def test_pretrain_twice_gives_equal_bytes(plm: Path, corpus: Path, tokenizer: Path, tmp_path: Path) -> None:
     run_record = tmp_path / "run.json"
     pretrain(RUNG, RECIPE, corpus, tokenizer, tmp_path / "again", run_record)
     assert folder_digest(tmp_path / "again") == folder_digest(plm)
@@ -125,7 +125,7 @@ def test_the_same_run_gives_the_same_bytes(plm: Path, corpus: Path, tokenizer: P
     assert sorted(p.name for p in tmp_path.iterdir()) == ["again", "run.json"]
 
 
-def test_another_seed_gives_other_weights(plm: Path, corpus: Path, tokenizer: Path, tmp_path: Path) -> None:
+def test_pretrain_other_seed_gives_other_weights(plm: Path, corpus: Path, tokenizer: Path, tmp_path: Path) -> None:
     pretrain(RUNG, replace(RECIPE, seed=2), corpus, tokenizer, tmp_path / "other")
     assert open_folder(tmp_path / "other").content != open_folder(plm).content
 
@@ -159,7 +159,7 @@ def killed(
 
 
 @pytest.mark.parametrize("step", [1, 17])
-def test_a_killed_run_goes_on_to_the_same_bytes(
+def test_pretrain_killed_run_resumes_to_equal_bytes(
     step: int, plm: Path, corpus: Path, tokenizer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     state = killed(tmp_path / "again", corpus, tokenizer, step)
@@ -174,7 +174,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes(
 
 @pytest.mark.parametrize("rung", OTHERS, ids=lambda rung: rung.family)
 @pytest.mark.parametrize("step", [5, 12])
-def test_what_is_hidden_survives_a_kill_in_both_phases(
+def test_pretrain_killed_run_hides_same_tokens_in_both_phases(
     step: int, rung: LadderModel, corpus: Path, tokenizer: Path, tmp_path: Path
 ) -> None:
     recipe = replace(RECIPE, max_tokens=16 * RECIPE.batch_size * RECIPE.block_size)
@@ -184,13 +184,15 @@ def test_what_is_hidden_survives_a_kill_in_both_phases(
     assert folder_digest(tmp_path / "killed") == folder_digest(tmp_path / "whole")
 
 
-def test_another_recipes_state_is_not_gone_on_from(plm: Path, corpus: Path, tokenizer: Path, tmp_path: Path) -> None:
+def test_pretrain_checkpoint_of_other_recipe_is_ignored(
+    plm: Path, corpus: Path, tokenizer: Path, tmp_path: Path
+) -> None:
     killed(tmp_path / "again", corpus, tokenizer, 5, replace(RECIPE, embedding_lr=0.5))
     pretrain(RUNG, RECIPE, corpus, tokenizer, tmp_path / "again")
     assert folder_digest(tmp_path / "again") == folder_digest(plm)
 
 
-def test_a_damaged_state_is_said_and_not_used(
+def test_pretrain_corrupt_checkpoint_is_reported_and_ignored(
     plm: Path, corpus: Path, tokenizer: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     state = killed(tmp_path / "again", corpus, tokenizer, 5)
@@ -201,7 +203,7 @@ def test_a_damaged_state_is_said_and_not_used(
     assert folder_digest(tmp_path / "again") == folder_digest(plm)
 
 
-def test_the_folder_is_an_ordinary_one(plm: Path, corpus: Path) -> None:
+def test_pretrain_folder_loads_in_transformers(plm: Path, corpus: Path) -> None:
     names = "config.json generation_config.json model.safetensors pretraining.json tokenizer.json tokenizer_config.json"
     assert sorted(p.name for p in plm.iterdir()) == names.split()
     model, words = AutoModelForCausalLM.from_pretrained(plm), AutoTokenizer.from_pretrained(plm)
@@ -220,7 +222,7 @@ def test_the_folder_is_an_ordinary_one(plm: Path, corpus: Path) -> None:
 
 
 @pytest.mark.parametrize("rung", OTHERS, ids=lambda rung: rung.family)
-def test_bert_and_t5_learn_and_their_folders_are_ordinary(
+def test_pretrain_bert_and_t5_learn_and_load_in_transformers(
     rung: LadderModel, corpus: Path, tokenizer: Path, tmp_path: Path
 ) -> None:
     rung = parse_ladder_model(f"{rung.family}-32x2")
@@ -251,7 +253,7 @@ def librarys_loss(model: torch.nn.Module, rows: torch.Tensor) -> float:
     return model(input_ids=shown, decoder_input_ids=model._shift_right(said), labels=labels).loss.item()
 
 
-def test_a_tied_head_counts_once(plm: Path) -> None:
+def test_record_counts_tied_head_once(plm: Path) -> None:
     record = json.loads((plm / "pretraining.json").read_text())
     d, layers, words = RUNG.width, RUNG.layers, RECIPE.vocab_size
     blocks = layers * (12 * d * d + 13 * d)
@@ -262,7 +264,7 @@ def test_a_tied_head_counts_once(plm: Path) -> None:
     assert inventory_of(model, family_of(model.config.model_type)).parameters == record["parameters"]
 
 
-def test_the_loss_in_chunks_is_cross_entropy() -> None:
+def test_head_loss_matches_cross_entropy() -> None:
     torch.manual_seed(0)
     states, words = torch.randn(600, 16, requires_grad=True), torch.randn(50, 16, requires_grad=True)
     targets = torch.randint(50, (600,))
@@ -276,7 +278,7 @@ def test_the_loss_in_chunks_is_cross_entropy() -> None:
 
 
 @pytest.mark.parametrize("rung", [RUNG, *OTHERS], ids=lambda rung: rung.family)
-def test_training_and_held_out_loss_agree(rung: LadderModel) -> None:
+def test_training_loss_and_heldout_loss_agree(rung: LadderModel) -> None:
     model = stirred(rung)
     rows = rows_of(3)
     exact, targets = heldout_loss(model, rows)
@@ -318,7 +320,7 @@ def moved(rung: LadderModel, causal: bool) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 @pytest.mark.parametrize("rung", [RUNG, *OTHERS], ids=lambda rung: rung.family)
-def test_the_causal_phase_sees_what_stands_before_and_all_of_it(rung: LadderModel) -> None:
+def test_objective_causal_phase_depends_on_all_previous_tokens_only(rung: LadderModel) -> None:
     seen, places = moved(rung, True)
     shown = torch.ones(len(seen), dtype=torch.bool)
     if rung.family == "bert":
@@ -329,7 +331,7 @@ def test_the_causal_phase_sees_what_stands_before_and_all_of_it(rung: LadderMode
     assert len(places) == RECIPE.block_size + 2 * (rung.family == "bert")
 
 
-def test_a_masked_token_is_named_from_all_that_is_shown_and_nothing_else() -> None:
+def test_masked_lm_depends_on_visible_tokens_only() -> None:
     seen, places = moved(OTHERS[0], False)
     assert len(places) == round(0.3 * (RECIPE.block_size + 1)) and places[-1] == RECIPE.block_size
     shown = torch.ones(len(seen), dtype=torch.bool)
@@ -337,7 +339,7 @@ def test_a_masked_token_is_named_from_all_that_is_shown_and_nothing_else() -> No
     assert torch.equal(seen, shown[:, None].expand_as(seen))
 
 
-def test_a_span_is_named_from_the_text_around_it_and_what_was_said() -> None:
+def test_span_corruption_depends_on_text_and_previous_spans() -> None:
     seen, places = moved(OTHERS[1], False)
     order = torch.full((len(seen),), -1)
     order[places] = torch.arange(len(places))
@@ -345,7 +347,7 @@ def test_a_span_is_named_from_the_text_around_it_and_what_was_said() -> None:
     assert torch.equal(seen, order[:, None] < torch.arange(len(places)))
 
 
-def test_a_row_without_its_spans_asks_for_its_end_first() -> None:
+def test_corrupt_spans_orders_spans_from_the_end() -> None:
     rows = rows_of(5)
     shown, said, wanted = corrupt_spans(rows, masking_generator(1))
     spans = (RECIPE.block_size + 1) // SPAN_INTERVAL
@@ -358,13 +360,13 @@ def test_a_row_without_its_spans_asks_for_its_end_first() -> None:
         assert spoken.tolist() == [t for n in range(spans) for t in (SENTINEL + n, *out[n].tolist())]
 
 
-def test_what_is_masked_always_holds_the_last_token_and_all_others_now_and_then() -> None:
+def test_masked_positions_always_include_last_token() -> None:
     places = masked_positions(rows_of(100), masking_generator(1))
     assert (places[:, -1] == RECIPE.block_size).all() and (places.diff(dim=1) > 0).all()
     assert set(places.flatten().tolist()) == set(range(RECIPE.block_size + 1))
 
 
-def test_what_is_hidden_is_drawn_by_seed_and_step() -> None:
+def test_masking_depends_on_seed_and_step() -> None:
     rows = rows_of(4)
     assert torch.equal(masked_positions(rows, masking_generator(1, 7)), masked_positions(rows, masking_generator(1, 7)))
     for other in (masking_generator(1, 8), masking_generator(2, 7)):
@@ -372,7 +374,7 @@ def test_what_is_hidden_is_drawn_by_seed_and_step() -> None:
 
 
 @pytest.mark.parametrize("rung", [RUNG, *OTHERS], ids=lambda rung: rung.family)
-def test_every_block_is_the_identity_at_first(rung: LadderModel) -> None:
+def test_initialize_makes_every_block_the_identity(rung: LadderModel) -> None:
     model = PretrainingState.initial(rung, RECIPE).model
     ends = [p for p in FAMILIES[rung.family].module_specs(model) if p.adapter_after]
     assert ends and not any(model.get_submodule(p.module).weight.any() for p in ends)
@@ -381,7 +383,7 @@ def test_every_block_is_the_identity_at_first(rung: LadderModel) -> None:
 
 
 @pytest.mark.parametrize("rung", [RUNG, *OTHERS], ids=lambda rung: rung.family)
-def test_every_weight_has_one_rate_and_only_matrices_go_to_muon(rung: LadderModel) -> None:
+def test_optimizers_cover_every_weight_once(rung: LadderModel) -> None:
     run = PretrainingState.initial(rung, RECIPE)
     adamw, muon = ([p for g in o.param_groups for p in g["params"]] for o in run.optimizers)
     assert sorted(map(id, adamw + muon)) == sorted(map(id, run.model.parameters()))
@@ -390,27 +392,30 @@ def test_every_weight_has_one_rate_and_only_matrices_go_to_muon(rung: LadderMode
     assert muon and not any(id(p) in tables or id(p) == head or p.ndim != 2 for p in muon)
 
 
-def test_rows_are_the_documents_each_once_an_epoch(corpus: Path, tokenizer: Path) -> None:
+def test_training_rows_contain_each_document_once_an_epoch(corpus: Path, tokenizer: Path) -> None:
     words = AutoTokenizer.from_pretrained(tokenizer)
     texts = [document(n) for n in range(60)]
     tokens = sum(len(words(text)["input_ids"]) + 1 for text in texts)
-    recipe = replace(RECIPE, batch_size=1, block_size=1, max_tokens=2 * tokens // 2)
+    recipe = replace(RECIPE, batch_size=1, max_tokens=tokens)
+    # Rows of two tokens, below the limit for users, fill exactly two epochs.
+    object.__setattr__(recipe, "block_size", 1)
     rows = training_rows(corpus, words, recipe)
     assert rows.shape == (recipe.steps, 2)
     assert (rows == END).sum() == 2 * len(texts)
     joined = words.decode(rows.flatten())
     assert not any(text in joined for text in texts), "rows are not mixed"
     assert torch.equal(rows, training_rows(corpus, words, recipe))
-    assert not torch.equal(rows, training_rows(corpus, words, replace(recipe, seed=2)))
+    object.__setattr__(recipe, "seed", 2)
+    assert not torch.equal(rows, training_rows(corpus, words, recipe))
 
 
-def test_unigram_entropy_by_hand() -> None:
+def test_unigram_entropy_matches_hand_calculation() -> None:
     train, targets = torch.tensor([[0, 0, 1]]), torch.tensor([0, 2])
     assert unigram_entropy(train, targets, 3) == pytest.approx(-(math.log(3 / 6) + math.log(1 / 6)) / 2)
 
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])
-def test_rates_rise_and_fall(schedule: str) -> None:
+def test_lr_factor_rises_then_falls(schedule: str) -> None:
     tokens = 100 * RECIPE.batch_size * RECIPE.block_size
     recipe = replace(RECIPE, lr_scheduler_type=schedule, warmup_ratio=0.2, max_tokens=tokens)
     shares = [lr_factor(step, recipe) for step in range(recipe.steps)]
@@ -418,7 +423,7 @@ def test_rates_rise_and_fall(schedule: str) -> None:
     assert shares[:21] == sorted(shares[:21]) and shares[20:] == sorted(shares[20:], reverse=True)
 
 
-def test_what_does_not_fit_is_named(corpus: Path, tokenizer: Path, tmp_path: Path) -> None:
+def test_pretrain_unusable_input_is_named(corpus: Path, tokenizer: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"expected at most 299 words \(pretraining.vocab_size\), got 300"):
         pretrain(RUNG, replace(RECIPE, vocab_size=299), corpus, tokenizer, tmp_path / "out")
     with pytest.raises(DataError, match=r"nothing: no tokenizer\.json"):

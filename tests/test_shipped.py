@@ -1,4 +1,4 @@
-"""The ladder that comes with apet: what a study takes from it, what is refused, and how it is made again."""
+"""Shipped ladder models: their use in studies, refused files, and their reproduction."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ def grid_of(folder: Path, **changes: object) -> Grid:
     return Grid(load_study(path), path)
 
 
-def test_five_sizes_are_shipped_over_two_decades() -> None:
+def test_shipped_sizes_span_a_factor_of_hundred() -> None:
     sizes = [read_origin(LADDER / name, PRETRAINING)["non_embedding"] for name in NAMES]
     assert len(sizes) >= 5 and sizes == sorted(sizes) and sizes[-1] >= 100 * sizes[0]
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_shipped_rung_is_what_its_record_says(name: str) -> None:
+def test_shipped_model_matches_its_record(name: str) -> None:
     record = read_origin(LADDER / name, PRETRAINING)
     assert record["rung"] == asdict(parse_ladder_model(name)) and record["recipe"] == asdict(PretrainingConfig())
     assert (
@@ -60,20 +60,20 @@ def test_shipped_rung_is_what_its_record_says(name: str) -> None:
     assert len(record["curve"]) == 20 and record["curve"][0]["loss"] > record["curve"][-1]["loss"]
 
 
-def test_larger_rungs_predict_better() -> None:
+def test_shipped_larger_models_have_lower_loss() -> None:
     losses = [read_origin(LADDER / name, PRETRAINING)["heldout"]["loss"] for name in NAMES]
     assert losses == sorted(losses, reverse=True)
 
 
-def test_ladder_stays_small() -> None:
+def test_shipped_ladder_stays_small() -> None:
     assert sum(path.stat().st_size for path in LADDER.rglob("*") if path.is_file()) <= MOST_BYTES
 
 
-def test_other_libraries_load_a_shipped_rung_in_float32() -> None:
+def test_shipped_model_loads_in_transformers_as_float32() -> None:
     assert AutoModelForCausalLM.from_pretrained(LADDER / NAMES[0]).dtype.itemsize == 4
 
 
-def test_study_without_a_recipe_takes_shipped_rungs(tmp_path: Path) -> None:
+def test_study_with_default_recipe_uses_shipped_models(tmp_path: Path) -> None:
     models = [RUNG.name, "bloom-16x1"]
     grid = grid_of(tmp_path, models=models, pretraining={})
     assert list(grid.shipped) == [RUNG.name] and list(grid.pretrained_models) == ["bloom-16x1"]
@@ -82,12 +82,12 @@ def test_study_without_a_recipe_takes_shipped_rungs(tmp_path: Path) -> None:
     assert other.plm_digests[RUNG.name] == grid.plm_digests[RUNG.name], "the study's seed changes no PLM"
 
 
-def test_study_with_another_recipe_pretrains_all_its_rungs(tmp_path: Path) -> None:
+def test_study_with_other_recipe_pretrains_all_ladder_models(tmp_path: Path) -> None:
     grid = grid_of(tmp_path, models=[RUNG.name], pretraining={"max_tokens": 8192})
     assert not grid.shipped and list(grid.pretrained_models) == [RUNG.name]
 
 
-def test_copy_holds_the_shipped_bytes(tmp_path: Path) -> None:
+def test_copy_shipped_copies_equal_bytes(tmp_path: Path) -> None:
     copy_shipped(RUNG, tmp_path / "plm")
     content = shipped_content(RUNG, PretrainingConfig())
     assert load_plm(tmp_path / "plm", RUNG.name).content == content is not None
@@ -105,7 +105,7 @@ def damage(ladder: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["cut off", "another rung's", "missing"])
-def test_copy_of_damaged_weights_is_refused(kind: str, ladder: Path, tmp_path: Path) -> None:
+def test_copy_shipped_corrupt_weights_are_refused(kind: str, ladder: Path, tmp_path: Path) -> None:
     damage(ladder, kind)
     with pytest.raises(CorruptError) as error:
         copy_shipped(RUNG, tmp_path / "plm")
@@ -114,21 +114,21 @@ def test_copy_of_damaged_weights_is_refused(kind: str, ladder: Path, tmp_path: P
     assert f"git checkout -- ladder/{RUNG.name}" in text and not (tmp_path / "plm").exists()
 
 
-def test_swapped_folders_are_refused(ladder: Path, tmp_path: Path) -> None:
+def test_shipped_content_swapped_folders_are_refused(ladder: Path, tmp_path: Path) -> None:
     shutil.rmtree(ladder / RUNG.name)
     (ladder / NAMES[1]).rename(ladder / RUNG.name)
-    with pytest.raises(CorruptError, match=f"not the record of {RUNG.name}"):
+    with pytest.raises(CorruptError, match=f"expected the record of {RUNG.name}"):
         shipped_content(RUNG, PretrainingConfig())
 
 
-def test_damaged_record_is_refused(ladder: Path) -> None:
+def test_shipped_content_corrupt_record_is_refused(ladder: Path) -> None:
     path = ladder / RUNG.name / PRETRAINING
     path.write_text(path.read_text().replace('"width": 32', '"width": 33'))
     with pytest.raises(CorruptError, match="git checkout"):
         shipped_content(RUNG, PretrainingConfig())
 
 
-def test_rung_that_is_not_shipped_cannot_be_copied(tmp_path: Path) -> None:
+def test_copy_shipped_unknown_model_names_shipped_ones(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=f"bloom-16x1: no such folder.*{RUNG.name}"):
         copy_shipped(parse_ladder_model("bloom-16x1"), tmp_path / "plm")
 
@@ -146,7 +146,7 @@ def rebuilt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return out
 
 
-def test_rebuilt_rung_is_compared_with_the_shipped_one(rebuilt: Path, tmp_path: Path) -> None:
+def test_rebuild_ladder_equal_model_is_reported_equal(rebuilt: Path, tmp_path: Path) -> None:
     made = rebuilt / "bloom-16x1"
     shutil.copytree(made, tmp_path / "shipped" / "bloom-16x1")
     before = made.stat().st_mtime_ns
@@ -155,7 +155,7 @@ def test_rebuilt_rung_is_compared_with_the_shipped_one(rebuilt: Path, tmp_path: 
     assert comparison.line().startswith("bloom-16x1: equal byte for byte, held-out loss ")
 
 
-def test_rebuilt_rung_that_differs_is_told_by_how_much(rebuilt: Path, tmp_path: Path) -> None:
+def test_compare_different_weights_reports_largest_difference(rebuilt: Path, tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 
     other = shutil.copytree(rebuilt / "bloom-16x1", tmp_path / "shipped" / "bloom-16x1")

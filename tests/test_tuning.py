@@ -1,4 +1,4 @@
-"""The laws of tuning, for every family, structure and site: identity at step 0, every unit acts, nothing else moves."""
+"""Tuned PLMs, for every family, structure and site: step 0 is the frozen PLM, every unit acts, nothing else changes."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def one_unit(site) -> Plan:
 
 @pytest.mark.parametrize("family", CONFIGS)
 @pytest.mark.parametrize("placement", ["none", "full", "lora", "bitfit", "adapter"])
-def test_named_methods_start_as_the_frozen_plm(family, placement):
+def test_named_method_at_step_0_is_the_frozen_plm(family, placement):
     plm, (ids, lengths) = PLMS[family], batch()
     plan = make_plan(plm.inventory, placement, own_count(placement, plm.inventory, MethodSizes()), 3)
     theta = initial_theta(plan, 4, embeddings(family))
@@ -64,7 +64,7 @@ def test_named_methods_start_as_the_frozen_plm(family, placement):
 
 @pytest.mark.parametrize("family", CONFIGS)
 @pytest.mark.parametrize("structure", [name for name in STRUCTURES if name != "token"])
-def test_every_structure_starts_as_the_frozen_plm(family, structure):
+def test_structure_at_step_0_is_the_frozen_plm(family, structure):
     plm, (ids, lengths) = PLMS[family], batch()
     plan = make_plan(plm.inventory, f"{structure}_only", 200, 3)
     assert plan.structures[structure] > 100
@@ -74,7 +74,7 @@ def test_every_structure_starts_as_the_frozen_plm(family, structure):
 
 
 @pytest.mark.parametrize("family", CONFIGS)
-def test_prompt_starts_as_the_frozen_plm_on_a_text_with_those_words_in_front(family):
+def test_prompt_at_step_0_is_the_frozen_plm_on_a_longer_text(family):
     plm, (ids, lengths) = PLMS[family], batch()
     words = torch.tensor([5, 9, 2])
     plan = make_plan(plm.inventory, "prompt", 3 * embeddings(family).shape[1], 3)
@@ -87,7 +87,7 @@ def test_prompt_starts_as_the_frozen_plm_on_a_text_with_those_words_in_front(fam
 
 
 @pytest.mark.parametrize(("family", "site"), SITES, ids=[f"{f}-{s.name}" for f, s in SITES])
-def test_each_unit_alone_moves_the_output_and_only_it_has_a_gradient(family, site):
+def test_single_unit_changes_logits_and_has_the_only_gradient(family, site):
     plm, (ids, lengths) = PLMS[family], batch()
     plan = one_unit(site)
     theta = (0.3 * torch.randn(site.cost, generator=torch.Generator().manual_seed(2))).requires_grad_()
@@ -108,7 +108,7 @@ def test_each_unit_alone_moves_the_output_and_only_it_has_a_gradient(family, sit
 
 @pytest.mark.parametrize("family", CONFIGS)
 @pytest.mark.parametrize("placement", ["full", "uniform", "adapter"])
-def test_training_changes_theta_and_not_one_bit_of_the_plm(family, placement):
+def test_training_changes_theta_and_no_bit_of_the_plm(family, placement):
     plm, (ids, lengths) = PLMS[family], batch()
     before = {name: p.clone() for name, p in plm.model.state_dict().items()}
     budget = 700 if placement == "uniform" else own_count(placement, plm.inventory, MethodSizes())
@@ -129,7 +129,7 @@ def test_training_changes_theta_and_not_one_bit_of_the_plm(family, placement):
 
 
 @pytest.mark.parametrize("family", CONFIGS)
-def test_hooks_are_gone_afterwards(family):
+def test_tuned_plm_exit_removes_hooks(family):
     plm, (ids, lengths) = PLMS[family], batch()
     none = Plan("none", 0, 0, ())
     plan = make_plan(plm.inventory, "uniform", 900, 1)
@@ -142,7 +142,7 @@ def test_hooks_are_gone_afterwards(family):
 
 
 @pytest.mark.parametrize("family", CONFIGS)
-def test_full_is_the_plm_with_other_weights(family):
+def test_full_matches_plm_with_theta_added_to_weights(family):
     """Full fine-tuning as θ gives what the library gives with θ added to its own parameters."""
     plm, (ids, lengths) = PLMS[family], batch()
     plan = make_plan(plm.inventory, "full", plm.inventory.parameters, 3)
@@ -169,7 +169,7 @@ def test_full_is_the_plm_with_other_weights(family):
     torch.testing.assert_close(logits, expected, atol=1e-4, rtol=1e-4)
 
 
-def test_theta_is_laid_out_by_structure_site_and_unit():
+def test_layout_orders_theta_by_structure_site_and_unit():
     plan = make_plan(PLMS["bloom"].inventory, "uniform", 3000, 8)
     slots = layout(plan)
     assert [s.start for s in slots] == [0, *[s.stop for s in slots[:-1]]]
@@ -180,7 +180,7 @@ def test_theta_is_laid_out_by_structure_site_and_unit():
     assert {name: len(part) for name, part in parts.items()} == {n: c for n, c in plan.structures.items() if c}
 
 
-def test_theta_in_parts_is_theta_as_a_whole():
+def test_theta_split_by_structure_gives_equal_logits():
     plm, (ids, lengths) = PLMS["bloom"], batch()
     plan = make_plan(plm.inventory, "uniform", 3000, 8)
     theta = torch.randn(3000, generator=torch.Generator().manual_seed(2)) * 0.1
@@ -190,7 +190,7 @@ def test_theta_in_parts_is_theta_as_a_whole():
     assert torch.equal(whole, parts)
 
 
-def test_initial_values_depend_on_the_seed_alone():
+def test_initial_theta_depends_only_on_seed():
     plan = make_plan(PLMS["bloom"].inventory, "uniform", 3000, 8)
     starts = [initial_theta(plan, seed, embeddings("bloom")) for seed in (1, 1, 2)]
     assert torch.equal(starts[0], starts[1])
@@ -198,7 +198,7 @@ def test_initial_values_depend_on_the_seed_alone():
 
 
 @pytest.mark.parametrize("family", CONFIGS)
-def test_thin_updates_are_the_map_with_another_weight(family):
+def test_low_rank_updates_match_map_with_updated_weight(family):
     """Low-rank units and a few entries, in fused and plain maps: the same as adding Σ b aᵀ and the entries to W."""
     plm, (ids, lengths) = PLMS[family], batch()
     places = {p.name: p for p in plm.family.module_specs(plm.model)}
@@ -229,7 +229,7 @@ def test_thin_updates_are_the_map_with_another_weight(family):
 
 @pytest.mark.parametrize("family", CONFIGS)
 @pytest.mark.parametrize("placement", ["full", "lora", "uniform", "prompt"])
-def test_what_follows_from_theta_may_be_computed_once_for_many_calls(family, placement):
+def test_merged_for_inference_gives_same_logits(family, placement):
     plm, (ids, lengths) = PLMS[family], batch()
     width = embeddings(family).shape[1]
     budget = {"uniform": 900, "prompt": 3 * width}.get(placement) or own_count(placement, plm.inventory, MethodSizes())

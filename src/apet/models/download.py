@@ -26,6 +26,7 @@ from apet.models.checkpoint_files import (
     plm_files,
     write_origin,
 )
+from apet.models.families import family_of
 from apet.models.gguf import check_gguf
 from apet.models.loading import (
     ResolvedModel,
@@ -213,7 +214,7 @@ def _dequantise(source: Path, file: str, folder: Path) -> None:
     options = {"gguf_file": file, "trust_remote_code": False}
     try:
         config = AutoConfig.from_pretrained(source, **options)
-        check_size(config.to_dict(), (source / file).stat().st_size, file)
+        check_size(config.to_dict(), family_of(config.model_type), (source / file).stat().st_size, file)
         model = AutoModelForCausalLM.from_pretrained(source, dtype="float32", **options)
         tokenizer = AutoTokenizer.from_pretrained(source, **options)
     except ModelError:

@@ -136,16 +136,17 @@ def resolve_model(folder: Path, head: str | None = None) -> ResolvedModel:
     for key, allowed in (("dtype", DTYPES), ("head", HEADS)):
         if stated[key] not in allowed:
             raise ModelError(unknown_name(key, stated[key], allowed, str(folder / SNAPSHOT)))
-    for path in files.weight_files:
+    weights = files.weight_files
+    for path in weights:
         _check_header(path)
-    inventory = check_size(files.config, sum(path.stat().st_size for path in files.weight_files), folder)
+    with error_context(folder):
+        family = family_of(str(files.config.get("model_type")))
+    inventory = check_size(files.config, family, sum(path.stat().st_size for path in weights), folder)
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except Exception as error:
         raise ModelError(f"{folder / 'config.json'}: cannot be used ({first_line(error)}).") from None
-    return ResolvedModel(
-        files, config, family_of(config.model_type), inventory, stated["dtype"], head or stated["head"]
-    )
+    return ResolvedModel(files, config, family, inventory, stated["dtype"], head or stated["head"])
 
 
 def load_plm(folder: Path, name: str, weights: bool = True, device: str = "cpu", computed_on: str | None = None) -> PLM:
@@ -304,7 +305,10 @@ def inventory_of_config(values: Mapping[str, Any], head: str = "lm") -> Inventor
     Raises:
         ModelError: The architecture is not supported, or no PLM has such a configuration.
     """
-    family = family_of(str(values.get("model_type")))
+    return _inventory(values, family_of(str(values.get("model_type"))), head)
+
+
+def _inventory(values: Mapping[str, Any], family: Family, head: str) -> Inventory:
     for key, value in values.items():
         most = MAX_BLOCKS if "layer" in key else MAX_SIZE
         if type(value) is int and value > most:
@@ -320,13 +324,14 @@ def inventory_of_config(values: Mapping[str, Any], head: str = "lm") -> Inventor
         raise ModelError(f"config.json: no PLM has the shapes of {shapes} ({first_line(error)}).") from None
 
 
-def check_size(values: Mapping[str, Any], num_bytes: int, location: object) -> Inventory:
+def check_size(values: Mapping[str, Any], family: Family, num_bytes: int, location: object) -> Inventory:
     """Check that weights can have the size of a configuration.
 
     The library would otherwise allocate all parameters before it notices that the weights are missing.
 
     Args:
         values: The mapping in a config.json.
+        family: The family of its `model_type`.
         num_bytes: Size of the weights in bytes.
         location: Name of the folder or file, for errors.
 
@@ -337,7 +342,7 @@ def check_size(values: Mapping[str, Any], num_bytes: int, location: object) -> I
         ModelError: There are more parameters than bits, or the configuration is unusable.
     """
     with error_context(location):
-        inventory = inventory_of_config(values)
+        inventory = _inventory(values, family, "lm")
     if inventory.parameters > 8 * num_bytes:
         raise ModelError(
             f"{location}: config.json asks for {inventory.parameters:,} parameters, and the weights hold at most "

@@ -170,6 +170,9 @@ class ShardedGenerationState(GenerationState):
         inputs: The prompts of this process's rows.
         context: Context of the forward passes.
         rows: Rows of the batch.
+
+    Attributes:
+        tuned: The tuned PLM.
     """
 
     tuned: ShardedPLM

@@ -379,6 +379,8 @@ class GenerationState:
         logits: Logits of the next token [rows, vocab].
     """
 
+    logits: Tensor
+
     def __init__(self, tuned: TunedPLM, inputs: Inputs, context: ForwardContext):
         self.tuned, self.context = tuned, context
         assert tuned.family.decoder is not None  # `check_can_generate` has refused other families

@@ -66,7 +66,6 @@ def attend(
         attention_mask: Additive mask.
         layer_past: Cache of keys and values.
         query_positions: Positions [rows, k] to compute; None for all.
-        **_: Unused arguments of the library.
 
     Returns:
         States [rows, n, d] or [rows, k, d], and None in place of attention weights.
