@@ -11,7 +11,7 @@ import torch
 
 from apet.models.loading import PLM
 from apet.placement import MethodSizes, Plan, Units, make_plan, own_count
-from apet.tuning import TunedPLM, initial_theta, layout
+from apet.tuning import TunedPLM, initial_theta
 from apet.tuning.low_rank_updates import is_factored
 from apet.tuning.output_updates import linear_entries
 from tiny import CONFIGS, WORDS, tiny_plm
@@ -233,7 +233,7 @@ def test_small_plan_allocates_no_weight_sized_tensor(family, placement):
     plm = tiny_plm(family, width=256)
     budget = own_count(placement, plm.inventory, MethodSizes(2, 2, 2)) if placement != "uniform" else 1500
     plan = make_plan(plm.inventory, placement, budget, 3, MethodSizes(2, 2, 2))
-    entries = [s for s in layout(plan) if s.units.site.structure == "entry" and len(s.units.site.shape) > 1]
+    entries = [u for u in plan.units if u.site.structure == "entry" and len(u.site.shape) > 1]
     assert all(map(is_factored, entries))
     with Largest() as largest:
         saved_bytes(plm, plan, words=torch.tensor([1, 2]))

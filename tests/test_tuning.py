@@ -208,7 +208,7 @@ def test_low_rank_updates_match_map_with_updated_weight(family):
     units = [Units(s, 2, np.array([1, 17]) if s.structure == "entry" else None) for s in wanted]
     plan = Plan("test", sum(u.size for u in units), 0, tuple(units))
     theta = 0.2 * torch.randn(plan.budget, generator=torch.Generator().manual_seed(2))
-    assert any(is_factored(slot) for slot in layout(plan) if slot.units.site.structure == "entry")
+    assert any(is_factored(slot.units) for slot in layout(plan) if slot.units.site.structure == "entry")
     with TunedPLM(plm, plan) as tuned, torch.no_grad():
         logits = tuned([theta], ids, lengths, EVERY_WORD)
     other = tiny_plm(family)

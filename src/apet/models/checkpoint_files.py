@@ -93,18 +93,7 @@ def open_folder(path: Path) -> ModelFolder:
 
 
 def plm_files(names: Iterable[str], location: object) -> list[str]:
-    """Select the files of a PLM from the names in a folder. Pickled weights count only if there are no others.
-
-    Args:
-        names: File names.
-        location: Name of the folder, for errors.
-
-    Returns:
-        Sorted file names.
-
-    Raises:
-        ModelError: config.json or weights are missing.
-    """
+    """Select and sort the files of a PLM in a folder. Pickled weights count only if there are no others."""
     names = sorted(names)
     weights = _matching(names, SAFE) or _matching(names, PICKLED)
     if "config.json" not in names or not weights:
@@ -114,17 +103,7 @@ def plm_files(names: Iterable[str], location: object) -> list[str]:
 
 
 def check_files(folder: Path) -> list[str]:
-    """Check that configuration, weights and tokenizer are there.
-
-    Args:
-        folder: The folder.
-
-    Returns:
-        Names of all files in the folder.
-
-    Raises:
-        ModelError: A file is missing.
-    """
+    """Check that configuration, weights and tokenizer are in a folder, and return the names of all its files."""
     names = names_in(folder) if folder.is_dir() else []
     if "config.json" not in names:
         raise ModelError(
@@ -176,17 +155,7 @@ def names_in(folder: Path) -> list[str]:
 
 
 def read_mapping(path: Path) -> dict[str, Any]:
-    """Read the mapping in a JSON file of a PLM.
-
-    Args:
-        path: The file.
-
-    Returns:
-        The mapping.
-
-    Raises:
-        ModelError: The file is missing, is not JSON, or contains something else.
-    """
+    """Read the mapping in a JSON file of a PLM. Raises ModelError if it is missing or contains something else."""
     try:
         values = json.loads(path.read_text())
     except (OSError, ValueError, RecursionError) as error:
@@ -197,45 +166,20 @@ def read_mapping(path: Path) -> dict[str, Any]:
 
 
 def file_digests(folder: Path) -> dict[str, str]:
-    """Compute the digests of the files of a PLM.
-
-    Args:
-        folder: The folder.
-
-    Returns:
-        Name -> SHA-256 of weights (all shards), configuration and tokenizer.
-    """
+    """Compute the SHA-256 of each file that determines what a PLM computes."""
     return _digests(folder, names_in(folder))
 
 
 def write_origin(folder: Path, name: str, record: Mapping[str, Any], files: Mapping[str, str]) -> None:
-    """Write the record of a PLM's origin, with the digests of its files.
-
-    Args:
-        folder: The folder.
-        name: `SNAPSHOT` or `PRETRAINING`.
-        record: Everything else in the record.
-        files: Result of `file_digests`.
-    """
+    """Write the record `name` of a PLM's origin, with the digests of its files and of all files together."""
     write_json_record(folder / name, {**record, "files": files, "content": digest(files)})
 
 
 def read_origin(folder: Path, name: str) -> dict[str, Any]:
-    """Read the record of a PLM's origin.
+    """Read the record `name` of a PLM's origin; empty if there is none.
 
     A record without a checksum was written by hand. It is used as it is, because its `content` is compared with the
     files.
-
-    Args:
-        folder: The folder.
-        name: `SNAPSHOT` or `PRETRAINING`.
-
-    Returns:
-        The record; empty if there is none.
-
-    Raises:
-        ModelError: The file is not a record.
-        CorruptError: The record does not match its checksum.
     """
     path = folder / name
     try:
@@ -248,16 +192,7 @@ def read_origin(folder: Path, name: str) -> dict[str, Any]:
 
 
 def check_one(folder: Path, file: str) -> None:
-    """Verify one file of a PLM, if the folder has a record that names it.
-
-    Args:
-        folder: The folder.
-        file: Name of the file.
-
-    Raises:
-        ModelError: A record cannot be read.
-        CorruptError: A record is corrupt, or the file has other bytes than its record names.
-    """
+    """Verify one file of a PLM, if the folder has a record that names it. Raises as `open_folder`."""
     for name in (SNAPSHOT, PRETRAINING):
         files = read_origin(folder, name).get("files", {})
         if file in files and file_digest(folder / file) != files[file]:

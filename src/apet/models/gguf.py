@@ -24,14 +24,7 @@ bytes of a name."""
 
 
 def check_gguf(path: Path) -> None:
-    """Check the header of a GGUF file.
-
-    Args:
-        path: The file.
-
-    Raises:
-        ModelError: The header is invalid, or its counts exceed the file.
-    """
+    """Refuse a GGUF file whose header is invalid or has counts that exceed the file, with a ModelError."""
     with open(path, "rb") as file:
         header = _Header(file, os.fstat(file.fileno()).st_size)
         try:

@@ -13,18 +13,7 @@ from apet.placement.sites import Inventory, Site
 
 
 def inventory_of(model: PreTrainedModel, family: Family) -> Inventory:
-    """List all sites of a model.
-
-    Args:
-        model: A model, with or without its LM head.
-        family: The family of the model.
-
-    Returns:
-        The inventory.
-
-    Raises:
-        ModelError: The model lacks a module of its family.
-    """
+    """List all sites of a model. Raises ModelError if a module of the family is missing."""
     specs = family.module_specs(model)
     vocab = {id(p): p.numel() for p in _vocab_parameters(model, specs)}
     total = sum(p.numel() for p in model.parameters())
@@ -33,16 +22,7 @@ def inventory_of(model: PreTrainedModel, family: Family) -> Inventory:
 
 
 def empty_model(config: PretrainedConfig, family: Family, head: str = "lm") -> PreTrainedModel:
-    """Make a model with shapes and without values.
-
-    Args:
-        config: Configuration of the model.
-        family: The family of the model.
-        head: `lm`, or `classification` for a model without its LM head.
-
-    Returns:
-        A model on the meta device.
-    """
+    """Make a model with shapes and without values (meta device); `classification` drops its LM head."""
     with torch.device("meta"):
         model = family.class_of(config)(config)
         family.untie_head(model)

@@ -185,15 +185,7 @@ def load_plm(folder: Path, name: str, weights: bool = True, device: str = "cpu",
 
 
 def check_plm(resolved: ResolvedModel, name: str) -> None:
-    """Check that `load_plm` will succeed, without reading the weights.
-
-    Args:
-        resolved: Result of `resolve_model`.
-        name: Name of the PLM.
-
-    Raises:
-        ModelError: The PLM cannot be loaded.
-    """
+    """Check that `load_plm` will succeed, without reading the weights."""
     with _quiet():
         _load_tokenizer(resolved, _load_model(resolved, name, device_map="meta"))
 
@@ -248,17 +240,7 @@ def _load_model(resolved: ResolvedModel, name: str, **options: Any) -> PreTraine
 
 
 def read_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """Read the tokenizer in a folder.
-
-    Args:
-        folder: The folder.
-
-    Returns:
-        The tokenizer.
-
-    Raises:
-        ModelError: The tokenizer cannot be read, or a file is missing that it needs.
-    """
+    """Read the tokenizer in a folder. Raises ModelError if a file is missing that it needs."""
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except Exception as error:
@@ -325,21 +307,9 @@ def _inventory(values: Mapping[str, Any], family: Family, head: str) -> Inventor
 
 
 def check_size(values: Mapping[str, Any], family: Family, num_bytes: int, location: object) -> Inventory:
-    """Check that weights can have the size of a configuration.
+    """Refuse a configuration with more parameters than the weights have bits, and return its inventory.
 
     The library would otherwise allocate all parameters before it notices that the weights are missing.
-
-    Args:
-        values: The mapping in a config.json.
-        family: The family of its `model_type`.
-        num_bytes: Size of the weights in bytes.
-        location: Name of the folder or file, for errors.
-
-    Returns:
-        The inventory of the configuration.
-
-    Raises:
-        ModelError: There are more parameters than bits, or the configuration is unusable.
     """
     with error_context(location):
         inventory = _inventory(values, family, "lm")

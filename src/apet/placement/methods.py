@@ -33,28 +33,12 @@ class MethodSizes:
 
 
 def allocation_size(allocation: Allocation) -> int:
-    """Count the parameters of an allocation.
-
-    Args:
-        allocation: Number of units at each site.
-
-    Returns:
-        The number of parameters.
-    """
+    """Count the parameters of an allocation."""
     return sum(count * site.cost for site, count in allocation.items())
 
 
 def sites_of(inventory: Inventory, structure: str, *suffixes: str) -> Iterator[Site]:
-    """List the sites of a structure.
-
-    Args:
-        inventory: Sites of the PLM.
-        structure: One of `STRUCTURES`.
-        *suffixes: Endings of places; all places if none is given.
-
-    Yields:
-        Sites in the inventory's order.
-    """
+    """Yield the sites of a structure whose place has one of the suffixes (any place without suffixes)."""
     for site in inventory.sites:
         if site.structure == structure and (not suffixes or site.place.endswith(suffixes)):
             yield site

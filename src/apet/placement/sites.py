@@ -43,16 +43,8 @@ def unit_cost(structure: str, shape: tuple[int, ...]) -> int:
 
 
 def max_units(structure: str, shape: tuple[int, ...]) -> int:
-    """Count the units that a site can hold.
-
-    These are all scalars, the full rank, an adapter four times as wide as the hidden state, or 512 virtual tokens.
-
-    Args:
-        structure: One of `STRUCTURES`.
-        shape: See `unit_cost`.
-
-    Returns:
-        The number of units.
+    """Count the units that a site can hold: all scalars, the full rank, an adapter four times as wide as the hidden
+    state, or 512 virtual tokens.
     """
     if structure in SCALARS:
         return prod(shape)
@@ -145,14 +137,7 @@ class Inventory:
 
 
 def capacity(sites: Iterable[Site]) -> int:
-    """Count the parameters that all units of some sites have together.
-
-    Args:
-        sites: The sites.
-
-    Returns:
-        The number of parameters.
-    """
+    """Count the parameters that all units of some sites have together."""
     return sum(s.units * s.cost for s in sites)
 
 

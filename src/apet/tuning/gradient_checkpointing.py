@@ -46,14 +46,7 @@ class ContextStack:
 
     @contextmanager
     def active(self, context: ForwardContext) -> Iterator[None]:
-        """Make a context the current one and apply its overrides.
-
-        Args:
-            context: The context.
-
-        Yields:
-            Nothing.
-        """
+        """Make a context the current one and apply its overrides."""
         if context is self.current:
             yield
             return
@@ -70,12 +63,8 @@ class ContextStack:
 
 
 class CheckpointedBlocks:
-    """Blocks whose activations are recomputed in the backward pass (Chen et al. 2016).
-
-    Args:
-        blocks: The blocks.
-        contexts: The stack that hooks read.
-        enter_block: (index of a block, context of the forward pass) -> context inside the block.
+    """Blocks whose activations are recomputed in the backward pass (Chen et al. 2016). `enter_block` maps the index of
+    a block and the context of the forward pass to the context inside the block.
     """
 
     def __init__(

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from apet.tuning.theta import ThetaSlice
+from apet.placement.plans import Units
 
 
 @dataclass(frozen=True)
@@ -21,35 +21,18 @@ class FactoredSlice:
 
     number: int
     """Index of the slice in θ's layout."""
-    theta_slice: ThetaSlice
-    """The slice."""
+    units: Units
+    """Units of the slice. Each adds one to the rank of the update."""
     rows: Tensor | None
     """Rows of the module's weight that belong to the site; None for all."""
 
-    @property
-    def structure(self) -> str:
-        """Structure of the slice: lowrank or entry."""
-        return self.theta_slice.units.site.structure
 
-    @property
-    def count(self) -> int:
-        """Units of the slice, each of which adds one to the rank of the update."""
-        return self.theta_slice.units.count
+def is_factored(units: Units) -> bool:
+    """Decide whether the update of a weight by units is cheaper as factors.
 
-
-def is_factored(theta_slice: ThetaSlice) -> bool:
-    """Decide whether the update by a slice of θ is cheaper as factors.
-
-    It is for low-rank units, and for entries if they are few: with n entries of a weight (d_out, d_in), factors cost
-    3 n (d_in + d_out) products a token in a training step, and the gradient of the weight d_in · d_out.
-
-    Args:
-        theta_slice: The slice.
-
-    Returns:
-        True for factors.
+    It is for low-rank units, and for entries if they are few: with n entries of a weight (d_out, d_in), factors cost 3
+    n (d_in + d_out) products a token in a training step, and the gradient of the weight d_in · d_out.
     """
-    units = theta_slice.units
     if units.site.structure != "entry":
         return units.site.structure == "lowrank"
     outputs, inputs = units.site.shape
@@ -57,52 +40,29 @@ def is_factored(theta_slice: ThetaSlice) -> bool:
 
 
 class LowRankUpdate:
-    """The update of one linear map by all factored slices of θ that act on it.
-
-    Args:
-        outputs: Outputs of the map.
-        inputs: Inputs of the map.
-        slices: The slices.
-        device: Device of the map.
-    """
+    """The update of one linear map by all factored slices of θ that act on it."""
 
     def __init__(self, outputs: int, inputs: int, slices: Sequence[FactoredSlice], device: torch.device):
         self.outputs, self.inputs, self.device = outputs, inputs, device
-        self.lowrank = [s for s in slices if s.structure == "lowrank"]
-        self.entries = [s for s in slices if s.structure == "entry"]
-        self.rank = sum(s.count for s in slices)
-        indices = [torch.as_tensor(s.theta_slice.units.indices).to(device) for s in self.entries]
+        self.lowrank = [s for s in slices if s.units.site.structure == "lowrank"]
+        self.entries = [s for s in slices if s.units.site.structure == "entry"]
+        self.rank = sum(s.units.count for s in slices)
+        indices = [torch.as_tensor(s.units.indices).to(device) for s in self.entries]
         self.columns = torch.cat([i % inputs for i in indices])[:, None] if indices else None
         self.flat = self._positions_in_u(indices)
 
     def __call__(self, x: Tensor, y: Tensor, theta_slices: Sequence[Tensor]) -> Tensor:
-        """Update the output of the map, in the dtype of y.
+        """Update the output y [..., outputs] of the map for its input x [..., inputs], in the dtype of y.
 
         The float32 of θ keeps the sum of many small steps. bfloat16 has the same exponents, so that the factors lose
         nothing small, and the product is rounded once, together with y.
-
-        Args:
-            x: Input of the map [..., inputs].
-            y: Output of the map [..., outputs].
-            theta_slices: Values of θ by slice.
-
-        Returns:
-            The updated output [..., outputs].
         """
         a, u = self._factors(x, y, theta_slices)
         z = x.reshape(-1, self.inputs) @ a.T
         return torch.addmm(y.reshape(-1, self.outputs), z, u).view_as(y)
 
     def merged(self, weight: Tensor, theta_slices: Sequence[Tensor]) -> Tensor:
-        """Add the update to the weight of the map.
-
-        Args:
-            weight: The weight [outputs, inputs].
-            theta_slices: Values of θ by slice.
-
-        Returns:
-            weight + Uᵀ A.
-        """
+        """Return weight [outputs, inputs] + Uᵀ A."""
         a, u = self._factors(weight, weight, theta_slices)
         return torch.addmm(weight, u.T, a)
 
@@ -110,10 +70,10 @@ class LowRankUpdate:
         """Return the flat positions in U of the values of θ, in the order in which `_factors` concatenates them."""
         positions, first = [], 0
         for part in self.lowrank:
-            units = self._range(first, first + part.count)[:, None]
+            units = self._range(first, first + part.units.count)[:, None]
             rows = self._range(0, self.outputs) if part.rows is None else part.rows
             positions.append((units * self.outputs + rows).flatten())
-            first += part.count
+            first += part.units.count
         for part, index in zip(self.entries, indices, strict=True):
             site_rows = index // self.inputs
             rows = site_rows if part.rows is None else part.rows[site_rows]
@@ -128,7 +88,7 @@ class LowRankUpdate:
         """Build A [rank, inputs] in the dtype of x, and U [rank, outputs] in that of y."""
         a, b = [], []
         for part in self.lowrank:
-            units = theta_slices[part.number].view(part.count, -1)
+            units = theta_slices[part.number].view(part.units.count, -1)
             left, right = units.split((self.inputs, units.shape[1] - self.inputs), dim=1)
             a.append(left)
             b.append(right.flatten())

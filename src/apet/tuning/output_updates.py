@@ -25,15 +25,8 @@ def add_rounded(y: Tensor, change: Tensor) -> Tensor:
 
 
 def linear_entries(shape: tuple[int, ...], rows: Tensor | None, index: Tensor | None) -> OutputUpdate:
-    """Make the update y + x Δᵀ by entries of a linear map, in the PLM's dtype.
-
-    Args:
-        shape: Shape of the site, which may be only some rows of the module's weight.
-        rows: Rows of the module's weight that belong to the site; None for all.
-        index: Flat indices of the entries within the site; None for all.
-
-    Returns:
-        The update.
+    """Make the update y + x Δᵀ by entries of a site (d_out, d_in) in the PLM's dtype. `rows` are the rows of the
+    module's weight that belong to the site, and `index` the flat indices of the entries (None: all).
     """
 
     def output_update(x: Tensor, y: Tensor, values: Tensor) -> Tensor:
@@ -47,16 +40,7 @@ def linear_entries(shape: tuple[int, ...], rows: Tensor | None, index: Tensor | 
 
 
 def norm_entries(module: nn.Module, size: int, index: Tensor | None) -> OutputUpdate:
-    """Make the update y + n θ by entries of a norm's weight, with the normalized input n, in float32.
-
-    Args:
-        module: A layer norm or an RMS norm.
-        size: Width of the input.
-        index: Indices of the entries; None for all.
-
-    Returns:
-        The update.
-    """
+    """Make the update y + n θ by entries of a norm's weight [size], with the normalized input n, in float32."""
     if isinstance(module, nn.LayerNorm):
         normalize = lambda x: F.layer_norm(x, (size,), eps=module.eps)  # noqa: E731
     else:
@@ -66,43 +50,20 @@ def norm_entries(module: nn.Module, size: int, index: Tensor | None) -> OutputUp
 
 
 def bias_entries(rows: Tensor | None, index: Tensor | None) -> OutputUpdate:
-    """Make the update y + θ by scalars of an output's bias, in float32.
-
-    Args:
-        rows: Outputs of the module that belong to the site; None for all.
-        index: Indices of the scalars within the site; None for all.
-
-    Returns:
-        The update.
-    """
+    """Make the update y + θ by scalars of an output's bias, in float32."""
     if rows is not None:
         index = rows if index is None else rows[index]
     return lambda x, y, values: add_rounded(y, scatter_vector(values, y.shape[-1], index))
 
 
 def embedding_entries(shape: tuple[int, ...], index: Tensor | None) -> OutputUpdate:
-    """Make the update y + Δ[ids] by entries of an embedding, whose input is ids, in float32.
-
-    Args:
-        shape: Shape of the embedding [vocab, d].
-        index: Flat indices of the entries; None for all.
-
-    Returns:
-        The update.
-    """
+    """Make the update y + Δ[ids] by entries of an embedding [vocab, d], whose input is ids, in float32."""
     sparse = SparseUpdate(shape, index)
     return lambda ids, y, values: add_rounded(y, sparse.rows(ids, values))
 
 
 def adapter(shape: tuple[int, ...]) -> OutputUpdate:
-    """Make the update y + GELU(y Dᵀ + c) U by the hidden units of an adapter, in the PLM's dtype.
-
-    Args:
-        shape: Shape of the site (d,).
-
-    Returns:
-        The update.
-    """
+    """Make the update y + GELU(y Dᵀ + c) U by the hidden units of an adapter at a site (d,), in the PLM's dtype."""
     return lambda x, y, values: y + adapter_update(y, values.to(y.dtype), shape)
 
 

@@ -46,10 +46,6 @@ class ShardedPLM(TunedPLM):
 
     Tensors that a block computes from θ are as large as the block. They are therefore recomputed in the backward pass,
     together with the activations.
-
-    Args:
-        plm: A sharded PLM.
-        plan: The plan.
     """
 
     def __init__(self, plm: PLM, plan: Plan):
@@ -95,30 +91,18 @@ class ShardedPLM(TunedPLM):
 
     def generate(self, theta: Sequence[Tensor], ids: Tensor, lengths: Tensor) -> GenerationState:
         own = self.own_rows(len(ids))
-        inputs, context = self.root_unit(self._prepare, theta, ids[own], lengths[own])
+        inputs, context = self.root_unit(self._prepare, theta, ids[own], lengths[own], None, False)
         return ShardedGenerationState(self, inputs, context, len(ids))
 
     def own_rows(self, rows: int) -> Tensor:
-        """Choose the rows of a batch that this process computes.
-
-        Args:
-            rows: Rows of the batch.
-
-        Returns:
-            Row indices. All processes get the same number of rows; the last row fills gaps.
-        """
+        """Choose this process's rows of a batch, as many in all processes; the last row of the batch fills gaps."""
         each = -(-rows // self.mesh.size())
         first = self.mesh.get_local_rank() * each
         return torch.arange(first, first + each).clamp(max=rows - 1)
 
     def join(self, logits: Tensor) -> Tensor:
-        """Collect logits from all processes on the CPU, where they are scored.
-
-        Args:
-            logits: Logits of this process's rows. Their gradient comes back to this process.
-
-        Returns:
-            Logits of the rows of all processes.
+        """Collect the logits of all processes' rows on the CPU, where they are scored. Gradients return to their
+        process.
         """
         return DTensor.from_local(logits, self.mesh, [Shard(0)], run_check=False).full_tensor().cpu()
 

@@ -98,14 +98,11 @@ class Scatter:
 
 
 class SparseUpdate:
-    """An update Δ [vocab, d] of an embedding that is never built as a matrix.
+    """An update Δ of an embedding (vocab, d), of which `index` holds the sorted flat indices of changed entries (None:
+    all).
 
-    A text needs the rows of Δ for its words, and products of Δ with a few states. Memory grows with the text and not
-    with the vocabulary.
-
-    Args:
-        shape: Shape of Δ.
-        index: Sorted flat indices of the entries that may differ from zero; None for all.
+    Δ is never built as a matrix. A text needs the rows of Δ for its words, and products of Δ with a few states, so that
+    memory grows with the text and not with the vocabulary.
     """
 
     def __init__(self, shape: tuple[int, ...], index: Tensor | None):
@@ -113,15 +110,7 @@ class SparseUpdate:
         self.positions = None if index is None else (index // shape[1], index % shape[1])
 
     def rows(self, ids: Tensor, values: Tensor) -> Tensor:
-        """Look up rows of Δ.
-
-        Args:
-            ids: Row indices, of any shape.
-            values: A value for each entry.
-
-        Returns:
-            Rows [*ids.shape, d].
-        """
+        """Look up rows [*ids.shape, d] of Δ."""
         if self.positions is None:
             return F.embedding(ids, values.view(self.shape))
         flat, (row, column) = ids.flatten(), self.positions
@@ -135,16 +124,7 @@ class SparseUpdate:
         return rows.view(*ids.shape, self.shape[1])
 
     def products(self, states: Tensor, vocab_ids: Tensor | None, values: Tensor) -> Tensor:
-        """Multiply states with rows of Δ.
-
-        Args:
-            states: States [n, d].
-            vocab_ids: Row indices [k]; None for all rows.
-            values: A value for each entry.
-
-        Returns:
-            Products [n, k].
-        """
+        """Multiply states [n, d] with the rows of Δ for vocabulary ids [k] (None: all), giving [n, k]."""
         if vocab_ids is not None:
             return states @ self.rows(vocab_ids, values).T
         if self.positions is None:
@@ -154,18 +134,7 @@ class SparseUpdate:
 
 
 def adapter_update(h: Tensor, values: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Compute what an adapter adds to hidden states.
-
-    The activation is GELU, because a ReLU unit may start dead.
-
-    Args:
-        h: Hidden states [..., d].
-        values: Units of the adapter, flat, in the layout of `initial_bottleneck`.
-        shape: Shape of the site (d,).
-
-    Returns:
-        The update [..., d].
-    """
+    """Compute what an adapter adds to hidden states [..., d]. GELU, because a ReLU unit may start dead."""
     (width,) = shape
     down, inner, up = values.view(-1, 2 * width + 1).split((width, 1, width), dim=1)
     return F.gelu(F.linear(h, down, inner.squeeze(1)), approximate="tanh") @ up

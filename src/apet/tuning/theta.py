@@ -42,17 +42,7 @@ def layout(plan: Plan) -> list[ThetaSlice]:
 
 
 def split_to_sizes(tensors: Sequence[Tensor], sizes: Iterable[int]) -> list[Tensor]:
-    """Split consecutive tensors into smaller ones.
-
-    Each tensor is split by one operation, so that its gradient is one concatenation.
-
-    Args:
-        tensors: Vectors, each as long as some consecutive sizes together.
-        sizes: Lengths of the results.
-
-    Returns:
-        Views of the given sizes.
-    """
+    """Split consecutive tensors, each by one operation, so that its gradient is one concatenation."""
     sizes = iter(sizes)
     views: list[Tensor] = []
     for tensor in tensors:

@@ -15,7 +15,8 @@ from torch.utils.hooks import RemovableHandle
 
 from apet.models.families import Inputs, ModuleSpec
 from apet.models.loading import PLM
-from apet.placement.plans import Plan
+from apet.placement.plans import Plan, Units
+from apet.placement.sites import Site
 from apet.tuning import output_updates
 from apet.tuning.gradient_checkpointing import (
     CheckpointedBlocks,
@@ -27,7 +28,7 @@ from apet.tuning.gradient_checkpointing import (
 from apet.tuning.low_rank_updates import FactoredSlice, LowRankUpdate, is_factored
 from apet.tuning.output_updates import OutputUpdate
 from apet.tuning.structures import Scatter, SparseUpdate
-from apet.tuning.theta import ThetaSlice, layout, split_to_sizes
+from apet.tuning.theta import layout, split_to_sizes
 
 ORDER = ("entry", "bottleneck", "bias")
 """Order in which structures update a module's output, after the low-rank update: a bias comes after an adapter."""
@@ -65,7 +66,7 @@ class TunedPLM:
         with_adapter = {s.units.site.place for s in self.slices if s.units.site.structure == "bottleneck"}
         for number, theta_slice in enumerate(self.slices):
             spec = specs[theta_slice.units.site.place]
-            self._add_slice(number, theta_slice, spec, spec.name in with_adapter)
+            self._add_units(number, theta_slice.units, spec, spec.name in with_adapter)
         self.low_rank_updates = {path: self._low_rank_update(path) for path in self.factored}
         self.merged: tuple[ThetaSlices, ParameterOverrides] | None = None
         hooked = dict.fromkeys([*self.factored, *self.output_updates])
@@ -190,19 +191,10 @@ class TunedPLM:
         Returns:
             The state before the first token.
         """
-        return GenerationState(self, *self._prepare(theta, ids, lengths))
+        return GenerationState(self, *self._prepare(theta, ids, lengths, None, False))
 
     def read(self, states: Tensor, vocab_ids: Tensor | None, context: ForwardContext) -> Tensor:
-        """Compute logits from states with the PLM's own head, inside a forward pass.
-
-        Args:
-            states: States [..., d].
-            vocab_ids: Vocabulary ids [k]; None for the whole vocabulary.
-            context: Context of the forward pass.
-
-        Returns:
-            Logits [..., k], float32.
-        """
+        """Compute logits [..., k] from states [..., d] with the PLM's own head, inside a forward pass."""
         flat = self.family.transform(self.model, states.flatten(0, -2))
         logits = self.family.project(self.model, flat, vocab_ids)
         for number, logit_update in self.logit_updates:
@@ -210,12 +202,7 @@ class TunedPLM:
         return logits.view(*states.shape[:-1], -1)
 
     def _prepare(
-        self,
-        theta: Sequence[Tensor],
-        ids: Tensor,
-        lengths: Tensor,
-        answer_ids: Tensor | None = None,
-        all_positions: bool = False,
+        self, theta: Sequence[Tensor], ids: Tensor, lengths: Tensor, answer_ids: Tensor | None, all_positions: bool
     ) -> tuple[Inputs, ForwardContext]:
         """Make the inputs of the family's forward pass and of the hooks."""
         theta_slices, overrides = self.merged or self._slices_and_overrides(theta)
@@ -255,27 +242,26 @@ class TunedPLM:
             overrides.append((module, name, value))
         return tuple(overrides)
 
-    def _add_slice(self, number: int, theta_slice: ThetaSlice, spec: ModuleSpec, with_adapter: bool) -> None:
-        """Choose how a slice of θ acts."""
-        site = theta_slice.units.site
-        index = None if theta_slice.units.indices is None else torch.as_tensor(theta_slice.units.indices)
-        index = None if index is None else index.to(self.plm.device)
+    def _add_units(self, number: int, units: Units, spec: ModuleSpec, with_adapter: bool) -> None:
+        """Choose how the units of a slice of θ act."""
+        site = units.site
+        index = None if units.indices is None else torch.as_tensor(units.indices).to(self.plm.device)
         rows = rows_of(spec, self.plm)
         if site.structure == "token":
             self.virtual_tokens[spec.name] = number
         elif spec.kind in ("embedding", "head"):
-            self._add_vocab_slice(number, theta_slice, spec, index)
-        elif spec.kind == "linear" and is_factored(theta_slice):
-            self.factored[spec.module].append(FactoredSlice(number, theta_slice, rows))
-        elif output_update := self._output_update(theta_slice, spec, rows, index, with_adapter):
+            self._add_vocab_units(number, site, spec, index)
+        elif spec.kind == "linear" and is_factored(units):
+            self.factored[spec.module].append(FactoredSlice(number, units, rows))
+        elif output_update := self._output_update(site, spec, rows, index, with_adapter):
             self.output_updates[spec.module].append((number, output_update))
         else:
             parameter = "weight" if site.structure == "entry" else "bias"
             self.scatters[spec.module, parameter].append((number, Scatter(site.shape, rows, index)))
 
-    def _add_vocab_slice(self, number: int, theta_slice: ThetaSlice, spec: ModuleSpec, index: Tensor | None) -> None:
+    def _add_vocab_units(self, number: int, site: Site, spec: ModuleSpec, index: Tensor | None) -> None:
         """Let an embedding act where words are looked up, and on the logits too if the head is tied to it."""
-        module, site = self.model.get_submodule(spec.module), theta_slice.units.site
+        module = self.model.get_submodule(spec.module)
         if site.structure == "bias":
             self.logit_updates.append((number, _logit_biases(site.shape[0], index)))
             return
@@ -287,10 +273,10 @@ class TunedPLM:
             self.logit_updates.append((number, SparseUpdate(site.shape, index).products))
 
     def _output_update(
-        self, theta_slice: ThetaSlice, spec: ModuleSpec, rows: Tensor | None, index: Tensor | None, with_adapter: bool
+        self, site: Site, spec: ModuleSpec, rows: Tensor | None, index: Tensor | None, with_adapter: bool
     ) -> OutputUpdate | None:
-        """Return how a slice updates the output of its module; None if it replaces a parameter."""
-        site, module = theta_slice.units.site, self.model.get_submodule(spec.module)
+        """Return how a site updates the output of its module; None if it replaces a parameter."""
+        module = self.model.get_submodule(spec.module)
         exact = module.weight.dtype == torch.float32
         if site.structure == "bottleneck":
             return output_updates.adapter(site.shape)
@@ -330,29 +316,15 @@ class TunedPLM:
 
 
 def classify(states: Tensor, head: Tensor) -> Tensor:
-    """Compute logits with a linear classification head.
-
-    Args:
-        states: States [rows, d].
-        head: Parameters [labels × (d + 1)]; each label has its weights, then its bias.
-
-    Returns:
-        Logits [rows, labels], float32.
+    """Compute logits [rows, labels] from states [rows, d]; `head` [labels × (d + 1)] has the weights and bias of each
+    label.
     """
     rows = head.view(-1, states.shape[1] + 1)
     return F.linear(states.float(), rows[:, :-1], rows[:, -1])
 
 
 def rows_of(spec: ModuleSpec, plm: PLM) -> Tensor | None:
-    """Find the rows of a fused weight that belong to a place.
-
-    Args:
-        spec: The place.
-        plm: The PLM.
-
-    Returns:
-        Row indices on the PLM's device; None if the whole weight belongs to the place.
-    """
+    """Find the rows of a fused weight that belong to a place; None if the whole weight does."""
     if spec.fused is None:
         return None
     outputs = plm.model.get_submodule(spec.module).get_parameter("weight").shape[0]

@@ -24,15 +24,7 @@ class FusedSlice:
     """Number of maps in the weight."""
 
     def rows(self, outputs: int, heads: int) -> Tensor:
-        """Find the rows of the map.
-
-        Args:
-            outputs: Rows of the weight.
-            heads: Attention heads.
-
-        Returns:
-            Row indices [outputs / parts], in the order of the map.
-        """
+        """Find the rows [outputs / parts] of the map in a weight with `outputs` rows, in the order of the map."""
         return torch.arange(outputs).view(heads, self.parts, -1)[:, self.part].flatten()
 
 
@@ -90,15 +82,9 @@ class Inputs:
     """Number of positions that are read, up to the last one."""
 
     def with_answer(self, answer_ids: Tensor, after: int, all_positions: bool) -> Inputs:
-        """Append the first tokens of the answer: to a separate decoder's input, or else to the text.
-
-        Args:
-            answer_ids: Token ids [rows, s], right-padded.
-            after: Number of tokens at the end of a row that stay behind the answer.
-            all_positions: Read all s + 1 positions, from the last before the answer on.
-
-        Returns:
-            The extended inputs.
+        """Add the first tokens [rows, s] of the answer, right-padded: to a separate decoder's input, or else to the
+        text, in front of its last `after` tokens. `all_positions`: read all s + 1 positions, from the last before the
+        answer on.
         """
         num_positions = answer_ids.shape[1] + 1 if all_positions else 1
         if self.decoder_start:
@@ -113,16 +99,7 @@ class Inputs:
         return start if self.answer_ids is None else torch.cat((start, self.answer_ids), dim=1)
 
     def embed(self, embedding: nn.Module, place: str, ids: Tensor | None = None) -> Tensor:
-        """Embed an input.
-
-        Args:
-            embedding: The word embeddings.
-            place: Place of the input.
-            ids: Token ids [rows, length]; those of the text if None.
-
-        Returns:
-            Embeddings [rows, tokens + length, d], the virtual tokens first.
-        """
+        """Embed the input at a place (by default the text) as [rows, tokens + length, d], its virtual tokens first."""
         embeddings = embedding(self.ids if ids is None else ids)
         if place not in self.virtual:
             return embeddings
@@ -130,50 +107,23 @@ class Inputs:
         return torch.cat((virtual.expand(len(embeddings), -1, -1), embeddings), dim=1)
 
     def num_virtual_tokens(self, place: str) -> int:
-        """Count the virtual tokens in front of an input.
-
-        Args:
-            place: Place of the input.
-
-        Returns:
-            The number of tokens.
-        """
+        """Count the virtual tokens in front of an input."""
         return len(self.virtual[place]) if place in self.virtual else 0
 
     def mask(self, place: str) -> Tensor:
-        """Make the padding mask of an input that gets the text.
-
-        Args:
-            place: Place of the input.
-
-        Returns:
-            1 for a token and 0 for padding [rows, tokens + longest].
-        """
+        """Make the mask [rows, tokens + longest] of an input that gets the text: 1 for tokens, 0 for padding."""
         extra = self.num_virtual_tokens(place)
         positions = torch.arange(extra + self.ids.shape[1], device=self.ids.device)
         return (positions < (self.lengths + extra)[:, None]).long()
 
     def position(self, place: str) -> Tensor:
-        """Find the positions at which each row is read, virtual tokens included.
-
-        Args:
-            place: Place of the input.
-
-        Returns:
-            Positions [rows, num_positions].
-        """
+        """Find the positions [rows, num_positions] at which each row is read, virtual tokens included."""
         last = self.lengths - self.answer_offset + self.num_virtual_tokens(place)
         return last[:, None] + torch.arange(1 - self.num_positions, 1, device=last.device)
 
     def read(self, states: Tensor, place: str) -> Tensor:
-        """Select the states from which the answer is read.
-
-        Args:
-            states: States of all positions, or only of the positions that are read [rows, n, d].
-            place: Place of the input.
-
-        Returns:
-            States [rows, d], or [rows, num_positions, d] if there are several.
+        """Select the states [rows, d], or [rows, num_positions, d], from which the answer is read. `states` holds all
+        positions, or only the ones to read.
         """
         if self.mean_pool:
             mask = self.mask(place)[..., None]
@@ -184,15 +134,7 @@ class Inputs:
 
 
 def at(states: Tensor, position: Tensor) -> Tensor:
-    """Select states at positions.
-
-    Args:
-        states: States [rows, longest, d].
-        position: Positions [rows, k].
-
-    Returns:
-        States [rows, k, d].
-    """
+    """Select states [rows, k, d] at positions [rows, k] of states [rows, longest, d]."""
     return states[torch.arange(len(states), device=states.device)[:, None], position]
 
 
@@ -206,10 +148,8 @@ def blocks_of(model: nn.Module, path: str) -> nn.ModuleList:
 def _insert(ids: Tensor, new: Tensor, start: Tensor) -> Tensor:
     """Insert rows of new ids [rows, s] into ids [rows, n] at positions `start` [rows]."""
     longest, size = ids.shape[1], new.shape[1]
-    target, start = torch.arange(longest + size, device=ids.device), start[:, None]
-    source = torch.where(
-        target < start, target, torch.where(target < start + size, longest + target - start, target - size)
-    )
+    i, start = torch.arange(longest + size, device=ids.device), start[:, None]
+    source = torch.where(i < start, i, torch.where(i < start + size, longest + i - start, i - size))
     return torch.cat((ids, new), dim=1).gather(1, source)
 
 
@@ -227,14 +167,7 @@ class Decoder(Protocol):
     states: Tensor
 
     def step(self, tokens: Tensor) -> Tensor:
-        """Append a token to each row.
-
-        Args:
-            tokens: Token ids [rows].
-
-        Returns:
-            States [rows, d] from which the next token is read.
-        """
+        """Append a token [rows] to each row, and return the states [rows, d] from which the next token is read."""
 
     def keep(self, rows: Tensor) -> None:
         """Drop all rows except the given ones."""
@@ -283,29 +216,11 @@ class Family:
         return self.classes[config.model_type]
 
     def logits(self, model: PreTrainedModel, states: Tensor, vocab_ids: Tensor | None) -> Tensor:
-        """Compute logits from the states that `states` returns.
-
-        Args:
-            model: The model.
-            states: States [rows, d].
-            vocab_ids: Vocabulary ids [k]; None for the whole vocabulary.
-
-        Returns:
-            Logits [rows, k], float32.
-        """
+        """Compute float32 logits [rows, k] of vocabulary ids [k] (None: all) from the result of `states`."""
         return self.project(model, self.transform(model, states), vocab_ids)
 
     def project(self, model: PreTrainedModel, transformed: Tensor, vocab_ids: Tensor | None) -> Tensor:
-        """Compute logits from transformed states: in float32 for a few words, in the PLM's dtype for all.
-
-        Args:
-            model: The model.
-            transformed: Result of `transform` [rows, d].
-            vocab_ids: Vocabulary ids [k]; None for the whole vocabulary.
-
-        Returns:
-            Logits [rows, k], float32.
-        """
+        """Compute `logits` from transformed states: in float32 for a few words, in the PLM's dtype for all."""
         head: Any = model.get_submodule(self.head)
         if vocab_ids is None:
             return F.linear(transformed, head.weight, head.bias).float()

@@ -56,19 +56,8 @@ def attend(
     query_positions: Tensor | None = None,
     **_: object,
 ) -> tuple[Tensor, None]:
-    """Compute the library's attention sublayer with the residual added.
-
-    Args:
-        attention: The sublayer.
-        hidden: Normalized states [rows, n, d].
-        residual: States [rows, n, d].
-        alibi: Biases of attention scores [rows × heads, 1, keys].
-        attention_mask: Additive mask.
-        layer_past: Cache of keys and values.
-        query_positions: Positions [rows, k] to compute; None for all.
-
-    Returns:
-        States [rows, n, d] or [rows, k, d], and None in place of attention weights.
+    """Compute the library's attention sublayer on normalized states [rows, n, d], add the residual, and return states
+    only at `query_positions` [rows, k] if given. alibi [rows × heads, 1, keys] biases the attention scores.
     """
     rows, heads = len(hidden), attention.num_heads
     fused = attention.query_key_value(hidden)

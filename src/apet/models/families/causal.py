@@ -28,20 +28,11 @@ class CausalDecoder:
         self.states = inputs.read(output, INPUT)
 
     def step(self, tokens: Tensor) -> Tensor:
-        """Append a token to each row.
+        """Append a token [rows] to each row, and return the states [rows, d] from which the next token is read.
 
-        A short prompt has padding between itself and its answer. Padding is masked and does not count as a position:
-        ALiBi takes positions from the mask, and rotary embeddings get them as an argument. Padding would count in a
-        sliding window.
-
-        Args:
-            tokens: Token ids [rows].
-
-        Returns:
-            States [rows, d] from which the next token is read.
-
-        Raises:
-            ModelError: Prompt and answer are longer than the PLM's sliding window.
+        Padding between a short prompt and its answer is masked and does not count as a position: ALiBi takes positions
+        from the mask, and rotary embeddings get them as an argument. It would count in a sliding window, so a
+        ModelError is raised if prompt and answer do not fit into one.
         """
         if (window := getattr(self.model.config, "sliding_window", None)) and self.mask.shape[1] >= window:
             raise ModelError(

@@ -35,14 +35,7 @@ causal: whether the step belongs to the causal first phase. generator: decides w
 
 
 def masking_generator(*stream: str | int) -> torch.Generator:
-    """Make the generator that hides tokens of a batch.
-
-    Args:
-        *stream: The recipe's seed and the step, so that a resumed training hides the same tokens.
-
-    Returns:
-        A generator.
-    """
+    """Make the generator that hides tokens in a step; a resumed training hides the same tokens."""
     return torch.Generator().manual_seed(seed_for("hidden", *stream))
 
 
@@ -109,17 +102,11 @@ def masked_positions(rows: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def corrupt_spans(rows: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-    """Replace s spans of each row by sentinels.
+    """Replace s spans of each row [k, length] by sentinels, one for every SPAN_INTERVAL tokens.
 
-    The last span is at the end of the row, and each span follows at least one token. Sentinels are numbered from the
-    end, and the decoder generates spans from the end.
-
-    Args:
-        rows: Token ids [k, length].
-        generator: Decides where spans are.
-
-    Returns:
-        The text [k, length - s (SPAN - 1) + 1], the decoder's output [k, s (SPAN + 1)], and the spans [k, s, SPAN].
+    The last span is at the end of the row, and each span follows at least one token. Sentinels are numbered, and spans
+    are generated, from the end. The results are the text [k, length - s (SPAN - 1) + 1], the decoder's output [k, s
+    (SPAN + 1)] and the spans [k, s, SPAN].
     """
     count, length = rows.shape
     spans = min(len(SENTINELS), length // SPAN_INTERVAL)
@@ -136,12 +123,7 @@ def corrupt_spans(rows: Tensor, generator: torch.Generator) -> tuple[Tensor, Ten
 
 
 def initialize(model: PreTrainedModel, family: Family) -> None:
-    """Zero the last map of each sublayer, so that every block starts as the identity, and an untied head.
-
-    Args:
-        model: A model with the library's initial values.
-        family: The family of the model.
-    """
+    """Zero the last map of each sublayer, so that every block starts as the identity, and an untied head."""
     family.untie_head(model)
     for spec in family.module_specs(model):
         if spec.adapter_after:
@@ -185,33 +167,16 @@ class HeadLoss(torch.autograd.Function):
 
 
 def training_loss(model: PreTrainedModel, rows: Tensor, causal: bool, generator: torch.Generator) -> Tensor:
-    """Compute the loss of the family's objective.
-
-    Args:
-        model: The model.
-        rows: Token ids [k, length + 1].
-        causal: Whether the step belongs to the causal phase.
-        generator: Decides which tokens are hidden.
-
-    Returns:
-        Mean loss in nats a predicted token.
-    """
+    """Compute the mean loss of the family's objective in nats a predicted token."""
     states, targets = OBJECTIVES[model.config.model_type](model, rows, causal, generator)
     return HeadLoss.apply(states, model.get_output_embeddings().weight, targets)
 
 
 @torch.no_grad()
 def heldout_loss(model: PreTrainedModel, rows: Tensor) -> tuple[float, Tensor]:
-    """Compute the held-out loss of the final phase.
+    """Compute the mean loss of the final phase in nats a predicted token, and return the predicted ids [n].
 
     Hidden tokens depend only on the index of the batch, so that they are the same for all ladder models of a family.
-
-    Args:
-        model: The model.
-        rows: Token ids [k, length + 1].
-
-    Returns:
-        Mean loss in nats a predicted token, and the predicted ids [n].
     """
     total, predicted = 0.0, []
     for number, batch in enumerate(rows.split(16)):

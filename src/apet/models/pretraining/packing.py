@@ -26,21 +26,10 @@ HELD_OUT = 2**16
 
 
 def training_rows(corpus_folder: Path, tokenizer: PreTrainedTokenizerBase, recipe: PretrainingConfig) -> Tensor:
-    """Pack the training documents.
+    """Pack the training documents into token ids [steps · batch_size, block_size + 1], int32.
 
     Documents are sampled without replacement, in a new order each epoch. Only as many as needed are tokenized. Rows are
     then shuffled, because neighbors come from the same document.
-
-    Args:
-        corpus_folder: The corpus.
-        tokenizer: The tokenizer.
-        recipe: Pretraining settings.
-
-    Returns:
-        Token ids [steps · batch_size, block_size + 1], int32. A row predicts `block_size` tokens.
-
-    Raises:
-        DataError: The corpus has no training document.
     """
     texts = list(read_corpus(corpus_folder, "train")["text"])
     if not texts:
@@ -57,18 +46,8 @@ def training_rows(corpus_folder: Path, tokenizer: PreTrainedTokenizerBase, recip
 
 
 def heldout_rows(corpus_folder: Path, tokenizer: PreTrainedTokenizerBase, length: int) -> Tensor:
-    """Pack the held-out documents.
-
-    Args:
-        corpus_folder: The corpus.
-        tokenizer: The tokenizer.
-        length: Tokens that a row predicts.
-
-    Returns:
-        Token ids [k, length + 1], int32: every n-th row, to stay within HELD_OUT tokens.
-
-    Raises:
-        DataError: The held-out documents do not fill one row.
+    """Pack the held-out documents into token ids [k, length + 1], int32: every n-th row, to stay within HELD_OUT
+    tokens.
     """
     chunks = list(_tokenize(iter(read_corpus(corpus_folder, "heldout")["text"]), tokenizer))
     rows = _cut(np.concatenate([np.empty(0, np.int32), *chunks]), length)
@@ -81,15 +60,8 @@ def heldout_rows(corpus_folder: Path, tokenizer: PreTrainedTokenizerBase, length
 
 
 def unigram_entropy(train: Tensor, targets: Tensor, vocab_size: int) -> float:
-    """Compute the loss of a unigram model with add-one smoothing, the plateau of a model that ignores the context.
-
-    Args:
-        train: Token ids of training rows.
-        targets: Held-out token ids to predict [n].
-        vocab_size: Number of tokens.
-
-    Returns:
-        Nats a token.
+    """Compute the loss of a unigram model with add-one smoothing on targets [n], in nats a token: the plateau of a
+    model that ignores the context.
     """
     counts = torch.bincount(train.flatten(), minlength=vocab_size).double() + 1
     return -(counts / counts.sum()).log()[targets.long()].mean().item()

@@ -108,15 +108,7 @@ class PretrainingState:
 
     @classmethod
     def initial(cls, ladder_model: LadderModel, recipe: PretrainingConfig) -> PretrainingState:
-        """Initialize a model and its optimizers.
-
-        Args:
-            ladder_model: Family and size.
-            recipe: Pretraining settings.
-
-        Returns:
-            The state before the first step.
-        """
+        """Initialize a model and its optimizers."""
         config = AutoConfig.for_model(**ladder_model.config(recipe))
         family = family_of(config.model_type)
         torch.manual_seed(seed_for("initial", recipe.seed, ladder_model.name))
@@ -128,12 +120,8 @@ class PretrainingState:
         return cls(ladder_model, recipe, model.train(), family, make_optimizers(model, recipe))
 
     def train(self, rows: Tensor, checkpoint: Path, key: str) -> None:
-        """Run all remaining steps, and save checkpoints.
-
-        Args:
-            rows: Token ids [steps · batch_size, block_size + 1].
-            checkpoint: File of the checkpoint, from which training resumes if it is there.
-            key: Digest of everything that determines the training.
+        """Run all remaining steps over token ids [steps · batch_size, block_size + 1], and save checkpoints with the
+        key.
         """
         recipe = self.recipe
         self.load_checkpoint(checkpoint, key)
@@ -154,15 +142,7 @@ class PretrainingState:
             parameter.copy_(parameter.to(STORED))
 
     def record(self, rows: Tensor, heldout: Tensor) -> dict[str, Any]:
-        """Evaluate the model and describe it for pretraining.json.
-
-        Args:
-            rows: Training rows.
-            heldout: Held-out rows.
-
-        Returns:
-            Settings, sizes (tied weights counted once), and losses in nats a token.
-        """
+        """Evaluate the model, and return settings, sizes and losses (nats a token) for pretraining.json."""
         sizes = inventory_of(self.model, self.family)
         loss, targets = heldout_loss(self.model.eval(), heldout)
         return {
@@ -199,12 +179,7 @@ class PretrainingState:
         write_bytes(path, seal_bytes(buffer.getvalue() + BLANK.encode()))
 
     def load_checkpoint(self, path: Path, key: str) -> None:
-        """Resume from a checkpoint of the same training, and report one that cannot be used.
-
-        Args:
-            path: File of the checkpoint, which may be missing.
-            key: See `train`.
-        """
+        """Resume from a checkpoint with the same key, if there is one, and report one that cannot be used."""
         if not path.is_file():
             return
         content = path.read_bytes()
@@ -220,14 +195,8 @@ class PretrainingState:
 
 
 def make_optimizers(model: PreTrainedModel, recipe: PretrainingConfig) -> tuple[Optimizer, ...]:
-    """Make AdamW for word embeddings, head, position embeddings, biases and norms, and Muon for all other matrices.
-
-    Args:
-        model: The model.
-        recipe: Pretraining settings.
-
-    Returns:
-        AdamW and Muon (Jordan et al. 2024). Every group has its peak learning rate as `peak`.
+    """Make AdamW for word embeddings, head, position embeddings, biases and norms, and Muon (Jordan et al. 2024) for
+    all other matrices. Every group has its peak learning rate as `peak`.
     """
     words = {model.get_input_embeddings().weight, model.get_output_embeddings().weight}
     tables = {module.weight for module in model.modules() if isinstance(module, nn.Embedding)}
@@ -243,15 +212,7 @@ def make_optimizers(model: PreTrainedModel, recipe: PretrainingConfig) -> tuple[
 
 
 def lr_factor(step: int, recipe: PretrainingConfig) -> float:
-    """Compute the factor of the peak learning rate: a linear warmup, then a decay to 0 at the end.
-
-    Args:
-        step: Index of the step.
-        recipe: Pretraining settings.
-
-    Returns:
-        A factor from 0 to 1.
-    """
+    """Compute the factor of the peak learning rate: a linear warmup, then a decay to 0 at the end."""
     warmup = recipe.warmup_ratio * recipe.steps
     if step < warmup:
         return (step + 1) / (warmup + 1)
