@@ -32,7 +32,7 @@ def test_parse_ladder_model_name_gives_family_and_size(family: str, sixteenths: 
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "message"),
     [
         ("bloom", "<family>-<width>x<layers>"),
         ("bloom-64", "<family>-<width>x<layers>"),
@@ -44,10 +44,10 @@ def test_parse_ladder_model_name_gives_family_and_size(family: str, sixteenths: 
         ("bloom-40x4", "multiple of 16"),
     ],
 )
-def test_parse_ladder_model_invalid_name_is_refused(name: str, said: str) -> None:
+def test_parse_ladder_model_invalid_name_is_refused(name: str, message: str) -> None:
     with pytest.raises(ModelError, match="model") as error:
         parse_ladder_model(name)
-    assert repr(name) in str(error.value) and said in str(error.value)
+    assert repr(name) in str(error.value) and message in str(error.value)
 
 
 def test_pretraining_config_missing_keys_get_defaults() -> None:
@@ -57,7 +57,7 @@ def test_pretraining_config_missing_keys_get_defaults() -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "said"),
+    ("values", "message"),
     [
         ({"max_token": 5}, "unknown key 'max_token'. Did you mean 'max_tokens'?"),
         ({"max_tokens": 0}, "pretraining: max_tokens: expected at least 1, got 0."),
@@ -73,10 +73,10 @@ def test_pretraining_config_missing_keys_get_defaults() -> None:
         ({"lr_scheduler_type": ["linear"]}, "Allowed: cosine, linear"),
     ],
 )
-def test_pretraining_config_invalid_value_is_refused(values: dict, said: str) -> None:
+def test_pretraining_config_invalid_value_is_refused(values: dict, message: str) -> None:
     with pytest.raises(ConfigError) as error:
         recipe_of(values)
-    assert said in str(error.value)
+    assert message in str(error.value)
 
 
 def test_pretraining_config_steps_are_complete_batches() -> None:
@@ -86,16 +86,16 @@ def test_pretraining_config_steps_are_complete_batches() -> None:
 
 
 def test_ladder_model_digest_depends_on_model_recipe_and_corpus() -> None:
-    rung, recipe = parse_ladder_model("bloom-32x2"), PretrainingConfig()
+    model, recipe = parse_ladder_model("bloom-32x2"), PretrainingConfig()
     other = {"lr_scheduler_type": "cosine"}
     changed = [
         replace(recipe, **{f.name: other.get(f.name, getattr(recipe, f.name) * 2)}) for f in fields(PretrainingConfig)
     ]
     digests = [
-        ladder_model_digest(rung, recipe, CORPUS),
+        ladder_model_digest(model, recipe, CORPUS),
         ladder_model_digest(parse_ladder_model("bloom-32x3"), recipe, CORPUS),
-        ladder_model_digest(rung, recipe, CORPUS + "0"),
-        *(ladder_model_digest(rung, r, CORPUS) for r in changed),
+        ladder_model_digest(model, recipe, CORPUS + "0"),
+        *(ladder_model_digest(model, r, CORPUS) for r in changed),
     ]
     assert len(set(digests)) == len(digests)
     assert digests[0] == ladder_model_digest(parse_ladder_model("bloom-32x2"), recipe_of({}), CORPUS)

@@ -25,7 +25,7 @@ NOTHING = Plan("none", 0, 0, ())
 
 @cache
 def plm_of(family: str, dtype: torch.dtype = torch.float32) -> PLM:
-    """A tiny PLM; in float32 its weights are those that bfloat16 can hold, so that both dtypes hold the same PLM."""
+    """Make a tiny PLM whose float32 weights fit into bfloat16, so that both dtypes hold the same PLM."""
     plm = tiny_plm(family)
     if family == "t5":  # without 1/√d its attention is all on one position, and blind to small changes
         for name, parameter in plm.model.named_parameters():
@@ -40,7 +40,7 @@ def batch() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def plan_of(plm: PLM, structure: str, many: bool = False) -> Plan:
-    """A few units (or as many entries as make updates dense) at every site of a structure, or of all structures."""
+    """Take a few units, or enough entries for dense updates, at every site of a structure or of all structures."""
     units = []
     for site in plm.inventory.sites:
         if structure not in (site.structure, "all"):
@@ -61,7 +61,7 @@ def theta_of(plan: Plan, scale: float = 0.05) -> torch.Tensor:
 
 
 def run(plm: PLM, plan: Plan, theta: torch.Tensor, words=EVERY_WORD, gradient_checkpointing: bool = False):
-    """Logits of `words`, and the gradient in θ of a loss over them."""
+    """Return logits of words, and the gradient of a loss over them."""
     with TunedPLM(plm, plan, gradient_checkpointing) as tuned:
         logits = tuned([theta], *batch(), words)
         (gradient,) = torch.autograd.grad(torch.nn.functional.cross_entropy(logits, torch.arange(4)), theta)
@@ -121,7 +121,7 @@ def test_bfloat16_single_unit_changes_logits(family):
 
 @pytest.mark.parametrize("family", CONFIGS)
 def test_bfloat16_small_change_of_large_weight_is_kept(family):
-    """W + θ in bfloat16 would round every θ of these away; beside W they move the output."""
+    """W + θ in bfloat16 would round each of these θ away. Beside W they change the output."""
     plm = loaded_in(family)
     site = next(s for s in plm.inventory.sites if s.structure == "entry" and s.place.endswith("0.ffn.up"))
     module = next(p.module for p in plm.family.module_specs(plm.model) if p.name == site.place)
@@ -166,7 +166,7 @@ def test_gradient_checkpointing_ignores_calls_before_backward():
 
 
 def saved_bytes(plm: PLM, plan: Plan, gradient_checkpointing: bool = False, words=EVERY_WORD) -> list[int]:
-    """Sizes of the tensors that one call keeps for the backward pass, beside the PLM's own parameters."""
+    """Return sizes of the tensors that a call stores for the backward pass, without the PLM's parameters."""
     theta = theta_of(plan)
     seen = {p.untyped_storage().data_ptr() for p in (*plm.model.parameters(), theta)}
     sizes = []
@@ -195,14 +195,14 @@ def test_gradient_checkpointing_stores_less(family, structure):
 
 
 def wide(family: str) -> tuple[PLM, int]:
-    """A PLM with a large vocabulary, and the bytes of its word embeddings."""
+    """Return a PLM with a large vocabulary, and the bytes of its word embeddings."""
     plm = tiny_plm(family, vocabulary=5000)
     return plm, plm.model.get_input_embeddings().weight.nbytes
 
 
 @pytest.mark.parametrize("family", CONFIGS)
 def test_few_embedding_entries_allocate_no_vocabulary_sized_tensor(family):
-    """Neither kept for the backward pass nor made at all, as every operation's outputs tell."""
+    """No such tensor is stored for the backward pass or returned by any operation."""
     plm, size = wide(family)
     sites = [s for s in plm.inventory.sites if s.structure == "entry" and max(s.shape) == 5000]
     plan = Plan("test", 3 * len(sites), 0, tuple(Units(s, 3, np.array([5, 40, 41])) for s in sites))
@@ -213,7 +213,7 @@ def test_few_embedding_entries_allocate_no_vocabulary_sized_tensor(family):
 
 
 class Largest(torch.utils._python_dispatch.TorchDispatchMode):
-    """Watches every operation and keeps the size of the largest tensor that one of them made anew."""
+    """A recorder of the largest new tensor of any operation."""
 
     bytes = 0
 
@@ -229,7 +229,7 @@ class Largest(torch.utils._python_dispatch.TorchDispatchMode):
 @pytest.mark.parametrize("placement", ["lora", "adapter", "bitfit", "prompt", "uniform"])
 @pytest.mark.parametrize("family", CONFIGS)
 def test_small_plan_allocates_no_weight_sized_tensor(family, placement):
-    """A step of a small plan never makes a tensor as large as a map's weight, frozen or not."""
+    """A step of a small plan never makes a tensor as large as a map's weight."""
     plm = tiny_plm(family, width=256)
     budget = own_count(placement, plm.inventory, MethodSizes(2, 2, 2)) if placement != "uniform" else 1500
     plan = make_plan(plm.inventory, placement, budget, 3, MethodSizes(2, 2, 2))
@@ -243,7 +243,7 @@ def test_small_plan_allocates_no_weight_sized_tensor(family, placement):
 @pytest.mark.parametrize("family", CONFIGS)
 @pytest.mark.parametrize("many", [False, True], ids=["few", "all"])
 def test_logits_of_vocabulary_match_logits_of_words(family, many):
-    """With entries of embeddings and head in θ: all logits at once, or word by word."""
+    """Entries of embeddings and head in θ: logits of the vocabulary equal logits of words."""
     plm = plm_of(family)
     plan = plan_of(plm, "entry", many)
     theta = theta_of(plan, 0.3)

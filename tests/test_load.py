@@ -26,7 +26,7 @@ TIED_T5 = T5Config(vocab_size=WORDS, d_model=16, d_kv=6, d_ff=24, num_layers=2, 
 
 
 def model_of(name: str):
-    """A model of a family with weights of std 0.3; `t5-tied` is version 1.0, whose head is its embedding, scaled."""
+    """Make a model of a family with weights of std 0.3; `t5-tied` is version 1.0 with a tied, scaled head."""
     if name != "t5-tied":
         return tiny_plm(name, fused=False).model
     torch.manual_seed(0)
@@ -37,13 +37,13 @@ def model_of(name: str):
     return model
 
 
-def state(folder: Path, **values) -> Path:
+def write_record(folder: Path, **values) -> Path:
     (folder / "snapshot.json").write_text(json.dumps(values))
     return folder
 
 
 def tuned_logits(plm, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rows of one length in the family's frame, and our logits of every word for them."""
+    """Return rows with the family's special tokens, and our logits of every word."""
     before, after = torch.tensor(plm.special_tokens.before).long(), torch.tensor(plm.special_tokens.after).long()
     rows = torch.stack([torch.cat((before, row, after)) for row in ids])
     with TunedPLM(plm, NOTHING) as tuned, torch.no_grad():
@@ -79,17 +79,17 @@ def test_load_plm_t5_head_is_tied_only_if_checkpoint_ties_it(tmp_path):
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_load_plm_uses_dtype_of_snapshot_record(tmp_path, dtype):
-    folder = state(save_plm(model_of("llama"), tmp_path), dtype=dtype, family="llama")
+    folder = write_record(save_plm(model_of("llama"), tmp_path), dtype=dtype, family="llama")
     assert load_plm(folder, "x").model.dtype == getattr(torch, compute_dtype(dtype, "cpu"))
 
 
 @pytest.mark.parametrize(
-    ("values", "said"), [({"dtype": "bf16"}, "bfloat16"), ({"head": "new"}, "classification"), ([], "mapping")]
+    ("values", "message"), [({"dtype": "bf16"}, "bfloat16"), ({"head": "new"}, "classification"), ([], "mapping")]
 )
-def test_load_plm_invalid_snapshot_record_names_allowed_values(tmp_path, values, said):
+def test_load_plm_invalid_snapshot_record_names_allowed_values(tmp_path, values, message):
     save_plm(model_of("llama"), tmp_path)
     (tmp_path / "snapshot.json").write_text(json.dumps(values))
-    with pytest.raises(ModelError, match=said):
+    with pytest.raises(ModelError, match=message):
         load_plm(tmp_path, "x")
 
 
@@ -97,7 +97,7 @@ def test_load_plm_invalid_snapshot_record_names_allowed_values(tmp_path, values,
 def test_load_plm_changed_file_names_its_record(tmp_path, shards):
     folder = save_plm(model_of("llama"), tmp_path, **shards)
     content = open_folder(folder).content
-    state(folder, content=content)
+    write_record(folder, content=content)
     assert load_plm(folder, "x").content == content
     own = [*folder.glob("*.safetensors*"), folder / "config.json", folder / "tokenizer.json"]
     for file in own:
@@ -106,7 +106,7 @@ def test_load_plm_changed_file_names_its_record(tmp_path, shards):
         with pytest.raises(CorruptError, match=r"snapshot.json.*[Dd]elete"):
             load_plm(folder, "x")
         file.write_bytes(whole)
-    state(folder)
+    write_record(folder)
     (folder / "pretraining.json").write_text(json.dumps({"content": "0" * 64}))
     with pytest.raises(CorruptError, match=r"pretraining.json"):
         load_plm(folder, "x")
@@ -208,7 +208,7 @@ def test_load_plm_encoder_without_head_needs_classification(tmp_path):
     folder = save_plm(encoder, tmp_path)
     with pytest.raises(ModelError, match="head: classification"):
         load_plm(folder, "mini")
-    plm = load_plm(state(folder, head="classification"), "mini")
+    plm = load_plm(write_record(folder, head="classification"), "mini")
     pooler = sum(p.numel() for p in encoder.pooler.parameters())
     assert plm.inventory.parameters == sum(p.numel() for p in encoder.parameters()) - pooler
     assert not [site for site in plm.inventory.sites if site.place.startswith("head")]
@@ -220,7 +220,7 @@ def test_load_plm_encoder_without_head_needs_classification(tmp_path):
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_load_plm_classification_drops_lm_head_in_every_family(tmp_path, name):
-    plm = load_plm(state(save_plm(model_of(name), tmp_path), head="classification"), "x")
+    plm = load_plm(write_record(save_plm(model_of(name), tmp_path), head="classification"), "x")
     present = sum(s.units for s in plm.inventory.sites if s.structure in ("entry", "bias") and s.exists)
     assert present == plm.inventory.parameters == sum(p.numel() for p in plm.model.parameters())
     assert not [site for site in plm.inventory.sites if site.place.startswith("head")]

@@ -35,7 +35,7 @@ RANDOM = sorted(PLACEMENTS.random)
 
 
 def paper(width: int, layers: int) -> dict[str, int]:
-    """The published code's counts for BLOOM, as formulas of width d and layers L."""
+    """Return the published code's counts for BLOOM, as formulas of width d and layers L."""
     d, n = width, layers
     return {"lora": 32 * d * n, "adapter": 2 * n * (49 * d + 24), "prompt": 100 * d, "bitfit": 11 * d * n + 2 * d}
 
@@ -117,7 +117,7 @@ def test_plan_depends_on_seed():
 
 
 def test_uniform_samples_sites_with_equal_probability():
-    """Counts of the sites of one cost differ only by chance: chi-square below its 99.99 % point, by a wide margin."""
+    """The counts of sites of the same cost have a chi-square far below its 99.99 % point."""
     wide = [replace(s, shape=(4096, 4096)) for s in SMALL.sites if s.structure == "lowrank"]
     entries = [s for s in SMALL.sites if s.structure == "entry"]
     inventory = Inventory.from_sites("bloom", 2, 10**9, 10**9, [*wide, *entries])
@@ -205,7 +205,7 @@ def test_key_biases_and_embeddings_are_not_samplable():
 
 
 def test_adapter_takes_units_in_turn_and_biases_if_budget_allows():
-    """48 wide, two blocks: 4 adapters of 97 a unit and their 192 output biases."""
+    """Width 48 and two blocks: 4 adapters of 97 a unit and their 192 output biases."""
     inventory = bloom(48, 2, 100)
     for budget, biases, each in ((388, 0, 1), (580, 192, 1), (968, 192, 2)):
         plan = make_plan(inventory, "adapter", budget, seed=1)
@@ -234,7 +234,7 @@ def test_units_have_indices_only_for_some_scalars_of_a_site():
 
 
 def test_inventory_sorts_sites_naturally():
-    """It is the order of θ, which older results have."""
+    """The order of sites is the order of θ, so it must not change."""
     places = ["encoder.0.ffn.up", "encoder.2.ffn.up", "encoder.10.ffn.up", "encoder.embedding", "head"]
     sites = [Site(place, structure, (4,)) for structure in ("entry", "bias") for place in places]
     inventory = Inventory.from_sites("bert", 11, 100, 100, sites[::-1])

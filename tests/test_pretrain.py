@@ -40,7 +40,7 @@ from apet.models.pretraining.pretrain import PretrainingState, lr_factor, pretra
 from apet.models.pretraining.tokenizer import train_tokenizer
 from apet.training.runtime import make_deterministic
 
-RUNG = parse_ladder_model("bloom-16x1")
+MODEL = parse_ladder_model("bloom-16x1")
 OTHERS = [parse_ladder_model("bert-16x1"), parse_ladder_model("t5-16x1")]
 RECIPE = PretrainingConfig(
     vocab_size=300, max_tokens=30 * 4 * 16, batch_size=4, block_size=16, muon_lr=0.02, embedding_lr=0.03, scalar_lr=0.01
@@ -50,7 +50,7 @@ THINGS = ("red box", "tall tree", "old ship", "small dog")
 
 
 def document(number: int) -> str:
-    """Text with an order to learn: what a person has follows from the person."""
+    """Make a text with an order to learn: the possession follows from the person."""
     who = number % len(NAMES)
     return f"{NAMES[who]} has a {THINGS[who % 4]}. " * (2 + number % 3) + f"Page {number} ends here."
 
@@ -89,8 +89,8 @@ def tokenizer(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def plm(corpus: Path, tokenizer: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("plm") / RUNG.name
-    pretrain(RUNG, RECIPE, corpus, tokenizer, folder)
+    folder = tmp_path_factory.mktemp("plm") / MODEL.name
+    pretrain(MODEL, RECIPE, corpus, tokenizer, folder)
     return folder
 
 
@@ -119,19 +119,19 @@ def test_tokenizer_has_special_tokens_of_every_family(tokenizer: Path) -> None:
 
 def test_pretrain_twice_gives_equal_bytes(plm: Path, corpus: Path, tokenizer: Path, tmp_path: Path) -> None:
     run_record = tmp_path / "run.json"
-    pretrain(RUNG, RECIPE, corpus, tokenizer, tmp_path / "again", run_record)
+    pretrain(MODEL, RECIPE, corpus, tokenizer, tmp_path / "again", run_record)
     assert folder_digest(tmp_path / "again") == folder_digest(plm)
     assert json.loads(run_record.read_text())["seconds"] > 0
     assert sorted(p.name for p in tmp_path.iterdir()) == ["again", "run.json"]
 
 
 def test_pretrain_other_seed_gives_other_weights(plm: Path, corpus: Path, tokenizer: Path, tmp_path: Path) -> None:
-    pretrain(RUNG, replace(RECIPE, seed=2), corpus, tokenizer, tmp_path / "other")
+    pretrain(MODEL, replace(RECIPE, seed=2), corpus, tokenizer, tmp_path / "other")
     assert open_folder(tmp_path / "other").content != open_folder(plm).content
 
 
 class Killed(Exception):
-    """Stands for the end of the process."""
+    """The end of the process."""
 
 
 def kill_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,12 +147,17 @@ def kill_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def killed(
-    out: Path, corpus: Path, tokenizer: Path, step: int, recipe: PretrainingConfig = RECIPE, rung: LadderModel = RUNG
+    out: Path,
+    corpus: Path,
+    tokenizer: Path,
+    step: int,
+    recipe: PretrainingConfig = RECIPE,
+    ladder_model: LadderModel = MODEL,
 ) -> Path:
-    """Start a run, kill it before a step, and return the state file that it leaves."""
+    """Start a run, kill it before a step, and return its checkpoint."""
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
         kill_at(step, patch)
-        pretrain(rung, recipe, corpus, tokenizer, out)
+        pretrain(ladder_model, recipe, corpus, tokenizer, out)
     assert not out.exists()
     (state,) = out.parent.iterdir()
     return state
@@ -166,21 +171,21 @@ def test_pretrain_killed_run_resumes_to_equal_bytes(
     seen = []
     honest = PretrainingState._step
     monkeypatch.setattr(PretrainingState, "_step", lambda run, n, rows: seen.append(n) or honest(run, n, rows))
-    pretrain(RUNG, RECIPE, corpus, tokenizer, tmp_path / "again")
+    pretrain(MODEL, RECIPE, corpus, tokenizer, tmp_path / "again")
     assert seen == list(range(step, RECIPE.steps))
     assert folder_digest(tmp_path / "again") == folder_digest(plm)
     assert not state.exists()
 
 
-@pytest.mark.parametrize("rung", OTHERS, ids=lambda rung: rung.family)
+@pytest.mark.parametrize("ladder_model", OTHERS, ids=lambda model: model.family)
 @pytest.mark.parametrize("step", [5, 12])
 def test_pretrain_killed_run_hides_same_tokens_in_both_phases(
-    step: int, rung: LadderModel, corpus: Path, tokenizer: Path, tmp_path: Path
+    step: int, ladder_model: LadderModel, corpus: Path, tokenizer: Path, tmp_path: Path
 ) -> None:
     recipe = replace(RECIPE, max_tokens=16 * RECIPE.batch_size * RECIPE.block_size)
-    pretrain(rung, recipe, corpus, tokenizer, tmp_path / "whole" / "rung")
-    killed(tmp_path / "killed" / "rung", corpus, tokenizer, step, recipe, rung)
-    pretrain(rung, recipe, corpus, tokenizer, tmp_path / "killed" / "rung")
+    pretrain(ladder_model, recipe, corpus, tokenizer, tmp_path / "whole" / "rung")
+    killed(tmp_path / "killed" / "rung", corpus, tokenizer, step, recipe, ladder_model)
+    pretrain(ladder_model, recipe, corpus, tokenizer, tmp_path / "killed" / "rung")
     assert folder_digest(tmp_path / "killed") == folder_digest(tmp_path / "whole")
 
 
@@ -188,7 +193,7 @@ def test_pretrain_checkpoint_of_other_recipe_is_ignored(
     plm: Path, corpus: Path, tokenizer: Path, tmp_path: Path
 ) -> None:
     killed(tmp_path / "again", corpus, tokenizer, 5, replace(RECIPE, embedding_lr=0.5))
-    pretrain(RUNG, RECIPE, corpus, tokenizer, tmp_path / "again")
+    pretrain(MODEL, RECIPE, corpus, tokenizer, tmp_path / "again")
     assert folder_digest(tmp_path / "again") == folder_digest(plm)
 
 
@@ -198,7 +203,7 @@ def test_pretrain_corrupt_checkpoint_is_reported_and_ignored(
     state = killed(tmp_path / "again", corpus, tokenizer, 5)
     content = state.read_bytes()
     state.write_bytes(content[:1000] + bytes([content[1000] ^ 1]) + content[1001:])
-    pretrain(RUNG, RECIPE, corpus, tokenizer, tmp_path / "again")
+    pretrain(MODEL, RECIPE, corpus, tokenizer, tmp_path / "again")
     assert "again.state: corrupt checkpoint, ignored" in capfd.readouterr().err
     assert folder_digest(tmp_path / "again") == folder_digest(plm)
 
@@ -217,45 +222,45 @@ def test_pretrain_folder_loads_in_transformers(plm: Path, corpus: Path) -> None:
     assert loss < record["heldout"]["unigram_entropy"] - 0.1
     assert record["curve"][-1]["loss"] < record["curve"][0]["loss"] - 0.5
     assert record["curve"][-1]["tokens"] == record["tokens"] == RECIPE.max_tokens and len(record["curve"]) == 20
-    assert record["content"] == load_plm(plm, RUNG.name).content
+    assert record["content"] == load_plm(plm, MODEL.name).content
     assert record["corpus"] == json.loads((corpus / "corpus.json").read_text())["digest"]
 
 
-@pytest.mark.parametrize("rung", OTHERS, ids=lambda rung: rung.family)
+@pytest.mark.parametrize("ladder_model", OTHERS, ids=lambda model: model.family)
 def test_pretrain_bert_and_t5_learn_and_load_in_transformers(
-    rung: LadderModel, corpus: Path, tokenizer: Path, tmp_path: Path
+    ladder_model: LadderModel, corpus: Path, tokenizer: Path, tmp_path: Path
 ) -> None:
-    rung = parse_ladder_model(f"{rung.family}-32x2")
+    ladder_model = parse_ladder_model(f"{ladder_model.family}-32x2")
     recipe = replace(RECIPE, max_tokens=100 * RECIPE.batch_size * RECIPE.block_size)
-    pretrain(rung, recipe, corpus, tokenizer, tmp_path / "rung")
+    pretrain(ladder_model, recipe, corpus, tokenizer, tmp_path / "rung")
     record = json.loads((tmp_path / "rung" / "pretraining.json").read_text())
     assert record["heldout"]["loss"] < record["heldout"]["unigram_entropy"] - 0.1
-    assert record["content"] == load_plm(tmp_path / "rung", rung.name).content
+    assert record["content"] == load_plm(tmp_path / "rung", ladder_model.name).content
     words = AutoTokenizer.from_pretrained(tmp_path / "rung")
     rows = heldout_rows(corpus, words, RECIPE.block_size).long()[:16]
-    model = (AutoModelForMaskedLM if rung.family == "bert" else AutoModelForSeq2SeqLM).from_pretrained(
+    model = (AutoModelForMaskedLM if ladder_model.family == "bert" else AutoModelForSeq2SeqLM).from_pretrained(
         tmp_path / "rung"
     )
-    assert librarys_loss(model, rows) == pytest.approx(heldout_loss(model, rows)[0], abs=1e-4)
+    assert library_loss(model, rows) == pytest.approx(heldout_loss(model, rows)[0], abs=1e-4)
 
 
-def librarys_loss(model: torch.nn.Module, rows: torch.Tensor) -> float:
-    """The loss that the library itself gives for what is hidden in these rows."""
-    draws = masking_generator("heldout", 0)
+def library_loss(model: torch.nn.Module, rows: torch.Tensor) -> float:
+    """Compute the library's loss for the same hidden tokens."""
+    generator = masking_generator("heldout", 0)
     if model.config.model_type == "bert":
-        places = masked_positions(rows, draws) + 1
+        places = masked_positions(rows, generator) + 1
         ids = F.pad(F.pad(rows, (1, 0), value=CLS), (0, 1), value=SEP)
         labels = torch.full_like(ids, -100).scatter(1, places, ids.gather(1, places))
         return model(input_ids=ids.scatter(1, places, MASK), labels=labels).loss.item()
-    shown, said, _ = corrupt_spans(rows, draws)
-    # The decoder's input is the labels with its start in front.
-    labels = said.masked_fill((said >= SENTINEL) & (said < len(SPECIAL)), -100)
-    return model(input_ids=shown, decoder_input_ids=model._shift_right(said), labels=labels).loss.item()
+    text, answer, _ = corrupt_spans(rows, generator)
+    # The decoder's input is the answer after its start token.
+    labels = answer.masked_fill((answer >= SENTINEL) & (answer < len(SPECIAL)), -100)
+    return model(input_ids=text, decoder_input_ids=model._shift_right(answer), labels=labels).loss.item()
 
 
 def test_record_counts_tied_head_once(plm: Path) -> None:
     record = json.loads((plm / "pretraining.json").read_text())
-    d, layers, words = RUNG.width, RUNG.layers, RECIPE.vocab_size
+    d, layers, words = MODEL.width, MODEL.layers, RECIPE.vocab_size
     blocks = layers * (12 * d * d + 13 * d)
     assert record["non_embedding"] == blocks + 4 * d
     assert record["parameters"] == blocks + 4 * d + words * d
@@ -277,20 +282,22 @@ def test_head_loss_matches_cross_entropy() -> None:
         assert (a - b).norm() <= 1e-5 * b.norm()
 
 
-@pytest.mark.parametrize("rung", [RUNG, *OTHERS], ids=lambda rung: rung.family)
-def test_training_loss_and_heldout_loss_agree(rung: LadderModel) -> None:
-    model = stirred(rung)
+@pytest.mark.parametrize("ladder_model", [MODEL, *OTHERS], ids=lambda model: model.family)
+def test_training_loss_and_heldout_loss_agree(ladder_model: LadderModel) -> None:
+    model = stirred(ladder_model)
     rows = rows_of(3)
     exact, targets = heldout_loss(model, rows)
     loss = training_loss(model, rows, False, masking_generator("heldout", 0))
     assert loss.item() == pytest.approx(exact, rel=1e-5)
-    assert torch.equal(targets, heldout_loss(stirred(replace(rung, layers=2)), rows)[1]), "another rung, other targets"
+    assert torch.equal(targets, heldout_loss(stirred(replace(ladder_model, layers=2)), rows)[1]), (
+        "another ladder_model, other targets"
+    )
 
 
-def stirred(rung: LadderModel) -> torch.nn.Module:
-    """A rung in evaluation mode, with weights large enough that every token that is seen matters."""
+def stirred(ladder_model: LadderModel) -> torch.nn.Module:
+    """Make a ladder model in evaluation mode with weights large enough that every visible token matters."""
     torch.manual_seed(1)
-    model = PretrainingState.initial(rung, RECIPE).model.eval()
+    model = PretrainingState.initial(ladder_model, RECIPE).model.eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
@@ -302,12 +309,11 @@ def rows_of(count: int) -> torch.Tensor:
     return torch.randint(len(SPECIAL), RECIPE.vocab_size, (count, RECIPE.block_size + 1), generator=generator)
 
 
-def moved(rung: LadderModel, causal: bool) -> tuple[torch.Tensor, torch.Tensor]:
-    """For each token of one row: which states [tokens, targets] move when it changes, and each target's id [targets].
-
-    The row's ids are all different, so that an id tells its place.
+def moved(ladder_model: LadderModel, causal: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """Find, for each token of a row, the states [tokens, targets] that change with it, and return the target ids
+    [targets].
     """
-    model, objective = stirred(rung).double(), OBJECTIVES[rung.family]
+    model, objective = stirred(ladder_model).double(), OBJECTIVES[ladder_model.family]
     row = torch.arange(100, 100 + RECIPE.block_size + 1)[None]
     with torch.no_grad():
         states, targets = objective(model, row, causal, masking_generator(1))
@@ -319,16 +325,16 @@ def moved(rung: LadderModel, causal: bool) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.stack(found), targets - 100
 
 
-@pytest.mark.parametrize("rung", [RUNG, *OTHERS], ids=lambda rung: rung.family)
-def test_objective_causal_phase_depends_on_all_previous_tokens_only(rung: LadderModel) -> None:
-    seen, places = moved(rung, True)
+@pytest.mark.parametrize("ladder_model", [MODEL, *OTHERS], ids=lambda model: model.family)
+def test_objective_causal_phase_depends_on_all_previous_tokens_only(ladder_model: LadderModel) -> None:
+    seen, places = moved(ladder_model, True)
     shown = torch.ones(len(seen), dtype=torch.bool)
-    if rung.family == "bert":
+    if ladder_model.family == "bert":
         shown[masked_positions(rows_of(1), masking_generator(1))] = False
     before = torch.arange(len(seen))[:, None] < places
     assert torch.equal(seen, before & shown[:, None])
     # BERT names a row's first token too, after [CLS], and its last one twice: where it is masked, and before.
-    assert len(places) == RECIPE.block_size + 2 * (rung.family == "bert")
+    assert len(places) == RECIPE.block_size + 2 * (ladder_model.family == "bert")
 
 
 def test_masked_lm_depends_on_visible_tokens_only() -> None:
@@ -343,21 +349,21 @@ def test_span_corruption_depends_on_text_and_previous_spans() -> None:
     seen, places = moved(OTHERS[1], False)
     order = torch.full((len(seen),), -1)
     order[places] = torch.arange(len(places))
-    # A token that was left out is seen once it was said; the others always.
+    # A hidden token is visible after the decoder has generated it; all others are always visible.
     assert torch.equal(seen, order[:, None] < torch.arange(len(places)))
 
 
 def test_corrupt_spans_orders_spans_from_the_end() -> None:
     rows = rows_of(5)
-    shown, said, wanted = corrupt_spans(rows, masking_generator(1))
+    texts, answers, targets = corrupt_spans(rows, masking_generator(1))
     spans = (RECIPE.block_size + 1) // SPAN_INTERVAL
-    assert wanted.shape == (5, spans, SPAN)
-    assert torch.equal(wanted[:, 0], rows[:, -SPAN:])
-    assert (shown[:, -2] == SENTINEL).all() and (shown[:, -1] == END).all()
-    for row, ids, spoken, out in zip(rows, shown, said, wanted, strict=True):
-        filled = [t for i in ids[:-1] for t in (out[i - SENTINEL].tolist() if i - SENTINEL < spans else [i.item()])]
+    assert targets.shape == (5, spans, SPAN)
+    assert torch.equal(targets[:, 0], rows[:, -SPAN:])
+    assert (texts[:, -2] == SENTINEL).all() and (texts[:, -1] == END).all()
+    for row, text, answer, span in zip(rows, texts, answers, targets, strict=True):
+        filled = [t for i in text[:-1] for t in (span[i - SENTINEL].tolist() if i - SENTINEL < spans else [i.item()])]
         assert filled == row.tolist()
-        assert spoken.tolist() == [t for n in range(spans) for t in (SENTINEL + n, *out[n].tolist())]
+        assert answer.tolist() == [t for n in range(spans) for t in (SENTINEL + n, *span[n].tolist())]
 
 
 def test_masked_positions_always_include_last_token() -> None:
@@ -373,18 +379,18 @@ def test_masking_depends_on_seed_and_step() -> None:
         assert not torch.equal(masked_positions(rows, masking_generator(1, 7)), masked_positions(rows, other))
 
 
-@pytest.mark.parametrize("rung", [RUNG, *OTHERS], ids=lambda rung: rung.family)
-def test_initialize_makes_every_block_the_identity(rung: LadderModel) -> None:
-    model = PretrainingState.initial(rung, RECIPE).model
-    ends = [p for p in FAMILIES[rung.family].module_specs(model) if p.adapter_after]
+@pytest.mark.parametrize("ladder_model", [MODEL, *OTHERS], ids=lambda model: model.family)
+def test_initialize_makes_every_block_the_identity(ladder_model: LadderModel) -> None:
+    model = PretrainingState.initial(ladder_model, RECIPE).model
+    ends = [p for p in FAMILIES[ladder_model.family].module_specs(model) if p.adapter_after]
     assert ends and not any(model.get_submodule(p.module).weight.any() for p in ends)
     own_head = model.get_output_embeddings().weight is not model.get_input_embeddings().weight
-    assert own_head == (rung.family == "t5") and model.get_output_embeddings().weight.any() != own_head
+    assert own_head == (ladder_model.family == "t5") and model.get_output_embeddings().weight.any() != own_head
 
 
-@pytest.mark.parametrize("rung", [RUNG, *OTHERS], ids=lambda rung: rung.family)
-def test_optimizers_cover_every_weight_once(rung: LadderModel) -> None:
-    run = PretrainingState.initial(rung, RECIPE)
+@pytest.mark.parametrize("ladder_model", [MODEL, *OTHERS], ids=lambda model: model.family)
+def test_optimizers_cover_every_weight_once(ladder_model: LadderModel) -> None:
+    run = PretrainingState.initial(ladder_model, RECIPE)
     adamw, muon = ([p for g in o.param_groups for p in g["params"]] for o in run.optimizers)
     assert sorted(map(id, adamw + muon)) == sorted(map(id, run.model.parameters()))
     tables = {id(m.weight) for m in run.model.modules() if isinstance(m, torch.nn.Embedding)}
@@ -425,14 +431,14 @@ def test_lr_factor_rises_then_falls(schedule: str) -> None:
 
 def test_pretrain_unusable_input_is_named(corpus: Path, tokenizer: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"expected at most 299 words \(pretraining.vocab_size\), got 300"):
-        pretrain(RUNG, replace(RECIPE, vocab_size=299), corpus, tokenizer, tmp_path / "out")
+        pretrain(MODEL, replace(RECIPE, vocab_size=299), corpus, tokenizer, tmp_path / "out")
     with pytest.raises(DataError, match=r"nothing: no tokenizer\.json"):
-        pretrain(RUNG, RECIPE, corpus, tmp_path / "nothing", tmp_path / "out")
+        pretrain(MODEL, RECIPE, corpus, tmp_path / "nothing", tmp_path / "out")
     with pytest.raises(DataError, match=r"heldout\.parquet: fewer than the 100001 tokens"):
-        pretrain(RUNG, replace(RECIPE, block_size=100_000), corpus, tokenizer, tmp_path / "out")
+        pretrain(MODEL, replace(RECIPE, block_size=100_000), corpus, tokenizer, tmp_path / "out")
     short = write_corpus(tmp_path / "short", 0, 3)
     with pytest.raises(DataError, match=r"train\.parquet: no document"):
-        pretrain(RUNG, RECIPE, short, tokenizer, tmp_path / "out")
+        pretrain(MODEL, RECIPE, short, tokenizer, tmp_path / "out")
     (short / "corpus.json").write_text("{}")
     with pytest.raises(DataError, match=r"corpus\.json: an older version of apet wrote it"):
-        pretrain(RUNG, RECIPE, short, tokenizer, tmp_path / "out")
+        pretrain(MODEL, RECIPE, short, tokenizer, tmp_path / "out")

@@ -22,14 +22,14 @@ from apet.study.grid import Grid
 from test_pretrain import RECIPE, write_corpus
 from toy import PARAMS
 
-RUNG = parse_ladder_model("bloom-32x2")
+MODEL = parse_ladder_model("bloom-32x2")
 NAMES = shipped_names()
 MOST_BYTES = 25_000_000
 
 
 @pytest.fixture
 def ladder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the two smallest shipped rungs, in place of the ladder."""
+    """Copy the two smallest shipped ladder models and use the copy as the ladder."""
     for name in NAMES[:2]:
         shutil.copytree(LADDER / name, tmp_path / "ladder" / name)
     monkeypatch.setattr(ladder_module, "LADDER", tmp_path / "ladder")
@@ -74,68 +74,68 @@ def test_shipped_model_loads_in_transformers_as_float32() -> None:
 
 
 def test_study_with_default_recipe_uses_shipped_models(tmp_path: Path) -> None:
-    models = [RUNG.name, "bloom-16x1"]
+    models = [MODEL.name, "bloom-16x1"]
     grid = grid_of(tmp_path, models=models, pretraining={})
-    assert list(grid.shipped) == [RUNG.name] and list(grid.pretrained_models) == ["bloom-16x1"]
-    assert grid.plm_record(RUNG.name).endswith("/pretraining.json")
+    assert list(grid.shipped) == [MODEL.name] and list(grid.pretrained_models) == ["bloom-16x1"]
+    assert grid.plm_record(MODEL.name).endswith("/pretraining.json")
     other = grid_of(tmp_path, models=models, pretraining={}, seed=2)
-    assert other.plm_digests[RUNG.name] == grid.plm_digests[RUNG.name], "the study's seed changes no PLM"
+    assert other.plm_digests[MODEL.name] == grid.plm_digests[MODEL.name], "the study's seed changes no PLM"
 
 
 def test_study_with_other_recipe_pretrains_all_ladder_models(tmp_path: Path) -> None:
-    grid = grid_of(tmp_path, models=[RUNG.name], pretraining={"max_tokens": 8192})
-    assert not grid.shipped and list(grid.pretrained_models) == [RUNG.name]
+    grid = grid_of(tmp_path, models=[MODEL.name], pretraining={"max_tokens": 8192})
+    assert not grid.shipped and list(grid.pretrained_models) == [MODEL.name]
 
 
 def test_copy_shipped_copies_equal_bytes(tmp_path: Path) -> None:
-    copy_shipped(RUNG, tmp_path / "plm")
-    content = shipped_content(RUNG, PretrainingConfig())
-    assert load_plm(tmp_path / "plm", RUNG.name).content == content is not None
-    assert shipped_content(RUNG, replace(PretrainingConfig(), seed=2)) is None
+    copy_shipped(MODEL, tmp_path / "plm")
+    content = shipped_content(MODEL, PretrainingConfig())
+    assert load_plm(tmp_path / "plm", MODEL.name).content == content is not None
+    assert shipped_content(MODEL, replace(PretrainingConfig(), seed=2)) is None
 
 
 def damage(ladder: Path, kind: str) -> None:
-    weights = ladder / RUNG.name / "model.safetensors"
+    weights = ladder / MODEL.name / "model.safetensors"
     if kind == "cut off":
         weights.write_bytes(weights.read_bytes()[:-1000])
-    elif kind == "another rung's":
+    elif kind == "another model's":
         shutil.copyfile(ladder / NAMES[1] / "model.safetensors", weights)
     else:
         weights.unlink()
 
 
-@pytest.mark.parametrize("kind", ["cut off", "another rung's", "missing"])
+@pytest.mark.parametrize("kind", ["cut off", "another model's", "missing"])
 def test_copy_shipped_corrupt_weights_are_refused(kind: str, ladder: Path, tmp_path: Path) -> None:
     damage(ladder, kind)
     with pytest.raises(CorruptError) as error:
-        copy_shipped(RUNG, tmp_path / "plm")
+        copy_shipped(MODEL, tmp_path / "plm")
     text = str(error.value)
-    assert text.startswith(f"{ladder / RUNG.name / 'model.safetensors'}: ")
-    assert f"git checkout -- ladder/{RUNG.name}" in text and not (tmp_path / "plm").exists()
+    assert text.startswith(f"{ladder / MODEL.name / 'model.safetensors'}: ")
+    assert f"git checkout -- ladder/{MODEL.name}" in text and not (tmp_path / "plm").exists()
 
 
 def test_shipped_content_swapped_folders_are_refused(ladder: Path, tmp_path: Path) -> None:
-    shutil.rmtree(ladder / RUNG.name)
-    (ladder / NAMES[1]).rename(ladder / RUNG.name)
-    with pytest.raises(CorruptError, match=f"expected the record of {RUNG.name}"):
-        shipped_content(RUNG, PretrainingConfig())
+    shutil.rmtree(ladder / MODEL.name)
+    (ladder / NAMES[1]).rename(ladder / MODEL.name)
+    with pytest.raises(CorruptError, match=f"expected the record of {MODEL.name}"):
+        shipped_content(MODEL, PretrainingConfig())
 
 
 def test_shipped_content_corrupt_record_is_refused(ladder: Path) -> None:
-    path = ladder / RUNG.name / PRETRAINING
+    path = ladder / MODEL.name / PRETRAINING
     path.write_text(path.read_text().replace('"width": 32', '"width": 33'))
     with pytest.raises(CorruptError, match="git checkout"):
-        shipped_content(RUNG, PretrainingConfig())
+        shipped_content(MODEL, PretrainingConfig())
 
 
 def test_copy_shipped_unknown_model_names_shipped_ones(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=f"bloom-16x1: no such folder.*{RUNG.name}"):
+    with pytest.raises(ModelError, match=f"bloom-16x1: no such folder.*{MODEL.name}"):
         copy_shipped(parse_ladder_model("bloom-16x1"), tmp_path / "plm")
 
 
 @pytest.fixture
 def rebuilt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A rung made by `rebuild_ladder` from a toy corpus with a toy recipe."""
+    """Make a ladder model with `rebuild_ladder` from a toy corpus with toy settings."""
     monkeypatch.setattr(rebuild, "PretrainingConfig", lambda: RECIPE)
     monkeypatch.setattr(rebuild, "LADDER", tmp_path / "shipped")
     out = tmp_path / "made"
@@ -151,7 +151,7 @@ def test_rebuild_ladder_equal_model_is_reported_equal(rebuilt: Path, tmp_path: P
     shutil.copytree(made, tmp_path / "shipped" / "bloom-16x1")
     before = made.stat().st_mtime_ns
     (comparison,) = rebuild.rebuild_ladder([parse_ladder_model("bloom-16x1")], tmp_path, rebuilt)
-    assert made.stat().st_mtime_ns == before, "a finished rung is kept"
+    assert made.stat().st_mtime_ns == before, "a finished model is kept"
     assert comparison.line().startswith("bloom-16x1: equal byte for byte, held-out loss ")
 
 

@@ -29,7 +29,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 @pytest.fixture
 def plm(tmp_path) -> Path:
-    """An ordinary Hugging Face folder."""
+    """Make a Hugging Face folder."""
     return save_plm(tiny_plm("llama", fused=False).model, tmp_path / "source")
 
 
@@ -59,7 +59,7 @@ def test_fetch_snapshot_folder_is_copied_with_origin(plm, tmp_path):
 
 @pytest.mark.parametrize("pickled", [False, True], ids=["safetensors", "pickled"])
 def test_fetch_snapshot_never_writes_to_source(tmp_path, pickled):
-    """Its tokenizer is one that the library writes anew, under the names that the source has too."""
+    """The library rewrites the tokenizer under file names that the source has too."""
     source = tmp_path / "bert"
     model = tiny_plm("bert", fused=False).model
     model.save_pretrained(source)
@@ -98,11 +98,11 @@ def test_fetch_snapshot_offline_names_command(tmp_path, monkeypatch):
 
 
 class CutOff(Exception):
-    """As of the library below the hub's client, which is of no kind that the client names."""
+    """An error of the HTTP client below the hub's client."""
 
 
 @pytest.mark.parametrize(
-    ("raised", "kind", "said"),
+    ("raised", "kind", "message"),
     [
         (CutOff("see https://user:word@hub"), ModelError, r"lost \(CutOff: see https://\*\*\*@hub\)"),
         (RuntimeError("Data processing error"), ModelError, "(?s)RuntimeError: Data.*--model mine"),
@@ -111,12 +111,12 @@ class CutOff(Exception):
     ],
     ids=["cut off", "the client's own", "full", "full, in Rust"],
 )
-def test_fetch_snapshot_failed_download_is_one_error(tmp_path, monkeypatch, raised, kind, said):
+def test_fetch_snapshot_failed_download_is_one_error(tmp_path, monkeypatch, raised, kind, message):
     def fail(*args, **options):
         raise raised
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", fail)
-    with pytest.raises(kind, match=said) as error:
+    with pytest.raises(kind, match=message) as error:
         fetched({"repo_id": "someone/plm", "revision": "main"}, tmp_path / "out")
     assert "word" not in str(error.value) and not list(tmp_path.iterdir())
 
@@ -182,7 +182,7 @@ def test_fetch_snapshot_other_shapes_than_planned_are_refused(plm, tmp_path):
 
 
 def spoil(file: str, content: bytes, *gone: str):
-    """Take files away, and write one."""
+    """Make a function that removes files and writes one."""
 
     def change(folder: Path) -> None:
         for name in gone:
@@ -220,10 +220,10 @@ USELESS = {
 
 @pytest.mark.parametrize("case", USELESS)
 def test_fetch_snapshot_unusable_plm_leaves_no_folder(tmp_path, case):
-    change, said = USELESS[case]
+    change, message = USELESS[case]
     folder = save_plm(tiny_plm("bert", fused=False).model, tmp_path / "source")
     change(folder)
-    with pytest.raises(ModelError, match=said) as error:
+    with pytest.raises(ModelError, match=message) as error:
         fetched({"folder": str(folder)}, tmp_path / "out")
     assert str(error.value).startswith("model 'mine': ") and ".out" not in str(error.value)
     assert [path.name for path in tmp_path.iterdir()] == ["source"]

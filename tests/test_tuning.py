@@ -25,7 +25,7 @@ def batch(rows: int = 3, length: int = 7) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def read(family: str, plm: PLM, ids: torch.Tensor, length: torch.Tensor) -> torch.Tensor:
-    """The library's own logits [words] where the answer of one row is read, without padding."""
+    """Return the library's logits [vocab] at the answer of one row, without padding."""
     with torch.no_grad():
         if family == "t5":
             return plm.model(input_ids=ids[None, :length], decoder_input_ids=torch.tensor([DECODER])).logits[0, -1]
@@ -33,7 +33,7 @@ def read(family: str, plm: PLM, ids: torch.Tensor, length: torch.Tensor) -> torc
 
 
 def library_logits(family: str, ids: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-    """What the library's unchanged model says on a batch, row by row."""
+    """Return logits of the library's unchanged model for a batch, row by row."""
     plm = tiny_plm(family, fused=False)
     return torch.stack([read(family, plm, row, length) for row, length in zip(ids, lengths, strict=True)])
 
@@ -43,7 +43,7 @@ def embeddings(family: str) -> torch.Tensor:
 
 
 def one_unit(site) -> Plan:
-    """A plan with one unit of a site; for a word's row, one of a word that the batch holds."""
+    """Make a plan with one unit of a site; of an embedding, in the row of a word of the batch."""
     index = None
     if site.structure in ("entry", "bias"):
         row = int(batch()[0][0, 0]) if site.place.endswith("embedding") else 0
@@ -116,12 +116,12 @@ def test_training_changes_theta_and_no_bit_of_the_plm(family, placement):
     theta = initial_theta(plan, 4, embeddings(family))
     assert theta.shape == (budget,)
     leaf = theta.clone().requires_grad_()
-    optimiser = torch.optim.SGD([leaf], lr=0.1)
+    optimizer = torch.optim.SGD([leaf], lr=0.1)
     with TunedPLM(plm, plan) as tuned:
         for _ in range(2):
             tuned([leaf], ids, lengths, EVERY_WORD).square().mean().backward()
-            optimiser.step()
-            optimiser.zero_grad()
+            optimizer.step()
+            optimizer.zero_grad()
         trained = tuned([leaf], ids, lengths, EVERY_WORD).detach()
     assert not torch.equal(leaf.detach(), theta)
     assert not torch.allclose(trained, library_logits(family, ids, lengths), atol=1e-3)
@@ -143,7 +143,7 @@ def test_tuned_plm_exit_removes_hooks(family):
 
 @pytest.mark.parametrize("family", CONFIGS)
 def test_full_matches_plm_with_theta_added_to_weights(family):
-    """Full fine-tuning as θ gives what the library gives with θ added to its own parameters."""
+    """Full fine-tuning gives the library's logits with θ added to its parameters."""
     plm, (ids, lengths) = PLMS[family], batch()
     plan = make_plan(plm.inventory, "full", plm.inventory.parameters, 3)
     theta = 0.05 * torch.randn(plan.budget, generator=torch.Generator().manual_seed(2))
@@ -153,15 +153,15 @@ def test_full_matches_plm_with_theta_added_to_weights(family):
     other = tiny_plm(family)
     places = {p.name: p for p in plm.family.module_specs(plm.model)}
     with torch.no_grad():
-        for slot in layout(plan):
-            site, place = slot.units.site, places[slot.units.site.place]
+        for theta_slice in layout(plan):
+            site, place = theta_slice.units.site, places[theta_slice.units.site.place]
             parameter = other.model.get_submodule(place.module).get_parameter(
                 "bias" if site.structure == "bias" else "weight"
             )
             rows = slice(None)
             if place.fused:
                 rows = place.fused.rows(len(parameter), plm.model.config.num_attention_heads)
-            parameter[rows] += theta[slot.start : slot.stop].view(site.shape)
+            parameter[rows] += theta[theta_slice.start : theta_slice.stop].view(site.shape)
         pairs = zip(other.model.parameters(), plm.model.parameters(), strict=True)
         changed = sum((a - b).square().sum() for a, b in pairs)
     expected = torch.stack([read(family, other, i, n) for i, n in zip(ids, lengths, strict=True)])
@@ -199,7 +199,7 @@ def test_initial_theta_depends_only_on_seed():
 
 @pytest.mark.parametrize("family", CONFIGS)
 def test_low_rank_updates_match_map_with_updated_weight(family):
-    """Low-rank units and a few entries, in fused and plain maps: the same as adding Σ b aᵀ and the entries to W."""
+    """Low-rank units and a few entries, in fused and plain maps, equal W + Σ b aᵀ + entries."""
     plm, (ids, lengths) = PLMS[family], batch()
     places = {p.name: p for p in plm.family.module_specs(plm.model)}
     wanted = [
@@ -208,16 +208,16 @@ def test_low_rank_updates_match_map_with_updated_weight(family):
     units = [Units(s, 2, np.array([1, 17]) if s.structure == "entry" else None) for s in wanted]
     plan = Plan("test", sum(u.size for u in units), 0, tuple(units))
     theta = 0.2 * torch.randn(plan.budget, generator=torch.Generator().manual_seed(2))
-    assert any(is_factored(slot.units) for slot in layout(plan) if slot.units.site.structure == "entry")
+    assert any(is_factored(u) for u in units if u.site.structure == "entry")
     with TunedPLM(plm, plan) as tuned, torch.no_grad():
         logits = tuned([theta], ids, lengths, EVERY_WORD)
     other = tiny_plm(family)
     with torch.no_grad():
-        for slot in layout(plan):
-            site, place = slot.units.site, places[slot.units.site.place]
+        for theta_slice in layout(plan):
+            site, place = theta_slice.units.site, places[theta_slice.units.site.place]
             weight = other.model.get_submodule(place.module).weight
             rows = place.fused.rows(len(weight), 2) if place.fused else torch.arange(len(weight))
-            values, (outputs, inputs) = theta[slot.start : slot.stop], site.shape
+            values, (outputs, inputs) = theta[theta_slice.start : theta_slice.stop], site.shape
             if site.structure == "entry":
                 update = torch.zeros(outputs * inputs).index_add(0, torch.tensor([1, 17]), values).view(site.shape)
             else:

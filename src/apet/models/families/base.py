@@ -215,12 +215,11 @@ class Family:
         """Return the model class for a configuration of this family."""
         return self.classes[config.model_type]
 
-    def logits(self, model: PreTrainedModel, states: Tensor, vocab_ids: Tensor | None) -> Tensor:
-        """Compute float32 logits [rows, k] of vocabulary ids [k] (None: all) from the result of `states`."""
-        return self.project(model, self.transform(model, states), vocab_ids)
-
     def project(self, model: PreTrainedModel, transformed: Tensor, vocab_ids: Tensor | None) -> Tensor:
-        """Compute `logits` from transformed states: in float32 for a few words, in the PLM's dtype for all."""
+        """Compute float32 logits [rows, k] of vocabulary ids [k] from transformed states [rows, d].
+
+        Those of a few words are computed in float32, and those of the whole vocabulary (None) in the PLM's dtype.
+        """
         head: Any = model.get_submodule(self.head)
         if vocab_ids is None:
             return F.linear(transformed, head.weight, head.bias).float()
