@@ -99,7 +99,7 @@ def test_a_pickle_among_a_plms_weights_does_not_run(plm, pwned, tmp_path, form):
     (plm / "model.safetensors").unlink()
     (plm / "pytorch_model-00001-of-00002.bin").write_bytes(FORMS[form](tensors))
     (plm / "pytorch_model-00002-of-00002.bin").write_bytes(FORMS[form]({"x": torch.ones(2), "evil": Evil(pwned)}))
-    with pytest.raises(ModelError, match=r"\.bin: not a file of tensors alone"):
+    with pytest.raises(ModelError, match=r"\.bin: not a file with only tensors"):
         fetch_snapshot(ModelSource("mine", {"folder": str(plm)}), tmp_path / "out", tmp_path)
     assert not pwned.exists() and not (tmp_path / "out").exists()
 
@@ -108,7 +108,7 @@ def test_a_pickle_among_a_plms_weights_does_not_run(plm, pwned, tmp_path, form):
 def test_a_pickle_of_more_than_tensors_is_refused(plm, tmp_path, value):
     (plm / "model.safetensors").unlink()
     torch.save(value, plm / "pytorch_model.bin")
-    with pytest.raises(ModelError, match=r"pytorch_model\.bin: not a file of tensors alone"):
+    with pytest.raises(ModelError, match=r"pytorch_model\.bin: not a file with only tensors"):
         fetch_snapshot(ModelSource("mine", {"folder": str(plm)}), tmp_path / "out", tmp_path)
 
 

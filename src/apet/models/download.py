@@ -202,7 +202,7 @@ def _tensors(path: Path) -> dict[str, Any]:
         if not all(isinstance(n, str) and isinstance(t, torch.Tensor) for n, t in tensors.items()):
             raise TypeError("expected only tensors")
     except Exception:  # corrupt bytes can raise anything in the unpickler
-        raise ModelError(f"{path.name}: not a file of tensors alone. Use weights in safetensors.") from None
+        raise ModelError(f"{path.name}: not a file with only tensors. Use weights in safetensors.") from None
     return tensors
 
 
