@@ -25,7 +25,7 @@ from apet.study.grid import Cell
 from apet.training import job
 from apet.training.cell import CellInputs, train_cell
 from apet.training.loop import TrainingData, TrainingState
-from apet.tuning import start, tune
+from apet.tuning import initial_theta_by_structure, tune
 from test_training import CONFIG, INPUTS, cell, rows
 from tiny import WORDS, tiny_plm
 
@@ -70,8 +70,8 @@ def generate_answers(inputs: CellInputs) -> list[list[int]]:
     """Generate answers to the test split, with a θ that changes the PLM."""
     plan = make_plan(inputs.plm.inventory, "uniform", 1500, 5)
     with tune(inputs.plm, plan) as tuned:
-        theta = [0.1 + part for part in start(inputs.plm, plan, 6).values()]
-        return generate(tuned, tuned.spread(theta), inputs.test, 1, 5)
+        theta = [0.1 + part for part in initial_theta_by_structure(inputs.plm, plan, 6).values()]
+        return generate(tuned, tuned.distribute(theta), inputs.test, 1, 5)
 
 
 def measure() -> dict[str, Any]:
@@ -85,7 +85,7 @@ def measure() -> dict[str, Any]:
     plm = shard(plm)
     frozen = local_numbers(plm.model.parameters())
     with tune(plm, plan) as tuned:
-        state = TrainingState.initial(tuned, start(plm, plan, 4), CONFIG, 1.0)
+        state = TrainingState.initial(tuned, initial_theta_by_structure(plm, plan, 4), CONFIG, 1.0)
         ids = torch.randint(WORDS, (4, 7), generator=torch.Generator().manual_seed(1))
         logits = tuned(state.parameters, ids, torch.tensor([7, 5, 6, 7]), None)
         gathered = [gathered_in(plm)]
@@ -101,7 +101,7 @@ def measure() -> dict[str, Any]:
 
 def gathered_in(plm: PLM) -> int:
     """Count the unsharded weights of the blocks."""
-    blocks = plm.family.stacked(plm.model)
+    blocks = plm.family.all_blocks(plm.model)
     return sum(not isinstance(p, DTensor) for block in blocks for p in block.parameters())
 
 
@@ -119,7 +119,7 @@ def train_badly(*arguments: str) -> int:
     def train(of: Cell, inputs: CellInputs, *rest: Any) -> dict[str, Any]:
         started.append(of)
         if len(started) == 1:
-            inputs.plm.whole(refuse)
+            inputs.plm.root_unit(refuse)
         return original_train_cell(of, inputs, *rest)
 
     def record_eval(state: TrainingState, score: Any) -> None:

@@ -49,7 +49,7 @@ from apet.study.status import Status, differences
 from apet.training.cell import CellInputs, train_cell
 from apet.training.loop import TrainingData, train
 from apet.training.runtime import machine_type, make_deterministic
-from apet.tuning import TunedPLM, start
+from apet.tuning import TunedPLM
 from saved import save_plm
 from tiny import CONFIGS, WORDS, tiny_plm
 from toy import ROOT
@@ -178,7 +178,7 @@ def _trained_theta(made: CellInputs, placement: str) -> str:
     inventory = made.plm.inventory
     budget = 700 if placement == "uniform" else own_count(placement, inventory, MethodSizes())
     plan = make_plan(inventory, placement, budget, 3)
-    parts = start(made.plm, plan, 4)
+    parts = initial_theta_by_structure(made.plm, plan, 4)
     with TunedPLM(made.plm, plan) as tuned:
         trained = train(tuned, parts, made.data, TRAINING, seed=1, lr_multiplier=1.0)
     assert trained.num_steps == trained.best_step == TRAINING.max_steps

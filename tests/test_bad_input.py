@@ -899,8 +899,8 @@ PLANS = [
     ("--model ./none --placement lora", "none/config.json", "No such file"),
     ("--model bloom-16x1 --placement loora", "unknown placement 'loora'", "Did you mean 'lora'"),
     ("--model bloom-16x1 --placement lora --budget @unknown", "budget '@unknown'", "Allowed: @own, @adapter"),
-    ("--model bloom-16x1 --placement lora --budget 99%", "placement 'lora'", "it holds"),
-    ("--model bloom-16x1 --placement uniform --budget=", "budget ''", "is not"),
+    ("--model bloom-16x1 --placement lora --budget 99%", "placement 'lora'", "at most"),
+    ("--model bloom-16x1 --placement uniform --budget=", "budget ''", "expected"),
 ]
 
 

@@ -1,4 +1,4 @@
-"""The published counts of tunable parameters, from shapes alone, for the nine PLMs of the paper."""
+"""Published counts of trainable parameters of the paper's nine PLMs, from shapes only."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def inventories() -> dict[str, Inventory]:
 
 
 @pytest.mark.parametrize("name", PAPER)
-def test_counts_are_the_published_ones(inventories, name):
+def test_own_count_matches_published_counts(inventories, name):
     found = [own_count(method, inventories[name], MethodSizes()) for method in ("lora", "adapter", "prompt", "bitfit")]
     expected = list(PAPER[name])
     assert found[:3] == expected[:3]
@@ -50,7 +50,7 @@ def test_counts_are_the_published_ones(inventories, name):
 
 
 @pytest.mark.parametrize("name", NINE)
-def test_every_plm_takes_a_random_plan_at_each_methods_count(inventories, name):
+def test_uniform_meets_each_methods_count_on_every_plm(inventories, name):
     inventory = inventories[name]
     assert own_count("full", inventory, MethodSizes()) == inventory.parameters
     for method in ("lora", "adapter", "prompt", "bitfit"):

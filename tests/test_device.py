@@ -60,7 +60,7 @@ def test_tuned_plm_computes_on_the_device_of_the_plm(family, placement, undecide
         if parts:
             torch.nn.functional.cross_entropy(logits, torch.zeros(3, dtype=torch.long, device=AWAY)).backward()
         assert all(leaf.grad.device == AWAY for leaf in leaves.values())
-        whole = tuned.spread(list(parts.values()))
+        whole = tuned.distribute(list(parts.values()))
         with torch.no_grad(), tuned.merged_for_inference(whole):
             assert tuned(whole, IDS, LENGTHS, None).shape == (3, WORDS)
 

@@ -466,7 +466,7 @@ def test_an_absurd_count_in_a_gguf_header_is_refused(tmp_path, count, value):
 # PEFT's LoRA
 
 PLM = tiny_plm("llama")
-MODULE = next(place.module for place in PLM.family.places(PLM.model) if place.kind == "linear")
+MODULE = next(place.module for place in PLM.family.module_specs(PLM.model) if place.kind == "linear")
 ROWS, COLUMNS = PLM.model.get_submodule(MODULE).weight.shape
 SIDES = {
     f"base_model.model.{MODULE}.lora_A.weight": torch.ones(2, COLUMNS),

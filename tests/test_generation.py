@@ -31,7 +31,7 @@ from test_training import CONFIG, cell, contents
 from tiny import CONFIGS, DECODER, WORDS, tiny_plm
 
 make_deterministic()
-DECODERS = [family for family in CONFIGS if FAMILIES[family].write]
+DECODERS = [family for family in CONFIGS if FAMILIES[family].decoder]
 PLMS = {family: tiny_plm(family) for family in CONFIGS}
 LONGEST, NO_END = 8, -1
 TOKENIZER = byte_level()

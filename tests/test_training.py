@@ -7,6 +7,7 @@ import math
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -292,14 +293,12 @@ def test_train_job_with_a_corrupt_cell_trains_the_others(tmp_path, monkeypatch):
     assert "CorruptError" in json.loads((results.failed / f"{damaged.path}.json").read_text())["error"]
 
 
-@pytest.mark.parametrize(
-    ("record", "origin"),
-    [("snapshot.json", {"name": "other"}), ("pretraining.json", {"rung": {"name": "other"}})],
-)
-def test_train_job_with_another_plm_raises_model_error(tmp_path, monkeypatch, record, origin):
+@pytest.mark.parametrize("record", ["snapshot.json", "pretraining.json"])
+def test_train_job_with_another_plm_raises_model_error(tmp_path, monkeypatch, record):
     one, results = cell(training=replace(CONFIG, max_steps=4), num_plans=1), ResultPaths(tmp_path)
     use_inputs(monkeypatch)
-    (tmp_path / record).write_text(json.dumps(origin))
+    folder = SimpleNamespace(path=tmp_path, origin=(record, "other"))
+    monkeypatch.setattr(job, "load_plm", lambda *_, **__: replace(INPUTS.plm, folder=folder))
     with pytest.raises(ModelError, match=rf"{record}: name: expected 'tiny', the PLM of tiny/toy/.*, got 'other'"):
         job.train_job([one], tmp_path, [tmp_path], results)
     with pytest.raises(ConfigError, match="cells: expected one model, got other, tiny"):

@@ -1,4 +1,4 @@
-"""The laws of tuning, for every family, structure and site: identity at step 0, every unit acts, nothing else moves."""
+"""Tuned PLMs, for every family, structure and site: step 0 is the frozen PLM, every unit acts, nothing else changes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from apet.models.loading import PLM
 from apet.placement import STRUCTURES, MethodSizes, Plan, Units, make_plan, own_count
 from apet.tuning import TunedPLM, initial_theta, layout, split_by_structure
-from apet.tuning.low_rank_updates import is_thin
+from apet.tuning.low_rank_updates import is_factored
 from tiny import CONFIGS, DECODER, WORDS, tiny_plm
 
 torch.set_num_threads(1)
@@ -25,7 +25,7 @@ def batch(rows: int = 3, length: int = 7) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def read(family: str, plm: PLM, ids: torch.Tensor, length: torch.Tensor) -> torch.Tensor:
-    """The library's own logits [words] where the answer of one row is read, without padding."""
+    """Return the library's logits [vocab] at the answer of one row, without padding."""
     with torch.no_grad():
         if family == "t5":
             return plm.model(input_ids=ids[None, :length], decoder_input_ids=torch.tensor([DECODER])).logits[0, -1]
@@ -33,7 +33,7 @@ def read(family: str, plm: PLM, ids: torch.Tensor, length: torch.Tensor) -> torc
 
 
 def library_logits(family: str, ids: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-    """What the library's unchanged model says on a batch, row by row."""
+    """Return logits of the library's unchanged model for a batch, row by row."""
     plm = tiny_plm(family, fused=False)
     return torch.stack([read(family, plm, row, length) for row, length in zip(ids, lengths, strict=True)])
 
@@ -43,7 +43,7 @@ def embeddings(family: str) -> torch.Tensor:
 
 
 def one_unit(site) -> Plan:
-    """A plan with one unit of a site; for a word's row, one of a word that the batch holds."""
+    """Make a plan with one unit of a site; of an embedding, in the row of a word of the batch."""
     index = None
     if site.structure in ("entry", "bias"):
         row = int(batch()[0][0, 0]) if site.place.endswith("embedding") else 0
@@ -53,7 +53,7 @@ def one_unit(site) -> Plan:
 
 @pytest.mark.parametrize("family", CONFIGS)
 @pytest.mark.parametrize("placement", ["none", "full", "lora", "bitfit", "adapter"])
-def test_named_methods_start_as_the_frozen_plm(family, placement):
+def test_named_method_at_step_0_is_the_frozen_plm(family, placement):
     plm, (ids, lengths) = PLMS[family], batch()
     plan = make_plan(plm.inventory, placement, own_count(placement, plm.inventory, MethodSizes()), 3)
     theta = initial_theta(plan, 4, embeddings(family))
@@ -64,7 +64,7 @@ def test_named_methods_start_as_the_frozen_plm(family, placement):
 
 @pytest.mark.parametrize("family", CONFIGS)
 @pytest.mark.parametrize("structure", [name for name in STRUCTURES if name != "token"])
-def test_every_structure_starts_as_the_frozen_plm(family, structure):
+def test_structure_at_step_0_is_the_frozen_plm(family, structure):
     plm, (ids, lengths) = PLMS[family], batch()
     plan = make_plan(plm.inventory, f"{structure}_only", 200, 3)
     assert plan.structures[structure] > 100
@@ -74,7 +74,7 @@ def test_every_structure_starts_as_the_frozen_plm(family, structure):
 
 
 @pytest.mark.parametrize("family", CONFIGS)
-def test_prompt_starts_as_the_frozen_plm_on_a_text_with_those_words_in_front(family):
+def test_prompt_at_step_0_is_the_frozen_plm_on_a_longer_text(family):
     plm, (ids, lengths) = PLMS[family], batch()
     words = torch.tensor([5, 9, 2])
     plan = make_plan(plm.inventory, "prompt", 3 * embeddings(family).shape[1], 3)
@@ -87,7 +87,7 @@ def test_prompt_starts_as_the_frozen_plm_on_a_text_with_those_words_in_front(fam
 
 
 @pytest.mark.parametrize(("family", "site"), SITES, ids=[f"{f}-{s.name}" for f, s in SITES])
-def test_each_unit_alone_moves_the_output_and_only_it_has_a_gradient(family, site):
+def test_single_unit_changes_logits_and_has_the_only_gradient(family, site):
     plm, (ids, lengths) = PLMS[family], batch()
     plan = one_unit(site)
     theta = (0.3 * torch.randn(site.cost, generator=torch.Generator().manual_seed(2))).requires_grad_()
@@ -99,7 +99,7 @@ def test_each_unit_alone_moves_the_output_and_only_it_has_a_gradient(family, sit
     key_bias = site.place.endswith("attention.key") and site.structure == "bias"
     if key_bias and family in ("bert", "bloom", "t5"):  # it adds the same number to all scores of a query
         assert moved < 1e-4
-        assert not site.drawn
+        assert not site.samplable
     else:
         assert moved > 1e-4
         assert (theta.grad.abs() > 1e-6).all()
@@ -108,7 +108,7 @@ def test_each_unit_alone_moves_the_output_and_only_it_has_a_gradient(family, sit
 
 @pytest.mark.parametrize("family", CONFIGS)
 @pytest.mark.parametrize("placement", ["full", "uniform", "adapter"])
-def test_training_changes_theta_and_not_one_bit_of_the_plm(family, placement):
+def test_training_changes_theta_and_no_bit_of_the_plm(family, placement):
     plm, (ids, lengths) = PLMS[family], batch()
     before = {name: p.clone() for name, p in plm.model.state_dict().items()}
     budget = 700 if placement == "uniform" else own_count(placement, plm.inventory, MethodSizes())
@@ -116,12 +116,12 @@ def test_training_changes_theta_and_not_one_bit_of_the_plm(family, placement):
     theta = initial_theta(plan, 4, embeddings(family))
     assert theta.shape == (budget,)
     leaf = theta.clone().requires_grad_()
-    optimiser = torch.optim.SGD([leaf], lr=0.1)
+    optimizer = torch.optim.SGD([leaf], lr=0.1)
     with TunedPLM(plm, plan) as tuned:
         for _ in range(2):
             tuned([leaf], ids, lengths, EVERY_WORD).square().mean().backward()
-            optimiser.step()
-            optimiser.zero_grad()
+            optimizer.step()
+            optimizer.zero_grad()
         trained = tuned([leaf], ids, lengths, EVERY_WORD).detach()
     assert not torch.equal(leaf.detach(), theta)
     assert not torch.allclose(trained, library_logits(family, ids, lengths), atol=1e-3)
@@ -129,7 +129,7 @@ def test_training_changes_theta_and_not_one_bit_of_the_plm(family, placement):
 
 
 @pytest.mark.parametrize("family", CONFIGS)
-def test_hooks_are_gone_afterwards(family):
+def test_tuned_plm_exit_removes_hooks(family):
     plm, (ids, lengths) = PLMS[family], batch()
     none = Plan("none", 0, 0, ())
     plan = make_plan(plm.inventory, "uniform", 900, 1)
@@ -142,8 +142,8 @@ def test_hooks_are_gone_afterwards(family):
 
 
 @pytest.mark.parametrize("family", CONFIGS)
-def test_full_is_the_plm_with_other_weights(family):
-    """Full fine-tuning as θ gives what the library gives with θ added to its own parameters."""
+def test_full_matches_plm_with_theta_added_to_weights(family):
+    """Full fine-tuning gives the library's logits with θ added to its parameters."""
     plm, (ids, lengths) = PLMS[family], batch()
     plan = make_plan(plm.inventory, "full", plm.inventory.parameters, 3)
     theta = 0.05 * torch.randn(plan.budget, generator=torch.Generator().manual_seed(2))
@@ -151,17 +151,17 @@ def test_full_is_the_plm_with_other_weights(family):
         logits = tuned([theta], ids, lengths, EVERY_WORD)
     # The sum of squares of all changes is θ's own: nothing is left out and nothing is counted twice.
     other = tiny_plm(family)
-    places = {p.name: p for p in plm.family.places(plm.model)}
+    places = {p.name: p for p in plm.family.module_specs(plm.model)}
     with torch.no_grad():
-        for slot in layout(plan):
-            site, place = slot.units.site, places[slot.units.site.place]
+        for theta_slice in layout(plan):
+            site, place = theta_slice.units.site, places[theta_slice.units.site.place]
             parameter = other.model.get_submodule(place.module).get_parameter(
                 "bias" if site.structure == "bias" else "weight"
             )
             rows = slice(None)
             if place.fused:
                 rows = place.fused.rows(len(parameter), plm.model.config.num_attention_heads)
-            parameter[rows] += theta[slot.start : slot.stop].view(site.shape)
+            parameter[rows] += theta[theta_slice.start : theta_slice.stop].view(site.shape)
         pairs = zip(other.model.parameters(), plm.model.parameters(), strict=True)
         changed = sum((a - b).square().sum() for a, b in pairs)
     expected = torch.stack([read(family, other, i, n) for i, n in zip(ids, lengths, strict=True)])
@@ -169,7 +169,7 @@ def test_full_is_the_plm_with_other_weights(family):
     torch.testing.assert_close(logits, expected, atol=1e-4, rtol=1e-4)
 
 
-def test_theta_is_laid_out_by_structure_site_and_unit():
+def test_layout_orders_theta_by_structure_site_and_unit():
     plan = make_plan(PLMS["bloom"].inventory, "uniform", 3000, 8)
     slots = layout(plan)
     assert [s.start for s in slots] == [0, *[s.stop for s in slots[:-1]]]
@@ -180,7 +180,7 @@ def test_theta_is_laid_out_by_structure_site_and_unit():
     assert {name: len(part) for name, part in parts.items()} == {n: c for n, c in plan.structures.items() if c}
 
 
-def test_theta_in_parts_is_theta_as_a_whole():
+def test_theta_split_by_structure_gives_equal_logits():
     plm, (ids, lengths) = PLMS["bloom"], batch()
     plan = make_plan(plm.inventory, "uniform", 3000, 8)
     theta = torch.randn(3000, generator=torch.Generator().manual_seed(2)) * 0.1
@@ -190,7 +190,7 @@ def test_theta_in_parts_is_theta_as_a_whole():
     assert torch.equal(whole, parts)
 
 
-def test_initial_values_depend_on_the_seed_alone():
+def test_initial_theta_depends_only_on_seed():
     plan = make_plan(PLMS["bloom"].inventory, "uniform", 3000, 8)
     starts = [initial_theta(plan, seed, embeddings("bloom")) for seed in (1, 1, 2)]
     assert torch.equal(starts[0], starts[1])
@@ -198,26 +198,26 @@ def test_initial_values_depend_on_the_seed_alone():
 
 
 @pytest.mark.parametrize("family", CONFIGS)
-def test_thin_updates_are_the_map_with_another_weight(family):
-    """Low-rank units and a few entries, in fused and plain maps: the same as adding Σ b aᵀ and the entries to W."""
+def test_low_rank_updates_match_map_with_updated_weight(family):
+    """Low-rank units and a few entries, in fused and plain maps, equal W + Σ b aᵀ + entries."""
     plm, (ids, lengths) = PLMS[family], batch()
-    places = {p.name: p for p in plm.family.places(plm.model)}
+    places = {p.name: p for p in plm.family.module_specs(plm.model)}
     wanted = [
         s for s in plm.inventory.sites if places[s.place].kind == "linear" and s.structure in ("lowrank", "entry")
     ]
     units = [Units(s, 2, np.array([1, 17]) if s.structure == "entry" else None) for s in wanted]
     plan = Plan("test", sum(u.size for u in units), 0, tuple(units))
     theta = 0.2 * torch.randn(plan.budget, generator=torch.Generator().manual_seed(2))
-    assert any(is_thin(slot) for slot in layout(plan) if slot.units.site.structure == "entry")
+    assert any(is_factored(u) for u in units if u.site.structure == "entry")
     with TunedPLM(plm, plan) as tuned, torch.no_grad():
         logits = tuned([theta], ids, lengths, EVERY_WORD)
     other = tiny_plm(family)
     with torch.no_grad():
-        for slot in layout(plan):
-            site, place = slot.units.site, places[slot.units.site.place]
+        for theta_slice in layout(plan):
+            site, place = theta_slice.units.site, places[theta_slice.units.site.place]
             weight = other.model.get_submodule(place.module).weight
             rows = place.fused.rows(len(weight), 2) if place.fused else torch.arange(len(weight))
-            values, (outputs, inputs) = theta[slot.start : slot.stop], site.shape
+            values, (outputs, inputs) = theta[theta_slice.start : theta_slice.stop], site.shape
             if site.structure == "entry":
                 update = torch.zeros(outputs * inputs).index_add(0, torch.tensor([1, 17]), values).view(site.shape)
             else:
@@ -229,7 +229,7 @@ def test_thin_updates_are_the_map_with_another_weight(family):
 
 @pytest.mark.parametrize("family", CONFIGS)
 @pytest.mark.parametrize("placement", ["full", "lora", "uniform", "prompt"])
-def test_what_follows_from_theta_may_be_computed_once_for_many_calls(family, placement):
+def test_merged_for_inference_gives_same_logits(family, placement):
     plm, (ids, lengths) = PLMS[family], batch()
     width = embeddings(family).shape[1]
     budget = {"uniform": 900, "prompt": 3 * width}.get(placement) or own_count(placement, plm.inventory, MethodSizes())

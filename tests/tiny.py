@@ -1,4 +1,4 @@
-"""PLMs of every family, built on the spot: small, with weights large enough that every part matters."""
+"""Tiny PLMs of every family, with weights large enough that every module matters."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from apet.models.loading import PLM
 
 WORDS = 50
 DECODER = (0, 4)
-"""What a T5 of these tests has said before its answer is read: its start, and a sentinel."""
+"""Tokens of the decoder before the answer of a T5: its start and a sentinel."""
 
 
 def _sizes(vocabulary: int, width: int) -> dict[str, int]:
@@ -52,11 +52,11 @@ CONFIGS = {
     ),
     "t5": _t5,
 }
-"""family -> (words, width) -> its model, of two layers and heads."""
+"""Family -> (vocabulary size, width) -> a model with two layers and heads."""
 
 
 def tiny_plm(family: str, fused: bool = True, vocabulary: int = WORDS, width: int = 16) -> PLM:
-    """A frozen PLM with random weights of std 0.3: at the library's 0.02 a dead part would hide below rounding."""
+    """Make a frozen PLM with weights of std 0.3, because at the library's 0.02 a dead module would hide in rounding."""
     torch.manual_seed(0)
     model = CONFIGS[family](vocabulary, width)
     FAMILIES[family].untie_head(model)
@@ -67,5 +67,5 @@ def tiny_plm(family: str, fused: bool = True, vocabulary: int = WORDS, width: in
     model.requires_grad_(False)
     if fused:
         FAMILIES[family].install_kernels(model)
-    frame = SpecialTokens(decoder=DECODER) if family == "t5" else SpecialTokens()
-    return PLM(family, FAMILIES[family], model, None, "tiny", frame)
+    special_tokens = SpecialTokens(decoder=DECODER) if family == "t5" else SpecialTokens()
+    return PLM(family, FAMILIES[family], model, None, "tiny", special_tokens)

@@ -43,8 +43,8 @@ def answer_loss(
         The loss in nats, a scalar.
     """
     labels = targets.masked_fill(torch.arange(targets.shape[1]) >= target_lengths[:, None], IGNORE_INDEX)
-    if tuned.family.write:
-        logits = tuned(theta, ids, lengths, None, targets[:, :-1], every=True).flatten(0, -2)
+    if tuned.family.decoder:
+        logits = tuned(theta, ids, lengths, None, targets[:, :-1], all_positions=True).flatten(0, -2)
         return F.cross_entropy(logits, labels.flatten().to(logits.device), reduction=reduction)
     # An encoder attends to later tokens too, so it needs a forward pass for each token.
     logits_by_position, labels_by_position = [], []

@@ -179,7 +179,7 @@ def check_can_generate(task: str, name: str, family: Family, head: str) -> None:
             f"task {task}: a generation task needs an LM head, and PLM {name!r} has `head: classification`. Use a "
             "classification task."
         )
-    if not family.write:
+    if not family.decoder:
         raise ConfigError(
             f"task {task}: a generation task needs a decoder, and PLM {name!r} is of family {family.name}, an encoder. "
             "Use a classification task."

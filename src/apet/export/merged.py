@@ -35,7 +35,7 @@ def write_merged(model: TunedModel, folder: Path) -> None:
 def merged_model(model: TunedModel) -> PreTrainedModel:
     """Copy the PLM in float32 and add each update to its weight or bias. The PLM itself is unchanged."""
     plm = model.plm
-    modules = {spec.name: spec for spec in plm.family.places(plm.model)}
+    modules = {spec.name: spec for spec in plm.family.module_specs(plm.model)}
     merged = copy.deepcopy(plm.model).float()
     for part in layout(model.plan):
         units = part.units

@@ -96,7 +96,7 @@ def _lora_adapter(model: TunedModel) -> tuple[dict[str, Any], dict[str, Tensor]]
 def _factors(model: TunedModel) -> Iterator[tuple[str, Tensor, Tensor]]:
     """For each site: module path, A [units, inputs] and B [units, all outputs of the module], on the CPU."""
     plm = model.plm
-    modules = {spec.name: spec for spec in plm.family.places(plm.model)}
+    modules = {spec.name: spec for spec in plm.family.module_specs(plm.model)}
     for part in layout(model.plan):
         spec, (outputs, inputs) = modules[part.units.site.place], part.units.site.shape
         a, b = model.theta[part.start : part.stop].view(-1, inputs + outputs).split((inputs, outputs), dim=1)
@@ -169,7 +169,7 @@ def _read_lora(config: Mapping[str, Any], folder: Path, plm: PLM) -> dict[Site, 
 def _units_by_place(config: Mapping[str, Any], factors: LoraFactors, plm: PLM, path: Path) -> dict[str, Tensor]:
     """Units [n, inputs + outputs] of each place that a LoRA adapts."""
     specs: dict[str, list[ModuleSpec]] = defaultdict(list)
-    for spec in plm.family.places(plm.model):
+    for spec in plm.family.module_specs(plm.model):
         if spec.kind == "linear":
             specs[spec.module].append(spec)
     if unknown := [module for module in factors if module not in specs]:

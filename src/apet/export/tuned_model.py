@@ -138,7 +138,7 @@ class TunedModel:
             return [names[label] for label in self._logits(data, objective).argmax(dim=1).tolist()]
         assert isinstance(objective, GenerationObjective)
         with tune(self.plm, self.plan) as tuned:
-            theta = tuned.spread(self.tensors)
+            theta = tuned.distribute(self.tensors)
             with tuned.merged_for_inference(theta):
                 ids = generate(tuned, theta, data, objective.end_ids[0], objective.max_new_tokens)
         return [text.strip() for text in self.plm.tokenizer.batch_decode(ids, skip_special_tokens=True)]
@@ -178,13 +178,13 @@ class TunedModel:
             raise DataError(f"{folder}: task: expected {self.task['task']}, got {name}.")
         rows = encode_split(folder, split, self.task, self.plm, self.max_length, objective.end_ids)
         with tune(self.plm, self.plan) as tuned:
-            return objective.evaluate(tuned, tuned.spread(self.tensors), rows).score
+            return objective.evaluate(tuned, tuned.distribute(self.tensors), rows).score
 
     def _logits(self, data: EncodedSplit, objective: ClassificationObjective) -> Tensor:
         if not len(data):
             return torch.empty(0, objective.num_labels)
         with tune(self.plm, self.plan) as tuned:
-            theta = tuned.spread(self.tensors)
+            theta = tuned.distribute(self.tensors)
             with tuned.merged_for_inference(theta):
                 return predict(tuned, theta, data, objective.trie)
 

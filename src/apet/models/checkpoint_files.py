@@ -1,9 +1,10 @@
-"""Which files of a Hugging Face folder are a PLM: its configuration, weights and tokenizer. No torch."""
+"""Files of a Hugging Face folder: configuration, weights, tokenizer, and the record of their origin. Without torch."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -13,14 +14,14 @@ from apet.core.records import read_json_record, write_json_record
 from apet.errors import CorruptError, ModelError
 
 SNAPSHOT, PRETRAINING = "snapshot.json", "pretraining.json"
-"""What tells where a PLM is from: one that was fetched, or a rung."""
+"""Records of origin: of a downloaded PLM, and of a ladder model."""
 
 SAFE = ("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json")
 PICKLED = ("pytorch_model.bin", "pytorch_model-*-of-*.bin", "pytorch_model.bin.index.json")
-"""Weights in the older form, which are rewritten as safetensors before anything else reads them."""
+"""Weights in the older format, which are rewritten as safetensors before anything else reads them."""
 
 TOKENIZERS = ("tokenizer.json", "spiece.model", "tokenizer.model", "vocab.txt", "vocab.json")
-"""Files of which a tokenizer needs at least one. The first is enough for any."""
+"""Files of which a tokenizer needs at least one. The first is sufficient for every tokenizer."""
 
 OTHERS = (
     "config.json",
@@ -36,120 +37,164 @@ OTHERS = (
 )
 
 
-def plm_files(names: Iterable[str], where: object) -> list[str]:
-    """Those of a folder's names that are the PLM, sorted; pickled weights only where there are no others.
+@dataclass(frozen=True)
+class ModelFolder:
+    """A Hugging Face folder whose files have been listed, read and verified."""
 
-    Raises ModelError without a config.json or weights in a form that PyTorch reads.
+    path: Path
+    """The folder."""
+    files: Mapping[str, str]
+    """Name -> SHA-256 of each file that determines what the PLM computes."""
+    content: str
+    """SHA-256 over `files`."""
+    config: Mapping[str, Any]
+    """The mapping in config.json."""
+    snapshot: Mapping[str, Any]
+    """The record `SNAPSHOT`; empty if there is none."""
+    pretraining: Mapping[str, Any]
+    """The record `PRETRAINING`; empty if there is none."""
+
+    @property
+    def weight_files(self) -> list[Path]:
+        """The safetensors files."""
+        return [self.path / name for name in self.files if name.endswith(".safetensors")]
+
+    @property
+    def origin(self) -> tuple[str, str | None]:
+        """Name of the record of origin, and name of the PLM in the record; None without a record."""
+        if rung := self.pretraining.get("rung"):
+            return PRETRAINING, rung["name"]
+        return SNAPSHOT, self.snapshot.get("name")
+
+
+def open_folder(path: Path) -> ModelFolder:
+    """List, read and verify the files of a PLM.
+
+    Args:
+        path: The folder.
+
+    Returns:
+        The folder's files, configuration and records.
+
+    Raises:
+        ModelError: A file is missing or cannot be read.
+        CorruptError: A record is corrupt, or a file has other bytes than its record names.
     """
+    names = check_files(path)
+    snapshot, pretraining = (read_origin(path, name) for name in (SNAPSHOT, PRETRAINING))
+    files = _digests(path, names)
+    content = digest(files)
+    for name, record in ((SNAPSHOT, snapshot), (PRETRAINING, pretraining)):
+        if record.get("content", content) != content:
+            changed = [path / file for file, sha256 in record.get("files", {}).items() if files.get(file) != sha256]
+            problem = f"{changed[0] if changed else path}: corrupt: not the bytes that {name} names."
+            raise CorruptError(f"{problem} {_fix(path)}")
+    return ModelFolder(path, files, content, read_mapping(path / "config.json"), snapshot, pretraining)
+
+
+def plm_files(names: Iterable[str], location: object) -> list[str]:
+    """Select and sort the files of a PLM in a folder. Pickled weights count only if there are no others."""
     names = sorted(names)
     weights = _matching(names, SAFE) or _matching(names, PICKLED)
     if "config.json" not in names or not weights:
-        lacks = "weights (model.safetensors)" if "config.json" in names else "config.json"
-        raise ModelError(f"{where}: no {lacks}, which a PLM's folder holds beside its tokenizer.")
+        missing = f"weights ({SAFE[0]})" if "config.json" in names else "config.json"
+        raise ModelError(f"{location}: no {missing}. Put it beside the other files of the PLM.")
     return sorted(weights + _matching(names, OTHERS))
 
 
-def check_files(folder: Path) -> None:
-    """Raises ModelError for a file that is missing, naming it."""
-    names = set(names_in(folder)) if folder.is_dir() else set()
+def check_files(folder: Path) -> list[str]:
+    """Check that configuration, weights and tokenizer are in a folder, and return the names of all its files."""
+    names = names_in(folder) if folder.is_dir() else []
     if "config.json" not in names:
         raise ModelError(
-            f"{folder}: no config.json, which a PLM's folder holds beside weights and tokenizer. "
-            "`apet download-model` fetches a PLM, `apet pretrain` makes a rung of the ladder."
+            f"{folder}: no config.json. Download a PLM with `apet download-model`, or pretrain a ladder model with "
+            "`apet pretrain`."
         )
-    weights, _, shards = SAFE
-    if weights not in names and shards not in names:
+    weights, _, index = SAFE
+    if weights not in names and index not in names:
         others = sorted(_matching(names, ("*.safetensors", *PICKLED)))
-        found = f", only {others[0]}" if others else ""
-        raise ModelError(f"{folder}: no {weights} and no {shards}{found}. Weights are read from safetensors alone.")
+        only = f", only {others[0]}" if others else ""
+        raise ModelError(f"{folder}: no {weights} and no {index}{only}. Save the weights as safetensors.")
     if weights not in names:
-        _shards(folder, names)
-    if not names.intersection(TOKENIZERS):
+        _check_shards(folder / index, names)
+    if not set(names).intersection(TOKENIZERS):
         raise ModelError(f"{folder}: no tokenizer. One of these files is needed: {', '.join(TOKENIZERS)}.")
+    return names
 
 
-def _shards(folder: Path, names: set[str]) -> None:
-    """Raises ModelError for a shard that the index names and the folder lacks; no other path is followed."""
-    index = folder / SAFE[2]
+def _check_shards(index: Path, names: list[str]) -> None:
+    """Check that each shard of an index is in the same folder; other paths are not followed."""
     shards = read_mapping(index).get("weight_map")
     if not isinstance(shards, dict) or not shards:
-        raise ModelError(f"{index}: names no shards under weight_map.")
+        raise ModelError(f"{index}: weight_map: expected names of shards, got none. Save the weights again.")
     for name in sorted(set(map(str, shards.values()))):
         if name not in names or not name.endswith(".safetensors"):
-            raise ModelError(f"{folder}: no {name}, which {index.name} names as a shard in safetensors.")
+            raise ModelError(f"{index}: weight_map: no shard {name} in this folder. Save the weights again.")
 
 
 def folder_content(folder: Path) -> str:
-    """Digest (64 hex digits) of the PLM in a folder. Raises ModelError where there is none."""
+    """Compute the digest of a PLM's files, with remembered digests of unchanged files.
+
+    Args:
+        folder: The folder.
+
+    Returns:
+        The same as `ModelFolder.content`, 64 hex digits.
+
+    Raises:
+        ModelError: The folder, its config.json or its weights are missing.
+    """
     if not folder.is_dir():
-        raise ModelError(f"{folder}: no such folder; a PLM's folder was expected.")
+        raise ModelError(f"{folder}: no such folder. Name a folder with a PLM.")
     return digest({name: remembered_digest(folder / name) for name in plm_files(names_in(folder), folder)})
 
 
 def names_in(folder: Path) -> list[str]:
-    """Names of the files directly in a folder."""
+    """List the names of the files directly in a folder."""
     return [path.name for path in folder.iterdir() if path.is_file()]
 
 
 def read_mapping(path: Path) -> dict[str, Any]:
-    """The mapping in a PLM's JSON file. Raises ModelError where there is none."""
+    """Read the mapping in a JSON file of a PLM. Raises ModelError if it is missing or contains something else."""
     try:
         values = json.loads(path.read_text())
     except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{path}: cannot be read ({error}).") from None
     if not isinstance(values, dict):
-        raise ModelError(f"{path}: holds a {type(values).__name__} where a mapping is needed.")
+        raise ModelError(f"{path}: holds a {type(values).__name__}, expected a mapping.")
     return values
 
 
-def files_of(folder: Path) -> dict[str, str]:
-    """SHA-256 of each file that decides what the PLM computes: weights (all shards), configuration, tokenizer."""
-    return {name: file_digest(folder / name) for name in plm_files(names_in(folder), folder)}
+def file_digests(folder: Path) -> dict[str, str]:
+    """Compute the SHA-256 of each file that determines what a PLM computes."""
+    return _digests(folder, names_in(folder))
 
 
-def content_of(folder: Path) -> str:
-    """SHA-256 over `files_of`."""
-    return digest(files_of(folder))
-
-
-def write_origin(folder: Path, name: str, record: Mapping[str, Any]) -> None:
-    """Write the record of where a folder's PLM is from, with the digests of its files and of all of them, `content`."""
-    files = files_of(folder)
+def write_origin(folder: Path, name: str, record: Mapping[str, Any], files: Mapping[str, str]) -> None:
+    """Write the record `name` of a PLM's origin, with the digests of its files and of all files together."""
     write_json_record(folder / name, {**record, "files": files, "content": digest(files)})
 
 
 def read_origin(folder: Path, name: str) -> dict[str, Any]:
     """Read the record SNAPSHOT or PRETRAINING of a PLM's folder; empty if it is missing. Raises as `read_json_record`."""
     path = folder / name
-    return read_json_record(path, again(folder)) if path.is_file() else {}
-
-
-def checked_content(folder: Path) -> str:
-    """The content of a folder's PLM, which is what its records say. Raises as `read_origin`, and CorruptError naming
-    the file that differs.
-    """
-    files = files_of(folder)
-    content = digest(files)
-    for name in (SNAPSHOT, PRETRAINING):
-        said = read_origin(folder, name)
-        if said.get("content", content) != content:
-            other = [folder / file for file, found in said.get("files", {}).items() if files.get(file) != found]
-            what = f"{other[0]}: damaged: not the bytes that" if other else f"{folder}: its files are not those that"
-            raise CorruptError(f"{what} {name} was written for. {again(folder)}")
-    return content
+    return read_json_record(path, _fix(folder)) if path.is_file() else {}
 
 
 def check_one(folder: Path, file: str) -> None:
-    """Raises as `checked_content` for one file of a PLM alone, where its folder has a record that names it."""
+    """Verify one file of a PLM, if the folder has a record that names it. Raises as `open_folder`."""
     for name in (SNAPSHOT, PRETRAINING):
-        said = read_origin(folder, name).get("files", {})
-        if file in said and file_digest(folder / file) != said[file]:
-            raise CorruptError(f"{folder / file}: damaged: not the bytes that {name} names. {again(folder)}")
+        files = read_origin(folder, name).get("files", {})
+        if file in files and file_digest(folder / file) != files[file]:
+            raise CorruptError(f"{folder / file}: corrupt: not the bytes that {name} names. {_fix(folder)}")
 
 
-def again(folder: Path) -> str:
-    """What to do about a folder whose PLM is damaged."""
-    return f"Delete {folder} and make it again: fetch or pretrain this PLM."
+def _digests(folder: Path, names: Iterable[str]) -> dict[str, str]:
+    return {name: file_digest(folder / name) for name in plm_files(names, folder)}
+
+
+def _fix(folder: Path) -> str:
+    return f"Delete {folder} and make it again: download or pretrain this PLM."
 
 
 def _matching(names: Iterable[str], patterns: Iterable[str]) -> list[str]:

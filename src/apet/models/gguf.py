@@ -1,6 +1,6 @@
-"""The header of a GGUF file, walked within the file's own bounds before a library believes what it says.
+"""Validation of the header of a GGUF file, before a library trusts the counts in it.
 
-The library's reader takes counts as they stand: an array of 2**60 bytes in a file of 100 keeps it busy for ever, and
+The library's reader does not check counts: an array of 2**60 items in a file of 100 bytes keeps it busy for ever and
 fills the memory. Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md (version 2 and 3, little-endian).
 """
 
@@ -16,15 +16,15 @@ from apet.errors import ModelError
 
 STRING, ARRAY = 8, 9
 WIDTHS = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
-"""Type of a value -> its bytes."""
+"""Type of a value -> its size in bytes."""
 
-MOST_ENTRIES, MOST_ITEMS, MOST_DIMENSIONS, MOST_NAME = 2**16, 2**20, 4, 2**16
-"""Keys or tensors, items of an array (a large vocabulary has a quarter of that), dimensions of a tensor, bytes of a
-name."""
+MAX_ENTRIES, MAX_ITEMS, MAX_DIMENSIONS, MAX_NAME = 2**16, 2**20, 4, 2**16
+"""Limits of keys or tensors, items of an array (a large vocabulary has a quarter as many), dimensions of a tensor, and
+bytes of a name."""
 
 
 def check_gguf(path: Path) -> None:
-    """Raises ModelError for a file whose header is none, or speaks of more than the file can hold."""
+    """Refuse a GGUF file whose header is invalid or has counts that exceed the file, with a ModelError."""
     with open(path, "rb") as file:
         header = _Header(file, os.fstat(file.fileno()).st_size)
         try:
@@ -34,7 +34,7 @@ def check_gguf(path: Path) -> None:
 
 
 class _Header:
-    """A walk from front to back. Raises ValueError where the file says what it cannot hold."""
+    """A reader that walks the header from front to back, and raises ValueError for a count that exceeds the file."""
 
     def __init__(self, file: IO[bytes], size: int) -> None:
         self.file, self.size = file, size
@@ -42,23 +42,23 @@ class _Header:
     def walk(self) -> None:
         magic, version = self._numbers("<4sI")
         if magic != b"GGUF" or version not in (2, 3):
-            raise ValueError("no GGUF of version 2 or 3")
-        tensors, keys = (self._at_most(n, MOST_ENTRIES, "entries") for n in self._numbers("<2Q"))
+            raise ValueError("expected GGUF version 2 or 3")
+        tensors, keys = (self._at_most(n, MAX_ENTRIES, "entries") for n in self._numbers("<2Q"))
         for _ in range(keys):
-            self._skip(self._length(MOST_NAME))
+            self._skip(self._length(MAX_NAME))
             self._value(self._numbers("<I")[0])
         for _ in range(tensors):
-            self._skip(self._length(MOST_NAME))
-            dimensions = self._at_most(self._numbers("<I")[0], MOST_DIMENSIONS, "dimensions")
+            self._skip(self._length(MAX_NAME))
+            dimensions = self._at_most(self._numbers("<I")[0], MAX_DIMENSIONS, "dimensions")
             self._at_most(prod(self._numbers(f"<{dimensions}Q")), 8 * self.size, "numbers")
-            self._skip(12)  # its type, and where its numbers stand
+            self._skip(12)  # type and offset
 
     def _value(self, kind: int) -> None:
         if kind == STRING:
             self._skip(self._length(self.size))
         elif kind == ARRAY:
             kind, items = self._numbers("<IQ")
-            self._at_most(items, MOST_ITEMS, "items")
+            self._at_most(items, MAX_ITEMS, "items")
             if kind == STRING:
                 for _ in range(items):
                     self._skip(self._length(self.size))
@@ -83,7 +83,7 @@ class _Header:
         return struct.unpack(form, self.file.read(struct.calcsize(form)))
 
     @staticmethod
-    def _at_most(found: int, most: int, what: str) -> int:
-        if found > most:
-            raise ValueError(f"{found:,} {what}, at most {most:,} are possible")
-        return found
+    def _at_most(count: int, most: int, what: str) -> int:
+        if count > most:
+            raise ValueError(f"{count:,} {what}, at most {most:,} are possible")
+        return count

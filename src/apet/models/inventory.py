@@ -1,4 +1,4 @@
-"""The sites of a model, read off its shapes: a model on the meta device, without weights, is enough."""
+"""The sites of a model, derived from its shapes: a model on the meta device, without weights, is sufficient."""
 
 from __future__ import annotations
 
@@ -8,64 +8,63 @@ import torch
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
-from apet.models.families import Family, ModuleSpec, blocks_of, family_of
+from apet.models.families import Family, ModuleSpec, blocks_of
 from apet.placement.sites import Inventory, Site
 
 
-def inventory_of(model: PreTrainedModel) -> Inventory:
-    """All sites of a model of a supported family. Raises ModelError for another architecture."""
-    family = family_of(model.config.model_type)
-    places = family.places(model)
-    sites = list(_sites_of(places, model))
-    words = {id(p): p.numel() for p in _word_parameters(model, places)}
+def inventory_of(model: PreTrainedModel, family: Family) -> Inventory:
+    """List all sites of a model. Raises ModelError if a module of the family is missing."""
+    specs = family.module_specs(model)
+    vocab = {id(p): p.numel() for p in _vocab_parameters(model, specs)}
     total = sum(p.numel() for p in model.parameters())
     layers = max(len(blocks_of(model, path)) for path, _ in family.blocks.values())
-    return Inventory.of(family.name, layers, total, total - sum(words.values()), sites)
+    return Inventory.from_sites(family.name, layers, total, total - sum(vocab.values()), _sites_of(specs, model))
 
 
-def shapes_of(config: PretrainedConfig) -> PreTrainedModel:
-    """A model of this configuration with shapes and no numbers (meta device)."""
-    family: Family = family_of(config.model_type)
+def empty_model(config: PretrainedConfig, family: Family, head: str = "lm") -> PreTrainedModel:
+    """Make a model with shapes and without values (meta device); `classification` drops its LM head."""
     with torch.device("meta"):
         model = family.class_of(config)(config)
         family.untie_head(model)
+    if head == "classification":
+        family.drop_lm_head(model)
     return model
 
 
-def _word_parameters(model: PreTrainedModel, places: list[ModuleSpec]) -> Iterator[nn.Parameter]:
-    """Embeddings of words and the LM head, a tied weight once."""
-    for place in places:
-        if place.kind in ("embedding", "head"):
-            yield from model.get_submodule(place.module).parameters(recurse=False)
+def _vocab_parameters(model: PreTrainedModel, specs: list[ModuleSpec]) -> Iterator[nn.Parameter]:
+    """Yield the parameters of embeddings and of the LM head."""
+    for spec in specs:
+        if spec.kind in ("embedding", "head"):
+            yield from model.get_submodule(spec.module).parameters(recurse=False)
 
 
-def _sites_of(places: list[ModuleSpec], model: PreTrainedModel) -> Iterator[Site]:
-    """Sites of all places; the entries of a weight that two places share (a tied head) belong to the first."""
+def _sites_of(specs: list[ModuleSpec], model: PreTrainedModel) -> Iterator[Site]:
+    """Yield the sites of all modules. Entries of a weight that two modules share belong to the first (a tied head)."""
     seen: set[int] = set()
-    for place in places:
-        weight = id(model.get_submodule(place.module).weight)
-        for site in _sites(place, model):
-            if site.structure != "entry" or place.fused or weight not in seen:
+    for spec in specs:
+        weight = id(model.get_submodule(spec.module).weight)
+        for site in _sites(spec, model):
+            if site.structure != "entry" or spec.fused or weight not in seen:
                 yield site
-        if place.kind != "input":
+        if spec.kind != "input":
             seen.add(weight)
 
 
-def _sites(place: ModuleSpec, model: PreTrainedModel) -> Iterator[Site]:
-    module = model.get_submodule(place.module)
+def _sites(spec: ModuleSpec, model: PreTrainedModel) -> Iterator[Site]:
+    module = model.get_submodule(spec.module)
     shape = tuple(module.get_parameter("weight").shape)
-    if place.fused:
-        shape = (shape[0] // place.fused.parts, *shape[1:])
-    if place.kind == "input":
-        yield Site(place.name, "token", shape[1:])
+    if spec.fused:
+        shape = (shape[0] // spec.fused.parts, *shape[1:])
+    if spec.kind == "input":
+        yield Site(spec.name, "token", shape[1:])
         return
-    words = place.kind in ("embedding", "head")
-    yield Site(place.name, "entry", shape, samplable=not words)
-    if place.kind == "embedding":
+    is_vocab = spec.kind in ("embedding", "head")
+    yield Site(spec.name, "entry", shape, samplable=not is_vocab)
+    if spec.kind == "embedding":
         return
-    present = getattr(module, "bias", None) is not None
-    yield Site(place.name, "bias", shape[:1], samplable=not (words or place.bias_cancels), exists=present)
-    if place.kind == "linear":
-        yield Site(place.name, "lowrank", shape)
-    if place.adapter_after:
-        yield Site(place.name, "bottleneck", shape[:1])
+    exists = getattr(module, "bias", None) is not None
+    yield Site(spec.name, "bias", shape[:1], samplable=not (is_vocab or spec.bias_cancels), exists=exists)
+    if spec.kind == "linear":
+        yield Site(spec.name, "lowrank", shape)
+    if spec.adapter_after:
+        yield Site(spec.name, "bottleneck", shape[:1])

@@ -1,4 +1,4 @@
-"""Faster forms of the libraries' formulas, equal to them to a float's tolerance."""
+"""Fast kernels that replace modules of the library, equal to them within float tolerance."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ CUBIC = 0.044715 * LINEAR
 
 
 class Gelu(nn.Module):
-    """The tanh approximation of GELU (Hendrycks & Gimpel 2016), of any shape.
+    """The tanh approximation of GELU (Hendrycks & Gimpel 2016), for any shape.
 
-    ½ x (1 + tanh(z)) is x σ(2z), whose exponential costs less than a tanh; and the derivative is made while x is at
-    hand, so that the backward pass is one product. In all half the time of PyTorch's own kernel.
+    ½ x (1 + tanh(z)) equals x σ(2z), and a sigmoid costs less than a tanh. The forward pass also computes the
+    derivative, so that the backward pass is one product. It takes half the time of PyTorch's kernel.
     """
 
     def forward(self, x: Tensor) -> Tensor:
+        """Apply the activation."""
         if x.dtype != torch.float32:
             return F.gelu(x, approximate="tanh")
         return _Gelu.apply(x)
@@ -46,14 +47,13 @@ class _Gelu(torch.autograd.Function):
 
 
 def _line(square: Tensor, slope: float, out: Tensor | None) -> Tensor:
-    """LINEAR + slope · square, in one pass, into `out` or a new tensor."""
+    """Return LINEAR + slope · square, computed in one pass, in `out` or a new tensor."""
     return torch.add(square.new_tensor(LINEAR), square, alpha=slope, out=out)
 
 
 def rms_norm(norm: nn.Module, x: Tensor) -> Tensor:
-    """The root-mean-square norm (Zhang & Sennrich 2019) of the library's module `norm`, over the last dimension of x.
-
-    w x / √(mean(x²) + ε). The library's many steps are each differentiated on their own; this is a third of their time.
+    """Compute the root-mean-square norm of the library's module, w x / √(mean(x²) + ε) (Zhang & Sennrich 2019), over
+    the last dimension. The library differentiates each of its many steps separately; this takes a third of the time.
     """
     if x.dtype != torch.float32:
         return type(norm).forward(norm, x)
@@ -71,11 +71,11 @@ class _RMSNorm(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         x, weight, scale = ctx.saved_tensors
-        of_x = of_weight = None
+        x_gradient = weight_gradient = None
         if ctx.needs_input_grad[1]:
-            of_weight = (gradient * x).mul_(scale).flatten(0, -2).sum(dim=0)
+            weight_gradient = (gradient * x).mul_(scale).flatten(0, -2).sum(dim=0)
         if ctx.needs_input_grad[0]:
             inner = gradient * weight
             shrink = (inner * x).sum(dim=-1, keepdim=True).mul_(scale * scale).div_(-x.shape[-1])
-            of_x = torch.addcmul(inner, x, shrink).mul_(scale)
-        return of_x, of_weight, None
+            x_gradient = torch.addcmul(inner, x, shrink).mul_(scale)
+        return x_gradient, weight_gradient, None

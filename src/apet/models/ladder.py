@@ -1,4 +1,4 @@
-"""The scale ladder: rungs of one family, pretrained alike, so that scale is the only thing that changes. No torch."""
+"""The scale ladder: models of one family, pretrained alike, so that only scale changes. Without torch."""
 
 from __future__ import annotations
 
@@ -13,51 +13,70 @@ from apet.config.study_config import PretrainingConfig
 from apet.core.atomic import atomic_dir
 from apet.core.hashing import digest
 from apet.errors import CorruptError, ModelError, truncated_repr, unknown_name
-from apet.models.checkpoint_files import PRETRAINING, checked_content, read_origin
+from apet.models.checkpoint_files import PRETRAINING, open_folder, read_origin
 
 PRETRAIN_VERSION = 5
-"""Raised whenever tokenizer, data order, initial values or training change, so that old rungs are not taken for new."""
+"""Raised whenever tokenizer, data order, initial values or training change, so that old models are not reused."""
 
 HEAD_WIDTH = 16
-"""Width of an attention head. Wider ones, and so fewer, were faster and worse."""
+"""Width of an attention head. Fewer, wider heads were faster and worse."""
 
 SENTINELS = tuple(f"<extra_id_{number}>" for number in range(8))
-"""Words that stand for spans left out of a text (T5)."""
+"""Tokens that replace spans of a text (T5)."""
 
 SPECIAL = ("<pad>", "<eos>", "<mask>", "<unk>", "<cls>", "<sep>", *SENTINELS)
-"""The tokenizer's first words, whatever the family. A byte-level one never needs <unk>; some libraries ask for it."""
+"""First tokens of the tokenizer, for all families. Byte-level BPE never needs <unk>, but some libraries require it."""
 
 PAD, END, MASK, _, CLS, SEP, SENTINEL = range(7)
-"""Ids: what fills a row, ends a document, hides a token, begins and ends BERT's row; the first sentinel."""
+"""Ids of padding, end of a document, [MASK], [CLS], [SEP] and the first sentinel."""
 
 NAME = re.compile(r"([a-z0-9]+)-([1-9]\d{0,14})x([1-9]\d{0,14})", re.ASCII)
-"""With as many digits as a budget may have: Python itself refuses to read thousands of them."""
+"""Name of a ladder model. The digits are limited because Python refuses to parse thousands of them."""
 
 
 @dataclass(frozen=True)
 class LadderModel:
-    """One PLM of the ladder: hidden states of `width` numbers in `layers` blocks of `heads` heads.
-
-    As in T5's own sizes, a T5 has `layers` blocks in its encoder and as many in its decoder.
-    """
+    """One PLM of the ladder."""
 
     name: str
+    """`<family>-<width>x<layers>`."""
     family: str
+    """One of `FAMILIES`."""
     width: int
+    """Width of the hidden states."""
     layers: int
+    """Number of blocks; for T5, of each stack, as in T5's own sizes."""
     heads: int
+    """Number of attention heads."""
 
     def config(self, recipe: PretrainingConfig) -> dict[str, Any]:
-        """What the library's configuration of this rung says, `model_type` included."""
+        """Make the library's configuration.
+
+        Args:
+            recipe: How the model is pretrained.
+
+        Returns:
+            The mapping of a config.json, with `model_type`.
+        """
         return FAMILIES[self.family](self, recipe)
 
 
 def parse_ladder_model(name: str) -> LadderModel:
-    """The rung that `<family>-<width>x<layers>` names. ModelError for another form, family or width."""
+    """Parse the name of a ladder model.
+
+    Args:
+        name: `<family>-<width>x<layers>`.
+
+    Returns:
+        The ladder model.
+
+    Raises:
+        ModelError: The name has another form, the family is unknown, or heads of 16 do not fill the width.
+    """
     parts = NAME.fullmatch(name)
     if not parts:
         raise ModelError(
-            f"model {truncated_repr(name)}: not a rung of the ladder. Allowed: <family>-<width>x<layers> (bloom-64x4)."
+            f"model {truncated_repr(name)}: not a ladder model. Allowed: <family>-<width>x<layers> (bloom-64x4)."
         )
     family, width, layers = parts[1], int(parts[2]), int(parts[3])
     if family not in FAMILIES:
@@ -67,18 +86,27 @@ def parse_ladder_model(name: str) -> LadderModel:
     return LadderModel(name, family, width, layers, width // HEAD_WIDTH)
 
 
-def ladder_model_digest(rung: LadderModel, recipe: PretrainingConfig, corpus_digest: str) -> str:
-    """Digest (64 hex digits) that names a rung's folder, computed before there is any data."""
-    return digest(["rung", PRETRAIN_VERSION, asdict(rung), asdict(recipe), corpus_digest])
+def ladder_model_digest(model: LadderModel, recipe: PretrainingConfig, corpus_digest: str) -> str:
+    """Compute the digest that names the folder of a ladder model, before there is any data.
+
+    Args:
+        model: The ladder model.
+        recipe: How the model is pretrained.
+        corpus_digest: Digest of the corpus.
+
+    Returns:
+        64 hex digits.
+    """
+    return digest(["rung", PRETRAIN_VERSION, asdict(model), asdict(recipe), corpus_digest])
 
 
-def _bloom(rung: LadderModel, recipe: PretrainingConfig) -> dict[str, Any]:
+def _bloom(model: LadderModel, recipe: PretrainingConfig) -> dict[str, Any]:
     return {
         "model_type": "bloom",
         "vocab_size": recipe.vocab_size,
-        "hidden_size": rung.width,
-        "n_layer": rung.layers,
-        "n_head": rung.heads,
+        "hidden_size": model.width,
+        "n_layer": model.layers,
+        "n_head": model.heads,
         "hidden_dropout": 0.0,
         "attention_dropout": 0.0,
         "initializer_range": 0.02,
@@ -88,15 +116,15 @@ def _bloom(rung: LadderModel, recipe: PretrainingConfig) -> dict[str, Any]:
     }
 
 
-def _bert(rung: LadderModel, recipe: PretrainingConfig) -> dict[str, Any]:
+def _bert(model: LadderModel, recipe: PretrainingConfig) -> dict[str, Any]:
     return {
         "model_type": "bert",
         "vocab_size": recipe.vocab_size,
-        "hidden_size": rung.width,
-        "num_hidden_layers": rung.layers,
-        "num_attention_heads": rung.heads,
-        "intermediate_size": 4 * rung.width,
-        # A row has two more words around it and one more than it predicts.
+        "hidden_size": model.width,
+        "num_hidden_layers": model.layers,
+        "num_attention_heads": model.heads,
+        "intermediate_size": 4 * model.width,
+        # A row has two special tokens around it, and one token more than it predicts.
         "max_position_embeddings": max(512, recipe.block_size + 3),
         "hidden_dropout_prob": 0.0,
         "attention_probs_dropout_prob": 0.0,
@@ -104,19 +132,19 @@ def _bert(rung: LadderModel, recipe: PretrainingConfig) -> dict[str, Any]:
     }
 
 
-def _t5(rung: LadderModel, recipe: PretrainingConfig) -> dict[str, Any]:
-    """T5 v1.1: a gated FFN, as wide to the hidden states as in its XL, and a head of its own.
+def _t5(model: LadderModel, recipe: PretrainingConfig) -> dict[str, Any]:
+    """Configure T5 v1.1: a gated FFN with the relative width of XL, and an untied head.
 
-    With a head that is tied and scaled, as in v1.0, words learnt at an eighth of the rate.
+    With a tied and scaled head, as in v1.0, word embeddings learned at an eighth of the rate.
     """
     return {
         "model_type": "t5",
         "vocab_size": recipe.vocab_size,
-        "d_model": rung.width,
+        "d_model": model.width,
         "d_kv": HEAD_WIDTH,
-        "d_ff": 5 * rung.width // 2,
-        "num_layers": rung.layers,
-        "num_heads": rung.heads,
+        "d_ff": 5 * model.width // 2,
+        "num_layers": model.layers,
+        "num_heads": model.heads,
         "feed_forward_proj": "gated-gelu",
         "dropout_rate": 0.0,
         "tie_word_embeddings": False,
@@ -131,65 +159,73 @@ FAMILIES: dict[str, Callable[[LadderModel, PretrainingConfig], dict[str, Any]]] 
     "bert": _bert,
     "t5": _t5,
 }
-"""What a family's configuration says for a rung; its objective stands in `apet.models.pretraining.losses`."""
+"""Family -> configuration of a ladder model. Its objective is in `apet.models.pretraining.losses`."""
 
 
 LADDER = Path(__file__).parent.parent / "ladder"
-"""A link to the repository's `ladder/`; in an installed package, a folder of its own."""
+"""A link to the repository's `ladder/`; a folder in an installed package."""
 
 
-def shipped_content(rung: LadderModel, recipe: PretrainingConfig) -> str | None:
-    """Return the content (64 hex digits) of a rung that is shipped, or None if it is not, or was pretrained otherwise.
+def shipped_content(model: LadderModel, recipe: PretrainingConfig) -> str | None:
+    """Look up a shipped ladder model.
 
     Args:
-        rung: the rung that a study names.
-        recipe: the study's recipe; only rungs that were pretrained by it are taken.
+        model: The ladder model.
+        recipe: How the model must have been pretrained.
+
+    Returns:
+        The digest of its content (64 hex digits); None if it is not shipped, or was pretrained in another way.
 
     Raises:
-        CorruptError: the rung's record is damaged, or is another rung's.
+        CorruptError: The record is corrupt, or belongs to another ladder model.
     """
-    record = _record(rung)
+    record = _record(model)
     return record["content"] if record and record["recipe"] == asdict(recipe) else None
 
 
-def copy_shipped(rung: LadderModel, out_folder: Path) -> None:
-    """Write a shipped rung to a folder.
+def copy_shipped(model: LadderModel, out_folder: Path) -> None:
+    """Copy a shipped ladder model to a folder.
+
+    Args:
+        model: The ladder model.
+        out_folder: The folder to make.
 
     Raises:
-        CorruptError: a file of the rung is missing or does not have the bytes that its record names.
+        ModelError: The ladder model is not shipped.
+        CorruptError: A file is missing, or has other bytes than its record names.
     """
-    source, record = LADDER / rung.name, _record(rung)
+    source, record = LADDER / model.name, _record(model)
     if record is None:
         raise ModelError(f"{source}: no such folder. Allowed: {', '.join(shipped_names()) or 'none is shipped'}.")
     with atomic_dir(out_folder) as folder:
         for name in (*record["files"], PRETRAINING):
             if not (source / name).is_file():
-                raise CorruptError(f"{source / name}: missing. {_fix(rung)}")
+                raise CorruptError(f"{source / name}: missing. {_fix(model)}")
             shutil.copyfile(source / name, folder / name)
         try:
-            checked_content(folder)
+            open_folder(folder)
         except CorruptError as error:
             text = str(error).partition(" Delete ")[0].replace(str(folder), str(source))
-            raise CorruptError(f"{text} {_fix(rung)}") from None
+            raise CorruptError(f"{text} {_fix(model)}") from None
 
 
 def shipped_names() -> list[str]:
-    """Return the names of the shipped rungs, smallest first."""
-    found = [path.parent for path in LADDER.glob(f"*/{PRETRAINING}")]
-    return [folder.name for folder in sorted(found, key=lambda f: (f.name.partition("-")[0], _weights(f)))]
+    """List the names of the shipped ladder models, smallest first."""
+    folders = [path.parent for path in LADDER.glob(f"*/{PRETRAINING}")]
+    return [folder.name for folder in sorted(folders, key=lambda f: (f.name.partition("-")[0], _weights(f)))]
 
 
-def _record(rung: LadderModel) -> dict[str, Any] | None:
-    """Return what a shipped rung's record says; None if the rung is not shipped."""
-    folder = LADDER / rung.name
+def _record(model: LadderModel) -> dict[str, Any] | None:
+    """Read the record of a shipped ladder model; None if it is not shipped."""
+    folder = LADDER / model.name
     if not folder.is_dir():
         return None
     try:
         record = read_origin(folder, PRETRAINING)
     except (CorruptError, ModelError) as error:
-        raise CorruptError(f"{str(error).partition(' Delete ')[0]} {_fix(rung)}") from None
-    if record.get("rung") != asdict(rung):
-        raise CorruptError(f"{folder / PRETRAINING}: not the record of {rung.name}. {_fix(rung)}")
+        raise CorruptError(f"{str(error).partition(' Delete ')[0]} {_fix(model)}") from None
+    if record.get("rung") != asdict(model):
+        raise CorruptError(f"{folder / PRETRAINING}: expected the record of {model.name}, got another. {_fix(model)}")
     return record
 
 
@@ -197,5 +233,5 @@ def _weights(folder: Path) -> int:
     return (folder / "model.safetensors").stat().st_size
 
 
-def _fix(rung: LadderModel) -> str:
-    return f"Restore it: `git checkout -- ladder/{rung.name}`, or install apet again."
+def _fix(model: LadderModel) -> str:
+    return f"Restore it: `git checkout -- ladder/{model.name}`, or install apet again."

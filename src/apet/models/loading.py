@@ -1,9 +1,9 @@
-"""Loading a frozen PLM from a Hugging Face folder: safetensors only, no remote code, nothing left at random."""
+"""Loading of frozen PLMs from a Hugging Face folder: safetensors only, no remote code, no random weights."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -19,101 +19,175 @@ from transformers.utils import logging as library
 
 from apet.core.arithmetic import announce_dtype, compute_dtype
 from apet.errors import ModelError, error_context, truncated_repr, unknown_name
-from apet.models.checkpoint_files import SNAPSHOT, TOKENIZERS, check_files, checked_content, read_origin
+from apet.models.checkpoint_files import SNAPSHOT, TOKENIZERS, ModelFolder, open_folder
 from apet.models.families import Family, SpecialTokens, family_of
-from apet.models.inventory import inventory_of, shapes_of
-from apet.models.registry import DTYPES, HEADS, read_config
+from apet.models.inventory import empty_model, inventory_of
+from apet.models.registry import DTYPES, HEADS
 from apet.placement.sites import Inventory
 
-MOST_BLOCKS, MOST_SIZE = 1_000, 10**7
-"""More blocks, or more of any other number in a config.json, has no PLM; to make its shapes could take hours."""
-POINTER = b"version https://git-lfs"
-"""How a file begins that stands for one of git LFS which was not fetched."""
+MAX_BLOCKS, MAX_SIZE = 1_000, 10**7
+"""Limits of numbers in a config.json. No PLM exceeds them, and larger shapes could take hours to build."""
+
+LFS_POINTER = b"version https://git-lfs"
+"""First bytes of a file that stands for one of git LFS which was not fetched."""
+
+
+@dataclass(frozen=True)
+class ResolvedModel:
+    """A verified folder, and how the PLM in it is to be loaded."""
+
+    folder: ModelFolder
+    """Files, configuration and records."""
+    config: PretrainedConfig
+    """The library's configuration."""
+    family: Family
+    """The architecture."""
+    inventory: Inventory
+    """Sites of the configuration, with the LM head."""
+    dtype: str
+    """The dtype that `snapshot.json` asks for."""
+    head: str
+    """`lm` or `classification`; see `PLM`."""
 
 
 @dataclass
 class PLM:
-    """A frozen PLM: `content` is the SHA-256 over its weights, configuration and tokenizer.
-
-    head: `own`, answers are read as words by the PLM's LM head; or `trained`, as labels by a linear classifier that is
-    tuned too. dtype: what it is computed in. revision: what was really fetched (a commit, a wheel's hash); None for a
-    rung. whole, mesh: where the weights are in parts on several processes, see `apet.models.sharding`: what gathers
-    them, and the processes.
-    """
+    """A frozen PLM."""
 
     name: str
+    """Name of the PLM."""
     family: Family
+    """The architecture."""
     model: PreTrainedModel
+    """The library's model, in evaluation mode and without gradients."""
     tokenizer: PreTrainedTokenizerBase
+    """The tokenizer."""
     content: str
+    """SHA-256 over weights, configuration and tokenizer."""
     special_tokens: SpecialTokens = field(default_factory=SpecialTokens)
+    """Token ids around a text."""
     head: str = "lm"
+    """`lm`: the LM head predicts words. `classification`: a linear classifier, trained with θ, predicts labels."""
     dtype: str = "float32"
+    """The dtype of the computation."""
     revision: str | None = None
-    whole: Any = None
+    """The downloaded revision (a commit, or the hash of a wheel); None for a ladder model."""
+    folder: ModelFolder | None = None
+    """The folder from which the PLM was loaded; None for a model in memory."""
+    root_unit: Any = None
+    """Module that gathers sharded weights outside the blocks; see `apet.models.sharding`."""
     mesh: DeviceMesh | None = None
+    """Processes that share the weights; None if the weights are not sharded."""
 
     @cached_property
     def inventory(self) -> Inventory:
-        return inventory_of(self.model)
+        """Sites of the PLM."""
+        return inventory_of(self.model, self.family)
 
     @property
-    def words(self) -> Tensor:
-        """The word embeddings [words, d]."""
+    def word_embeddings(self) -> Tensor:
+        """The word embeddings [vocab, d]."""
         embeddings: Any = self.model.get_input_embeddings()
         return embeddings.weight
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are, and the parts of θ that are trained with them."""
-        return self.words.device
+        """Device of the weights and of θ."""
+        return self.word_embeddings.device
 
     def record(self) -> dict[str, Any]:
-        """What names it in the records of what it was tuned for: name, family, revision, content, dtype."""
+        """Identify the PLM in the records of tuned models.
+
+        Returns:
+            Name, family, revision, content and dtype.
+        """
         own = {"name": self.name, "family": self.family.name, "revision": self.revision}
         return own | {"content": self.content, "dtype": self.dtype}
 
     def head_size(self, labels: int) -> int:
-        """Parameters of the trained head, a weight a state's number and a bias a label; 0 where the head is its own."""
-        return labels * (self.words.shape[1] + 1) if self.head == "classification" else 0
+        """Count the parameters of the classification head.
+
+        Args:
+            labels: Number of labels.
+
+        Returns:
+            The number of weights and biases; 0 for a PLM that uses its LM head.
+        """
+        return labels * (self.word_embeddings.shape[1] + 1) if self.head == "classification" else 0
+
+
+def resolve_model(folder: Path, head: str | None = None) -> ResolvedModel:
+    """Read and verify a folder once, and look up everything that loading needs.
+
+    Args:
+        folder: A Hugging Face folder. `snapshot.json` may state the `dtype` of the computation (default float32), the
+            `head` (default lm) and the `content` that the files must have.
+        head: Replaces the stated head.
+
+    Returns:
+        The resolved model.
+
+    Raises:
+        ModelError: A file is missing or unusable, or the architecture is not supported.
+        CorruptError: A file has other bytes than its record names.
+    """
+    files = open_folder(folder)
+    stated = {"dtype": "float32", "head": "lm"} | dict(files.snapshot)
+    for key, allowed in (("dtype", DTYPES), ("head", HEADS)):
+        if stated[key] not in allowed:
+            raise ModelError(unknown_name(key, stated[key], allowed, str(folder / SNAPSHOT)))
+    weights = files.weight_files
+    for path in weights:
+        _check_header(path)
+    with error_context(folder):
+        family = family_of(str(files.config.get("model_type")))
+    inventory = check_size(files.config, family, sum(path.stat().st_size for path in weights), folder)
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except Exception as error:
+        raise ModelError(f"{folder / 'config.json'}: cannot be used ({first_line(error)}).") from None
+    return ResolvedModel(files, config, family, inventory, stated["dtype"], head or stated["head"])
 
 
 def load_plm(folder: Path, name: str, weights: bool = True, device: str = "cpu", computed_on: str | None = None) -> PLM:
-    """The PLM in a folder, in evaluation mode, without gradients, with the family's fast kernels in place.
+    """Load the PLM in a folder, in evaluation mode, without gradients, with the family's fast kernels.
 
-    `snapshot.json` beside the weights may state the `dtype` to compute in (default float32), which is used if the
-    device computes it faster than float32, the `head` that answers are read by (default own) and the `content` the
-    folder had when it was made. Raises ModelError for a folder that lacks a file or a weight, or whose architecture is
-    not supported; CorruptError where its content has changed. weights: false for shapes alone (meta device).
-    computed_on: the device that computes, if the weights go there later (default: `device`).
+    Args:
+        folder: See `resolve_model`. Its stated dtype is used only if the device computes it faster than float32.
+        name: Name of the PLM.
+        weights: Load weights; otherwise make only shapes on the meta device.
+        device: Device of the weights.
+        computed_on: Device of the computation if the weights move there later; `device` if None.
+
+    Returns:
+        The PLM.
+
+    Raises:
+        ModelError: A file or weight is missing or unusable, or the architecture is not supported.
+        CorruptError: A file has other bytes than its record names.
     """
-    check_files(folder)
-    stated = _stated(folder)
-    content = checked_content(folder)
-    config, dtype = _config(folder), compute_dtype(stated["dtype"], computed_on or device)
+    resolved = resolve_model(folder)
+    family, dtype = resolved.family, compute_dtype(resolved.dtype, computed_on or device)
     with _quiet():
         if weights:
-            announce_dtype(name, stated["dtype"], dtype)
-            model = _model(folder, config, stated["head"], name, dtype=getattr(torch, dtype))
+            announce_dtype(name, resolved.dtype, dtype)
+            model = _load_model(resolved, name, dtype=getattr(torch, dtype))
         else:
-            model = _shapes(config, stated["head"])
-        tokenizer = _tokenizer(folder, model)
-    family = family_of(config.model_type)
+            model = empty_model(resolved.config, family, resolved.head)
+        tokenizer, special_tokens = _load_tokenizer(resolved, model)
     model.requires_grad_(False).eval()
     family.install_kernels(model)
     if weights:
         model.to(device)  # type: ignore[arg-type]  # the library's decorator hides the model itself
-    said = stated["head"], dtype, stated.get("revision")
-    return PLM(name, family, model, tokenizer, content, family.special_tokens(tokenizer), *said)
+    files, head = resolved.folder, resolved.head
+    revision = files.snapshot.get("revision")
+    return PLM(name, family, model, tokenizer, files.content, special_tokens, head, dtype, revision, files)
 
 
-def check_plm(folder: Path, name: str, head: str) -> None:
-    """Raises ModelError for a folder that `load_plm` would refuse; its weights are not read. head: see `PLM`."""
-    check_files(folder)
-    for path in sorted(folder.glob("*.safetensors")):
-        _check_header(path)
+def check_plm(resolved: ResolvedModel, name: str) -> None:
+    """Check that `load_plm` will succeed, without reading the weights."""
     with _quiet():
-        _tokenizer(folder, _model(folder, _config(folder), head, name, device_map="meta"))
+        _load_tokenizer(resolved, _load_model(resolved, name, device_map="meta"))
 
 
 def _check_header(path: Path) -> None:
@@ -122,35 +196,17 @@ def _check_header(path: Path) -> None:
             return
     except (SafetensorError, OSError) as error:
         with open(path, "rb") as file:
-            is_pointer = file.read(len(POINTER)) == POINTER
-        hint = " It is a pointer of git LFS: `git lfs pull` fetches what it stands for." if is_pointer else ""
-        raise ModelError(f"{path}: its weights cannot be read ({first_line(error)}).{hint}") from None
+            is_pointer = file.read(len(LFS_POINTER)) == LFS_POINTER
+        fix = " It is a pointer of git LFS. Fetch the file with `git lfs pull`." if is_pointer else ""
+        raise ModelError(f"{path}: its weights cannot be read ({first_line(error)}).{fix}") from None
 
 
-def _stated(folder: Path) -> dict[str, Any]:
-    """What the folder says about itself: snapshot.json, with defaults."""
-    stated = {"dtype": "float32", "head": "lm"} | read_origin(folder, SNAPSHOT)
-    for key, allowed in (("dtype", DTYPES), ("head", HEADS)):
-        if stated[key] not in allowed:
-            raise ModelError(unknown_name(key, stated[key], allowed, str(folder / SNAPSHOT)))
-    return stated
+def _load_model(resolved: ResolvedModel, name: str, **options: Any) -> PreTrainedModel:
+    """Load the model, and refuse a checkpoint that lacks weights, because these would be random.
 
-
-def _config(folder: Path) -> PretrainedConfig:
-    stored = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
-    check_size(read_config(folder), stored, folder)
-    try:
-        return AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    except Exception as error:
-        raise ModelError(f"{folder / 'config.json'}: cannot be used ({first_line(error)}).") from None
-
-
-def _model(folder: Path, config: PretrainedConfig, head: str, name: str, **options: Any) -> PreTrainedModel:
-    """The model with its weights. Raises ModelError where the checkpoint lacks some: they would be random.
-
-    options: of the library's `from_pretrained`.
+    options: further arguments of the library's `from_pretrained`.
     """
-    family = family_of(config.model_type)
+    folder, config, family = resolved.folder.path, resolved.config, resolved.family
     try:
         loaded: Any = family.class_of(config).from_pretrained(
             folder,
@@ -159,100 +215,110 @@ def _model(folder: Path, config: PretrainedConfig, head: str, name: str, **optio
             trust_remote_code=False,
             local_files_only=True,
             output_loading_info=True,
-            ignore_mismatched_sizes=True,  # they are told below
+            ignore_mismatched_sizes=True,  # reported below
             **options,
         )
-    except Exception as error:  # the library checks little, and what fails then may be anything in it
+    except Exception as error:  # the library checks little, and may fail in any way
         raise ModelError(f"{folder}: its weights cannot be read ({first_line(error)}).") from None
     model, report = loaded
-    for key, found, asked in sorted(report["mismatched_keys"]):
-        shapes = f"{tuple(found)}, and config.json asks for {tuple(asked)}"
-        raise ModelError(f"{folder}: the weights have {key} in the shape {shapes}.")
+    for key, shape, expected in sorted(report["mismatched_keys"]):
+        raise ModelError(
+            f"{folder}: the weights have {key} in the shape {tuple(shape)}, and config.json asks for {tuple(expected)}."
+        )
     missing = sorted(report["missing_keys"])
-    body = [key for key in missing if not key.startswith(f"{family.head_part}.")]
+    body = [key for key in missing if not key.startswith(f"{family.head_module}.")]
     if body:
         raise ModelError(f"{folder}: the weights lack {_first(body)}, which a {config.model_type} model needs.")
-    if head == "classification":
+    if resolved.head == "classification":
         family.drop_lm_head(model)
     elif missing:
         raise ModelError(
-            f"{folder}: PLM {name!r} has no LM head (the weights lack {_first(missing)}), so answers cannot be read as "
-            "words. Write `head: classification` for this PLM in the study or registry: a linear classifier, tuned with θ and "
-            "counted apart, reads them as labels."
+            f"{folder}: PLM {name!r} has no LM head (the weights lack {_first(missing)}). Write `head: classification` "
+            "for this PLM in the study or registry, to train a linear classifier with θ."
         )
     return model
 
 
 def read_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer in a folder. Raises ModelError for one that cannot be read, or that the library has made up."""
+    """Read the tokenizer in a folder. Raises ModelError if a file is missing that it needs."""
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except Exception as error:
         raise ModelError(f"{folder}: its tokenizer cannot be read ({first_line(error)}).") from None
-    # Without them the library hands out one that knows the special words alone.
-    lacks = [] if (folder / TOKENIZERS[0]).is_file() else sorted({*tokenizer.vocab_files_names.values()})
-    if missing := [file for file in lacks if file != TOKENIZERS[0] and not (folder / file).is_file()]:
+    # Without these files the library returns a tokenizer that knows only the special tokens.
+    needed = [] if (folder / TOKENIZERS[0]).is_file() else sorted({*tokenizer.vocab_files_names.values()})
+    if missing := [file for file in needed if file != TOKENIZERS[0] and not (folder / file).is_file()]:
         kind = type(tokenizer).__name__
         raise ModelError(f"{folder}: no {_first(missing)}, which its tokenizer ({kind}) needs, and no {TOKENIZERS[0]}.")
     return tokenizer
 
 
-def _tokenizer(folder: Path, model: PreTrainedModel) -> PreTrainedTokenizerBase:
-    """`read_tokenizer`. Raises ModelError also for one with words that the model does not have."""
+def _load_tokenizer(resolved: ResolvedModel, model: PreTrainedModel) -> tuple[PreTrainedTokenizerBase, SpecialTokens]:
+    """Read the tokenizer and the family's special tokens, and refuse a tokenizer of another model."""
+    folder, model_type = resolved.folder.path, resolved.config.model_type
     tokenizer = read_tokenizer(folder)
     words = 1 + max(tokenizer.get_vocab().values(), default=-1)
     embeddings: Any = model.get_input_embeddings()
     rows = len(embeddings.weight)
     if words > rows:
         raise ModelError(
-            f"{folder}: its tokenizer has {words:,} words, and the word embeddings have {rows:,} rows. "
-            "Allowed: at least a row for each word, so this is not the tokenizer of these weights."
+            f"{folder}: its tokenizer has {words:,} words, and the word embeddings have {rows:,} rows. Use the "
+            "tokenizer of these weights."
         )
-    frame = family_of(model.config.model_type).special_tokens(tokenizer)
-    if None in (*frame.before, *frame.after, *frame.decoder):
-        wanted = "a token that begins, ends or pads a text, or the one that stands for the answer"
-        raise ModelError(f"{folder}: its tokenizer lacks {wanted}, which a {model.config.model_type} model reads.")
-    return tokenizer
+    special_tokens = resolved.family.special_tokens(tokenizer)
+    if None in (*special_tokens.before, *special_tokens.after, *special_tokens.decoder):
+        raise ModelError(
+            f"{folder}: its tokenizer lacks a token to begin, end or pad a text, or to mark the answer, which a "
+            f"{model_type} model reads. Use the tokenizer of these weights."
+        )
+    return tokenizer, special_tokens
 
 
-def inventory_of_config(values: dict, head: str = "lm") -> Inventory:
-    """The inventory of a configuration given as the mapping of a config.json, without weights. head: see `PLM`.
+def inventory_of_config(values: Mapping[str, Any], head: str = "lm") -> Inventory:
+    """Make the inventory of a configuration, without weights.
 
-    Raises ModelError for another architecture, and for numbers that no PLM has.
+    Args:
+        values: The mapping in a config.json.
+        head: See `PLM`.
+
+    Returns:
+        The inventory.
+
+    Raises:
+        ModelError: The architecture is not supported, or no PLM has such a configuration.
     """
-    family_of(str(values.get("model_type")))
+    return _inventory(values, family_of(str(values.get("model_type"))), head)
+
+
+def _inventory(values: Mapping[str, Any], family: Family, head: str) -> Inventory:
     for key, value in values.items():
-        most = MOST_BLOCKS if "layer" in key else MOST_SIZE
+        most = MAX_BLOCKS if "layer" in key else MAX_SIZE
         if type(value) is int and value > most:
             raise ModelError(f"config.json: {key} is {value}. Allowed: at most {most:,}.")
-    if values.get("quantization_config"):
-        said = f"quantization_config is {truncated_repr(values['quantization_config'])}"
-        raise ModelError(f"config.json: {said}. Allowed: none, for weights that are not quantised.")
-    try:
-        return inventory_of(_shapes(AutoConfig.for_model(**values), head))
-    except Exception as error:  # the library checks little, and what fails then may be anything in it or in PyTorch
+    if quantization := values.get("quantization_config"):
         raise ModelError(
-            f"config.json: no PLM has the shapes of {truncated_repr(values)} ({first_line(error)})."
-        ) from None
+            f"config.json: quantization_config is {truncated_repr(quantization)}. Use weights that are not quantised."
+        )
+    try:
+        return inventory_of(empty_model(AutoConfig.for_model(**values), family, head), family)
+    except Exception as error:  # the library checks little, and it or PyTorch may fail in any way
+        shapes = truncated_repr(dict(values))
+        raise ModelError(f"config.json: no PLM has the shapes of {shapes} ({first_line(error)}).") from None
 
 
-def check_size(values: dict, stored: int, where: object) -> None:
-    """Raises ModelError for the mapping of a config.json with more parameters than there are bits in the `stored` bytes
-    of weights: the library would make room for them all before it finds that they are not there.
+def check_size(values: Mapping[str, Any], family: Family, num_bytes: int, location: object) -> Inventory:
+    """Refuse a configuration with more parameters than the weights have bits, and return its inventory.
+
+    The library would otherwise allocate all parameters before it notices that the weights are missing.
     """
-    with error_context(where):
-        parameters = inventory_of_config(values).parameters
-    if parameters > 8 * stored:
-        said = f"config.json speaks of {parameters:,} parameters, and the weights hold at most {8 * stored:,}"
-        raise ModelError(f"{where}: {said}.")
-
-
-def _shapes(config: PretrainedConfig, head: str) -> PreTrainedModel:
-    """The model without its numbers (meta device)."""
-    model = shapes_of(config)
-    if head == "classification":
-        family_of(config.model_type).drop_lm_head(model)
-    return model
+    with error_context(location):
+        inventory = _inventory(values, family, "lm")
+    if inventory.parameters > 8 * num_bytes:
+        raise ModelError(
+            f"{location}: config.json asks for {inventory.parameters:,} parameters, and the weights hold at most "
+            f"{8 * num_bytes:,}."
+        )
+    return inventory
 
 
 def _first(keys: list[str]) -> str:
@@ -260,12 +326,13 @@ def _first(keys: list[str]) -> str:
 
 
 def first_line(error: Exception) -> str:
+    """Return the first line of an error's message."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """The library's bars and warnings off: what matters of them is an error here."""
+    """Turn off the library's progress bars and warnings. Relevant ones are errors here."""
     level, bars = library.get_verbosity(), library.is_progress_bar_enabled()
     library.set_verbosity(logging.CRITICAL)
     library.disable_progress_bar()

@@ -1,8 +1,8 @@
-"""Where tunable parameters may sit (sites), how many there are to spend (budgets), and who gets them (plans)."""
+"""Placement of trainable parameters: sites of a PLM, budgets, and plans that distribute a budget over sites."""
 
 from apet.placement.budgets import Budget, canonical_budget, resolve
 from apet.placement.methods import PLACEMENTS, MethodSizes
-from apet.placement.plans import Plan, Units, check_plan, make_plan, most_virtual_tokens, own_count, virtual_tokens
+from apet.placement.plans import Plan, Units, check_plan, make_plan, max_virtual_tokens, own_count, virtual_tokens
 from apet.placement.sites import STRUCTURES, Inventory, Site
 
 __all__ = [
@@ -17,7 +17,7 @@ __all__ = [
     "canonical_budget",
     "check_plan",
     "make_plan",
-    "most_virtual_tokens",
+    "max_virtual_tokens",
     "own_count",
     "resolve",
     "virtual_tokens",

@@ -1,8 +1,8 @@
-"""The named placements: which sites each method tunes, and how much it takes there by itself.
+"""Named placements: the sites that each method trains, and the number of units it takes there by default.
 
-Sizes follow the published counts (Su et al., EMNLP 2023, arXiv 2306.02320): LoRA rank 8 on query and value of
-self-attention; adapters 24 wide after attention and after the feed-forward block, each with an output bias; a prompt
-of 100 tokens; BitFit on all biases. `MethodSizes` changes them for a study.
+The default sizes follow the published counts (Su et al., EMNLP 2023, arXiv 2306.02320): LoRA of rank 8 on query and
+value of self-attention, adapters 24 wide after attention and after the feed-forward network, each with an output bias,
+a prompt of 100 tokens, and BitFit on all biases. `MethodSizes` changes these sizes for a study.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from pydantic.dataclasses import dataclass
 from apet.core.validation import CLOSED, PositiveInt, Whole
 from apet.placement.sites import SCALARS, STRUCTURES, Inventory, Site
 
-Take = dict[Site, int]
-"""Units taken at each site."""
+Allocation = dict[Site, int]
+"""Number of units at each site."""
 
 
 @dataclass(frozen=True, config=CLOSED)
@@ -32,75 +32,80 @@ class MethodSizes:
     """Tokens of a tuned prompt."""
 
 
+def allocation_size(allocation: Allocation) -> int:
+    """Count the parameters of an allocation."""
+    return sum(count * site.cost for site, count in allocation.items())
+
+
 def sites_of(inventory: Inventory, structure: str, *suffixes: str) -> Iterator[Site]:
-    """Sites of a structure whose place ends in one of the suffixes (any place when none is given)."""
+    """Yield the sites of a structure whose place has one of the suffixes (any place without suffixes)."""
     for site in inventory.sites:
         if site.structure == structure and (not suffixes or site.place.endswith(suffixes)):
             yield site
 
 
-def _none(inventory: Inventory, methods: MethodSizes) -> Take:
+def _none(inventory: Inventory, methods: MethodSizes) -> Allocation:
     return {}
 
 
-def _full(inventory: Inventory, methods: MethodSizes) -> Take:
-    """Every number of the PLM, once: all weights, and those biases that the PLM has."""
+def _full(inventory: Inventory, methods: MethodSizes) -> Allocation:
+    """Full fine-tuning: every parameter of the PLM once."""
     return {s: s.units for s in inventory.sites if s.structure in SCALARS and s.exists}
 
 
-def _lora(inventory: Inventory, methods: MethodSizes) -> Take:
-    """Hu et al. 2022: low-rank updates of query and value in self-attention."""
+def _lora(inventory: Inventory, methods: MethodSizes) -> Allocation:
+    """LoRA (Hu et al. 2022): low-rank updates of query and value in self-attention."""
     sites = sites_of(inventory, "lowrank", ".attention.query", ".attention.value")
     return dict.fromkeys(sites, methods.lora_rank)
 
 
-def _bitfit(inventory: Inventory, methods: MethodSizes) -> Take:
-    """Ben Zaken et al. 2022: all biases; cross-attention's maps keep theirs, as in the published counts for T5."""
-    crossed = ("cross_attention.query", "cross_attention.key", "cross_attention.value", "cross_attention.output")
-    return {s: s.units for s in sites_of(inventory, "bias") if not s.place.endswith(crossed)}
+def _bitfit(inventory: Inventory, methods: MethodSizes) -> Allocation:
+    """BitFit (Ben Zaken et al. 2022): all biases, except in cross-attention, as in the published counts for T5."""
+    excluded = ("cross_attention.query", "cross_attention.key", "cross_attention.value", "cross_attention.output")
+    return {s: s.units for s in sites_of(inventory, "bias") if not s.place.endswith(excluded)}
 
 
-def _adapter(inventory: Inventory, methods: MethodSizes) -> Take:
-    """Houlsby et al. 2019: an adapter after attention and after the feed-forward block, with its output's bias."""
-    plugs = list(sites_of(inventory, "bottleneck", ".attention.output", ".ffn.down"))
-    places = {s.place for s in plugs}
+def _adapter(inventory: Inventory, methods: MethodSizes) -> Allocation:
+    """Adapters (Houlsby et al. 2019) after attention and the feed-forward network, each with an output bias."""
+    adapters = list(sites_of(inventory, "bottleneck", ".attention.output", ".ffn.down"))
+    places = {s.place for s in adapters}
     biases = {s: s.units for s in sites_of(inventory, "bias") if s.place in places}
-    return {**biases, **dict.fromkeys(plugs, methods.adapter_bottleneck_dim)}
+    return {**biases, **dict.fromkeys(adapters, methods.adapter_bottleneck_dim)}
 
 
-def _prompt(inventory: Inventory, methods: MethodSizes) -> Take:
-    """Lester et al. 2021: virtual tokens in front of the input."""
+def _prompt(inventory: Inventory, methods: MethodSizes) -> Allocation:
+    """Prompt tuning (Lester et al. 2021): virtual tokens in front of the input."""
     inputs = {site.place: site for site in sites_of(inventory, "token")}
-    text = inputs.get("encoder.input", next(iter(inputs.values())))
-    return {text: methods.num_virtual_tokens}
+    site = inputs.get("encoder.input", next(iter(inputs.values())))
+    return {site: methods.num_virtual_tokens}
 
 
-def _third(number: int) -> Callable[[Site, Inventory], bool]:
-    """Whether a site lies in the bottom (0), middle (1) or top (2) third of the blocks."""
+def _in_third(number: int) -> Callable[[Site, Inventory], bool]:
+    """Select the bottom (0), middle (1) or top (2) third of the blocks."""
     return lambda s, inventory: s.layer is not None and 3 * s.layer // inventory.layers == number
 
 
-def _within(part: str) -> Callable[[Site, Inventory], bool]:
-    return lambda s, inventory: f".{part}." in f"{s.place}."
+def _in_sublayer(name: str) -> Callable[[Site, Inventory], bool]:
+    return lambda s, inventory: f".{name}." in f"{s.place}."
 
 
-def _only(structure: str) -> Callable[[Site, Inventory], bool]:
+def _of_structure(structure: str) -> Callable[[Site, Inventory], bool]:
     return lambda s, inventory: s.structure == structure
 
 
 @dataclass(frozen=True)
 class Placements:
-    """The closed set of placements.
+    """The closed set of placements."""
 
-    own: name -> the units that the method takes by itself, whose sum is its own count.
-    random: name -> which of the drawn sites the random placement may choose; `uniform` is APET, the rest restrict it.
-    """
-
-    own: dict[str, Callable[[Inventory, MethodSizes], Take]]
+    own: dict[str, Callable[[Inventory, MethodSizes], Allocation]]
+    """Name of a method -> the units that it takes by default. Their size is the method's own count."""
     random: dict[str, Callable[[Site, Inventory], bool]]
+    """Name of a random placement -> whether it may choose a samplable site. `uniform` is APET; the others are
+    restrictions of it."""
 
     @property
     def names(self) -> tuple[str, ...]:
+        """Names of all placements."""
         return (*self.own, *self.random)
 
 
@@ -108,11 +113,12 @@ PLACEMENTS = Placements(
     own={"none": _none, "full": _full, "lora": _lora, "bitfit": _bitfit, "adapter": _adapter, "prompt": _prompt},
     random={
         "uniform": lambda site, inventory: True,
-        "attention": _within("attention"),
-        "ffn": _within("ffn"),
-        "bottom": _third(0),
-        "middle": _third(1),
-        "top": _third(2),
-        **{f"{name}_only": _only(name) for name in STRUCTURES},
+        "attention": _in_sublayer("attention"),
+        "ffn": _in_sublayer("ffn"),
+        "bottom": _in_third(0),
+        "middle": _in_third(1),
+        "top": _in_third(2),
+        # Placement names are part of seeds, so renaming a structure must not change them.
+        **{f"{name}_only": _of_structure(name) for name in STRUCTURES},
     },
 )

@@ -1,4 +1,4 @@
-"""Plans: which units get the budget. A plan is a pure function of (inventory, placement, budget, seed)."""
+"""Plans: the units that get the budget. A plan is a pure function of inventory, placement, budget and seed."""
 
 from __future__ import annotations
 
@@ -11,17 +11,20 @@ import numpy as np
 
 from apet.core.hashing import digest
 from apet.errors import BudgetError, ConfigError, unknown_name
-from apet.placement.methods import PLACEMENTS, MethodSizes, Take
+from apet.placement.methods import PLACEMENTS, Allocation, MethodSizes, allocation_size
 from apet.placement.sites import SCALARS, STRUCTURES, Inventory, Site, capacity
 
 
 @dataclass(frozen=True)
 class Units:
-    """What a plan takes at one site: `count` units, and for scalars which ones (flat, sorted; None: all of them)."""
+    """The units of a plan at one site."""
 
     site: Site
+    """The site."""
     count: int
+    """Number of units."""
     indices: np.ndarray | None = None
+    """Flat, sorted indices of the chosen scalars; None for all scalars of the site, and for larger units."""
 
     @property
     def size(self) -> int:
@@ -31,168 +34,231 @@ class Units:
 
 @dataclass(frozen=True)
 class Plan:
-    """Units in the order of θ, whose sizes add up to exactly `budget`."""
+    """Units in the order of θ. Their sizes add up to exactly the budget."""
 
     placement: str
+    """Name of the placement."""
     budget: int
+    """Number of trainable parameters."""
     seed: int
+    """Seed of the random choices."""
     units: tuple[Units, ...]
+    """Units, site by site."""
 
     @property
     def structures(self) -> dict[str, int]:
-        """Tunable parameters by structure."""
+        """Trainable parameters by structure."""
         return {s: sum(u.size for u in self.units if u.site.structure == s) for s in STRUCTURES}
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 over sites, counts and chosen scalars: equal plans, equal digests."""
-        index = [None if u.indices is None else u.indices.tolist() for u in self.units]
-        return digest([[u.site.name, u.site.shape, u.count, i] for u, i in zip(self.units, index, strict=True)])
+        """SHA-256 over sites, counts and chosen scalars. Equal plans have equal digests."""
+        indices = [None if u.indices is None else u.indices.tolist() for u in self.units]
+        return digest([[u.site.name, u.site.shape, u.count, i] for u, i in zip(self.units, indices, strict=True)])
 
     def record(self) -> dict[str, Any]:
-        """What is saved: the coordinates that make the plan anew, the units by site, and the digest that proves it."""
+        """Summarize the plan for a cell's record.
+
+        Returns:
+            The arguments that make the plan again, its digest, and its size by structure and units by site.
+        """
         units = {u.site.name: u.count for u in self.units}
         head = {"placement": self.placement, "budget": self.budget, "seed": self.seed, "digest": self.digest}
         return {**head, "structures": self.structures, "units": units}
 
 
 def own_count(placement: str, inventory: Inventory, methods: MethodSizes) -> int:
-    """Parameters that a named method takes by itself on this PLM."""
-    return _size(PLACEMENTS.own[placement](inventory, methods))
+    """Count the parameters that a named method trains by default on a PLM.
+
+    Args:
+        placement: Name of the method.
+        inventory: Sites of the PLM.
+        methods: Sizes of the methods.
+
+    Returns:
+        The number of parameters.
+    """
+    return allocation_size(PLACEMENTS.own[placement](inventory, methods))
 
 
 def make_plan(inventory: Inventory, placement: str, budget: int, seed: int, methods: MethodSizes | None = None) -> Plan:
-    """Spread `budget` parameters over the inventory's sites by the placement's rule.
+    """Distribute a budget over the sites of a PLM.
 
-    A named method at its own count takes exactly its own units. At another budget it takes them evenly, one unit a
-    site in turn, as many as fit. `uniform` and its restrictions draw sites with equal chances, one unit at a time.
-    What no larger unit fits is filled with scalars, drawn from all sites that may be drawn.
+    A named method at its own count takes exactly its default units. At another budget it takes units from its sites in
+    turn, as many as fit. `uniform` and its restrictions sample sites with equal probability, one unit at a time. A rest
+    that is too small for any larger unit goes to scalars, which are sampled from all samplable sites.
 
-    Raises ParamsError for an unknown placement, BudgetError for a budget that the placement cannot meet.
+    Args:
+        inventory: Sites of the PLM.
+        placement: Name of the placement.
+        budget: Number of trainable parameters.
+        seed: Seed of the random choices.
+        methods: Sizes of the named methods; the published ones if None.
+
+    Returns:
+        A plan of exactly `budget` parameters.
+
+    Raises:
+        BudgetError: The placement cannot meet the budget.
+        ConfigError: The placement is unknown.
     """
-    random = np.random.default_rng(seed)
-    take = _spread(inventory, placement, budget, random, methods or MethodSizes())
-    chosen = (site for site in inventory.sites if take.get(site))
-    return Plan(placement, budget, seed, tuple(_pick(site, take[site], random) for site in chosen))
+    rng = np.random.default_rng(seed)
+    allocation = _allocate(inventory, placement, budget, rng, methods or MethodSizes())
+    chosen = (site for site in inventory.sites if allocation.get(site))
+    return Plan(placement, budget, seed, tuple(_sample_scalars(site, allocation[site], rng) for site in chosen))
 
 
 def check_plan(inventory: Inventory, placement: str, budget: int, methods: MethodSizes) -> None:
-    """Raises as `make_plan` does, without the work of drawing which scalars: millions of them on a large PLM."""
-    _spread(inventory, placement, budget, np.random.default_rng(0), methods)
+    """Check that a budget can be met, without sampling scalars, of which a large PLM has millions.
+
+    Args:
+        inventory: Sites of the PLM.
+        placement: Name of the placement.
+        budget: Number of trainable parameters.
+        methods: Sizes of the named methods.
+
+    Raises:
+        BudgetError: The placement cannot meet the budget.
+        ConfigError: The placement is unknown.
+    """
+    _allocate(inventory, placement, budget, np.random.default_rng(0), methods)
 
 
 def virtual_tokens(inventory: Inventory, placement: str, budget: int, seed: int, methods: MethodSizes) -> int:
-    """Virtual tokens that the plan of these arguments puts in front of an input. Raises as `make_plan`."""
-    take = _spread(inventory, placement, budget, np.random.default_rng(seed), methods)
-    return max((count for site, count in take.items() if site.structure == "token"), default=0)
+    """Count the virtual tokens that a plan puts in front of an input.
+
+    Args:
+        inventory: Sites of the PLM.
+        placement: Name of the placement.
+        budget: Number of trainable parameters.
+        seed: Seed of the plan.
+        methods: Sizes of the named methods.
+
+    Returns:
+        The number of tokens, at the input that gets the most.
+
+    Raises:
+        BudgetError: The placement cannot meet the budget.
+        ConfigError: The placement is unknown.
+    """
+    allocation = _allocate(inventory, placement, budget, np.random.default_rng(seed), methods)
+    return max((count for site, count in allocation.items() if site.structure == "token"), default=0)
 
 
-def most_virtual_tokens(inventory: Inventory, placement: str, budget: int) -> int:
-    """As many as `virtual_tokens` with any seed, or more: what the budget pays of what such a site holds."""
+def max_virtual_tokens(inventory: Inventory, placement: str, budget: int) -> int:
+    """Compute an upper bound of `virtual_tokens` over all seeds.
+
+    Args:
+        inventory: Sites of the PLM.
+        placement: Name of the placement.
+        budget: Number of trainable parameters.
+
+    Returns:
+        The number of tokens that the budget pays for, or that an input can hold.
+    """
     allowed = PLACEMENTS.random.get(placement, lambda site, inventory: True)
     sites = (site for site in inventory.sites if site.structure == "token" and allowed(site, inventory))
     return max((min(site.units, budget // site.cost) for site in sites), default=0)
 
 
-def _spread(
-    inventory: Inventory, placement: str, budget: int, random: np.random.Generator, methods: MethodSizes
-) -> Take:
-    """How many units each site gets."""
+def _allocate(
+    inventory: Inventory, placement: str, budget: int, rng: np.random.Generator, methods: MethodSizes
+) -> Allocation:
+    """Choose the number of units at each site."""
     if placement not in PLACEMENTS.names:
         raise ConfigError(unknown_name("placement", placement, PLACEMENTS.names))
     if placement in PLACEMENTS.random:
         allowed = PLACEMENTS.random[placement]
-        holds = {s: s.units for s in inventory.drawn if allowed(s, inventory)}
-        _check(inventory, placement, budget, _size(holds))
-        take = _draw(holds, budget, random)
+        available = {s: s.units for s in inventory.samplable if allowed(s, inventory)}
+        _check_budget(inventory, placement, budget, allocation_size(available))
+        allocation = _sample_units(available, budget, rng)
     else:
         own = PLACEMENTS.own[placement](inventory, methods)
-        whole = _size(own) if placement in ("none", "full") else capacity(own)
-        _check(inventory, placement, budget, whole)
-        take = _named(own, budget, random)
-    if rest := budget - _size(take):
-        take = _fill(inventory, take, rest, random)
-    return take
+        fixed = placement in ("none", "full")
+        _check_budget(inventory, placement, budget, allocation_size(own) if fixed else capacity(own))
+        allocation = _allocate_method(own, budget, rng)
+    if rest := budget - allocation_size(allocation):
+        allocation = _fill_remainder(inventory, allocation, rest, rng)
+    return allocation
 
 
-def _check(inventory: Inventory, placement: str, budget: int, holds: int) -> None:
-    """The budgets that no spreading can meet, told apart before anything is drawn."""
+def _check_budget(inventory: Inventory, placement: str, budget: int, available: int) -> None:
+    """Reject a budget that the placement cannot meet, before anything is sampled."""
     if placement in ("none", "full"):
-        if budget != holds:
-            raise BudgetError(f"placement {placement!r} takes {holds:,} parameters on this PLM, not {budget:,}.")
+        if budget != available:
+            raise BudgetError(f"placement {placement!r}: expected a budget of {available:,}, got {budget:,}. Use @own.")
     elif budget < 1:
-        raise BudgetError(f"budget {budget} of placement {placement!r}: at least 1 parameter, or placement 'none'.")
-    elif budget > min(holds, inventory.parameters):
+        raise BudgetError(f"placement {placement!r}: expected a budget of at least 1, got {budget}. Use 'none' for 0.")
+    elif budget > (most := min(available, inventory.parameters)):
         raise BudgetError(
-            f"budget {budget:,} of placement {placement!r}: it holds {holds:,} parameters on this PLM, "
-            f"which has {inventory.parameters:,}."
+            f"placement {placement!r}: expected a budget of at most {most:,}, got {budget:,}: its sites have room for "
+            f"{available:,} parameters, and the PLM has {inventory.parameters:,}. Lower the budget."
         )
 
 
-def _size(take: Take) -> int:
-    return sum(n * site.cost for site, n in take.items())
-
-
-def _named(own: Take, budget: int, random: np.random.Generator) -> Take:
-    """A method's own units at its own count; otherwise its larger units in turn, then its scalars at random."""
-    if budget == _size(own):
+def _allocate_method(own: Allocation, budget: int, rng: np.random.Generator) -> Allocation:
+    """Take a method's default units at its own count; otherwise larger units in turn, then scalars at random."""
+    if budget == allocation_size(own):
         return dict(own)
     larger = [s for s in own if s.structure not in SCALARS]
     scalars = {s: s.units for s in own if s.structure in SCALARS}
     if not larger:
-        return _draw(scalars, budget, random, by_unit=True)
-    with_scalars = budget >= _size(scalars) + sum(s.cost for s in larger)
-    take = scalars if with_scalars else {}
-    return {**take, **_in_turn(larger, budget - _size(take))}
+        return _sample_units(scalars, budget, rng, by_unit=True)
+    with_scalars = budget >= allocation_size(scalars) + sum(s.cost for s in larger)
+    allocation = scalars if with_scalars else {}
+    return {**allocation, **_round_robin(larger, budget - allocation_size(allocation))}
 
 
-def _in_turn(sites: Sequence[Site], budget: int) -> Take:
-    """One unit a site in turn, in canonical order, until none fits: whole rounds at once, then one partial round."""
-    take = dict.fromkeys(sites, 0)
+def _round_robin(sites: Sequence[Site], budget: int) -> Allocation:
+    """Take one unit from each site in turn, in canonical order, until none fits.
+
+    Complete rounds are taken at once, then one partial round.
+    """
+    allocation = dict.fromkeys(sites, 0)
     unfilled = list(sites)
-    while unfilled and (whole := budget // sum(s.cost for s in unfilled)):
-        rounds = min(whole, min(s.units - take[s] for s in unfilled))
+    while unfilled and (affordable := budget // sum(s.cost for s in unfilled)):
+        rounds = min(affordable, min(s.units - allocation[s] for s in unfilled))
         for site in unfilled:
-            take[site] += rounds
+            allocation[site] += rounds
             budget -= rounds * site.cost
-        unfilled = [s for s in unfilled if take[s] < s.units]
+        unfilled = [s for s in unfilled if allocation[s] < s.units]
     for site in unfilled:
         if site.cost <= budget:
-            take[site] += 1
+            allocation[site] += 1
             budget -= site.cost
-    return take
+    return allocation
 
 
-def _draw(holds: Take, budget: int, random: np.random.Generator, by_unit: bool = False) -> Take:
-    """Units at sites drawn with equal chances (by_unit: in proportion to their free units), until no more fits.
+def _sample_units(available: Allocation, budget: int, rng: np.random.Generator, by_unit: bool = False) -> Allocation:
+    """Sample units until no more fits.
 
-    holds: most units of each site. Draws come in batches that cannot overspend, rest // dearest at a time, so a budget
-    of millions needs few rounds.
+    Sites have equal probability, or, with `by_unit`, a probability in proportion to their free units. Units are sampled
+    in batches that cannot exceed the budget (rest // highest cost at a time), so a budget of millions needs few rounds.
     """
-    cost = np.array([s.cost for s in holds], dtype=np.int64)
-    free = np.array(list(holds.values()), dtype=np.int64)
-    count = np.zeros_like(free)
+    cost = np.array([s.cost for s in available], dtype=np.int64)
+    limit = np.array(list(available.values()), dtype=np.int64)
+    count = np.zeros_like(limit)
     rest = budget
-    while (fits := np.flatnonzero((cost <= rest) & (free > count))).size:
-        left = (free - count)[fits]
-        chance = left / left.sum() if by_unit else np.full(fits.size, 1 / fits.size)
-        drawn = np.minimum(random.multinomial(max(1, rest // int(cost[fits].max())), chance), left)
-        count[fits] += drawn
-        rest -= int((drawn * cost[fits]).sum())
-    return {site: int(n) for site, n in zip(holds, count, strict=True) if n}
+    while (fits := np.flatnonzero((cost <= rest) & (limit > count))).size:
+        free = (limit - count)[fits]
+        probability = free / free.sum() if by_unit else np.full(fits.size, 1 / fits.size)
+        sampled = np.minimum(rng.multinomial(max(1, rest // int(cost[fits].max())), probability), free)
+        count[fits] += sampled
+        rest -= int((sampled * cost[fits]).sum())
+    return {site: int(n) for site, n in zip(available, count, strict=True) if n}
 
 
-def _fill(inventory: Inventory, take: Take, rest: int, random: np.random.Generator) -> Take:
-    """`take` and `rest` scalars more, from the drawn scalar sites that still have free ones."""
-    free = {s: s.units - take.get(s, 0) for s in inventory.drawn if s.structure in SCALARS}
-    added = _draw(free, rest, random)
-    if _size(added) < rest:
-        raise BudgetError(f"the last {rest:,} parameters of the budget fit no free scalar: lower the budget.")
-    return take | {s: take.get(s, 0) + n for s, n in added.items()}
+def _fill_remainder(inventory: Inventory, allocation: Allocation, rest: int, rng: np.random.Generator) -> Allocation:
+    """Add `rest` scalars from the samplable sites that still have free ones."""
+    free = {s: s.units - allocation.get(s, 0) for s in inventory.samplable if s.structure in SCALARS}
+    added = _sample_units(free, rest, rng)
+    if allocation_size(added) < rest:
+        raise BudgetError(f"budget: no free scalar is left for its last {rest:,} parameters. Lower the budget.")
+    return allocation | {s: allocation.get(s, 0) + n for s, n in added.items()}
 
 
-def _pick(site: Site, count: int, random: np.random.Generator) -> Units:
-    """Which scalars of a site: a draw without replacement; a larger structure's units are all alike."""
+def _sample_scalars(site: Site, count: int, rng: np.random.Generator) -> Units:
+    """Choose scalars of a site without replacement. Larger units of a site are interchangeable."""
     if site.structure not in SCALARS or count == site.units:
         return Units(site, count)
-    return Units(site, count, np.sort(random.choice(site.units, size=count, replace=False, shuffle=False)))
+    return Units(site, count, np.sort(rng.choice(site.units, size=count, replace=False, shuffle=False)))

@@ -1,4 +1,4 @@
-"""Sites: the places of a PLM where a structure may be inserted, with the price of one unit there."""
+"""Sites: places of a PLM at which a structure may be inserted, and the cost of one unit there."""
 
 from __future__ import annotations
 
@@ -10,21 +10,30 @@ from math import prod
 from apet.core.hashing import digest
 
 STRUCTURES = ("entry", "bias", "lowrank", "bottleneck", "token")
-"""What can be inserted, in the order of θ: see `unit_cost` for the size of each."""
+"""Structures that can be inserted, in the order of θ. `unit_cost` explains each."""
 
 SCALARS = ("entry", "bias")
-"""Structures whose unit is one number: they fill the rest of a budget that no larger unit fits."""
+"""Structures whose unit is one number. They use up the rest of a budget that is too small for a larger unit."""
 
-TOKENS = 512
-"""Most virtual tokens that one input may get."""
+MAX_VIRTUAL_TOKENS = 512
+"""Most virtual tokens in front of one input."""
 
 
 def unit_cost(structure: str, shape: tuple[int, ...]) -> int:
-    """Parameters in one unit.
+    """Count the parameters in one unit of a structure.
 
-    entry: one scalar of a weight of any shape, 1. bias: one scalar of an output (d,), 1.
-    lowrank: one rank-1 component of a map (d_out, d_in), d_in + d_out. bottleneck: one hidden unit of an adapter on a
-    hidden state (d,), that is d weights down, one bias, d weights up. token: one virtual token (d,), d.
+    Args:
+        structure: One of `STRUCTURES`. One unit is, for
+            entry: one scalar of a weight;
+            bias: one scalar of an output's bias;
+            lowrank: one rank-1 component of a linear map, with a row of d_in and a column of d_out numbers;
+            bottleneck: one hidden unit of an adapter, with d weights down, one bias and d weights up;
+            token: one virtual token.
+        shape: Shape of what the structure acts on: a weight (any shape; (d_out, d_in) for lowrank), or an output,
+            hidden state or embedding (d,).
+
+    Returns:
+        The number of parameters.
     """
     if structure in SCALARS:
         return 1
@@ -33,84 +42,105 @@ def unit_cost(structure: str, shape: tuple[int, ...]) -> int:
     return 2 * shape[0] + 1 if structure == "bottleneck" else shape[0]
 
 
-def most_units(structure: str, shape: tuple[int, ...]) -> int:
-    """How many units a site holds: every scalar, the full rank, an adapter four times the hidden state, 512 tokens."""
+def max_units(structure: str, shape: tuple[int, ...]) -> int:
+    """Count the units that a site can hold: all scalars, the full rank, an adapter four times as wide as the hidden
+    state, or 512 virtual tokens.
+    """
     if structure in SCALARS:
         return prod(shape)
     if structure == "lowrank":
         return min(shape)
-    return 4 * shape[0] if structure == "bottleneck" else TOKENS
+    return 4 * shape[0] if structure == "bottleneck" else MAX_VIRTUAL_TOKENS
 
 
 @dataclass(frozen=True, order=True)
 class Site:
-    """One structure at one place of one PLM.
-
-    place: canonical name, the same in every family (`decoder.3.attention.query`). shape: of the weight (d_out, d_in),
-    of the output or hidden state (d,). samplable: whether a random placement may choose it; false where one unit alone
-    could not move the output (a key's bias cancels in the softmax) or moves it only for some texts (a word's row).
-    exists: whether the PLM has the numbers itself; false for a bias that is added as zeros.
-    """
+    """One structure at one place of one PLM."""
 
     place: str
+    """Canonical name of the place, the same in every family, such as `decoder.3.attention.query`."""
     structure: str
+    """One of `STRUCTURES`."""
     shape: tuple[int, ...]
+    """Shape of the weight (d_out, d_in), or of the output or hidden state (d,)."""
     samplable: bool = True
+    """Whether a random placement may choose the site. It may not if a single unit cannot change the output (the bias of
+    a key cancels in the softmax) or changes it for some texts only (the row of a word)."""
     exists: bool = True
+    """Whether the PLM has these numbers itself. It does not if a bias is added to a module without one."""
 
     @property
     def name(self) -> str:
+        """Place and structure, a key that is unique in an inventory."""
         return f"{self.place}/{self.structure}"
 
     @cached_property
     def cost(self) -> int:
+        """Parameters in one unit."""
         return unit_cost(self.structure, self.shape)
 
     @cached_property
     def units(self) -> int:
-        return most_units(self.structure, self.shape)
+        """Units that the site can hold."""
+        return max_units(self.structure, self.shape)
 
     @property
     def layer(self) -> int | None:
-        """Number of the block the site is in, counted from the input; None outside the blocks."""
-        part = self.place.split(".")
-        return int(part[1]) if len(part) > 1 and part[1].isdigit() else None
+        """Index of the block that contains the site, counted from the input; None outside the blocks."""
+        parts = self.place.split(".")
+        return int(parts[1]) if len(parts) > 1 and parts[1].isdigit() else None
 
 
 @dataclass(frozen=True)
 class Inventory:
-    """All sites of one PLM, in canonical order, and its size.
-
-    parameters: all numbers of the PLM, tied weights once. non_embedding: those outside embeddings and the LM head.
-    """
+    """All sites of one PLM in canonical order, and the size of the PLM."""
 
     family: str
+    """Name of the PLM's family."""
     layers: int
+    """Number of blocks, of the longer stack if there are two."""
     parameters: int
+    """Parameters of the PLM, tied weights counted once."""
     non_embedding: int
+    """Parameters outside embeddings and the LM head."""
     sites: tuple[Site, ...]
+    """Sites in the order of θ."""
 
     @classmethod
-    def of(cls, family: str, layers: int, parameters: int, non_embedding: int, sites: Iterable[Site]) -> Inventory:
-        """Sites are sorted (structures in the order of θ, then by place), so no dict or file order can reach a plan."""
-        ordered = sorted(sites, key=lambda s: (STRUCTURES.index(s.structure), _natural(s.place)))
+    def from_sites(
+        cls, family: str, layers: int, parameters: int, non_embedding: int, sites: Iterable[Site]
+    ) -> Inventory:
+        """Sort sites into canonical order, so that a plan cannot depend on the order of a dict or a file.
+
+        Args:
+            family: Name of the PLM's family.
+            layers: Number of blocks.
+            parameters: Parameters of the PLM.
+            non_embedding: Parameters outside embeddings and the LM head.
+            sites: Sites in any order.
+
+        Returns:
+            The inventory, its sites sorted by structure in the order of θ, then by place.
+        """
+        ordered = sorted(sites, key=lambda s: (STRUCTURES.index(s.structure), _natural_key(s.place)))
         return cls(family, layers, parameters, non_embedding, tuple(ordered))
 
     @property
-    def drawn(self) -> tuple[Site, ...]:
+    def samplable(self) -> tuple[Site, ...]:
         """Sites that a random placement may choose."""
         return tuple(s for s in self.sites if s.samplable)
 
     @cached_property
     def digest(self) -> str:
+        """SHA-256 over family, size and sites."""
         return digest([self.family, self.parameters, [[s.name, s.shape, s.samplable] for s in self.sites]])
 
 
 def capacity(sites: Iterable[Site]) -> int:
-    """Parameters that all units of these sites hold together."""
+    """Count the parameters that all units of some sites have together."""
     return sum(s.units * s.cost for s in sites)
 
 
-def _natural(place: str) -> tuple[tuple[int, int, str], ...]:
-    """Sort key under which decoder.2 comes before decoder.10."""
+def _natural_key(place: str) -> tuple[tuple[int, int, str], ...]:
+    """Return a sort key that puts decoder.2 before decoder.10."""
     return tuple((0, int(p), "") if p.isdigit() else (1, 0, p) for p in place.split("."))

@@ -12,7 +12,7 @@ from apet.core.records import write_json_record
 from apet.data.task_config import Task
 from apet.errors import BudgetError, ConfigError, error_context, unknown_name
 from apet.models.registry import FAMILIES, head_of, values_of
-from apet.placement import Budget, Inventory, check_plan, most_virtual_tokens, resolve, virtual_tokens
+from apet.placement import Budget, Inventory, check_plan, max_virtual_tokens, resolve, virtual_tokens
 from apet.study.grid import TRAINER_VERSION, Cell, Grid
 from apet.study.resolved import read_resolved
 
@@ -79,7 +79,8 @@ def _check_positions(grid: Grid, model: str, inventory: Inventory, counts: Mappi
         return
     (positions,) = {site.shape[0] for site in inventory.sites if (site.place, site.structure) == (embedding, "entry")}
     most = {
-        pair: most_virtual_tokens(inventory, pair[0], counts[" ".join(pair)]) for pair in grid.budgets_by_model[model]
+        spent: max_virtual_tokens(inventory, spent[0], counts[" ".join(spent)])
+        for spent in grid.budgets_by_model[model]
     }
     for cell in (cell for cell in grid.cells if cell.model == model):
         length = min(cell.training.max_length, grid.tasks[cell.task].max_length)

@@ -30,7 +30,7 @@ from apet.study.cell_record import HEADS, PLANS, PREDICTIONS, THETA, write_recor
 from apet.study.grid import Cell
 from apet.training.callbacks import NO_CALLBACKS, CellCallbacks
 from apet.training.loop import HEAD, TrainingData, TrainingResult, train
-from apet.tuning import start, tune
+from apet.tuning import initial_theta_by_structure, tune
 
 PREDICTED = {"plan_index": pa.int16(), "seed_index": pa.int16(), "id": pa.string()}
 """Columns of the predictions in every task. The objective adds its own."""
@@ -173,7 +173,7 @@ def train_replicate(
     Returns:
         The training of the selected multiplier, and its score and predictions on test.
     """
-    parameters = start(inputs.plm, plan, cell.seed_of("start", plan_index, seed_index))
+    parameters = initial_theta_by_structure(inputs.plm, plan, cell.seed_of("start", plan_index, seed_index))
     if inputs.head_size:
         parameters[HEAD] = torch.zeros(inputs.head_size)  # all labels are equally likely at step 0
     order_seed = cell.seed_of("order", plan_index, seed_index)
@@ -193,7 +193,7 @@ def train_replicate(
 
         results = (trained(number, lr_multiplier) for number, lr_multiplier in enumerate(multipliers))
         best = max(results, key=lambda r: (r.outcome == "ok", r.validation.score, -r.validation.loss))
-        test = inputs.data.objective.evaluate(tuned, tuned.spread(best.parameters), inputs.test)
+        test = inputs.data.objective.evaluate(tuned, tuned.distribute(best.parameters), inputs.test)
     return Replicate(plan_index, seed_index, plan, best, test)
 
 

@@ -127,7 +127,7 @@ def _train(
                     raise
                 except ApetError as error:
                     failed[cell.path] = error
-                    cell_inputs.plm.whole.reset_iter_state()
+                    cell_inputs.plm.root_unit.reset_iter_state()
                     if is_main_process():
                         record_failure(results, cell.path, error)
                 if progress:

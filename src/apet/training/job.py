@@ -21,8 +21,7 @@ from apet.core.signals import SignalHandler
 from apet.data.prepare import RECORD as TASK_RECORD
 from apet.data.prepare import read_task
 from apet.errors import ApetError, CellsFailedError, ConfigError, DataError, ModelError, StorageError, without_secrets
-from apet.models.checkpoint_files import PRETRAINING, SNAPSHOT, read_origin
-from apet.models.loading import load_plm
+from apet.models.loading import PLM, load_plm
 from apet.models.sharding import is_main_process, load_sharded, world_size
 from apet.study.cell_record import FORMAT, is_complete
 from apet.study.grid import Cell
@@ -155,7 +154,7 @@ def load_inputs(
     with _record_failures(cells, results):
         name = cells[0].model
         plm = load_plm(plm_folder, name, device=device) if world_size() == 1 else load_sharded(plm_folder, name)
-        _check_plm(cells[0], plm_folder)
+        _check_plm(cells[0], plm)
         records = [(folder, read_task(folder)) for folder in data_folders]
         tasks = {record["task"]: (folder, record) for folder, record in records}
         for group in groups.values():
@@ -180,20 +179,13 @@ def _check_task(cell: Cell, tasks: Mapping[str, tuple[Path, dict[str, Any]]]) ->
         )
 
 
-def _check_plm(cell: Cell, plm_folder: Path) -> None:
-    record, name = _origin(plm_folder)
-    if name not in (None, cell.model):
+def _check_plm(cell: Cell, plm: PLM) -> None:
+    record, name = plm.folder.origin if plm.folder else ("", None)
+    if plm.folder and name not in (None, cell.model):
         raise ModelError(
-            f"{plm_folder / record}: name: expected {cell.model!r}, the PLM of {cell.path}, got {name!r}. Give "
+            f"{plm.folder.path / record}: name: expected {cell.model!r}, the PLM of {cell.path}, got {name!r}. Give "
             f"{cell.plm_folder}."
         )
-
-
-def _origin(plm_folder: Path) -> tuple[str, str | None]:
-    """Return the name of a PLM folder's record, and the PLM's name in it. The name is None if there is no record."""
-    if ladder_model := read_origin(plm_folder, PRETRAINING).get("rung"):
-        return PRETRAINING, ladder_model["name"]
-    return SNAPSHOT, read_origin(plm_folder, SNAPSHOT).get("name")
 
 
 def run_cell(cell: Cell, inputs: CellInputs, results: ResultPaths, callbacks: CellCallbacks) -> None:

@@ -259,7 +259,7 @@ def train(
             state.record_eval(objective.evaluate(tuned, state.parameters, data.validation).score)
         callback.on_step_end(state)
     if not state.evals:  # nothing to train, or divergence before the first evaluation
-        initial = tuned.spread([tensor for tensor in state.best if len(tensor)])
+        initial = tuned.distribute([tensor for tensor in state.best if len(tensor)])
         state.evals.append((0, objective.evaluate(tuned, initial, data.validation).score))
     return TrainingResult(*state.best, lr_multiplier, *state.best_eval, state.loss_curve(), state.step, state.stopped)
 

@@ -1,16 +1,34 @@
-"""How a plan's units enter a PLM: one flat vector θ, its layout, and the structures that read it."""
+"""Tuned PLMs: the flat vector θ, its layout, and the updates by which it changes a frozen PLM."""
 
 from __future__ import annotations
 
 from apet.models.loading import PLM
 from apet.placement.plans import Plan
-from apet.tuning.sharded_plm import ShardedPLM, gather, start
+from apet.tuning.sharded_plm import ShardedPLM, gather, initial_theta_by_structure
 from apet.tuning.theta import ThetaSlice, initial_theta, layout, split_by_structure
 from apet.tuning.tuned_plm import TunedPLM
 
-__all__ = ["ThetaSlice", "TunedPLM", "gather", "initial_theta", "layout", "split_by_structure", "start", "tune"]
+__all__ = [
+    "ThetaSlice",
+    "TunedPLM",
+    "gather",
+    "initial_theta",
+    "initial_theta_by_structure",
+    "layout",
+    "split_by_structure",
+    "tune",
+]
 
 
-def tune(plm: PLM, plan: Plan, checkpointing: bool = False) -> TunedPLM:
-    """A PLM with a plan's units in it, whether it is whole or in parts. checkpointing: see `TunedPLM`."""
-    return TunedPLM(plm, plan, checkpointing) if plm.mesh is None else ShardedPLM(plm, plan)
+def tune(plm: PLM, plan: Plan, gradient_checkpointing: bool = False) -> TunedPLM:
+    """Put the units of a plan into a PLM.
+
+    Args:
+        plm: A PLM on one device, or sharded over several.
+        plan: The plan.
+        gradient_checkpointing: See `TunedPLM`; a sharded PLM always recomputes activations.
+
+    Returns:
+        The tuned PLM.
+    """
+    return TunedPLM(plm, plan, gradient_checkpointing) if plm.mesh is None else ShardedPLM(plm, plan)

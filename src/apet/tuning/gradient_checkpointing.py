@@ -1,4 +1,4 @@
-"""What one call of a tuned PLM works with, and blocks that compute their activations again in the backward pass."""
+"""The state of one forward pass of a tuned PLM, and blocks that recompute their activations in the backward pass."""
 
 from __future__ import annotations
 
@@ -12,75 +12,83 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-Pieces = tuple[Any, ...]
-"""θ slot by slot: a tensor, or None where it is not at hand."""
+ThetaSlices = tuple[Any, ...]
+"""Values of θ by slice: a tensor, or None for a slice that is not gathered."""
+
 ParameterOverrides = tuple[tuple[nn.Module, str, Tensor], ...]
-"""(module, parameter, the tensor in its place during a call)."""
+"""(module, name of a parameter, tensor that replaces it during a forward pass)."""
 
 
 @dataclass(frozen=True)
 class ForwardContext:
-    """theta_slices: θ slot by slot, None where it is not at hand. position [rows, k]: where each row is read. merged: the
-    stand-ins have small updates in them, where the PLM is in float32. parts: θ as it was given, where a block takes its
-    pieces when it runs.
-    """
+    """The inputs of the hooks in one forward pass."""
 
-    theta_slices: Pieces = ()
+    theta_slices: ThetaSlices = ()
+    """Values of θ by slice."""
     position: Tensor | None = None
-    stand_ins: ParameterOverrides = ()
+    """Positions [rows, k] at which each row is read."""
+    overrides: ParameterOverrides = ()
+    """Tensors that replace parameters."""
     merged: bool = False
-    parts: tuple[Tensor, ...] = ()
+    """Whether low-rank updates are already in the overrides of float32 weights."""
+    theta: tuple[Tensor, ...] = ()
+    """θ as it was passed, if each block gathers its own slices."""
 
 
 class ContextStack:
-    """The call under way. Hooks read it, so that a block that runs again in the backward pass sees its own call."""
+    """The context of the forward pass in progress.
+
+    Hooks read the context from here, so that a block that is recomputed in the backward pass gets its own.
+    """
 
     def __init__(self) -> None:
-        self.now = ForwardContext()
+        self.current = ForwardContext()
 
     @contextmanager
-    def during(self, call: ForwardContext) -> Iterator[None]:
-        """Make a call the one under way, its tensors in the place of the modules' parameters."""
-        if call is self.now:
+    def active(self, context: ForwardContext) -> Iterator[None]:
+        """Make a context the current one and apply its overrides."""
+        if context is self.current:
             yield
             return
-        before, self.now = self.now, call
+        previous, self.current = self.current, context
         # An attribute of the instance hides the parameter of that name, which stays registered and unchanged.
-        for module, name, value in call.stand_ins:
+        for module, name, value in context.overrides:
             vars(module)[name] = value
         try:
             yield
         finally:
-            self.now = before
-            for module, name, _ in call.stand_ins:
+            self.current = previous
+            for module, name, _ in context.overrides:
                 vars(module).pop(name, None)
 
 
 class CheckpointedBlocks:
-    """Blocks whose activations are not kept for the backward pass but computed again (Chen et al. 2016).
-
-    inside: (number of a block, the call under way) -> the call that the block works with.
+    """Blocks whose activations are recomputed in the backward pass (Chen et al. 2016). `enter_block` maps the index of
+    a block and the context of the forward pass to the context inside the block.
     """
 
     def __init__(
-        self, blocks: Sequence[nn.Module], calls: ContextStack, inside: Callable[[int, ForwardContext], ForwardContext]
+        self,
+        blocks: Sequence[nn.Module],
+        contexts: ContextStack,
+        enter_block: Callable[[int, ForwardContext], ForwardContext],
     ):
-        self.blocks, self.calls, self.inside = blocks, calls, inside
+        self.blocks, self.contexts, self.enter_block = blocks, contexts, enter_block
         for number, block in enumerate(blocks):
             block.forward = partial(self._forward, number, block.forward)
 
     def remove(self) -> None:
-        """Give the blocks their own forward back."""
+        """Restore the forward method of the blocks."""
         for block in self.blocks:
             del vars(block)["forward"]
 
     def _forward(self, number: int, forward: Callable, *args: Any, **kwargs: Any) -> Any:
-        run = partial(self._run, number, forward, self.calls.now)
+        run = partial(self._run, number, forward, self.contexts.current)
         if not torch.is_grad_enabled():
             return run(*args, **kwargs)
-        # No dropout is active in a frozen PLM, so there is no random state to restore.
+        # A frozen PLM has no active dropout, so there is no random state to restore.
         return checkpoint(run, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
 
-    def _run(self, number: int, forward: Callable, call: ForwardContext, *args: Any, **kwargs: Any) -> Any:
-        with self.calls.during(self.inside(number, call)):
+    def _run(self, number: int, forward: Callable, context: ForwardContext, *args: Any, **kwargs: Any) -> Any:
+        with self.contexts.active(self.enter_block(number, context)):
             return forward(*args, **kwargs)

@@ -1,7 +1,7 @@
-"""All small updates of one linear map as one product of two thin factors: y + (x Aᵀ) U.
+"""Updates of a linear map as one product of two thin factors: y + (x Aᵀ) U.
 
-A rank-1 unit is a row a of A and a row b of U. A single entry (i, j) of the weight is the same thing with a = e_j and
-b = θ e_i, so a few entries cost two thin products instead of the gradient of the whole weight.
+A rank-1 unit is a row a of A and a row b of U. A single entry (i, j) of the weight has the same form, with a = e_j and
+b = θ e_i, so that a few entries cost two thin products instead of the gradient of the whole weight.
 """
 
 from __future__ import annotations
@@ -12,86 +12,88 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from apet.tuning.theta import ThetaSlice
+from apet.placement.plans import Units
 
 
 @dataclass(frozen=True)
 class FactoredSlice:
-    """A slot of θ that updates a linear map: its number, and which rows of the map's weight its site is (None: all)."""
+    """A slice of θ that updates a linear map through factors."""
 
     number: int
-    slot: ThetaSlice
+    """Index of the slice in θ's layout."""
+    units: Units
+    """Units of the slice. Each adds one to the rank of the update."""
     rows: Tensor | None
+    """Rows of the module's weight that belong to the site; None for all."""
 
 
-def is_thin(slot: ThetaSlice) -> bool:
-    """Whether a slot's update is cheaper as factors: low-rank units always, entries while they are few.
+def is_factored(units: Units) -> bool:
+    """Decide whether the update of a weight by units is cheaper as factors.
 
-    With n entries of a (d_out, d_in) weight, factors cost 3 n (d_in + d_out) products a token in a training step, the
-    weight's own gradient d_in · d_out.
+    It is for low-rank units, and for entries if they are few: with n entries of a weight (d_out, d_in), factors cost 3
+    n (d_in + d_out) products a token in a training step, and the gradient of the weight d_in · d_out.
     """
-    units = slot.units
     if units.site.structure != "entry":
         return units.site.structure == "lowrank"
     outputs, inputs = units.site.shape
     return units.indices is not None and 4 * units.count * (inputs + outputs) <= inputs * outputs
 
 
-class Factors:
-    """The update of one linear map (outputs, inputs) by the parts of θ that touch it."""
+class LowRankUpdate:
+    """The update of one linear map by all factored slices of θ that act on it."""
 
-    def __init__(self, outputs: int, inputs: int, parts: Sequence[FactoredSlice], device: torch.device):
+    def __init__(self, outputs: int, inputs: int, slices: Sequence[FactoredSlice], device: torch.device):
         self.outputs, self.inputs, self.device = outputs, inputs, device
-        self.lowrank = [p for p in parts if p.slot.units.site.structure == "lowrank"]
-        self.entries = [p for p in parts if p.slot.units.site.structure == "entry"]
-        self.rank = sum(p.slot.units.count for p in parts)
-        picked = [torch.as_tensor(p.slot.units.indices).to(device) for p in self.entries]
-        self.columns = torch.cat([i % inputs for i in picked])[:, None] if picked else None
-        self.flat = self._places(picked)
+        self.lowrank = [s for s in slices if s.units.site.structure == "lowrank"]
+        self.entries = [s for s in slices if s.units.site.structure == "entry"]
+        self.rank = sum(s.units.count for s in slices)
+        indices = [torch.as_tensor(s.units.indices).to(device) for s in self.entries]
+        self.columns = torch.cat([i % inputs for i in indices])[:, None] if indices else None
+        self.flat = self._positions_in_u(indices)
 
-    def _places(self, picked: list[Tensor]) -> Tensor:
-        """Where θ's values go in U, flat, in the order in which `__call__` puts them."""
-        places, row = [], 0
+    def __call__(self, x: Tensor, y: Tensor, theta_slices: Sequence[Tensor]) -> Tensor:
+        """Update the output y [..., outputs] of the map for its input x [..., inputs], in the dtype of y.
+
+        The float32 of θ keeps the sum of many small steps. bfloat16 has the same exponents, so that the factors lose
+        nothing small, and the product is rounded once, together with y.
+        """
+        a, u = self._factors(x, y, theta_slices)
+        z = x.reshape(-1, self.inputs) @ a.T
+        return torch.addmm(y.reshape(-1, self.outputs), z, u).view_as(y)
+
+    def merged(self, weight: Tensor, theta_slices: Sequence[Tensor]) -> Tensor:
+        """Return weight [outputs, inputs] + Uᵀ A."""
+        a, u = self._factors(weight, weight, theta_slices)
+        return torch.addmm(weight, u.T, a)
+
+    def _positions_in_u(self, indices: list[Tensor]) -> Tensor:
+        """Return the flat positions in U of the values of θ, in the order in which `_factors` concatenates them."""
+        positions, first = [], 0
         for part in self.lowrank:
-            units = self._range(row, row + part.slot.units.count)[:, None]
+            units = self._range(first, first + part.units.count)[:, None]
             rows = self._range(0, self.outputs) if part.rows is None else part.rows
-            places.append((units * self.outputs + rows).flatten())
-            row += part.slot.units.count
-        for part, index in zip(self.entries, picked, strict=True):
-            local = index // self.inputs
-            rows = local if part.rows is None else part.rows[local]
-            places.append(self._range(row, row + len(index)) * self.outputs + rows)
-            row += len(index)
-        return torch.cat(places)
+            positions.append((units * self.outputs + rows).flatten())
+            first += part.units.count
+        for part, index in zip(self.entries, indices, strict=True):
+            site_rows = index // self.inputs
+            rows = site_rows if part.rows is None else part.rows[site_rows]
+            positions.append(self._range(first, first + len(index)) * self.outputs + rows)
+            first += len(index)
+        return torch.cat(positions)
 
     def _range(self, start: int, stop: int) -> Tensor:
         return torch.arange(start, stop, device=self.device)
 
-    def __call__(self, x: Tensor, y: Tensor, pieces: Sequence[Tensor]) -> Tensor:
-        """x [..., inputs] and the map's output y [..., outputs] -> the updated output, computed in y's dtype.
-
-        θ's own float32 keeps what many small steps add up to; bfloat16 has the same exponents, so nothing small is lost
-        in the factors, and the product is rounded once, with y.
-        """
-        a, u = self._maps(x, y, pieces)
-        z = x.reshape(-1, self.inputs) @ a.T
-        return torch.addmm(y.reshape(-1, self.outputs), z, u).view_as(y)
-
-    def added(self, weight: Tensor, pieces: Sequence[Tensor]) -> Tensor:
-        """weight [outputs, inputs] + Uᵀ A, with which the map alone gives the updated output."""
-        a, u = self._maps(weight, weight, pieces)
-        return torch.addmm(weight, u.T, a)
-
-    def _maps(self, x: Tensor, y: Tensor, pieces: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """A [rank, inputs] in x's dtype and U [rank, outputs] in y's."""
+    def _factors(self, x: Tensor, y: Tensor, theta_slices: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Build A [rank, inputs] in the dtype of x, and U [rank, outputs] in that of y."""
         a, b = [], []
         for part in self.lowrank:
-            units = pieces[part.number].view(part.slot.units.count, -1)
+            units = theta_slices[part.number].view(part.units.count, -1)
             left, right = units.split((self.inputs, units.shape[1] - self.inputs), dim=1)
             a.append(left)
             b.append(right.flatten())
         if self.columns is not None:
             a.append(x.new_zeros(len(self.columns), self.inputs).scatter_(1, self.columns, 1.0))
-            b.extend(pieces[part.number] for part in self.entries)
+            b.extend(theta_slices[part.number] for part in self.entries)
         u = y.new_zeros(self.rank * self.outputs).scatter(0, self.flat, torch.cat(b).to(y.dtype))
         return torch.cat([part.to(x.dtype) for part in a]), u.view(self.rank, self.outputs)

@@ -1,10 +1,9 @@
-"""A tuned PLM in parts on several processes, each of which computes its rows of every batch.
+"""A tuned PLM that is sharded over several processes, each of which computes its own rows of every batch.
 
-The processes run in step: all are given whole batches and get the logits of whole batches back, so that whatever
-follows from logits (losses, scores, which answers have ended) is the same everywhere, and nothing above this file knows
-of more than one process. θ, its gradient and the optimiser's moments lie in parts too, as FSDP's parameters do: θ is
-gathered in the block that reads it, forgotten behind it, and gathered again for its backward pass, where each process
-gets the sum of all gradients of its own part.
+All processes get complete batches and return the logits of complete batches. Losses, scores and the ends of answers,
+which follow from logits, are therefore the same everywhere, and no code above this module handles several processes.
+θ, its gradient and the optimizer's moments are sharded like FSDP's parameters: a block gathers its slices of θ, frees
+them, and gathers them again for its backward pass, in which each process gets the summed gradient of its own shard.
 """
 
 from __future__ import annotations
@@ -24,167 +23,200 @@ from apet.models.loading import PLM
 from apet.models.sharding import empty_like_shape, full_tensor, is_main_process
 from apet.placement.plans import Plan
 from apet.tuning.gradient_checkpointing import ForwardContext
-from apet.tuning.theta import cut, initial_theta, split_by_structure
+from apet.tuning.theta import initial_theta, split_by_structure, split_to_sizes
 from apet.tuning.tuned_plm import GenerationState, TunedPLM
 
 
 @dataclass(frozen=True)
 class Segment:
-    """Neighbours in θ of one structure in one block (None: outside the blocks), which are gathered together."""
+    """Neighboring slices of θ of one structure in one block, which are gathered together."""
 
     block: int | None
+    """Index of the block; None outside the blocks."""
     structure: str
-    slots: range
+    """The structure."""
+    slices: range
+    """Indices of the slices."""
     sizes: tuple[int, ...]
+    """Parameters of each slice."""
 
 
 class ShardedPLM(TunedPLM):
-    """A TunedPLM whose PLM is in parts; its θ must be, see `leaves` and `spread`: a part of it for every segment.
+    """A `TunedPLM` whose PLM and θ are sharded. θ is one sharded tensor a segment (see `leaves` and `distribute`).
 
-    What a block makes of θ is as large as the block, so it is made again in the backward pass with the activations.
+    Tensors that a block computes from θ are as large as the block. They are therefore recomputed in the backward pass,
+    together with the activations.
     """
 
     def __init__(self, plm: PLM, plan: Plan):
-        assert plm.whole is not None and plm.mesh is not None
-        self.whole, self.mesh = plm.whole, plm.mesh
+        assert plm.root_unit is not None and plm.mesh is not None
+        self.root_unit, self.mesh = plm.root_unit, plm.mesh
         with torch.device(self.mesh.device_type):
-            super().__init__(plm, plan, checkpointing=True)
+            super().__init__(plm, plan, gradient_checkpointing=True)
         self.segments = tuple(self._segments())
 
-    def leaves(self, parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        found: dict[str, Tensor] = {}
-        for name, part in parts.items():
+    def leaves(self, theta_by_structure: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        leaves: dict[str, Tensor] = {}
+        for name, values in theta_by_structure.items():
             sizes = [sum(s.sizes) for s in self.segments if s.structure == name]
-            pieces = self._sharded(cut([part], sizes or [len(part)]))
+            shards = self._shard(split_to_sizes([values], sizes or [len(values)]))
             names = [f"{name}.{number}" for number in range(len(sizes))] or [name]
-            found |= {key: piece.requires_grad_() for key, piece in zip(names, pieces, strict=True)}
-        return found
+            leaves |= {key: shard.requires_grad_() for key, shard in zip(names, shards, strict=True)}
+        return leaves
 
-    def spread(self, parts: Sequence[Tensor]) -> list[Tensor]:
-        theta, heads = (parts[:-1], parts[-1:]) if self.plm.head == "classification" else (parts, ())
-        return self._sharded([*cut(theta, [sum(s.sizes) for s in self.segments]), *heads])
+    def distribute(self, theta: Sequence[Tensor]) -> list[Tensor]:
+        theta, heads = (theta[:-1], theta[-1:]) if self.plm.head == "classification" else (theta, ())
+        return self._shard([*split_to_sizes(theta, [sum(s.sizes) for s in self.segments]), *heads])
 
     def __call__(
         self,
         theta: Sequence[Tensor],
         ids: Tensor,
         lengths: Tensor,
-        words: Tensor | None,
-        said: Tensor | None = None,
-        every: bool = False,
+        vocab_ids: Tensor | None,
+        answer_ids: Tensor | None = None,
+        all_positions: bool = False,
     ) -> Tensor:
         if self.plm.head == "classification":
-            theta = [*theta[:-1], _gathered(theta[-1])]
-        own = self.own(len(ids))
-        said = None if said is None else said[own]
-        return self.whole(self._joined, super().__call__, theta, ids[own], lengths[own], words, said, every)[: len(ids)]
+            theta = [*theta[:-1], _gather(theta[-1])]
+        own = self.own_rows(len(ids))
+        answer_ids = None if answer_ids is None else answer_ids[own]
+        arguments = theta, ids[own], lengths[own], vocab_ids, answer_ids, all_positions
+        return self.root_unit(self._call_and_join, super().__call__, *arguments)[: len(ids)]
 
     @contextmanager
     def merged_for_inference(self, theta: Sequence[Tensor]) -> Iterator[None]:
-        """Nothing: what a block makes of θ would not fit beside the other blocks'."""
+        """Do nothing, because merged weights of all blocks would not fit into memory together."""
         yield
 
     def generate(self, theta: Sequence[Tensor], ids: Tensor, lengths: Tensor) -> GenerationState:
-        own = self.own(len(ids))
-        inputs, call = self.whole(self._prepared, theta, ids[own], lengths[own])
-        return ShardedGenerationState(self, inputs, call, len(ids))
+        own = self.own_rows(len(ids))
+        inputs, context = self.root_unit(self._prepare, theta, ids[own], lengths[own], None, False)
+        return ShardedGenerationState(self, inputs, context, len(ids))
 
-    def own(self, rows: int) -> Tensor:
-        """The numbers of this process's rows; the last one stands for those that some process lacks."""
+    def own_rows(self, rows: int) -> Tensor:
+        """Choose this process's rows of a batch, as many in all processes; the last row of the batch fills gaps."""
         each = -(-rows // self.mesh.size())
         first = self.mesh.get_local_rank() * each
         return torch.arange(first, first + each).clamp(max=rows - 1)
 
-    def joined(self, logits: Tensor) -> Tensor:
-        """Logits of all processes' rows from each one's own, on the CPU, where they are scored; a gradient goes back to
-        who computed the row.
+    def join(self, logits: Tensor) -> Tensor:
+        """Collect the logits of all processes' rows on the CPU, where they are scored. Gradients return to their
+        process.
         """
         return DTensor.from_local(logits, self.mesh, [Shard(0)], run_check=False).full_tensor().cpu()
 
-    def _joined(self, call: Callable[..., Tensor], *args: Any) -> Tensor:
-        return self.joined(call(*args))
+    def _call_and_join(self, call: Callable[..., Tensor], *args: Any) -> Tensor:
+        return self.join(call(*args))
 
     def _segments(self) -> Iterator[Segment]:
         stacks = [path for path, _ in self.family.blocks.values()]
         blocks = [f"{path}.{i}." for path in stacks for i in range(len(blocks_of(self.model, path)))]
-        module = {place.name: f"{place.module}." for place in self.family.places(self.model)}
+        module = {spec.name: f"{spec.module}." for spec in self.family.module_specs(self.model)}
 
         def key(number: int) -> tuple[int | None, str]:
-            site = self.slots[number].units.site
+            site = self.slices[number].units.site
             inside = (i for i, block in enumerate(blocks) if module[site.place].startswith(block))
-            # Virtual tokens stand in front of the blocks.
+            # Virtual tokens are in front of the blocks.
             return next(inside, None), site.structure
 
-        for (block, structure), run in groupby(range(len(self.slots)), key):
-            numbers = list(run)
-            sizes = tuple(self.slots[n].stop - self.slots[n].start for n in numbers)
+        for (block, structure), group in groupby(range(len(self.slices)), key):
+            numbers = list(group)
+            sizes = tuple(self.slices[n].stop - self.slices[n].start for n in numbers)
             yield Segment(block, structure, range(numbers[0], numbers[-1] + 1), sizes)
 
-    def _sharded(self, pieces: Sequence[Tensor]) -> list[Tensor]:
-        """Each process's part of each piece, of which the first process has the numbers."""
-        return [distribute_tensor(piece, self.mesh, [Shard(0)]) for piece in pieces]
+    def _shard(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """Shard tensors whose values only the main process needs to have."""
+        return [distribute_tensor(tensor, self.mesh, [Shard(0)]) for tensor in tensors]
 
-    def _prepared(self, theta: Sequence[Tensor], *args: Any) -> tuple[Inputs, ForwardContext]:
-        inputs, call = super()._prepared(theta, *args)
-        return inputs, replace(call, parts=tuple(theta))
+    def _prepare(self, theta: Sequence[Tensor], *args: Any) -> tuple[Inputs, ForwardContext]:
+        inputs, context = super()._prepare(theta, *args)
+        return inputs, replace(context, theta=tuple(theta))
 
-    def _split(self, theta: Sequence[Tensor], block: int | None = None) -> tuple[Tensor | None, ...]:
-        """Values of the slots in a block, or of those outside the blocks; None for all others."""
-        pieces: list[Tensor | None] = [None] * len(self.slots)
-        for segment, part in zip(self.segments, theta, strict=True):
+    def _split_theta(self, theta: Sequence[Tensor], block: int | None = None) -> tuple[Tensor | None, ...]:
+        """Gather the slices in a block, or those outside the blocks; None stands for all others."""
+        theta_slices: list[Tensor | None] = [None] * len(self.slices)
+        for segment, shard in zip(self.segments, theta, strict=True):
             if segment.block == block:
-                pieces[segment.slots.start : segment.slots.stop] = _gathered(part).split(segment.sizes)
-        return tuple(pieces)
+                theta_slices[segment.slices.start : segment.slices.stop] = _gather(shard).split(segment.sizes)
+        return tuple(theta_slices)
 
-    def _inside(self, block: int, call: ForwardContext) -> ForwardContext:
-        pieces = self._split(call.parts, block)
-        return replace(call, theta_slices=pieces, stand_ins=self._stand_ins(pieces))
+    def _enter_block(self, block: int, context: ForwardContext) -> ForwardContext:
+        theta_slices = self._split_theta(context.theta, block)
+        return replace(context, theta_slices=theta_slices, overrides=self._overrides(theta_slices))
 
 
 class ShardedGenerationState(GenerationState):
-    """Answers of a batch of so many rows: a process goes on with all of its own until none is left anywhere."""
+    """Answers in generation on several processes. Each process continues all of its rows until every answer has ended.
+
+    Args:
+        tuned: The tuned PLM.
+        inputs: The prompts of this process's rows.
+        context: Context of the forward passes.
+        rows: Rows of the batch.
+
+    Attributes:
+        tuned: The tuned PLM.
+    """
 
     tuned: ShardedPLM
 
-    def __init__(self, tuned: ShardedPLM, inputs: Inputs, call: ForwardContext, rows: int):
-        self.own, self.going, self.said = tuned.own(rows), torch.arange(rows), torch.zeros(rows, dtype=torch.long)
-        tuned.whole(super().__init__, tuned, inputs, call)
+    def __init__(self, tuned: ShardedPLM, inputs: Inputs, context: ForwardContext, rows: int):
+        self.own_rows = tuned.own_rows(rows)
+        self.active, self.last_tokens = torch.arange(rows), torch.zeros(rows, dtype=torch.long)
+        tuned.root_unit(super().__init__, tuned, inputs, context)
         self._join()
 
-    def step(self, tokens: Tensor, kept: Tensor) -> None:
-        self.going = self.going[kept]
-        self.said[self.going] = tokens
-        self.logits = self.mine
-        self.tuned.whole(super().step, self.said[self.own], torch.arange(len(self.own)))
+    def step(self, tokens: Tensor, active: Tensor) -> None:
+        self.active = self.active[active]
+        self.last_tokens[self.active] = tokens
+        self.logits = self.own_logits
+        self.tuned.root_unit(super().step, self.last_tokens[self.own_rows], torch.arange(len(self.own_rows)))
         self._join()
 
     def _join(self) -> None:
-        self.mine = self.logits
-        self.logits = self.tuned.joined(self.mine)[self.going]
+        self.own_logits = self.logits
+        self.logits = self.tuned.join(self.own_logits)[self.active]
 
 
-def start(plm: PLM, plan: Plan, seed: int) -> dict[str, Tensor]:
-    """θ at step 0 by structure, which only the first of several processes has the numbers of."""
-    words = full_tensor(plm.words).cpu() if plan.structures["token"] else plm.words
+def initial_theta_by_structure(plm: PLM, plan: Plan, seed: int) -> dict[str, Tensor]:
+    """Initialize θ on the main process.
+
+    Args:
+        plm: The PLM, which may be sharded.
+        plan: The plan.
+        seed: Seed of the random values.
+
+    Returns:
+        Structure -> θ at step 0. On other processes the tensors have only the shape.
+    """
+    embeddings = full_tensor(plm.word_embeddings).cpu() if plan.structures["token"] else plm.word_embeddings
     if plm.mesh is None:
-        return split_by_structure(plan, initial_theta(plan, seed, words))
-    theta = initial_theta(plan, seed, words) if is_main_process() else empty_like_shape((plan.budget,))
+        return split_by_structure(plan, initial_theta(plan, seed, embeddings))
+    theta = initial_theta(plan, seed, embeddings) if is_main_process() else empty_like_shape((plan.budget,))
     return split_by_structure(plan, theta)
 
 
-def gather(parts: Sequence[Tensor]) -> Tensor:
-    """Consecutive parts as one vector of its own, which only the first of several processes gets the numbers of."""
-    found = []
-    for part in parts:  # one after another, so that a device never holds more of θ than the largest
-        numbers = full_tensor(part.detach())
+def gather(tensors: Sequence[Tensor]) -> Tensor:
+    """Concatenate tensors of θ on the main process.
+
+    Args:
+        tensors: Consecutive tensors, which may be sharded.
+
+    Returns:
+        A new vector on the CPU. On other processes it has only the shape.
+    """
+    gathered = []
+    for tensor in tensors:  # one by one, so that a device never holds more of θ than the largest tensor
+        values = full_tensor(tensor.detach())
         if is_main_process():
-            found.append(numbers.cpu())
+            gathered.append(values.cpu())
     if not is_main_process():
-        return empty_like_shape((sum(map(len, parts)),))
-    return torch.cat(found) if found else torch.zeros(0)
+        return empty_like_shape((sum(map(len, tensors)),))
+    return torch.cat(gathered) if gathered else torch.zeros(0)
 
 
-def _gathered(part: Tensor) -> Tensor:
-    """All numbers of a part of θ, for as long as they are used; the gradients of all processes are added up."""
-    assert isinstance(part, DTensor)
-    return part.full_tensor(grad_placements=[Partial()])
+def _gather(shard: Tensor) -> Tensor:
+    """Gather a shard of θ for as long as it is used; its gradient is summed over all processes."""
+    assert isinstance(shard, DTensor)
+    return shard.full_tensor(grad_placements=[Partial()])

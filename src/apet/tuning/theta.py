@@ -1,4 +1,4 @@
-"""θ: all tunable parameters of one replicate as one flat vector, structure by structure, site by site, unit by unit."""
+"""θ: all trainable parameters of one replicate as one flat vector, ordered by structure, site and unit."""
 
 from __future__ import annotations
 
@@ -10,48 +10,75 @@ from torch import Tensor
 
 from apet.placement.plans import Plan, Units
 from apet.placement.sites import STRUCTURES
-from apet.tuning.structures import INITIAL
+from apet.tuning.structures import INITIAL_VALUES
 
 
 @dataclass(frozen=True)
 class ThetaSlice:
-    """The part θ[start:stop] that belongs to a plan's units at one site."""
+    """The slice θ[start:stop] that holds a plan's units at one site."""
 
     units: Units
+    """Units at the site."""
     start: int
+    """Index of the first parameter."""
     stop: int
+    """Index after the last parameter."""
 
 
 def layout(plan: Plan) -> list[ThetaSlice]:
-    """Slots in the order of θ; the last one stops at exactly the plan's budget."""
-    slots, start = [], 0
+    """Lay out the units of a plan in θ.
+
+    Args:
+        plan: The plan.
+
+    Returns:
+        Consecutive slices. The last one stops at exactly the plan's budget.
+    """
+    slices, start = [], 0
     for units in plan.units:
-        slots.append(ThetaSlice(units, start, start + units.size))
+        slices.append(ThetaSlice(units, start, start + units.size))
         start += units.size
-    return slots
+    return slices
 
 
-def cut(parts: Sequence[Tensor], sizes: Iterable[int]) -> list[Tensor]:
-    """Consecutive parts cut into pieces of these sizes, by one split of each, whose gradient is one concatenation."""
+def split_to_sizes(tensors: Sequence[Tensor], sizes: Iterable[int]) -> list[Tensor]:
+    """Split consecutive tensors, each by one operation, so that its gradient is one concatenation."""
     sizes = iter(sizes)
-    pieces: list[Tensor] = []
-    for part in parts:
-        taken, rest = [], len(part)
+    views: list[Tensor] = []
+    for tensor in tensors:
+        lengths, rest = [], len(tensor)
         while rest:
-            taken.append(next(sizes))
-            rest -= taken[-1]
-        pieces.extend(part.split(taken))
-    return pieces
+            lengths.append(next(sizes))
+            rest -= lengths[-1]
+        views.extend(tensor.split(lengths))
+    return views
 
 
-def initial_theta(plan: Plan, seed: int, words: Tensor) -> Tensor:
-    """θ at step 0, shape (budget,), float32. words: the PLM's word embeddings [words, d], from which prompts start."""
+def initial_theta(plan: Plan, seed: int, word_embeddings: Tensor) -> Tensor:
+    """Initialize θ so that the tuned PLM computes what the frozen PLM does.
+
+    Args:
+        plan: The plan.
+        seed: Seed of the random values.
+        word_embeddings: The PLM's word embeddings [vocab, d], from which virtual tokens are initialized.
+
+    Returns:
+        θ at step 0 [budget], float32.
+    """
     generator = torch.Generator().manual_seed(seed)
-    parts = [INITIAL[u.site.structure](u, generator, words) for u in plan.units]
-    return torch.cat(parts) if parts else torch.zeros(0)
+    values = [INITIAL_VALUES[u.site.structure](u, generator, word_embeddings) for u in plan.units]
+    return torch.cat(values) if values else torch.zeros(0)
 
 
 def split_by_structure(plan: Plan, theta: Tensor) -> dict[str, Tensor]:
-    """Views of θ by structure, those of size zero left out: each may have a learning rate of its own."""
+    """Split θ by structure, because each structure has its own learning rate.
+
+    Args:
+        plan: The plan.
+        theta: θ [budget].
+
+    Returns:
+        Structure -> view of θ, in the order of θ, without empty ones.
+    """
     sizes = [plan.structures[s] for s in STRUCTURES]
-    return {s: part for s, part in zip(STRUCTURES, theta.split(sizes), strict=True) if len(part)}
+    return {s: values for s, values in zip(STRUCTURES, theta.split(sizes), strict=True) if len(values)}

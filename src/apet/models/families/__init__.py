@@ -1,4 +1,4 @@
-"""The supported families of PLMs. A new one is a file beside this, named in `FAMILIES`."""
+"""Supported families of PLMs. To add one, write a module in this package and list it in `FAMILIES`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,17 @@ __all__ = ["FAMILIES", "Family", "FusedSlice", "Inputs", "ModuleSpec", "SpecialT
 
 
 def family_of(model_type: str) -> Family:
-    """The family of a Hugging Face `model_type`. Raises ModelError naming the supported ones."""
+    """Find the family of a Hugging Face `model_type`.
+
+    Args:
+        model_type: The `model_type` of a config.json.
+
+    Returns:
+        The family.
+
+    Raises:
+        ModelError: The architecture is not supported.
+    """
     known = {model_type: family for family in FAMILIES.values() for model_type in family.classes}
     if model_type not in known:
         raise ModelError(unknown_name("architecture", model_type, known))

@@ -1,4 +1,4 @@
-"""What a family must say about its architecture, and nothing else: where its parts are and how its output is read."""
+"""The description of an architecture: where its modules are, and how its output is read."""
 
 from __future__ import annotations
 
@@ -16,237 +16,256 @@ from apet.errors import ModelError
 
 @dataclass(frozen=True)
 class FusedSlice:
-    """One of `parts` maps whose rows lie interleaved head by head in one weight (head, part, row of the head)."""
+    """One of several maps whose rows are interleaved in one weight, in the order (head, map, row of the head)."""
 
     part: int
+    """Index of the map."""
     parts: int = 3
+    """Number of maps in the weight."""
 
     def rows(self, outputs: int, heads: int) -> Tensor:
-        """Rows of this part in a weight with `outputs` rows, in the part's own order. Shape (outputs / parts,)."""
+        """Find the rows [outputs / parts] of the map in a weight with `outputs` rows, in the order of the map."""
         return torch.arange(outputs).view(heads, self.parts, -1)[:, self.part].flatten()
 
 
 @dataclass(frozen=True)
 class ModuleSpec:
-    """One part of the architecture.
-
-    name: canonical, the same in every family; inside a block relative to it (`attention.query`).
-    module: dotted path in the library's model; inside a block relative to it.
-    kind: `linear`, `norm`, `embedding` (of words, positions, …), `head` (the LM head) or `input` (a sequence's start).
-    fused: which rows of a shared weight are this part. adapter_after: an adapter goes behind it. bias_cancels: a bias here
-    cannot move the output, or not all of it can (a key's, which the softmax cancels where no rotation follows).
-    optional: some versions of the architecture do without it.
-    """
+    """One module of the architecture."""
 
     name: str
+    """Canonical name, the same in every family; relative to the block inside a block (`attention.query`)."""
     module: str
+    """Dotted path in the library's model; relative to the block inside a block."""
     kind: str
+    """`linear`, `norm`, `embedding` (of words, positions, …), `head` (the LM head) or `input` (start of a sequence)."""
     fused: FusedSlice | None = None
+    """The rows of a fused weight that belong to the module."""
     adapter_after: bool = False
+    """Whether an adapter may follow."""
     bias_cancels: bool = False
+    """Whether a bias has no effect, at least in part: the softmax cancels the bias of keys that are not rotated."""
     optional: bool = False
+    """Whether some versions of the architecture lack the module."""
 
 
 @dataclass(frozen=True)
 class SpecialTokens:
-    """Token ids that a family puts before and after a prompt with its text, and those its decoder starts from."""
+    """Token ids that a family puts around the text."""
 
     before: tuple[int, ...] = ()
+    """Tokens before the prompt."""
     after: tuple[int, ...] = ()
+    """Tokens after the prompt."""
     decoder: tuple[int, ...] = ()
+    """Tokens from which a separate decoder starts."""
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """Right-padded rows, and how a family reads them.
-
-    ids [rows, longest]; lengths [rows]; virtual: place of an input -> virtual tokens [tokens, d] that go in front;
-    slot: the answer is read so many tokens before a row's end (1: at its last token). mean: what is read is the mean of
-    the states of all positions instead. decoder: what a decoder starts from; said [rows, s]: what it has said since.
-    reads: so many of the last positions are read, up to that one.
-    """
+    """A batch of right-padded rows, and how a family reads it."""
 
     ids: Tensor
+    """Token ids [rows, longest]."""
     lengths: Tensor
+    """Lengths of the rows [rows]."""
     virtual: Mapping[str, Tensor]
-    slot: int
-    decoder: tuple[int, ...] = ()
-    mean: bool = False
+    """Place of an input -> its virtual tokens [tokens, d]."""
+    answer_offset: int
+    """Distance of the position that is read from the end of a row. 1 is the last token."""
+    decoder_start: tuple[int, ...] = ()
+    """Tokens from which a separate decoder starts."""
+    mean_pool: bool = False
+    """Whether the mean of all states is read instead of one position."""
     answer_ids: Tensor | None = None
-    reads: int = 1
+    """Answer tokens [rows, s] that the decoder gets after its start."""
+    num_positions: int = 1
+    """Number of positions that are read, up to the last one."""
 
-    def saying(self, said: Tensor, after: int, every: bool) -> Inputs:
-        """The same with the answer's first tokens, [rows, s], right-padded: said by the decoder where the text has one
-        of its own, else in the text in front of its last `after` tokens.
-
-        every: read at all s + 1 positions, where each of the tokens and what follows them is foretold.
+    def with_answer(self, answer_ids: Tensor, after: int, all_positions: bool) -> Inputs:
+        """Add the first tokens [rows, s] of the answer, right-padded: to a separate decoder's input, or else to the
+        text, in front of its last `after` tokens. `all_positions`: read all s + 1 positions, from the last before the
+        answer on.
         """
-        reads = said.shape[1] + 1 if every else 1
-        if self.decoder:
-            return replace(self, answer_ids=said, reads=reads)
-        ids = _inserted(self.ids, said, self.lengths - after)
-        return replace(self, ids=ids, lengths=self.lengths + said.shape[1], reads=reads)
+        num_positions = answer_ids.shape[1] + 1 if all_positions else 1
+        if self.decoder_start:
+            return replace(self, answer_ids=answer_ids, num_positions=num_positions)
+        ids = _insert(self.ids, answer_ids, self.lengths - after)
+        return replace(self, ids=ids, lengths=self.lengths + answer_ids.shape[1], num_positions=num_positions)
 
     @property
-    def begun(self) -> Tensor:
-        """What a decoder has said up to now, its start included, [rows, t]."""
-        start = torch.tensor(self.decoder, device=self.ids.device).expand(len(self.ids), -1)
+    def decoder_ids(self) -> Tensor:
+        """Input of a separate decoder [rows, t]: its start and the answer tokens."""
+        start = torch.tensor(self.decoder_start, device=self.ids.device).expand(len(self.ids), -1)
         return start if self.answer_ids is None else torch.cat((start, self.answer_ids), dim=1)
 
-    def embed(self, words: nn.Module, place: str, ids: Tensor | None = None) -> Tensor:
-        """Embeddings [rows, tokens + length, d] of an input, its virtual tokens first."""
-        embeddings = words(self.ids if ids is None else ids)
+    def embed(self, embedding: nn.Module, place: str, ids: Tensor | None = None) -> Tensor:
+        """Embed the input at a place (by default the text) as [rows, tokens + length, d], its virtual tokens first."""
+        embeddings = embedding(self.ids if ids is None else ids)
         if place not in self.virtual:
             return embeddings
         virtual = self.virtual[place].to(embeddings.dtype)
         return torch.cat((virtual.expand(len(embeddings), -1, -1), embeddings), dim=1)
 
-    def tokens(self, place: str) -> int:
-        """Number of virtual tokens in front of an input."""
+    def num_virtual_tokens(self, place: str) -> int:
+        """Count the virtual tokens in front of an input."""
         return len(self.virtual[place]) if place in self.virtual else 0
 
     def mask(self, place: str) -> Tensor:
-        """1 where a position holds a token, 0 where padding, [rows, tokens + longest]."""
-        extra = self.tokens(place)
+        """Make the mask [rows, tokens + longest] of an input that gets the text: 1 for tokens, 0 for padding."""
+        extra = self.num_virtual_tokens(place)
         positions = torch.arange(extra + self.ids.shape[1], device=self.ids.device)
         return (positions < (self.lengths + extra)[:, None]).long()
 
     def position(self, place: str) -> Tensor:
-        """Where each row's answer is read, virtual tokens counted, [rows, reads]."""
-        last = self.lengths - self.slot + self.tokens(place)
-        return last[:, None] + torch.arange(1 - self.reads, 1, device=last.device)
+        """Find the positions [rows, num_positions] at which each row is read, virtual tokens included."""
+        last = self.lengths - self.answer_offset + self.num_virtual_tokens(place)
+        return last[:, None] + torch.arange(1 - self.num_positions, 1, device=last.device)
 
     def read(self, states: Tensor, place: str) -> Tensor:
-        """The states that the answer is read from, [rows, d], or [rows, reads, d] where there are several a row.
-
-        Where the model was narrowed only they are left.
+        """Select the states [rows, d], or [rows, num_positions, d], from which the answer is read. `states` holds all
+        positions, or only the ones to read.
         """
-        if self.mean:
+        if self.mean_pool:
             mask = self.mask(place)[..., None]
             return (states.float() * mask).sum(dim=1) / mask.sum(dim=1)
-        if states.shape[1] != self.reads:
+        if states.shape[1] != self.num_positions:
             states = at(states, self.position(place))
-        return states[:, 0] if self.reads == 1 else states
+        return states[:, 0] if self.num_positions == 1 else states
 
 
 def at(states: Tensor, position: Tensor) -> Tensor:
-    """States [rows, k, d] at positions [rows, k] of states [rows, longest, d]."""
+    """Select states [rows, k, d] at positions [rows, k] of states [rows, longest, d]."""
     return states[torch.arange(len(states), device=states.device)[:, None], position]
 
 
 def blocks_of(model: nn.Module, path: str) -> nn.ModuleList:
-    """The list of blocks at a path."""
+    """Return the list of blocks at a path of a model."""
     blocks = model.get_submodule(path)
     assert isinstance(blocks, nn.ModuleList)
     return blocks
 
 
-def _inserted(ids: Tensor, new: Tensor, start: Tensor) -> Tensor:
-    """Rows of ids [rows, n] with rows of new ids [rows, s] put in front of place `start` [rows], [rows, n + s]."""
+def _insert(ids: Tensor, new: Tensor, start: Tensor) -> Tensor:
+    """Insert rows of new ids [rows, s] into ids [rows, n] at positions `start` [rows]."""
     longest, size = ids.shape[1], new.shape[1]
-    place, start = torch.arange(longest + size, device=ids.device), start[:, None]
-    source = torch.where(place < start, place, torch.where(place < start + size, longest + place - start, place - size))
+    i, start = torch.arange(longest + size, device=ids.device), start[:, None]
+    source = torch.where(i < start, i, torch.where(i < start + size, longest + i - start, i - size))
     return torch.cat((ids, new), dim=1).gather(1, source)
 
 
-Own = Any
-"""A model of one of the family's own classes."""
+FamilyModel = Any
+"""A model of one of the family's classes."""
 
 
 class Decoder(Protocol):
-    """Answers under way, a row each, as a family's `write` gives them. states [rows, d]: read for their first token."""
+    """Answers in generation, one a row.
+
+    Attributes:
+        states: States [rows, d] from which the first token is read.
+    """
 
     states: Tensor
 
     def step(self, tokens: Tensor) -> Tensor:
-        """Say one token a row, [rows]; the states [rows, d] that the next are read from."""
+        """Append a token [rows] to each row, and return the states [rows, d] from which the next token is read."""
 
     def keep(self, rows: Tensor) -> None:
-        """Go on with these rows alone."""
+        """Drop all rows except the given ones."""
 
 
 @dataclass(frozen=True)
 class Family:
-    """An architecture.
-
-    classes: Hugging Face `model_type` -> model class with its LM head. outer: places outside the blocks. blocks:
-    canonical stack -> (path of the list of blocks, places of a block). states: (model, inputs) -> the states that
-    answers are read from, see `Inputs.read`. write: (model, inputs) -> answers under way, token by token; None for an
-    encoder, which can name a word and not go on. head: path of the linear map from states to words. transform: (model,
-    states) -> what that map multiplies. mean_pool: a trained head reads the mean state: in an encoder every position sees
-    the whole text, and the slot's state is made to name a word. answer_offset: see Inputs. special_tokens: (tokenizer) -> what goes
-    around a text. last_attention: (config) -> path of the last attention, whose forward then takes `read` [rows, k], the
-    positions that ask there and go on; None where the family does without.
-    positions: the place whose weight has a row for each position of a text, so that no text may be longer; None where
-    positions are computed.
-    install_kernels: puts fast kernels in place of the library's slow ones, equal to float tolerance. untie_head: gives a model made
-    from a configuration alone a head of its own, where a checkpoint would bring one.
-    """
+    """An architecture."""
 
     name: str
+    """Name of the family."""
     classes: Mapping[str, type[PreTrainedModel]]
+    """Hugging Face `model_type` -> model class with an LM head."""
     outer: tuple[ModuleSpec, ...]
+    """Modules outside the blocks."""
     blocks: Mapping[str, tuple[str, tuple[ModuleSpec, ...]]]
-    states: Callable[[Own, Inputs], Tensor]
-    write: Callable[[Own, Inputs], Decoder] | None = None
+    """Canonical name of a stack -> (path of its list of blocks, modules of a block)."""
+    states: Callable[[FamilyModel, Inputs], Tensor]
+    """(model, inputs) -> the states from which answers are read; see `Inputs.read`."""
+    decoder: Callable[[FamilyModel, Inputs], Decoder] | None = None
+    """(model, inputs) -> answers in generation; None for an encoder, which cannot generate."""
     head: str = "lm_head"
-    transform: Callable[[Own, Tensor], Tensor] = lambda model, states: states
+    """Path of the linear map from states to vocabulary."""
+    transform: Callable[[FamilyModel, Tensor], Tensor] = lambda model, states: states
+    """(model, states) -> the input of the head."""
     mean_pool: bool = False
+    """Whether a classification head reads the mean state: in an encoder every position sees the whole text, and the
+    state at the answer is pretrained to name a word."""
     answer_offset: int = 1
+    """See `Inputs`."""
     special_tokens: Callable[[PreTrainedTokenizerBase], SpecialTokens] = lambda tokenizer: SpecialTokens()
+    """Tokenizer -> the tokens around a text."""
     last_attention: Callable[[PretrainedConfig], str | None] = lambda config: None
+    """Config -> path of the last attention, whose forward method takes `query_positions` [rows, k], the positions that
+    are computed from there on; None if the family always computes all positions."""
     positions: str | None = None
-    install_kernels: Callable[[Own], None] = lambda model: None
-    untie_head: Callable[[Own], None] = lambda model: None
+    """Name of the module whose weight has a row for each position, which limits the length of a text; None if positions
+    are computed."""
+    install_kernels: Callable[[FamilyModel], None] = lambda model: None
+    """Replaces slow modules of the library by fast kernels, which are equal within float tolerance."""
+    untie_head: Callable[[FamilyModel], None] = lambda model: None
+    """Gives a model that was made from a configuration a separate head, if its checkpoints have one."""
 
     def class_of(self, config: PretrainedConfig) -> type[PreTrainedModel]:
-        """The model class for a configuration of this family."""
+        """Return the model class for a configuration of this family."""
         return self.classes[config.model_type]
 
-    def logits(self, model: PreTrainedModel, states: Tensor, words: Tensor | None) -> Tensor:
-        """Logits [rows, k] of words [k] (None: of every word) from the states that `states` gives, float32."""
-        return self.project(model, self.transform(model, states), words)
+    def project(self, model: PreTrainedModel, transformed: Tensor, vocab_ids: Tensor | None) -> Tensor:
+        """Compute float32 logits [rows, k] of vocabulary ids [k] from transformed states [rows, d].
 
-    def project(self, model: PreTrainedModel, transformed: Tensor, words: Tensor | None) -> Tensor:
-        """`logits` from transformed states. Few words are computed in float32, all of them in the PLM's dtype."""
+        Those of a few words are computed in float32, and those of the whole vocabulary (None) in the PLM's dtype.
+        """
         head: Any = model.get_submodule(self.head)
-        if words is None:
+        if vocab_ids is None:
             return F.linear(transformed, head.weight, head.bias).float()
-        bias = None if head.bias is None else head.bias[words].float()
-        return F.linear(transformed.float(), head.weight[words].float(), bias)
+        bias = None if head.bias is None else head.bias[vocab_ids].float()
+        return F.linear(transformed.float(), head.weight[vocab_ids].float(), bias)
 
     @property
-    def head_part(self) -> str:
-        """Name of the model's part that only serves to read words off states."""
+    def head_module(self) -> str:
+        """Name of the model's top-level module that contains the head."""
         return self.head.partition(".")[0]
 
     def drop_lm_head(self, model: PreTrainedModel) -> None:
-        """Take the LM head away: a PLM that is read through a trained head has no use for its own."""
-        delattr(model, self.head_part)
+        """Delete the LM head of a model that gets a classification head."""
+        delattr(model, self.head_module)
 
     @property
     def input(self) -> str:
-        """The place where a text enters: an encoder's input where there is one."""
-        names = [place.name for place in self.outer if place.kind == "input"]
+        """Place at which a text enters: the encoder's input if there is one."""
+        names = [spec.name for spec in self.outer if spec.kind == "input"]
         return "encoder.input" if "encoder.input" in names else names[0]
 
-    def stacked(self, model: PreTrainedModel) -> list[nn.Module]:
-        """The blocks of all stacks."""
+    def all_blocks(self, model: PreTrainedModel) -> list[nn.Module]:
+        """Return the blocks of all stacks of a model."""
         return [block for path, _ in self.blocks.values() for block in blocks_of(model, path)]
 
-    def places(self, model: PreTrainedModel) -> list[ModuleSpec]:
-        """All places of a model of this family, with full names and paths; a head's only where it has one.
+    def module_specs(self, model: PreTrainedModel) -> list[ModuleSpec]:
+        """List the modules of a model, with full names and paths.
 
-        Raises ModelError where the model lacks one: its architecture has the family's name and not its parts.
+        Args:
+            model: A model of this family, with or without its LM head.
+
+        Returns:
+            The modules that the model has.
+
+        Raises:
+            ModelError: The model lacks a module that is not optional.
         """
-        whole = hasattr(model, self.head_part)
-        found = [place for place in self.outer if whole or place.module.partition(".")[0] != self.head_part]
-        for stack, (path, places) in self.blocks.items():
+        has_head = hasattr(model, self.head_module)
+        specs = [spec for spec in self.outer if has_head or spec.module.partition(".")[0] != self.head_module]
+        for stack, (path, block) in self.blocks.items():
             for i in range(len(blocks_of(model, path))):
-                inside = (replace(p, name=f"{stack}.{i}.{p.name}", module=f"{path}.{i}.{p.module}") for p in places)
-                found.extend(inside)
+                specs += [replace(s, name=f"{stack}.{i}.{s.name}", module=f"{path}.{i}.{s.module}") for s in block]
         modules = {name for name, _ in model.named_modules()}
-        missing = [place.module for place in found if place.module not in modules and not place.optional]
+        missing = [spec.module for spec in specs if spec.module not in modules and not spec.optional]
         if missing:
-            raise ModelError(f"a {model.config.model_type} model of family {self.name} lacks its part {missing[0]!r}.")
-        return [place for place in found if place.module in modules]
+            raise ModelError(
+                f"model_type {model.config.model_type} (family {self.name}): missing module {missing[0]!r}."
+            )
+        return [spec for spec in specs if spec.module in modules]

@@ -1,4 +1,4 @@
-"""BERT (Devlin et al. 2019): an encoder that sees both sides, read at a [MASK] with its own masked-LM head."""
+"""BERT (Devlin et al. 2019): a bidirectional encoder, read at a [MASK] with its masked-LM head."""
 
 from __future__ import annotations
 
@@ -35,34 +35,38 @@ OUTER = (
 )
 
 
-def frame(tokenizer: PreTrainedTokenizerBase) -> SpecialTokens:
-    """[CLS] prompt [MASK] [SEP]: the answer is read one token before the end."""
+def special_tokens(tokenizer: PreTrainedTokenizerBase) -> SpecialTokens:
+    """Return the tokens of [CLS] prompt [MASK] [SEP]. The answer is read one token before the end."""
     return SpecialTokens((tokenizer.cls_token_id,), (tokenizer.mask_token_id, tokenizer.sep_token_id))
 
 
 def states(model: BertForMaskedLM, inputs: Inputs) -> Tensor:
+    """Compute the states that are read."""
     embeddings = inputs.embed(model.bert.embeddings.word_embeddings, "encoder.input")
     output = model.bert(inputs_embeds=embeddings, attention_mask=inputs.mask("encoder.input")).last_hidden_state
     return inputs.read(output, "encoder.input")
 
 
 def transform(model: BertForMaskedLM, states: Tensor) -> Tensor:
+    """Compute the input of the masked-LM head."""
     return model.cls.predictions.transform(states)
 
 
-def fuse(model: BertForMaskedLM) -> None:
-    """An attention that can leave out the positions that are not read."""
+def install_kernels(model: BertForMaskedLM) -> None:
+    """Install an attention that can skip positions that are not read."""
     blocks: Iterable[Any] = model.bert.encoder.layer
     for block in blocks:
         block.attention.forward = partial(attend, block.attention)
 
 
-def attend(attention: BertAttention, hidden: Tensor, *args: Any, read: Tensor | None = None, **kwargs: Any) -> tuple:
-    """The library's attention sublayer. read [rows, k]: only the states of these positions come out."""
-    found, *chances = attention.self(hidden, *args, **kwargs)
-    if read is not None:
-        found, hidden = at(found, read), at(hidden, read)
-    return attention.output(found, hidden), *chances
+def attend(
+    attention: BertAttention, hidden: Tensor, *args: Any, query_positions: Tensor | None = None, **kwargs: Any
+) -> tuple:
+    """Compute the library's attention sublayer, only at `query_positions` [rows, k] if given."""
+    output, *weights = attention.self(hidden, *args, **kwargs)
+    if query_positions is not None:
+        output, hidden = at(output, query_positions), at(hidden, query_positions)
+    return attention.output(output, hidden), *weights
 
 
 BERT = Family(
@@ -75,8 +79,8 @@ BERT = Family(
     transform=transform,
     mean_pool=True,
     answer_offset=2,
-    special_tokens=frame,
+    special_tokens=special_tokens,
     last_attention=lambda config: f"bert.encoder.layer.{config.num_hidden_layers - 1}.attention",
     positions="encoder.embedding.position",
-    install_kernels=fuse,
+    install_kernels=install_kernels,
 )

@@ -37,8 +37,8 @@ OUTER = (
 )
 
 
-def fuse(model: BloomForCausalLM) -> None:
-    """A GELU in fewer passes over memory, and an attention that copies query, key and value once."""
+def install_kernels(model: BloomForCausalLM) -> None:
+    """Install a GELU with fewer passes over memory, and an attention that copies query, key and value once."""
     blocks: Iterable[Any] = model.transformer.h
     for block in blocks:
         if isinstance(block.mlp.gelu_impl, BloomGelu):
@@ -53,31 +53,30 @@ def attend(
     alibi: Tensor,
     attention_mask: Tensor | None = None,
     layer_past: DynamicCache | None = None,
-    read: Tensor | None = None,
+    query_positions: Tensor | None = None,
     **_: object,
 ) -> tuple[Tensor, None]:
-    """The library's attention sublayer on hidden [rows, n, d] with alibi [rows × heads, 1, keys], residual added.
-
-    read [rows, k]: only these positions ask, and only their states [rows, k, d] come out.
+    """Compute the library's attention sublayer on normalized states [rows, n, d], add the residual, and return states
+    only at `query_positions` [rows, k] if given. alibi [rows × heads, 1, keys] biases the attention scores.
     """
     rows, heads = len(hidden), attention.num_heads
     fused = attention.query_key_value(hidden)
-    # [3, rows, heads, n, d of a head], so that each of the three is a batch of matrices as it lies.
+    # [3, rows, heads, n, d of a head], so that each of the three is a contiguous batch of matrices.
     query, key, value = fused.view(rows, -1, heads, 3, attention.head_dim).permute(3, 0, 2, 1, 4).contiguous().unbind()
     if layer_past is not None and attention.layer_idx is not None:
         key, value = layer_past.update(key, value, attention.layer_idx)
     bias = alibi.view(rows, heads, 1, -1)
     if attention_mask is not None:
         bias = bias + attention_mask
-    if read is not None:
-        query = at(query.transpose(1, 2), read).transpose(1, 2)
-        residual = at(residual, read)
-        bias = at(bias.expand(rows, heads, fused.shape[1], -1).transpose(1, 2), read).transpose(1, 2)
+    if query_positions is not None:
+        query = at(query.transpose(1, 2), query_positions).transpose(1, 2)
+        residual = at(residual, query_positions)
+        bias = at(bias.expand(rows, heads, fused.shape[1], -1).transpose(1, 2), query_positions).transpose(1, 2)
     query, key, value, bias = (x.flatten(0, 1) for x in (query, key, value, bias))
     scores = torch.baddbmm(bias, query, key.transpose(1, 2), alpha=attention.inv_norm_factor)
-    chances = F.softmax(scores, dim=-1, dtype=torch.float32).to(scores.dtype)
-    found = torch.bmm(chances, value).view(rows, heads, -1, attention.head_dim).transpose(1, 2).flatten(2)
-    return residual + attention.dense(found), None
+    weights = F.softmax(scores, dim=-1, dtype=torch.float32).to(scores.dtype)
+    output = torch.bmm(weights, value).view(rows, heads, -1, attention.head_dim).transpose(1, 2).flatten(2)
+    return residual + attention.dense(output), None
 
 
 BLOOM = Family(
@@ -86,7 +85,7 @@ BLOOM = Family(
     outer=OUTER,
     blocks={"decoder": ("transformer.h", BLOCK)},
     states=states,
-    write=CausalDecoder,
+    decoder=CausalDecoder,
     last_attention=lambda config: f"transformer.h.{config.num_hidden_layers - 1}.self_attention",
-    install_kernels=fuse,
+    install_kernels=install_kernels,
 )

@@ -1,4 +1,4 @@
-"""What decoders without an encoder share: prompt and answer are one text, read from left to right."""
+"""Forward passes that decoder-only families share: prompt and answer are one text."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ INPUT = "decoder.input"
 
 
 def states(model: PreTrainedModel, inputs: Inputs) -> Tensor:
-    """Causal: what stands before the padding on the right does not see it, so no mask is needed."""
+    """Compute the states that are read. Causal attention does not see padding on the right, so it needs no mask."""
     embeddings = inputs.embed(model.get_input_embeddings(), INPUT)
     return inputs.read(model.base_model(inputs_embeds=embeddings, use_cache=False).last_hidden_state, INPUT)
 
 
 class CausalDecoder:
-    """Answers under way: keys and values of all that was read are kept, so that a step computes one token a row."""
+    """Answers in generation with cached keys and values, so that a step computes one token a row."""
 
     def __init__(self, model: PreTrainedModel, inputs: Inputs):
         self.model, self.cache, self.mask = model, DynamicCache(), inputs.mask(INPUT)
@@ -28,16 +28,16 @@ class CausalDecoder:
         self.states = inputs.read(output, INPUT)
 
     def step(self, tokens: Tensor) -> Tensor:
-        """Say one token a row, [rows]; the states [rows, d] that the next are read from.
+        """Append a token [rows] to each row, and return the states [rows, d] from which the next token is read.
 
-        Padding stands between a short prompt and its answer: it is masked, and does not count into the positions, which
-        ALiBi takes from the mask and rotations are told. It would count into a sliding window of attention: ModelError
-        where prompt and answer do not fit into one.
+        Padding between a short prompt and its answer is masked and does not count as a position: ALiBi takes positions
+        from the mask, and rotary embeddings get them as an argument. It would count in a sliding window, so a
+        ModelError is raised if prompt and answer do not fit into one.
         """
         if (window := getattr(self.model.config, "sliding_window", None)) and self.mask.shape[1] >= window:
             raise ModelError(
-                f"prompt and answer have more than {window} tokens, which is how many this PLM's attention sees "
-                "(sliding_window). Allowed: shorter prompts; see training.length."
+                f"prompt and answer: more than {window} tokens, the attention window of this PLM (sliding_window). "
+                "Lower training.max_length."
             )
         positions = self.mask.sum(dim=1, keepdim=True)
         self.mask = torch.cat((self.mask, self.mask.new_ones(len(tokens), 1)), dim=1)
@@ -51,6 +51,6 @@ class CausalDecoder:
         return output.last_hidden_state[:, 0]
 
     def keep(self, rows: Tensor) -> None:
-        """Go on with these rows alone."""
+        """Drop all rows except the given ones."""
         self.mask = self.mask[rows]
         self.cache.batch_select_indices(rows)

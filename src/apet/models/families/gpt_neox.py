@@ -12,7 +12,7 @@ QKV = "attention.query_key_value"
 BLOCK = (
     ModuleSpec("attention.norm", "input_layernorm", "norm"),
     ModuleSpec("attention.query", QKV, "linear", FusedSlice(0)),
-    # Only a part of each head is rotated; the softmax cancels the bias of the rest.
+    # Only a part of each head is rotated. The softmax cancels the bias of the rest.
     ModuleSpec("attention.key", QKV, "linear", FusedSlice(1), bias_cancels=True),
     ModuleSpec("attention.value", QKV, "linear", FusedSlice(2)),
     ModuleSpec("attention.output", "attention.dense", "linear", adapter_after=True),
@@ -35,5 +35,5 @@ GPT_NEOX = Family(
     outer=OUTER,
     blocks={"decoder": ("gpt_neox.layers", BLOCK)},
     states=states,
-    write=CausalDecoder,
+    decoder=CausalDecoder,
 )

@@ -1,4 +1,4 @@
-"""Llama (Touvron et al. 2023) and what shares its modules: a decoder with rotary positions, gated FFN, few biases."""
+"""Llama (Touvron et al. 2023), Mistral and Qwen2: decoders with rotary positions, gated FFN and few biases."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ OUTER = (
 )
 
 
-def fuse(model: LlamaForCausalLM) -> None:
-    """Norms in fewer passes over memory."""
+def install_kernels(model: LlamaForCausalLM) -> None:
+    """Install norms with fewer passes over memory."""
     for module in model.modules():
         if isinstance(module, type(model.model.norm)):
             module.forward = partial(rms_norm, module)
@@ -43,6 +43,6 @@ LLAMA = Family(
     outer=OUTER,
     blocks={"decoder": ("model.layers", BLOCK)},
     states=states,
-    write=CausalDecoder,
-    install_kernels=fuse,
+    decoder=CausalDecoder,
+    install_kernels=install_kernels,
 )

@@ -1,4 +1,4 @@
-"""T5 (Raffel et al. 2020; v1.1: Shazeer 2020): encoder and decoder with cross-attention, no biases."""
+"""T5 (Raffel et al. 2020; v1.1: Shazeer 2020): an encoder and a decoder with cross-attention, without biases."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from apet.models.families.base import Family, Inputs, ModuleSpec, SpecialTokens
 from apet.models.kernels import Gelu, rms_norm
 
 SPAN = "<extra_id_0>"
-"""The sentinel that stands for a span left out of the text; the decoder says it and then the span."""
+"""The sentinel that replaces a span of the text. The decoder generates the sentinel, then the span."""
 
 
 def attention(name: str, number: int, module: str) -> tuple[ModuleSpec, ...]:
-    """The places of a block's attention sublayer, in the order of the library's layer list."""
+    """Return the modules of an attention sublayer; `number` is its index in the library's layer list."""
     path = f"layer.{number}.{module}"
     return (
         ModuleSpec(f"{name}.norm", f"layer.{number}.layer_norm", "norm"),
@@ -29,7 +29,7 @@ def attention(name: str, number: int, module: str) -> tuple[ModuleSpec, ...]:
 
 
 def ffn(number: int) -> tuple[ModuleSpec, ...]:
-    """Gated (v1.1: wi_0, wi_1) or not (v1.0: wi)."""
+    """Return the modules of a feed-forward network, gated (v1.1: wi_0, wi_1) or not (v1.0: wi)."""
     path = f"layer.{number}.DenseReluDense"
     return (
         ModuleSpec("ffn.norm", f"layer.{number}.layer_norm", "norm"),
@@ -59,34 +59,35 @@ OUTER = (
 )
 
 
-def frame(tokenizer: PreTrainedTokenizerBase) -> SpecialTokens:
-    """The encoder reads prompt, sentinel, end; the decoder has said the sentinel and is asked for what follows it."""
-    sentinel: Any = tokenizer.get_vocab().get(SPAN)  # asked for by its name, one that lacks it gives the unknown word
+def special_tokens(tokenizer: PreTrainedTokenizerBase) -> SpecialTokens:
+    """Return the tokens of prompt, sentinel, end for the encoder, and of start, sentinel for the decoder."""
+    sentinel: Any = tokenizer.get_vocab().get(SPAN)  # `convert_tokens_to_ids` would return the unknown token
     start = tokenizer.pad_token_id
     return SpecialTokens(after=(sentinel, tokenizer.eos_token_id), decoder=(start, sentinel))
 
 
 def states(model: T5ForConditionalGeneration, inputs: Inputs) -> Tensor:
+    """Compute the states that are read."""
     return T5Decoder(model, inputs, cached=False).states
 
 
 class T5Decoder:
-    """Answers under way: the text is encoded once, and the decoder keeps keys and values of what it has said."""
+    """Answers in generation: the text is encoded once, and the decoder caches keys and values."""
 
     def __init__(self, model: T5ForConditionalGeneration, inputs: Inputs, cached: bool = True):
         self.model, self.mask = model, inputs.mask("encoder.input")
         self.cache = EncoderDecoderCache(DynamicCache(), DynamicCache()) if cached else None
         text = inputs.embed(model.shared, "encoder.input")
         self.encoded = model.encoder(inputs_embeds=text, attention_mask=self.mask).last_hidden_state
-        states = self._decode(inputs.embed(model.shared, "decoder.input", inputs.begun))
-        self.states = states[:, -1] if inputs.reads == 1 else states[:, -inputs.reads :]
+        states = self._decode(inputs.embed(model.shared, "decoder.input", inputs.decoder_ids))
+        self.states = states[:, -1] if inputs.num_positions == 1 else states[:, -inputs.num_positions :]
 
     def step(self, tokens: Tensor) -> Tensor:
-        """Say one token a row, [rows]; the states [rows, d] that the next are read from."""
+        """Append a token [rows] to each row, and return the states [rows, d] from which the next token is read."""
         return self._decode(self.model.shared(tokens[:, None]))[:, 0]
 
     def keep(self, rows: Tensor) -> None:
-        """Go on with these rows alone."""
+        """Drop all rows except the given ones."""
         self.mask, self.encoded = self.mask[rows], self.encoded[rows]
         if self.cache is not None:
             self.cache.batch_select_indices(rows)
@@ -103,21 +104,21 @@ class T5Decoder:
 
 
 def transform(model: T5ForConditionalGeneration, states: Tensor) -> Tensor:
-    """A head that is tied to the embeddings (v1.0) reads scaled states."""
+    """Scale the states for a head that is tied to the embeddings (v1.0)."""
     return states * model.config.d_model**-0.5 if model.config.scale_decoder_outputs else states
 
 
-def untie(model: T5ForConditionalGeneration) -> None:
-    """The library ties every T5's head until a checkpoint brings one; v1.1 has its own, as the scale shows."""
+def untie_head(model: T5ForConditionalGeneration) -> None:
+    """Give v1.1 its separate head, because the library ties every T5's head until it loads a checkpoint."""
     if not model.config.scale_decoder_outputs:
         model.lm_head.weight = nn.Parameter(model.lm_head.weight.detach().clone())
 
 
-def fuse(model: T5ForConditionalGeneration) -> None:
-    """Norms and GELU in fewer passes over memory."""
+def install_kernels(model: T5ForConditionalGeneration) -> None:
+    """Install norms and a GELU with fewer passes over memory."""
     for module in model.modules():
         if isinstance(module, type(model.encoder.final_layer_norm)):
-            module.forward = partial(rms_norm, module)  # type: ignore[method-assign]  # of this one norm alone
+            module.forward = partial(rms_norm, module)  # type: ignore[method-assign]  # only of this norm
         elif isinstance(getattr(module, "act", None), NewGELUActivation):
             module.act = Gelu()
 
@@ -128,9 +129,9 @@ T5 = Family(
     outer=OUTER,
     blocks={"encoder": ("encoder.block", (*SELF, *ffn(1))), "decoder": ("decoder.block", (*SELF, *CROSS, *ffn(2)))},
     states=states,
-    write=T5Decoder,
+    decoder=T5Decoder,
     transform=transform,
-    special_tokens=frame,
-    install_kernels=fuse,
-    untie_head=untie,
+    special_tokens=special_tokens,
+    install_kernels=install_kernels,
+    untie_head=untie_head,
 )

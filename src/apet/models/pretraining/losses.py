@@ -1,4 +1,4 @@
-"""What a family is pretrained to do, and the loss over the vocabulary at the price of a small model."""
+"""Pretraining objectives of the families, and a memory-saving loss over the vocabulary."""
 
 from __future__ import annotations
 
@@ -12,185 +12,185 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel, T5ForConditionalGeneration
 
 from apet.core.hashing import seed_for
-from apet.models.families import family_of
+from apet.models.families import Family, family_of
 from apet.models.ladder import CLS, END, MASK, PAD, SENTINEL, SENTINELS, SEP
 
 CHUNK = 256
-"""Positions whose scores over the vocabulary stand in memory at one time: few enough to stay in the cache."""
+"""Positions whose logits are in memory together: few enough to stay in the cache."""
 
 MASKED = 0.3
-"""Share of a row's tokens that BERT must name. More than the 0.15 of its authors, as Wettig et al. (2023) advise."""
+"""Fraction of masked tokens for BERT. More than the original 0.15, as Wettig et al. (2023) recommend."""
 
 SPAN = 3
-"""Tokens of a span left out of T5's text, the mean length of its authors."""
+"""Tokens in a span of T5, the mean length of Raffel et al. (2020)."""
 
-EVERY = 8
-"""One span for so many tokens, while there are sentinels: more than its authors left out, as every one is a lesson."""
+SPAN_INTERVAL = 8
+"""Tokens for each span, while there are sentinels. More spans than in the original give more training signal."""
 
 Objective = Callable[[Any, Tensor, bool, torch.Generator], tuple[Tensor, Tensor]]
-"""(model, rows [k, length + 1] of ids, causal, draws) -> states [n, d] for the head, and the ids [n] they must name.
+"""(model, token ids [k, length + 1], causal, generator) -> states [n, d] for the head, and the ids [n] to predict.
 
-causal: whether the step belongs to the causal first phase. draws: decides what is hidden.
+causal: whether the step belongs to the causal first phase. generator: decides which tokens are hidden.
 """
 
 
-def draws_for(*stream: str | int) -> torch.Generator:
-    """What is hidden in a batch: a function of the recipe's seed and the step, so that it survives a kill."""
+def masking_generator(*stream: str | int) -> torch.Generator:
+    """Make the generator that hides tokens in a step; a resumed training hides the same tokens."""
     return torch.Generator().manual_seed(seed_for("hidden", *stream))
 
 
-def next_token(model: PreTrainedModel, rows: Tensor, causal: bool, draws: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Causal LM: each token from those before it."""
+def next_token(model: PreTrainedModel, rows: Tensor, causal: bool, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Causal language modeling: predict each token from the tokens before it."""
     states = model.base_model(input_ids=rows[:, :-1], use_cache=False).last_hidden_state
     return states.flatten(0, 1), rows[:, 1:].flatten()
 
 
-def masked(model: PreTrainedModel, rows: Tensor, causal: bool, draws: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Masked LM (Devlin et al. 2019) over [CLS] row [SEP]: tokens shown as [MASK], from all others on both sides.
+def masked_lm(model: PreTrainedModel, rows: Tensor, causal: bool, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Masked language modeling (Devlin et al. 2019) over [CLS] row [SEP].
 
-    The last token is always among them, because a prompt asks there. In the causal phase nothing sees what stands
-    behind it, and the other positions name their next token: a lesson at every position leads the model off the unigram
-    plateau, where masked LM alone stays long.
+    The last token is always masked, because a prompt asks there. In the causal phase attention is causal, and all other
+    positions predict their next token: training signal at every position moves the model off the unigram plateau, on
+    which masked language modeling alone stays for long.
     """
-    places = hidden_places(rows, draws)
-    shown = F.pad(F.pad(rows, (1, 0), value=CLS), (0, 1), value=SEP).scatter(1, places + 1, MASK)
-    states = model.base_model(input_ids=shown, attention_mask=no_future(shown) if causal else None).last_hidden_state
-    named, targets = _at(states, places + 1).flatten(0, 1), rows.gather(1, places).flatten()
+    places = masked_positions(rows, generator)
+    ids = F.pad(F.pad(rows, (1, 0), value=CLS), (0, 1), value=SEP).scatter(1, places + 1, MASK)
+    states = model.base_model(input_ids=ids, attention_mask=causal_mask(ids) if causal else None).last_hidden_state
+    predicted, targets = _at(states, places + 1).flatten(0, 1), rows.gather(1, places).flatten()
     if causal:
-        others = shown[:, :-2] != MASK
-        named, targets = torch.cat((named, states[:, :-2][others])), torch.cat((targets, rows[others]))
-    return _for_head(model, named), targets
+        others = ids[:, :-2] != MASK
+        predicted, targets = torch.cat((predicted, states[:, :-2][others])), torch.cat((targets, rows[others]))
+    return _for_head(model, predicted), targets
 
 
-def spans(
-    model: T5ForConditionalGeneration, rows: Tensor, causal: bool, draws: torch.Generator
+def span_corruption(
+    model: T5ForConditionalGeneration, rows: Tensor, causal: bool, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Span corruption (Raffel et al. 2020), with one span at the row's end, which the decoder says first.
+    """Span corruption (Raffel et al. 2020) with one span at the end of the row, which the decoder generates first.
 
-    So a row is what a prompt is: the text ends in the first sentinel, the decoder has said it and goes on. In the
-    causal phase the encoder reads the first half of a row and names each next token by the decoder's head, and the
-    decoder goes on with the second half: both learn from every token, and the encoder before it has a reader.
+    A row then has the form of a prompt: the text ends in the first sentinel, and the decoder continues after this
+    sentinel. In the causal phase the encoder predicts each next token of the first half with the decoder's head, and
+    the decoder continues with the second half, so that both learn from every token.
     """
     if not causal:
-        shown, said, wanted = leave_out(rows, draws)
-        encoded = model.encoder(input_ids=shown).last_hidden_state
-        # The state of a sentinel names its span's first token; that of a span's last token would name a sentinel.
-        decoded = _decode(model, encoded, said).unflatten(1, (-1, SPAN + 1))[:, :, :-1]
-        return _for_head(model, decoded.flatten(0, 2)), wanted.flatten()
+        text, answer, targets = corrupt_spans(rows, generator)
+        encoded = model.encoder(input_ids=text).last_hidden_state
+        # A sentinel predicts the first token of its span; the last token of a span would predict a sentinel.
+        decoded = _decode(model, encoded, answer).unflatten(1, (-1, SPAN + 1))[:, :, :-1]
+        return _for_head(model, decoded.flatten(0, 2)), targets.flatten()
     half = rows.shape[1] // 2
     first, second = rows[:, :half], rows[:, half:]
-    encoded = model.encoder(input_ids=first, attention_mask=no_future(first)).last_hidden_state
+    encoded = model.encoder(input_ids=first, attention_mask=causal_mask(first)).last_hidden_state
     decoded = _decode(model, encoded, F.pad(second[:, :-1], (1, 0), value=SENTINEL))
     states = torch.cat((encoded[:, :-1], decoded), 1).flatten(0, 1)
     return _for_head(model, states), torch.cat((first[:, 1:], second), 1).flatten()
 
 
-OBJECTIVES: dict[str, Objective] = {"bloom": next_token, "bert": masked, "t5": spans}
+OBJECTIVES: dict[str, Objective] = {"bloom": next_token, "bert": masked_lm, "t5": span_corruption}
 
 
-def no_future(ids: Tensor) -> Tensor:
-    """A causal mask [rows, 1, length, length] for ids [rows, length], to be added to attention scores."""
+def causal_mask(ids: Tensor) -> Tensor:
+    """Make an additive causal mask [rows, 1, length, length] for ids [rows, length]."""
     rows, length = ids.shape
     return torch.full((length, length), -math.inf).triu(1).expand(rows, 1, length, length)
 
 
-def hidden_places(rows: Tensor, draws: torch.Generator) -> Tensor:
-    """Places [k, n] of the tokens to mask, in order: the last, and others by chance."""
-    chance = torch.rand(rows.shape, generator=draws)
-    chance[:, -1] = 1.0
-    return chance.topk(max(1, round(MASKED * rows.shape[1])), dim=1).indices.sort(dim=1).values
+def masked_positions(rows: Tensor, generator: torch.Generator) -> Tensor:
+    """Choose sorted positions [k, n] to mask: the last one, and others at random."""
+    priority = torch.rand(rows.shape, generator=generator)
+    priority[:, -1] = 1.0
+    return priority.topk(max(1, round(MASKED * rows.shape[1])), dim=1).indices.sort(dim=1).values
 
 
-def leave_out(rows: Tensor, draws: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-    """Rows [k, length] without s spans, one for every EVERY tokens: the text shown, what the decoder says, the spans.
+def corrupt_spans(rows: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """Replace s spans of each row [k, length] by sentinels, one for every SPAN_INTERVAL tokens.
 
-    The last stands at the row's end, at least one token before each; they are numbered and said from the end.
-    Shapes [k, length - s (SPAN - 1) + 1], [k, s (SPAN + 1)], [k, s, SPAN].
+    The last span is at the end of the row, and each span follows at least one token. Sentinels are numbered, and spans
+    are generated, from the end. The results are the text [k, length - s (SPAN - 1) + 1], the decoder's output [k, s
+    (SPAN + 1)] and the spans [k, s, SPAN].
     """
     count, length = rows.shape
-    spans = min(len(SENTINELS), length // EVERY)
-    left = length - spans * SPAN
-    cuts = torch.rand((count, left - 1), generator=draws).topk(spans - 1, dim=1).indices.sort(dim=1).values + 1
-    before = F.pad(cuts, (0, 1), value=left)
+    spans = min(len(SENTINELS), length // SPAN_INTERVAL)
+    rest = length - spans * SPAN
+    cuts = torch.rand((count, rest - 1), generator=generator).topk(spans - 1, dim=1).indices.sort(dim=1).values + 1
+    before = F.pad(cuts, (0, 1), value=rest)
     starts = before + SPAN * torch.arange(spans)
     places = (starts[..., None] + torch.arange(SPAN)).flatten(1)
     sentinels = SENTINEL + torch.arange(spans).flip(0).expand(count, -1)
-    gone = torch.zeros_like(rows, dtype=torch.bool).scatter(1, places, True).scatter(1, starts, False)
-    shown = rows.scatter(1, starts, sentinels)[~gone].view(count, -1)
-    left_out = torch.cat((sentinels[..., None], rows.gather(1, places).unflatten(1, (spans, SPAN))), 2).flip(1)
-    return F.pad(shown, (0, 1), value=END), left_out.flatten(1), left_out[..., 1:]
+    removed = torch.zeros_like(rows, dtype=torch.bool).scatter(1, places, True).scatter(1, starts, False)
+    text = rows.scatter(1, starts, sentinels)[~removed].view(count, -1)
+    answer = torch.cat((sentinels[..., None], rows.gather(1, places).unflatten(1, (spans, SPAN))), 2).flip(1)
+    return F.pad(text, (0, 1), value=END), answer.flatten(1), answer[..., 1:]
 
 
-def initialise(model: PreTrainedModel) -> None:
-    """Zero the maps that end a block: every block is the identity at first, and learns what to add.
-
-    A head of its own starts at zero too, with every word equally likely.
-    """
-    family = family_of(model.config.model_type)
+def initialize(model: PreTrainedModel, family: Family) -> None:
+    """Zero the last map of each sublayer, so that every block starts as the identity, and an untied head."""
     family.untie_head(model)
-    for place in family.places(model):
-        if place.adapter_after:
-            nn.init.zeros_(model.get_submodule(place.module).get_parameter("weight"))
+    for spec in family.module_specs(model):
+        if spec.adapter_after:
+            nn.init.zeros_(model.get_submodule(spec.module).get_parameter("weight"))
     head = model.get_output_embeddings()
     if head.weight is not model.get_input_embeddings().weight:
         nn.init.zeros_(head.weight)
 
 
 class HeadLoss(torch.autograd.Function):
-    """Mean cross-entropy of states [n, d] against targets [n] under a head of words [vocabulary, d], in nats.
+    """Mean cross-entropy of states [n, d] against targets [n] under a head [vocab, d], in nats.
 
-    Scores and their gradient are made chunk by chunk and dropped. The head is most of a small rung's work, and
-    n × vocabulary scores written to memory and read back are most of the head's.
+    Logits and their gradient are computed in chunks and dropped. The head takes most of the time of a small model, and
+    writing and reading n × vocab logits takes most of the time of the head.
     """
 
     @staticmethod
-    def forward(ctx: Any, states: Tensor, words: Tensor, targets: Tensor) -> Tensor:
-        by_states, by_words = torch.empty_like(states), torch.zeros_like(words)
+    def forward(ctx: Any, states: Tensor, head: Tensor, targets: Tensor) -> Tensor:
+        """Compute the loss and both gradients."""
+        states_gradient, head_gradient = torch.empty_like(states), torch.zeros_like(head)
         loss = torch.zeros(())
         for start in range(0, len(targets), CHUNK):
             chunk = slice(start, start + CHUNK)
             inputs, target = states[chunk], targets[chunk, None]
-            shares = torch.softmax(inputs @ words.T, -1)
-            right = shares.gather(1, target)
+            probabilities = torch.softmax(inputs @ head.T, -1)
+            right = probabilities.gather(1, target)
             loss -= right.clamp_min(torch.finfo(torch.float32).tiny).log().sum()
-            by_scores = shares.scatter_(1, target, right - 1)
-            torch.mm(by_scores, words, out=by_states[chunk])
-            by_words.addmm_(by_scores.T, inputs)
-        ctx.save_for_backward(by_states, by_words)
+            logits_gradient = probabilities.scatter_(1, target, right - 1)
+            torch.mm(logits_gradient, head, out=states_gradient[chunk])
+            head_gradient.addmm_(logits_gradient.T, inputs)
+        ctx.save_for_backward(states_gradient, head_gradient)
         ctx.count = len(targets)
         return loss / len(targets)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
-        by_states, by_words = ctx.saved_tensors
-        share = gradient / ctx.count
-        return by_states * share, by_words * share, None
+        """Scale the gradients."""
+        states_gradient, head_gradient = ctx.saved_tensors
+        scale = gradient / ctx.count
+        return states_gradient * scale, head_gradient * scale, None
 
 
-def training_loss(model: PreTrainedModel, rows: Tensor, causal: bool, draws: torch.Generator) -> Tensor:
-    """The objective's mean loss in nats per predicted token."""
-    states, targets = OBJECTIVES[model.config.model_type](model, rows, causal, draws)
+def training_loss(model: PreTrainedModel, rows: Tensor, causal: bool, generator: torch.Generator) -> Tensor:
+    """Compute the mean loss of the family's objective in nats a predicted token."""
+    states, targets = OBJECTIVES[model.config.model_type](model, rows, causal, generator)
     return HeadLoss.apply(states, model.get_output_embeddings().weight, targets)
 
 
 @torch.no_grad()
 def heldout_loss(model: PreTrainedModel, rows: Tensor) -> tuple[float, Tensor]:
-    """The same of the final phase over any number of rows, and the ids [n] that were to be named.
+    """Compute the mean loss of the final phase in nats a predicted token, and return the predicted ids [n].
 
-    What is hidden depends on the rows' number alone, so that it is the same for every rung of a family.
+    Hidden tokens depend only on the index of the batch, so that they are the same for all ladder models of a family.
     """
-    total, named = 0.0, []
-    for number, part in enumerate(rows.split(16)):
-        states, targets = OBJECTIVES[model.config.model_type](model, part.long(), False, draws_for("heldout", number))
-        scores = F.linear(states, model.get_output_embeddings().weight)
-        total += F.cross_entropy(scores, targets, reduction="sum").item()
-        named.append(targets)
-    return total / sum(map(len, named)), torch.cat(named)
+    total, predicted = 0.0, []
+    for number, batch in enumerate(rows.split(16)):
+        generator = masking_generator("heldout", number)
+        states, targets = OBJECTIVES[model.config.model_type](model, batch.long(), False, generator)
+        logits = F.linear(states, model.get_output_embeddings().weight)
+        total += F.cross_entropy(logits, targets, reduction="sum").item()
+        predicted.append(targets)
+    return total / sum(map(len, predicted)), torch.cat(predicted)
 
 
-def _decode(model: T5ForConditionalGeneration, encoded: Tensor, said: Tensor) -> Tensor:
-    """The decoder's states after each of `said`, its start in front."""
-    ids = F.pad(said, (1, 0), value=PAD)
+def _decode(model: T5ForConditionalGeneration, encoded: Tensor, answer: Tensor) -> Tensor:
+    """Compute the decoder's states after each token of the answer."""
+    ids = F.pad(answer, (1, 0), value=PAD)
     return model.decoder(input_ids=ids, encoder_hidden_states=encoded, use_cache=False).last_hidden_state[:, 1:]
 
 

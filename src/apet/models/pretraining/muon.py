@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
-"""Of the quintic a x + b x³ + c x⁵ that an iteration applies to every singular value, as the method's authors chose."""
+"""Coefficients of a x + b x³ + c x⁵, which an iteration applies to every singular value (Jordan et al. 2024)."""
 
 SMALLEST_NORM = 1e-7
 
@@ -18,13 +18,13 @@ SMALLEST_NORM = 1e-7
 class Muon(Optimizer):
     """Muon with Nesterov momentum and without weight decay, for matrices only.
 
-    `torch.optim.Muon` computes its iterations in bfloat16, which is slow on a CPU without bfloat16 instructions and
-    gives other bits on one that has them. Matrices of one shape are orthogonalised together.
+    `torch.optim.Muon` iterates in bfloat16, which is slow on a CPU without bfloat16 instructions and gives different
+    bits on a CPU with them. Matrices of the same shape are orthogonalized together.
 
     Args:
-        params: parameters, or parameter groups, of two dimensions.
-        lr: step size of a square matrix; one of r rows and c columns takes √max(1, r / c) times as much.
-        momentum: share of the previous steps' sum of gradients that a step keeps.
+        params: Parameters, or parameter groups, of two dimensions.
+        lr: Step size of a square matrix; a matrix (r, c) takes √max(1, r / c) times as much.
+        momentum: Decay of the running mean of gradients.
         iterations: Newton–Schulz iterations.
     """
 
@@ -34,7 +34,7 @@ class Muon(Optimizer):
         super().__init__(params, {"lr": lr, "momentum": momentum, "iterations": iterations})
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]  # no closure is ever given
+    def step(self, closure: None = None) -> None:  # type: ignore[override]  # there is never a closure
         """Update every parameter that has a gradient."""
         for group in self.param_groups:
             by_shape: dict[torch.Size, list[nn.Parameter]] = {}
@@ -42,29 +42,29 @@ class Muon(Optimizer):
                 if parameter.grad is not None:
                     by_shape.setdefault(parameter.shape, []).append(parameter)
             for (rows, columns), parameters in by_shape.items():
-                ahead = torch.stack([self._nesterov(parameter, group["momentum"]) for parameter in parameters])
+                lookahead = torch.stack([self._nesterov(parameter, group["momentum"]) for parameter in parameters])
                 size = group["lr"] * max(1, rows / columns) ** 0.5
-                for parameter, update in zip(parameters, orthogonalise(ahead, group["iterations"]), strict=True):
+                for parameter, update in zip(parameters, orthogonalize(lookahead, group["iterations"]), strict=True):
                     parameter.sub_(update, alpha=size)
 
     def _nesterov(self, parameter: nn.Parameter, momentum: float) -> Tensor:
         """Add the gradient to the momentum and return the momentum one step ahead."""
         gradient, state = parameter.grad, self.state[parameter]
-        assert gradient is not None  # `step` has looked
-        average = state.setdefault("momentum_buffer", torch.zeros_like(gradient))
-        average.lerp_(gradient, 1 - momentum)
-        return gradient.lerp(average, momentum)
+        assert gradient is not None  # checked by `step`
+        mean = state.setdefault("momentum_buffer", torch.zeros_like(gradient))
+        mean.lerp_(gradient, 1 - momentum)
+        return gradient.lerp(mean, momentum)
 
 
-def orthogonalise(matrices: Tensor, iterations: int) -> Tensor:
+def orthogonalize(matrices: Tensor, iterations: int) -> Tensor:
     """Move the singular values of each matrix towards 1 and keep its singular vectors.
 
     Args:
-        matrices: [n, rows, columns].
-        iterations: Newton–Schulz iterations; five bring values from 0.01 on to between 0.7 and 1.2.
+        matrices: Matrices [n, rows, columns].
+        iterations: Newton–Schulz iterations. Five move values above 0.01 to between 0.7 and 1.2.
 
     Returns:
-        A new tensor of the same shape; a matrix of zeros stays one.
+        New matrices of the same shape. A matrix of zeros stays zero.
     """
     tall = matrices.shape[1] > matrices.shape[2]
     x = matrices.transpose(1, 2) if tall else matrices

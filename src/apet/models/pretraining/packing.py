@@ -1,9 +1,10 @@
-"""The corpus as rows of tokens: documents in a seeded order, joined end to end, and cut."""
+"""Packing of the corpus: documents in a seeded order, concatenated and cut into rows of tokens."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import count, islice
+from itertools import count as integers
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -18,68 +19,71 @@ from apet.errors import DataError
 from apet.models.ladder import END
 
 DOCUMENTS = 500
-"""Documents tokenised at one time."""
+"""Documents that are tokenized together."""
 
 HELD_OUT = 2**16
-"""Most held-out tokens that a loss is measured on: the same for every rung, and enough to tell rungs apart."""
+"""Most held-out tokens of a loss: the same for all ladder models, and enough to tell them apart."""
 
 
 def training_rows(corpus_folder: Path, tokenizer: PreTrainedTokenizerBase, recipe: PretrainingConfig) -> Tensor:
-    """The recipe's rows [steps · batch, length + 1] of ids (int32), each predicting `length` tokens.
+    """Pack the training documents into token ids [steps · batch_size, block_size + 1], int32.
 
-    Documents are drawn without replacement, in a new order each epoch; only as many as needed are tokenised. The rows
-    are then mixed, because neighbours come from one document. Nothing but corpus, tokenizer and recipe decides them.
+    Documents are sampled without replacement, in a new order each epoch. Only as many as needed are tokenized. Rows are
+    then shuffled, because neighbors come from the same document.
     """
     texts = list(read_corpus(corpus_folder, "train")["text"])
     if not texts:
-        raise DataError(f"{corpus_folder}/train.parquet: no document.")
-    wanted = recipe.steps * recipe.batch_size * (recipe.block_size + 1)
-    parts, found = [], 0
-    for part in _tokens(_endless(texts, recipe.seed), tokenizer):
-        parts.append(part)
-        found += len(part)
-        if found >= wanted:
+        raise DataError(f"{corpus_folder}/train.parquet: no document. Build the corpus again.")
+    needed = recipe.steps * recipe.batch_size * (recipe.block_size + 1)
+    chunks, count = [], 0
+    for chunk in _tokenize(_epochs(texts, recipe.seed), tokenizer):
+        chunks.append(chunk)
+        count += len(chunk)
+        if count >= needed:
             break
-    rows = _cut(np.concatenate(parts)[:wanted], recipe.block_size)
-    return rows[torch.from_numpy(_order(len(rows), "rows", recipe.seed))]
+    rows = _cut(np.concatenate(chunks)[:needed], recipe.block_size)
+    return rows[torch.from_numpy(_permutation(len(rows), "rows", recipe.seed))]
 
 
 def heldout_rows(corpus_folder: Path, tokenizer: PreTrainedTokenizerBase, length: int) -> Tensor:
-    """Rows [k, length + 1] of ids (int32) of documents never trained on: every n-th, to stay within HELD_OUT tokens."""
-    parts = list(_tokens(iter(read_corpus(corpus_folder, "heldout")["text"]), tokenizer))
-    rows = _cut(np.concatenate([np.empty(0, np.int32), *parts]), length)
+    """Pack the held-out documents into token ids [k, length + 1], int32: every n-th row, to stay within HELD_OUT
+    tokens.
+    """
+    chunks = list(_tokenize(iter(read_corpus(corpus_folder, "heldout")["text"]), tokenizer))
+    rows = _cut(np.concatenate([np.empty(0, np.int32), *chunks]), length)
     rows = rows[:: -(-rows[:, 1:].numel() // HELD_OUT) or 1]
     if not len(rows):
-        raise DataError(f"{corpus_folder}/heldout.parquet: fewer than the {length + 1} tokens of one row.")
+        raise DataError(
+            f"{corpus_folder}/heldout.parquet: fewer than the {length + 1} tokens of a row. Lower block_size."
+        )
     return rows
 
 
-def unigram_entropy(train: Tensor, targets: Tensor, vocabulary: int) -> float:
-    """Nats per predicted held-out token of `targets` under the training rows' own counts, one added to each word.
-
-    A model that ignores the context stays on this plateau.
+def unigram_entropy(train: Tensor, targets: Tensor, vocab_size: int) -> float:
+    """Compute the loss of a unigram model with add-one smoothing on targets [n], in nats a token: the plateau of a
+    model that ignores the context.
     """
-    counts = torch.bincount(train.flatten(), minlength=vocabulary).double() + 1
+    counts = torch.bincount(train.flatten(), minlength=vocab_size).double() + 1
     return -(counts / counts.sum()).log()[targets.long()].mean().item()
 
 
-def _endless(texts: list[str], seed: int) -> Iterator[str]:
-    for epoch in count():
-        for number in _order(len(texts), "documents", seed, epoch):
+def _epochs(texts: list[str], seed: int) -> Iterator[str]:
+    for epoch in integers():
+        for number in _permutation(len(texts), "documents", seed, epoch):
             yield texts[number]
 
 
-def _tokens(texts: Iterator[str], tokenizer: PreTrainedTokenizerBase) -> Iterator[np.ndarray]:
-    """Ids of some documents at a time, an end after each."""
-    while some := list(islice(texts, DOCUMENTS)):
-        encoded = tokenizer(some, add_special_tokens=False, verbose=False)["input_ids"]
+def _tokenize(texts: Iterator[str], tokenizer: PreTrainedTokenizerBase) -> Iterator[np.ndarray]:
+    """Yield ids of several documents at a time, each followed by END."""
+    while batch := list(islice(texts, DOCUMENTS)):
+        encoded = tokenizer(batch, add_special_tokens=False, verbose=False)["input_ids"]
         yield np.array([token for ids in encoded for token in (*ids, END)], np.int32)
 
 
 def _cut(tokens: np.ndarray, length: int) -> Tensor:
-    whole = len(tokens) // (length + 1)
-    return torch.from_numpy(tokens[: whole * (length + 1)].reshape(whole, length + 1))
+    rows = len(tokens) // (length + 1)
+    return torch.from_numpy(tokens[: rows * (length + 1)].reshape(rows, length + 1))
 
 
-def _order(items: int, *stream: str | int) -> np.ndarray:
+def _permutation(items: int, *stream: str | int) -> np.ndarray:
     return np.random.default_rng(seed_for(*stream)).permutation(items)

@@ -1,4 +1,4 @@
-"""The ladder's tokenizer: byte-level BPE, trained on the corpus, and saved as the library's own fast tokenizer."""
+"""The ladder's tokenizer: byte-level BPE, trained on the corpus and saved as a fast tokenizer of the library."""
 
 from __future__ import annotations
 
@@ -16,20 +16,25 @@ from apet.models.ladder import SENTINELS, SPECIAL
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 RECORD = "training.json"
-"""What a tokenizer was trained on, and the digests of its files."""
+"""Record of the corpus, and digests of the tokenizer's files."""
 
 
-def train_tokenizer(corpus_folder: Path, vocabulary: int, out_folder: Path) -> None:
-    """Write `out_folder` whole: a tokenizer of at most `vocabulary` words, trained on the corpus' train side.
+def train_tokenizer(corpus_folder: Path, vocab_size: int, out_folder: Path) -> None:
+    """Train a tokenizer on the train split of a corpus.
 
-    It adds no token of its own to a text, and pads on the right. `SPECIAL` are its first words, whatever the family.
-    Equal corpora give equal bytes.
+    The tokenizer adds no special tokens to a text and pads on the right. Its first tokens are `SPECIAL`, for all
+    families. Equal corpora give equal bytes.
+
+    Args:
+        corpus_folder: The corpus.
+        vocab_size: Most tokens of the vocabulary.
+        out_folder: The folder to make.
     """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary,
+        vocab_size=vocab_size,
         special_tokens=list(SPECIAL),
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
@@ -49,7 +54,7 @@ def train_tokenizer(corpus_folder: Path, vocabulary: int, out_folder: Path) -> N
         clean_up_tokenization_spaces=False,
     )
     assert fast.convert_tokens_to_ids(list(SPECIAL)) == list(range(len(SPECIAL)))
-    origin = {"corpus": read_corpus_record(corpus_folder)["digest"], "vocabulary": vocabulary}
+    origin = {"corpus": read_corpus_record(corpus_folder)["digest"], "vocabulary": vocab_size}
     with atomic_dir(out_folder) as folder:
         fast.save_pretrained(folder)
         files = {name: file_digest(folder / name) for name in TOKENIZER_FILES}
@@ -57,10 +62,16 @@ def train_tokenizer(corpus_folder: Path, vocabulary: int, out_folder: Path) -> N
 
 
 def check_tokenizer(folder: Path) -> None:
-    """Raises DataError where a folder holds no tokenizer of `train_tokenizer`, CorruptError where its bytes differ."""
+    """Verify a tokenizer of `train_tokenizer`.
+
+    Args:
+        folder: The folder.
+
+    Raises:
+        DataError: The folder contains no such tokenizer.
+        CorruptError: A file has other bytes than the record names.
+    """
     if not (folder / TOKENIZER_FILES[0]).is_file():
         raise DataError(f"{folder}: no {TOKENIZER_FILES[0]}. Make it with `apet train-tokenizer`.")
-    remedy = (
-        f"Delete {folder} and make it again (`apet train-tokenizer`, or the same `snakemake`): it comes out the same."
-    )
-    check_files(folder, read_json_record(folder / RECORD, remedy)["files"], RECORD, remedy)
+    fix = f"Delete {folder} and run `apet train-tokenizer` or the same `snakemake` command again."
+    check_files(folder, read_json_record(folder / RECORD, fix)["files"], RECORD, fix)
