@@ -49,7 +49,7 @@ from apet.study.status import Status, differences
 from apet.training.cell import CellInputs, train_cell
 from apet.training.loop import TrainingData, train
 from apet.training.runtime import machine_type, make_deterministic
-from apet.tuning import TunedPLM
+from apet.tuning import TunedPLM, initial_theta_by_structure
 from saved import save_plm
 from tiny import CONFIGS, WORDS, tiny_plm
 from toy import ROOT
