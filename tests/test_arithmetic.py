@@ -138,8 +138,9 @@ def _trained_bloom(width: int, layers: int) -> str:
 
 
 TRAINING = TrainingConfig(
-    loss="label_words", max_steps=5, batch_size=8, max_length=8, learning_rates=LearningRates(*6 * (0.01,)), lr_multipliers=(1.0,), lr_scheduler_type="linear",
-    warmup_ratio=0.1, num_evals=1, max_grad_norm=1.0, gradient_checkpointing=False,
+    loss="label_words", max_steps=5, batch_size=8, max_length=8, learning_rates=LearningRates(*6 * (0.01,)),
+    lr_multipliers=(1.0,), lr_scheduler_type="linear", warmup_ratio=0.1, num_evals=1, max_grad_norm=1.0,
+    gradient_checkpointing=False,
 )  # fmt: skip
 TASK = {
     "task": "toy", "type": "classification", "metric": "accuracy", "metrics": ["accuracy"],

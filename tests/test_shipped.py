@@ -50,7 +50,9 @@ def test_shipped_sizes_span_a_factor_of_hundred() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_shipped_model_matches_its_record(name: str) -> None:
     record = read_origin(LADDER / name, PRETRAINING)
-    assert record["rung"] == asdict(parse_ladder_model(name)) and record["recipe"] == asdict(PretrainingConfig())
+    assert record["ladder_model"] == asdict(parse_ladder_model(name)) and record["recipe"] == asdict(
+        PretrainingConfig()
+    )
     assert (
         record["tokens"] == PretrainingConfig().steps * PretrainingConfig().batch_size * PretrainingConfig().block_size
     )

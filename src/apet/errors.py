@@ -1,4 +1,4 @@
-"""Errors with messages of one form: `file: key: problem. Fix.`"""
+"""Errors, whose messages have one form: `file: key: problem. Fix.`."""
 
 from __future__ import annotations
 

@@ -185,7 +185,7 @@ def write_tidy(
 
 
 def _table(frame: pd.DataFrame, about: Mapping[bytes, str]) -> pa.Table:
-    """The frame for Parquet: each column with its meaning, and what the whole is about."""
+    """Return the Arrow table, with the meaning of each column and the record in its metadata."""
     flat = pa.Table.from_pandas(frame[CSV_COLUMNS], preserve_index=False)
     ends = np.cumsum([0, *frame.row_scores.map(len)])
     values = np.concatenate([*frame.row_scores]).astype(np.float32, copy=False)
@@ -213,8 +213,8 @@ def read_tidy(path: Path) -> pd.DataFrame:
     columns = sorted({*table.column_names} ^ {*TIDY_SCHEMA})
     if record.get("format") != TIDY_FORMAT or columns:
         raise DataError(
-            f"{path}: expected a tidy table of format {TIDY_FORMAT}, got format {record.get('format')!r} with missing or "
-            f"unknown columns {', '.join(columns) or 'none'}. {TIDY_HINT}"
+            f"{path}: expected a tidy table of format {TIDY_FORMAT}, got format {record.get('format')!r} with missing "
+            f"or unknown columns {', '.join(columns) or 'none'}. {TIDY_HINT}"
         )
     frame = table.replace_schema_metadata(None).to_pandas().astype(TIDY_SCHEMA)
     frame.attrs = {key: record[key] for key in ("study", "margins")}

@@ -264,7 +264,7 @@ def load_study(path: Path) -> StudyConfig:
 
 
 def _without_training(entry: Any) -> Any:
-    """An entry of the grid without the keys that change the study's `training`, which are validated with it."""
+    """Return an entry of the grid without the keys that change the study's `training`, which are validated with it."""
     if not isinstance(entry, dict) or not isinstance(entry.get("training"), Mapping):
         return entry
     return {key: value for key, value in entry.items() if key != "training"}

@@ -172,7 +172,7 @@ def _sentence(schema: Mapping[str, Any], error: Mapping[str, Any]) -> str:
 
 
 def _number(node: Mapping[str, Any], value: Any) -> str:
-    """The limits of a number, from its JSON schema, in words."""
+    """Describe the limits of a number, from its JSON schema, in words."""
     least, above, most = (node.get(key) for key in ("minimum", "exclusiveMinimum", "maximum"))
     name = "a whole number" if node["type"] == "integer" else "a number"
     if most == MAX_INTEGER:
@@ -193,7 +193,7 @@ def _quoted(names: str) -> list[str]:
 
 
 def _resolve(schema: Mapping[str, Any], location: Sequence[str | int]) -> tuple[list[str], Mapping, Mapping]:
-    """The keys that lead to an error, without pydantic's tags of unions, and the schemas around and of the last one."""
+    """Return the keys that lead to an error, without pydantic's tags of unions, and the last two schemas."""
     parts: list[str] = []
     parent, node = schema, schema
     for part in location:
@@ -209,7 +209,7 @@ def _resolve(schema: Mapping[str, Any], location: Sequence[str | int]) -> tuple[
 
 
 def _target(node: Mapping[str, Any], schema: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The part of a schema that a node stands for: the type that it refers to, or the first of its alternatives."""
+    """Resolve a node of a schema: the type that it refers to, or the first of its alternatives."""
     if "$ref" in node:
         return _target(schema["$defs"][node["$ref"].rpartition("/")[2]], schema)
     return _target(node["anyOf"][0], schema) if "anyOf" in node else node

@@ -19,7 +19,7 @@ import yaml
 from apet.errors import ConfigError, truncated_repr
 
 MAX_BYTES = 2**16
-"""Largest file: a second of reading, some 100 MB of memory. The largest file of the package, registry.yaml, has 11 kB."""
+"""Largest file: it takes a second and 100 MB of memory. The package's largest, registry.yaml, has 11 kB."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -115,6 +115,6 @@ def _position(error: yaml.YAMLError) -> str:
 
 
 def _problem(error: yaml.YAMLError) -> str:
-    """The problem in one line."""
+    """Return the problem in one line."""
     texts = [getattr(error, "context", None), getattr(error, "problem", None)]
     return ", ".join(filter(None, texts)) or " ".join(str(error).split())

@@ -112,7 +112,7 @@ def _sources() -> dict[str, WheelSource]:
 
 
 def _tasks() -> list[Task]:
-    """The shipped tasks in wheels."""
+    """Return the shipped tasks in wheels."""
     return [task for task in map(load_task, task_names()) if task.wheel]
 
 

@@ -47,7 +47,7 @@ class NgramIndex:
         return any(texts.intersects(hashes[n]) for n, texts in self._full_texts.items() if n in hashes)
 
     def _hashes(self, normalised: str) -> dict[int, np.ndarray]:
-        """n -> hashes of all n-grams: polynomials in the words' codes, modulo 2**64."""
+        """Map n to the hashes of all n-grams: polynomials in the words' codes, modulo 2**64."""
         codes = np.array([self._codes[word] for word in normalised.split()], np.uint64)
         by_length, hashes = {}, codes
         for n in range(2, min(NGRAM, len(codes)) + 1):

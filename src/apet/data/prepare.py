@@ -233,7 +233,7 @@ def _batches(examples: list[Example], task: Task) -> Iterator[dict[str, list]]:
 
 
 def _task_keys(task: Task) -> dict[str, Any]:
-    """The keys of a task that training and evaluation read."""
+    """Return the keys of a task that training and evaluation read."""
     keys = ("version", "type", "verbalizer", "metric", "max_length", "max_new_tokens")
     return {
         "task": task.name,

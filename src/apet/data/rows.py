@@ -61,7 +61,7 @@ def _text(value: Any, column: str) -> str:
 
 
 def _class(value: Any, labels: list[str]) -> str | None:
-    """The class that a label names, or numbers in the order of the verbalizer.
+    """Return the class that a label names, or numbers in the order of the verbalizer.
 
     A name takes precedence, so that 1 in a JSONL file is the same as in a CSV file. If any class is named by a number,
     no label is an index.

@@ -56,7 +56,7 @@ def choose_source(task: Task, sources: Mapping[str, str] | None = None, names: I
 def overlapping_sources(task: Task, source: Source) -> list[tuple[Task, Source]]:
     """Return the overlapping tasks that are in the same location: the hub, the wheels, or the same folder of tasks.
 
-    A task that is given by its YAML file and is not there is read from its own source.
+    A task that is given by its YAML file and is missing there is read from its own source.
 
     Args:
         task: The task whose `overlapping_tasks` are looked up.
@@ -107,7 +107,7 @@ def _overlapping_tasks(task: Task) -> dict[str, Task]:
 
 
 def _sibling_source(task: Task, source: Source, other: Task, is_shipped: bool) -> Source | None:
-    """An overlapping task's source of the same kind.
+    """Return an overlapping task's source of the same kind.
 
     A folder that a study gives has a folder for each task. If the folder is that of the task's own file, the other
     task has its own folder too, unless it is a shipped one.
@@ -122,7 +122,7 @@ def _sibling_source(task: Task, source: Source, other: Task, is_shipped: bool) -
 
 
 def _location(source: Source) -> Source:
-    """A source, equal for all paths of the same files."""
+    """Return a source, equal for all paths of the same files."""
     if not isinstance(source, LocalSource):
         return source
     file, folder = (path and str(Path(path).resolve()) for path in (source.file, source.folder))

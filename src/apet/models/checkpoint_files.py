@@ -62,8 +62,8 @@ class ModelFolder:
     @property
     def origin(self) -> tuple[str, str | None]:
         """Name of the record of origin, and name of the PLM in the record; None without a record."""
-        if rung := self.pretraining.get("rung"):
-            return PRETRAINING, rung["name"]
+        if origin := self.pretraining.get("ladder_model"):
+            return PRETRAINING, origin["name"]
         return SNAPSHOT, self.snapshot.get("name")
 
 
@@ -176,7 +176,7 @@ def write_origin(folder: Path, name: str, record: Mapping[str, Any], files: Mapp
 
 
 def read_origin(folder: Path, name: str) -> dict[str, Any]:
-    """Read the record SNAPSHOT or PRETRAINING of a PLM's folder; empty if it is missing. Raises as `read_json_record`."""
+    """Read the record SNAPSHOT or PRETRAINING of a PLM's folder. It is empty if it is missing."""
     path = folder / name
     return read_json_record(path, _fix(folder)) if path.is_file() else {}
 

@@ -106,9 +106,9 @@ def _from_hub(snapshot: ModelSource, folder: Path, _: Path) -> str:
         reason = f"{type(error).__name__}: {without_secrets(first_line(error))}"
         raise ModelError(
             f"model {snapshot.name!r}: {name} at revision {revision} is not on this machine, and the hub cannot be "
-            f"reached, or the connection was lost ({reason}). Run the command again to resume; or run `apet download-model "
-            f"--model {snapshot.name}` on a machine that reaches the hub and copy models/ (`dvc push` there, "
-            "`dvc pull` here); or use a folder as the source."
+            f"reached, or the connection was lost ({reason}). Run the command again to resume; or run "
+            f"`apet download-model --model {snapshot.name}` on a machine that reaches the hub and copy "
+            "models/ (`dvc push` there, `dvc pull` here); or use a folder as the source."
         ) from None
     _copy(cached, folder)
     return cached.name

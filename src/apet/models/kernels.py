@@ -52,8 +52,10 @@ def _line(square: Tensor, slope: float, out: Tensor | None) -> Tensor:
 
 
 def rms_norm(norm: nn.Module, x: Tensor) -> Tensor:
-    """Compute the root-mean-square norm of the library's module, w x / √(mean(x²) + ε) (Zhang & Sennrich 2019), over
-    the last dimension. The library differentiates each of its many steps separately; this takes a third of the time.
+    """Compute the root-mean-square norm of the library's module over the last dimension.
+
+    w x / √(mean(x²) + ε) (Zhang & Sennrich 2019). The library differentiates each of its many steps separately; this
+    takes a third of the time.
     """
     if x.dtype != torch.float32:
         return type(norm).forward(norm, x)

@@ -97,7 +97,7 @@ def ladder_model_digest(model: LadderModel, recipe: PretrainingConfig, corpus_di
     Returns:
         64 hex digits.
     """
-    return digest(["rung", PRETRAIN_VERSION, asdict(model), asdict(recipe), corpus_digest])
+    return digest(["ladder model", PRETRAIN_VERSION, asdict(model), asdict(recipe), corpus_digest])
 
 
 def _bloom(model: LadderModel, recipe: PretrainingConfig) -> dict[str, Any]:
@@ -224,7 +224,7 @@ def _record(model: LadderModel) -> dict[str, Any] | None:
         record = read_origin(folder, PRETRAINING)
     except (CorruptError, ModelError) as error:
         raise CorruptError(f"{str(error).partition(' Delete ')[0]} {_fix(model)}") from None
-    if record.get("rung") != asdict(model):
+    if record.get("ladder_model") != asdict(model):
         raise CorruptError(f"{folder / PRETRAINING}: expected the record of {model.name}, got another. {_fix(model)}")
     return record
 

@@ -214,8 +214,8 @@ def values_of(model: Model, recipe: PretrainingConfig, fetched: Path) -> dict[st
         check_one(fetched, "config.json")
         return read_config(fetched)
     raise ModelError(
-        f"model {model.name!r}: unknown shapes before the download. Run `apet download-model --model {model.name}` first, or "
-        "add `family` and `config` in the study."
+        f"model {model.name!r}: unknown shapes before the download. Run "
+        f"`apet download-model --model {model.name}` first, or add `family` and `config` in the study."
     )
 
 
@@ -246,7 +246,7 @@ def _from_mapping(entry: Mapping[str, Any]) -> ModelSource:
 
 
 def _keys(value: Any) -> Iterator[Any]:
-    """The keys of all mappings in a value, at any depth."""
+    """Yield the keys of all mappings in a value, at any depth."""
     if isinstance(value, dict):
         yield from value
         value = list(value.values())

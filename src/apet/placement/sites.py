@@ -43,8 +43,9 @@ def unit_cost(structure: str, shape: tuple[int, ...]) -> int:
 
 
 def max_units(structure: str, shape: tuple[int, ...]) -> int:
-    """Count the units that a site can hold: all scalars, the full rank, an adapter four times as wide as the hidden
-    state, or 512 virtual tokens.
+    """Count the units that a site can hold.
+
+    All scalars, the full rank, an adapter four times as wide as the hidden state, or 512 virtual tokens.
     """
     if structure in SCALARS:
         return prod(shape)

@@ -63,8 +63,9 @@ class ContextStack:
 
 
 class CheckpointedBlocks:
-    """Blocks whose activations are recomputed in the backward pass (Chen et al. 2016). `enter_block` maps the index of
-    a block and the context of the forward pass to the context inside the block.
+    """Blocks whose activations are recomputed in the backward pass (Chen et al. 2016).
+
+    `enter_block` maps the index of a block and the context of the forward pass to the context inside the block.
     """
 
     def __init__(

@@ -25,8 +25,10 @@ def add_rounded(y: Tensor, change: Tensor) -> Tensor:
 
 
 def linear_entries(shape: tuple[int, ...], rows: Tensor | None, index: Tensor | None) -> OutputUpdate:
-    """Make the update y + x Δᵀ by entries of a site (d_out, d_in) in the PLM's dtype. `rows` are the rows of the
-    module's weight that belong to the site, and `index` the flat indices of the entries (None: all).
+    """Make the update y + x Δᵀ by entries of a site (d_out, d_in) in the PLM's dtype.
+
+    `rows` are the rows of the module's weight that belong to the site, and `index` the flat indices of the entries
+    (None: all).
     """
 
     def output_update(x: Tensor, y: Tensor, values: Tensor) -> Tensor:

@@ -98,11 +98,10 @@ class Scatter:
 
 
 class SparseUpdate:
-    """An update Δ of an embedding (vocab, d), of which `index` holds the sorted flat indices of changed entries (None:
-    all).
+    """An update Δ of an embedding (vocab, d).
 
-    Δ is never built as a matrix. A text needs the rows of Δ for its words, and products of Δ with a few states, so that
-    memory grows with the text and not with the vocabulary.
+    `index` holds the sorted flat indices of the changed entries (None: all). Δ is never built as a matrix. A text
+    needs the rows of Δ for its words, and products of Δ with a few states, so that memory grows with the text and not with the vocabulary.
     """
 
     def __init__(self, shape: tuple[int, ...], index: Tensor | None):

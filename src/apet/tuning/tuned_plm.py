@@ -316,8 +316,9 @@ class TunedPLM:
 
 
 def classify(states: Tensor, head: Tensor) -> Tensor:
-    """Compute logits [rows, labels] from states [rows, d]; `head` [labels × (d + 1)] has the weights and bias of each
-    label.
+    """Compute logits [rows, labels] from states [rows, d].
+
+    `head` [labels × (d + 1)] has the weights and bias of each label.
     """
     rows = head.view(-1, states.shape[1] + 1)
     return F.linear(states.float(), rows[:, :-1], rows[:, -1])

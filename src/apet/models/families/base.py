@@ -82,9 +82,10 @@ class Inputs:
     """Number of positions that are read, up to the last one."""
 
     def with_answer(self, answer_ids: Tensor, after: int, all_positions: bool) -> Inputs:
-        """Add the first tokens [rows, s] of the answer, right-padded: to a separate decoder's input, or else to the
-        text, in front of its last `after` tokens. `all_positions`: read all s + 1 positions, from the last before the
-        answer on.
+        """Add the first tokens [rows, s] of the answer, right-padded.
+
+        They go to a separate decoder's input, or else into the text, before its last `after` tokens. With
+        `all_positions`, all s + 1 positions are read, from the last one before the answer on.
         """
         num_positions = answer_ids.shape[1] + 1 if all_positions else 1
         if self.decoder_start:
@@ -122,8 +123,9 @@ class Inputs:
         return last[:, None] + torch.arange(1 - self.num_positions, 1, device=last.device)
 
     def read(self, states: Tensor, place: str) -> Tensor:
-        """Select the states [rows, d], or [rows, num_positions, d], from which the answer is read. `states` holds all
-        positions, or only the ones to read.
+        """Select the states [rows, d] or [rows, num_positions, d] from which the answer is read.
+
+        `states` holds all positions, or only the ones to read.
         """
         if self.mean_pool:
             mask = self.mask(place)[..., None]

@@ -56,8 +56,10 @@ def attend(
     query_positions: Tensor | None = None,
     **_: object,
 ) -> tuple[Tensor, None]:
-    """Compute the library's attention sublayer on normalized states [rows, n, d], add the residual, and return states
-    only at `query_positions` [rows, k] if given. alibi [rows × heads, 1, keys] biases the attention scores.
+    """Compute the library's attention sublayer on normalized states [rows, n, d] and add the residual.
+
+    States are returned only at `query_positions` [rows, k] if given. alibi [rows × heads, 1, keys] biases the attention
+    scores.
     """
     rows, heads = len(hidden), attention.num_heads
     fused = attention.query_key_value(hidden)

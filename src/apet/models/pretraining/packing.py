@@ -46,8 +46,9 @@ def training_rows(corpus_folder: Path, tokenizer: PreTrainedTokenizerBase, recip
 
 
 def heldout_rows(corpus_folder: Path, tokenizer: PreTrainedTokenizerBase, length: int) -> Tensor:
-    """Pack the held-out documents into token ids [k, length + 1], int32: every n-th row, to stay within HELD_OUT
-    tokens.
+    """Pack the held-out documents into token ids [k, length + 1], int32.
+
+    Every n-th row is taken, to stay within HELD_OUT tokens.
     """
     chunks = list(_tokenize(iter(read_corpus(corpus_folder, "heldout")["text"]), tokenizer))
     rows = _cut(np.concatenate([np.empty(0, np.int32), *chunks]), length)
@@ -60,8 +61,9 @@ def heldout_rows(corpus_folder: Path, tokenizer: PreTrainedTokenizerBase, length
 
 
 def unigram_entropy(train: Tensor, targets: Tensor, vocab_size: int) -> float:
-    """Compute the loss of a unigram model with add-one smoothing on targets [n], in nats a token: the plateau of a
-    model that ignores the context.
+    """Compute the loss of a unigram model with add-one smoothing on targets [n], in nats per token.
+
+    It is the plateau of a model that ignores the context.
     """
     counts = torch.bincount(train.flatten(), minlength=vocab_size).double() + 1
     return -(counts / counts.sum()).log()[targets.long()].mean().item()

@@ -85,7 +85,7 @@ def pretrain(
     checkpoint.unlink(missing_ok=True)
     if run_record:
         run = {"seconds": round(time.monotonic() - start, 1), "host": platform.node(), "versions": versions()}
-        write_json(run_record, {"rung": ladder_model.name, **run})
+        write_json(run_record, {"ladder_model": ladder_model.name, **run})
 
 
 @dataclass
@@ -119,9 +119,7 @@ class PretrainingState:
         return cls(ladder_model, recipe, model.train(), family, make_optimizers(model, recipe))
 
     def train(self, rows: Tensor, checkpoint: Path, key: str) -> None:
-        """Run all remaining steps over token ids [steps · batch_size, block_size + 1], and save checkpoints with the
-        key.
-        """
+        """Run all remaining steps over token ids [steps · batch_size, block_size + 1], and save checkpoints."""
         recipe = self.recipe
         self.load_checkpoint(checkpoint, key)
         saved = time.monotonic()
@@ -145,7 +143,7 @@ class PretrainingState:
         sizes = inventory_of(self.model, self.family)
         loss, targets = heldout_loss(self.model.eval(), heldout)
         return {
-            "rung": asdict(self.ladder_model),
+            "ladder_model": asdict(self.ladder_model),
             "recipe": asdict(self.recipe),
             "tokens": rows[:, 1:].numel(),
             "parameters": sizes.parameters,
@@ -196,8 +194,10 @@ class PretrainingState:
 
 
 def make_optimizers(model: PreTrainedModel, recipe: PretrainingConfig) -> tuple[Optimizer, ...]:
-    """Make AdamW for word embeddings, head, position embeddings, biases and norms, and Muon (Jordan et al. 2024) for
-    all other matrices. Every group has its peak learning rate as `peak`.
+    """Make the optimizers. Every group has its peak learning rate as `peak`.
+
+    AdamW trains word embeddings, head, position embeddings, biases and norms; Muon (Jordan et al. 2024) trains all
+    other matrices.
     """
     words = {model.get_input_embeddings().weight, model.get_output_embeddings().weight}
     tables = {module.weight for module in model.modules() if isinstance(module, nn.Embedding)}
