@@ -100,8 +100,9 @@ class Scatter:
 class SparseUpdate:
     """An update Δ of an embedding (vocab, d).
 
-    `index` holds the sorted flat indices of the changed entries (None: all). Δ is never built as a matrix. A text
-    needs the rows of Δ for its words, and products of Δ with a few states, so that memory grows with the text and not with the vocabulary.
+    `index` holds the sorted flat indices of the changed entries (None: all). Δ is never built as a matrix. A text needs
+    the rows of Δ for its words, and products of Δ with a few states, so that memory grows with the text and not with
+    the vocabulary.
     """
 
     def __init__(self, shape: tuple[int, ...], index: Tensor | None):
