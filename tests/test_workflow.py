@@ -88,7 +88,7 @@ def test_partial_results_are_updated_if_the_finished_cells_change(copied, finish
         with (copied.folder / "results" / "missing.csv").open() as file:
             return file.read().splitlines()[1:]
 
-    partial = ("--config", "partial=true")
+    partial = ("--config", "allow_missing=true")
     first, second = sorted(copied.trained())[:2]
     for victims in ([first], [first, second]):
         (copied.folder / "results" / "cells" / victims[-1] / "metrics.json").unlink()
