@@ -112,7 +112,7 @@ def finished(root: Path, family: str = "bloom", task: dict | None = None, head: 
     )
     folder = save_plm(tiny_plm(family, fused=False).model, root / plm_folder(family, cell.model_digest))
     if head == "classification":
-        (folder / "snapshot.json").write_text(json.dumps({"head": head}))
+        write_json_record(folder / "snapshot.json", {"head": head})
     data = root / data_folder(cell.task, cell.data_digest)
     apet.prepare_task(task, data, by_split((*task["text_columns"], answer)))
     result = Finished(root, cell)

@@ -29,6 +29,7 @@ import transformers
 from torch.nn import functional as F
 from transformers import BloomConfig, BloomForCausalLM
 
+from apet.cli.summaries import status_lines
 from apet.config.study_config import LearningRates, TrainingConfig
 from apet.core import arithmetic
 from apet.core.arithmetic import (
@@ -41,6 +42,7 @@ from apet.core.arithmetic import (
     instruction_sets,
     pin_arithmetic,
 )
+from apet.core.records import write_json_record
 from apet.evaluation import ClassificationObjective, EncodedSplit, LabelTrie
 from apet.models.loading import load_plm
 from apet.placement import MethodSizes, make_plan, own_count
@@ -335,7 +337,7 @@ def test_another_type_than_stated_is_announced_in_one_line(capsys):
 )
 def test_a_plm_stated_in_bfloat16_is_loaded_in_what_the_cpu_computes_faster(cpu, tmp_path, capfd, flags, used):
     saved = tiny_plm("bloom", fused=False).model
-    (save_plm(saved, tmp_path) / "snapshot.json").write_text('{"dtype": "bfloat16"}')
+    write_json_record(save_plm(saved, tmp_path) / "snapshot.json", {"dtype": "bfloat16"})
     capfd.readouterr()
     cpu(flags, None)
     plm = load_plm(tmp_path, "mini")
@@ -347,7 +349,7 @@ def test_a_plm_stated_in_bfloat16_is_loaded_in_what_the_cpu_computes_faster(cpu,
 
 
 def test_a_plm_stated_in_bfloat16_under_the_portable_pins_is_loaded_in_float32(cpu, tmp_path):
-    (save_plm(tiny_plm("bloom", fused=False).model, tmp_path) / "snapshot.json").write_text('{"dtype": "bfloat16"}')
+    write_json_record(save_plm(tiny_plm("bloom", fused=False).model, tmp_path) / "snapshot.json", {"dtype": "bfloat16"})
     cpu(SAPPHIRE_RAPIDS, PINS["portable"]["ONEDNN_MAX_CPU_ISA"])
     plm = load_plm(tmp_path, "mini")
     assert (plm.dtype, plm.model.dtype) == ("float32", torch.float32)
@@ -465,7 +467,7 @@ def test_lower_instruction_sets_are_another_class_of_machine_and_give_nearly_the
     assert here["class"]["instruction_sets"] == default["instruction_sets"]
     found = differences(there["class"], here["class"])
     assert {"onednn", "torch"} <= {line.partition(":")[0] for line in found} <= {"blas", "onednn", "torch"}
-    said = Status({"a/b/c": here["class"], "a/b/d": there["class"]}, {}, {}, []).lines(0)
+    said = status_lines(Status({"a/b/c": here["class"], "a/b/d": there["class"]}, {}, {}, []), 0)
     (line,) = (line for line in said if line.startswith("machines: 1 cells were trained on another class of machine"))
     assert line.endswith(f": {'; '.join(found)}") and "onednn: SSE41 there, AVX2 here" in line
     for one, other in zip(here["replicates"], there["replicates"], strict=True):

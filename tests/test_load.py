@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from transformers import BertModel, T5Config, T5ForConditionalGeneration
 
 from apet.core.arithmetic import compute_dtype
+from apet.core.records import write_json_record
 from apet.errors import CorruptError, ModelError
 from apet.models.checkpoint_files import open_folder
 from apet.models.families import FAMILIES
@@ -38,7 +39,7 @@ def model_of(name: str):
 
 
 def write_record(folder: Path, **values) -> Path:
-    (folder / "snapshot.json").write_text(json.dumps(values))
+    write_json_record(folder / "snapshot.json", values)
     return folder
 
 
@@ -83,13 +84,19 @@ def test_load_plm_uses_dtype_of_snapshot_record(tmp_path, dtype):
     assert load_plm(folder, "x").model.dtype == getattr(torch, compute_dtype(dtype, "cpu"))
 
 
-@pytest.mark.parametrize(
-    ("values", "message"), [({"dtype": "bf16"}, "bfloat16"), ({"head": "new"}, "classification"), ([], "mapping")]
-)
+@pytest.mark.parametrize(("values", "message"), [({"dtype": "bf16"}, "bfloat16"), ({"head": "new"}, "classification")])
 def test_load_plm_invalid_snapshot_record_names_allowed_values(tmp_path, values, message):
     save_plm(model_of("llama"), tmp_path)
-    (tmp_path / "snapshot.json").write_text(json.dumps(values))
+    write_json_record(tmp_path / "snapshot.json", values)
     with pytest.raises(ModelError, match=message):
+        load_plm(tmp_path, "x")
+
+
+@pytest.mark.parametrize("content", ["[]", "{", '{"dtype": "float32"}'])
+def test_load_plm_corrupt_snapshot_record_is_refused(tmp_path, content):
+    save_plm(model_of("llama"), tmp_path)
+    (tmp_path / "snapshot.json").write_text(content)
+    with pytest.raises(CorruptError, match=r"snapshot\.json: corrupt"):
         load_plm(tmp_path, "x")
 
 
