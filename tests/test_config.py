@@ -74,7 +74,7 @@ def test_grid_entry_with_models_makes_cells_of_these_models_only(tmp_path):
 WRONG = [
     ("exclude", [{"models": ["bloom-32x3"], "tasks": ["reuters8"]}], "Did you mean 'bloom-32x2'"),
     ("exclude", [{"models": ["bloom-32x2"], "tasks": ["rte"]}], "exclude.0.tasks: unknown task 'rte'"),
-    ("exclude", [{"models": ["bloom-32x2"], "tasks": PARAMS["tasks"]}], "leaves nothing of 'bloom-32x2'"),
+    ("exclude", [{"models": ["bloom-32x2"], "tasks": PARAMS["tasks"]}], "no cell left of 'bloom-32x2'"),
     ("exclude", [{"models": ["bloom-32x2"]}], "exclude.0"),
     ("exclude", {"bloom-32x2": "reuters8"}, "exclude"),
     ("models", ["bloom-33x2"], "bloom-33x2"),

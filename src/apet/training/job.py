@@ -169,8 +169,8 @@ def load_inputs(
 
 def _check_task(cell: Cell, tasks: Mapping[str, tuple[Path, dict[str, Any]]]) -> None:
     if cell.task not in tasks:
-        names = ", ".join(sorted(tasks))
-        raise DataError(f"{cell.path}: missing the prepared task {cell.task!r}, got {names}. Give {cell.data_folder}.")
+        names = ", ".join(f"{name!r} in {folder / TASK_RECORD}" for name, (folder, _) in sorted(tasks.items()))
+        raise DataError(f"{cell.path}: expected the prepared task {cell.task!r}, got {names}. Give {cell.data_folder}.")
     folder, record = tasks[cell.task]
     if record["task_digest"] != cell.data_digest:
         raise DataError(
