@@ -300,7 +300,7 @@ STUDY = [
     ("grid.1.budgets", "[1000000000]", "model bloom-16x1", "1,000,000,000", "'uniform'", "at most 11,536"),
     ("grid.1.budgets", "[0]", "model bloom-16x1", "'uniform'", "at least 1, got 0"),
     ("grid.0.budgets", "[5]", "model bloom-16x1", "'none'", "expected a budget of 0, got 5"),
-    ("grid.0", "{placements: [full], budgets: [7]}", "model bloom-16x1", "'full'", "expected a budget of 11,536, got 7"),
+    ("grid.0", "{placements: [full], budgets: [7]}", "'full'", "expected a budget of 11,536, got 7"),
     ("grid.0", "{placements: [lora], budgets: ['100%']}", "model bloom-16x1", "'lora'", "at most 1,024"),
     ("grid.1", "{placements: [lora], budgets: ['@own']}", "grid.1: duplicate lora at @own"),
     ("grid.1", "{placements: [lora], budgets: ['@lora']}", "grid.1: duplicate lora at @lora, first as lora at @own"),

@@ -10,6 +10,7 @@ from apet.core.hashing import folder_digest
 from apet.data.corpus import build_corpus, corpus_digest, read_corpus
 from apet.data.prepare import SPLITS, prepare_task, read_split, read_task, task_splits
 from apet.data.prepared_files import read_record
+from apet.data.rows import read_rows
 from apet.data.schema import Row
 from apet.data.source_selection import choose_source
 from apet.data.splits import normalise
@@ -28,7 +29,7 @@ EMBEDDED = [name for name in task_names() if "wheel" in load_task(name).sources]
 
 def rows_of(name: str, wheels_folder: Path) -> list[Row]:
     task = load_task(name)
-    return list(choose_source(task, {name: "wheel"}).rows(task, wheels_folder))
+    return list(read_rows(task, choose_source(task, {name: "wheel"}), wheels_folder))
 
 
 def test_the_wheels_hold_what_is_known_of_them(wheels_folder):

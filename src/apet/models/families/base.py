@@ -95,7 +95,7 @@ class Inputs:
 
     @property
     def decoder_ids(self) -> Tensor:
-        """Input of a separate decoder [rows, t]: its start and the answer tokens."""
+        """Input of a separate decoder, [rows, t]. The answer tokens follow its start."""
         start = torch.tensor(self.decoder_start, device=self.ids.device).expand(len(self.ids), -1)
         return start if self.answer_ids is None else torch.cat((start, self.answer_ids), dim=1)
 
