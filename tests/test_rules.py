@@ -193,7 +193,7 @@ def test_impossible_pair_is_an_error_unless_excluded(checkout: Checkout, monkeyp
     checkout.write({**copy.deepcopy(PARAMS), **pairs})
     assert main(["resolve", "--out-file", "study.json"]) == 2
     message = capsys.readouterr().err
-    assert "bert-16x1" in message and "name it under `exclude`" in message
+    assert "bert-16x1" in message and "add it to `exclude`" in message
     checkout.write({**copy.deepcopy(PARAMS), **pairs, "exclude": [{"models": ["bert-16x1"], "tasks": ["bbc_titles"]}]})
     assert main(["resolve", "--out-file", "study.json"]) == 0
     assert len({(c.model, c.task) for c in read_cells(Path("study.json"))}) == 3

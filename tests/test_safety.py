@@ -139,7 +139,7 @@ def test_pickle_in_place_of_a_cell_checkpoint_does_not_run(pwned, tmp_path, form
 @pytest.mark.parametrize("form", FORMS)
 def test_pickle_in_place_of_a_pretraining_checkpoint_does_not_run(pwned, tmp_path, form):
     state = FORMS[form]({"key": "key", "model": Evil(pwned), "optimizers": Evil(pwned), "losses": []})
-    run = PretrainingState.new(parse_ladder_model("bloom-16x1"), PretrainingConfig(vocab_size=512))
+    run = PretrainingState.initial(parse_ladder_model("bloom-16x1"), PretrainingConfig(vocab_size=512))
     for name, content in {"plain": state, "sealed": bytes_digest(state).encode() + state}.items():
         (tmp_path / name).write_bytes(content)
         with pytest.raises(Exception, match=r"weights_only|Weights only") if name == "sealed" else nullcontext():
