@@ -126,7 +126,7 @@ def test_unknown_cell_is_one_message(cell, tmp_path, capsys):
         assert main(["show", name, *where]) == 2
         found = capsys.readouterr()
         assert said in found.err and len(found.err.splitlines()) == 1
-    with pytest.raises(DataError, match="no cell is finished below"):
+    with pytest.raises(DataError, match="no such cell, and "):
         find_cell("x", ResultPaths(tmp_path))
 
 
@@ -183,7 +183,7 @@ def test_commands_in_export_docs_exist(capsys):
     assert len(lines) == 3
     for line in lines:
         assert main([*line, "--results-dir", "/nowhere"]) == 2
-        assert "no cell is finished below" in capsys.readouterr().err
+        assert "no such cell, and " in capsys.readouterr().err
 
 
 def test_format_bytes_selects_a_readable_unit():

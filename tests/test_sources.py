@@ -106,8 +106,8 @@ class CutOff(Exception):
     [
         (CutOff("see https://user:word@hub"), ModelError, r"lost \(CutOff: see https://\*\*\*@hub\)"),
         (RuntimeError("Data processing error"), ModelError, "(?s)RuntimeError: Data.*--model mine"),
-        (OSError(errno.ENOSPC, "No space left", "/cache/blob"), StorageError, "/cache/blob.*the disk is full"),
-        (RuntimeError("I/O error: No space left (os error 28)"), StorageError, "the disk is full"),
+        (OSError(errno.ENOSPC, "No space left", "/cache/blob"), StorageError, "/cache/blob.*no space left on device"),
+        (RuntimeError("I/O error: No space left (os error 28)"), StorageError, "no space left on device"),
     ],
     ids=["cut off", "the client's own", "full", "full, in Rust"],
 )

@@ -60,7 +60,7 @@ def results(tmp_path: Path) -> ResultPaths:
     for number in range(4):
         done(found, number, ago=30.0 * (number // 2))
     failed(found, 4)
-    kept = found.progress / path(5) / "plan0.seed0.safetensors"
+    kept = found.checkpoints / path(5) / "plan0.seed0.safetensors"
     kept.parent.mkdir(parents=True)
     kept.write_bytes(b"")
     os.utime(kept, (NOW - 20, NOW - 20))
