@@ -158,7 +158,10 @@ def test_margins_do_not_change_the_study_id_or_cells(tmp_path: Path) -> None:
         (3, "analysis: expected"),
         ({"chance_margin": 0}, "analysis.chance_margin: expected a number above 0"),
         ({"full_ft_margin": 101}, "analysis.full_ft_margin: expected a number above 0, at most 100"),
-        ({"equivalence_decades": "half"}, "analysis.equivalence_decades: expected a number above 0, at most 10, got 'half'"),
+        (
+            {"equivalence_decades": "half"},
+            "analysis.equivalence_decades: expected a number above 0, at most 10, got 'half'",
+        ),
         ({"margin": 2}, "unknown key 'margin'"),
     ],
 )
