@@ -64,11 +64,7 @@ class Interrupted(BaseException):
 
 @contextmanager
 def error_context(location: object) -> Iterator[None]:
-    """Prefix the message of any ApetError raised in the block.
-
-    Args:
-        location: A file or key.
-    """
+    """Prefix each line of the message of any ApetError raised in the block with a location, a file or key."""
     try:
         yield
     except ApetError as error:
@@ -119,6 +115,9 @@ def storage_errors(path: object, shown_as: object = None) -> Iterator[None]:
     Args:
         path: The file or folder that is written.
         shown_as: The name to report if `path` is temporary.
+
+    Yields:
+        Nothing.
 
     Raises:
         StorageError: The disk is full, read-only or fails.

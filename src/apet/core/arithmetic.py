@@ -116,6 +116,9 @@ def instruction_sets() -> dict[str, str]:
     """Return the instruction sets that PyTorch's kernels, oneDNN and the BLAS library use in this process.
 
     Equal values, on CPUs of one vendor, mean equal bytes for equal library versions and one thread.
+
+    Returns:
+        Library (`torch`, `onednn`, `blas`) -> name of its instruction set or code branch.
     """
     import torch
 

@@ -36,7 +36,11 @@ class NgramIndex:
     def overlaps(self, normalised: str) -> bool:
         """Check if a text and an indexed one share NGRAM consecutive words, or if one contains the other.
 
-        Texts of fewer than MIN_WORDS words never overlap.
+        Args:
+            normalised: The normalised text.
+
+        Returns:
+            True if they overlap. Texts of fewer than MIN_WORDS words never do.
         """
         hashes = self._hashes(normalised)
         if not hashes:

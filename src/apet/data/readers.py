@@ -67,7 +67,16 @@ def read_csv(archive: ZipFile, *, member: str, drop_rows: DropRows | None = None
 def read_articles(archive: ZipFile, *, folder: str) -> Iterator[Record]:
     """Yield a row for each file `folder/label/name.txt`, sorted by name.
 
-    Columns: text, title (its first line), body (the other lines), label (the folder's name).
+    Args:
+        archive: The open wheel.
+        folder: Path of the folder in the archive.
+
+    Yields:
+        Rows without an official split. Columns: text, title (its first line), body (the other lines), label (the
+        folder's name).
+
+    Raises:
+        DataError: If the folder has no such file, or a file is corrupt or too large.
     """
     names = sorted(n for n in archive.namelist() if n.startswith(folder + "/") and n.endswith(".txt"))
     if not names:
@@ -149,11 +158,21 @@ MATCH, MISMATCH = "match", "mismatch"
 
 
 def read_title_pairs(archive: ZipFile, *, folder: str) -> Iterator[Record]:
-    """Yield each article once, half of them with the title of another one. Columns: title, body, label.
+    """Yield each article once, half of them with the title of another one.
 
-    The other article has the same topic and is in the same split: the articles of a topic and split form a ring, in
-    the order of a hash, and an article that its own hash makes a mismatch gets the title of its successor. So a new
-    article changes at most one pair, a body alone does not reveal its label, and no title or body is in two splits.
+    The other article has the same topic and is in the same split: the articles of a topic and split form a ring, in the
+    order of a hash, and an article that its own hash makes a mismatch gets the title of its successor. So a new article
+    changes at most one pair, a body alone does not reveal its label, and no title or body is in two splits.
+
+    Args:
+        archive: The open wheel.
+        folder: Path of the folder in the archive, as in `read_articles`.
+
+    Yields:
+        Rows with a split. Columns: title, body, label (MATCH or MISMATCH).
+
+    Raises:
+        DataError: As in `read_articles`.
     """
     rings: dict[tuple[str, str], dict[str, Record]] = defaultdict(dict)
     for record in read_articles(archive, folder=folder):

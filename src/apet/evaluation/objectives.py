@@ -87,8 +87,16 @@ class ClassificationObjective:
     def loss(self, tuned: TunedPLM, theta: Theta, data: EncodedSplit, rows: Tensor, kind: str) -> Tensor:
         """Compute the cross-entropy of the correct label.
 
-        `label_words`: over the label words. `full_vocab`: of each token of the label's word over the vocabulary, as in
-        the code of Su et al. (EMNLP 2023).
+        Args:
+            tuned: the tuned PLM.
+            theta: trained tensors.
+            data: the training split.
+            rows: row numbers of the batch, shape [k].
+            kind: `label_words`: over the label words. `full_vocab`: of each token of the label's word over the
+                vocabulary, as in the code of Su et al. (EMNLP 2023).
+
+        Returns:
+            The mean over the batch in nats, a scalar.
         """
         labels = data.labels[rows]
         if kind == "label_words":

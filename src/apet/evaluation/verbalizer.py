@@ -116,7 +116,17 @@ class LabelTrie:
 
 @torch.no_grad()
 def predict(tuned: TunedPLM, theta: Sequence[Tensor], data: EncodedSplit, labels: LabelTrie) -> Tensor:
-    """Compute `LabelTrie.scores` of all rows of a split, shape [n, labels]."""
+    """Compute the scores of all labels for all rows of a split.
+
+    Args:
+        tuned: the tuned PLM.
+        theta: θ, and the head if there is one, as consecutive tensors.
+        data: the split, of n rows.
+        labels: the trie of the label words.
+
+    Returns:
+        Log-probabilities up to a constant in each row, as `LabelTrie.scores`, shape [n, labels], on the CPU.
+    """
     scores = torch.empty(len(data), len(labels))
     for rows in data.length_sorted_batches(LABEL_BATCH_SIZE):
         scores[rows] = labels.scores(tuned, theta, *data.batch(rows))

@@ -46,9 +46,14 @@ def draw(inputs: AnalysisInputs) -> tuple[Figure, pd.DataFrame]:
 
 
 def numbers(inputs: AnalysisInputs) -> pd.DataFrame:
-    """Return a row per PLM, task (then their mean) and method: mean, low, high and chance in per cent, and counts.
+    """Compute the mean score of each method on each task, and on their mean.
 
-    A cell without data has NaN and 0 replicates.
+    Args:
+        inputs: data of the study.
+
+    Returns:
+        One row per PLM, task (then their mean) and method: mean, low, high and chance in per cent, and counts. A cell
+        without data has NaN and 0 replicates.
     """
     study_pairs, scores = pairs(inputs.frame), method_scores(inputs.samples)
     means = family_means(methods(inputs.samples), study_pairs)

@@ -52,13 +52,19 @@ def draw(inputs: AnalysisInputs) -> tuple[Figure, pd.DataFrame]:
 
 
 def numbers(inputs: AnalysisInputs) -> pd.DataFrame:
-    """Return a row per PLM, task, kind and placement, in points; NaN without data.
+    """Compute the noise of scores due to seeds, to test rows, and in differences between methods.
 
     `seeds`: S.D. between seeds of one plan, by placement (APET: pooled over the matched budgets), shrunken over cells,
     with its 95 % χ² interval; n: degrees of freedom. `test rows`: S.D. of a replicate's mean score due to the choice of
     test rows, √(p(1 − p)/n) if rows are right or wrong; low, high: smallest and largest of a replicate; n: rows.
     `difference`: half the width of the 95 % interval between two methods at their own count or APET at one, median,
     smallest and largest of n pairs; also for their means over tasks.
+
+    Args:
+        inputs: data of the study.
+
+    Returns:
+        One row per PLM, task, kind and placement: value, low and high in percentage points, and n. NaN without data.
     """
     study_pairs = pairs(inputs.frame)
     kinds = [_row_noise(inputs.frame), _seed_noise(inputs), _differences(inputs, study_pairs)]

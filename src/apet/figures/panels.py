@@ -123,9 +123,13 @@ def scale_axis(ax: Axes, sizes: Sequence[int]) -> None:
 
 
 def count_axis(ax: Axes, counts: Iterable[float], axis: str = "x", labels: int = 5) -> None:
-    """Set a log axis of numbers of parameters: a tick per power of ten, about `labels` of them labelled.
+    """Set a log axis of numbers of parameters, with a tick per power of ten.
 
-    Counts of 0 are left out.
+    Args:
+        ax: the panel.
+        counts: numbers of parameters to show. 0 and inf are left out.
+        axis: `x` or `y`.
+        labels: most ticks that are labelled.
     """
     positive = [count for count in counts if 0 < count < np.inf] or [1]
     low, high = np.log10(min(positive)), np.log10(max(positive))
@@ -210,9 +214,14 @@ PLM = ["family", "non_embedding_params", "model"]
 
 
 def pairs(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return family, non_embedding_params, model and task of every pair of the study, with data or missing.
+    """List every pair of PLM and task of the study, with data or missing.
 
-    Sorted by family, size and task. A PLM without any data has no known size and is left out; notes count it.
+    Args:
+        frame: the tidy table with its attrs.
+
+    Returns:
+        Columns family, non_embedding_params, model, task, sorted by family, size and task. A PLM without any data has
+        no known size and is left out; notes count it.
     """
     missing = pd.DataFrame(
         list(frame.attrs.get("missing", ())), columns=["model", "task", "placement", "budget", "reason"]

@@ -83,13 +83,20 @@ def draw(inputs: AnalysisInputs) -> tuple[Figure, pd.DataFrame]:
 
 
 def numbers(inputs: AnalysisInputs) -> pd.DataFrame:
-    """Return a row per PLM, task, matched method and `kind`, in percentage points.
+    """Compute how much scores depend on the positions of the trained parameters.
 
     `plan`: a plan's score minus the mean of the plans. `method`: the method's score minus that mean. `sd`: S.D. between
     plans, with its 95 % interval. `plan variance` (points², may be negative): variance between plans that seeds and
     test rows do not explain, with its interval; `plan sd`: its root, 0 if it is negative; both NaN with one seed per
     plan. `seed sd`: S.D. between seeds of the method, shrunken over cells. The last four also as `mean over tasks`,
-    `plan sd` as the root of the mean variance. A cell without data has NaN.
+    `plan sd` as the root of the mean variance.
+
+    Args:
+        inputs: data of the study.
+
+    Returns:
+        One row per PLM, task, matched method and `kind` (and plan, for `plan`): value, low and high in percentage
+        points. A cell without data has NaN.
     """
     frame = inputs.frame
     chosen = frame[frame.placement.eq(RANDOM) & frame.budget.isin([f"@{name}" for name in MATCHED])]

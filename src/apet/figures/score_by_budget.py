@@ -55,11 +55,16 @@ def draw(inputs: AnalysisInputs) -> tuple[Figure, pd.DataFrame]:
 
 
 def numbers(inputs: AnalysisInputs) -> pd.DataFrame:
-    """Return a row per task, PLM, and budget of APET or method: mean, low, high and chance levels in per cent, counts.
+    """Compute the mean score of APET and of each method by budget, with the thresholds.
 
-    Every pair of PLM and task has every (placement, budget) of the study; without data, mean is NaN and num_replicates
-    0. Each row has the pair's thresholds in numbers of parameters, with intervals: 0 is a threshold below all numbers
-    tested, inf one above.
+    Args:
+        inputs: data of the study.
+
+    Returns:
+        One row per task, PLM, and budget of APET or method: mean, low, high and chance levels in per cent, counts.
+        Every pair of PLM and task has every (placement, budget) of the study; without data, mean is NaN and
+        num_replicates 0. Each row has the pair's thresholds in numbers of parameters, with intervals: 0 is a threshold
+        below all numbers tested, inf one above.
     """
     samples, frame = inputs.samples, inputs.frame
     apet = cell_scores(samples.select(samples.cells.placement.eq(RANDOM)))

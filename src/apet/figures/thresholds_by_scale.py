@@ -56,10 +56,15 @@ def draw(inputs: AnalysisInputs) -> tuple[Figure, pd.DataFrame]:
 
 
 def numbers(inputs: AnalysisInputs) -> pd.DataFrame:
-    """Return a row per PLM, task and threshold: value, low and high in numbers of parameters.
+    """Compute the thresholds of each PLM and task.
 
-    0 is below all numbers tested, inf above (censored: below, above); NaN without APET or full fine-tuning. level:
-    score in per cent that must be reached; smallest, largest, budgets: range and number of the numbers tested.
+    Args:
+        inputs: data of the study.
+
+    Returns:
+        One row per PLM, task and threshold: value, low and high in numbers of parameters. 0 is below all numbers
+        tested, inf above (censored: below, above); NaN without APET or full fine-tuning. level: score in per cent that
+        must be reached; smallest, largest, budgets: range and number of the numbers tested.
     """
     table = inputs.thresholds.table.rename(columns={"kind": "threshold", "log10": "value"})
     table = table.drop(columns=["family", "non_embedding_params"]).astype({"threshold": str})

@@ -56,11 +56,16 @@ def draw(inputs: AnalysisInputs) -> tuple[Figure, pd.DataFrame]:
 
 
 def numbers(inputs: AnalysisInputs) -> pd.DataFrame:
-    """Return a row per PLM, task (then their mean), budget and restricted placement.
+    """Compare restricted placements with `uniform` at the same budget.
 
-    difference from `uniform` at that budget in points, with its interval low and high; p_adjusted (Holm, over the rows
-    of the family's tasks, and separately over its means); n_test; num_replicates, the smaller of both cells. NaN
-    and 0 if one of the cells is missing.
+    Args:
+        inputs: data of the study.
+
+    Returns:
+        One row per PLM, task (then their mean), budget and restricted placement: difference from `uniform` in
+        percentage points, with its interval low and high; p_adjusted (Holm, over the rows of the family's tasks, and
+        separately over its means); n_test; num_replicates, the smaller of both cells. NaN and 0 if one of the cells is
+        missing.
     """
     study_pairs, frame = pairs(inputs.frame), inputs.frame
     samples = inputs.samples.select(inputs.samples.cells.placement.isin([RANDOM, *RESTRICTED]))

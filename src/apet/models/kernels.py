@@ -52,10 +52,16 @@ def _line(square: Tensor, slope: float, out: Tensor | None) -> Tensor:
 
 
 def rms_norm(norm: nn.Module, x: Tensor) -> Tensor:
-    """Compute the root-mean-square norm of the library's module over the last dimension.
+    """Compute the root-mean-square norm w x / √(mean(x²) + ε) (Zhang & Sennrich 2019) over the last dimension.
 
-    w x / √(mean(x²) + ε) (Zhang & Sennrich 2019). The library differentiates each of its many steps separately; this
-    takes a third of the time.
+    The library differentiates each of its many steps separately; this takes a third of the time.
+
+    Args:
+        norm: the library's module, with w and ε.
+        x: states, shape [..., d]. If they are not in float32, the library computes the norm.
+
+    Returns:
+        Normalized states, of the same shape.
     """
     if x.dtype != torch.float32:
         return type(norm).forward(norm, x)

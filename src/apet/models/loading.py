@@ -310,6 +310,18 @@ def check_size(values: Mapping[str, Any], family: Family, num_bytes: int, locati
     """Refuse a configuration with more parameters than the weights have bits, and return its inventory.
 
     The library would otherwise allocate all parameters before it notices that the weights are missing.
+
+    Args:
+        values: content of config.json.
+        family: family of the PLM.
+        num_bytes: size of the weights.
+        location: file or folder, for messages.
+
+    Returns:
+        The inventory of the PLM with its LM head.
+
+    Raises:
+        ModelError: the configuration asks for too many parameters, has quantised weights, or is invalid.
     """
     with error_context(location):
         inventory = _inventory(values, family, "lm")

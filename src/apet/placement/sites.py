@@ -45,7 +45,12 @@ def unit_cost(structure: str, shape: tuple[int, ...]) -> int:
 def max_units(structure: str, shape: tuple[int, ...]) -> int:
     """Count the units that a site can hold.
 
-    All scalars, the full rank, an adapter four times as wide as the hidden state, or 512 virtual tokens.
+    Args:
+        structure: One of `STRUCTURES`.
+        shape: Shape of what the structure acts on, as in `unit_cost`.
+
+    Returns:
+        All scalars, the full rank, an adapter four times as wide as the hidden state, or MAX_VIRTUAL_TOKENS.
     """
     if structure in SCALARS:
         return prod(shape)

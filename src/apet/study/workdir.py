@@ -53,6 +53,15 @@ def publishing(resolved: Path, results: ResultPaths, out: Path) -> Iterator[None
         resolved: The resolved study.
         results: The results directory with its cells.
         out: The folder of tables and figures, which the block writes.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        ConfigError: As in `read_resolved`.
+        CorruptError: As in `read_resolved`.
+        StorageError: As in `write_text`.
+        PathError: As in `write_text`.
     """
     record = read_resolved(resolved)
     marker = published_marker(out, record["study"], missing_cells(record["cells"], results))

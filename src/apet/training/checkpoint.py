@@ -56,7 +56,11 @@ class CellCheckpoint:
     def load(self, name: str) -> Any | None:
         """Return a saved value, with lists in place of tuples.
 
-        None if there is no file. None with a warning if the file is corrupt or has another identity.
+        Args:
+            name: name of the value.
+
+        Returns:
+            The value. None if there is no file. None with a warning if the file is corrupt or has another identity.
         """
         path = self._path(name)
         if not path.is_file():

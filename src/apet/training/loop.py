@@ -301,9 +301,15 @@ def batches(lengths: Tensor, config: TrainingConfig, seed: int) -> Iterator[Tens
 
 
 def lr_schedule(config: TrainingConfig) -> Callable[[int], float]:
-    """Return a function from the steps taken to the learning-rate factor of the next step.
+    """Make the learning-rate schedule.
 
     The factor rises linearly to 1 during warm-up. Afterwards it is constant or falls linearly to 0.
+
+    Args:
+        config: hyperparameters, for `max_steps`, `warmup_ratio` and `lr_scheduler_type`.
+
+    Returns:
+        A function from the steps taken to the learning-rate factor of the next step.
     """
     warmup_steps = max(1, round(config.warmup_ratio * config.max_steps))
 

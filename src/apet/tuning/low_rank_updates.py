@@ -30,8 +30,14 @@ class FactoredSlice:
 def is_factored(units: Units) -> bool:
     """Decide whether the update of a weight by units is cheaper as factors.
 
-    It is for low-rank units, and for entries if they are few: with n entries of a weight (d_out, d_in), factors cost 3
-    n (d_in + d_out) products a token in a training step, and the gradient of the weight d_in · d_out.
+    With n entries of a weight (d_out, d_in), factors cost 3 n (d_in + d_out) products a token in a training step, and
+    the gradient of the weight d_in · d_out.
+
+    Args:
+        units: units of a weight.
+
+    Returns:
+        True for low-rank units, and for entries if they are few.
     """
     if units.site.structure != "entry":
         return units.site.structure == "lowrank"

@@ -25,10 +25,15 @@ def add_rounded(y: Tensor, change: Tensor) -> Tensor:
 
 
 def linear_entries(shape: tuple[int, ...], rows: Tensor | None, index: Tensor | None) -> OutputUpdate:
-    """Make the update y + x Δᵀ by entries of a site (d_out, d_in) in the PLM's dtype.
+    """Make the update y + x Δᵀ by entries of a site, in the PLM's dtype.
 
-    `rows` are the rows of the module's weight that belong to the site, and `index` the flat indices of the entries
-    (None: all).
+    Args:
+        shape: shape of the site, (d_out, d_in).
+        rows: rows of the module's weight that belong to the site, shape [d_out]. None: all.
+        index: flat indices of the entries, shape [n]. None: all.
+
+    Returns:
+        The update, from x, y and the values of the entries [n] to the new y.
     """
 
     def output_update(x: Tensor, y: Tensor, values: Tensor) -> Tensor:

@@ -101,10 +101,7 @@ class ShardedPLM(TunedPLM):
         return torch.arange(first, first + each).clamp(max=rows - 1)
 
     def join(self, logits: Tensor) -> Tensor:
-        """Collect the logits of all processes' rows on the CPU, where they are scored.
-
-        Gradients return to their process.
-        """
+        """Collect the logits of all processes' rows on the CPU for scoring; gradients return to their process."""
         return DTensor.from_local(logits, self.mesh, [Shard(0)], run_check=False).full_tensor().cpu()
 
     def _call_and_join(self, call: Callable[..., Tensor], *args: Any) -> Tensor:

@@ -316,9 +316,14 @@ class TunedPLM:
 
 
 def classify(states: Tensor, head: Tensor) -> Tensor:
-    """Compute logits [rows, labels] from states [rows, d].
+    """Compute the logits of a classification head.
 
-    `head` [labels × (d + 1)] has the weights and bias of each label.
+    Args:
+        states: states that are read, shape [rows, d].
+        head: weights and bias of each label, shape [labels × (d + 1)].
+
+    Returns:
+        Logits, shape [rows, labels].
     """
     rows = head.view(-1, states.shape[1] + 1)
     return F.linear(states.float(), rows[:, :-1], rows[:, -1])

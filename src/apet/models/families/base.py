@@ -82,10 +82,18 @@ class Inputs:
     """Number of positions that are read, up to the last one."""
 
     def with_answer(self, answer_ids: Tensor, after: int, all_positions: bool) -> Inputs:
-        """Add the first tokens [rows, s] of the answer, right-padded.
+        """Add the first tokens of the answer.
 
-        They go to a separate decoder's input, or else into the text, before its last `after` tokens. With
-        `all_positions`, all s + 1 positions are read, from the last one before the answer on.
+        They go to a separate decoder's input, or else into the text, before its last `after` tokens.
+
+        Args:
+            answer_ids: token ids, right-padded, shape [rows, s].
+            after: number of tokens that a family puts after the prompt.
+            all_positions: whether all s + 1 positions are read, from the last one before the answer on, or only the
+                last one.
+
+        Returns:
+            The new inputs.
         """
         num_positions = answer_ids.shape[1] + 1 if all_positions else 1
         if self.decoder_start:
@@ -123,9 +131,14 @@ class Inputs:
         return last[:, None] + torch.arange(1 - self.num_positions, 1, device=last.device)
 
     def read(self, states: Tensor, place: str) -> Tensor:
-        """Select the states [rows, d] or [rows, num_positions, d] from which the answer is read.
+        """Select the states from which the answer is read.
 
-        `states` holds all positions, or only the ones to read.
+        Args:
+            states: states of all positions, shape [rows, positions, d], or only of the ones to read.
+            place: the input that the states belong to, a key of `virtual` if it has virtual tokens.
+
+        Returns:
+            States [rows, d], or [rows, num_positions, d] if several positions are read.
         """
         if self.mean_pool:
             mask = self.mask(place)[..., None]
@@ -218,9 +231,17 @@ class Family:
         return self.classes[config.model_type]
 
     def project(self, model: PreTrainedModel, transformed: Tensor, vocab_ids: Tensor | None) -> Tensor:
-        """Compute float32 logits [rows, k] of vocabulary ids [k] from transformed states [rows, d].
+        """Compute the logits of vocabulary ids.
 
-        Those of a few words are computed in float32, and those of the whole vocabulary (None) in the PLM's dtype.
+        Those of a few words are computed in float32, and those of the whole vocabulary in the PLM's dtype.
+
+        Args:
+            model: the library's model.
+            transformed: transformed states, shape [rows, d].
+            vocab_ids: vocabulary ids, shape [k]. None: the whole vocabulary.
+
+        Returns:
+            Logits in float32, shape [rows, k].
         """
         head: Any = model.get_submodule(self.head)
         if vocab_ids is None:

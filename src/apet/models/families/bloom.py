@@ -56,10 +56,19 @@ def attend(
     query_positions: Tensor | None = None,
     **_: object,
 ) -> tuple[Tensor, None]:
-    """Compute the library's attention sublayer on normalized states [rows, n, d] and add the residual.
+    """Compute the library's attention sublayer on normalized states and add the residual.
 
-    States are returned only at `query_positions` [rows, k] if given. alibi [rows × heads, 1, keys] biases the attention
-    scores.
+    Args:
+        attention: the library's module.
+        hidden: normalized states, shape [rows, n, d].
+        residual: states to add, shape [rows, n, d].
+        alibi: biases of the attention scores, shape [rows × heads, 1, keys].
+        attention_mask: mask to add to the scores.
+        layer_past: cache of keys and values, which is extended.
+        query_positions: positions at which states are returned, shape [rows, k]. None: all.
+
+    Returns:
+        States [rows, n or k, d], and None in place of the attention weights.
     """
     rows, heads = len(hidden), attention.num_heads
     fused = attention.query_key_value(hidden)

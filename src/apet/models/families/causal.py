@@ -28,11 +28,20 @@ class CausalDecoder:
         self.states = inputs.read(output, INPUT)
 
     def step(self, tokens: Tensor) -> Tensor:
-        """Append a token [rows] to each row, and return the states [rows, d] from which the next token is read.
+        """Append a token to each row.
 
         Padding between a short prompt and its answer is masked and does not count as a position: ALiBi takes positions
-        from the mask, and rotary embeddings get them as an argument. It would count in a sliding window, so a
-        ModelError is raised if prompt and answer do not fit into one.
+        from the mask, and rotary embeddings get them as an argument. It would count in a sliding window, so prompt and
+        answer must fit into one.
+
+        Args:
+            tokens: token ids, shape [rows].
+
+        Returns:
+            The states from which the next token is read, shape [rows, d].
+
+        Raises:
+            ModelError: prompt and answer are longer than the PLM's attention window.
         """
         if (window := getattr(self.model.config, "sliding_window", None)) and self.mask.shape[1] >= window:
             raise ModelError(

@@ -46,11 +46,20 @@ def next_token(model: PreTrainedModel, rows: Tensor, causal: bool, generator: to
 
 
 def masked_lm(model: PreTrainedModel, rows: Tensor, causal: bool, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Masked language modeling (Devlin et al. 2019) over [CLS] row [SEP].
+    """Apply masked language modeling (Devlin et al. 2019) to [CLS] row [SEP].
 
     The last token is always masked, because a prompt asks there. In the causal phase attention is causal, and all other
     positions predict their next token: training signal at every position moves the model off the unigram plateau, on
     which masked language modeling alone stays for long.
+
+    Args:
+        model: the ladder model.
+        rows: token ids, shape [k, length + 1].
+        causal: whether the step belongs to the causal first phase.
+        generator: decides which tokens are hidden.
+
+    Returns:
+        States [n, d] for the head, and the token ids [n] to predict.
     """
     places = masked_positions(rows, generator)
     ids = F.pad(F.pad(rows, (1, 0), value=CLS), (0, 1), value=SEP).scatter(1, places + 1, MASK)
@@ -65,11 +74,20 @@ def masked_lm(model: PreTrainedModel, rows: Tensor, causal: bool, generator: tor
 def span_corruption(
     model: T5ForConditionalGeneration, rows: Tensor, causal: bool, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Span corruption (Raffel et al. 2020) with one span at the end of the row, which the decoder generates first.
+    """Apply span corruption (Raffel et al. 2020). One span is at the end of the row; the decoder generates it first.
 
     A row then has the form of a prompt: the text ends in the first sentinel, and the decoder continues after this
     sentinel. In the causal phase the encoder predicts each next token of the first half with the decoder's head, and
     the decoder continues with the second half, so that both learn from every token.
+
+    Args:
+        model: the ladder model.
+        rows: token ids, shape [k, length + 1].
+        causal: whether the step belongs to the causal first phase.
+        generator: decides which tokens are hidden.
+
+    Returns:
+        States [n, d] for the head, and the token ids [n] to predict.
     """
     if not causal:
         text, answer, targets = corrupt_spans(rows, generator)
@@ -102,11 +120,18 @@ def masked_positions(rows: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def corrupt_spans(rows: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-    """Replace s spans of each row [k, length] by sentinels, one for every SPAN_INTERVAL tokens.
+    """Replace s spans of each row by sentinels, one for every SPAN_INTERVAL tokens.
 
     The last span is at the end of the row, and each span follows at least one token. Sentinels are numbered, and spans
-    are generated, from the end. The results are the text [k, length - s (SPAN - 1) + 1], the decoder's output [k, s
-    (SPAN + 1)] and the spans [k, s, SPAN].
+    are generated, from the end.
+
+    Args:
+        rows: token ids, shape [k, length].
+        generator: decides where the spans are.
+
+    Returns:
+        Token ids of the text [k, length - s (SPAN - 1) + 1], the decoder's output [k, s (SPAN + 1)] and the spans [k,
+        s, SPAN].
     """
     count, length = rows.shape
     spans = min(len(SENTINELS), length // SPAN_INTERVAL)
@@ -174,9 +199,16 @@ def training_loss(model: PreTrainedModel, rows: Tensor, causal: bool, generator:
 
 @torch.no_grad()
 def heldout_loss(model: PreTrainedModel, rows: Tensor) -> tuple[float, Tensor]:
-    """Compute the mean loss of the final phase in nats a predicted token, and return the predicted ids [n].
+    """Compute the mean loss of the final phase on held-out rows.
 
     Hidden tokens depend only on the index of the batch, so that they are the same for all ladder models of a family.
+
+    Args:
+        model: the ladder model.
+        rows: token ids, shape [k, length + 1].
+
+    Returns:
+        The loss in nats a predicted token, and the token ids to predict, shape [n].
     """
     total, predicted = 0.0, []
     for number, batch in enumerate(rows.split(16)):

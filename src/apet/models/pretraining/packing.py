@@ -26,10 +26,22 @@ HELD_OUT = 2**16
 
 
 def training_rows(corpus_folder: Path, tokenizer: PreTrainedTokenizerBase, recipe: PretrainingConfig) -> Tensor:
-    """Pack the training documents into token ids [steps · batch_size, block_size + 1], int32.
+    """Pack the training documents into rows of token ids.
 
     Documents are sampled without replacement, in a new order each epoch. Only as many as needed are tokenized. Rows are
     then shuffled, because neighbors come from the same document.
+
+    Args:
+        corpus_folder: folder of the corpus.
+        tokenizer: the ladder's tokenizer.
+        recipe: numbers of steps, of rows in a batch and of tokens in a row, and the seed.
+
+    Returns:
+        Token ids, int32, shape [steps · batch_size, block_size + 1].
+
+    Raises:
+        DataError: the corpus is missing or has no training document.
+        CorruptError: the corpus has another checksum than in its record.
     """
     texts = list(read_corpus(corpus_folder, "train")["text"])
     if not texts:
@@ -46,9 +58,21 @@ def training_rows(corpus_folder: Path, tokenizer: PreTrainedTokenizerBase, recip
 
 
 def heldout_rows(corpus_folder: Path, tokenizer: PreTrainedTokenizerBase, length: int) -> Tensor:
-    """Pack the held-out documents into token ids [k, length + 1], int32.
+    """Pack the held-out documents into rows of token ids.
 
     Every n-th row is taken, to stay within HELD_OUT tokens.
+
+    Args:
+        corpus_folder: folder of the corpus.
+        tokenizer: the ladder's tokenizer.
+        length: tokens to predict in a row.
+
+    Returns:
+        Token ids, int32, shape [k, length + 1].
+
+    Raises:
+        DataError: the corpus is missing, or its held-out documents do not fill a row.
+        CorruptError: the corpus has another checksum than in its record.
     """
     chunks = list(_tokenize(iter(read_corpus(corpus_folder, "heldout")["text"]), tokenizer))
     rows = _cut(np.concatenate([np.empty(0, np.int32), *chunks]), length)
@@ -61,9 +85,15 @@ def heldout_rows(corpus_folder: Path, tokenizer: PreTrainedTokenizerBase, length
 
 
 def unigram_entropy(train: Tensor, targets: Tensor, vocab_size: int) -> float:
-    """Compute the loss of a unigram model with add-one smoothing on targets [n], in nats per token.
+    """Compute the loss of a unigram model with add-one smoothing, the plateau of a model that ignores the context.
 
-    It is the plateau of a model that ignores the context.
+    Args:
+        train: token ids to count, of any shape.
+        targets: token ids to predict, shape [n].
+        vocab_size: number of token ids.
+
+    Returns:
+        The loss in nats per token.
     """
     counts = torch.bincount(train.flatten(), minlength=vocab_size).double() + 1
     return -(counts / counts.sum()).log()[targets.long()].mean().item()

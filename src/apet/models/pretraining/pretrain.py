@@ -194,10 +194,17 @@ class PretrainingState:
 
 
 def make_optimizers(model: PreTrainedModel, recipe: PretrainingConfig) -> tuple[Optimizer, ...]:
-    """Make the optimizers. Every group has its peak learning rate as `peak`.
+    """Make the optimizers.
 
     AdamW trains word embeddings, head, position embeddings, biases and norms; Muon (Jordan et al. 2024) trains all
     other matrices.
+
+    Args:
+        model: the ladder model.
+        recipe: peak learning rates.
+
+    Returns:
+        AdamW and Muon. Every group has its peak learning rate as `peak`.
     """
     words = {model.get_input_embeddings().weight, model.get_output_embeddings().weight}
     tables = {module.weight for module in model.modules() if isinstance(module, nn.Embedding)}
