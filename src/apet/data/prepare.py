@@ -24,7 +24,7 @@ from apet.data.task_config import Task
 from apet.data.text_metrics import shuffled_scores
 from apet.errors import ConfigError, DataError, unknown_name
 
-DATA_VERSION = 2  # raised when the same inputs give other rows
+DATA_VERSION = 3  # raised when the same inputs give other rows
 RECORD = "task.json"
 BATCH_ROWS = 1000  # in memory at once while a table is written
 ANSWERS = {

@@ -154,6 +154,7 @@ def read_title_pairs(archive: ZipFile, *, folder: str) -> Iterator[Record]:
     The other article has the same topic and is in the same split: the articles of a topic and split form a ring, in
     the order of a hash, and an article that its own hash makes a mismatch gets the title of its successor. So a new
     article changes at most one pair, a body alone does not reveal its label, and no title or body is in two splits.
+    Near-copies of a body are one article, because one of them could get the title of the other as a mismatch.
     """
     rings: dict[tuple[str, str], dict[str, Record]] = defaultdict(dict)
     for record in read_articles(archive, folder=folder):

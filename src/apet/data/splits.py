@@ -1,8 +1,9 @@
 """Split assignment: a hash of a row's own text, so that no text is in two splits, even if rows are added later.
 
-Two texts are equal if their normalised forms are, and near-duplicates if these share their first or last EDGE_CHARS
-characters (a story with a new headline, a message quoted under a new reply). Texts of the task's `group_by` columns
-(a premise, a question, a document) must not occur in two splits.
+Two texts are equal if their `exact` forms are. They are near-duplicates if their normalised forms, which are coarser,
+share their first or last EDGE_CHARS characters (another punctuation, a story with a new headline, a message quoted
+under a new reply). Only equal rows are merged; near-duplicates are different rows that must not be in two splits. The
+same holds for texts of the task's `group_by` columns (a premise, a question, a document).
 """
 
 from __future__ import annotations
@@ -16,18 +17,20 @@ from typing import NamedTuple
 
 from apet.core.hashing import digest, seed_for
 from apet.data.schema import PRIORITY, SPLITS, Row
+from apet.data.unicode_words import words
 
 FRACTIONS = {"test": 0.2, "validation": 0.1}
 """Fractions of the rows that go to these splits, if the source does not have them."""
 EDGE_CHARS = 200
-WORD = re.compile(r"[^\W_]+")
+WITHOUT_MARKS = re.compile(r"[^\W_]+")
+MARK = re.compile(r"[^\w ]")
 
 
 class Example(NamedTuple):
     """A row that is unique in its task."""
 
     id: str
-    """Hash of its normalised texts."""
+    """From `text_id`."""
     packed: bytes
     """Its texts and references, compressed, because 50,000 long documents must fit into memory."""
     label: str | None
@@ -44,6 +47,7 @@ class Example(NamedTuple):
         normalised: Sequence[str],
         answer: str | tuple[str, ...],
         group: Sequence[int] | None = None,
+        identity: str = "",
     ) -> Example:
         """Make an example.
 
@@ -52,6 +56,7 @@ class Example(NamedTuple):
             normalised: Their normalised forms.
             answer: A class, or references.
             group: Indices of the texts that must not occur in two splits. None: all.
+            identity: Its id. Default: that of its exact texts.
 
         Returns:
             The example, with its id, keys and split hash.
@@ -59,7 +64,8 @@ class Example(NamedTuple):
         grouped = [normalised[i] for i in (range(len(normalised)) if group is None else group)]
         label, references = (answer, ()) if isinstance(answer, str) else (None, answer)
         keys = frozenset(edge for text in grouped for edge in edges(text))
-        return cls(text_id(*normalised), _pack(texts, references), label, keys, split_hash(grouped))
+        identity = identity or text_id(*map(exact, texts))
+        return cls(identity, _pack(texts, references), label, keys, split_hash(grouped))
 
     @property
     def texts(self) -> tuple[str, ...]:
@@ -86,15 +92,31 @@ class Splits(NamedTuple):
     """Reason -> number of dropped rows."""
 
 
+def exact(text: str) -> str:
+    """Return the form in which equal texts are the same: NFC, with single spaces as white space.
+
+    NFC unifies only different encodings of the same characters. NFKC would also unify 2² and 22, or ½ and 1⁄2.
+    """
+    return " ".join(unicodedata.normalize("NFC", text).split())
+
+
 def normalise(text: str) -> str:
-    """Return a text's letters and digits: NFKC, case-folded, words separated by one space."""
+    """Return the form in which near-copies are the same, so that they get into one split.
+
+    Args:
+        text: Any text.
+
+    Returns:
+        Its words (letters, digits and combining marks) in NFKC, case-folded, separated by one space. Its `exact` form
+        if it has no words, as `:)` or an emoji. Empty if it has no visible characters.
+    """
     folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
-    return " ".join(WORD.findall(folded))
+    return " ".join(words(folded)) or ("" if _is_invisible(text) else exact(text))
 
 
-def text_id(*normalised: str) -> str:
-    """Return the id of normalised texts (16 hex digits): the same in every task and corpus."""
-    return digest("\n".join(normalised))[:16]
+def text_id(*forms: str) -> str:
+    """Return the id (16 hex digits) of texts in their exact form, or of a document in its normalised form."""
+    return digest("\n".join(forms))[:16]
 
 
 def edges(normalised: str) -> tuple[str, str]:
@@ -114,6 +136,7 @@ def split_hash(grouped: Sequence[str]) -> float:
     is in the same split of both, and no seed can move a test text into a corpus of another seed. A row's other texts
     may determine the split of other rows; `drop_cross_split_duplicates` then drops rows, so that each set of rows that
     are connected by common texts is in one split. (A hash for each set would change whenever a new row connects two.)
+    The hash reads combining marks as spaces, as all versions of this code did, so that no text changes its split.
 
     Args:
         grouped: Normalised texts.
@@ -121,7 +144,7 @@ def split_hash(grouped: Sequence[str]) -> float:
     Returns:
         A number in [0, 1).
     """
-    heads = [text[:EDGE_CHARS] for text in grouped]
+    heads = [_marks_as_spaces(text[:EDGE_CHARS]) for text in grouped]
     chosen = heads[0] if len(heads) == 1 else min(heads, key=lambda head: fraction("named", head))
     return fraction("side", chosen)
 
@@ -194,6 +217,14 @@ def drop_train(splits: Splits, reason: str, is_dropped: Callable[[Example], bool
     kept = [example for example in train if not is_dropped(example)]
     dropped = {**splits.dropped, reason: len(train) - len(kept)}
     return splits._replace(splits={**splits.splits, "train": kept}, dropped=dropped)
+
+
+def _marks_as_spaces(head: str) -> str:
+    return (" ".join(WITHOUT_MARKS.findall(head)) if MARK.search(head) else head) or head
+
+
+def _is_invisible(text: str) -> bool:
+    return all(unicodedata.category(char) in ("Cc", "Cf", "Zl", "Zp", "Zs") for char in text)
 
 
 def _pack(texts: Sequence[str], references: Sequence[str]) -> bytes:
