@@ -20,6 +20,8 @@ from apet.data.splits import assign_split, fraction, normalise, split_hash
 from apet.data.wheels import MEMBER_LIMIT, open_member
 from apet.errors import DataError, error_context, unknown_name
 
+CELL_LIMIT = 2**31 - 1
+"""Most characters of a cell: all that the csv module can be set to on every system. Its default is 131,072."""
 DropRows = Mapping[str, Collection[str]]
 
 
@@ -102,6 +104,7 @@ def read_table(
     Raises:
         DataError: If the content is no such table, with the line, or if a column is missing or duplicate.
     """
+    csv.field_size_limit(CELL_LIMIT)
     lines = csv.reader(io.TextIOWrapper(content, "utf-8-sig", newline=""), **dialect)
     try:
         header = next(lines, [])
