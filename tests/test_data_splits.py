@@ -192,7 +192,7 @@ def test_every_row_is_kept_or_counted_as_dropped(rows):
     splits = split_rows(rows)
     kept = [exact(example.texts[0]) for examples in splits.splits.values() for example in examples]
     assert len(kept) == len(set(kept)) == len(rows) - sum(splits.dropped.values())
-    assert splits.dropped["unlabelled"] == sum(row.answer is None for row in rows)
+    assert splits.dropped.get("unlabelled", 0) == sum(row.answer is None for row in rows)
     found = {text: {r.answer for r in rows if exact(r.texts[0]) == text} - {None} for text in kept}
     assert all(len(some) == 1 for some in found.values())
 
@@ -247,7 +247,8 @@ def test_without_validation_it_is_split_off_train():
 def test_copies_with_conflicting_labels_are_all_dropped():
     rows = [("One.", "x", "test"), ("One. ", "y", "train"), ("two", "x", "test"), ("\u200b", "x", "train")]
     splits = split_rows(Row((text,), label, split, "") for text, label, split in rows)
-    assert splits.dropped == {"unlabelled": 0, "empty": 1, "conflicting": 2, "duplicate": 0, "near_duplicate": 0}
+    counts = {"unlabelled": 0, "empty": 0, "conflicting": 1, "duplicate": 0, "near_duplicate": 0}
+    assert splits.dropped_by_split == {"test": counts, "train": {**counts, "empty": 1}}
     assert splits.splits["test"] == [one("two")]
 
 
@@ -286,3 +287,42 @@ def test_texts_with_one_beginning_are_in_one_split_and_none_is_dropped():
     assert splits.dropped["near_duplicate"] == 0
     stories = [{normal(example)[:EDGE_CHARS] for example in examples} for examples in splits.splits.values()]
     assert all(stories) and sum(map(len, stories)) == len(set.union(*stories)) == 50
+
+
+def sentence_pairs(official: bool) -> list[Row]:
+    """300 different pairs of 40 sentences in train, 30 in test."""
+    numbers = [(i % 40, (7 * i + i // 40) % 40) for i in range(330)]
+    return [Row((f"sentence {a}", f"sentence {b}"), "x", ("test" if i % 11 == 0 else "train") if official else None, "")
+            for i, (a, b) in enumerate(numbers)]  # fmt: skip
+
+
+@pytest.mark.parametrize("official", [True, False])
+def test_kept_near_duplicates_lose_only_equal_rows(official):
+    rows = sentence_pairs(official)
+    dropped = split_rows(rows).dropped_by_split
+    assert dropped["train" if official else "all"]["near_duplicate"] > 100
+    splits = split_rows([*rows, rows[0]._replace(texts=tuple(f" {text}" for text in rows[0].texts))], None, True)
+    counts = {reason: count for reason, count in splits.dropped.items() if count}
+    assert counts == {"duplicate": 1} and sum(map(len, splits.splits.values())) == 330
+    assert overlaps(splits.splits)["test/train"] > 100, "the overlap is reported"
+    assert all(splits.splits.values())
+
+
+@given(st.one_of(drawn, official), st.booleans())
+def test_drops_are_counted_by_split(rows, keep):
+    splits = split_rows(rows, None, keep)
+    read = {split: sum((row.split or "all") == split for row in rows) for split in ("all", "train", "test")}
+    assert splits.read == {split: count for split, count in read.items() if count}
+    assert all(sum(counts.values()) <= read[split] for split, counts in splits.dropped_by_split.items())
+    assert sum(splits.dropped.values()) == len(rows) - sum(map(len, splits.splits.values()))
+    assert not keep or not splits.dropped.get("near_duplicate")
+
+
+@given(drawn, drawn)
+def test_added_rows_move_no_kept_near_duplicate(rows, more):
+    def sides(some: list[Row]) -> dict[str, str]:
+        splits = split_rows(some, None, True).splits
+        return {exact(example.texts[0]): split for split, examples in splits.items() for example in examples}
+
+    before, after = sides(rows), sides(more + rows)
+    assert all(after[text] == split for text, split in before.items() if text in after)

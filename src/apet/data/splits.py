@@ -12,6 +12,7 @@ import json
 import re
 import unicodedata
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -21,6 +22,10 @@ from apet.data.unicode_words import words
 
 FRACTIONS = {"test": 0.2, "validation": 0.1}
 """Fractions of the rows that go to these splits, if the source does not have them."""
+REASONS = ("unlabelled", "empty", "conflicting", "duplicate", "near_duplicate")
+"""Reasons for which rows are dropped."""
+ALL = "all"
+"""Stands for the split of rows without an official one."""
 EDGE_CHARS = 200
 WITHOUT_MARKS = re.compile(r"[^\W_]+")
 MARK = re.compile(r"[^\w ]")
@@ -48,6 +53,7 @@ class Example(NamedTuple):
         answer: str | tuple[str, ...],
         group: Sequence[int] | None = None,
         identity: str = "",
+        whole_row: bool = False,
     ) -> Example:
         """Make an example.
 
@@ -57,6 +63,7 @@ class Example(NamedTuple):
             answer: A class, or references.
             group: Indices of the texts that must not occur in two splits. None: all.
             identity: Its id. Default: that of its exact texts.
+            whole_row: Hash all of its texts for the split. False: only the beginning of a grouped one.
 
         Returns:
             The example, with its id, keys and split hash.
@@ -65,7 +72,8 @@ class Example(NamedTuple):
         label, references = (answer, ()) if isinstance(answer, str) else (None, answer)
         keys = frozenset(edge for text in grouped for edge in edges(text))
         identity = identity or text_id(*map(exact, texts))
-        return cls(identity, _pack(texts, references), label, keys, split_hash(grouped))
+        hashed = fraction("side", "\n".join(normalised)) if whole_row else split_hash(grouped)
+        return cls(identity, _pack(texts, references), label, keys, hashed)
 
     @property
     def texts(self) -> tuple[str, ...]:
@@ -88,8 +96,16 @@ class Splits(NamedTuple):
     splits: dict[str, list[Example]]
     origin: dict[str, str]
     """Split -> official split of the source, or how it was made."""
-    dropped: dict[str, int]
-    """Reason -> number of dropped rows."""
+    read: dict[str, int]
+    """Official split, or `all`, -> number of rows of the source."""
+    dropped_by_split: dict[str, dict[str, int]]
+    """Official split, or `all`, -> reason -> number of dropped rows."""
+
+    @property
+    def dropped(self) -> dict[str, int]:
+        """Reason -> number of dropped rows."""
+        reasons = dict.fromkeys(reason for counts in self.dropped_by_split.values() for reason in counts)
+        return {reason: sum(counts.get(reason, 0) for counts in self.dropped_by_split.values()) for reason in reasons}
 
 
 def exact(text: str) -> str:
@@ -159,7 +175,7 @@ def assign_split(hashed: float, missing: Iterable[str] = tuple(FRACTIONS)) -> st
     return "train"
 
 
-def split_rows(rows: Iterable[Row], group: Sequence[int] | None = None) -> Splits:
+def split_rows(rows: Iterable[Row], group: Sequence[int] | None = None, keep_near_duplicates: bool = False) -> Splits:
     """Split the rows of a task, without duplicates.
 
     Official labelled splits are kept. Without an official test split, validation becomes test. A split that is still
@@ -171,11 +187,13 @@ def split_rows(rows: Iterable[Row], group: Sequence[int] | None = None) -> Split
     Args:
         rows: Rows in any order.
         group: Indices of the texts that must not occur in two splits. None: all.
+        keep_near_duplicates: Drop only equal rows, and assign splits by a hash of all texts of a row.
 
     Returns:
         The examples of each split, and the numbers of dropped rows.
     """
-    unique, dropped = _unique(rows, group)
+    counts = _Counts()
+    unique = _unique(rows, group, keep_near_duplicates, counts)
     official = {split for _, split in unique}
     moved: dict[str | None, str] = {"validation": "test"} if "validation" in official and "test" not in official else {}
     kept = {moved.get(split, split) for split in official}
@@ -184,10 +202,13 @@ def split_rows(rows: Iterable[Row], group: Sequence[int] | None = None) -> Split
     for example, source_split in unique:
         split = moved.get(source_split, source_split)
         candidates[split if split in FRACTIONS else assign_split(example.split_hash, missing)].append(example)
-    splits = drop_cross_split_duplicates(candidates)
-    dropped["near_duplicate"] = len(unique) - sum(map(len, splits.values()))
+    splits = candidates if keep_near_duplicates else drop_cross_split_duplicates(candidates)
+    kept_ids = {example.id for examples in splits.values() for example in examples}
+    for example, source_split in unique:
+        counts.add(source_split, "near_duplicate", example.id not in kept_ids)
     names = {moved.get(split, split): f"{split} of the source" for split in SPLITS if split in official}
-    return Splits(splits, {split: names.get(split, "split off train") for split in PRIORITY}, dropped)
+    origin = {split: names.get(split, "split off train") for split in PRIORITY}
+    return Splits(splits, origin, dict(sorted(counts.read.items())), dict(sorted(counts.dropped.items())))
 
 
 def drop_cross_split_duplicates(candidates: Mapping[str, list[Example]]) -> dict[str, list[Example]]:
@@ -215,8 +236,10 @@ def drop_train(splits: Splits, reason: str, is_dropped: Callable[[Example], bool
     """Drop train examples, and count them under a reason."""
     train = splits.splits["train"]
     kept = [example for example in train if not is_dropped(example)]
-    dropped = {**splits.dropped, reason: len(train) - len(kept)}
-    return splits._replace(splits={**splits.splits, "train": kept}, dropped=dropped)
+    official = "train" if "train" in splits.read else ALL
+    counts = {**splits.dropped_by_split.get(official, {}), reason: len(train) - len(kept)}
+    dropped = {**splits.dropped_by_split, official: counts}
+    return splits._replace(splits={**splits.splits, "train": kept}, dropped_by_split=dropped)
 
 
 def _marks_as_spaces(head: str) -> str:
@@ -231,31 +254,53 @@ def _pack(texts: Sequence[str], references: Sequence[str]) -> bytes:
     return zlib.compress(json.dumps([texts, references]).encode(), 1)
 
 
-def _unique(rows: Iterable[Row], group: Sequence[int] | None) -> tuple[list[tuple[Example, str | None]], dict]:
+class _Counts:
+    """Rows that were read and dropped, by official split."""
+
+    def __init__(self) -> None:
+        self.read: Counter[str] = Counter()
+        self.dropped: dict[str, dict[str, int]] = {}
+
+    def add(self, split: str | None, reason: str, count: int = 1) -> None:
+        self.dropped.setdefault(split or ALL, dict.fromkeys(REASONS, 0))[reason] += count
+
+
+def _unique(
+    rows: Iterable[Row], group: Sequence[int] | None, whole_row: bool, counts: _Counts
+) -> list[tuple[Example, str | None]]:
     copies: dict[str, list[tuple[Example, str | None]]] = {}
-    dropped = {"unlabelled": 0, "empty": 0, "conflicting": 0, "duplicate": 0}
     for row in rows:
         normalised = [normalise(text) for text in row.texts]
+        counts.read[row.split or ALL] += 1
         if row.answer is None:
-            dropped["unlabelled"] += 1
+            counts.add(row.split, "unlabelled")
         elif not all(normalised):
-            dropped["empty"] += 1
+            counts.add(row.split, "empty")
         else:
-            example = Example.from_texts(row.texts, normalised, row.answer, group)
+            example = Example.from_texts(row.texts, normalised, row.answer, group, whole_row=whole_row)
             copies.setdefault(example.id, []).append((example, row.split))
     unique = []
     for same in copies.values():
-        if len(same) > 1:
-            # the first of the sorted copies, so that the order of the rows does not matter
-            same.sort(key=lambda copy: (copy[0].texts, copy[0].references))
-        first = same[0][0]
         if len({example.label for example, _ in same}) > 1:
-            dropped["conflicting"] += len(same)
-            continue
-        if first.label is None and len(same) > 1:
-            joined = dict.fromkeys(reference for example, _ in same for reference in example.references)
-            first = first.with_references(joined)
-        dropped["duplicate"] += len(same) - 1
-        splits = {split for _, split in same}
-        unique.append((first, next((split for split in PRIORITY if split in splits), None)))
-    return unique, dropped
+            for _, split in same:
+                counts.add(split, "conflicting")
+        else:
+            unique.append(_merged(same, counts))
+    return unique
+
+
+def _merged(same: list[tuple[Example, str | None]], counts: _Counts) -> tuple[Example, str | None]:
+    """Merge equal rows into one, in their split of highest priority."""
+    if len(same) == 1:
+        return same[0]
+    # the first of the sorted copies, so that the order of the rows does not matter
+    same.sort(key=lambda copy: (copy[0].texts, copy[0].references))
+    first = same[0][0]
+    if first.label is None:
+        first = first.with_references(dict.fromkeys(answer for example, _ in same for answer in example.references))
+    splits = [split for _, split in same]
+    chosen = next((split for split in PRIORITY if split in splits), None)
+    splits.remove(chosen)
+    for split in splits:
+        counts.add(split, "duplicate")
+    return first, chosen

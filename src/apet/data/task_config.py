@@ -133,6 +133,10 @@ class Task:
     """generation: most tokens of an answer, with the end-of-sequence token."""
     group_by: Annotated[tuple[TextColumn, ...], LIST, DISTINCT] = ()
     """Text columns whose texts must not occur in two splits. Default: all."""
+    near_duplicates: Literal["drop", "keep"] | None = None
+    """Rows that share a text, or its first or last 200 characters, with a row of another split. drop: keep them only in
+    test, or else in validation. keep: drop only equal rows. Default: drop, but fail if this takes more than a tenth of
+    an official split."""
     splits: Annotated[Mapping[SplitKey, SplitName], AfterValidator(_all_splits)] = field(
         default_factory=lambda: _all_splits({})
     )
