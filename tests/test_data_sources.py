@@ -219,7 +219,16 @@ def parquet(*columns: pa.Array) -> bytes:
     ("name", "content", "message"),
     [
         ("train.jsonl", '{"text": "one", "label": 0}\n{"text": \n', "train.jsonl, line 2: expected JSON"),
-        ("train.jsonl", "[1]\n", "line 1: expected an object, got [1]"),
+        (
+            "train.jsonl",
+            "[1]\n",
+            "line 1: expected an object, got [1]. Write each row as an object in a line of its own.",
+        ),
+        (
+            "train.jsonl",
+            '[\n{"text": "one"}]\n',
+            "column 1 (char 2). Write each row as an object in a line of its own.",
+        ),
         ("train.jsonl", '{"txt": "one", "label": 0}\n', "line 1: unknown column 'text'. Did you mean 'txt'"),
         ("train.jsonl", '{"text": 3, "label": 0}\n', "line 1: column 'text': expected a text, got 3"),
         ("train.jsonl", '{"text": "one", "label": 2}\n', "line 1: unknown label 2."),
@@ -321,6 +330,19 @@ def test_long_cells_are_read_in_any_format(form, tmp_path):
     csv.field_size_limit(131_072)  # as another library may set it
     (row,) = read_rows(task, choose_source(task, {"all": str(tmp_path)}), tmp_path)
     assert row.texts == (text,)
+
+
+@pytest.mark.parametrize("name", ["train.jsonl", "train.csv"])
+def test_long_values_are_truncated_in_messages(name, tmp_path):
+    path = tmp_path / "toy" / name
+    path.parent.mkdir()
+    path.write_text(
+        json.dumps([{"text": "one " * 9}] * 900) + "\n" if name.endswith("l") else "one " * 9000 + ",a\nb,c\n"
+    )
+    task = toy_task(wheel=None)
+    with pytest.raises(DataError) as error:
+        list(read_rows(task, choose_source(task, {"all": str(tmp_path)}), tmp_path))
+    assert len(str(error.value)) < 500 + len(str(path))
 
 
 def test_split_in_two_formats_is_an_error(tmp_path):
