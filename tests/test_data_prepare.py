@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -16,6 +18,7 @@ from apet.data import prepare, source_selection
 from apet.data.prepare import in_hash_order, prepare_task, read_split, read_task, task_digest
 from apet.data.source_selection import choose_source
 from apet.data.splits import Example
+from apet.data.task_config import Task
 from apet.errors import ConfigError, CorruptError, DataError
 from apet.evaluation.metrics import label_metrics
 from toy_wheels import TAB, pin_toy, tab, toy_source, toy_task, write_jsonl
@@ -43,7 +46,7 @@ def test_limits_are_nested_and_another_seed_chooses_other_rows(monkeypatch, tmp_
 
 
 def test_record_counts_kept_and_dropped_rows(monkeypatch, tmp_path):
-    rows = [*ROWS, ("a", "text NUMBER 3"), ("a", "Text number 4"), ("b", "...")]
+    rows = [*ROWS, ("a", " Text  number 3. "), ("a", "Text number 4. "), ("b", "\u200b")]
     pin_toy(monkeypatch, tmp_path, {TAB: tab(rows)})
     prepare_task(toy_task(), tmp_path, tmp_path / "out", {"train": 50, "test": 30, "validation": None}, 0)
     record = read_task(tmp_path / "out")
@@ -157,14 +160,14 @@ def test_table_in_several_batches_is_complete(monkeypatch, tmp_path):
 
 def test_generation_task_keeps_all_references_and_has_shuffled_chance(monkeypatch, tmp_path):
     rows = [(f"answer {i % 5}", f"Question number {i}?") for i in range(300)]
-    pin_toy(monkeypatch, tmp_path, {TAB: tab([*rows, ("other", "question NUMBER 0"), ("", "Question without?")])})
+    pin_toy(monkeypatch, tmp_path, {TAB: tab([*rows, ("other", " Question  number 0?"), ("", "Question without?")])})
     task = toy_task(type="generation", verbalizer=None, target_column="answer", metrics=["em", "f1"], max_new_tokens=4,
                     wheel=toy_source(column_map={"text": "Text", "answer": "Category"}))  # fmt: skip
     prepare_task(task, tmp_path, tmp_path / "out", {"test": 50}, 0)
     record, test = read_task(tmp_path / "out"), read_split(tmp_path / "out", "test")
     splits = pd.concat(read_split(tmp_path / "out", split) for split in ("train", "validation", "test"))
-    found = {text.lower(): list(targets) for text, targets in zip(splits.text, splits.targets, strict=True)}
-    assert found["question number 0?"] == ["answer 0", "other"]
+    found = {" ".join(text.split()): sorted(targets) for text, targets in zip(splits.text, splits.targets, strict=True)}
+    assert found["Question number 0?"] == ["answer 0", "other"]
     assert record["dropped"]["unlabelled"] == record["dropped"]["duplicate"] == 1
     answers = [targets[0] for targets in test.targets]
     expected = sum(a == b for a, b in zip(answers, answers[1:] + answers[:1], strict=True)) / 50
@@ -206,3 +209,70 @@ def test_digest_changes_with_rows_of_overlapping_task(monkeypatch, tmp_path):
     before = task_digest(task, {}, 0, choose_source(task, {"all": str(tmp_path)}))
     write_jsonl(tmp_path / "other" / "test.jsonl", [{"text": "two", "label": 0}])
     assert task_digest(task, {}, 0, choose_source(task, {"all": str(tmp_path)})) != before
+
+
+def write_pairs(folder: Path, near_duplicates: str | None = None) -> Task:
+    """An official split of pairs that share their sentences, as a source of the task that is returned."""
+    numbers = [(i % 40, (7 * i + i // 40) % 40) for i in range(330)]
+    rows = [{"one": f"sentence {a}", "two": f"sentence {b}", "label": "ab"[i % 2]} for i, (a, b) in enumerate(numbers)]
+    write_jsonl(folder / "test.jsonl", rows[::11])
+    others = [{"one": f"other {n}", "two": f"another {n}", "label": "ab"[n % 2]} for n in range(200)]
+    write_jsonl(folder / "train.jsonl", [row for i, row in enumerate(rows) if i % 11] + rows[:1] + others)
+    changes = {"text_columns": ["one", "two"], "prompt": "{one} {two}", "near_duplicates": near_duplicates}
+    return toy_task(wheel=None, local={"folder": str(folder)}, **changes)
+
+
+def test_official_split_that_would_shrink_is_an_error_that_names_the_options(tmp_path, capsys):
+    task = write_pairs(tmp_path)
+    with pytest.raises(DataError) as error:
+        prepare_task(task, tmp_path, tmp_path / "out", {}, 0)
+    assert str(error.value).startswith("task toy: split train of the source: ") and "of 501 rows would be" in str(
+        error.value
+    )
+    assert all(
+        option in str(error.value) for option in ("`near_duplicates: keep`", "`near_duplicates: drop`", "`group_by`")
+    )
+    assert not (tmp_path / "out").exists()
+    assert "task toy: split train of the source: " in capsys.readouterr().err
+
+
+def test_near_duplicates_of_official_splits_can_be_kept_or_dropped(tmp_path, capsys):
+    kept, as_usual, dropping = (write_pairs(tmp_path / "in", value) for value in ("keep", None, "drop"))
+    prepare_task(kept, tmp_path, tmp_path / "keep", {}, 0)
+    record = read_task(tmp_path / "keep")
+    assert record["rows"]["test"] == 30 and sum(record["rows"].values()) == 530
+    assert record["read"] == {"test": 30, "train": 501} and record["overlap"]["test/train"] > 100
+    assert record["dropped_by_split"]["train"]["duplicate"] == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == ["task toy: split train of the source: 1 of 501 rows are dropped (duplicate 1)"]
+    prepare_task(dropping, tmp_path, tmp_path / "drop", {}, 0)
+    dropped = read_task(tmp_path / "drop")
+    assert dropped["overlap"] == dict.fromkeys(record["overlap"], 0) and dropped["rows"]["train"] < 250
+    assert len({task_digest(task, {}, 0) for task in (kept, as_usual, dropping)}) == 3
+
+
+def test_rows_with_one_beginning_are_an_error_with_the_cause_and_can_be_kept(tmp_path):
+    rule = "Answer the question at the end with one word, and only if you are sure. " * 4
+    write_jsonl(tmp_path / "rows.jsonl", [{"text": f"{rule}{n}?", "label": "ab"[n % 2]} for n in range(300)])
+    local = {"file": str(tmp_path / "rows.jsonl")}
+    message = (
+        r"task toy: split .* has no rows, because 300 of 300 rows .* same first or last 200 .*`near_duplicates: keep`"
+    )
+    with pytest.raises(DataError, match=message):
+        prepare_task(toy_task(wheel=None, local=local), tmp_path, tmp_path / "out", {}, 0)
+    prepare_task(toy_task(wheel=None, local=local, near_duplicates="keep"), tmp_path, tmp_path / "out", {}, 0)
+    rows = read_task(tmp_path / "out")["rows"]
+    assert sum(rows.values()) == 300 and rows["test"] > 30 and rows["validation"] > 15
+
+
+def test_unused_files_beside_the_splits_are_reported(tmp_path, capsys):
+    for name in ("train", "test", "dev"):
+        write_jsonl(tmp_path / f"{name}.jsonl", [{"text": f"{name} {n}", "label": "ab"[n % 2]} for n in range(60)])
+    (tmp_path / "README.md").write_text("rows")
+    task = toy_task(wheel=None, local={"folder": str(tmp_path)})
+    prepare_task(task, tmp_path, tmp_path / "out", {}, 0)
+    expected = f"task toy: {tmp_path}: unused: dev.jsonl. Name the file of a split by `splits: {{validation: dev}}`\n"
+    assert capsys.readouterr().err == expected
+    task = toy_task(wheel=None, local={"folder": str(tmp_path)}, splits={"validation": "dev"})
+    prepare_task(task, tmp_path, tmp_path / "two", {}, 0)
+    assert capsys.readouterr().err == "" and read_task(tmp_path / "two")["rows"]["validation"] == 60

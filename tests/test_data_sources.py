@@ -219,7 +219,16 @@ def parquet(*columns: pa.Array) -> bytes:
     ("name", "content", "message"),
     [
         ("train.jsonl", '{"text": "one", "label": 0}\n{"text": \n', "train.jsonl, line 2: expected JSON"),
-        ("train.jsonl", "[1]\n", "line 1: expected an object, got [1]"),
+        (
+            "train.jsonl",
+            "[1]\n",
+            "line 1: expected an object, got [1]. Write each row as an object in a line of its own.",
+        ),
+        (
+            "train.jsonl",
+            '[\n{"text": "one"}]\n',
+            "column 1 (char 2). Write each row as an object in a line of its own.",
+        ),
         ("train.jsonl", '{"txt": "one", "label": 0}\n', "line 1: unknown column 'text'. Did you mean 'txt'"),
         ("train.jsonl", '{"text": 3, "label": 0}\n', "line 1: column 'text': expected a text, got 3"),
         ("train.jsonl", '{"text": "one", "label": 2}\n', "line 1: unknown label 2."),
@@ -275,6 +284,14 @@ def test_wrong_file_raises_one_clear_error(tmp_path, name, content, message):
         (["no", "yes"], {1: "no", "0": "yes"}, 1, "no"),
         (["no", "yes"], {1: "no", "0": "yes"}, 0, "yes"),
         (["no", "yes"], {-1: "no", 1: "yes"}, -1, "no"),
+        (["false", "true"], {}, False, "false"),
+        (["False", "True"], {}, True, "True"),
+        (["FALSE", "TRUE"], {}, True, "TRUE"),
+        (["no", "yes"], {True: "yes", False: "no"}, True, "yes"),
+        (["no", "yes"], {"True": "yes", "False": "no"}, False, "no"),
+        (["no", "yes"], {True: "yes", False: "no"}, "true", "yes"),
+        (["no", "yes"], {}, True, "unknown label True."),
+        (["0", "1"], {}, True, "unknown label True."),
     ],
 )
 def test_label_is_a_name_before_an_index_in_any_format(tmp_path, labels, classes, value, found):
@@ -289,6 +306,43 @@ def test_label_is_a_name_before_an_index_in_any_format(tmp_path, labels, classes
         assert f"rows.jsonl, line 1: {found}" in str(error.value)
     else:
         assert [row.answer for row in read_rows(task, choose_source(task), tmp_path)] == [found]
+
+
+@pytest.mark.parametrize("form", ["jsonl", "csv", "tsv", "parquet"])
+def test_boolean_labels_are_classes_in_any_format(form, tmp_path):
+    write_form(tmp_path / "toy" / f"train.{form}", [{"text": said(n), "label": n % 2 == 0} for n in range(9)])
+    task = toy_task(wheel=None, verbalizer={"False": " no", "True": " yes"})
+    rows = read_rows(task, choose_source(task, {"all": str(tmp_path)}), tmp_path)
+    assert [row.answer for row in rows] == [str(n % 2 == 0) for n in range(9)]
+
+
+@pytest.mark.parametrize(("name", "quoted"), [(True, "true"), (0, "0")])
+def test_class_without_quotes_is_an_error_with_the_fix(name, quoted):
+    with pytest.raises(ConfigError, match=rf'verbalizer: expected a text as class, got {quoted}\. .* "{quoted}"'):
+        toy_task(verbalizer={name: " yes", "no": " no"})
+
+
+@pytest.mark.parametrize("form", ["csv", "tsv", "jsonl"])
+def test_long_cells_are_read_in_any_format(form, tmp_path):
+    text = "word " * 100_000 + "end"
+    write_form(tmp_path / "toy" / f"train.{form}", [{"text": text, "label": "a"}])
+    task = toy_task(wheel=None)
+    csv.field_size_limit(131_072)  # as another library may set it
+    (row,) = read_rows(task, choose_source(task, {"all": str(tmp_path)}), tmp_path)
+    assert row.texts == (text,)
+
+
+@pytest.mark.parametrize("name", ["train.jsonl", "train.csv"])
+def test_long_values_are_truncated_in_messages(name, tmp_path):
+    path = tmp_path / "toy" / name
+    path.parent.mkdir()
+    path.write_text(
+        json.dumps([{"text": "one " * 9}] * 900) + "\n" if name.endswith("l") else "one " * 9000 + ",a\nb,c\n"
+    )
+    task = toy_task(wheel=None)
+    with pytest.raises(DataError) as error:
+        list(read_rows(task, choose_source(task, {"all": str(tmp_path)}), tmp_path))
+    assert len(str(error.value)) < 500 + len(str(path))
 
 
 def test_split_in_two_formats_is_an_error(tmp_path):

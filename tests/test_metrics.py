@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter
 from fractions import Fraction
 
@@ -11,8 +12,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from nltk.stem.porter import PorterStemmer
+from rouge_score.tokenizers import DefaultTokenizer
 
-from apet.data.text_metrics import answer_scores, exact_match, plain, rouge_l, shuffled_scores, token_f1
+from apet.data.text_metrics import answer_scores, exact_match, plain, rouge_l, rouge_words, shuffled_scores, token_f1
 from apet.errors import ConfigError
 from apet.evaluation import Score, score_answers, score_labels
 from apet.evaluation.metrics import label_metrics, text_metrics
@@ -52,7 +54,7 @@ def test_score_labels_uses_the_first_metric_as_score():
 
 
 def test_plain_normalizes_like_squad():
-    assert plain("The  Cat's (hat), an “A”-team!") == "cats hat “ ”team"
+    assert plain("The  Cat's (hat), an “A”-team!") == "cats hat ateam"
     assert plain("a.b. the") == "ab" and plain("Theatre another") == "theatre another"
     assert plain("U.S.") == "us" and plain("the an a") == ""
 
@@ -112,6 +114,36 @@ def test_rouge_l_is_the_f1_of_the_longest_common_subsequence(answer, references)
 
 def test_rouge_l_stems_and_takes_the_best_reference():
     assert rouge_l("the cat was running", ["a dog", "the cats run"]) == pytest.approx(2 * 3 / 7)
+
+
+SAMPLES = [
+    "Москва столица России", "北京是中国的首都", "東京タワー", "القاهرة عاصمة مصر", "दिल्ली भारत की राजधानी",
+    "서울은 수도이다", "กรุงเทพมหานคร", "ရန်ကုန်မြို့", "ភ្នំពេញ", "ວຽງຈັນ", "Größe und Übermut", "Hà Nội là thủ đô",
+    "ירושלים", "Αθήνα",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", SAMPLES)
+def test_text_metrics_in_any_script(text):
+    other = SAMPLES[SAMPLES.index(text) - 3]
+    for metric in (exact_match, token_f1, rouge_l):
+        assert metric(text, [text]) == metric(unicodedata.normalize("NFD", text), [f" {text}。"]) == 1
+        assert metric(text, [other]) == 0
+    half = text[: len(text) // 2]
+    assert exact_match(half, [text]) == 0 < rouge_l(half, [text]) < 1 or " " not in text
+
+
+def test_rouge_words_split_scripts_without_spaces_by_letter():
+    assert rouge_words("BERT模型2024年") == ["bert", "模", "型", "2024", "年"]
+    assert rouge_words("Größen der Ponies") == ["größen", "der", "poni"]
+    assert rouge_words("ไม่กิน") == ["ไ", "ม่", "กิ", "น"]
+    assert token_f1("中国北京", ["北京。"]) == pytest.approx(2 * 2 / 6)
+
+
+@given(st.text(st.characters(codec="ascii"), max_size=40) | sentences)
+def test_ascii_words_are_those_of_rouge_score_and_squad(text):
+    assert rouge_words(text) == DefaultTokenizer(use_stemmer=True).tokenize(text)
+    assert plain(text).split() == squad_words(text)
 
 
 def test_score_answers_averages_text_metrics():

@@ -174,7 +174,9 @@ def unknown_name(what: str, value: object, allowed: Iterable[str], location: str
     # A part of a name counts too: `stpes` is near to `max_steps`.
     folded = {part.casefold(): name for name in names for part in (*name.split("_"), name)}
     near = get_close_matches(str(value)[:MAX_REPR].casefold(), folded, n=1)
-    suggestion = f" Did you mean {folded[near[0]]!r}?" if near else ""
-    listed = ", ".join(names[:20]) + (", …" if len(names) > 20 else "")
+    suggestion = f" Did you mean {truncated_repr(folded[near[0]])}?" if near else ""
+    listed = ", ".join(name if len(name) <= MAX_REPR else f"{name[:MAX_REPR]}…" for name in names[:20]) + (
+        ", …" if len(names) > 20 else ""
+    )
     prefix = f"{location}: " if location else ""
     return f"{prefix}unknown {what} {truncated_repr(value)}.{suggestion} Allowed: {listed}."

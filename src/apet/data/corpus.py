@@ -52,8 +52,9 @@ def corpus_digest(seed: int, others: Sequence[str] = ()) -> str:
 def build_corpus(wheels_folder: Path, out_folder: Path, seed: int, others: Sequence[Path] = ()) -> None:
     """Write {train, heldout}.parquet (id, source, text), in an order hashed from the seed, and corpus.json.
 
-    Excluded are documents of fewer than MIN_WORDS words, copies, and documents that overlap (see `NgramIndex`) a
-    validation or test text of a task: of all shipped tasks in wheels, without limits, and of `others`.
+    Excluded are documents of fewer than MIN_WORDS words, copies in normalised form, and documents that overlap
+    (see `NgramIndex`) a validation or test text of a task: of all shipped tasks in wheels, without limits, and of
+    `others`.
 
     Args:
         wheels_folder: Folder of downloaded wheels.
@@ -135,7 +136,7 @@ def _documents(wheels_folder: Path, others: Sequence[Path], counts: Counts) -> I
                 count["held_out_by_a_task"] += 1
             else:
                 ids.add(identity)
-                yield Example.from_texts([text], [normalised], name)
+                yield Example.from_texts([text], [normalised], name, identity=identity)
 
 
 def _held_out_texts(wheels_folder: Path, others: Sequence[Path]) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,13 +20,14 @@ from apet.data.rows import read_rows
 from apet.data.schema import SPLITS
 from apet.data.source_selection import choose_source, overlapping_sources
 from apet.data.sources import Source
-from apet.data.splits import Example, Splits, drop_train, normalise, overlaps, split_rows
+from apet.data.splits import EDGE_CHARS, Example, Splits, drop_train, normalise, overlaps, split_rows
 from apet.data.task_config import Task
 from apet.data.text_metrics import shuffled_scores
-from apet.errors import ConfigError, DataError, unknown_name
+from apet.errors import ConfigError, DataError, error_context, truncated_repr, unknown_name
 
-DATA_VERSION = 2  # raised when the same inputs give other rows
+DATA_VERSION = 3  # raised when the same inputs give other rows
 RECORD = "task.json"
+MAX_SHARE = 0.1  # of an official split that near-duplicates may take without an option of the task file
 BATCH_ROWS = 1000  # in memory at once while a table is written
 ANSWERS = {
     "classification": pa.field("label", pa.int64()),
@@ -110,11 +112,16 @@ def prepare_task(
     limits = _limits(rows)
     source = source or choose_source(task)
     splits = task_splits(task, wheels_folder, source)
-    chosen = {}
-    for split in SPLITS:
-        chosen[split] = in_hash_order(splits.splits[split], seed)[: limits[split]]
-        if not chosen[split]:
-            raise DataError(f"task {task.name}: split {split} has no rows.")
+    with error_context(f"task {task.name}"):
+        for line in (*source.notes(task.splits), *_drops(splits)):
+            print(f"task {task.name}: {line}", file=sys.stderr, flush=True)
+        if task.near_duplicates is None:
+            _check_official(splits)
+        chosen = {split: in_hash_order(splits.splits[split], seed)[: limits[split]] for split in SPLITS}
+        for split in SPLITS:
+            if not chosen[split]:
+                cause = "" if task.near_duplicates == "keep" else _cause(splits)
+                raise DataError(f"split {split} has no rows{cause}.")
     with atomic_dir(out_folder) as folder:
         for split, examples in chosen.items():
             write_batches(folder / _file(split), _batches(examples, task), _schema(task.type, task.text_columns))
@@ -198,7 +205,40 @@ def _file(split: str) -> str:
 
 
 def _own_splits(task: Task, wheels_folder: Path, source: Source) -> Splits:
-    return split_rows(read_rows(task, source, wheels_folder), task.group_indices)
+    return split_rows(read_rows(task, source, wheels_folder), task.group_indices, task.near_duplicates == "keep")
+
+
+def _drops(splits: Splits) -> Iterator[str]:
+    """Describe the drops of each split of the source."""
+    for split, counts in splits.dropped_by_split.items():
+        if total := sum(counts.values()):
+            reasons = ", ".join(f"{reason} {count:,}" for reason, count in counts.items() if count)
+            name = f"split {split} of the source" if split in SPLITS else "source"
+            yield f"{name}: {total:,} of {splits.read[split]:,} rows are dropped ({reasons})"
+
+
+def _check_official(splits: Splits) -> None:
+    """Raise DataError if near-duplicates would take more than MAX_SHARE of an official split."""
+    for split in (split for split in SPLITS if split in splits.read):
+        count, read = splits.dropped_by_split[split].get("near_duplicate", 0), splits.read[split]
+        if count > MAX_SHARE * read:
+            raise DataError(
+                f"split {split} of the source: {count:,} of {read:,} rows would be dropped, because they share a text "
+                f"with a row of another split. Set `near_duplicates: keep` (only equal rows are dropped) or "
+                f"`near_duplicates: drop` (accept it) in the task file, or name fewer columns under `group_by`."
+            )
+
+
+def _cause(splits: Splits) -> str:
+    """Describe a text's beginning or end that most rows share and that keeps them in one split."""
+    examples = [example for some in splits.splits.values() for example in some]
+    [(key, count)] = Counter(key for example in examples for key in example.keys).most_common(1) or [("", 0)]
+    if len(key) < EDGE_CHARS or 2 * count < len(examples):
+        return ""
+    return (
+        f", because {count:,} of {len(examples):,} rows have texts with the same first or last {EDGE_CHARS} characters "
+        f"({truncated_repr(key)}), and these are kept in one split. Set `near_duplicates: keep` in the task file"
+    )
 
 
 def _held_out(splits: Splits) -> Iterator[str]:
@@ -256,7 +296,9 @@ def _statistics(task: Task, splits: Splits, chosen: Mapping[str, list[Example]])
         "origin": {split: splits.origin[split] for split in SPLITS},
         "label_counts": label_counts,
         "chance": _chance(task, label_counts["test"], chosen["test"]),
+        "read": splits.read,
         "dropped": splits.dropped,
+        "dropped_by_split": splits.dropped_by_split,
         "overlap": overlaps(splits.splits),
     }
 

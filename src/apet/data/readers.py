@@ -20,6 +20,8 @@ from apet.data.splits import assign_split, fraction, normalise, split_hash
 from apet.data.wheels import MEMBER_LIMIT, open_member
 from apet.errors import DataError, error_context, unknown_name
 
+CELL_LIMIT = 2**31 - 1
+"""Most characters of a cell: all that the csv module can be set to on every system. Its default is 131,072."""
 DropRows = Mapping[str, Collection[str]]
 
 
@@ -111,6 +113,7 @@ def read_table(
     Raises:
         DataError: If the content is no such table, with the line, or if a column is missing or duplicate.
     """
+    csv.field_size_limit(CELL_LIMIT)
     lines = csv.reader(io.TextIOWrapper(content, "utf-8-sig", newline=""), **dialect)
     try:
         header = next(lines, [])
@@ -163,6 +166,7 @@ def read_title_pairs(archive: ZipFile, *, folder: str) -> Iterator[Record]:
     The other article has the same topic and is in the same split: the articles of a topic and split form a ring, in the
     order of a hash, and an article that its own hash makes a mismatch gets the title of its successor. So a new article
     changes at most one pair, a body alone does not reveal its label, and no title or body is in two splits.
+    Near-copies of a body are one article, because one of them could get the title of the other as a mismatch.
 
     Args:
         archive: The open wheel.

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from apet.data.schema import Record, Row, class_text
+from apet.data.schema import Record, Row, class_names
 from apet.data.sources import Source
 from apet.data.task_config import Task
 from apet.errors import DataError, error_context, truncated_repr, unknown_name
@@ -41,8 +41,7 @@ def read_rows(task: Task, source: Source, wheels_folder: Path) -> Iterator[Row]:
                 if task.type == "generation":
                     yield Row(texts, _references(value, answer), record.split, record.location)
                 else:
-                    label = class_text(value)
-                    mapped = value if label is None else source.label_map.get(label, value)
+                    mapped = next((source.label_map[n] for n in class_names(value) if n in source.label_map), value)
                     yield Row(texts, _class(mapped, list(task.verbalizer)), record.split, record.location)
 
 
@@ -66,12 +65,13 @@ def _class(value: Any, labels: list[str]) -> str | None:
     A name takes precedence, so that 1 in a JSONL file is the same as in a CSV file. If any class is named by a number,
     no label is an index.
     """
-    text = class_text(value)
-    if text in labels:
-        return text
+    names = class_names(value)
+    if named := [name for name in names if name in labels]:
+        return named[0]
     if value in UNLABELLED:
         return None
-    if text and INDEX.fullmatch(text) and not any(map(NUMERIC.fullmatch, labels)) and int(text) < len(labels):
+    text = names[0] if len(names) == 1 else ""
+    if INDEX.fullmatch(text) and not any(map(NUMERIC.fullmatch, labels)) and int(text) < len(labels):
         return labels[int(text)]
     raise DataError(unknown_name("label", value, labels))
 

@@ -39,20 +39,30 @@ class Row(NamedTuple):
     location: str
 
 
-def class_text(value: Any) -> str | None:
-    """Return a class as a text file has it, or None for a value that is no class."""
-    return value if isinstance(value, str) else str(value) if type(value) in (int, float) else None
+def class_names(value: Any) -> tuple[str, ...]:
+    """Return a class as text files have it, or nothing for a value that is no class.
+
+    Args:
+        value: A value of YAML, JSON or parquet.
+
+    Returns:
+        The possible names: several for true and false, which libraries write as true, True or TRUE.
+    """
+    if isinstance(value, bool):
+        return str(value).lower(), str(value), str(value).upper()
+    return (value,) if isinstance(value, str) else (str(value),) if type(value) in (int, float) else ()
 
 
 def _label_map(value: Any) -> dict[str, str]:
     if not isinstance(value, Mapping):
         raise ValueError(f"expected a mapping of the source's classes to the task's, got {truncated_repr(value)}.")
-    for name in value:
-        if class_text(name) is None:
-            raise ValueError(f"expected a text or a number as class, got {truncated_repr(name)}.")
-        if [str(other) for other in value].count(str(name)) > 1:
+    names = [class_names(name)[:1] for name in value]
+    for name, known in zip(value, names, strict=True):
+        if not known:
+            raise ValueError(f"expected a text, a number, true or false as class, got {truncated_repr(name)}.")
+        if names.count(known) > 1:
             raise ValueError(f"duplicate class {truncated_repr(name)}. Remove one of them.")
-    return {str(name): ours for name, ours in value.items()}
+    return {known[0]: ours for known, ours in zip(names, value.values(), strict=True)}
 
 
 @dataclass(frozen=True, kw_only=True, config=CLOSED)

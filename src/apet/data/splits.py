@@ -1,8 +1,9 @@
 """Split assignment: a hash of a row's own text, so that no text is in two splits, even if rows are added later.
 
-Two texts are equal if their normalised forms are, and near-duplicates if these share their first or last EDGE_CHARS
-characters (a story with a new headline, a message quoted under a new reply). Texts of the task's `group_by` columns
-(a premise, a question, a document) must not occur in two splits.
+Two texts are equal if their `exact` forms are. They are near-duplicates if their normalised forms, which are coarser,
+share their first or last EDGE_CHARS characters (another punctuation, a story with a new headline, a message quoted
+under a new reply). Only equal rows are merged; near-duplicates are different rows that must not be in two splits. The
+same holds for texts of the task's `group_by` columns (a premise, a question, a document).
 """
 
 from __future__ import annotations
@@ -11,23 +12,30 @@ import json
 import re
 import unicodedata
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from apet.core.hashing import digest, seed_for
 from apet.data.schema import PRIORITY, SPLITS, Row
+from apet.data.unicode_words import words
 
 FRACTIONS = {"test": 0.2, "validation": 0.1}
 """Fractions of the rows that go to these splits, if the source does not have them."""
+REASONS = ("unlabelled", "empty", "conflicting", "duplicate", "near_duplicate")
+"""Reasons for which rows are dropped."""
+ALL = "all"
+"""Stands for the split of rows without an official one."""
 EDGE_CHARS = 200
-WORD = re.compile(r"[^\W_]+")
+WITHOUT_MARKS = re.compile(r"[^\W_]+")
+MARK = re.compile(r"[^\w ]")
 
 
 class Example(NamedTuple):
     """A row that is unique in its task."""
 
     id: str
-    """Hash of its normalised texts."""
+    """From `text_id`."""
     packed: bytes
     """Its texts and references, compressed, because 50,000 long documents must fit into memory."""
     label: str | None
@@ -44,6 +52,8 @@ class Example(NamedTuple):
         normalised: Sequence[str],
         answer: str | tuple[str, ...],
         group: Sequence[int] | None = None,
+        identity: str = "",
+        whole_row: bool = False,
     ) -> Example:
         """Make an example.
 
@@ -52,6 +62,8 @@ class Example(NamedTuple):
             normalised: Their normalised forms.
             answer: A class, or references.
             group: Indices of the texts that must not occur in two splits. None: all.
+            identity: Its id. Default: that of its exact texts.
+            whole_row: Hash all of its texts for the split. False: only the beginning of a grouped one.
 
         Returns:
             The example, with its id, keys and split hash.
@@ -59,7 +71,9 @@ class Example(NamedTuple):
         grouped = [normalised[i] for i in (range(len(normalised)) if group is None else group)]
         label, references = (answer, ()) if isinstance(answer, str) else (None, answer)
         keys = frozenset(edge for text in grouped for edge in edges(text))
-        return cls(text_id(*normalised), _pack(texts, references), label, keys, split_hash(grouped))
+        identity = identity or text_id(*map(exact, texts))
+        hashed = fraction("side", "\n".join(normalised)) if whole_row else split_hash(grouped)
+        return cls(identity, _pack(texts, references), label, keys, hashed)
 
     @property
     def texts(self) -> tuple[str, ...]:
@@ -82,19 +96,43 @@ class Splits(NamedTuple):
     splits: dict[str, list[Example]]
     origin: dict[str, str]
     """Split -> official split of the source, or how it was made."""
-    dropped: dict[str, int]
-    """Reason -> number of dropped rows."""
+    read: dict[str, int]
+    """Official split, or `all`, -> number of rows of the source."""
+    dropped_by_split: dict[str, dict[str, int]]
+    """Official split, or `all`, -> reason -> number of dropped rows."""
+
+    @property
+    def dropped(self) -> dict[str, int]:
+        """Reason -> number of dropped rows."""
+        reasons = dict.fromkeys(reason for counts in self.dropped_by_split.values() for reason in counts)
+        return {reason: sum(counts.get(reason, 0) for counts in self.dropped_by_split.values()) for reason in reasons}
+
+
+def exact(text: str) -> str:
+    """Return the form in which equal texts are the same: NFC, with single spaces as white space.
+
+    NFC unifies only different encodings of the same characters. NFKC would also unify 2² and 22, or ½ and 1⁄2.
+    """
+    return " ".join(unicodedata.normalize("NFC", text).split())
 
 
 def normalise(text: str) -> str:
-    """Return a text's letters and digits: NFKC, case-folded, words separated by one space."""
+    """Return the form in which near-copies are the same, so that they get into one split.
+
+    Args:
+        text: Any text.
+
+    Returns:
+        Its words (letters, digits and combining marks) in NFKC, case-folded, separated by one space. Its `exact` form
+        if it has no words, as `:)` or an emoji. Empty if it has no visible characters.
+    """
     folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
-    return " ".join(WORD.findall(folded))
+    return " ".join(words(folded)) or ("" if _is_invisible(text) else exact(text))
 
 
-def text_id(*normalised: str) -> str:
-    """Return the id of normalised texts (16 hex digits): the same in every task and corpus."""
-    return digest("\n".join(normalised))[:16]
+def text_id(*forms: str) -> str:
+    """Return the id (16 hex digits) of texts in their exact form, or of a document in its normalised form."""
+    return digest("\n".join(forms))[:16]
 
 
 def edges(normalised: str) -> tuple[str, str]:
@@ -114,6 +152,7 @@ def split_hash(grouped: Sequence[str]) -> float:
     is in the same split of both, and no seed can move a test text into a corpus of another seed. A row's other texts
     may determine the split of other rows; `drop_cross_split_duplicates` then drops rows, so that each set of rows that
     are connected by common texts is in one split. (A hash for each set would change whenever a new row connects two.)
+    The hash reads combining marks as spaces, as all versions of this code did, so that no text changes its split.
 
     Args:
         grouped: Normalised texts.
@@ -121,7 +160,7 @@ def split_hash(grouped: Sequence[str]) -> float:
     Returns:
         A number in [0, 1).
     """
-    heads = [text[:EDGE_CHARS] for text in grouped]
+    heads = [_marks_as_spaces(text[:EDGE_CHARS]) for text in grouped]
     chosen = heads[0] if len(heads) == 1 else min(heads, key=lambda head: fraction("named", head))
     return fraction("side", chosen)
 
@@ -136,7 +175,7 @@ def assign_split(hashed: float, missing: Iterable[str] = tuple(FRACTIONS)) -> st
     return "train"
 
 
-def split_rows(rows: Iterable[Row], group: Sequence[int] | None = None) -> Splits:
+def split_rows(rows: Iterable[Row], group: Sequence[int] | None = None, keep_near_duplicates: bool = False) -> Splits:
     """Split the rows of a task, without duplicates.
 
     Official labelled splits are kept. Without an official test split, validation becomes test. A split that is still
@@ -148,11 +187,13 @@ def split_rows(rows: Iterable[Row], group: Sequence[int] | None = None) -> Split
     Args:
         rows: Rows in any order.
         group: Indices of the texts that must not occur in two splits. None: all.
+        keep_near_duplicates: Drop only equal rows, and assign splits by a hash of all texts of a row.
 
     Returns:
         The examples of each split, and the numbers of dropped rows.
     """
-    unique, dropped = _unique(rows, group)
+    counts = _Counts()
+    unique = _unique(rows, group, keep_near_duplicates, counts)
     official = {split for _, split in unique}
     moved: dict[str | None, str] = {"validation": "test"} if "validation" in official and "test" not in official else {}
     kept = {moved.get(split, split) for split in official}
@@ -161,10 +202,13 @@ def split_rows(rows: Iterable[Row], group: Sequence[int] | None = None) -> Split
     for example, source_split in unique:
         split = moved.get(source_split, source_split)
         candidates[split if split in FRACTIONS else assign_split(example.split_hash, missing)].append(example)
-    splits = drop_cross_split_duplicates(candidates)
-    dropped["near_duplicate"] = len(unique) - sum(map(len, splits.values()))
+    splits = candidates if keep_near_duplicates else drop_cross_split_duplicates(candidates)
+    kept_ids = {example.id for examples in splits.values() for example in examples}
+    for example, source_split in unique:
+        counts.add(source_split, "near_duplicate", example.id not in kept_ids)
     names = {moved.get(split, split): f"{split} of the source" for split in SPLITS if split in official}
-    return Splits(splits, {split: names.get(split, "split off train") for split in PRIORITY}, dropped)
+    origin = {split: names.get(split, "split off train") for split in PRIORITY}
+    return Splits(splits, origin, dict(sorted(counts.read.items())), dict(sorted(counts.dropped.items())))
 
 
 def drop_cross_split_duplicates(candidates: Mapping[str, list[Example]]) -> dict[str, list[Example]]:
@@ -192,39 +236,71 @@ def drop_train(splits: Splits, reason: str, is_dropped: Callable[[Example], bool
     """Drop train examples, and count them under a reason."""
     train = splits.splits["train"]
     kept = [example for example in train if not is_dropped(example)]
-    dropped = {**splits.dropped, reason: len(train) - len(kept)}
-    return splits._replace(splits={**splits.splits, "train": kept}, dropped=dropped)
+    official = "train" if "train" in splits.read else ALL
+    counts = {**splits.dropped_by_split.get(official, {}), reason: len(train) - len(kept)}
+    dropped = {**splits.dropped_by_split, official: counts}
+    return splits._replace(splits={**splits.splits, "train": kept}, dropped_by_split=dropped)
+
+
+def _marks_as_spaces(head: str) -> str:
+    return (" ".join(WITHOUT_MARKS.findall(head)) if MARK.search(head) else head) or head
+
+
+def _is_invisible(text: str) -> bool:
+    return all(unicodedata.category(char) in ("Cc", "Cf", "Zl", "Zp", "Zs") for char in text)
 
 
 def _pack(texts: Sequence[str], references: Sequence[str]) -> bytes:
     return zlib.compress(json.dumps([texts, references]).encode(), 1)
 
 
-def _unique(rows: Iterable[Row], group: Sequence[int] | None) -> tuple[list[tuple[Example, str | None]], dict]:
+class _Counts:
+    """Rows that were read and dropped, by official split."""
+
+    def __init__(self) -> None:
+        self.read: Counter[str] = Counter()
+        self.dropped: dict[str, dict[str, int]] = {}
+
+    def add(self, split: str | None, reason: str, count: int = 1) -> None:
+        self.dropped.setdefault(split or ALL, dict.fromkeys(REASONS, 0))[reason] += count
+
+
+def _unique(
+    rows: Iterable[Row], group: Sequence[int] | None, whole_row: bool, counts: _Counts
+) -> list[tuple[Example, str | None]]:
     copies: dict[str, list[tuple[Example, str | None]]] = {}
-    dropped = {"unlabelled": 0, "empty": 0, "conflicting": 0, "duplicate": 0}
     for row in rows:
         normalised = [normalise(text) for text in row.texts]
+        counts.read[row.split or ALL] += 1
         if row.answer is None:
-            dropped["unlabelled"] += 1
+            counts.add(row.split, "unlabelled")
         elif not all(normalised):
-            dropped["empty"] += 1
+            counts.add(row.split, "empty")
         else:
-            example = Example.from_texts(row.texts, normalised, row.answer, group)
+            example = Example.from_texts(row.texts, normalised, row.answer, group, whole_row=whole_row)
             copies.setdefault(example.id, []).append((example, row.split))
     unique = []
     for same in copies.values():
-        if len(same) > 1:
-            # the first of the sorted copies, so that the order of the rows does not matter
-            same.sort(key=lambda copy: (copy[0].texts, copy[0].references))
-        first = same[0][0]
         if len({example.label for example, _ in same}) > 1:
-            dropped["conflicting"] += len(same)
-            continue
-        if first.label is None and len(same) > 1:
-            joined = dict.fromkeys(reference for example, _ in same for reference in example.references)
-            first = first.with_references(joined)
-        dropped["duplicate"] += len(same) - 1
-        splits = {split for _, split in same}
-        unique.append((first, next((split for split in PRIORITY if split in splits), None)))
-    return unique, dropped
+            for _, split in same:
+                counts.add(split, "conflicting")
+        else:
+            unique.append(_merged(same, counts))
+    return unique
+
+
+def _merged(same: list[tuple[Example, str | None]], counts: _Counts) -> tuple[Example, str | None]:
+    """Merge equal rows into one, in their split of highest priority."""
+    if len(same) == 1:
+        return same[0]
+    # the first of the sorted copies, so that the order of the rows does not matter
+    same.sort(key=lambda copy: (copy[0].texts, copy[0].references))
+    first = same[0][0]
+    if first.label is None:
+        first = first.with_references(dict.fromkeys(answer for example, _ in same for answer in example.references))
+    splits = [split for _, split in same]
+    chosen = next((split for split in PRIORITY if split in splits), None)
+    splits.remove(chosen)
+    for split in splits:
+        counts.add(split, "duplicate")
+    return first, chosen

@@ -55,6 +55,14 @@ def _prompts(value: Any) -> Any:
     return value
 
 
+def _class_names(value: Any) -> Any:
+    for name in value if isinstance(value, Mapping) else ():
+        if isinstance(name, int | float):
+            quoted = str(name).lower()
+            raise ValueError(f'expected a text as class, got {quoted}. Put it in quotes: "{quoted}".')
+    return value
+
+
 def _distinct_words(value: Mapping[str, str]) -> Mapping[str, str]:
     require_distinct(tuple(value.values()))
     return value
@@ -113,9 +121,9 @@ class Task:
     """accuracy, f1 (of the second of two classes); for generation em, f1, rouge_l. The first is the reported one."""
     max_length: PositiveInt
     """Most tokens of a prompt with its texts."""
-    verbalizer: Annotated[Mapping[Line, LabelWord], Field(min_length=2), AfterValidator(_distinct_words)] = field(
-        default_factory=dict
-    )
+    verbalizer: Annotated[
+        Mapping[Line, LabelWord], Field(min_length=2), AfterValidator(_distinct_words), BeforeValidator(_class_names)
+    ] = field(default_factory=dict)
     """classification: class -> label word, with its leading space. The order numbers the classes from 0."""
     label_column: Line | None = None
     """classification: column of the class. Default: label."""
@@ -125,6 +133,10 @@ class Task:
     """generation: most tokens of an answer, with the end-of-sequence token."""
     group_by: Annotated[tuple[TextColumn, ...], LIST, DISTINCT] = ()
     """Text columns whose texts must not occur in two splits. Default: all."""
+    near_duplicates: Literal["drop", "keep"] | None = None
+    """Rows that share a text, or its first or last 200 characters, with a row of another split. drop: keep them only in
+    test, or else in validation. keep: drop only equal rows. Default: drop, but fail if this takes more than a tenth of
+    an official split."""
     splits: Annotated[Mapping[SplitKey, SplitName], AfterValidator(_all_splits)] = field(
         default_factory=lambda: _all_splits({})
     )

@@ -1,12 +1,16 @@
 """Scores of generated answers against references: SQuAD's exact match and F1, and ROUGE-L.
 
-Each function takes one answer and at least one reference, and returns a fraction, for the best reference.
+Each function takes one answer and at least one reference, and returns a fraction, for the best reference. In ASCII
+texts, the scores are those of SQuAD's evaluation and of the `rouge_score` package, which drops all other letters. In
+scripts without spaces between words (Chinese, Japanese, Thai, Lao, Khmer, Burmese), each letter is a word, as Chinese
+characters are in MLQA's evaluation.
 """
 
 from __future__ import annotations
 
 import re
 import string
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -14,13 +18,35 @@ from typing import Any
 
 import numpy as np
 
+from apet.data.unicode_words import characters, words
+
 ARTICLES = re.compile(r"\b(a|an|the)\b")
-PUNCTUATION = str.maketrans("", "", string.punctuation)
+STEM_CHARS = 3
+"""Longer ASCII words are stemmed, as by the `rouge_score` package."""
+
+
+class _WithoutPunctuation(dict[int, str]):
+    """Code point -> the character, or nothing for punctuation, including `+`, `$` and other symbols of ASCII."""
+
+    def __missing__(self, code: int) -> str:
+        char = chr(code)
+        self[code] = "" if char in string.punctuation or unicodedata.category(char)[0] == "P" else char
+        return self[code]
+
+
+_WITHOUT_PUNCTUATION = _WithoutPunctuation()
 
 
 def plain(answer: str) -> str:
     """Normalise an answer as SQuAD's evaluation does: lower case, no punctuation, no articles, single spaces."""
-    return " ".join(ARTICLES.sub(" ", answer.lower().translate(PUNCTUATION)).split())
+    kept = unicodedata.normalize("NFC", answer).lower().translate(_WITHOUT_PUNCTUATION)
+    return " ".join(part for word in ARTICLES.sub(" ", kept).split() for part in characters(word))
+
+
+def rouge_words(text: str) -> list[str]:
+    """Split a text into words in lower case: letters, digits and marks. ASCII words are stemmed."""
+    found = words(unicodedata.normalize("NFC", text).lower())
+    return [stem for word in found for part in characters(word) if (stem := _stem(part))]
 
 
 def exact_match(answer: str, references: Sequence[str]) -> float:
@@ -80,7 +106,25 @@ def shuffled_scores(metric: str, references: Sequence[Sequence[str]]) -> np.ndar
 def _scorer() -> Any:
     from rouge_score.rouge_scorer import RougeScorer  # half a second, only if a task needs it
 
-    return RougeScorer(["rougeL"], use_stemmer=True)
+    return RougeScorer(["rougeL"], tokenizer=_Tokenizer())
+
+
+class _Tokenizer:
+    """The tokenizer of RougeScorer."""
+
+    def tokenize(self, text: str) -> list[str]:
+        return rouge_words(text)
+
+
+def _stem(word: str) -> str:
+    return _stemmer().stem(word) if word.isascii() and len(word) > STEM_CHARS else word
+
+
+@cache
+def _stemmer() -> Any:
+    from nltk.stem.porter import PorterStemmer
+
+    return PorterStemmer()
 
 
 def _word_f1(answer: list[str], reference: list[str]) -> float:

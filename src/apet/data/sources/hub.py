@@ -49,6 +49,10 @@ class HubSource(SourceConfig):
         names = {key: getattr(self, key) for key in ("dataset", "config", "revision", "files")}
         return {"kind": self.kind, **names, "splits": list(self.splits), **self.mapping()}
 
+    def notes(self, splits: Mapping[str, str]) -> list[str]:
+        """Return nothing: a source of this kind has no files that are not read."""
+        return []
+
     def records(self, task: str, splits: Mapping[str, str], wheels_folder: Path) -> Iterator[Record]:
         """Yield the rows. Raises DataError if the hub cannot be reached or lacks a file."""
         for split in self.splits:

@@ -21,6 +21,7 @@ from apet.data.readers import read_table
 from apet.data.schema import Record, SourceConfig, check_unique
 from apet.errors import DataError, error_context, truncated_repr, unknown_name
 
+ONE_A_LINE = "Write each row as an object in a line of its own."
 FORMATS = ("jsonl", "csv", "tsv", "parquet")  # csv with quotation marks, tsv without
 
 
@@ -61,6 +62,15 @@ class LocalSource(SourceConfig):
             for location, values in read(path):
                 yield Record(values, split, location)
 
+    def notes(self, splits: Mapping[str, str]) -> list[str]:
+        """Describe the files beside the splits that are not read."""
+        known = {path.name for _, path in self._files(splits)}
+        paths = sorted(Path(self.folder).iterdir()) if self.folder else []
+        unused = [path.name for path in paths if path.suffix[1:] in FORMATS and path.name not in known]
+        listed = ", ".join(unused[:10]) + (", …" if len(unused) > 10 else "")
+        example = f"`splits: {{validation: {Path(unused[0]).stem}}}`" if unused else ""
+        return [f"{self.folder}: unused: {listed}. Name the file of a split by {example}"] if unused else []
+
     def _files(self, splits: Mapping[str, str]) -> list[tuple[str | None, Path]]:
         """(split, file) for each file. Raises DataError for a missing or an ambiguous one."""
         if self.file:
@@ -97,9 +107,10 @@ def _jsonl(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
                 with error_context(location):
                     values = json.loads(line, object_pairs_hook=_object)
             except (ValueError, RecursionError) as error:
-                raise DataError(f"{location}: expected JSON: {error}.") from error
+                hint = f" {ONE_A_LINE}" if number == 1 and line.lstrip().startswith((b"[", b"{")) else ""
+                raise DataError(f"{location}: expected JSON: {error}.{hint}") from error
             if not isinstance(values, dict):
-                raise DataError(f"{location}: expected an object, got {truncated_repr(values)}.")
+                raise DataError(f"{location}: expected an object, got {truncated_repr(values)}. {ONE_A_LINE}")
             yield location, values
 
 

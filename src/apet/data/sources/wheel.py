@@ -41,6 +41,10 @@ class _WheelSource(SourceConfig):
         """Return the pinned wheel, and how it is read."""
         return {"kind": self.kind, **asdict(find_wheel(self.package)), **self.options, **self.mapping()}
 
+    def notes(self, splits: Mapping[str, str]) -> list[str]:
+        """Return nothing: a source of this kind has no files that are not read."""
+        return []
+
     def records(self, task: str, splits: Mapping[str, str], wheels_folder: Path) -> Iterator[Record]:
         """Yield the rows. Raises DataError if the wheel cannot be downloaded or lacks a file."""
         return self.read(wheels_folder)
