@@ -67,7 +67,7 @@ def test_generation_task_has_targets_and_references(tmp_path):
         "target_column": "label",
     }
     folder, task = prepared(tmp_path, rows, **FIELDS, **generation)
-    encoded = encode_split(folder, "test", task, plm(), 60, end=(9,))
+    encoded = encode_split(folder, "test", task, plm(), 60, end_ids=(9,))
     assert encoded.references == [[first, "word"] for first, _ in encoded.references] and not len(encoded.labels)
     for ids, length, (first, _) in zip(
         encoded.targets.tolist(), encoded.target_lengths, encoded.references, strict=True

@@ -12,6 +12,13 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
+SPACE = "▁"
+"""SentencePiece's space, with which its tokens of a new word begin."""
+
+ANCHOR = "\n"
+"""A text before a continuation, because SentencePiece tokenizers add a space to the beginning of every text."""
+
+
 class Encoding(NamedTuple):
     """Encoded rows."""
 
@@ -35,14 +42,16 @@ def encode(
     The parts of the prompt and the texts are tokenised separately and concatenated: otherwise a token could span both,
     and truncation would remove the end of the prompt, where the label is predicted. If a row is too long, its longest
     text is truncated first. A space before a placeholder goes to the text, because tokenizers keep a space with the
-    following word; other spaces around a text are dropped, so that "good" and " good" have the same ids.
+    following word; other spaces around a text are dropped, so that "good" and " good" have the same ids. The ids are
+    those of the filled prompt as one text, unless a token of that spans two parts.
 
     Args:
         texts: Text column -> one text for each row.
         tokenizer: The PLM's tokenizer.
         prompt: The prompt, with each text column once in braces.
         length: Most tokens of a row.
-        before: Ids before each row, such as [CLS], which count towards `length`. No other special tokens are added.
+        before: Ids before each row, such as [CLS] or <s>, which count towards `length`. No other special tokens are
+            added.
         after: Ids after each row, such as [MASK] and [SEP], which count too.
 
     Returns:
@@ -54,7 +63,8 @@ def encode(
     # Split at its placeholders, a prompt is: words, column, words, column, …, words.
     words, columns = PLACEHOLDER.split(prompt)[::2], PLACEHOLDER.split(prompt)[1::2]
     leads = [" " if part.endswith(" ") else "" for part in words[:-1]] + [""]
-    fixed = _ids(tokenizer, [part[: len(part) - len(lead)] for part, lead in zip(words, leads, strict=True)])
+    first, *others = (part[: len(part) - len(lead)] for part, lead in zip(words, leads, strict=True))
+    fixed = [*_ids(tokenizer, [first]), *continuation_ids(tokenizer, others)]
     fixed = [[*before, *fixed[0]], *fixed[1:-1], [*fixed[-1], *after]]
     room = length - sum(map(len, fixed))
     if room < len(columns):
@@ -62,8 +72,8 @@ def encode(
             f"max_length: expected at least {length - room + len(columns)} for the prompt {prompt!r}, got {length}."
         )
     encoded = [
-        _ids(tokenizer, [lead + text.strip() for text in texts[column]])
-        for column, lead in zip(columns, leads, strict=False)
+        (continuation_ids if number or first else _ids)(tokenizer, [lead + text.strip() for text in texts[column]])
+        for number, (column, lead) in enumerate(zip(columns, leads, strict=False))
     ]
     ids, cut = [], []
     for row in zip(*encoded, strict=True):
@@ -79,7 +89,7 @@ def encode_targets(
     targets: Sequence[str], tokenizer: PreTrainedTokenizerBase, length: int, end: Sequence[int] = ()
 ) -> Encoding:
     """Encode answers as they follow the prompt, at most `length` tokens with the ids of `end` (such as </s>)."""
-    rows = _ids(tokenizer, [" " + target.strip() for target in targets])
+    rows = continuation_ids(tokenizer, [" " + target.strip() for target in targets])
     room = length - len(end)
     return Encoding([[*ids[:room], *end] for ids in rows], [max(0, len(ids) - room) for ids in rows])
 
@@ -99,12 +109,23 @@ def shares(sizes: Sequence[int], room: int) -> list[int]:
 
 def label_ids(tokenizer: PreTrainedTokenizerBase, words: Sequence[str]) -> list[list[int]]:
     """Return the token ids of each label word. Raises DataError if a word has none, or if two have the same."""
-    encoded = _ids(tokenizer, list(words))
+    encoded = continuation_ids(tokenizer, list(words))
     for ids in encoded:
         same = [word for word, others in zip(words, encoded, strict=True) if others == ids]
         if not ids or len(same) > 1:
             raise DataError(f"label words {same}: expected distinct token ids, got {ids} for each. Choose other words.")
     return encoded
+
+
+def continuation_ids(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
+    """Return the token ids of texts that continue another one, without a space that the tokenizer adds to a text."""
+    own = _ids(tokenizer, texts)
+    (anchor,) = _ids(tokenizer, [ANCHOR])
+    if not (anchor and texts and str(tokenizer.convert_ids_to_tokens(anchor)[0]).startswith(SPACE)):
+        return own
+    after = _ids(tokenizer, [ANCHOR + text for text in texts])
+    size = len(anchor)
+    return [ids[size:] if ids[:size] == anchor else alone for ids, alone in zip(after, own, strict=True)]
 
 
 def _ids(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
