@@ -73,8 +73,29 @@ def test_fetch_snapshot_never_writes_to_source(tmp_path, pickled):
     record = fetched({"folder": str(source)}, tmp_path / "out")
     assert {path: path.read_bytes() for path in source.iterdir()} == before
     assert record["revision"] == content == folder_content(source)
-    links = {path.name for path in (tmp_path / "out").iterdir() if path.stat().st_nlink > 1}
-    assert links == (set() if pickled else {"model.safetensors"})
+    assert all(path.stat().st_nlink == 1 for path in (*source.iterdir(), *(tmp_path / "out").iterdir()))
+
+
+@pytest.mark.parametrize("reflink", [True, False], ids=["in the kernel", "by bytes"])
+def test_fetch_snapshot_and_source_are_independent(plm, tmp_path, monkeypatch, reflink):
+    """A user writes to the weights in place, and DVC makes its file read-only."""
+    if not reflink:
+        monkeypatch.setattr("os.copy_file_range", fail_to_copy, raising=False)
+    weights, out = plm / "model.safetensors", tmp_path / "out"
+    weights.chmod(0o640)
+    fetched({"folder": str(plm)}, out)
+    content = open_folder(out).content
+    assert load_plm(out, "mine").content == content
+    with open(weights, "r+b") as file:
+        file.seek(-4, 2)
+        file.write(b"abcd")
+    assert open_folder(out).content == content != open_folder(plm).content
+    (out / "model.safetensors").chmod(0o444)
+    assert weights.stat().st_mode & 0o777 == 0o640
+
+
+def fail_to_copy(*arguments: object) -> int:
+    raise OSError(errno.EXDEV, "Invalid cross-device link")
 
 
 def test_fetch_snapshot_hub_cache_records_commit(plm, tmp_path, monkeypatch):

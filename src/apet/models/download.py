@@ -39,8 +39,8 @@ from apet.models.loading import (
 )
 from apet.models.registry import ModelSource, folder_of
 
-WEIGHTS = (".safetensors", ".bin")
-"""File name extensions of weights."""
+CHUNK = 2**30
+"""Bytes that one call copies."""
 
 
 def fetch_snapshot(snapshot: ModelSource, out_folder: Path, wheels_folder: Path) -> None:
@@ -156,22 +156,26 @@ FETCH: dict[str, Callable[[ModelSource, Path, Path], str]] = {
 def _copy(source: Path, folder: Path) -> None:
     """Copy the files of a PLM, weights as hard links if the disk allows it.
 
-    Other files are not linked, because a library that rewrites one could write into the bytes of the source.
+    They are never linked: writing to one would change the other, and DVC makes the files that it versions read-only.
     """
     if not source.is_dir():
         raise ModelError(f"{source}: no such folder. Name a folder with a PLM.")
     for name in plm_files(names_in(source), source):
-        original, copy = (source / name).resolve(), folder / name
-        if not (name.endswith(WEIGHTS) and _link(original, copy)):
-            shutil.copyfile(original, copy)
+        if not _clone(source / name, folder / name):
+            shutil.copyfile(source / name, folder / name)
 
 
-def _link(original: Path, copy: Path) -> bool:
-    try:
-        os.link(original, copy)
-    except OSError:
+def _clone(original: Path, copy: Path) -> bool:
+    """Copy a file in the kernel, which shares its blocks until one of them is written to if the disk can (reflink)."""
+    if not hasattr(os, "copy_file_range"):  # not Linux
         return False
-    return True
+    with open(original, "rb") as source, open(copy, "wb") as target:
+        try:
+            while os.copy_file_range(source.fileno(), target.fileno(), CHUNK):
+                pass
+        except OSError:  # between disks, or on one that cannot
+            return False
+        return os.fstat(target.fileno()).st_size == os.fstat(source.fileno()).st_size
 
 
 def _rewrite_pickled(folder: Path) -> None:
