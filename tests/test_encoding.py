@@ -7,8 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoTokenizer
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from apet.data import tokenization
 from apet.data.tokenization import encode, encode_targets
 from apet.evaluation import encode_split, label_tokens
 from apet.export.formats import export_model
@@ -16,7 +19,7 @@ from apet.export.tuned_model import TunedModel
 from apet.models.families import template_of
 from apet.models.loading import PLM, load_plm
 from apet.placement import MethodSizes, Plan, make_plan, own_count
-from hub_tokenizers import KINDS
+from hub_tokenizers import CORPUS, KINDS
 from test_data_encoded import prepared
 from tiny import CONFIGS
 
@@ -129,9 +132,54 @@ def test_score_is_the_librarys_on_the_filled_prompt(plms, tmp_path, kind):
         assert float(scores[row, 0] - scores[row, 1]) == pytest.approx(expected[0] - expected[1], abs=1e-4)
 
 
-def test_template_is_what_the_tokenizer_adds(tmp_path: Path):
-    from transformers import PreTrainedTokenizerFast
+SIGNS = [*"abcXYZ019 .,:!?-'\n\té日本🙂", "  ", " the", " of", "\u0301", "\u00a0", "ﬁ", "<s>"]
+long_texts = st.lists(st.one_of(st.sampled_from(SIGNS), st.sampled_from([" good", " film", " morning"])), max_size=300)
 
+
+@pytest.mark.parametrize("prompt", ["{one} two: {two} Output:", "Input: {one}\n{two}"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_beginnings_of_long_texts_have_the_ids_of_whole_texts(plms, monkeypatch, kind, prompt):
+    tokenizer = plms(kind).tokenizer
+
+    @given(long_texts, long_texts, st.integers(20, 60))
+    @settings(max_examples=40, database=None)
+    def check(one, two, length):
+        texts = {"one": ["".join(one), "".join(two), "good"], "two": ["".join(two), "no", "".join(one) * 2]}
+        found = {}
+        for characters in (1, 2, 10**6):
+            monkeypatch.setattr(tokenization, "CHARACTERS", characters)
+            targets = encode_targets(texts["one"], tokenizer, 9, [7])
+            found[characters] = encode(texts, tokenizer, prompt, length, before=[1]), targets
+        assert found[1] == found[2] == found[10**6]
+
+    check()
+
+
+def test_token_that_spans_a_space_needs_the_whole_text(tmp_path):
+    """Otherwise a text could be cut inside of it."""
+    KINDS["bloom"][1](tmp_path)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(tmp_path / "tokenizer.json"))
+    text = ["good film to the question " * 400]
+    once = encode({"text": text}, tokenizer, "{text}\nTopic:", 40)
+    tokenizer.add_tokens(["film to"])
+    assert tokenizer.tokenize("film to the")[0] == "film to"
+    again = encode({"text": text}, tokenizer, "{text}\nTopic:", 40)
+    assert once.cut == again.cut == [True] and once.ids != again.ids
+    assert again.ids[0][:30] == tokenizer(text[0])["input_ids"][:30]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_only_a_beginning_of_a_long_document_is_tokenised(plms, monkeypatch, kind):
+    tokenizer, seen = plms(kind).tokenizer, []
+    plain = tokenization._ids
+    monkeypatch.setattr(tokenization, "_ids", lambda t, texts: seen.extend(map(len, texts)) or plain(t, texts))
+    document = " ".join(CORPUS * 40)
+    encoded = encode({"text": [document, "no"]}, tokenizer, "{text}\nTopic:", 128)
+    assert len(encoded.ids[0]) == 128 and encoded.cut == [True, False]
+    assert len(document) > 10**6 and max(seen) < 10**4
+
+
+def test_template_is_what_the_tokenizer_adds(tmp_path: Path):
     for begin, end in ((None, None), ("<bos>", None), (None, "<eos>"), ("<bos>", "<eos>")):
         folder = tmp_path / f"{begin}{end}"
         KINDS["bloom"][1](folder, begin, end)
