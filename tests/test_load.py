@@ -161,6 +161,40 @@ def test_load_plm_quantized_weights_are_refused(tmp_path, method):
     folder = save_plm(model_of("bert"), tmp_path)
     values = read_config(folder) | {"quantization_config": {"quant_method": method, "bits": 4, "load_in_4bit": True}}
     (folder / "config.json").write_text(json.dumps(values))
+@pytest.mark.parametrize(
+    ("family", "key", "value"),
+    [
+        ("llama", "rope_theta", 100_000_000),
+        ("llama", "max_position_embeddings", 10_485_760),
+        ("llama", "trained_tokens", 15 * 10**12),
+        ("gpt_neox", "rotary_emb_base", 100_000_000),
+        ("bert", "bos_token_id", 100_000_000),
+    ],
+)
+def test_load_plm_large_number_that_is_no_size_is_accepted(tmp_path, family, key, value):
+    folder = save_plm(model_of(family), tmp_path)
+    values = read_config(folder)
+    if "rope" in key or "rotary" in key:  # as older versions of the library write it
+        values.pop("rope_parameters")
+    (folder / "config.json").write_text(json.dumps(values | {key: value}))
+    plm = load_plm(folder, "x")
+    if "rope" in key:
+        assert plm.model.config.rope_parameters["rope_theta"] == value
+    assert plm.inventory.digest == inventory_of_config(read_config(folder)).digest
+
+
+@pytest.mark.parametrize(
+    ("family", "key"),
+    [("llama", "hidden_size"), ("llama", "num_hidden_layers"), ("bert", "max_position_embeddings"),
+     ("bloom", "n_embed"), ("t5", "num_decoder_layers"), ("llama", "num_labels"), ("gpt_neox", "vocab_size")],
+)  # fmt: skip
+def test_load_plm_large_size_is_refused(tmp_path, family, key):
+    folder = save_plm(model_of(family), tmp_path)
+    (folder / "config.json").write_text(json.dumps(read_config(folder) | {key: 10**8}))
+    with pytest.raises(ModelError, match=f"{key} is 100000000. Allowed: at most"):
+        load_plm(folder, "x")
+
+
     with pytest.raises(ModelError, match=f"{folder}.*quantization_config is .*{method}.*not quantised"):
         load_plm(folder, "x")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -26,7 +27,10 @@ from apet.models.registry import DTYPES, HEADS
 from apet.placement.sites import Inventory
 
 MAX_BLOCKS, MAX_SIZE = 1_000, 10**7
-"""Limits of numbers in a config.json. No PLM exceeds them, and larger shapes could take hours to build."""
+"""Limits of sizes in a config.json. No PLM exceeds them, and larger shapes could take hours to build."""
+
+NOT_SIZES = re.compile(r"theta|base|_id$|_tokens$|param|seed|steps")
+"""Numbers in a config.json that are no sizes: of rotary positions, ids of tokens, and notes on the pretraining."""
 
 LFS_POINTER = b"version https://git-lfs"
 """First bytes of a file that stands for one of git LFS which was not fetched."""
@@ -293,7 +297,7 @@ def inventory_of_config(values: Mapping[str, Any], head: str = "lm") -> Inventor
 def _inventory(values: Mapping[str, Any], family: Family, head: str) -> Inventory:
     for key, value in values.items():
         most = MAX_BLOCKS if "layer" in key else MAX_SIZE
-        if type(value) is int and value > most:
+        if type(value) is int and value > most and _is_size(key, family):
             raise ModelError(f"config.json: {key} is {value}. Allowed: at most {most:,}.")
     if quantization := values.get("quantization_config"):
         raise ModelError(
@@ -342,3 +346,10 @@ def _quiet() -> Iterator[None]:
         library.set_verbosity(level)
         if bars:
             library.enable_progress_bar()
+def _is_size(key: str, family: Family) -> bool:
+    """Test whether a number of a config.json may be a size of weights."""
+    if key == "max_position_embeddings":
+        return family.positions is not None  # computed positions have no weights
+    return not NOT_SIZES.search(key)
+
+
