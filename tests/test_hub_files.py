@@ -121,13 +121,13 @@ def repository(folder: Path, family: str, files: Files):
         for parameter in model.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
     model.eval().config.save_pretrained(folder)
-    tied = {"cls.predictions.decoder.weight", "cls.predictions.decoder.bias", "transformer.word_embeddings.weight"}
-    head = {"lm_head.weight"} if model.config.tie_word_embeddings or family == "bloom" else set()
-    tensors = {
-        files.rename(name): tensor.clone()
-        for name, tensor in model.state_dict().items()
-        if name not in (head | (tied - {"transformer.word_embeddings.weight"}))
-    }
+    if family == "t5":  # as the library wrote it when the repositories were made
+        values = json.loads((folder / "config.json").read_text()) | {"tie_word_embeddings": False}
+        values.pop("scale_decoder_outputs", None)
+        write_json(folder / "config.json", values)
+    tied = {"bert": {"cls.predictions.decoder.weight", "cls.predictions.decoder.bias"}, "bloom": {"lm_head.weight"}}
+    kept = [name for name in model.state_dict() if name not in tied.get(family, ())]
+    tensors = {files.rename(name): model.state_dict()[name].clone() for name in kept}
     tensors |= {name: torch.zeros(2, 3) for name in files.extra}
     for form in files.formats:
         write_weights(folder, tensors, form)
