@@ -61,7 +61,7 @@ def test_encode_truncates_the_end_of_the_text_and_counts_it(text, prompt, length
     tail = TOKENIZER(prompt.split("{text}")[1], add_special_tokens=False)["input_ids"]
     body = cut[: len(cut) - len(tail)]
     assert cut[len(body) :] == tail and body == whole[: len(body)]
-    assert len(cut) == min(length, len(whole)) and encoded.cut == [len(whole) - len(cut)]
+    assert len(cut) == min(length, len(whole)) and encoded.cut == [len(whole) > len(cut)]
 
 
 short = st.text("good mrnigtaly.", min_size=1, max_size=30).map(str.strip)
@@ -78,7 +78,7 @@ def test_encode_truncates_the_longer_text_first(one, two, length):
     kept = length - len(start) - len(middle) - len(end)
     a, b = shares([len(first), len(second)], kept)
     assert encoded.ids == [start + first[:a] + middle + second[:b] + end]
-    assert encoded.cut == [len(first) + len(second) - a - b]
+    assert encoded.cut == [len(first) + len(second) > a + b]
 
 
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=4), st.integers(4, 90))
@@ -99,7 +99,7 @@ def test_encode_moves_space_before_placeholder_to_the_text():
 
 def test_encode_counts_special_tokens_towards_the_length():
     ((ids,), cut) = encode({"text": ["good " * 50]}, TOKENIZER, "{text} It was", 12, before=[7], after=[8, 9])
-    assert len(ids) == 12 and ids[0] == 7 and ids[-2:] == [8, 9] and cut[0] > 30
+    assert len(ids) == 12 and ids[0] == 7 and ids[-2:] == [8, 9] and cut == [True]
 
 
 def test_encode_prompt_that_fills_the_length_raises_config_error():
@@ -116,8 +116,8 @@ def test_encode_prompt_that_fills_the_length_raises_config_error():
 
 def test_encode_targets_truncates_and_appends_end():
     (whole, cut), counts = encode_targets(["good", " good film " * 9], TOKENIZER, 6, end=[3])
-    assert whole == [*TOKENIZER(" good")["input_ids"], 3] and counts[0] == 0
-    assert len(cut) == 6 and cut[-1] == 3 and counts[1] > 0
+    assert whole == [*TOKENIZER(" good")["input_ids"], 3]
+    assert len(cut) == 6 and cut[-1] == 3 and counts == [False, True]
 
 
 def test_label_ids_are_distinct():

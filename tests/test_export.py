@@ -497,6 +497,10 @@ REFUSED: Sequence[tuple[Callable[[Path], None], str, type[ApetError], str]] = (
      r"expected shape \(16, 64\).*got \(16, 128\)"),
     (lambda folder: rewrite(folder, lambda t: t.repeat(20, 1), lambda t: t.repeat(1, 20)), "bloom", ConfigError,
      "decoder.0.attention.key: expected a rank of at most 16, got 40"),
+    (lambda folder: (folder / "adapter_model.safetensors").rename(folder / "adapter_model.bin"), "bloom", CorruptError,
+     "adapter_model.safetensors: no such file, only adapter_model.bin, which is a pickle"),
+    (lambda folder: (folder / "adapter_config.json").unlink(), "bloom", DataError,
+     "as JSON: No such file or directory$"),
     (lambda folder: rewrite(folder, lambda t: t[:1]), "bloom", CorruptError, "do not match"),
 )  # fmt: skip
 

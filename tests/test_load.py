@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import BertModel, T5Config, T5ForConditionalGeneration
+from transformers import BertModel, PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
 
 from apet.core.arithmetic import compute_dtype
 from apet.core.records import write_json_record
+from apet.data.tokenization import encode
 from apet.errors import CorruptError, ModelError
 from apet.models.checkpoint_files import open_folder
 from apet.models.families import FAMILIES
@@ -86,9 +87,14 @@ def test_load_plm_uses_dtype_of_snapshot_record(tmp_path, dtype):
 
 @pytest.mark.parametrize(("values", "message"), [({"dtype": "bf16"}, "bfloat16"), ({"head": "new"}, "classification")])
 def test_load_plm_invalid_snapshot_record_names_allowed_values(tmp_path, values, message):
-    save_plm(model_of("llama"), tmp_path)
-    write_json_record(tmp_path / "snapshot.json", values)
+    folder = write_record(save_plm(model_of("llama"), tmp_path), **values)
     with pytest.raises(ModelError, match=message):
+        load_plm(folder, "x")
+
+
+def test_load_plm_snapshot_record_that_is_no_object_is_corrupt(tmp_path):
+    (save_plm(model_of("llama"), tmp_path) / "snapshot.json").write_text("[]")
+    with pytest.raises(CorruptError, match="expected an object, got list"):
         load_plm(tmp_path, "x")
 
 
@@ -114,7 +120,7 @@ def test_load_plm_changed_file_names_its_record(tmp_path, shards):
             load_plm(folder, "x")
         file.write_bytes(whole)
     write_record(folder)
-    (folder / "pretraining.json").write_text(json.dumps({"content": "0" * 64}))
+    write_json_record(folder / "pretraining.json", {"content": "0" * 64})
     with pytest.raises(CorruptError, match=r"pretraining.json"):
         load_plm(folder, "x")
 
@@ -163,6 +169,40 @@ def test_load_plm_truncated_weights_name_the_folder(tmp_path):
         load_plm(tmp_path, "x")
 
 
+@pytest.mark.parametrize(
+    ("family", "key", "value"),
+    [
+        ("llama", "rope_theta", 100_000_000),
+        ("llama", "max_position_embeddings", 10_485_760),
+        ("llama", "trained_tokens", 15 * 10**12),
+        ("gpt_neox", "rotary_emb_base", 100_000_000),
+        ("bert", "bos_token_id", 100_000_000),
+    ],
+)
+def test_load_plm_large_number_that_is_no_size_is_accepted(tmp_path, family, key, value):
+    folder = save_plm(model_of(family), tmp_path)
+    values = read_config(folder)
+    if "rope" in key or "rotary" in key:  # as older versions of the library write it
+        values.pop("rope_parameters")
+    (folder / "config.json").write_text(json.dumps(values | {key: value}))
+    plm = load_plm(folder, "x")
+    if "rope" in key:
+        assert plm.model.config.rope_parameters["rope_theta"] == value
+    assert plm.inventory.digest == inventory_of_config(read_config(folder)).digest
+
+
+@pytest.mark.parametrize(
+    ("family", "key"),
+    [("llama", "hidden_size"), ("llama", "num_hidden_layers"), ("bert", "max_position_embeddings"),
+     ("bloom", "n_embed"), ("t5", "num_decoder_layers"), ("llama", "num_labels"), ("gpt_neox", "vocab_size")],
+)  # fmt: skip
+def test_load_plm_large_size_is_refused(tmp_path, family, key):
+    folder = save_plm(model_of(family), tmp_path)
+    (folder / "config.json").write_text(json.dumps(read_config(folder) | {key: 10**8}))
+    with pytest.raises(ModelError, match=f"{key} is 100000000. Allowed: at most"):
+        load_plm(folder, "x")
+
+
 @pytest.mark.parametrize("method", ["bitsandbytes", "gptq", "awq", "unheard-of"])
 def test_load_plm_quantized_weights_are_refused(tmp_path, method):
     folder = save_plm(model_of("bert"), tmp_path)
@@ -177,6 +217,34 @@ def test_load_plm_tokenizer_larger_than_embeddings_is_refused(tmp_path, weights)
     folder = save_plm(tiny_plm("bloom", fused=False, vocabulary=WORDS - 1).model, tmp_path)
     with pytest.raises(ModelError, match=f"{folder}: its tokenizer has {WORDS} words.* have {WORDS - 1} rows"):
         load_plm(folder, "x", weights=weights)
+
+
+@pytest.mark.parametrize("weights", [True, False])
+def test_load_plm_unused_padding_token_beyond_the_embeddings_is_never_produced(tmp_path, weights):
+    folder = save_plm(tiny_plm("llama", fused=False).model, tmp_path)
+    tokenizer = load_plm(folder, "x").tokenizer
+    plain = tokenizer("w8 w9 [MASK]")["input_ids"]
+    assert tokenizer.add_special_tokens({"pad_token": "[PAD]"}) == 1 and tokenizer.pad_token_id == WORDS
+    tokenizer.save_pretrained(folder)
+    assert tokenizer("w8 [PAD] w9")["input_ids"][1] == WORDS
+    plm = load_plm(folder, "x", weights=weights)
+    assert plm.tokenizer("w8 w9")["input_ids"] == plain[:2]
+    encoded = encode({"text": ["w8 [PAD] w9", "[PAD]", "w8[PAD]w9"]}, plm.tokenizer, "{text} [PAD] w10", 20)
+    assert max(map(max, encoded.ids)) < WORDS
+
+
+@pytest.mark.parametrize("what", ["an ordinary word", "a token that the family reads"])
+def test_load_plm_token_beyond_the_embeddings_that_is_used_is_refused(tmp_path, what):
+    family = "llama" if what == "an ordinary word" else "t5"
+    folder = save_plm(model_of(family), tmp_path)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+    if family == "llama":
+        tokenizer.add_tokens(["new"])
+    else:
+        tokenizer.add_special_tokens({"eos_token": "</end>"})
+    tokenizer.save_pretrained(folder)
+    with pytest.raises(ModelError, match=f"{folder}: its tokenizer has {WORDS + 1} words.* have {WORDS} rows"):
+        load_plm(folder, "x")
 
 
 def test_load_plm_t5_without_sentinel_is_refused(tmp_path):

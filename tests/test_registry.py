@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from apet.api import load_model
 from apet.cli.app import main
 from apet.config.study_config import PretrainingConfig
 from apet.errors import ApetError, ConfigError, ModelError
@@ -47,6 +48,19 @@ def test_entry_may_be_a_name_a_ladder_model_or_a_folder(tmp_path):
     assert parse_model("google/t5-v1_1-xxl") is registry()["google/t5-v1_1-xxl"]
     assert isinstance(parse_model("bloom-64x4"), LadderModel)
     assert parse_model(str(tmp_path / "my-plm")) == ModelSource("my-plm", {"folder": str(tmp_path / "my-plm")})
+
+
+def test_folder_behind_a_symbolic_link_has_the_links_name(tmp_path, monkeypatch):
+    save_plm(tiny_plm("bert", fused=False).model, tmp_path / "target")
+    (tmp_path / "my-plm").symlink_to(tmp_path / "target")
+    monkeypatch.chdir(tmp_path)
+    for entry in ("./my-plm", "./my-plm/", str(tmp_path / "my-plm"), "../" + tmp_path.name + "/my-plm"):
+        assert parse_model(entry).name == "my-plm"
+    assert load_model("my-plm").name == "my-plm"
+    fetch_snapshot(parse_model("./my-plm"), tmp_path / "out", Path())
+    assert json.loads((tmp_path / "out/snapshot.json").read_text())["name"] == "my-plm"
+    monkeypatch.chdir(tmp_path / "target")
+    assert parse_model("./").name == "target"
 
 
 @pytest.mark.parametrize("written", ["~/my-plm", {"name": "my-plm", "source": {"folder": "~/my-plm"}}], ids=type)

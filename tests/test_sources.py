@@ -17,7 +17,7 @@ from apet.cli.app import main
 from apet.core.arithmetic import compute_dtype
 from apet.data import wheels
 from apet.errors import ModelError, StorageError
-from apet.models.checkpoint_files import folder_content, open_folder
+from apet.models.checkpoint_files import folder_content, open_folder, read_mapping
 from apet.models.download import fetch_snapshot
 from apet.models.loading import load_plm
 from apet.models.registry import ModelSource
@@ -73,8 +73,29 @@ def test_fetch_snapshot_never_writes_to_source(tmp_path, pickled):
     record = fetched({"folder": str(source)}, tmp_path / "out")
     assert {path: path.read_bytes() for path in source.iterdir()} == before
     assert record["revision"] == content == folder_content(source)
-    links = {path.name for path in (tmp_path / "out").iterdir() if path.stat().st_nlink > 1}
-    assert links == (set() if pickled else {"model.safetensors"})
+    assert all(path.stat().st_nlink == 1 for path in (*source.iterdir(), *(tmp_path / "out").iterdir()))
+
+
+@pytest.mark.parametrize("reflink", [True, False], ids=["in the kernel", "by bytes"])
+def test_fetch_snapshot_and_source_are_independent(plm, tmp_path, monkeypatch, reflink):
+    """A user writes to the weights in place, and DVC makes its file read-only."""
+    if not reflink:
+        monkeypatch.setattr("os.copy_file_range", fail_to_copy, raising=False)
+    weights, out = plm / "model.safetensors", tmp_path / "out"
+    weights.chmod(0o640)
+    fetched({"folder": str(plm)}, out)
+    content = open_folder(out).content
+    assert load_plm(out, "mine").content == content
+    with open(weights, "r+b") as file:
+        file.seek(-4, 2)
+        file.write(b"abcd")
+    assert open_folder(out).content == content != open_folder(plm).content
+    (out / "model.safetensors").chmod(0o444)
+    assert weights.stat().st_mode & 0o777 == 0o640
+
+
+def fail_to_copy(*arguments: object) -> int:
+    raise OSError(errno.EXDEV, "Invalid cross-device link")
 
 
 def test_fetch_snapshot_hub_cache_records_commit(plm, tmp_path, monkeypatch):
@@ -214,6 +235,12 @@ USELESS = {
     "git LFS": (spoil("model.safetensors", LFS), "git lfs pull"),
     "git LFS, pickled": (spoil("pytorch_model.bin", LFS, "model.safetensors"), "pytorch_model.bin: not a file"),
     "one tensor": (lambda folder: save_file({"x": torch.ones(9999)}, folder / "model.safetensors"), "the weights lack"),
+    "of another library": (spoil("tf_model.h5", b"", "model.safetensors"), "no weights .*only tf_model.h5"),
+    "an adapter": (spoil("adapter_config.json", b"{}", "config.json"), "an adapter .*apet.plan_from_peft"),
+    "an adapter with a tokenizer": (
+        spoil("adapter_config.json", b"{}", "config.json", "model.safetensors"),
+        "an adapter .*base_model_name_or_path",
+    ),
     "other shapes": (fewer_positions, r"in the shape \(32, 16\), and config.json asks for \(8, 16\)"),
 }
 
@@ -227,6 +254,31 @@ def test_fetch_snapshot_unusable_plm_leaves_no_folder(tmp_path, case):
         fetched({"folder": str(folder)}, tmp_path / "out")
     assert str(error.value).startswith("model 'mine': ") and ".out" not in str(error.value)
     assert [path.name for path in tmp_path.iterdir()] == ["source"]
+
+
+@pytest.mark.parametrize("pickled", [False, True], ids=["safetensors", "pickled"])
+@pytest.mark.parametrize(
+    ("prefix", "advice"),
+    [("module.", "DataParallel or DeepSpeed.*`model.module.save_pretrained"),
+     ("_orig_mod.", "torch.compile.*_orig_mod"), ("net.", "They have net.lm_head.weight, net.model")],
+)  # fmt: skip
+def test_fetch_snapshot_weights_of_a_wrapper_name_it(plm, tmp_path, prefix, advice, pickled):
+    weights = {prefix + name: tensor for name, tensor in load_file(plm / "model.safetensors").items()}
+    if pickled:
+        (plm / "model.safetensors").unlink()
+        torch.save(weights, plm / "pytorch_model.bin")
+    else:
+        save_file(weights, plm / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ModelError, match=f"the weights lack .*{prefix}lm_head.weight.*{advice}|{advice}"):
+        fetched({"folder": str(plm)}, tmp_path / "out")
+
+
+def test_fetch_snapshot_messages_have_no_bare_error_number(plm, tmp_path):
+    (plm / "config.json").unlink()
+    (plm / "config.json").symlink_to("nowhere")
+    with pytest.raises(ModelError) as error:
+        read_mapping(plm / "config.json")
+    assert str(error.value) == f"{plm / 'config.json'}: cannot be read (No such file or directory)."
 
 
 @pytest.mark.parametrize("family", ["bloom", "gpt_neox", "llama", "t5"])

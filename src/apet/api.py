@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -81,7 +82,7 @@ def load_model(
         ModelError: If the model is not supported.
     """
     if not isinstance(source, PreTrainedModel):
-        return load_plm(Path(source), name or Path(source).resolve().name, device=device)
+        return load_plm(Path(source), name or os.path.basename(os.path.abspath(source)), device=device)
     config, dtype = source.config, str(source.dtype).removeprefix("torch.")
     family = family_of(config.model_type)
     if not isinstance(source, family.class_of(config)):

@@ -132,6 +132,13 @@ def storage_errors(path: object, shown_as: object = None) -> Iterator[None]:
         raise type(converted)(str(converted).replace(str(path), str(shown_as or path))) from error
 
 
+def first_line(error: Exception) -> str:
+    """Return the first line of the message of another library's error, without the number of a system error."""
+    system = error.strerror if isinstance(error, OSError) else None
+    text = (system or str(error)).strip() or type(error).__name__
+    return re.sub(r"\[Errno -?\d+\] | \(os error \d+\)", "", text.splitlines()[0])
+
+
 MAX_REPR = 100
 """Most characters of a value in an error message."""
 

@@ -11,7 +11,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from apet.errors import DataError
+from apet.errors import DataError, first_line
 
 
 def write_table(path: Path, columns: Mapping[str, Any], schema: pa.Schema) -> None:
@@ -44,7 +44,7 @@ def read_record(path: Path) -> dict[str, Any]:
     try:
         record = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{path}: cannot be read as JSON: {error}") from error
+        raise DataError(f"{path}: cannot be read as JSON: {first_line(error)}") from error
     if not isinstance(record, dict):
         raise DataError(f"{path}: expected an object, got {type(record).__name__}.")
     return record

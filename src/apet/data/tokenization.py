@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -12,13 +13,30 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
+SPACE = "▁"
+"""SentencePiece's space, with which its tokens of a new word begin."""
+
+ANCHOR = "\n"
+"""A text before a continuation, because SentencePiece tokenizers add a space to the beginning of every text."""
+
+
+CHARACTERS = 8
+"""Characters of a long text that are tokenised for each of its tokens; more if they do not suffice."""
+
+BOUNDARY = re.compile("[0-9A-Za-z](?= [0-9A-Za-z])")
+"""The character before a space at which a text can be cut."""
+
+SPANNING = re.compile("[0-9A-Za-z][ ▁Ġ]")
+"""Part of a token that spans such a space, in a vocabulary of words, of SentencePiece or of bytes."""
+
+
 class Encoding(NamedTuple):
     """Encoded rows."""
 
     ids: list[list[int]]
     """Token ids of each row, without padding."""
-    cut: list[int]
-    """Truncated tokens of each row."""
+    cut: list[bool]
+    """Whether each row was truncated."""
 
 
 def encode(
@@ -35,18 +53,20 @@ def encode(
     The parts of the prompt and the texts are tokenised separately and concatenated: otherwise a token could span both,
     and truncation would remove the end of the prompt, where the label is predicted. If a row is too long, its longest
     text is truncated first. A space before a placeholder goes to the text, because tokenizers keep a space with the
-    following word; other spaces around a text are dropped, so that "good" and " good" have the same ids.
+    following word; other spaces around a text are dropped, so that "good" and " good" have the same ids. The ids are
+    those of the filled prompt as one text, unless a token of that spans two parts.
 
     Args:
         texts: Text column -> one text for each row.
         tokenizer: The PLM's tokenizer.
         prompt: The prompt, with each text column once in braces.
         length: Most tokens of a row.
-        before: Ids before each row, such as [CLS], which count towards `length`. No other special tokens are added.
+        before: Ids before each row, such as [CLS] or <s>, which count towards `length`. No other special tokens are
+            added.
         after: Ids after each row, such as [MASK] and [SEP], which count too.
 
     Returns:
-        Token ids and the number of truncated tokens of each row.
+        Token ids, and whether each row was truncated.
 
     Raises:
         ConfigError: If the prompt leaves less than one token for each text.
@@ -54,21 +74,19 @@ def encode(
     # Split at its placeholders, a prompt is: words, column, words, column, …, words.
     words, columns = PLACEHOLDER.split(prompt)[::2], PLACEHOLDER.split(prompt)[1::2]
     leads = [" " if part.endswith(" ") else "" for part in words[:-1]] + [""]
-    fixed = _ids(tokenizer, [part[: len(part) - len(lead)] for part, lead in zip(words, leads, strict=True)])
+    first, *others = (part[: len(part) - len(lead)] for part, lead in zip(words, leads, strict=True))
+    fixed = [*_ids(tokenizer, [first]), *continuation_ids(tokenizer, others)]
     fixed = [[*before, *fixed[0]], *fixed[1:-1], [*fixed[-1], *after]]
     room = length - sum(map(len, fixed))
     if room < len(columns):
         raise ConfigError(
             f"max_length: expected at least {length - room + len(columns)} for the prompt {prompt!r}, got {length}."
         )
-    encoded = [
-        _ids(tokenizer, [lead + text.strip() for text in texts[column]])
-        for column, lead in zip(columns, leads, strict=False)
-    ]
+    stripped = [[lead + text.strip() for text in texts[name]] for name, lead in zip(columns, leads, strict=False)]
     ids, cut = [], []
-    for row in zip(*encoded, strict=True):
+    for row in _first_ids(tokenizer, stripped, room, continued=bool(first)):
         sizes = shares([len(part) for part in row], room)
-        cut.append(sum(map(len, row)) - sum(sizes))
+        cut.append(sum(map(len, row)) > sum(sizes))
         ids.append(
             [*fixed[0], *(i for part, n, end in zip(row, sizes, fixed[1:], strict=True) for i in part[:n] + end)]
         )
@@ -79,9 +97,9 @@ def encode_targets(
     targets: Sequence[str], tokenizer: PreTrainedTokenizerBase, length: int, end: Sequence[int] = ()
 ) -> Encoding:
     """Encode answers as they follow the prompt, at most `length` tokens with the ids of `end` (such as </s>)."""
-    rows = _ids(tokenizer, [" " + target.strip() for target in targets])
     room = length - len(end)
-    return Encoding([[*ids[:room], *end] for ids in rows], [max(0, len(ids) - room) for ids in rows])
+    rows = [ids for (ids,) in _first_ids(tokenizer, [[" " + target.strip() for target in targets]], room, True)]
+    return Encoding([[*ids[:room], *end] for ids in rows], [len(ids) > room for ids in rows])
 
 
 def shares(sizes: Sequence[int], room: int) -> list[int]:
@@ -106,12 +124,75 @@ def shares(sizes: Sequence[int], room: int) -> list[int]:
 
 def label_ids(tokenizer: PreTrainedTokenizerBase, words: Sequence[str]) -> list[list[int]]:
     """Return the token ids of each label word. Raises DataError if a word has none, or if two have the same."""
-    encoded = _ids(tokenizer, list(words))
+    encoded = continuation_ids(tokenizer, list(words))
     for ids in encoded:
         same = [word for word, others in zip(words, encoded, strict=True) if others == ids]
         if not ids or len(same) > 1:
             raise DataError(f"label words {same}: expected distinct token ids, got {ids} for each. Choose other words.")
     return encoded
+
+
+def continuation_ids(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
+    """Return the token ids of texts that continue another one, without a space that the tokenizer adds to a text."""
+    own = _ids(tokenizer, texts)
+    (anchor,) = _ids(tokenizer, [ANCHOR])
+    if not (anchor and texts and str(tokenizer.convert_ids_to_tokens(anchor)[0]).startswith(SPACE)):
+        return own
+    after = _ids(tokenizer, [ANCHOR + text for text in texts])
+    size = len(anchor)
+    return [ids[size:] if ids[:size] == anchor else alone for ids, alone in zip(after, own, strict=True)]
+
+
+def _first_ids(
+    tokenizer: PreTrainedTokenizerBase, columns: Sequence[list[str]], room: int, continued: bool
+) -> list[tuple[list[int], ...]]:
+    """Tokenise the texts of rows as far as `shares` needs them.
+
+    Of a long text, only a beginning is tokenised. It ends before a space between letters or digits, which no token
+    spans, so that its ids are the first ids of the text. It suffices if it has more ids than there is room for, and
+    more than the other texts of its row, because `shares` then does not depend on its exact number. Otherwise a longer
+    beginning is tokenised, and at last the text.
+
+    Args:
+        tokenizer: The tokenizer.
+        columns: Texts of each column.
+        room: Most ids of a row that are kept.
+        continued: Whether the first column continues another text, as the others do.
+
+    Returns:
+        For each row the ids of its texts, all of them or more than are kept.
+    """
+    rows: dict[int, tuple[list[int], ...]] = {}
+    pending, size = list(range(len(columns[0]) if columns else 0)), CHARACTERS * (max(room, 0) + 1)
+    if not (any(len(text) > size for texts in columns for text in texts) and _splits_at_spaces(tokenizer)):
+        size = max((len(text) for texts in columns for text in texts), default=0)
+    while pending:
+        parts = [[_beginning(texts[row], size) for row in pending] for texts in columns]
+        encoded = [
+            continuation_ids(tokenizer, part) if number or continued else _ids(tokenizer, part)
+            for number, part in enumerate(parts)
+        ]
+        for row, starts, ids in zip(pending, zip(*parts, strict=True), zip(*encoded, strict=True), strict=True):
+            sizes = [len(part) for part in ids]
+            unfinished = [n for n, start in enumerate(starts) if len(start) < len(columns[n][row])]
+            others = [count for n, count in enumerate(sizes) if n not in unfinished]
+            if not unfinished or (len(unfinished) == 1 and sizes[unfinished[0]] > max([room, *others])):
+                rows[row] = ids
+        pending, size = [row for row in pending if row not in rows], 4 * size
+    return [rows[row] for row in range(len(rows))]
+
+
+def _beginning(text: str, size: int) -> str:
+    """Return a beginning of about `size` characters that ends at a boundary, or else the text."""
+    if len(text) <= size:
+        return text
+    ends = [match.end() for match in BOUNDARY.finditer(text, size // 2, size)]
+    return text[: ends[-1]] if ends else text
+
+
+def _splits_at_spaces(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Test whether no token of the vocabulary spans a boundary, so that every token ends there or before."""
+    return not any(map(SPANNING.search, tokenizer.get_vocab()))
 
 
 def _ids(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:

@@ -87,7 +87,7 @@ def encode_split(
     prompt = prompt_of(task, plm.family.name)
     token_ids, cut = encode(texts, plm.tokenizer, prompt, max_length, before=special.before, after=special.after)
     ids, lengths = padded(token_ids)
-    row_ids, truncated = rows["id"].tolist(), sum(map(bool, cut)) / len(cut)
+    row_ids, truncated = rows["id"].tolist(), sum(cut) / len(cut)
     if task["type"] == "classification":
         return EncodedSplit(row_ids, ids, lengths, torch.tensor(rows["label"].to_numpy(copy=True)), truncated)
     references = [list(targets) for targets in rows["targets"]]

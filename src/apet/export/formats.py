@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from apet.errors import ConfigError, unknown_name
 from apet.export import merged, peft_adapters
 from apet.export.delta import write_delta
 from apet.export.tuned_model import TunedModel, describe_structures
+from apet.models.families import template_of
 
 
 @dataclass(frozen=True)
@@ -123,18 +124,33 @@ def _describe_replicate(model: TunedModel) -> str:
 
 def _describe_input(model: TunedModel) -> list[str]:
     """Sentences about prompt, decoder start and answers, for use without apet."""
-    task, special, tokenizer = model.task, model.plm.special_tokens, model.plm.tokenizer
+    task, special = model.task, model.plm.special_tokens
     prompt = task["prompts"].get(model.plm.family.name, task["prompt"])
-    before, after, decoder = (
-        "".join(tokenizer.convert_ids_to_tokens(list(ids))) for ids in (special.before, special.after, special.decoder)
-    )
-    filled = f"{before}{prompt}{after}".replace("\n", "\\n")
+    filled = f"{_words(model, special.before)}{prompt}{_words(model, special.after)}".replace("\n", "\\n")
     lines = [f"Input: `{filled}`, truncated to {model.max_length} tokens by shortening the texts."]
-    if decoder:
-        lines.append(f"The decoder starts with `{decoder}`.")
+    lines.append(_describe_encoding(model, prompt))
+    if special.decoder:
+        lines.append(f"The decoder starts with `{_words(model, special.decoder)}`.")
     if task["verbalizer"]:
         label_words = ", ".join(f"`{word}` ({name})" for name, word in task["verbalizer"].items())
         lines.append(f"The answer is the most probable of {label_words}.")
     else:
         lines.append(f"The answer is generated greedily, with at most {task['max_new_tokens']} tokens.")
     return lines
+
+
+def _words(model: TunedModel, ids: Sequence[int]) -> str:
+    return "".join(model.plm.tokenizer.convert_ids_to_tokens(list(ids)))
+
+
+def _describe_encoding(model: TunedModel, prompt: str) -> str:
+    """Describe the call of the tokenizer that gives the input's ids."""
+    special = model.plm.special_tokens
+    before, after = template_of(model.plm.tokenizer)
+    own = special.after[: len(special.after) - len(after)]
+    if not (before or after) or special.before != before or special.after not in ((*own, *after), ()):
+        return "Encode it with `tokenizer(…, add_special_tokens=False)`."
+    text = f"{prompt}{_words(model, own)}".replace("\n", "\\n")
+    added = " and ".join(f"`{_words(model, ids)}`" for ids in (before, after) if ids)
+    dropped = f" Drop the last {len(after)} of the ids." if after and not special.after else ""
+    return f"Encode it with `tokenizer(…)` as `{text}`: the tokenizer adds {added} itself.{dropped}"

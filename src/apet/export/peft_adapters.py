@@ -21,7 +21,7 @@ from torch import Tensor
 
 from apet.core.atomic import write_bytes, write_json
 from apet.data.prepared_files import read_record
-from apet.errors import ConfigError, CorruptError, ModelError, truncated_repr
+from apet.errors import ConfigError, CorruptError, ModelError, first_line, truncated_repr
 from apet.export.tuned_model import TunedModel, describe_sites
 from apet.models.families import ModuleSpec
 from apet.models.loading import PLM
@@ -299,7 +299,13 @@ def read_prompt(config: Mapping[str, Any], path: Path, plm: PLM) -> dict[Site, T
 
 
 def _load_safetensors(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        found = path.with_suffix(".bin")
+        only = f", only {found.name}, which is a pickle and is not read" if found.is_file() else ""
+        raise CorruptError(
+            f"{path}: no such file{only}. Save the adapter with `model.save_pretrained(folder)` of PEFT."
+        )
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:
-        raise CorruptError(f"{path}: cannot be read as safetensors ({error}).") from None
+        raise CorruptError(f"{path}: cannot be read as safetensors ({first_line(error)}).") from None

@@ -11,7 +11,7 @@ from typing import Any
 
 from apet.core.hashing import digest, file_digest, remembered_digest
 from apet.core.records import read_json_record, write_json_record
-from apet.errors import CorruptError, ModelError
+from apet.errors import CorruptError, ModelError, first_line
 
 SNAPSHOT, PRETRAINING = "snapshot.json", "pretraining.json"
 """Records of origin: of a downloaded PLM, and of a ladder model."""
@@ -19,6 +19,12 @@ SNAPSHOT, PRETRAINING = "snapshot.json", "pretraining.json"
 SAFE = ("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json")
 PICKLED = ("pytorch_model.bin", "pytorch_model-*-of-*.bin", "pytorch_model.bin.index.json")
 """Weights in the older format, which are rewritten as safetensors before anything else reads them."""
+
+ADAPTER = "adapter_config.json"
+"""PEFT's configuration of an adapter, which is no PLM."""
+
+UNREADABLE = ("*.safetensors", "*.bin", "*.gguf", "*.h5", "*.msgpack", "*.ckpt", "*.pt", "*.pth")
+"""Files that look like weights."""
 
 TOKENIZERS = ("tokenizer.json", "spiece.model", "tokenizer.model", "vocab.txt", "vocab.json")
 """Files of which a tokenizer needs at least one. The first is sufficient for every tokenizer."""
@@ -97,7 +103,8 @@ def plm_files(names: Iterable[str], location: object) -> list[str]:
     names = sorted(names)
     weights = _matching(names, SAFE) or _matching(names, PICKLED)
     if "config.json" not in names or not weights:
-        missing = f"weights ({SAFE[0]})" if "config.json" in names else "config.json"
+        _refuse_adapter(names, location)
+        missing = f"weights ({SAFE[0]}){_only(names)}" if "config.json" in names else "config.json"
         raise ModelError(f"{location}: no {missing}. Put it beside the other files of the PLM.")
     return sorted(weights + _matching(names, OTHERS))
 
@@ -106,20 +113,34 @@ def check_files(folder: Path) -> list[str]:
     """Check that configuration, weights and tokenizer are in a folder, and return the names of all its files."""
     names = names_in(folder) if folder.is_dir() else []
     if "config.json" not in names:
+        _refuse_adapter(names, folder)
         raise ModelError(
             f"{folder}: no config.json. Download a PLM with `apet download-model`, or pretrain a ladder model with "
             "`apet pretrain`."
         )
     weights, _, index = SAFE
     if weights not in names and index not in names:
-        others = sorted(_matching(names, ("*.safetensors", *PICKLED)))
-        only = f", only {others[0]}" if others else ""
-        raise ModelError(f"{folder}: no {weights} and no {index}{only}. Save the weights as safetensors.")
+        _refuse_adapter(names, folder)
+        raise ModelError(f"{folder}: no {weights} and no {index}{_only(names)}. Save the weights as safetensors.")
     if weights not in names:
         _check_shards(folder / index, names)
     if not set(names).intersection(TOKENIZERS):
         raise ModelError(f"{folder}: no tokenizer. One of these files is needed: {', '.join(TOKENIZERS)}.")
     return names
+
+
+def _refuse_adapter(names: Iterable[str], location: object) -> None:
+    if ADAPTER in names:
+        raise ModelError(
+            f"{location}: an adapter ({ADAPTER}) without its PLM. Use the PLM's own folder or name (in {ADAPTER}: "
+            "base_model_name_or_path), and read the adapter with apet.plan_from_peft."
+        )
+
+
+def _only(names: Iterable[str]) -> str:
+    """Name a file that may be weights of another format, for a message."""
+    others = sorted(_matching(names, UNREADABLE))
+    return f", only {others[0]}" if others else ""
 
 
 def _check_shards(index: Path, names: list[str]) -> None:
@@ -159,7 +180,7 @@ def read_mapping(path: Path) -> dict[str, Any]:
     try:
         values = json.loads(path.read_text())
     except (OSError, ValueError, RecursionError) as error:
-        raise ModelError(f"{path}: cannot be read ({error}).") from None
+        raise ModelError(f"{path}: cannot be read ({first_line(error)}).") from None
     if not isinstance(values, dict):
         raise ModelError(f"{path}: holds a {type(values).__name__}, expected a mapping.")
     return values

@@ -14,8 +14,9 @@ from zipfile import is_zipfile
 
 from apet.core.atomic import atomic_dir, write_json
 from apet.data.wheels import copy_member, find_wheel, open_wheel
-from apet.errors import ModelError, storage_error, truncated_repr, without_secrets
+from apet.errors import ModelError, first_line, storage_error, truncated_repr, without_secrets
 from apet.models.checkpoint_files import (
+    ADAPTER,
     OTHERS,
     PICKLED,
     SAFE,
@@ -32,15 +33,14 @@ from apet.models.loading import (
     ResolvedModel,
     check_plm,
     check_size,
-    first_line,
     inventory_of_config,
     read_tokenizer,
     resolve_model,
 )
 from apet.models.registry import ModelSource, folder_of
 
-WEIGHTS = (".safetensors", ".bin")
-"""File name extensions of weights."""
+CHUNK = 2**30
+"""Bytes that one call copies."""
 
 
 def fetch_snapshot(snapshot: ModelSource, out_folder: Path, wheels_folder: Path) -> None:
@@ -58,8 +58,8 @@ def fetch_snapshot(snapshot: ModelSource, out_folder: Path, wheels_folder: Path)
             registry states, or cannot be loaded.
     """
     with atomic_dir(out_folder) as folder:
-        revision = FETCH[snapshot.kind](snapshot, folder, wheels_folder)
         with _errors_name_source(snapshot, folder):
+            revision = FETCH[snapshot.kind](snapshot, folder, wheels_folder)
             if not list(folder.glob("*.safetensors")):
                 _rewrite_pickled(folder)
             check_files(folder)
@@ -84,8 +84,8 @@ def _errors_name_source(snapshot: ModelSource, folder: Path) -> Iterator[None]:
     try:
         yield
     except ModelError as error:
-        message = str(error).replace(str(folder), snapshot.source[snapshot.kind])
-        raise ModelError(f"model {snapshot.name!r}: {message}") from None
+        message, model = str(error).replace(str(folder), snapshot.source[snapshot.kind]), f"model {snapshot.name!r}: "
+        raise ModelError(message if message.startswith(model) else f"{model}{message}") from None
 
 
 def _from_hub(snapshot: ModelSource, folder: Path, _: Path) -> str:
@@ -94,7 +94,7 @@ def _from_hub(snapshot: ModelSource, folder: Path, _: Path) -> str:
 
     name, revision = snapshot.source["repo_id"], snapshot.source["revision"]
     try:
-        cached = Path(snapshot_download(name, revision=revision, allow_patterns=[*SAFE, *OTHERS]))
+        cached = Path(snapshot_download(name, revision=revision, allow_patterns=[*SAFE, *OTHERS, ADAPTER]))
         if not any(cached.glob("*.safetensors")):
             cached = Path(snapshot_download(name, revision=revision, allow_patterns=[*PICKLED, *OTHERS]))
     except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
@@ -154,24 +154,28 @@ FETCH: dict[str, Callable[[ModelSource, Path, Path], str]] = {
 
 
 def _copy(source: Path, folder: Path) -> None:
-    """Copy the files of a PLM, weights as hard links if the disk allows it.
+    """Copy the files of a PLM.
 
-    Other files are not linked, because a library that rewrites one could write into the bytes of the source.
+    They are never linked: writing to one would change the other, and DVC makes the files that it versions read-only.
     """
     if not source.is_dir():
         raise ModelError(f"{source}: no such folder. Name a folder with a PLM.")
     for name in plm_files(names_in(source), source):
-        original, copy = (source / name).resolve(), folder / name
-        if not (name.endswith(WEIGHTS) and _link(original, copy)):
-            shutil.copyfile(original, copy)
+        if not _clone(source / name, folder / name):
+            shutil.copyfile(source / name, folder / name)
 
 
-def _link(original: Path, copy: Path) -> bool:
-    try:
-        os.link(original, copy)
-    except OSError:
+def _clone(original: Path, copy: Path) -> bool:
+    """Copy a file in the kernel, which shares its blocks until one of them is written to if the disk can (reflink)."""
+    if not hasattr(os, "copy_file_range"):  # not Linux
         return False
-    return True
+    with open(original, "rb") as source, open(copy, "wb") as target:
+        try:
+            while os.copy_file_range(source.fileno(), target.fileno(), CHUNK):
+                pass
+        except OSError:  # between disks, or on one that cannot
+            return False
+        return os.fstat(target.fileno()).st_size == os.fstat(source.fileno()).st_size
 
 
 def _rewrite_pickled(folder: Path) -> None:

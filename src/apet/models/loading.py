@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,11 +15,18 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
-from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
 from transformers.utils import logging as library
 
 from apet.core.arithmetic import announce_dtype, compute_dtype
-from apet.errors import ModelError, error_context, truncated_repr, unknown_name
+from apet.errors import ModelError, error_context, first_line, truncated_repr, unknown_name
 from apet.models.checkpoint_files import SNAPSHOT, TOKENIZERS, ModelFolder, open_folder
 from apet.models.families import Family, SpecialTokens, family_of
 from apet.models.inventory import empty_model, inventory_of
@@ -26,7 +34,10 @@ from apet.models.registry import DTYPES, HEADS
 from apet.placement.sites import Inventory
 
 MAX_BLOCKS, MAX_SIZE = 1_000, 10**7
-"""Limits of numbers in a config.json. No PLM exceeds them, and larger shapes could take hours to build."""
+"""Limits of sizes in a config.json. No PLM exceeds them, and larger shapes could take hours to build."""
+
+NOT_SIZES = re.compile(r"theta|base|_id$|_tokens$|param|seed|steps")
+"""Numbers in a config.json that are no sizes: of rotary positions, ids of tokens, and notes on the pretraining."""
 
 LFS_POINTER = b"version https://git-lfs"
 """First bytes of a file that stands for one of git LFS which was not fetched."""
@@ -228,7 +239,10 @@ def _load_model(resolved: ResolvedModel, name: str, **options: Any) -> PreTraine
     missing = sorted(report["missing_keys"])
     body = [key for key in missing if not key.startswith(f"{family.head_module}.")]
     if body:
-        raise ModelError(f"{folder}: the weights lack {_first(body)}, which a {config.model_type} model needs.")
+        raise ModelError(
+            f"{folder}: the weights lack {_first(body)}, which a {config.model_type} model needs."
+            f"{_describe_unused(sorted(report['unexpected_keys']))}"
+        )
     if resolved.head == "classification":
         family.drop_lm_head(model)
     elif missing:
@@ -237,6 +251,27 @@ def _load_model(resolved: ResolvedModel, name: str, **options: Any) -> PreTraine
             "for this PLM in the study or registry, to train a linear classifier with θ."
         )
     return model
+
+
+WRAPPERS = {
+    "module.": ("DataParallel or DeepSpeed", "model.module"),
+    "_orig_mod.": ("torch.compile", "model._orig_mod"),
+    "base_model.model.": ("PEFT", "model.merge_and_unload()"),
+}
+"""Prefix of the names of weights -> (the wrapper whose model was saved, the model in it)."""
+
+
+def _describe_unused(names: list[str]) -> str:
+    """Name the weights that are there instead of the missing ones, and their cause if it is known."""
+    if not names:
+        return ""
+    for prefix, (wrapper, model) in WRAPPERS.items():
+        if wrapped := [name for name in names if name.startswith(prefix)]:
+            return (
+                f" They have {wrapped[0]}: `{prefix}` is the prefix of a model inside {wrapper}. Save that model: "
+                f"`{model}.save_pretrained(folder)`."
+            )
+    return f" They have {_first(names)} instead."
 
 
 def read_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
@@ -260,18 +295,41 @@ def _load_tokenizer(resolved: ResolvedModel, model: PreTrainedModel) -> tuple[Pr
     words = 1 + max(tokenizer.get_vocab().values(), default=-1)
     embeddings: Any = model.get_input_embeddings()
     rows = len(embeddings.weight)
-    if words > rows:
+    special_tokens = resolved.family.special_tokens(tokenizer)
+    used = {*special_tokens.before, *special_tokens.after, *special_tokens.decoder}
+    if words > rows and not _exclude_from_texts(tokenizer, rows, used):
         raise ModelError(
             f"{folder}: its tokenizer has {words:,} words, and the word embeddings have {rows:,} rows. Use the "
             "tokenizer of these weights."
         )
-    special_tokens = resolved.family.special_tokens(tokenizer)
-    if None in (*special_tokens.before, *special_tokens.after, *special_tokens.decoder):
+    if None in used:
         raise ModelError(
             f"{folder}: its tokenizer lacks a token to begin, end or pad a text, or to mark the answer, which a "
             f"{model_type} model reads. Use the tokenizer of these weights."
         )
     return tokenizer, special_tokens
+
+
+def _exclude_from_texts(tokenizer: PreTrainedTokenizerBase, rows: int, used: set[int | None]) -> bool:
+    """Make a tokenizer never produce ids from `rows` on, such as that of a [PAD] without a row in the embeddings.
+
+    Args:
+        tokenizer: The tokenizer. Special tokens that are written in a text become ordinary words for it.
+        rows: Rows of the word embeddings.
+        used: Ids that the family puts around a text.
+
+    Returns:
+        Whether this is possible: only special tokens have such ids, and none of them is used.
+    """
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        return False
+    beyond = {index for index in tokenizer.get_vocab().values() if index >= rows}
+    special = {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
+    words = set(tokenizer.backend_tokenizer.get_vocab(with_added_tokens=False).values())
+    if not beyond <= special - words - used:
+        return False
+    tokenizer.split_special_tokens = True
+    return True
 
 
 def inventory_of_config(values: Mapping[str, Any], head: str = "lm") -> Inventory:
@@ -293,7 +351,7 @@ def inventory_of_config(values: Mapping[str, Any], head: str = "lm") -> Inventor
 def _inventory(values: Mapping[str, Any], family: Family, head: str) -> Inventory:
     for key, value in values.items():
         most = MAX_BLOCKS if "layer" in key else MAX_SIZE
-        if type(value) is int and value > most:
+        if type(value) is int and value > most and _is_size(key, family):
             raise ModelError(f"config.json: {key} is {value}. Allowed: at most {most:,}.")
     if quantization := values.get("quantization_config"):
         raise ModelError(
@@ -304,6 +362,13 @@ def _inventory(values: Mapping[str, Any], family: Family, head: str) -> Inventor
     except Exception as error:  # the library checks little, and it or PyTorch may fail in any way
         shapes = truncated_repr(dict(values))
         raise ModelError(f"config.json: no PLM has the shapes of {shapes} ({first_line(error)}).") from None
+
+
+def _is_size(key: str, family: Family) -> bool:
+    """Test whether a number of a config.json may be a size of weights."""
+    if key == "max_position_embeddings":
+        return family.positions is not None  # computed positions have no weights
+    return not NOT_SIZES.search(key)
 
 
 def check_size(values: Mapping[str, Any], family: Family, num_bytes: int, location: object) -> Inventory:
@@ -335,11 +400,6 @@ def check_size(values: Mapping[str, Any], family: Family, num_bytes: int, locati
 
 def _first(keys: list[str]) -> str:
     return ", ".join(keys[:3]) + (f" and {len(keys) - 3} more" if len(keys) > 3 else "")
-
-
-def first_line(error: Exception) -> str:
-    """Return the first line of an error's message."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 @contextmanager

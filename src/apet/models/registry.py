@@ -158,7 +158,7 @@ def parse_model(entry: str | Mapping[str, Any]) -> Model:
         return _from_mapping(entry)
     if entry.startswith(("/", "./", "../", "~")):
         path = Path(os.path.expanduser(entry))
-        name = path.resolve().name
+        name = Path(os.path.abspath(path)).name  # of a symbolic link its own, not its target's
         if not re.fullmatch(NAME, name, re.ASCII):
             mapping = f"{{name: …, source: {{folder: {entry!r}}}}}"
             raise ConfigError(

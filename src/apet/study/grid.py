@@ -23,7 +23,7 @@ from apet.models.ladder import PRETRAIN_VERSION, LadderModel, ladder_model_diges
 from apet.models.registry import Model, ModelSource, head_of, parse_model, slug
 from apet.placement import PLACEMENTS, Budget, MethodSizes, canonical_budget
 
-TRAINER_VERSION = 4
+TRAINER_VERSION = 5
 """Raised whenever the numerics of tuning, training or evaluation change, so that new cells get other names."""
 
 SMALL_SIZE = 10_000

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from apet.errors import ModelError, unknown_name
-from apet.models.families.base import Family, FusedSlice, Inputs, ModuleSpec, SpecialTokens, blocks_of
+from apet.models.families.base import Family, FusedSlice, Inputs, ModuleSpec, SpecialTokens, blocks_of, template_of
 from apet.models.families.bert import BERT
 from apet.models.families.bloom import BLOOM
 from apet.models.families.gpt_neox import GPT_NEOX
@@ -12,7 +12,10 @@ from apet.models.families.t5 import T5
 
 FAMILIES: dict[str, Family] = {family.name: family for family in (BERT, BLOOM, T5, GPT_NEOX, LLAMA)}
 
-__all__ = ["FAMILIES", "Family", "FusedSlice", "Inputs", "ModuleSpec", "SpecialTokens", "blocks_of", "family_of"]
+__all__ = [
+    "FAMILIES", "Family", "FusedSlice", "Inputs", "ModuleSpec", "SpecialTokens", "blocks_of", "family_of",
+    "template_of",
+]  # fmt: skip
 
 
 def family_of(model_type: str) -> Family:

@@ -60,6 +60,23 @@ class SpecialTokens:
     """Tokens from which a separate decoder starts."""
 
 
+def template_of(tokenizer: PreTrainedTokenizerBase) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Find the token ids that a tokenizer itself adds before and after every text.
+
+    Args:
+        tokenizer: The tokenizer.
+
+    Returns:
+        Token ids before and after a text.
+    """
+    whole, text = (tokenizer("a", add_special_tokens=added, verbose=False)["input_ids"] for added in (True, False))
+    size = len(text)
+    for start in range(len(whole) - size + 1) if text else ():
+        if whole[start : start + size] == text:
+            return tuple(whole[:start]), tuple(whole[start + size :])
+    return (), ()
+
+
 @dataclass(frozen=True)
 class Inputs:
     """A batch of right-padded rows, and how a family reads it."""

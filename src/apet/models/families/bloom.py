@@ -13,7 +13,7 @@ from transformers import BloomForCausalLM, DynamicCache
 from transformers.models.bloom.modeling_bloom import BloomAttention, BloomGelu
 
 from apet.models.families.base import Family, FusedSlice, ModuleSpec, at
-from apet.models.families.causal import CausalDecoder, states
+from apet.models.families.causal import CausalDecoder, special_tokens, states
 from apet.models.kernels import Gelu
 
 QKV = "self_attention.query_key_value"
@@ -97,6 +97,7 @@ BLOOM = Family(
     blocks={"decoder": ("transformer.h", BLOCK)},
     states=states,
     decoder=CausalDecoder,
+    special_tokens=special_tokens,
     last_attention=lambda config: f"transformer.h.{config.num_hidden_layers - 1}.self_attention",
     install_kernels=install_kernels,
 )

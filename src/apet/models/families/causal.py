@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel
+from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from apet.errors import ModelError
-from apet.models.families.base import Inputs
+from apet.models.families.base import Inputs, SpecialTokens, template_of
 
 INPUT = "decoder.input"
+
+
+def special_tokens(tokenizer: PreTrainedTokenizerBase) -> SpecialTokens:
+    """Return the tokens with which the tokenizer begins a text. It gets no end, because the answer follows."""
+    before, _ = template_of(tokenizer)
+    return SpecialTokens(before=before)
 
 
 def states(model: PreTrainedModel, inputs: Inputs) -> Tensor:

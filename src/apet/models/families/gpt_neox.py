@@ -5,7 +5,7 @@ from __future__ import annotations
 from transformers import GPTNeoXForCausalLM
 
 from apet.models.families.base import Family, FusedSlice, ModuleSpec
-from apet.models.families.causal import CausalDecoder, states
+from apet.models.families.causal import CausalDecoder, special_tokens, states
 
 QKV = "attention.query_key_value"
 
@@ -36,4 +36,5 @@ GPT_NEOX = Family(
     blocks={"decoder": ("gpt_neox.layers", BLOCK)},
     states=states,
     decoder=CausalDecoder,
+    special_tokens=special_tokens,
 )

@@ -7,7 +7,7 @@ from functools import partial
 from transformers import LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM
 
 from apet.models.families.base import Family, ModuleSpec
-from apet.models.families.causal import CausalDecoder, states
+from apet.models.families.causal import CausalDecoder, special_tokens, states
 from apet.models.kernels import rms_norm
 
 BLOCK = (
@@ -44,5 +44,6 @@ LLAMA = Family(
     blocks={"decoder": ("model.layers", BLOCK)},
     states=states,
     decoder=CausalDecoder,
+    special_tokens=special_tokens,
     install_kernels=install_kernels,
 )
