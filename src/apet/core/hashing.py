@@ -92,7 +92,7 @@ def remembered_digest(path: Path) -> str:
     """
     key, stamp = str(path.resolve()), list(file_stamp(path))
     try:
-        record = json.loads(DIGEST_CACHE.read_text())
+        record = json.loads(DIGEST_CACHE.read_bytes())
         known = record["files"] if has_valid_checksum(record) else {}
     except (OSError, ValueError, KeyError, TypeError):
         known = {}
