@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import ast
 import json
+import os
 import re
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from importlib.metadata import version
+from io import BytesIO, TextIOWrapper
 from pathlib import Path
 
 import pytest
 
 from apet.cli.app import COMMANDS, EXITS, main, parser
+from apet.cli.terminal import ASCII
 from apet.errors import ApetError, Interrupted, MismatchError
+from toy import ROOT
 
 TRAIN = ["train", "--resolved", "s", "--model-dir", "p", "--data-dir", "d", "--results-dir", "r", "a/b/c"]
 VERIFY = ["verify", "--resolved", "x", "--results-dir", "x"]
@@ -91,6 +97,41 @@ def test_bash_completes_commands_options_choices_files_and_cells(tmp_path):
     """ + "".join(f"ask {typed}\n" for typed in completions)
     done = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == list(completions.values())
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "ascii", "koi8-r"])
+def test_output_without_utf8_is_degraded_and_never_fails(monkeypatch, encoding):
+    """Help of all commands, an estimate, and an error with a path that no encoding has."""
+    monkeypatch.chdir(ROOT)
+    commands = [["--help"], *([name, "--help"] for name in COMMANDS), ["estimate"], ["show", "é/中/\udcff"]]
+    said = ""
+    for arguments in commands:
+        streams = {name: TextIOWrapper(BytesIO(), encoding, errors="strict") for name in ("stdout", "stderr")}
+        for name, stream in streams.items():
+            monkeypatch.setattr(sys, name, stream)
+        with suppress(SystemExit):  # after a help text
+            main(arguments)
+        for stream in streams.values():
+            stream.flush()
+            said += stream.buffer.getvalue().decode(encoding)
+    assert "delta: theta and its plan" in said and "usage: apet COMMAND ..." in said
+    assert "PLMs" in said and r"/\u4e2d/\udcff: no such" in said
+
+
+def test_every_character_of_the_command_line_has_a_form_in_ascii():
+    trees = [ast.parse(path.read_text("utf-8")) for path in (ROOT / "src/apet/cli").glob("*.py")]
+    constants = [node.value for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Constant)]
+    used = {c for text in constants if isinstance(text, str) for c in text if not c.isascii()}
+    assert {"θ", "…", "▁"} < used <= ASCII.keys()
+
+
+def test_files_are_read_as_utf8_in_any_locale(tmp_path):
+    """A prompt that was read in another encoding would be another prompt."""
+    (tmp_path / "config.json").write_text('{"model_type": "Müller θ"}', "utf-8")
+    options = {"PYTHONIOENCODING": "latin-1", "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    command = [sys.executable, "-m", "apet.cli.app", "plan", "--model", str(tmp_path), "--placement", "lora"]
+    done = subprocess.run(command, env={**os.environ, **options}, capture_output=True, check=False)
+    assert done.returncode == 2 and "Müller theta" in done.stderr.decode("latin-1")
 
 
 def test_a_closed_pipe_is_no_error(plm):

@@ -10,6 +10,7 @@ import os
 import random
 import shutil
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -21,8 +22,10 @@ import torch
 import yaml
 
 from apet.cli.app import main
+from apet.core import hashing
 from apet.core.hashing import has_valid_checksum, with_checksum
 from apet.data import wheels
+from apet.data.sources import LocalSource
 from apet.errors import ApetError
 from apet.models.loading import load_plm
 from apet.study.cell_record import FORMAT, METRICS, PLANS, PREDICTIONS, THETA
@@ -386,6 +389,41 @@ def test_remembered_digests_without_a_checksum_are_computed_again(place: Place) 
     with holding(path, json.dumps(wrong).encode()):
         assert place.run(*place.commands["resolve"]).files == expected
         assert has_valid_checksum(json.loads(path.read_text()))
+
+
+def same_size_and_time(path: Path, content: bytes, how: str) -> None:
+    """Replace a file's content as `cp --preserve` or `rsync --times --inplace` can."""
+    times = path.stat().st_atime_ns, path.stat().st_mtime_ns
+    written = path if how == "in place" else path.with_name("new")
+    written.write_bytes(content)
+    os.utime(written, ns=times)
+    written.replace(path)
+    assert (path.stat().st_size, path.stat().st_mtime_ns) == (len(content), times[1])
+
+
+@pytest.mark.parametrize("how", ["in place", "renamed"])
+@pytest.mark.parametrize("recent", [0, 2], ids=["settled", "just written"])
+def test_digests_follow_a_change_that_keeps_size_and_time(tmp_path, monkeypatch, how, recent):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(hashing, "RECENT", recent)
+    path, source = tmp_path / "rows.csv", LocalSource(file=str(tmp_path / "rows.csv"))
+    path.write_bytes(b"old")
+    before = hashing.remembered_digest(path), source.identity({})["files"]["all"]
+    time.sleep(0 if recent and how == "renamed" else 0.05)  # longer than a tick of the disk's clock
+    same_size_and_time(path, b"new", how)
+    after = hashing.remembered_digest(path), source.identity({})["files"]["all"]
+    assert before == (hashing.bytes_digest(b"old"),) * 2 and after == (hashing.bytes_digest(b"new"),) * 2
+
+
+def test_digest_of_an_unchanged_file_is_remembered_once_it_is_settled(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    read = []
+    monkeypatch.setattr(hashing, "file_digest", lambda path: read.append(path) or "0" * 64)
+    Path("weights").write_bytes(b"old")
+    for recent in (2, 2, 0, 0, 0):
+        monkeypatch.setattr(hashing, "RECENT", recent)
+        assert hashing.remembered_digest(Path("weights")) == "0" * 64
+    assert len(read) == 3
 
 
 def test_files_are_intact_after_all_tests(place: Place) -> None:

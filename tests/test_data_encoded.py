@@ -9,7 +9,7 @@ import pytest
 
 from apet.data.prepare import prepare_task, read_split, read_task
 from apet.data.source_selection import choose_source
-from apet.errors import ConfigError, DataError
+from apet.errors import ConfigError
 from apet.evaluation import encode_split, label_tokens
 from apet.models.families import FAMILIES, SpecialTokens
 from test_data_batches import TOKENIZER
@@ -80,5 +80,4 @@ def test_label_words_with_common_beginning_are_distinguished():
     found = label_tokens(task, TOKENIZER)
     assert [TOKENIZER.decode(ids) for ids in found] == list(task["verbalizer"].values()) and found[0][0] == found[1][0]
     task["verbalizer"]["d"] = " good"
-    with pytest.raises(DataError, match=r"label word ' good' is a prefix of ' good film'"):
-        label_tokens(task, TOKENIZER)
+    assert label_tokens(task, TOKENIZER)[3] == found[0][:1]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import boto3
@@ -13,7 +15,9 @@ import pytest
 import yaml
 from moto.server import ThreadedMotoServer
 
-from toy import ROOT, Checkout, trainings
+from saved import save_plm
+from tiny import tiny_plm
+from toy import PARAMS, ROOT, Checkout, edited, trainings
 
 GUIDE = (ROOT / "docs" / "dvc.md").read_text()
 
@@ -58,7 +62,7 @@ def weights(checkout: Checkout) -> list[Path]:
 
 
 def test_dvc_shows_status_metrics_and_params(finished):
-    assert "up to date" in finished.run("dvc", "status").stdout
+    assert finished.nothing_to_do("dvc repro")
     (metrics,) = json.loads(finished.run("dvc", "metrics", "show", "--json").stdout)[""]["data"].values()
     assert set(metrics["data"]["score"]["bloom-16x1"]) == {"none@own", "lora@own", "uniform@lora", "uniform@5"}
     assert metrics["data"] == known(finished.metrics())
@@ -67,6 +71,65 @@ def test_dvc_shows_status_metrics_and_params(finished):
     assert {key.split(".")[-1] for key in changed if key.startswith("score.")} == {"uniform@lora", "uniform@5"}
     params = json.loads(finished.run("dvc", "params", "diff", "older", "newer", "--json").stdout)
     assert set(params["params.yaml"]) == {"grid"}
+
+
+EDITS = {
+    "prompt": ("tickets.yaml", lambda content: content.replace(b"Urgent:", b"Hurry?:")),
+    "rows": ("tickets.csv", lambda content: content.replace(b"ticket 7:", b"ticket x:")),
+    "weights": ("plm/model.safetensors", lambda content: content[:-1] + bytes([content[-1] ^ 1])),
+    "tokenizer": ("plm/tokenizer.json", lambda content: content + b"\n"),
+}
+"""What is edited -> file, and its new content."""
+
+
+def tickets(tmp_path: Path) -> Checkout:
+    """Return a working copy whose task, rows and PLM are files that dvc.yaml does not name."""
+    checkout = Checkout(tmp_path / "study", None)
+    save_plm(tiny_plm("bloom", fused=False).model, checkout.folder / "plm")
+    rows = [f"ticket {n}: w{n % 9},{('calm', 'urgent')[n % 2]}" for n in range(90)]
+    (checkout.folder / "tickets.csv").write_text("\n".join(["text,label", *rows]) + "\n")
+    task = {
+        "name": "tickets", "version": 1, "description": "Urgent or not.", "type": "classification",
+        "local": {"file": "tickets.csv"}, "text_columns": ["text"], "prompt": "Ticket: {text} Urgent:",
+        "verbalizer": {"calm": " w20", "urgent": " w30"}, "metrics": ["accuracy"], "max_length": 24,
+    }  # fmt: skip
+    (checkout.folder / "tickets.yaml").write_text(yaml.safe_dump(task, sort_keys=False))
+    checkout.write(edited(models=["./plm"], tasks=["tickets.yaml"], grid=PARAMS["grid"][:1]))
+    checkout.git("init", "--quiet")
+    return checkout
+
+
+@contextmanager
+def edited_file(checkout: Checkout, what: str) -> Iterator[None]:
+    """Make one of `EDITS` and revert it, with the same time of the file, as `rsync --times` does."""
+    name, edit = EDITS[what]
+    path = checkout.folder / name
+    content, times = path.read_bytes(), (path.stat().st_atime_ns, path.stat().st_mtime_ns)
+    for bytes_ in (edit(content), content):
+        path.write_bytes(bytes_)
+        os.utime(path, ns=times)
+        if bytes_ != content:
+            yield
+
+
+def test_edits_of_a_custom_task_and_plm_are_seen_made_and_reverted(tmp_path, expect_trained):
+    checkout = tickets(tmp_path)
+    checkout.enter("dvc repro")
+    first = checkout.trained()
+    assert len(first) == 2 and checkout.nothing_to_do("dvc repro")
+    for what in EDITS:
+        with edited_file(checkout, what):
+            checkout.enter("dvc repro", "inputs")
+            assert checkout.stale_stages() == {"data", "models", "cells"}, what
+        checkout.enter("dvc repro", "inputs")
+        assert checkout.nothing_to_do("dvc repro"), what
+    with edited_file(checkout, "weights"):
+        checkout.enter("dvc repro")
+        second = checkout.trained()
+        assert len(trainings(first, second)) == 2 and checkout.nothing_to_do("dvc repro")
+    checkout.enter("dvc repro")
+    assert checkout.nothing_to_do("dvc repro")
+    expect_trained("weights edited and reverted", "dvc repro", trainings(second, checkout.trained()), set())
 
 
 def test_guide_compares_two_revisions(finished):

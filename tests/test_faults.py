@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import stat
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -13,7 +14,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 import yaml
+from safetensors.torch import save_file
 
 from apet.core.atomic import STATE, atomic_dir, atomic_write, temporary_folder, write_json
 from apet.core.hashing import digest
@@ -287,6 +290,41 @@ def test_atomic_dir_replaces_the_target_of_a_link(tmp_path):
     with atomic_dir(tmp_path / "link") as folder:
         (folder / "made").write_text("whole")
     assert (tmp_path / "link").is_symlink() and (tmp_path / "scratch/made").read_text() == "whole"
+
+
+@pytest.mark.parametrize("umask", [0o002, 0o022, 0o027, 0o077], ids=oct)
+def test_modes_are_those_of_open_and_mkdir(tmp_path, umask):
+    """In a group folder a colleague can write (002); private results stay private (077)."""
+    before = os.umask(umask)
+    try:
+        (tmp_path / "plain").mkdir()
+        (tmp_path / "plain/file").write_text("")
+        write_json(tmp_path / "a/record.json", {})
+        with atomic_write(tmp_path / "weights.safetensors") as file:
+            save_file({"w": torch.zeros(1)}, file)  # the library makes a file of its own, readable only for its owner
+        with atomic_dir(tmp_path / "made") as folder:
+            save_file({"w": torch.zeros(1)}, folder / "weights.safetensors")
+            (folder / "deep").mkdir()
+            write_json(folder / "deep/record.json", {})
+        acquire_lock(tmp_path)
+    finally:
+        os.umask(before)
+    plain = {False: mode_of(tmp_path / "plain/file"), True: mode_of(tmp_path / "plain")}
+    assert plain == {False: 0o666 & ~umask, True: 0o777 & ~umask}
+    paths = {path.relative_to(tmp_path).as_posix(): path for path in tmp_path.rglob("*")}
+    assert len(paths) == 10 and {n: mode_of(p) for n, p in paths.items() if mode_of(p) != plain[p.is_dir()]} == {}
+
+
+def test_mode_of_a_linked_file_is_not_changed(tmp_path):
+    (tmp_path / "mine").write_text("")
+    (tmp_path / "mine").chmod(0o400)
+    with atomic_dir(tmp_path / "made") as folder:
+        os.link(tmp_path / "mine", folder / "linked")
+    assert mode_of(tmp_path / "mine") == 0o400
+
+
+def mode_of(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
 
 
 def in_the_way(folder: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -31,6 +30,8 @@ TREES = {
     "after a shared prefix": [[3, 7, 4], [3, 7, 5]],
     "two nodes": [[3, 5], [3, 6, 8], [4]],
     "four nodes": [[3, 5, 9], [3, 5, 1], [4, 2], [3, 6], [4, 7, 7]],
+    "one continues the other": [[3], [3, 7]],
+    "two continue, one of them twice": [[3, 7], [4], [3], [3, 7, 5], [3, 8]],
 }
 LABELS = [" duplicate", " not_duplicate", " not_equivalent", " not_equal", " equal", " equivalent"]
 
@@ -45,14 +46,23 @@ def byte_pairs(texts: Sequence[str], size: int) -> PreTrainedTokenizerFast:
 
 
 def counted_out(labels: Sequence[Sequence[int]], logits_after) -> torch.Tensor:
-    """Compute the probability of each label token by token, among the next tokens of labels with the same prefix."""
+    """Compute the probability of each label token by token, among the next tokens of labels with the same prefix.
+
+    Where a label ends and others go on, all tokens of the vocabulary count: those that no label has end the label.
+    """
+    words = [list(label) for label in labels]
     chances = []
-    for word in labels:
+    for word in words:
         chance = 1.0
-        for place, token in enumerate(word):
-            branches = {other[place] for other in labels if list(other[:place]) == list(word[:place])}
-            logits = {branch: float(logits_after(word[:place])[branch]) for branch in branches}
-            chance *= math.exp(logits[token]) / sum(map(math.exp, logits.values()))
+        for place in range(len(word) + 1):
+            prefix = word[:place]
+            nexts = {other[place] for other in words if other[:place] == prefix and len(other) > place}
+            if not nexts:
+                continue
+            weights = dict(enumerate(logits_after(prefix).double().exp().tolist()))
+            weights = weights if prefix in words else {token: weights[token] for token in nexts}
+            chosen = {word[place]} if place < len(word) else weights.keys() - nexts
+            chance *= sum(weights[token] for token in chosen) / sum(weights.values())
         chances.append(chance)
     return torch.tensor(chances)
 
@@ -88,27 +98,24 @@ def test_predict_gives_the_probabilities_of_transformers_token_by_token(family, 
 
 @st.composite
 def words(draw) -> list[list[int]]:
-    """Draw words of which none is a prefix of another."""
-    candidates = draw(st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=4), min_size=2, max_size=7))
-    kept: list[list[int]] = []
-    for word in candidates:
-        if not any(word[: len(k)] == k or k[: len(word)] == word for k in kept):
-            kept.append(word)
-    return kept if len(kept) > 1 else [[0], [1]]
+    """Draw different words, of which some are prefixes of others."""
+    word = st.lists(st.integers(0, 2), min_size=1, max_size=4)
+    return draw(st.lists(word, min_size=2, max_size=7, unique_by=tuple))
 
 
 class FakeTunedPLM:
     """Tuned PLM whose logits depend only on the prefix, and which counts its forward passes."""
 
-    def __init__(self) -> None:
-        self.calls = 0
+    def __init__(self, vocabulary: int = 10) -> None:
+        self.calls, self.vocabulary = 0, vocabulary
 
     def logits(self, prefix: Sequence[int]) -> torch.Tensor:
-        return torch.randn(10, generator=torch.Generator().manual_seed(hash(tuple(prefix)) % 2**31))
+        return torch.randn(self.vocabulary, generator=torch.Generator().manual_seed(hash(tuple(prefix)) % 2**31))
 
     def __call__(self, theta, ids, lengths, chosen, prefix=None) -> torch.Tensor:
         self.calls += 1
-        return self.logits([] if prefix is None else prefix[0].tolist())[chosen].expand(len(ids), -1)
+        logits = self.logits([] if prefix is None else prefix[0].tolist())
+        return (logits if chosen is None else logits[chosen]).expand(len(ids), -1)
 
 
 @given(words())
@@ -155,6 +162,18 @@ def test_train_with_label_words_of_several_tokens_reduces_the_loss(family, loss)
     assert after.loss < before.loss and after.score >= before.score
 
 
+def test_label_word_that_continues_another_is_scored_in_the_tokens_of_a_tokenizer():
+    """A prefix in text is a prefix in tokens or not, depending on the tokenizer; both are scored."""
+    task = {"task": "toy", "verbalizer": {"a": " card", "b": " card arrival", "c": " no", "d": " not"}}
+    one, plm = torch.ones(1, 1, dtype=torch.long), FakeTunedPLM(400)
+    for texts in ([" x"], [" card arrival no not"] * 9):
+        tokens = label_tokens(task, byte_pairs(texts, 400))
+        labels = LabelTrie.from_tokens(tokens)
+        assert any(node.has_end for node in labels.nodes)
+        chances = labels.scores(plm, [], one, one[0]).softmax(dim=1)[0]
+        torch.testing.assert_close(chances, counted_out(tokens, plm.logits), atol=1e-5, rtol=1e-4)
+
+
 @pytest.mark.parametrize("size", [260, 300, 320])
 def test_train_cell_with_label_words_that_share_tokens_writes_the_same_bytes(size, tmp_path):
     """With few merges the label words share long prefixes."""
@@ -163,7 +182,7 @@ def test_train_cell_with_label_words_that_share_tokens_writes_the_same_bytes(siz
     tokens = label_tokens(task, tokenizer)
     assert len({ids[0] for ids in tokens}) < len(tokens)
     labels = LabelTrie.from_tokens(tokens)
-    assert all(node.next_index.max() + 1 == len(node.branches) > 1 for node in labels.nodes)
+    assert all(node.next_index.max() + 1 == len(node.tokens) + node.has_end > 1 for node in labels.nodes)
     plm = replace(tiny_plm("bloom", vocabulary=len(tokenizer)), tokenizer=tokenizer)
     folder, _ = prepared(
         tmp_path / "data", PAIRS, **FIELDS, max_length=200, verbalizer={"a": LABELS[1], "b": LABELS[2]}
@@ -178,15 +197,16 @@ def test_train_cell_with_label_words_that_share_tokens_writes_the_same_bytes(siz
     assert test["n"] == 29 and test["metrics"]["accuracy"] == test["score"]
 
 
-def test_label_trie_loss_reaches_theta_through_all_nodes():
+@pytest.mark.parametrize("tree", ["two nodes", "one continues the other"])
+def test_label_trie_loss_reaches_theta_through_all_nodes(tree):
     """θ changes logits after a prefix, in the PLM and in its word embeddings."""
     plm, data = framed("t5")
-    plan, labels = plan_of(plm, "all"), LabelTrie.from_tokens(TREES["two nodes"])
+    plan, labels = plan_of(plm, "all"), LabelTrie.from_tokens(TREES[tree])
     theta = theta_of(plan, 0.3)
     with TunedPLM(plm, plan) as tuned:
-        moved = predict(tuned, [theta.detach()], data, labels).exp()
+        moved = predict(tuned, [theta.detach()], data, labels).softmax(dim=1)
         labels.loss(tuned, [theta], *data.batch(torch.arange(9)), torch.ones(9, dtype=torch.long)).backward()
     with TunedPLM(plm, NOTHING) as tuned:
-        assert not torch.allclose(moved, predict(tuned, [], data, labels).exp(), atol=1e-3)
+        assert not torch.allclose(moved, predict(tuned, [], data, labels).softmax(dim=1), atol=1e-3)
     torch.testing.assert_close(moved.sum(dim=1), torch.ones(9))
     assert (theta.grad != 0).float().mean() > 0.9

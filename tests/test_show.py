@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import sys
+from io import BytesIO, TextIOWrapper
 from itertools import pairwise
 from pathlib import Path
 from statistics import fmean, stdev
@@ -47,6 +49,14 @@ def test_show_accepts_a_path_or_a_folder(cell, capsys, monkeypatch):
     monkeypatch.chdir(cell.root)
     assert main(["show", f"results/cells/{cell.cell.path}"]) == 0
     assert capsys.readouterr().out == said and said.splitlines()[0] == cell.cell.path
+
+
+def test_show_on_a_terminal_without_utf8_has_bars_of_digits(cell, monkeypatch):
+    monkeypatch.setattr(sys, "stdout", TextIOWrapper(BytesIO(), "latin-1"))
+    assert main(["show", cell.cell.path, "--results-dir", str(cell.root / "results")]) == 0
+    sys.stdout.flush()
+    said = sys.stdout.buffer.getvalue().decode("latin-1")
+    assert "theta plan0.seed0" in said and re.search(r"plan0\.seed0 .* [1-8]+ .*step", said)
 
 
 def test_show_of_a_copied_cell_equals_the_original(cell, tmp_path):

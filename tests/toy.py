@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import os
 import shutil
 import signal
@@ -134,7 +135,13 @@ class Checkout:
     def nothing_to_do(self, entry: str = "snakemake") -> bool:
         if entry == "snakemake":
             return "Nothing to be done" in self.snakemake("-n")
-        return "up to date" in self.run("dvc", "status").stdout
+        return self.stale_stages() == set()
+
+    def stale_stages(self) -> set[str]:
+        """Return the stages that `dvc status` lists, without `inputs`, which it always does."""
+        status = json.loads(self.run("dvc", "status", "--json").stdout)
+        assert status.pop("inputs") == ["always changed"]
+        return set(status)
 
     def git(self, *arguments: str) -> str:
         return self.run("git", *arguments).stdout

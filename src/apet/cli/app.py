@@ -14,6 +14,7 @@ import shtab
 
 from apet.cli.arguments import add_arguments
 from apet.cli.commands import COMMANDS, command
+from apet.cli.terminal import replace_missing_characters
 from apet.core import arithmetic
 from apet.core.signals import SignalHandler
 from apet.errors import ApetError, Interrupted, storage_error
@@ -80,6 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit status, a key of `EXITS`.
     """
+    replace_missing_characters()
     # The linear algebra libraries read these when they are loaded, so set them before a command imports one.
     for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ.setdefault(variable, "1")

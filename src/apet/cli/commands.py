@@ -85,6 +85,14 @@ def resolve(*, params: Path = PARAMS, out_file: Path) -> None:
     resolve_study(params, out_file)
 
 
+@command(STUDY, "apet digest-inputs --out-file results/inputs.json")
+def digest_inputs(*, params: Path = PARAMS, out_file: Path) -> None:
+    """Write the digests of a study's tasks and PLMs, on which the stages of DVC depend."""
+    from apet.study.inputs import write_inputs
+
+    write_inputs(_grid(params), out_file)
+
+
 @command(STUDY, "apet estimate", "apet estimate --params studies/paper.yaml --json")
 def estimate(
     *,

@@ -1,4 +1,8 @@
-"""Atomic writes: a file or folder appears complete under its name, or not at all."""
+"""Atomic writes: a file or folder appears complete under its name, or not at all.
+
+Its mode is that of a plain `open` or `mkdir`: the kernel applies the process's umask, and the access control list and
+group of the parent folder.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +10,9 @@ import fcntl
 import json
 import os
 import platform
+import secrets
 import shutil
-import tempfile
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -41,9 +46,10 @@ def atomic_write(path: Path) -> Iterator[Path]:
         PathError: `path` cannot be used.
     """
     with storage_errors(path), temporary_file(path) as temporary:
+        mode = _mode(temporary)
         yield temporary
         _flush(temporary)
-        os.chmod(temporary, 0o644)
+        _set_mode(temporary, mode)
         os.replace(temporary, path)
 
 
@@ -69,10 +75,11 @@ def atomic_dir(folder: Path) -> Iterator[Path]:
     target = Path(os.path.realpath(folder)) if folder.is_symlink() else folder
     with storage_errors(folder), temporary_folder(target) as temporary, storage_errors(temporary, shown_as=folder):
         yield temporary
+        mode = _mode(temporary) & 0o666
         for file in temporary.rglob("*"):
             if file.is_file():
                 _flush(file)
-        os.chmod(temporary, 0o755)
+                _set_mode(file, mode)
         if others := _names(target) - _names(temporary):
             raise DataError(f"{folder}: contains other files, such as {min(others)}. Empty it, or name another folder.")
         if _names(target):
@@ -99,19 +106,14 @@ def write_json(path: Path, value: Any) -> None:
 @contextmanager
 def temporary_file(path: Path) -> Iterator[Path]:
     """Create an empty hidden file beside `path`, which is removed after the block unless it was renamed."""
-    with _locked_temporary(path, tempfile.mkstemp) as temporary:
+    with _locked_temporary(path, _new_file) as temporary:
         yield temporary
 
 
 @contextmanager
 def temporary_folder(path: Path) -> Iterator[Path]:
     """Create an empty hidden folder beside `path`, which is removed after the block unless it was renamed."""
-
-    def make(**options: Any) -> tuple[int, str]:
-        name = tempfile.mkdtemp(**options)
-        return os.open(name, os.O_RDONLY), name
-
-    with _locked_temporary(path, make) as temporary:
+    with _locked_temporary(path, _new_folder) as temporary:
         yield temporary
 
 
@@ -136,7 +138,7 @@ def sweep(folder: Path, target: str = "") -> None:
 
 
 @contextmanager
-def _locked_temporary(path: Path, make: Callable[..., tuple[int, str]]) -> Iterator[Path]:
+def _locked_temporary(path: Path, make: Callable[[Path], int]) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     sweep(path.parent, f"{path.name}.")
     temporary, descriptor = _create_locked(path, make)
@@ -147,15 +149,35 @@ def _locked_temporary(path: Path, make: Callable[..., tuple[int, str]]) -> Itera
         os.close(descriptor)
 
 
-def _create_locked(path: Path, make: Callable[..., tuple[int, str]]) -> tuple[Path, int]:
+def _create_locked(path: Path, make: Callable[[Path], int]) -> tuple[Path, int]:
     """Create and lock a temporary. Another process may sweep it before it is locked; then create it again."""
     while True:
-        descriptor, name = make(dir=path.parent, prefix=f".{path.name}.", suffix=_host_suffix())
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{_host_suffix()}")
+        descriptor = make(temporary)
         with suppress(OSError):  # a disk without locks, on which nothing is swept either
             fcntl.flock(descriptor, fcntl.LOCK_EX)
-        if os.path.exists(name):
-            return Path(name), descriptor
+        if os.path.exists(temporary):
+            return temporary, descriptor
         os.close(descriptor)
+
+
+def _new_file(path: Path) -> int:
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+
+
+def _new_folder(path: Path) -> int:
+    os.mkdir(path)
+    return os.open(path, os.O_RDONLY)
+
+
+def _mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def _set_mode(file: Path, mode: int) -> None:
+    """Correct the mode of a file that a library made readable only for its owner. A linked file is someone else's."""
+    if _mode(file) != mode and file.stat().st_nlink == 1:
+        file.chmod(mode)
 
 
 def _host_suffix() -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, is_dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -18,6 +19,9 @@ DIGEST = "digest"
 
 DIGEST_CACHE = Path(".apet/digests.json")
 """Digests of large files outside the working copy."""
+
+RECENT = 2
+"""Seconds after which the times of a file are trusted: the coarsest resolution of a disk's clock (FAT, some NFS)."""
 
 LIBRARIES = ("apet", "torch", "transformers", "tokenizers", "safetensors", "numpy", "pandas", "pyarrow")
 
@@ -71,17 +75,30 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def remembered_digest(path: Path) -> str:
-    """Return `file_digest`, cached in DIGEST_CACHE by path, size and modification time."""
+def file_stamp(path: Path) -> tuple[int, ...]:
+    """Return numbers of which at least one changes with a file's content: inode, size and two times.
+
+    Only the kernel sets the time of the last change (ctime), so a copy that keeps the modification time is noticed. The
+    assumption: two writes are further apart than the resolution of the disk's clock, and this clock is never set back.
+    """
     state = path.stat()
-    key, stamp = str(path.resolve()), [state.st_size, state.st_mtime_ns]
+    return state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns
+
+
+def remembered_digest(path: Path) -> str:
+    """Return `file_digest`, cached in DIGEST_CACHE by path and `file_stamp`.
+
+    A file that changed in the last RECENT seconds is not remembered, because the next write might get the same stamp.
+    """
+    key, stamp = str(path.resolve()), list(file_stamp(path))
     try:
-        record = json.loads(DIGEST_CACHE.read_text())
+        record = json.loads(DIGEST_CACHE.read_bytes())
         known = record["files"] if has_valid_checksum(record) else {}
     except (OSError, ValueError, KeyError, TypeError):
         known = {}
     if known.get(key, [None])[0] != stamp:
-        known[key] = [stamp, file_digest(path)]
+        settled = abs(time.time_ns() - stamp[-1]) > RECENT * 10**9
+        known[key] = [stamp if settled else None, file_digest(path)]
         write_json(DIGEST_CACHE, with_checksum({"files": known}))
     return known[key][1]
 

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from apet.data.prepare import read_split
 from apet.data.tokenization import encode, encode_targets, label_ids
-from apet.errors import ConfigError, DataError, unknown_name
+from apet.errors import ConfigError, unknown_name
 from apet.models.families import FAMILIES
 from apet.models.loading import PLM
 
@@ -136,15 +136,6 @@ def label_tokens(task: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) ->
         Token ids of each word, in the order of the labels.
 
     Raises:
-        DataError: a label word is a prefix of another one, so that it would always be at least as likely.
+        DataError: a label word has no tokens, or two words have the same.
     """
-    words = list(task["verbalizer"].values())
-    tokens = label_ids(tokenizer, words)
-    for number, ids in enumerate(tokens):
-        for other, other_ids in enumerate(tokens):
-            if other != number and other_ids[: len(ids)] == ids:
-                raise DataError(
-                    f"task {task['task']}: verbalizer: label word {words[number]!r} is a prefix of {words[other]!r} in "
-                    "the tokens of this PLM. Choose label words of which none is a prefix of another."
-                )
-    return tokens
+    return label_ids(tokenizer, list(task["verbalizer"].values()))

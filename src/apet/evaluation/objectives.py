@@ -156,7 +156,7 @@ def make_objective(task: Mapping[str, Any], plm: PLM) -> Objective:
     Raises:
         ConfigError: the PLM cannot generate the answers of the task.
         ModelError: the PLM's tokenizer has no end-of-sequence token, which generation needs.
-        DataError: a label word is a prefix of another one.
+        DataError: a label word has no tokens, or two words have the same.
     """
     metrics = tuple(task["metrics"])
     if task["type"] == "generation":

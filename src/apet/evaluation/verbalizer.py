@@ -22,24 +22,34 @@ class TrieNode:
 
     prefix: tuple[int, ...]
     """Token ids from the root to the node."""
-    branches: Tensor
-    """Token ids that may follow, shape [k]."""
+    tokens: Tensor
+    """Token ids of the branches."""
     next_index: Tensor
     """Branch taken by each label, from 0 to k − 1, or −1 if the label is not below this node. Shape [labels]."""
+    has_end: bool = False
+    """True if a label's word ends here. Its branch, the last one, stands for all tokens that are not in `tokens`."""
 
     def logits(self, tuned: TunedPLM, theta: Sequence[Tensor], ids: Tensor, lengths: Tensor) -> Tensor:
         """Compute the logits of the branches after each prompt and the prefix, on the CPU, shape [rows, k]."""
         prefix = torch.tensor(self.prefix).expand(len(ids), -1) if self.prefix else None
-        return tuned(theta, ids, lengths, self.branches, prefix).float().cpu()
+        if not self.has_end:
+            return tuned(theta, ids, lengths, self.tokens, prefix).float().cpu()
+        logits = tuned(theta, ids, lengths, None, prefix).float()
+        tokens = self.tokens.to(logits.device)
+        end = logits.index_fill(1, tokens, -torch.inf).logsumexp(dim=1, keepdim=True)
+        return torch.cat((logits[:, tokens], end), dim=1).cpu()
 
 
 @dataclass(frozen=True)
 class LabelTrie:
-    """Label words, of which none is a prefix of another.
+    """Label words.
 
     The probability of a word is the product, over the branching nodes on its path, of the softmax over the node's
     branches. So the labels' probabilities sum to 1, and tokens without an alternative need no forward pass. Words that
     differ in their first token have one node, and need one forward pass.
+
+    If a word is the beginning of another (card, card arrival), it is scored as the word followed by any token that does
+    not continue towards another label. This needs the logits of the whole vocabulary at its end.
     """
 
     tokens: tuple[tuple[int, ...], ...]
@@ -77,7 +87,7 @@ class LabelTrie:
             Scores, shape [rows, labels], on the CPU.
         """
         if len(self.nodes) == 1:
-            return self.nodes[0].logits(tuned, theta, ids, lengths)
+            return self.nodes[0].logits(tuned, theta, ids, lengths)[:, self.nodes[0].next_index]
         scores = torch.zeros(len(ids), len(self))
         for node in self.nodes:
             below = (node.next_index >= 0).nonzero().flatten()
@@ -135,9 +145,12 @@ def predict(tuned: TunedPLM, theta: Sequence[Tensor], data: EncodedSplit, labels
 
 def _node(words: Sequence[tuple[int, ...]], prefix: tuple[int, ...]) -> TrieNode | None:
     """Return the branching node after a prefix. None if all words with the prefix have the same next token."""
-    nexts = [word[len(prefix)] if word[: len(prefix)] == prefix else None for word in words]
-    branches = list(dict.fromkeys(token for token in nexts if token is not None))
-    if len(branches) == 1:
+    below = [word[: len(prefix)] == prefix for word in words]
+    nexts = [(*word, None)[len(prefix)] if here else None for word, here in zip(words, below, strict=True)]
+    tokens = list(dict.fromkeys(token for token in nexts if token is not None))
+    has_end = prefix in words
+    if len(tokens) + has_end == 1:
         return None
-    next_index = [-1 if token is None else branches.index(token) for token in nexts]
-    return TrieNode(prefix, torch.tensor(branches), torch.tensor(next_index))
+    branches = [*tokens, None]
+    next_index = [branches.index(token) if here else -1 for token, here in zip(nexts, below, strict=True)]
+    return TrieNode(prefix, torch.tensor(tokens), torch.tensor(next_index), has_end)

@@ -178,7 +178,7 @@ def names_in(folder: Path) -> list[str]:
 def read_mapping(path: Path) -> dict[str, Any]:
     """Read the mapping in a JSON file of a PLM. Raises ModelError if it is missing or contains something else."""
     try:
-        values = json.loads(path.read_text())
+        values = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{path}: cannot be read ({first_line(error)}).") from None
     if not isinstance(values, dict):

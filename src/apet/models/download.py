@@ -230,7 +230,6 @@ def _dequantise(source: Path, file: str, folder: Path) -> None:
     plain.load_state_dict(model.state_dict())
     plain.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    (folder / "model.safetensors").chmod(0o644)
 
 
 def _complete_tokenizer(folder: Path) -> None:

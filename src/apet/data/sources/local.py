@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from pydantic import AfterValidator, ValidationInfo, model_validator
 from pydantic.dataclasses import dataclass
 
-from apet.core.hashing import file_digest
+from apet.core.hashing import file_digest, file_stamp
 from apet.core.validation import CLOSED, Line
 from apet.core.yaml_loader import is_path
 from apet.data.readers import read_table
@@ -52,7 +52,7 @@ class LocalSource(SourceConfig):
 
     def identity(self, splits: Mapping[str, str]) -> dict[str, Any]:
         """Return the SHA-256 of each split's file: another content is another source, another path is not."""
-        digests = {split or "all": _digest(path, path.stat().st_mtime_ns) for split, path in self._files(splits)}
+        digests = {split or "all": _digest(path, file_stamp(path)) for split, path in self._files(splits)}
         return {"kind": self.kind, "files": digests, **self.mapping()}
 
     def records(self, task: str, splits: Mapping[str, str], wheels_folder: Path) -> Iterator[Record]:
@@ -93,7 +93,7 @@ class LocalSource(SourceConfig):
 
 
 @cache
-def _digest(path: Path, changed: int) -> str:
+def _digest(path: Path, stamp: tuple[int, ...]) -> str:
     return file_digest(path)
 
 

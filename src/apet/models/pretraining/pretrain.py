@@ -258,8 +258,6 @@ def _save_model(model: PreTrainedModel, tokenizer_folder: Path, record: dict[str
         # Other libraries load the dtype of the configuration, and should compute in float32 too.
         model.config.dtype = torch.float32
         model.config.save_pretrained(folder)
-        # The library makes weights readable only for their owner.
-        (folder / "model.safetensors").chmod(0o644)
         for name in TOKENIZER_FILES:
             shutil.copyfile(tokenizer_folder / name, folder / name)
         write_origin(folder, PRETRAINING, record, file_digests(folder))
