@@ -20,6 +20,8 @@ from apet.data.schema import PRIORITY, SPLITS, Row
 FRACTIONS = {"test": 0.2, "validation": 0.1}
 """Fractions of the rows that go to these splits, if the source does not have them."""
 EDGE_CHARS = 200
+SPLIT_OFF = "split off train"
+"""Origin of a split that the source does not have."""
 WORD = re.compile(r"[^\W_]+")
 
 
@@ -139,7 +141,7 @@ def assign_split(hashed: float, missing: Iterable[str] = tuple(FRACTIONS)) -> st
 def split_rows(rows: Iterable[Row], group: Sequence[int] | None = None) -> Splits:
     """Split the rows of a task, without duplicates.
 
-    Official labelled splits are kept. Without an official test split, validation becomes test. A split that is still
+    Official labeled splits are kept. Without an official test split, validation becomes test. A split that is still
     missing is taken from train by `split_hash`. Copies with one class count once; copies with several are dropped; the
     references of copies are joined. A row is dropped if it has a near-duplicate in a split of higher priority (see
     PRIORITY). Adding rows may drop a row, but moves none to another split, unless a copy of it is added to an official
@@ -164,7 +166,7 @@ def split_rows(rows: Iterable[Row], group: Sequence[int] | None = None) -> Split
     splits = drop_cross_split_duplicates(candidates)
     dropped["near_duplicate"] = len(unique) - sum(map(len, splits.values()))
     names = {moved.get(split, split): f"{split} of the source" for split in SPLITS if split in official}
-    return Splits(splits, {split: names.get(split, "split off train") for split in PRIORITY}, dropped)
+    return Splits(splits, {split: names.get(split, SPLIT_OFF) for split in PRIORITY}, dropped)
 
 
 def drop_cross_split_duplicates(candidates: Mapping[str, list[Example]]) -> dict[str, list[Example]]:
@@ -202,11 +204,11 @@ def _pack(texts: Sequence[str], references: Sequence[str]) -> bytes:
 
 def _unique(rows: Iterable[Row], group: Sequence[int] | None) -> tuple[list[tuple[Example, str | None]], dict]:
     copies: dict[str, list[tuple[Example, str | None]]] = {}
-    dropped = {"unlabelled": 0, "empty": 0, "conflicting": 0, "duplicate": 0}
+    dropped = {"unlabeled": 0, "empty": 0, "conflicting": 0, "duplicate": 0}
     for row in rows:
         normalised = [normalise(text) for text in row.texts]
         if row.answer is None:
-            dropped["unlabelled"] += 1
+            dropped["unlabeled"] += 1
         elif not all(normalised):
             dropped["empty"] += 1
         else:
