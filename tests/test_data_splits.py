@@ -116,7 +116,7 @@ def test_every_row_is_kept_or_counted_as_dropped(rows):
     splits = split_rows(rows)
     kept = [normal(example) for examples in splits.splits.values() for example in examples]
     assert len(kept) == len(set(kept)) == len(rows) - sum(splits.dropped.values())
-    assert splits.dropped["unlabelled"] == sum(row.answer is None for row in rows)
+    assert splits.dropped["unlabeled"] == sum(row.answer is None for row in rows)
     found = {text: {r.answer for r in rows if normalise(r.texts[0]) == text} - {None} for text in kept}
     assert all(len(some) == 1 for some in found.values())
 
@@ -159,7 +159,7 @@ def test_without_labelled_test_split_validation_becomes_test():
     found = split_rows([*rows_of(300, "train", "validation"), *secret])
     assert origins(found) == {"test": {"validation"}, "validation": {"train"}, "train": {"train"}}
     assert len(found.splits["test"]) == 300 and 10 < len(found.splits["validation"]) < 50
-    assert found.dropped["unlabelled"] == 50
+    assert found.dropped["unlabeled"] == 50
     assert found.origin["test"] == "validation of the source" and found.origin["validation"] == "split off train"
 
 
@@ -171,7 +171,7 @@ def test_without_validation_it_is_split_off_train():
 def test_copies_with_conflicting_labels_are_all_dropped():
     rows = [("One.", "x", "test"), ("one", "y", "train"), ("two", "x", "test"), ("!", "x", "train")]
     splits = split_rows(Row((text,), label, split, "") for text, label, split in rows)
-    assert splits.dropped == {"unlabelled": 0, "empty": 1, "conflicting": 2, "duplicate": 0, "near_duplicate": 0}
+    assert splits.dropped == {"unlabeled": 0, "empty": 1, "conflicting": 2, "duplicate": 0, "near_duplicate": 0}
     assert splits.splits["test"] == [one("two")]
 
 

@@ -313,9 +313,9 @@ def check_size(values: Mapping[str, Any], family: Family, num_bytes: int, locati
     """
     with error_context(location):
         inventory = _inventory(values, family, "lm")
-    if inventory.parameters > 8 * num_bytes:
+    if inventory.num_params > 8 * num_bytes:
         raise ModelError(
-            f"{location}: config.json asks for {inventory.parameters:,} parameters, and the weights hold at most "
+            f"{location}: config.json asks for {inventory.num_params:,} parameters, and the weights hold at most "
             f"{8 * num_bytes:,}."
         )
     return inventory
