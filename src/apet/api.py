@@ -106,8 +106,8 @@ def make_plan(
     Args:
         plm: The frozen PLM.
         placement: The name of a placement, such as `uniform` or `lora`.
-        budget: The number of trainable parameters (4096), a percentage of the PLM's parameters ("0.01%"), or the count of a placement
-            ("@lora").
+        budget: The number of trainable parameters (4096), a percentage of the PLM ("0.01%"), or the
+            count of a placement ("@lora").
         seed: Seed of random placements.
         methods: Sizes of the named methods. Default: the published sizes.
 

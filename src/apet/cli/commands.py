@@ -232,10 +232,11 @@ def plan(*, params: Path = PARAMS, model: str, placement: str, budget: str = "@o
     source = known.get(model) or parse_model(model, is_argument=True)
     if budget == "@own" and placement in PLACEMENTS.random:
         raise BudgetError(f"{placement} has no fixed size. Pass --budget, such as 4096, 0.01% or @lora.")
+    parsed = Budget.parse(budget)
     from apet.models.loading import inventory_of_config
 
     inventory = inventory_of_config(values_of(source, recipe, Path()), head_of(source))
-    count = resolve_budget(Budget.parse(budget), placement, inventory, methods)
+    count = resolve_budget(parsed, placement, inventory, methods)
     print(json.dumps(make_plan(inventory, placement, count, seed, methods).record(), indent=2))
 
 
