@@ -57,7 +57,7 @@ def build(folder: Path, count: int, rows: int) -> tuple[int, int]:
     """Write the cells and their resolved study. Returns the numbers of cells and of replicates."""
     found = list(cells(count, rows))
     simulated.write_cells(folder / "results/cells", found)
-    margins = {"chance_margin": 2.0, "full_ft_margin": 2.0, "equivalence_decades": 0.5}
+    margins = {"chance_margin": 2.0, "full_ft_margin": 2.0, "equivalence_margin": 0.5}
     study = {"study": digest(count), "analysis": margins, "cells": {path: m["cell"] for path, m in found}}
     write_json_record(folder / "study.json", study)
     return len(found), sum(len(metrics["replicates"]) for _, metrics in found)

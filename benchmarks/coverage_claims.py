@@ -66,7 +66,7 @@ def true_values(truth: Truth) -> dict[str, float]:
     return {
         "positions": truth.plan_change,
         "full_ft_threshold": float(slope),
-        "chance_threshold": float(spread) - MARGINS["equivalence_decades"],
+        "chance_threshold": float(spread) - MARGINS["equivalence_margin"],
         "methods": truth.method_change,
     }
 

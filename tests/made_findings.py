@@ -91,6 +91,6 @@ def findings(table: str = "") -> dict[str, Any]:
             ),
         ),
     }  # fmt: skip
-    margins = {"chance_margin": 2.0, "full_ft_margin": 2.0, "equivalence_decades": 0.5}
+    margins = {"chance_margin": 2.0, "full_ft_margin": 2.0, "equivalence_margin": 0.5}
     about = {"study": "simulated", "table": table, "confidence": 0.95, "margins": margins, "missing": 1}
     return about | {"claims": claims}

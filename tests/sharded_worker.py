@@ -81,7 +81,7 @@ def measure() -> dict[str, Any]:
     """
     plm = tiny_plm("bloom", width=64)
     total = sum(p.numel() for p in plm.model.parameters())
-    plan = make_plan(plm.inventory, "full", plm.inventory.parameters, 3)
+    plan = make_plan(plm.inventory, "full", plm.inventory.num_params, 3)
     plm = shard(plm)
     frozen = local_numbers(plm.model.parameters())
     with tune(plm, plan) as tuned:

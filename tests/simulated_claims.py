@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-MARGINS = {"chance_margin": 2.0, "full_ft_margin": 2.0, "equivalence_decades": 0.5}
+MARGINS = {"chance_margin": 2.0, "full_ft_margin": 2.0, "equivalence_margin": 0.5}
 METHODS = {"full": 0.0, "lora": 0.6, "adapter": 0.3, "prompt": -0.2, "bitfit": -0.7}
 COUNTS = {"lora": 3.6, "adapter": 3.9, "prompt": 3.2, "bitfit": 2.8}
 """log10 of the methods' counts on the smallest PLM; they grow by a third of a decade for each of its size."""

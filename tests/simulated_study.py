@@ -16,7 +16,7 @@ from apet.study.cell_record import write_record
 
 MODELS = {"bloom-small": (25_000, 160_000), "bloom-mid": (200_000, 480_000), "bloom-large": (1_200_000, 1_750_000)}
 TASKS = {"topics": (5, 0.2, 0.237, 400), "sentiment": (2, 0.5, 0.566, 800)}
-MARGINS = {"chance_margin": 2.0, "full_ft_margin": 2.0, "equivalence_decades": 0.5}
+MARGINS = {"chance_margin": 2.0, "full_ft_margin": 2.0, "equivalence_margin": 0.5}
 OWN = {"full": 1.0, "lora": 0.04, "adapter": 0.08, "prompt": 0.015, "bitfit": 0.006}
 SWEEP = ("1", "100", "10000")
 

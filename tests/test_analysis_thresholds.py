@@ -212,7 +212,7 @@ def spread(scores: dict, models: list[str], **how):
 def test_spread_over_tasks_subtracts_the_equivalence_margin() -> None:
     curves = {"t": [0.3, 0.3, 0.5, 0.7], "u": [0.3, 0.5, 0.7, 0.7], "v": [0.3, 0.3, 0.3, 0.5]}
     found = spread({("m0", task): means for task, means in curves.items()}, ["m0"], noise=0.001)
-    assert found.fixed_tasks.value == pytest.approx(1.0 - MARGINS["equivalence_decades"], abs=0.05)
+    assert found.fixed_tasks.value == pytest.approx(1.0 - MARGINS["equivalence_margin"], abs=0.05)
     assert found.fixed_tasks.interval[0] > 0
     assert found.task_population.interval == pytest.approx(
         tuple(np.sqrt(2 / stats.chi2.ppf([0.975, 0.025], 2)) - 0.5), rel=0.2

@@ -92,7 +92,7 @@ def test_write_tidy_round_trips_with_equal_bytes(cells: Path, tmp_path: Path) ->
     for name in ("tidy.parquet", "tidy.csv", "tidy_columns.csv"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
     back = read_tidy(tmp_path / "a" / "tidy.parquet")
-    margins = {"chance_margin": 3.0, "full_ft_margin": 2.0, "equivalence_decades": 0.5}
+    margins = {"chance_margin": 3.0, "full_ft_margin": 2.0, "equivalence_margin": 0.5}
     digest = file_digest(tmp_path / "a" / "tidy.parquet")
     assert back.attrs == {"study": STUDY, "margins": margins, "missing": missing, "digest": digest}
     pd.testing.assert_frame_equal(back[CSV_COLUMNS], frame[CSV_COLUMNS])

@@ -40,7 +40,7 @@ make_deterministic()
 ROOT = Path(__file__).parent.parent
 PAGE, EXPORTS = ((ROOT / "docs" / name).read_text() for name in ("python.md", "export.md"))
 SPLITS = {"train": 48, "validation": 16, "test": 24}
-RECIPE = replace(apet.DEFAULT_TRAINING, max_steps=6, batch_size=8, max_length=16)
+RECIPE = replace(apet.QUICK_TRAINING, max_steps=6, batch_size=8, max_length=16)
 TASK = {
     "name": "words", "version": 1, "description": "Which of w8 and w9 occurs.", "type": "classification",
     "text_columns": ["text"], "prompt": "{text} w10", "verbalizer": {"eight": " w20", "nine": " w30 w31"},
@@ -146,7 +146,7 @@ def test_loaded_cell_predicts_as_the_pipeline_did(cells, family, head):
     test, names = read_split(cell.data, "test"), list(TASK["verbalizer"])
     for draw in range(2):
         model = apet.load_tuned(cell.folder, replicate=f"plan{draw}.seed0")
-        logits, label = model.scores(test.text), torch.tensor(test.label.to_numpy(copy=True))
+        logits, label = model.logits(test.text), torch.tensor(test.label.to_numpy(copy=True))
         run = cell.record["replicates"][draw]
         assert float(F.cross_entropy(logits, label)) == run["test"]["loss"]
         assert model.predict(list(test.text)) == [names[n] for n in recorded(cell, draw).prediction]
@@ -163,7 +163,7 @@ def test_loaded_cell_generates_as_the_pipeline_did(cells):
         predictions = model.predict(read_split(cell.data, "test").text)
         assert predictions == list(recorded(cell).prediction), family
         with pytest.raises(ConfigError, match="got generation"):
-            model.scores(["w8"])
+            model.logits(["w8"])
         answers += predictions
     assert len(set(answers)) > 5
 
@@ -186,7 +186,7 @@ def test_predict_on_a_task_of_two_texts_takes_columns(cells):
 def test_predict_accepts_an_empty_list_and_only_strings(cells):
     model = apet.load_tuned(cells().folder)
     assert repr(model) == "<uniform with 700 parameters in bloom, for words>"
-    assert model.predict([]) == [] and model.scores([]).shape == (0, 2)
+    assert model.predict([]) == [] and model.logits([]).shape == (0, 2)
     for texts, message in (("w8 w9", "got str"), ([8], "got 8"), ([None], "got None")):
         with pytest.raises(DataError, match=message):
             model.predict(texts)
@@ -210,7 +210,7 @@ def test_export_by_command_line_gives_the_bytes_of_the_api(tmp_path):
         )
     back = apet.load_tuned(tmp_path / "delta", root=cell.root)
     texts = list(read_split(cell.data, "test").text)
-    assert torch.equal(back.scores(texts), model.scores(texts))
+    assert torch.equal(back.logits(texts), model.logits(texts))
     assert back.run == model.run and back.cell == cell.cell.path
 
 
@@ -287,9 +287,9 @@ def test_train_in_memory_gives_the_theta_of_the_pipeline_bit_for_bit(cells, memo
 def test_train_leaves_the_plm_in_memory_unchanged(cells, memory):
     before = {name: value.clone() for name, value in memory.model.state_dict().items()}
     models = [apet.train(memory, apet.make_plan(memory, "uniform", 700, s), cells().data, max_steps=3) for s in (1, 2)]
-    first = models[0].scores(["w8 w11"])
-    assert not torch.equal(first, models[1].scores(["w8 w11"]))
-    assert torch.equal(first, models[0].scores(["w8 w11"]))
+    first = models[0].logits(["w8 w11"])
+    assert not torch.equal(first, models[1].logits(["w8 w11"]))
+    assert torch.equal(first, models[0].logits(["w8 w11"]))
     assert all(torch.equal(value, before[name]) for name, value in memory.model.state_dict().items())
 
 
@@ -336,7 +336,7 @@ def test_invalid_arguments_raise_one_message(cells, memory, tmp_path):
         (ConfigError, "unknown placement 'lara'", lambda: apet.make_plan(memory, "lara", 100)),
         (ModelError, "which has no LM head", lambda: apet.load_model(headless, memory.tokenizer)),
         (ModelError, "tokenizer: missing", lambda: apet.load_model(memory.model)),
-        (ConfigError, "data: expected with a task", lambda: apet.prepare_task("sst2", tmp_path / "out", [])),
+        (ConfigError, "rows: expected with a task", lambda: apet.prepare_task("sst2", tmp_path / "out", [])),
         (DataError, "unknown label 'ten'",
          lambda: apet.prepare_task(TASK, tmp_path / "out", [{"text": "w8", "label": "ten"}])),
         (DataError, "task: expected words, got echo",
@@ -350,7 +350,7 @@ def test_invalid_arguments_raise_one_message(cells, memory, tmp_path):
 
 def test_default_training_is_that_of_the_quick_study():
     study = load_study(ROOT / "params.yaml")
-    assert study.grid[2].training == apet.DEFAULT_TRAINING
+    assert study.grid[2].training == apet.QUICK_TRAINING
 
 
 def test_public_names_are_documented_and_importable():
@@ -376,12 +376,12 @@ def test_code_of_the_python_page_runs_unchanged(tmp_path, monkeypatch, capsys, c
     assert len(blocks) == 3
     tuned: list[apet.TunedModel] = []
     for block in blocks:
-        exec(block.replace("bloom-64x4/bbc_topics/lora-own-0123456789", cell.cell.path), names)
+        exec(block.replace("bloom-64x4/bbc_topics/lora-own-*", cell.cell.path), names)
         tuned.append(names["model"])
     (back,) = [part.split("```")[0] for part in EXPORTS.split("```python\n")[1:]]
     exec(back.replace("models/bloom-64x4-0123456789", "my-plm"), again := {})
     texts = ["The server is down.", "w8 w11"]
-    assert torch.equal(again["model"].scores(texts), tuned[1].scores(texts))
+    assert torch.equal(again["model"].logits(texts), tuned[1].logits(texts))
     tree = ast.parse(blocks[1])
     assert len([node for node in tree.body if isinstance(node, ast.Assign)]) <= 10
     assert names["score"].n > 5 and Path("my-delta/delta.json").is_file()

@@ -157,7 +157,7 @@ def test_plan_needs_only_shapes(plm, capsys):
         (["--placement", "unifrom", "--budget", "5"], "Did you mean 'uniform'"),
         (["--placement", "uniform", "--budget", "999999999"], "999,999,999"),
         (["--placement", "uniform", "--budget", "lots"], "'lots'"),
-        (["--placement", "uniform"], "no count of its own"),
+        (["--placement", "uniform"], "uniform has no fixed size. Pass --budget, such as 4096, 0.01% or @lora."),
     ],
 )
 def test_an_invalid_plan_is_one_message(plm, capsys, arguments, message):

@@ -52,7 +52,7 @@ def test_own_count_matches_published_counts(inventories, name):
 @pytest.mark.parametrize("name", NINE)
 def test_uniform_meets_each_methods_count_on_every_plm(inventories, name):
     inventory = inventories[name]
-    assert own_count("full", inventory, MethodSizes()) == inventory.parameters
+    assert own_count("full", inventory, MethodSizes()) == inventory.num_params
     for method in ("lora", "adapter", "prompt", "bitfit"):
         budget = own_count(method, inventory, MethodSizes())
         assert sum(u.size for u in make_plan(inventory, "uniform", budget, seed=1).units) == budget

@@ -122,7 +122,7 @@ def test_unknown_label_names_file_line_and_labels_and_writes_nothing(monkeypatch
 
 def test_empty_split_and_wrong_limits_are_errors(monkeypatch, tmp_path):
     pin_toy(monkeypatch, tmp_path, {TAB: tab([("a", "one")])})
-    with pytest.raises(DataError, match=r"split .* has no rows"):
+    with pytest.raises(DataError, match=r"task toy: has 1 rows: too few to split\. Add rows"):
         prepare_task(toy_task(), tmp_path, tmp_path / "out", {}, 0)
     with pytest.raises(ConfigError, match=r"max_samples\.train: expected a whole number of at least 1, or None, got 0"):
         task_digest(toy_task(), {"train": 0}, 0)
@@ -168,7 +168,7 @@ def test_generation_task_keeps_all_references_and_has_shuffled_chance(monkeypatc
     splits = pd.concat(read_split(tmp_path / "out", split) for split in ("train", "validation", "test"))
     found = {" ".join(text.split()): sorted(targets) for text, targets in zip(splits.text, splits.targets, strict=True)}
     assert found["Question number 0?"] == ["answer 0", "other"]
-    assert record["dropped"]["unlabelled"] == record["dropped"]["duplicate"] == 1
+    assert record["dropped"]["unlabeled"] == record["dropped"]["duplicate"] == 1
     answers = [targets[0] for targets in test.targets]
     expected = sum(a == b for a, b in zip(answers, answers[1:] + answers[:1], strict=True)) / 50
     assert record["chance"]["level"] == record["chance"]["shuffled"]["em"] == pytest.approx(expected)

@@ -139,7 +139,7 @@ def test_hub_rows_with_secret_labels_are_dropped(monkeypatch, tmp_path):
     task = load_task("mrpc")
     prepare_task(task, tmp_path, tmp_path / "out", {}, 0, choose_source(task, {"mrpc": "hub"}))
     record = read_task(tmp_path / "out")
-    assert record["dropped"]["unlabelled"] == 120 and record["rows"]["test"] == 120
+    assert record["dropped"]["unlabeled"] == 120 and record["rows"]["test"] == 120
     assert record["origin"]["test"] == "validation of the source"
 
 
@@ -535,5 +535,5 @@ def test_task_without_source_raises_config_error(tmp_path):
     with pytest.raises(ConfigError, match=r"task mine has no source 'of its own'\. It has: none"):
         choose_source(task)
     source = LocalSource(file=str(tmp_path / "absent.csv"))
-    with pytest.raises(DataError, match=r"absent.csv: no such file"):
+    with pytest.raises(DataError, match=r"local.file: .*absent.csv: no such file"):
         task_digest(task, {}, 0, source)

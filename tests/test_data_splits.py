@@ -192,7 +192,7 @@ def test_every_row_is_kept_or_counted_as_dropped(rows):
     splits = split_rows(rows)
     kept = [exact(example.texts[0]) for examples in splits.splits.values() for example in examples]
     assert len(kept) == len(set(kept)) == len(rows) - sum(splits.dropped.values())
-    assert splits.dropped.get("unlabelled", 0) == sum(row.answer is None for row in rows)
+    assert splits.dropped.get("unlabeled", 0) == sum(row.answer is None for row in rows)
     found = {text: {r.answer for r in rows if exact(r.texts[0]) == text} - {None} for text in kept}
     assert all(len(some) == 1 for some in found.values())
 
@@ -235,7 +235,7 @@ def test_without_labelled_test_split_validation_becomes_test():
     found = split_rows([*rows_of(300, "train", "validation"), *secret])
     assert origins(found) == {"test": {"validation"}, "validation": {"train"}, "train": {"train"}}
     assert len(found.splits["test"]) == 300 and 10 < len(found.splits["validation"]) < 50
-    assert found.dropped["unlabelled"] == 50
+    assert found.dropped["unlabeled"] == 50
     assert found.origin["test"] == "validation of the source" and found.origin["validation"] == "split off train"
 
 
@@ -247,7 +247,7 @@ def test_without_validation_it_is_split_off_train():
 def test_copies_with_conflicting_labels_are_all_dropped():
     rows = [("One.", "x", "test"), ("One. ", "y", "train"), ("two", "x", "test"), ("\u200b", "x", "train")]
     splits = split_rows(Row((text,), label, split, "") for text, label, split in rows)
-    counts = {"unlabelled": 0, "empty": 0, "conflicting": 1, "duplicate": 0, "near_duplicate": 0}
+    counts = {"unlabeled": 0, "empty": 0, "conflicting": 1, "duplicate": 0, "near_duplicate": 0}
     assert splits.dropped_by_split == {"test": counts, "train": {**counts, "empty": 1}}
     assert splits.splits["test"] == [one("two")]
 

@@ -223,7 +223,7 @@ def test_delta_export_restores_a_classification_head(plms, tmp_path):
     model = headed(plms("bert"))
     back = load_tuned(export_model(model, "delta", tmp_path / "out"), plm=model.plm)
     texts = ["w8 w11 w12", "w9 w13"]
-    assert torch.equal(back.scores(texts), model.scores(texts)) and back.scores(texts).abs().max() > 0
+    assert torch.equal(back.logits(texts), model.logits(texts)) and back.logits(texts).abs().max() > 0
 
 
 def test_delta_with_another_plm_is_refused(plms, tmp_path):

@@ -44,7 +44,7 @@ SMALL = {
 }
 """The quick study, made small."""
 EXAMPLES = {name: entry.examples for name, entry in COMMANDS.items()}
-ELSEWHERE = ("build-corpus", "download-wheels", "ladder", "download-model")
+ELSEWHERE = ("build-corpus", "download-wheels", "rebuild-ladder", "download-model")
 """Commands whose examples take long or ask the network: other tests run them on other arguments."""
 
 

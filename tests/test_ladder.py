@@ -110,7 +110,7 @@ def test_pretraining_config_causal_phase_comes_first() -> None:
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))
 def test_ladder_sizes_span_a_factor_of_thirty(family: str) -> None:
-    small, middle, large = (inventory(f"{family}-{size}").non_embedding for size in ("32x2", "64x4", "128x6"))
+    small, middle, large = (inventory(f"{family}-{size}").non_embedding_params for size in ("32x2", "64x4", "128x6"))
     assert small * 6 < middle
     assert small * 30 < large
 
@@ -120,8 +120,8 @@ def test_t5_config_has_layers_in_both_stacks_and_untied_head() -> None:
     attention, feed = 4 * width * width, 3 * width * ffn
     blocks = layers * (attention + feed + 2 * width) + layers * (2 * attention + feed + 3 * width)
     sizes = inventory("t5-64x4")
-    assert sizes.non_embedding == blocks + 2 * width
-    assert sizes.parameters == sizes.non_embedding + 2 * words * width + 2 * 32 * 4
+    assert sizes.non_embedding_params == blocks + 2 * width
+    assert sizes.num_params == sizes.non_embedding_params + 2 * words * width + 2 * 32 * 4
 
 
 def inventory(name: str) -> Inventory:

@@ -285,7 +285,7 @@ def test_load_plm_encoder_without_head_needs_classification(tmp_path):
         load_plm(folder, "mini")
     plm = load_plm(write_record(folder, head="classification"), "mini")
     pooler = sum(p.numel() for p in encoder.pooler.parameters())
-    assert plm.inventory.parameters == sum(p.numel() for p in encoder.parameters()) - pooler
+    assert plm.inventory.num_params == sum(p.numel() for p in encoder.parameters()) - pooler
     assert not [site for site in plm.inventory.sites if site.place.startswith("head")]
     assert inventory_of_config(read_config(folder), "classification").digest == plm.inventory.digest
     for key, value in encoder.state_dict().items():
@@ -297,7 +297,7 @@ def test_load_plm_encoder_without_head_needs_classification(tmp_path):
 def test_load_plm_classification_drops_lm_head_in_every_family(tmp_path, name):
     plm = load_plm(write_record(save_plm(model_of(name), tmp_path), head="classification"), "x")
     present = sum(s.units for s in plm.inventory.sites if s.structure in ("entry", "bias") and s.exists)
-    assert present == plm.inventory.parameters == sum(p.numel() for p in plm.model.parameters())
+    assert present == plm.inventory.num_params == sum(p.numel() for p in plm.model.parameters())
     assert not [site for site in plm.inventory.sites if site.place.startswith("head")]
     assert plm.family is FAMILIES[name]
 

@@ -49,7 +49,7 @@ def test_own_count_bloom_matches_paper(width, layers, lora):
     counts = {name: own_count(name, inventory, MethodSizes()) for name in ("lora", "adapter", "prompt", "bitfit")}
     assert counts == paper(width, layers)
     assert counts["lora"] == lora
-    assert own_count("full", inventory, MethodSizes()) == inventory.parameters
+    assert own_count("full", inventory, MethodSizes()) == inventory.num_params
     assert own_count("none", inventory, MethodSizes()) == 0
 
 
@@ -58,7 +58,7 @@ def test_own_count_bloom_matches_paper(width, layers, lora):
 def test_random_plan_meets_any_budget_exactly(placement, share, seed, large):
     inventory = LARGE if large else SMALL
     allowed = [s for s in inventory.samplable if PLACEMENTS.random[placement](s, inventory)]
-    top = min(capacity(allowed), inventory.parameters, 50_000_000)
+    top = min(capacity(allowed), inventory.num_params, 50_000_000)
     budget = max(1, int(top * share**4))
     try:
         plan = make_plan(inventory, placement, budget, seed)
@@ -79,7 +79,7 @@ def test_random_plan_meets_any_budget_exactly(placement, share, seed, large):
 @given(st.sampled_from(["lora", "adapter", "prompt", "bitfit"]), st.floats(0, 1), st.integers(0, 2**32))
 def test_named_placement_meets_any_budget_within_capacity(placement, share, seed):
     holds = capacity(PLACEMENTS.own[placement](SMALL, MethodSizes()))
-    budget = max(1, int(min(holds, SMALL.parameters) * share))
+    budget = max(1, int(min(holds, SMALL.num_params) * share))
     plan = make_plan(SMALL, placement, budget, seed)
     assert sum(u.size for u in plan.units) == budget
 
@@ -105,7 +105,7 @@ def test_adapter_of_half_the_width_keeps_its_output_biases():
 def test_plan_does_not_depend_on_the_order_of_sites(seed, order):
     shuffled = list(SMALL.sites)
     order.shuffle(shuffled)
-    again = Inventory.from_sites(SMALL.family, SMALL.layers, SMALL.parameters, SMALL.non_embedding, shuffled)
+    again = Inventory.from_sites(SMALL.family, SMALL.layers, SMALL.num_params, SMALL.non_embedding_params, shuffled)
     assert again == SMALL
     assert make_plan(again, "uniform", 5000, seed).digest == make_plan(SMALL, "uniform", 5000, seed).digest
 
@@ -167,7 +167,7 @@ def test_uniform_small_budget_takes_only_scalars():
 )
 def test_budget_each_form_resolves_to_count(written, count):
     expected = own_count(count, SMALL, MethodSizes()) if isinstance(count, str) else count
-    expected = round(expected * SMALL.parameters) if isinstance(expected, float) else expected
+    expected = round(expected * SMALL.num_params) if isinstance(expected, float) else expected
     assert resolve(Budget.parse(written), "uniform", SMALL, MethodSizes()) == expected
 
 
@@ -192,7 +192,7 @@ def test_make_plan_unknown_placement_gets_suggestion():
 
 
 def test_own_budget_of_random_placement_is_refused():
-    with pytest.raises(BudgetError, match="no count of its own"):
+    with pytest.raises(BudgetError, match="no fixed size"):
         resolve(Budget.parse("@own"), "uniform", SMALL, MethodSizes())
 
 
@@ -264,4 +264,4 @@ def test_budget_error_names_problem_and_full_share_is_the_plm():
         Budget.parse("@lorra")
     with pytest.raises(BudgetError, match="expected a whole number"):
         Budget.parse("many")
-    assert resolve(Budget.parse("100%"), "uniform", SMALL, MethodSizes()) == SMALL.parameters
+    assert resolve(Budget.parse("100%"), "uniform", SMALL, MethodSizes()) == SMALL.num_params

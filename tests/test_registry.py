@@ -27,7 +27,7 @@ HUB = {"repo_id": "someone/plm", "revision": "main"}
 def test_registered_plm_has_its_published_size(name, tmp_path):
     snapshot = registry()[name]
     inventory = inventory_of_config(values_of(snapshot, PretrainingConfig(), tmp_path), snapshot.head)
-    assert inventory.parameters == snapshot.num_parameters
+    assert inventory.num_params == snapshot.num_parameters
     assert inventory.family == snapshot.family and snapshot.family in FAMILIES
     weights = snapshot.num_parameters * (4 if snapshot.dtype == "float32" else 2) / 1e9
     assert weights < snapshot.memory_gb < 3 + 1.5 * weights

@@ -82,7 +82,7 @@ def test_none_cell_with_a_classification_head_costs_forward_passes(tmp_path):
     )
     none, tokens = cost(costs, "none", "@own"), 3 * 4 * TEXT
     assert (none.replicates, none.trainings, none.tokens, none.theta_bytes) == (1, 1, tokens, 0)
-    blocks = costs.model.sizes["plm"]["non_embedding"]
+    blocks = costs.model.sizes["plm"]["non_embedding_params"]
     assert none.flops == 2 * blocks * (tokens + TEXT * (VALIDATION + TEST))
 
 

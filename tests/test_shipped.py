@@ -58,7 +58,7 @@ def test_shipped_model_matches_its_record(name: str) -> None:
     )
     plm = load_plm(LADDER / name, name)
     assert (plm.content, plm.dtype) == (record["content"], "float32")
-    assert plm.inventory.non_embedding == record["non_embedding"]
+    assert plm.inventory.non_embedding_params == record["non_embedding"]
     assert len(record["curve"]) == 20 and record["curve"][0]["loss"] > record["curve"][-1]["loss"]
 
 

@@ -103,7 +103,7 @@ def test_throughput_uses_the_mean_duration_of_each_plm(tmp_path):
 
 def test_status_without_finished_cells_has_no_rate_and_without_pending_cells_no_end(tmp_path):
     found = ResultPaths(tmp_path)
-    assert lines(found, 2)[-1] == "rate and end: unknown until a cell is done"
+    assert lines(found, 2)[-1] == "end: unknown until a cell has been trained on this machine"
     done(found, 0)
     assert lines(found, 1) == ["1 cells: 1 done, 0 pending"]
 

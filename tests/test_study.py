@@ -31,7 +31,7 @@ from simulated_study import write_cells
 from toy import PARAMS
 
 ID = "ab" * 32
-MARGINS = {"chance_margin": 1.0, "full_ft_margin": 3.0, "equivalence_decades": 0.25}
+MARGINS = {"chance_margin": 1.0, "full_ft_margin": 3.0, "equivalence_margin": 0.25}
 CELLS = dict(simulated_study()[:6])
 FIRST, SECOND, THIRD, *_ = sorted(CELLS)
 RUN = {
@@ -144,12 +144,12 @@ def grid(folder: Path, **changes: object) -> Grid:
 
 
 def test_margins_do_not_change_the_study_id_or_cells(tmp_path: Path) -> None:
-    without, usual = grid(tmp_path), grid(tmp_path, analysis={"chance_margin": 2, "equivalence_decades": 0.5})
+    without, usual = grid(tmp_path), grid(tmp_path, analysis={"chance_margin": 2, "equivalence_margin": 0.5})
     assert without.study.analysis == AnalysisConfig(2.0, 2.0, 0.5) and without.id == usual.id
-    other = grid(tmp_path, analysis={"equivalence_decades": 0.25})
+    other = grid(tmp_path, analysis={"equivalence_margin": 0.25})
     assert other.study.analysis == AnalysisConfig(2.0, 2.0, 0.25)
     assert other.id != usual.id and other.cells == usual.cells
-    assert other.record()["analysis"] == {"chance_margin": 2.0, "full_ft_margin": 2.0, "equivalence_decades": 0.25}
+    assert other.record()["analysis"] == {"chance_margin": 2.0, "full_ft_margin": 2.0, "equivalence_margin": 0.25}
 
 
 @pytest.mark.parametrize(
@@ -159,8 +159,8 @@ def test_margins_do_not_change_the_study_id_or_cells(tmp_path: Path) -> None:
         ({"chance_margin": 0}, "analysis.chance_margin: expected a number above 0"),
         ({"full_ft_margin": 101}, "analysis.full_ft_margin: expected a number above 0, at most 100"),
         (
-            {"equivalence_decades": "half"},
-            "analysis.equivalence_decades: expected a number above 0, at most 10, got 'half'",
+            {"equivalence_margin": "half"},
+            "analysis.equivalence_margin: expected a number above 0, at most 10, got 'half'",
         ),
         ({"margin": 2}, "unknown key 'margin'"),
     ],

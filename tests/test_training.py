@@ -76,7 +76,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def test_train_full_fine_tuning_learns_the_task():
-    plan, parts = start("full", INPUTS.plm.inventory.parameters)
+    plan, parts = start("full", INPUTS.plm.inventory.num_params)
     config = replace(CONFIG, max_steps=150, learning_rates=replace(CONFIG.learning_rates, entry=0.003, bias=0.003))
     with TunedPLM(INPUTS.plm, plan) as tuned:
         trained = train(tuned, parts, INPUTS.data, config, seed=1, lr_multiplier=1.0)
@@ -97,7 +97,7 @@ def test_train_selects_the_best_evaluation():
 
 
 def test_train_with_full_vocab_loss_learns_the_label_words():
-    plan, parts = start("full", INPUTS.plm.inventory.parameters)
+    plan, parts = start("full", INPUTS.plm.inventory.num_params)
     config = replace(
         CONFIG, loss="full_vocab", max_steps=150, learning_rates=replace(CONFIG.learning_rates, entry=0.003, bias=0.003)
     )

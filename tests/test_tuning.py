@@ -145,7 +145,7 @@ def test_tuned_plm_exit_removes_hooks(family):
 def test_full_matches_plm_with_theta_added_to_weights(family):
     """Full fine-tuning gives the library's logits with θ added to its parameters."""
     plm, (ids, lengths) = PLMS[family], batch()
-    plan = make_plan(plm.inventory, "full", plm.inventory.parameters, 3)
+    plan = make_plan(plm.inventory, "full", plm.inventory.num_params, 3)
     theta = 0.05 * torch.randn(plan.budget, generator=torch.Generator().manual_seed(2))
     with TunedPLM(plm, plan) as tuned, torch.no_grad():
         logits = tuned([theta], ids, lengths, EVERY_WORD)

@@ -14,7 +14,7 @@ from apet.core.arithmetic import pin_arithmetic
 
 if TYPE_CHECKING:
     from apet.api import (
-        DEFAULT_TRAINING,
+        QUICK_TRAINING,
         MethodSizes,
         Plan,
         TunedModel,
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
-    "DEFAULT_TRAINING",
+    "QUICK_TRAINING",
     "MethodSizes",
     "Plan",
     "TunedModel",

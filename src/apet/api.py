@@ -33,7 +33,7 @@ from apet.training.cell import CellInputs, replicate_record, train_replicate
 from apet.training.runtime import make_deterministic
 
 __all__ = [
-    "DEFAULT_TRAINING",
+    "QUICK_TRAINING",
     "Inventory",
     "MethodSizes",
     "Plan",
@@ -49,7 +49,7 @@ __all__ = [
     "train",
 ]
 
-DEFAULT_TRAINING = TrainingConfig(
+QUICK_TRAINING = TrainingConfig(
     max_steps=60, max_length=36, num_evals=2, learning_rates=LearningRates(0.03, 0.03, 0.03, 0.03, 0.03, 0.003)
 )  # fmt: skip
 """Training configuration of the quick study, which `train` uses by default."""
@@ -107,8 +107,8 @@ def make_plan(
     Args:
         plm: The frozen PLM.
         placement: The name of a placement, such as `uniform` or `lora`.
-        budget: The number of trainable parameters (4096), a share of the PLM ("0.01%"), or the count of a placement
-            ("@lora").
+        budget: The number of trainable parameters (4096), a percentage of the PLM ("0.01%"), or the
+            count of a placement ("@lora").
         seed: Seed of random placements.
         methods: Sizes of the named methods. Default: the published sizes.
 
@@ -126,22 +126,22 @@ def make_plan(
 
 def prepare_task(
     task: str | Path | Mapping[str, Any],
-    out: str | Path,
-    data: Samples | Mapping[str, Samples] | None = None,
+    out_dir: str | Path,
+    rows: Samples | Mapping[str, Samples] | None = None,
     max_samples: Rows | None = None,
     seed: int = 1,
-    wheels: str | Path = "data/wheels",
+    wheels_dir: str | Path = "data/wheels",
 ) -> Path:
     """Prepare the splits of a task in a folder, as `apet prepare-task` does.
 
     Args:
         task: The name of a built-in task, a YAML file, or the content of such a file.
-        out: The folder to write.
-        data: The rows of a task that is given as a mapping: one collection, which is split by a hash of the text, or
+        out_dir: The folder to write.
+        rows: The rows of a task that is given as a mapping: one collection, which is split by a hash of the text, or
             one for each split (train, validation, test).
         max_samples: Maximum number of rows of each split. Default: all.
         seed: Seed of the selection of rows.
-        wheels: The folder of downloaded wheels.
+        wheels_dir: The folder of downloaded wheels.
 
     Returns:
         The folder.
@@ -150,16 +150,16 @@ def prepare_task(
         ConfigError: If the task is invalid.
         DataError: If a row is invalid.
     """
-    if isinstance(task, Mapping) != (data is not None):
-        raise ConfigError("data: expected with a task that is a mapping, and only then. Other tasks have a source.")
+    if isinstance(task, Mapping) != (rows is not None):
+        raise ConfigError("rows: expected with a task that is a mapping, and only then. Other tasks have a source.")
     with tempfile.TemporaryDirectory() as folder:
         if isinstance(task, Mapping):
-            values = {**task, "local": _write_rows(data, Path(folder))}
+            values = {**task, "local": _write_rows(rows, Path(folder))}
             definition = parse_task(values, "task", Path(folder))
         else:
             definition = load_task(task)
-        prepare_splits(definition, Path(wheels), Path(out), max_samples or {}, seed)
-    return Path(out)
+        prepare_splits(definition, Path(wheels_dir), Path(out_dir), max_samples or {}, seed)
+    return Path(out_dir)
 
 
 def train(plm: PLM, plan: Plan, data: str | Path, seed: int = 1, **training: Any) -> TunedModel:
@@ -173,7 +173,7 @@ def train(plm: PLM, plan: Plan, data: str | Path, seed: int = 1, **training: Any
         plan: The units to train.
         data: The folder of a prepared task.
         seed: The seed of the study.
-        **training: Keys of `training` in params.yaml, which override those of `DEFAULT_TRAINING`.
+        **training: Keys of `training` in params.yaml, which override those of `QUICK_TRAINING`.
 
     Returns:
         The tuned model. Its `run` has loss curve, learning rate and scores.
@@ -181,7 +181,7 @@ def train(plm: PLM, plan: Plan, data: str | Path, seed: int = 1, **training: Any
     Raises:
         ConfigError: If a key or value of the training is invalid.
     """
-    config = DEFAULT_TRAINING.override(training, "apet.train")
+    config = QUICK_TRAINING.override(training, "apet.train")
     if plm.head == "classification" and config.loss != "label_words":
         raise ConfigError(f"apet.train: loss: expected 'label_words' for a classification head, got {config.loss!r}.")
     make_deterministic(plm.device.type)
@@ -195,11 +195,11 @@ def train(plm: PLM, plan: Plan, data: str | Path, seed: int = 1, **training: Any
     return TunedModel(plm, plan, result.training.theta, task_record, max_length, result.training.head, record)
 
 
-def _write_rows(data: Any, folder: Path) -> dict[str, str]:
+def _write_rows(rows: Any, folder: Path) -> dict[str, str]:
     """Write a task's rows as JSONL, and return the task's local source."""
-    splits = data if isinstance(data, Mapping) else {"all": data}
+    splits = rows if isinstance(rows, Mapping) else {"all": rows}
     for split, split_rows in splits.items():
         records = split_rows.to_dict("records") if hasattr(split_rows, "to_dict") else split_rows
         lines = [json.dumps(dict(row), ensure_ascii=False) for row in records]
         (folder / f"{split}.jsonl").write_text("\n".join(lines) + "\n", "utf-8")
-    return {"folder": "."} if isinstance(data, Mapping) else {"file": "all.jsonl"}
+    return {"folder": "."} if isinstance(rows, Mapping) else {"file": "all.jsonl"}

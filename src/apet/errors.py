@@ -62,6 +62,27 @@ class Interrupted(BaseException):
     """EX_TEMPFAIL of sysexits.h: try again."""
 
 
+class ErrorCollector:
+    """Errors of independent checks, to be raised together."""
+
+    def __init__(self) -> None:
+        self.errors: list[ApetError] = []
+
+    @contextmanager
+    def collect(self) -> Iterator[None]:
+        """Keep an ApetError of the block."""
+        try:
+            yield
+        except ApetError as error:
+            self.errors.append(error)
+
+    def raise_all(self) -> None:
+        """Raise the errors, if any, as one error with a line for each. Its type is theirs, or ConfigError."""
+        kinds = {type(error) for error in self.errors}
+        if kinds:
+            raise (kinds.pop() if len(kinds) == 1 else ConfigError)("\n".join(map(str, self.errors)))
+
+
 @contextmanager
 def error_context(location: object) -> Iterator[None]:
     """Prefix each line of the message of any ApetError raised in the block with a location, a file or key."""

@@ -44,8 +44,7 @@ def aggregate(study: Path, results: ResultPaths, out: Path, partial: bool = Fals
         first = missing[0]
         raise DataError(
             f"{results.cells / first['cell_path'] / METRICS}: no such file ({first['reason']}); {len(missing)} of "
-            f"{len(cells)} cells are missing. Train them (`apet status` lists them), or leave them out with "
-            "`apet aggregate --allow-missing`."
+            f"{len(cells)} cells are missing. Train them (`apet status` lists them), or add `--allow-missing`."
         )
     absent = {row["cell_path"] for row in missing}
     records = list(read_records(results.cells, (path for path in cells if path not in absent)))

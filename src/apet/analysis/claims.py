@@ -154,7 +154,7 @@ def chance_threshold(inputs: AnalysisInputs) -> ClaimData:
         log10 thresholds.
     """
     reason = "no chance threshold: APET was not run, or tasks share fewer than two budgets"
-    return _threshold(inputs, "chance", ["model"], reason, inputs.margins["equivalence_decades"])
+    return _threshold(inputs, "chance", ["model"], reason, inputs.margins["equivalence_margin"])
 
 
 def _threshold(

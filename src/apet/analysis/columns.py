@@ -44,7 +44,7 @@ TIDY_COLUMNS = (
     Column("trainable_fraction", "float64", "", "trainable_params / num_params"),
     Column("head_params", "int64", "head.parameters", "parameters of a trained head, not in `trainable_params`"),
     Column("plan_index", "int64", "replicate.plan_index", "index of the plan, which fixes the positions"),
-    Column("seed_index", "int64", "replicate.seed_index", "index of the seed of initialisation and data order"),
+    Column("seed_index", "int64", "replicate.seed_index", "index of the seed of initialization and data order"),
     *(
         Column(f"params_{name}", "int64", f"replicate.structures.{name}", f"trainable parameters in {meaning}")
         for name, meaning in _STRUCTURES.items()

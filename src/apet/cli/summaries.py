@@ -101,7 +101,9 @@ def status_lines(status: Status, now: float) -> list[str]:
 def failure_lines(status: Status) -> list[str]:
     """Format the failed cells as a table: cell, error, log file."""
     if not status.failed:
-        return ["no failed cells. If a job failed, its log in results/logs tells why."]
+        started = status.runs or status.in_progress
+        head = "no failed cells." if started else f"0 of {status.total:,} cells have run."
+        return [f"{head} If a job failed, see its log in results/logs."]
     rows = [(path, _error(record), record.get("log") or "") for path, record in status.failed.items()]
     return table([("cell", "error", "log"), *rows])
 
@@ -116,7 +118,7 @@ def _forecast(status: Status, now: float) -> list[str]:
     if not missing:
         return []
     if throughput is None:
-        return ["rate and end: unknown until a cell is done"]
+        return ["end: unknown until a cell has been trained on this machine"]
     seconds = throughput.seconds_for(missing)
     end = time.strftime("%Y-%m-%d %H:%M", time.localtime(now + seconds))
     rate = f"{format_rate(throughput.rate)} by {throughput.concurrency:.1f} processes"

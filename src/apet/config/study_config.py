@@ -51,7 +51,7 @@ def _model_entry(value: Any) -> str | Mapping[str, Any]:
     raise ValueError(f"expected {expected}, got {truncated_repr(value)}.")
 
 
-StudyName = Annotated[str, matching("[a-z0-9_-]{1,100}", "small letters, digits, - and _, at most 100")]
+StudyName = Annotated[str, matching("[a-z0-9_-]{1,100}", "lowercase letters, digits, - and _, at most 100")]
 BudgetText = Annotated[str, PlainValidator(_budget, json_schema_input_type=int | str)]
 TaskEntry = Annotated[str, matching(LINE, "a task's name or the path of a YAML file")]
 SourceEntry = Annotated[str, matching(LINE, "hub, wheel, local or a folder")]
@@ -65,9 +65,9 @@ class LearningRates:
     """Learning rates of AdamW for the parameters of each structure."""
 
     entry: LearningRate = 0.001
-    """Chosen entries of weights. Full fine-tuning needs a smaller one."""
+    """Single elements of weights. Full fine-tuning needs a smaller one."""
     bias: LearningRate = 0.003
-    """Chosen entries of biases."""
+    """Single elements of biases."""
     lowrank: LearningRate = 0.001
     """Rank-1 components, as in LoRA."""
     bottleneck: LearningRate = 0.001
@@ -83,13 +83,13 @@ class TrainingConfig:
     """Training of a cell."""
 
     loss: Literal["label_words", "full_vocab"] = "label_words"
-    """Cross-entropy over the label words, or over the full vocabulary as in the paper's code."""
+    """Cross-entropy over the label words, or over the whole vocabulary as in the paper's code."""
     max_steps: PositiveInt = 1000
     """Optimizer steps."""
     batch_size: PositiveInt = 16
     """Rows in a step."""
     max_length: Annotated[Whole, Field(ge=8)] = 128
-    """Most tokens of a prompt with its text. A task may ask for fewer."""
+    """Maximum number of tokens of a prompt with its text. A task may set a lower limit."""
     learning_rates: LearningRates = field(default_factory=LearningRates)
     """Learning rate of each structure."""
     lr_multipliers: Annotated[tuple[LearningRate, ...], NOT_EMPTY, LIST, DISTINCT] = (1.0,)
@@ -107,7 +107,7 @@ class TrainingConfig:
     early_stopping_patience: PositiveInt | None = None
     """Stop after this many evaluations without improvement. null: never stop early."""
     bucket_factor: PositiveInt = 8
-    """Batches that are sorted by length together, which minimises padding. 1: no sorting."""
+    """Length bucketing: number of batches whose rows are sorted by length together. 1: no sorting."""
 
     @model_validator(mode="after")
     def _check(self) -> TrainingConfig:
@@ -140,7 +140,7 @@ class GridEntry:
 
 @dataclass(frozen=True, config=CLOSED)
 class Exclusion:
-    """Pairs of models and tasks that have no cells."""
+    """Pairs of model and task to skip."""
 
     models: Lines
     tasks: Lines
@@ -154,13 +154,13 @@ class AnalysisConfig:
     """Points above chance from which on a score exceeds chance."""
     full_ft_margin: Points = 2.0
     """Points below full fine-tuning down to which a score matches it."""
-    equivalence_decades: Annotated[Number, Field(gt=0, le=10)] = 0.5
-    """Factors of ten (S.D.) within which thresholds on different tasks are about the same."""
+    equivalence_margin: Annotated[Number, Field(gt=0, le=10)] = 0.5
+    """Powers of ten (S.D.) within which thresholds on different tasks are about the same."""
 
 
 @dataclass(frozen=True, config=CLOSED)
 class SampleLimits:
-    """Most rows of each split, chosen by a hash of their text. null: all rows."""
+    """Maximum number of rows of each split, chosen by a hash of their text. null: all rows."""
 
     train: MaxSamples = None
     validation: MaxSamples = None
@@ -175,7 +175,7 @@ class PretrainingConfig:
     """
 
     vocab_size: Annotated[Whole, Field(ge=270)] = 4096
-    """Entries of the tokenizer: 256 bytes, 14 special tokens, merges."""
+    """Vocabulary size: 256 bytes, 14 special tokens, merges."""
     max_tokens: PositiveInt = 10_000_000
     """Total number of predicted tokens."""
     batch_size: PositiveInt = 16
@@ -191,9 +191,9 @@ class PretrainingConfig:
     warmup_ratio: Ratio = 0.05
     """Fraction of the steps in which the learning rates rise from 0."""
     lr_scheduler_type: Literal["linear", "cosine"] = "linear"
-    """Decay of the learning rates to 0 after the warm-up."""
+    """Learning rate decay to 0 after the warm-up."""
     causal_phase_ratio: Ratio = 0.5
-    """BERT and T5: fraction of the steps, the first ones, with a causal mask. BLOOM always has one."""
+    """BERT and T5: fraction of the steps, at the start, that use a causal mask. BLOOM always has one."""
     seed: Seed = 1
     """Seed of the initial values, the order of documents and what is masked."""
 
@@ -219,15 +219,15 @@ class StudyConfig:
     grid: Annotated[tuple[GridEntry, ...], NOT_EMPTY, LIST]
     """The cells."""
     study: StudyName = "study"
-    """A name for reports: small letters, digits, - and _, at most 100."""
+    """A name for reports: lowercase letters, digits, - and _, at most 100."""
     seed: Seed = 1
     """All other seeds are hashes of this one and of a cell's coordinates."""
     exclude: Annotated[tuple[Exclusion, ...], LIST] = ()
-    """Pairs that are left out."""
+    """Pairs of model and task to skip."""
     sources: Mapping[str, SourceEntry] = field(default_factory=dict)
     """Task, or `all` -> source of its rows: hub, wheel, local, or a folder of <task>/<split>.jsonl."""
     max_samples: SampleLimits = field(default_factory=SampleLimits)
-    """Most rows of each split."""
+    """Maximum number of rows of each split."""
     methods: MethodSizes = field(default_factory=MethodSizes)
     """Sizes of the named methods, which decide the budgets @lora, @adapter and @prompt."""
     pretraining: PretrainingConfig = field(default_factory=PretrainingConfig)
@@ -237,7 +237,7 @@ class StudyConfig:
     analysis: AnalysisConfig = field(default_factory=AnalysisConfig)
     """Margins of the findings."""
     cells_per_job: PositiveInt = 10
-    """Cells of one model that one job trains."""
+    """Maximum number of cells in a training job."""
 
 
 def load_study(path: Path) -> StudyConfig:

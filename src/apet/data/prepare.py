@@ -20,7 +20,7 @@ from apet.data.rows import read_rows
 from apet.data.schema import SPLITS
 from apet.data.source_selection import choose_source, overlapping_sources
 from apet.data.sources import Source
-from apet.data.splits import EDGE_CHARS, Example, Splits, drop_train, normalise, overlaps, split_rows
+from apet.data.splits import EDGE_CHARS, SPLIT_OFF, Example, Splits, drop_train, normalise, overlaps, split_rows
 from apet.data.task_config import Task
 from apet.data.text_metrics import shuffled_scores
 from apet.errors import ConfigError, DataError, error_context, truncated_repr, unknown_name
@@ -44,7 +44,7 @@ def task_digest(task: Task, rows: Rows, seed: int, source: Source | None = None)
 
     Args:
         task: The task.
-        rows: Split -> most rows. None: all rows.
+        rows: Split -> maximum number of rows. None: all rows.
         seed: Seed of the order of the rows.
         source: From `choose_source`. None: the task's first source.
 
@@ -101,7 +101,7 @@ def prepare_task(
         task: The task.
         wheels_folder: Folder of downloaded wheels.
         out_folder: The prepared folder, written atomically.
-        rows: Split -> most rows. None: all rows.
+        rows: Split -> maximum number of rows. None: all rows.
         seed: Seed of the order of the rows.
         source: From `choose_source`. None: the task's first source.
 
@@ -120,8 +120,7 @@ def prepare_task(
         chosen = {split: in_hash_order(splits.splits[split], seed)[: limits[split]] for split in SPLITS}
         for split in SPLITS:
             if not chosen[split]:
-                cause = "" if task.near_duplicates == "keep" else _cause(splits)
-                raise DataError(f"split {split} has no rows{cause}.")
+                raise DataError(_empty_split(task, splits, split))
     with atomic_dir(out_folder) as folder:
         for split, examples in chosen.items():
             write_batches(folder / _file(split), _batches(examples, task), _schema(task.type, task.text_columns))
@@ -253,6 +252,15 @@ def _limits(rows: Rows) -> dict[str, int | None]:
         if limit is not None and (type(limit) is not int or limit < 1):
             raise ConfigError(f"max_samples.{split}: expected a whole number of at least 1, or None, got {limit!r}.")
     return {split: rows.get(split) for split in SPLITS}
+
+
+def _empty_split(task: Task, splits: Splits, split: str) -> str:
+    """Explain why a split is empty: the source has no such rows, too few to split, or rows that stay together."""
+    cause = "" if task.near_duplicates == "keep" else _cause(splits)
+    if cause or splits.origin[split] != SPLIT_OFF:
+        return f"split {split} has no rows{cause}."
+    count = sum(len(splits.splits[name]) for name in {"train", *(n for n in SPLITS if splits.origin[n] == SPLIT_OFF)})
+    return f"has {count:,} rows: too few to split. Add rows, or give one file per split."
 
 
 def _schema(kind: str, text_columns: Sequence[str]) -> pa.Schema:

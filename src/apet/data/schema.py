@@ -34,7 +34,7 @@ class Row(NamedTuple):
     texts: tuple[str, ...]
     """One text for each of the task's `text_columns`."""
     answer: str | tuple[str, ...] | None
-    """The class, or the references, or None for an unlabelled row."""
+    """The class, or the references, or None for an unlabeled row."""
     split: str | None
     location: str
 

@@ -22,11 +22,13 @@ from apet.data.unicode_words import words
 
 FRACTIONS = {"test": 0.2, "validation": 0.1}
 """Fractions of the rows that go to these splits, if the source does not have them."""
-REASONS = ("unlabelled", "empty", "conflicting", "duplicate", "near_duplicate")
+REASONS = ("unlabeled", "empty", "conflicting", "duplicate", "near_duplicate")
 """Reasons for which rows are dropped."""
 ALL = "all"
 """Stands for the split of rows without an official one."""
 EDGE_CHARS = 200
+SPLIT_OFF = "split off train"
+"""Origin of a split that the source does not have."""
 WITHOUT_MARKS = re.compile(r"[^\W_]+")
 MARK = re.compile(r"[^\w ]")
 
@@ -178,7 +180,7 @@ def assign_split(hashed: float, missing: Iterable[str] = tuple(FRACTIONS)) -> st
 def split_rows(rows: Iterable[Row], group: Sequence[int] | None = None, keep_near_duplicates: bool = False) -> Splits:
     """Split the rows of a task, without duplicates.
 
-    Official labelled splits are kept. Without an official test split, validation becomes test. A split that is still
+    Official labeled splits are kept. Without an official test split, validation becomes test. A split that is still
     missing is taken from train by `split_hash`. Copies with one class count once; copies with several are dropped; the
     references of copies are joined. A row is dropped if it has a near-duplicate in a split of higher priority (see
     PRIORITY). Adding rows may drop a row, but moves none to another split, unless a copy of it is added to an official
@@ -207,7 +209,7 @@ def split_rows(rows: Iterable[Row], group: Sequence[int] | None = None, keep_nea
     for example, source_split in unique:
         counts.add(source_split, "near_duplicate", example.id not in kept_ids)
     names = {moved.get(split, split): f"{split} of the source" for split in SPLITS if split in official}
-    origin = {split: names.get(split, "split off train") for split in PRIORITY}
+    origin = {split: names.get(split, SPLIT_OFF) for split in PRIORITY}
     return Splits(splits, origin, dict(sorted(counts.read.items())), dict(sorted(counts.dropped.items())))
 
 
@@ -273,7 +275,7 @@ def _unique(
         normalised = [normalise(text) for text in row.texts]
         counts.read[row.split or ALL] += 1
         if row.answer is None:
-            counts.add(row.split, "unlabelled")
+            counts.add(row.split, "unlabeled")
         elif not all(normalised):
             counts.add(row.split, "empty")
         else:

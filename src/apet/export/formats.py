@@ -30,7 +30,7 @@ class ExportFormat:
 
 FORMATS = {
     "peft": ExportFormat("a PEFT adapter", peft_adapters.unsupported, peft_adapters.write_peft, "peft"),
-    "merged": ExportFormat("a checkpoint", merged.unsupported, merged.write_merged, "transformers"),
+    "merged": ExportFormat("a Hugging Face model folder", merged.unsupported, merged.write_merged, "transformers"),
     "delta": ExportFormat("θ, plan and task", lambda model: [], write_delta, None),
 }
 
@@ -40,7 +40,7 @@ def export_model(model: TunedModel, format: str, folder: str | Path) -> Path:
 
     Args:
         model: A tuned model, from a cell or from memory.
-        format: `peft` (an adapter for PEFT), `merged` (a checkpoint for transformers) or `delta` (θ, plan and task).
+        format: `peft` (an adapter for PEFT), `merged` (a model folder for transformers) or `delta` (θ, plan and task).
         folder: A new or empty folder. It appears complete or not at all.
 
     Returns:
@@ -94,12 +94,14 @@ def model_card(model: TunedModel, format: str) -> str:
 def _loading_code(model: TunedModel, format: str) -> list[str]:
     """Lines of Python that load an export. FOLDER stands for the export's folder."""
     auto, name = AUTO_CLASSES.get(model.plm.family.name, "AutoModelForCausalLM"), model.plm.name
+    # Names without an owner, such as those of ladder models, are not on the hub.
+    plm = f'"{name}")  # or its folder' if "/" in name or not model.plm_folder else f'"{model.plm_folder}")'
     if format == "peft":
         return [
             "from peft import PeftModel",
             f"from transformers import {auto}",
             "",
-            f'plm = {auto}.from_pretrained("{name}")  # or its folder',
+            f"plm = {auto}.from_pretrained({plm}",
             'model = PeftModel.from_pretrained(plm, "FOLDER")',
         ]
     if format == "merged":

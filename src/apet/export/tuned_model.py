@@ -143,7 +143,7 @@ class TunedModel:
                 ids = generate(tuned, theta, data, objective.end_ids[0], objective.max_new_tokens)
         return [text.strip() for text in self.plm.tokenizer.batch_decode(ids, skip_special_tokens=True)]
 
-    def scores(self, texts: Texts) -> Tensor:
+    def logits(self, texts: Texts) -> Tensor:
         """Compute the logits of the label words.
 
         Args:

@@ -111,13 +111,8 @@ def plm_files(names: Iterable[str], location: object) -> list[str]:
 
 def check_files(folder: Path) -> list[str]:
     """Check that configuration, weights and tokenizer are in a folder, and return the names of all its files."""
-    names = names_in(folder) if folder.is_dir() else []
-    if "config.json" not in names:
-        _refuse_adapter(names, folder)
-        raise ModelError(
-            f"{folder}: no config.json. Download a PLM with `apet download-model`, or pretrain a ladder model with "
-            "`apet pretrain`."
-        )
+    check_config(folder)
+    names = names_in(folder)
     weights, _, index = SAFE
     if weights not in names and index not in names:
         _refuse_adapter(names, folder)
@@ -127,6 +122,17 @@ def check_files(folder: Path) -> list[str]:
     if not set(names).intersection(TOKENIZERS):
         raise ModelError(f"{folder}: no tokenizer. One of these files is needed: {', '.join(TOKENIZERS)}.")
     return names
+
+
+def check_config(folder: Path) -> None:
+    """Check that a folder has a config.json. Raises ModelError, which also names an adapter's folder."""
+    names = names_in(folder) if folder.is_dir() else []
+    if "config.json" not in names:
+        _refuse_adapter(names, folder)
+        raise ModelError(
+            f"{folder}: no config.json. Download a PLM with `apet download-model`, or pretrain a ladder model with "
+            "`apet pretrain`."
+        )
 
 
 def _refuse_adapter(names: Iterable[str], location: object) -> None:

@@ -296,7 +296,7 @@ def _load_tokenizer(resolved: ResolvedModel, model: PreTrainedModel) -> tuple[Pr
     embeddings: Any = model.get_input_embeddings()
     rows = len(embeddings.weight)
     special_tokens = resolved.family.special_tokens(tokenizer)
-    used = {*special_tokens.before, *special_tokens.after, *special_tokens.decoder}
+    used: set[int | None] = {*special_tokens.before, *special_tokens.after, *special_tokens.decoder}
     if words > rows and not _exclude_from_texts(tokenizer, rows, used):
         raise ModelError(
             f"{folder}: its tokenizer has {words:,} words, and the word embeddings have {rows:,} rows. Use the "
@@ -390,9 +390,9 @@ def check_size(values: Mapping[str, Any], family: Family, num_bytes: int, locati
     """
     with error_context(location):
         inventory = _inventory(values, family, "lm")
-    if inventory.parameters > 8 * num_bytes:
+    if inventory.num_params > 8 * num_bytes:
         raise ModelError(
-            f"{location}: config.json asks for {inventory.parameters:,} parameters, and the weights hold at most "
+            f"{location}: config.json asks for {inventory.num_params:,} parameters, and the weights hold at most "
             f"{8 * num_bytes:,}."
         )
     return inventory

@@ -20,7 +20,7 @@ from apet.core.validation import CLOSED, Line, PositiveInt, matching, validate
 from apet.core.yaml_loader import read_yaml
 from apet.data.wheels import Package, find_wheel
 from apet.errors import ConfigError, ModelError, truncated_repr, unknown_name
-from apet.models.checkpoint_files import check_one, folder_content, read_mapping
+from apet.models.checkpoint_files import check_config, check_one, folder_content, read_mapping
 from apet.models.ladder import NAME as LADDER_NAME
 from apet.models.ladder import LadderModel, parse_ladder_model
 
@@ -140,12 +140,13 @@ class ModelSource:
 Model = LadderModel | ModelSource
 
 
-def parse_model(entry: str | Mapping[str, Any]) -> Model:
+def parse_model(entry: str | Mapping[str, Any], is_argument: bool = False) -> Model:
     """Parse an entry of a study's `models`.
 
     Args:
         entry: A name of the registry, a ladder model (`bloom-64x4`), the path of a Hugging Face folder (beginning with
             `/`, `.` or `~`), or a mapping with a `name` and keys of `ModelSource`, which override the registry's.
+        is_argument: True for an argument of a command, for which error messages do not suggest a mapping.
 
     Returns:
         The PLM.
@@ -160,16 +161,16 @@ def parse_model(entry: str | Mapping[str, Any]) -> Model:
         path = Path(os.path.expanduser(entry))
         name = Path(os.path.abspath(path)).name  # of a symbolic link its own, not its target's
         if not re.fullmatch(NAME, name, re.ASCII):
-            mapping = f"{{name: …, source: {{folder: {entry!r}}}}}"
-            raise ConfigError(
-                f"model name: expected {NAME_IN_WORDS}, got {truncated_repr(name)}. Choose a name: {mapping}."
-            )
+            mapping = f"Choose a name: {{name: …, source: {{folder: {entry!r}}}}}."
+            fix = "Rename the folder." if is_argument else mapping
+            raise ConfigError(f"model name: expected {NAME_IN_WORDS}, got {truncated_repr(name)}. {fix}")
         return _from_mapping({"name": name, "source": {"folder": str(path)}})
     if entry in registry():
         return registry()[entry]
     if LADDER_NAME.fullmatch(entry):
         return parse_ladder_model(entry)
-    allowed = "a ladder model (bloom-64x4), a folder (./my-plm), {name: …, source: …}, or one of the registry"
+    mapping = "" if is_argument else "{name: …, source: …}, "
+    allowed = f"a ladder model (bloom-64x4), a folder (./my-plm), {mapping}or one of the registry"
     raise ModelError(unknown_name("model", entry, registry()).replace("Allowed:", f"Allowed: {allowed}:"))
 
 
@@ -226,6 +227,7 @@ def folder_of(model: ModelSource) -> Path:
 
 def read_config(folder: Path) -> dict[str, Any]:
     """Read a folder's config.json. Raises ModelError if it is missing or wrong."""
+    check_config(folder)
     return read_mapping(folder / "config.json")
 
 

@@ -10,7 +10,7 @@ from apet.errors import BudgetError, ConfigError, truncated_repr, unknown_name
 from apet.placement.methods import PLACEMENTS, MethodSizes, allocation_size
 from apet.placement.sites import Inventory
 
-EXPECTED = "a whole number (4096), a share of the PLM (0.01%) or another placement's count (@lora, @own, …)"
+EXPECTED = "a whole number (4096), a percentage of the PLM (0.01%) or another placement's count (@lora, @own, …)"
 
 COUNT = re.compile(r"0|[1-9][0-9]{0,14}")
 """Without leading zeros, which YAML 1.1 reads as octal."""
@@ -56,10 +56,7 @@ class Budget:
         if text.startswith("@") and text[1:] in {*PLACEMENTS.own, "own"}:
             return cls(text, placement=text[1:])
         if text.startswith("@"):
-            names = ", ".join(f"@{n}" for n in ("own", *sorted(PLACEMENTS.own)))
-            raise BudgetError(
-                f"budget {truncated_repr(text)}: no placement of that name has a count of its own. Allowed: {names}."
-            )
+            raise BudgetError(unknown_name("budget", text, (f"@{name}" for name in ("own", *PLACEMENTS.own))))
         raise BudgetError(f"budget {truncated_repr(text)}: expected {EXPECTED}.")
 
 
@@ -99,8 +96,8 @@ def resolve(budget: Budget, placement: str, inventory: Inventory, methods: Metho
     if budget.count is not None:
         return budget.count
     if budget.share is not None:
-        return max(1, round(budget.share * inventory.parameters))
+        return max(1, round(budget.share * inventory.num_params))
     name = placement if budget.placement == "own" else budget.placement
     if name not in PLACEMENTS.own:
-        raise BudgetError(f"placement {placement!r} has no count of its own. Use a number, a share, or @lora, ….")
+        raise BudgetError(f"{placement} has no fixed size. Use a budget such as 4096, 0.01% or @lora.")
     return allocation_size(PLACEMENTS.own[name](inventory, methods))

@@ -189,10 +189,10 @@ def _check_budget(inventory: Inventory, placement: str, budget: int, available: 
             raise BudgetError(f"placement {placement!r}: expected a budget of {available:,}, got {budget:,}. Use @own.")
     elif budget < 1:
         raise BudgetError(f"placement {placement!r}: expected a budget of at least 1, got {budget}. Use 'none' for 0.")
-    elif budget > (most := min(available, inventory.parameters)):
+    elif budget > (most := min(available, inventory.num_params)):
         raise BudgetError(
             f"placement {placement!r}: expected a budget of at most {most:,}, got {budget:,}: its sites have room for "
-            f"{available:,} parameters, and the PLM has {inventory.parameters:,}. Lower the budget."
+            f"{available:,} parameters, and the PLM has {inventory.num_params:,}. Lower the budget."
         )
 
 

@@ -105,31 +105,31 @@ class Inventory:
     """Name of the PLM's family."""
     layers: int
     """Number of blocks, of the longer stack if there are two."""
-    parameters: int
+    num_params: int
     """Parameters of the PLM, tied weights counted once."""
-    non_embedding: int
+    non_embedding_params: int
     """Parameters outside embeddings and the LM head."""
     sites: tuple[Site, ...]
     """Sites in the order of θ."""
 
     @classmethod
     def from_sites(
-        cls, family: str, layers: int, parameters: int, non_embedding: int, sites: Iterable[Site]
+        cls, family: str, layers: int, num_params: int, non_embedding_params: int, sites: Iterable[Site]
     ) -> Inventory:
         """Sort sites into canonical order, so that a plan cannot depend on the order of a dict or a file.
 
         Args:
             family: Name of the PLM's family.
             layers: Number of blocks.
-            parameters: Parameters of the PLM.
-            non_embedding: Parameters outside embeddings and the LM head.
+            num_params: Parameters of the PLM.
+            non_embedding_params: Parameters outside embeddings and the LM head.
             sites: Sites in any order.
 
         Returns:
             The inventory, its sites sorted by structure in the order of θ, then by place.
         """
         ordered = sorted(sites, key=lambda s: (STRUCTURES.index(s.structure), _natural_key(s.place)))
-        return cls(family, layers, parameters, non_embedding, tuple(ordered))
+        return cls(family, layers, num_params, non_embedding_params, tuple(ordered))
 
     @property
     def samplable(self) -> tuple[Site, ...]:
@@ -139,7 +139,7 @@ class Inventory:
     @cached_property
     def digest(self) -> str:
         """SHA-256 over family, size and sites."""
-        return digest([self.family, self.parameters, [[s.name, s.shape, s.samplable] for s in self.sites]])
+        return digest([self.family, self.num_params, [[s.name, s.shape, s.samplable] for s in self.sites]])
 
 
 def capacity(sites: Iterable[Site]) -> int:

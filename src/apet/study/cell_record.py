@@ -23,6 +23,9 @@ HEADS = "head.safetensors"
 REQUIRED = {DIGEST, "path", "files"}
 """Keys that every record has."""
 
+RUN_HINT = "Run `snakemake --profile workflow/profiles/local cells`."
+"""How to train the cells of the study in params.yaml."""
+
 HASHED = re.compile(r".+-[0-9a-f]{10}")
 """Pattern of a cell folder's name, which ends with a hash of the cell."""
 
@@ -60,7 +63,7 @@ def read_record(folder: Path, cell: str | None = None) -> dict[str, Any]:
     """
     path, hint = folder / METRICS, _hint(folder)
     if not path.is_file():
-        raise DataError(f"{path}: no such file: the cell is not finished. Run `snakemake cells`.")
+        raise DataError(f"{path}: no such file: the cell is not finished. {RUN_HINT}")
     record = read_json_record(path, hint)
     if record.get("format") != FORMAT:
         raise DataError(f"{path}: format: expected {FORMAT}, got {record.get('format')!r}. {hint}")
@@ -113,7 +116,7 @@ def find_cell(cell: str, results: ResultPaths) -> Path:
             return folder
     known = [path.parent.relative_to(results.cells).as_posix() for path in results.cells.glob(f"*/*/[!.]*/{METRICS}")]
     if not known:
-        raise DataError(f"{cell}: no such cell, and {results.cells} has no finished cell. Run `snakemake cells`.")
+        raise DataError(f"{cell}: no such cell, and {results.cells} has no finished cell. {RUN_HINT}")
     raise DataError(unknown_name("cell", cell, known, str(results.cells)))
 
 

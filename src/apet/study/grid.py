@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
 from functools import cache, cached_property
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from apet.config.study_config import GridEntry, StudyConfig, TrainingConfig
 from apet.core.hashing import digest, seed_for
@@ -17,11 +17,13 @@ from apet.data.corpus import corpus_digest
 from apet.data.prepare import task_digest
 from apet.data.source_selection import check_overlapping_sources, choose_source
 from apet.data.task_config import Task, load_task
-from apet.errors import ConfigError, error_context, unknown_name
+from apet.errors import ConfigError, ErrorCollector, error_context, unknown_name
 from apet.models.checkpoint_files import PRETRAINING, SNAPSHOT
 from apet.models.ladder import PRETRAIN_VERSION, LadderModel, ladder_model_digest, shipped_content
 from apet.models.registry import Model, ModelSource, head_of, parse_model, slug
 from apet.placement import PLACEMENTS, Budget, MethodSizes, canonical_budget
+
+Parsed = TypeVar("Parsed")
 
 TRAINER_VERSION = 5
 """Raised whenever the numerics of tuning, training or evaluation change, so that new cells get other names."""
@@ -155,17 +157,26 @@ class Grid:
     def __init__(self, study: StudyConfig, params: Path):
         self.study = study
         self.params = params
+        errors = ErrorCollector()
+        models = _collected(parse_model, study.models, f"{params}: models", errors)
+        tasks = _collected(load_task, study.tasks, f"{params}: tasks", errors)
+        for number, entry in enumerate(study.grid):
+            _check_names(entry, f"{params}: grid.{number}", errors)
+        errors.raise_all()
         with error_context(params):
             self.recipe = study.pretraining
             with error_context("models"):
-                self.models = _named(parse_model(entry) for entry in study.models)
+                self.models = _named(models)
                 self.shipped = self._shipped()
             with error_context("tasks"):
-                self.tasks = _tasks(study.tasks)
+                self.tasks = _tasks(zip(study.tasks, tasks, strict=True))
             self.sources = {n: choose_source(t, study.sources, self.tasks) for n, t in self.tasks.items()}
             check_overlapping_sources(self.tasks, self.sources)
             self.model_task_pairs = self._model_task_pairs()
-            self.task_digests = {name: self._task_digest(name) for name in self.tasks}
+            self.task_digests = {}
+            for name, task_entry in zip(self.tasks, study.tasks, strict=True):
+                with error_context(f"tasks: {task_entry}"):
+                    self.task_digests[name] = self._task_digest(name)
         self.budgets_by_model = self._budgets_by_model()
         self.decontaminated_tasks = tuple(name for name, source in self.sources.items() if source.kind != "wheel")
         corpus = corpus_digest(study.seed, [self.task_digests[name] for name in self.decontaminated_tasks])
@@ -262,7 +273,7 @@ class Grid:
             return digest(["shipped", self.shipped[model.name]])
         if isinstance(model, LadderModel):
             return ladder_model_digest(model, self.recipe, self.corpus)
-        with error_context(self.params):
+        with error_context(f"{self.params}: models"):
             return model.digest
 
     def _budgets_by_model(self) -> dict[str, dict[tuple[str, str], GridEntry]]:
@@ -273,7 +284,7 @@ class Grid:
             key = f"{self.params}: grid.{number}"
             for name in (name for name in entry.models or () if name not in self.models):
                 raise ConfigError(unknown_name("model", name, self.models, f"{key}.models"))
-            for pair, model in product(_product(entry, key), entry.models or self.models):
+            for pair, model in product(_product(entry), entry.models or self.models):
                 first = first_spelling.setdefault((model, *canonical_budget(*pair)), pair)
                 if pair in budgets[model] or first != pair:
                     raise ConfigError(
@@ -308,18 +319,34 @@ class Grid:
         return Cell(model, task, placement, budget, num_plans, num_seeds, *shared)
 
 
-def _product(entry: GridEntry, key: str) -> Iterator[tuple[str, str]]:
+def _product(entry: GridEntry) -> Iterator[tuple[str, str]]:
     """Return the placements × budgets of one entry of the grid, in canonical spelling."""
+    return product(entry.placements, (Budget.parse(text).text for text in entry.budgets))
+
+
+def _check_names(entry: GridEntry, key: str, errors: ErrorCollector) -> None:
+    """Collect the errors in placements and budgets of one entry of the grid."""
+    for text in entry.budgets:
+        with errors.collect(), error_context(f"{key}.budgets"):
+            Budget.parse(text)
     for placement in entry.placements:
-        if placement not in PLACEMENTS.names:
-            raise ConfigError(unknown_name("placement", placement, PLACEMENTS.names, f"{key}.placements"))
-        for text in entry.budgets:
-            with error_context(f"{key}.budgets"):
-                budget = Budget.parse(text)
-                if budget.placement == "own" and placement not in PLACEMENTS.own:
-                    allowed = ", ".join(PLACEMENTS.own)
-                    raise ConfigError(f"budget '@own': {placement!r} has no count of its own. For: {allowed}.")
-            yield placement, budget.text
+        with errors.collect():
+            if placement not in PLACEMENTS.names:
+                raise ConfigError(unknown_name("placement", placement, PLACEMENTS.names, f"{key}.placements"))
+            if "@own" in entry.budgets and placement not in PLACEMENTS.own:
+                allowed = ", ".join(PLACEMENTS.own)
+                raise ConfigError(f"{key}.budgets: budget '@own': {placement} has no fixed size. For: {allowed}.")
+
+
+def _collected(
+    parse: Callable[[Any], Parsed], entries: Iterable[Any], location: str, errors: ErrorCollector
+) -> list[Parsed]:
+    """Parse entries and collect the errors of the others."""
+    parsed = []
+    for entry in entries:
+        with errors.collect(), error_context(location):
+            parsed.append(parse(entry))
+    return parsed
 
 
 def plm_folder(model: str, digest: str) -> str:
@@ -343,11 +370,10 @@ def _named(models: Iterable[Model]) -> dict[str, Model]:
     return named
 
 
-def _tasks(entries: Iterable[str]) -> dict[str, Task]:
-    """Tasks by name."""
+def _tasks(entries: Iterable[tuple[str, Task]]) -> dict[str, Task]:
+    """Return the tasks by name, given each entry of the study with its task."""
     named: dict[str, Task] = {}
-    for entry in entries:
-        task = load_task(entry)
+    for entry, task in entries:
         if task.name.casefold() in map(str.casefold, named):
             raise ConfigError(f"{entry!r}: duplicate name {task.name!r}. Give one of the tasks another `name`.")
         named[task.name] = task

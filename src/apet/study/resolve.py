@@ -41,7 +41,8 @@ def sizes(grid: Grid) -> dict[str, dict[str, Any]]:
         grid: The study.
 
     Returns:
-        By PLM: `parameters`, `non_embedding`, the number of `sites`, and `trainable_params` by "placement budget".
+        By PLM: `num_params`, `non_embedding_params`, the number of `sites`, and `trainable_params` by
+        "placement budget".
 
     Raises:
         ConfigError: A PLM cannot do one of its tasks.
@@ -63,8 +64,8 @@ def _sizes(grid: Grid, model: str) -> dict[str, Any]:
         counts[f"{placement} {budget}"] = count
     _check_positions(grid, model, inventory, counts)
     return {
-        "parameters": inventory.parameters,
-        "non_embedding": inventory.non_embedding,
+        "num_params": inventory.num_params,
+        "non_embedding_params": inventory.non_embedding_params,
         "sites": len(inventory.sites),
         "trainable_params": counts,
     }
@@ -106,8 +107,9 @@ def _inventory(grid: Grid, model: str) -> Inventory:
     from apet.models.loading import inventory_of_config
 
     source = grid.models[model]
-    with error_context(grid.params):
+    with error_context(f"{grid.params}: models"):
         values = values_of(source, grid.recipe, Path(grid.plm_folder(model)))
+    with error_context(grid.params):
         with error_context(f"model {model}"):
             inventory = inventory_of_config(values, head_of(source))
         for name in (name for other, name in grid.model_task_pairs if other == model):

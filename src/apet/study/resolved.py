@@ -28,6 +28,8 @@ def read_resolved(path: Path) -> dict[str, Any]:
         ConfigError: The file is missing, is no resolved study, or is of an older version of apet.
         CorruptError: The file is corrupt, or its name is another study's id.
     """
+    if not path.exists():
+        raise ConfigError(f"{path}: no such file. Create it with `apet resolve --out-file {path}`.")
     try:
         record = read_json_record(path, FIX)
         if not isinstance(record.get("cells"), dict):

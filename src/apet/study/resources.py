@@ -115,7 +115,7 @@ class CostModel:
 
     def flops(self, cell: Cell) -> float:
         """Return the FLOPs of a cell's trainings, their evaluations on validation rows, and its test."""
-        params, theta = self.sizes[cell.model]["non_embedding"], self.trainable_params(cell)
+        params, theta = self.sizes[cell.model]["non_embedding_params"], self.trainable_params(cell)
         rows = self.rows[cell.task]
         evaluated = self.trainings(cell) * cell.training.num_evals * rows["validation"]
         evaluated += cell.num_plans * cell.num_seeds * rows["test"]
@@ -126,16 +126,16 @@ class CostModel:
 
     def pretraining_flops(self, model: str) -> float:
         """Return the FLOPs of pretraining a ladder model."""
-        return 6 * self.sizes[model]["parameters"] * self.grid.recipe.max_tokens
+        return 6 * self.sizes[model]["num_params"] * self.grid.recipe.max_tokens
 
     def throughput(self, model: str, speed: Speed) -> tuple[bool, float]:
         """Return True if a PLM is assumed to run on a GPU, and its FLOP/s."""
-        on_gpu = self.sizes[model]["parameters"] >= speed.gpu_min_params
+        on_gpu = self.sizes[model]["num_params"] >= speed.gpu_min_params
         return on_gpu, speed.gpu_flops if on_gpu else speed.cpu_flops
 
     def plm_memory_mb(self, model: str) -> int:
         """Return the memory of a job that pretrains a ladder model or loads a PLM, in MB (10⁶ bytes)."""
-        source, size = self.grid.models[model], self.sizes[model]["parameters"]
+        source, size = self.grid.models[model], self.sizes[model]["num_params"]
         if isinstance(source, LadderModel):
             return LIBRARIES_MB + size * TRAINED_NUMBER_BYTES // 10**6
         return LIBRARIES_MB + 1000 * (source.memory_gb or math.ceil(size * NUMBER_BYTES["float32"] / 10**9))
@@ -230,7 +230,7 @@ class CostEstimate:
         """Return the bytes of a PLM's weights on disk."""
         source = self.grid.models[model]
         dtype = "bfloat16" if isinstance(source, LadderModel) else source.dtype
-        return self.model.sizes[model]["parameters"] * NUMBER_BYTES[dtype]
+        return self.model.sizes[model]["num_params"] * NUMBER_BYTES[dtype]
 
     def memory_mb(self) -> dict[str, int]:
         """Return by PLM the memory that its largest training job requests, in MB."""

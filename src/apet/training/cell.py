@@ -227,8 +227,8 @@ def _record(cell: Cell, bench: CellInputs, budget: int, replicates: list[Replica
         "cell": asdict(cell),
         "plm": {
             **plm.record(),
-            "num_params": inventory.parameters,
-            "non_embedding_params": inventory.non_embedding,
+            "num_params": inventory.num_params,
+            "non_embedding_params": inventory.non_embedding_params,
         },
         "task": {
             "name": task["task"],

@@ -78,7 +78,7 @@ class LocalSource(SourceConfig):
             if path.suffix[1:] not in FORMATS:
                 raise DataError(unknown_name("format", path.suffix[1:], FORMATS, str(path)))
             if not path.is_file():
-                raise DataError(f"{path}: no such file.")
+                raise DataError(f"local.file: {path}: no such file. A relative path starts at the task file's folder.")
             return [(None, path)]
         files: list[tuple[str | None, Path]] = []
         folder = Path(self.folder or "")

@@ -146,8 +146,8 @@ class PretrainingState:
             "ladder_model": asdict(self.ladder_model),
             "recipe": asdict(self.recipe),
             "tokens": rows[:, 1:].numel(),
-            "parameters": sizes.parameters,
-            "non_embedding": sizes.non_embedding,
+            "parameters": sizes.num_params,
+            "non_embedding": sizes.non_embedding_params,
             "heldout": {
                 "tokens": targets.numel(),
                 "loss": round(loss, 6),
