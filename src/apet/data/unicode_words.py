@@ -64,7 +64,8 @@ def characters(word: str) -> list[str]:
     """
     if word.isascii() or not UNSPACED.search(word):
         return [word]
-    parts, is_open = [], False  # is_open: the last part may get another letter
+    parts: list[str] = []
+    is_open = False  # the last part may get another letter
     for char in word:
         unspaced = UNSPACED.match(char) is not None
         if parts and (is_mark(char) or (is_open and not unspaced)):
