@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from apet.core.hashing import folder_digest
+from apet.core.hashing import digest, folder_digest
 from apet.data.corpus import build_corpus, corpus_digest, read_corpus
 from apet.data.prepare import SPLITS, prepare_task, read_split, read_task, task_splits
 from apet.data.prepared_files import read_record
@@ -126,3 +126,8 @@ def test_the_corpus_is_large_counted_and_apart_from_its_held_out_part(corpus):
         assert source["read"] == sum(source[reason] for reason in reasons)
         assert min(source[reason] for reason in reasons) >= 0
     assert record["sources"]["reuters"]["held_out_by_a_task"] > 2_000
+
+
+def test_the_corpus_is_that_of_the_shipped_ladder(corpus):
+    texts = [list(read_corpus(corpus, split).text) for split in ("train", "heldout")]
+    assert digest(texts) == "7af74e6d5fa3c058d111a8910415e79e690f50ea6183472486718f14e8874d2f"

@@ -21,8 +21,6 @@ import numpy as np
 from apet.data.unicode_words import characters, words
 
 ARTICLES = re.compile(r"\b(a|an|the)\b")
-STEM_CHARS = 3
-"""Longer ASCII words are stemmed, as by the `rouge_score` package."""
 
 
 class _WithoutPunctuation(dict[int, str]):
@@ -44,9 +42,9 @@ def plain(answer: str) -> str:
 
 
 def rouge_words(text: str) -> list[str]:
-    """Split a text into words in lower case: letters, digits and marks. ASCII words are stemmed."""
-    found = words(unicodedata.normalize("NFC", text).lower())
-    return [stem for word in found for part in characters(word) if (stem := _stem(part))]
+    """Split a text into words in lower case: letters, digits and marks. ASCII words are those of `rouge_score`."""
+    parts = (part for word in words(unicodedata.normalize("NFC", text).lower()) for part in characters(word))
+    return [word for part in parts for word in (_ascii_tokenizer().tokenize(part) if part.isascii() else [part])]
 
 
 def exact_match(answer: str, references: Sequence[str]) -> float:
@@ -116,15 +114,11 @@ class _Tokenizer:
         return rouge_words(text)
 
 
-def _stem(word: str) -> str:
-    return _stemmer().stem(word) if word.isascii() and len(word) > STEM_CHARS else word
-
-
 @cache
-def _stemmer() -> Any:
-    from nltk.stem.porter import PorterStemmer
+def _ascii_tokenizer() -> Any:
+    from rouge_score.tokenizers import DefaultTokenizer
 
-    return PorterStemmer()
+    return DefaultTokenizer(use_stemmer=True)
 
 
 def _word_f1(answer: list[str], reference: list[str]) -> float:
