@@ -147,8 +147,8 @@ def test_prompt_may_differ_by_family(tmp_path):
             "local.label_map: expected a mapping of the source's classes to the task's, got ['a']",
         ),
         (
-            {"local": {"file": "x.csv", "label_map": {True: "negative"}}},
-            "local.label_map: expected a text or a number as class, got True",
+            {"local": {"file": "x.csv", "label_map": {None: "negative"}}},
+            "local.label_map: expected a text, a number, true or false as class, got None",
         ),
         (
             {"local": {"file": "x.csv", "label_map": {1: "negative", "1": "positive"}}},
