@@ -141,7 +141,7 @@ def test_write_findings_table_lists_every_finding(tmp_path: Path) -> None:
     lines = (tmp_path / "findings.md").read_text().splitlines()
     assert lines[2].endswith("| overall | 3 | on these tasks | −31.24 | −52.4 to −11.9 | 0.006 | supported |")
     assert len({line.count("|") for line in lines[:14]}) == 1
-    assert lines[-1].endswith("Margins: chance margin 2.0, full ft margin 2.0, equivalence decades 0.5.")
+    assert lines[-1].endswith("Margins: chance margin 2.0, full ft margin 2.0, equivalence margin 0.5.")
 
 
 @pytest.fixture(scope="module")

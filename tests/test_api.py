@@ -50,7 +50,13 @@ GENERATION = {
     "name": "echo", "version": 1, "description": "Say the first word.", "type": "generation", "text_columns": ["text"],
     "target_column": "answer", "max_new_tokens": 4, "prompt": "{text} w10", "metrics": ["f1", "em"], "max_length": 14,
 }  # fmt: skip
-PAIRS = {**TASK, "name": "pairs", "text_columns": ["one", "two"], "prompt": "{one} w10 {two} w11"}
+PAIRS = {
+    **TASK,
+    "name": "pairs",
+    "near_duplicates": "drop",
+    "text_columns": ["one", "two"],
+    "prompt": "{one} w10 {two} w11",
+}
 
 
 def rows(count: int, seed: int) -> list[dict[str, str]]:
