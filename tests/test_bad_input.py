@@ -280,7 +280,7 @@ STUDY = [
     ),
     ("grid.0.budgets", f"['{'9' * 40}']", "grid.0.budgets: budget '9999", "0.01%"),
     ("grid.0.budgets", "['4０９6']", "grid.0.budgets: budget '4０９6'", "0.01%"),
-    ("grid.0.budgets", "['@unknown']", "grid.0.budgets: unknown budget '@unknown'. Allowed: @adapter, @bitfit"),
+    ("grid.0.budgets", "['@unknown']", "grid.0.budgets: unknown budget '@unknown'. Did you mean '@own'? Allowed: @adapter"),
     ("grid.0.budgets", "['@uniform']", "grid.0.budgets: unknown budget '@uniform'", "@lora"),
     ("grid.0.budgets", "['@Lora']", "grid.0.budgets: unknown budget '@Lora'. Did you mean '@lora'?"),
     ("grid.0.budgets", "[010]", "grid.0.budgets: budget '010'", "0.01%"),
@@ -561,7 +561,7 @@ TASK = [
         "{negative: ' a', positive: ''}",
         "verbalizer.positive: expected a word in one line, got ''.",
     ),
-    (REVIEWS, "verbalizer", "{true: ' a', false: ' b'}", "verbalizer.1: expected one line of text, got True."),
+    (REVIEWS, "verbalizer", "{true: ' a', false: ' b'}", "verbalizer: expected a text as class, got true. Put it in quotes"),
     (
         REVIEWS,
         "verbalizer",
@@ -896,9 +896,9 @@ def test_plm_with_impossible_shapes_is_refused(refused, content, said):
 
 PLANS = [
     ("--model bloom-17x1 --placement lora", "bloom-17x1", "a multiple of 16"),
-    ("--model ./none --placement lora", "none/config.json", "No such file"),
+    ("--model ./none --placement lora", "none: no config.json", "apet download-model"),
     ("--model bloom-16x1 --placement loora", "unknown placement 'loora'", "Did you mean 'lora'"),
-    ("--model bloom-16x1 --placement lora --budget @unknown", "budget '@unknown'", "Allowed: @own, @adapter"),
+    ("--model bloom-16x1 --placement lora --budget @unknown", "budget '@unknown'", "Allowed: @adapter, @bitfit"),
     ("--model bloom-16x1 --placement lora --budget 99%", "placement 'lora'", "at most"),
     ("--model bloom-16x1 --placement uniform --budget=", "budget ''", "expected"),
 ]
