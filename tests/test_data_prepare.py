@@ -122,7 +122,7 @@ def test_unknown_label_names_file_line_and_labels_and_writes_nothing(monkeypatch
 
 def test_empty_split_and_wrong_limits_are_errors(monkeypatch, tmp_path):
     pin_toy(monkeypatch, tmp_path, {TAB: tab([("a", "one")])})
-    with pytest.raises(DataError, match=r"task toy: has 1 rows: too few to split\. Add rows"):
+    with pytest.raises(DataError, match=r"task toy: split \w+ has no rows: 1 rows are too few to split\. Add rows"):
         prepare_task(toy_task(), tmp_path, tmp_path / "out", {}, 0)
     with pytest.raises(ConfigError, match=r"max_samples\.train: expected a whole number of at least 1, or None, got 0"):
         task_digest(toy_task(), {"train": 0}, 0)

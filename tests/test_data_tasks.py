@@ -169,7 +169,7 @@ def test_wrong_task_file_raises_clear_error(tmp_path, changes, message):
 
 
 def test_keys_that_the_type_or_columns_need_are_required(tmp_path):
-    with pytest.raises(ConfigError, match=r"expected \{sentence1\}, \{sentence2\} once each"):
+    with pytest.raises(ConfigError, match=r"prompt: \{sentence2\} is missing"):
         load_task(written(tmp_path, PAIR, prompt="{sentence1} Output:"))
     without = {key: value for key, value in QUESTIONS.items() if key != "max_new_tokens"}
     with pytest.raises(ConfigError, match="missing key 'max_new_tokens'"):

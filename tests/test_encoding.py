@@ -120,7 +120,7 @@ def test_score_is_the_librarys_on_the_filled_prompt(plms, tmp_path, kind):
     }  # fmt: skip
     model = TunedModel(plm, Plan("none", 0, 0, ()), torch.zeros(0), task, 64)
     no, yes = label_tokens(task, plm.tokenizer)
-    scores = model.scores(TEXTS)
+    scores = model.logits(TEXTS)
     for row, text in enumerate(TEXTS):
         filled = PROMPTS[1].format(text=text)
         batch = [plm.tokenizer(filled + word, return_tensors="pt").input_ids for word in (" no", " yes")]

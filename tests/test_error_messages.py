@@ -98,7 +98,8 @@ def test_prompt_without_a_text_column_names_it(error):
 def test_too_few_rows_to_split_are_counted(error):
     Path("tickets.csv").write_text("text,label\none,calm\ntwo,urgent\n")
     (line,) = error("prepare-task", "--task", "tickets", tasks=["tickets.yaml"])
-    assert line == "task tickets: has 2 rows: too few to split. Add rows, or give one file per split."
+    problem = "split validation has no rows: 2 rows are too few to split. Add rows, or give one file per split."
+    assert line == f"task tickets: {problem}"
 
 
 def test_study_name_with_capitals_is_refused(error):

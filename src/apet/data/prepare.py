@@ -260,7 +260,7 @@ def _empty_split(task: Task, splits: Splits, split: str) -> str:
     if cause or splits.origin[split] != SPLIT_OFF:
         return f"split {split} has no rows{cause}."
     count = sum(len(splits.splits[name]) for name in {"train", *(n for n in SPLITS if splits.origin[n] == SPLIT_OFF)})
-    return f"has {count:,} rows: too few to split. Add rows, or give one file per split."
+    return f"split {split} has no rows: {count:,} rows are too few to split. Add rows, or give one file per split."
 
 
 def _schema(kind: str, text_columns: Sequence[str]) -> pa.Schema:

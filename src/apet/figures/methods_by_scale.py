@@ -52,8 +52,8 @@ def numbers(inputs: AnalysisInputs) -> pd.DataFrame:
         inputs: data of the study.
 
     Returns:
-        One row per PLM, task (then their mean) and method: mean, low, high and chance in per cent, and counts. A cell
-        without data has NaN and 0 replicates.
+        One row per PLM, task (then their mean) and method, with mean, low, high and chance in per cent, and counts. NaN
+        and 0 replicates without data.
     """
     study_pairs, scores = pairs(inputs.frame), method_scores(inputs.samples)
     means = family_means(methods(inputs.samples), study_pairs)

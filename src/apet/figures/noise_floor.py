@@ -64,7 +64,8 @@ def numbers(inputs: AnalysisInputs) -> pd.DataFrame:
         inputs: data of the study.
 
     Returns:
-        One row per PLM, task, kind and placement: value, low and high in percentage points, and n. NaN without data.
+        One row per PLM, task, kind and placement, with value, low and high in percentage points, and n. NaN if there
+        are no data.
     """
     study_pairs = pairs(inputs.frame)
     kinds = [_row_noise(inputs.frame), _seed_noise(inputs), _differences(inputs, study_pairs)]

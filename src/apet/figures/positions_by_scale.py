@@ -95,7 +95,7 @@ def numbers(inputs: AnalysisInputs) -> pd.DataFrame:
         inputs: data of the study.
 
     Returns:
-        One row per PLM, task, matched method and `kind` (and plan, for `plan`): value, low and high in percentage
+        One row per PLM, task, matched method and `kind` (and plan, for `plan`), with value, low and high in percentage
         points. A cell without data has NaN.
     """
     frame = inputs.frame

@@ -61,7 +61,7 @@ def numbers(inputs: AnalysisInputs) -> pd.DataFrame:
         inputs: data of the study.
 
     Returns:
-        One row per task, PLM, and budget of APET or method: mean, low, high and chance levels in per cent, counts.
+        One row per task, PLM, and budget of APET or method, with mean, low, high and chance levels in per cent, counts.
         Every pair of PLM and task has every (placement, budget) of the study; without data, mean is NaN and
         num_replicates 0. Each row has the pair's thresholds in numbers of parameters, with intervals: 0 is a threshold
         below all numbers tested, inf one above.

@@ -62,7 +62,7 @@ def numbers(inputs: AnalysisInputs) -> pd.DataFrame:
         inputs: data of the study.
 
     Returns:
-        One row per PLM, task and threshold: value, low and high in numbers of parameters. 0 is below all numbers
+        One row per PLM, task and threshold, with value, low and high in numbers of parameters. 0 is below all numbers
         tested, inf above (censored: below, above); NaN without APET or full fine-tuning. level: score in per cent that
         must be reached; smallest, largest, budgets: range and number of the numbers tested.
     """

@@ -62,7 +62,7 @@ def numbers(inputs: AnalysisInputs) -> pd.DataFrame:
         inputs: data of the study.
 
     Returns:
-        One row per PLM, task (then their mean), budget and restricted placement: difference from `uniform` in
+        One row per PLM, task (then their mean), budget and restricted placement, with the difference from `uniform` in
         percentage points, with its interval low and high; p_adjusted (Holm, over the rows of the family's tasks, and
         separately over its means); n_test; num_replicates, the smaller of both cells. NaN and 0 if one of the cells is
         missing.
