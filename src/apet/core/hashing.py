@@ -80,6 +80,12 @@ def file_stamp(path: Path) -> tuple[int, ...]:
 
     Only the kernel sets the time of the last change (ctime), so a copy that keeps the modification time is noticed. The
     assumption: two writes are further apart than the resolution of the disk's clock, and this clock is never set back.
+
+    Args:
+        path: A file.
+
+    Returns:
+        Inode, bytes, and the times of the last modification and change in nanoseconds.
     """
     state = path.stat()
     return state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns
@@ -89,6 +95,12 @@ def remembered_digest(path: Path) -> str:
     """Return `file_digest`, cached in DIGEST_CACHE by path and `file_stamp`.
 
     A file that changed in the last RECENT seconds is not remembered, because the next write might get the same stamp.
+
+    Args:
+        path: A file.
+
+    Returns:
+        SHA-256, 64 hex digits.
     """
     key, stamp = str(path.resolve()), list(file_stamp(path))
     try:

@@ -114,6 +114,12 @@ def exact(text: str) -> str:
     """Return the form in which equal texts are the same: NFC, with single spaces as white space.
 
     NFC unifies only different encodings of the same characters. NFKC would also unify 2² and 22, or ½ and 1⁄2.
+
+    Args:
+        text: A text of a row.
+
+    Returns:
+        The form that decides whether rows are duplicates.
     """
     return " ".join(unicodedata.normalize("NFC", text).split())
 
