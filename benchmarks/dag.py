@@ -27,7 +27,8 @@ from apet.data.wheels import known_wheels
 from apet.figures import FIGURES
 from apet.study.archive import write_index
 from apet.study.cell_record import FORMAT, METRICS
-from apet.study.grid import Cell, Grid
+from apet.study.cells import Cell
+from apet.study.grid import Grid
 
 ROOT = Path(__file__).parent.parent
 MODELS = [f"bloom-{width}x2" for width in (16, 32, 48, 64, 80)]

@@ -69,7 +69,7 @@ def study_cells(args: argparse.Namespace) -> list:
     """The cells of this run, alike but for their seeds."""
     from apet.config.study_config import TrainingConfig
     from apet.placement import MethodSizes
-    from apet.study.grid import Cell
+    from apet.study.cells import Cell
 
     training = TrainingConfig.of(
         {
@@ -204,7 +204,8 @@ def peer_rows(args: argparse.Namespace) -> tuple[dict, list[int]]:
     """The same tokens as apet's, as the rows of a dataset; and each label's word, or its number for a trained head."""
     from transformers import AutoConfig, AutoTokenizer
 
-    from apet.data.prepare import SPLITS, read_split, read_task
+    from apet.data.prepare import SPLITS
+    from apet.data.prepared_files import read_split, read_task
     from apet.data.tokenization import encode, label_ids
     from apet.models.families import family_of
 

@@ -30,7 +30,7 @@ class Browser:
             options.add_argument(switch)
         options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
         self.driver = webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver")))
-        self.said: list[str] = []
+        self.printed: list[str] = []
 
     def quit(self) -> None:
         self.driver.quit()
@@ -49,9 +49,9 @@ class Browser:
 
     @property
     def console(self) -> list[str]:
-        """All that pages have said until now: errors, refusals of the security policy, messages."""
-        self.said += [f"{entry['level']}: {entry['message']}" for entry in self.driver.get_log("browser")]
-        return self.said
+        """Messages of all pages until now: errors, refusals of the security policy, messages."""
+        self.printed += [f"{entry['level']}: {entry['message']}" for entry in self.driver.get_log("browser")]
+        return self.printed
 
     @property
     def requests(self) -> set[str]:

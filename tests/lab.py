@@ -14,7 +14,7 @@ from pathlib import Path
 
 import yaml
 
-from apet.study.grid import Cell
+from apet.study.cells import Cell
 from apet.study.paths import ResultPaths
 from apet.study.resolve import read_cells
 from saved import save_plm

@@ -24,7 +24,7 @@ VERSIONS = {
     "DATA_VERSION": "apet.data.prepare",
     "PRETRAIN_VERSION": "apet.models.ladder",
     "SNAPSHOT_VERSION": "apet.models.registry",
-    "TRAINER_VERSION": "apet.study.grid",
+    "TRAINER_VERSION": "apet.study.cells",
 }
 """Version -> module that declares it."""
 
@@ -34,7 +34,7 @@ FOLDERS = {
     "SNAPSHOT_VERSION": ("models/download.py", "models/checkpoint_files.py"),
     "TRAINER_VERSION": (
         *("placement", "tuning", "evaluation", "training", "models"),
-        *("data/tokenization.py", "core/hashing.py", "core/arithmetic.py", "study/grid.py:Cell"),
+        *("data/tokenization.py", "core/hashing.py", "core/arithmetic.py", "study/cells.py:Cell"),
     ),
 }
 """Version -> folders, files, and classes or functions of files that determine its numbers."""

@@ -21,7 +21,7 @@ from apet.evaluation import ClassificationObjective, LabelTrie, generate
 from apet.models.loading import PLM
 from apet.models.sharding import is_main_process, shard
 from apet.placement import make_plan
-from apet.study.grid import Cell
+from apet.study.cells import Cell
 from apet.training import job
 from apet.training.cell import CellInputs, train_cell
 from apet.training.loop import TrainingData, TrainingState

@@ -15,7 +15,8 @@ from pathlib import Path
 import yaml
 
 from apet.config.study_config import load_study
-from apet.study.grid import Grid, Job
+from apet.study.cells import Job
+from apet.study.grid import Grid
 from toy import PARAMS, ROOT, Checkout
 
 SCRIPTS = Path(__file__).parent / "slurm"

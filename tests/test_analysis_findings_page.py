@@ -39,8 +39,8 @@ def test_findings_page_gives_the_reason_if_a_claim_is_not_estimable() -> None:
     found = lines()
     start = found.index("## Fewer parameters match full fine-tuning, the larger the PLM")
     own = found[start : found.index("## Tasks need about the same number of parameters to exceed chance")]
-    (said,) = (x for x in own if x.startswith("On these tasks: "))
-    assert said.startswith("On these tasks: undecided. ") and "beyond the largest budget tested" in said
+    (printed,) = (x for x in own if x.startswith("On these tasks: "))
+    assert printed.startswith("On these tasks: undecided. ") and "beyond the largest budget tested" in printed
     assert "None" not in "".join(own) and not any(x.startswith("| PLM |") for x in own)
 
 

@@ -179,7 +179,7 @@ class TestPredictions:
         write_cells(tmp_path, [one()])
         return tmp_path / one()[0]
 
-    def said(self, place: Path, kind: type[ApetError]) -> str:
+    def printed(self, place: Path, kind: type[ApetError]) -> str:
         with pytest.raises(kind) as error:
             gathered(place.parents[2], [one()[0]])
         assert f"{place}/" in str(error.value)
@@ -196,15 +196,15 @@ class TestPredictions:
         content = bytearray((place / "predictions.parquet").read_bytes())
         content[100] ^= 1
         (place / "predictions.parquet").write_bytes(content)
-        assert f"Delete {place} and train again" in self.said(place, CorruptError)
+        assert f"Delete {place} and train again" in self.printed(place, CorruptError)
 
     def test_with_a_missing_file_name_dvc_pull(self, place: Path) -> None:
         (place / "predictions.parquet").unlink()
-        assert "dvc pull" in self.said(place, DataError)
+        assert "dvc pull" in self.printed(place, DataError)
 
     def test_without_a_digest_name_the_key(self, place: Path) -> None:
         write_json_record(place / "metrics.json", {**read_record(place), "files": {}})
-        assert "files: missing the digest" in self.said(place, DataError)
+        assert "files: missing the digest" in self.printed(place, DataError)
 
     @pytest.mark.parametrize("odd", [{"bleu": 0.5}, {"accuracy": 1.1}, {"accuracy": -0.1}, {"accuracy": "0.5"}])
     def test_with_an_unknown_metric_are_rejected(self, place: Path, odd: dict) -> None:
@@ -216,24 +216,24 @@ class TestPredictions:
 
     def test_with_another_score_are_corrupt(self, place: Path) -> None:
         self.rewrite(place, lambda metrics: metrics["replicates"][2]["test"].update(score=0.7475))
-        said = self.said(place, CorruptError)
-        assert "plan 1, seed 0 score 0.750000" in said and "says 0.747500" in said
+        printed = self.printed(place, CorruptError)
+        assert "plan 1, seed 0 score 0.750000" in printed and "says 0.747500" in printed
 
     def test_with_other_replicates_are_corrupt(self, place: Path) -> None:
         self.rewrite(place, lambda metrics: None)
         metrics = read_record(place)
         metrics["replicates"].reverse()
         write_record(place, metrics["path"], metrics)
-        assert "differ from the replicates in metrics.json" in self.said(place, CorruptError)
+        assert "differ from the replicates in metrics.json" in self.printed(place, CorruptError)
 
     def test_with_a_metric_not_for_labels_are_rejected(self, place: Path) -> None:
         self.rewrite(place, lambda metrics: metrics["task"].update(metric="em"))
-        assert "'em'" in self.said(place, DataError)
+        assert "'em'" in self.printed(place, DataError)
 
     def test_without_parquet_content_are_corrupt(self, place: Path) -> None:
         (place / "predictions.parquet").write_bytes(b"none")
         write_record(place, one()[0], read_record(place))
-        assert "not a readable Parquet file" in self.said(place, CorruptError)
+        assert "not a readable Parquet file" in self.printed(place, CorruptError)
 
 
 def test_row_scores_with_other_test_rows_than_another_cell_raise(tmp_path: Path) -> None:

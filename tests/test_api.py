@@ -24,12 +24,12 @@ from apet.cli.app import main
 from apet.config.study_config import load_study
 from apet.core.hashing import folder_digest
 from apet.core.records import write_json_record
-from apet.data.prepare import read_split, read_task
+from apet.data.prepared_files import read_split, read_task
 from apet.errors import ApetError, ConfigError, CorruptError, DataError, ModelError
 from apet.models.loading import load_plm
 from apet.placement import MethodSizes
 from apet.study.cell_record import METRICS, PREDICTIONS, THETA, write_record
-from apet.study.grid import Cell, data_folder, plm_folder
+from apet.study.cells import Cell, data_folder, plm_folder
 from apet.study.paths import ResultPaths
 from apet.training.cell import CellInputs, train_cell
 from apet.training.runtime import make_deterministic

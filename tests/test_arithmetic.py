@@ -46,7 +46,7 @@ from apet.core.records import write_json_record
 from apet.evaluation import ClassificationObjective, EncodedSplit, LabelTrie
 from apet.models.loading import load_plm
 from apet.placement import MethodSizes, make_plan, own_count
-from apet.study.grid import TRAINER_VERSION, Cell
+from apet.study.cells import TRAINER_VERSION, Cell
 from apet.study.status import Status, differences
 from apet.training.cell import CellInputs, train_cell
 from apet.training.loop import TrainingData, train
@@ -328,8 +328,12 @@ def test_another_type_than_stated_is_announced_in_one_line(capsys):
     announce_dtype("mini", "bfloat16", "bfloat16")
     assert capsys.readouterr() == ("", "")
     announce_dtype("mini", "bfloat16", "float32")
-    said = capsys.readouterr()
-    assert said.out == "" and said.err.count("\n") == 1 and re.search("mini: .*float32 instead of bfloat16", said.err)
+    printed = capsys.readouterr()
+    assert (
+        printed.out == ""
+        and printed.err.count("\n") == 1
+        and re.search("mini: .*float32 instead of bfloat16", printed.err)
+    )
 
 
 @pytest.mark.parametrize(
@@ -409,7 +413,7 @@ def only_with_versions(there: dict[str, Any]) -> None:
 def test_golden_digests_are_of_the_locked_versions(golden):
     locks = "\n".join((ROOT / "envs" / name).read_text() for name in ("torch.lock", "requirements.lock"))
     locked = {name: re.search(rf"^{name}==([\d.]+)", locks, re.MULTILINE)[1] for name in ("torch", "transformers")}
-    remedy = f"measure {GOLDEN.name} anew, on two CPUs"
+    remedy = f"measure {GOLDEN.name} again, on two CPUs"
     assert golden["another CPU"]["versions"] == {"torch": locked["torch"]}, remedy
     assert golden["apet"]["versions"] == locked, remedy
 
@@ -467,8 +471,8 @@ def test_lower_instruction_sets_are_another_class_of_machine_and_give_nearly_the
     assert here["class"]["instruction_sets"] == default["instruction_sets"]
     found = differences(there["class"], here["class"])
     assert {"onednn", "torch"} <= {line.partition(":")[0] for line in found} <= {"blas", "onednn", "torch"}
-    said = status_lines(Status({"a/b/c": here["class"], "a/b/d": there["class"]}, {}, {}, []), 0)
-    (line,) = (line for line in said if line.startswith("machines: 1 cells were trained on another machine type"))
+    printed = status_lines(Status({"a/b/c": here["class"], "a/b/d": there["class"]}, {}, {}, []), 0)
+    (line,) = (line for line in printed if line.startswith("machines: 1 cells were trained on another machine type"))
     assert line.endswith(f": {'; '.join(found)}") and "onednn: SSE41 there, AVX2 here" in line
     for one, other in zip(here["replicates"], there["replicates"], strict=True):
         assert one["theta_digest"] != other["theta_digest"]
@@ -482,10 +486,10 @@ def test_lower_instruction_sets_are_another_class_of_machine_and_give_nearly_the
 def record() -> None:
     """Write the digests under `apet`, of this CPU."""
     cpu = f"{cpu_name()} {'with' if 'avx512f' in cpu_flags() else 'without'} AVX-512"
-    said = {"cpu": cpu, "vendor": vendor(), "versions": versions(), "trainer_version": TRAINER_VERSION}
+    printed = {"cpu": cpu, "vendor": vendor(), "versions": versions(), "trainer_version": TRAINER_VERSION}
     compatible = measured(*DIGESTS, APET_ARITHMETIC="compatible")
     values = json.loads(GOLDEN.read_text())
-    values["apet"] = {**said, **measured("plans", **BY_HAND), "compatible": compatible}
+    values["apet"] = {**printed, **measured("plans", **BY_HAND), "compatible": compatible}
     GOLDEN.write_text(json.dumps(values, indent=2) + "\n")
 
 

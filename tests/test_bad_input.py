@@ -645,7 +645,7 @@ BYTES = [
     ("a binary", b"study: !!binary AAAA\n", "line 1", "!!binary"),
     ("anchors that blow up", LAUGHS.encode(), "unexpected alias 'a'. Write out its value.", "line "),
     ("an anchor in itself", b"models: &a [*a]\n", "unexpected alias 'a'. Write out its value.", "line 1"),
-    ("an anchor that is not there", b"models: *a\n", "line 1", "'a'"),
+    ("an unknown anchor", b"models: *a\n", "line 1", "'a'"),
     (
         "merge keys",
         b"rows: &r {train: 2}\ntraining: {<<: *r}\n" + GOOD.encode(),
@@ -687,12 +687,12 @@ def refused(tmp_path, monkeypatch, capsys):
         before, start = listing(tmp_path), time.process_time()
         status = main(list(command))
         seconds = time.process_time() - start
-        out, said = capsys.readouterr()
-        assert status == 2, said
-        assert not out and said.startswith("apet: ")
-        assert len(said.splitlines()) <= 5 and len(said) < 2000 and "Traceback" not in said, said
+        out, printed = capsys.readouterr()
+        assert status == 2, printed
+        assert not out and printed.startswith("apet: ")
+        assert len(printed.splitlines()) <= 5 and len(printed) < 2000 and "Traceback" not in printed, printed
         for part in parts:
-            assert part in said
+            assert part in printed
         assert seconds < SECONDS
         assert listing(tmp_path) == before
 
@@ -739,8 +739,8 @@ def test_texts_longer_than_the_positions_of_the_plm_are_refused(refused, changes
     params = edited(models=["bert-16x1"], tasks=["mine.yaml"], **changes)
     Path("params.yaml").write_text(yaml.safe_dump(params))
     length = params["training"]["max_length"]
-    said = () if tokens is None else (f"texts of up to {length} and {tokens} virtual tokens",)
-    refused(("params.yaml: model bert-16x1: task mine", *said, "at most 512 tokens", "training.max_length"), *CHECK)
+    printed = () if tokens is None else (f"texts of up to {length} and {tokens} virtual tokens",)
+    refused(("params.yaml: model bert-16x1: task mine", *printed, "at most 512 tokens", "training.max_length"), *CHECK)
 
 
 def test_texts_that_fit_into_the_positions_of_the_plm_are_accepted(refused, capsys):
@@ -860,9 +860,9 @@ RESOLVED = [
 ]
 
 
-@pytest.mark.parametrize(("content", "said"), RESOLVED, ids=lambda value: str(value)[:20])
+@pytest.mark.parametrize(("content", "printed"), RESOLVED, ids=lambda value: str(value)[:20])
 @pytest.mark.parametrize("command", ["train", "verify", "status", "aggregate"])
-def test_file_that_is_no_resolved_study_is_refused(refused, command, content, said):
+def test_file_that_is_no_resolved_study_is_refused(refused, command, content, printed):
     Path("study.json").write_bytes(content)
     options = {
         "train": ("--model-dir", "p", "--data-dir", "d", "--results-dir", "r", "a/b/c"),
@@ -870,7 +870,7 @@ def test_file_that_is_no_resolved_study_is_refused(refused, command, content, sa
         "status": (),
         "aggregate": ("--results-dir", "r", "--out-dir", "o"),
     }
-    refused(("study.json: ", said), command, "--resolved", "study.json", *options[command])
+    refused(("study.json: ", printed), command, "--resolved", "study.json", *options[command])
 
 
 CONFIGS = [
@@ -887,11 +887,11 @@ CONFIGS = [
 ]
 
 
-@pytest.mark.parametrize(("content", "said"), CONFIGS, ids=lambda value: str(value)[:60])
-def test_plm_with_impossible_shapes_is_refused(refused, content, said):
+@pytest.mark.parametrize(("content", "printed"), CONFIGS, ids=lambda value: str(value)[:60])
+def test_plm_with_impossible_shapes_is_refused(refused, content, printed):
     Path("plm").mkdir()
     Path("plm/config.json").write_bytes(content)
-    refused((said,), "plan", "--model", "./plm", "--placement", "lora")
+    refused((printed,), "plan", "--model", "./plm", "--placement", "lora")
 
 
 PLANS = [
@@ -906,8 +906,8 @@ PLANS = [
 
 @pytest.mark.parametrize("row", PLANS, ids=lambda row: row[0])
 def test_wrong_plan_is_refused(refused, row):
-    options, *said = row
-    refused(tuple(said), "plan", *options.split())
+    options, *printed = row
+    refused(tuple(printed), "plan", *options.split())
 
 
 WORKFLOW = [
@@ -922,15 +922,15 @@ WORKFLOW = [
 ]
 
 
-@pytest.mark.parametrize(("name", "text", "said"), WORKFLOW, ids=[row[2] for row in WORKFLOW])
-def test_snakemake_refuses_a_wrong_study(tmp_path, name, text, said):
+@pytest.mark.parametrize(("name", "text", "printed"), WORKFLOW, ids=[row[2] for row in WORKFLOW])
+def test_snakemake_refuses_a_wrong_study(tmp_path, name, text, printed):
     checkout = Checkout(tmp_path / "study", None)
     (checkout.folder / name).write_text(text)
     before = listing(checkout.folder)
     start = seconds_of_processes()
     output = checkout.snakemake("-n", "--config", f"params={name}", check=False)
     assert seconds_of_processes() - start < SECONDS
-    assert said in output and "Traceback" not in output
+    assert printed in output and "Traceback" not in output
     made = set(listing(checkout.folder)) - set(before)
     assert not {path for path in made if not path.startswith((".snakemake", "src", "workflow"))}, made
 

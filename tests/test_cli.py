@@ -104,7 +104,7 @@ def test_output_without_utf8_is_degraded_and_never_fails(monkeypatch, encoding):
     """Help of all commands, an estimate, and an error with a path that no encoding has."""
     monkeypatch.chdir(ROOT)
     commands = [["--help"], *([name, "--help"] for name in COMMANDS), ["estimate"], ["show", "é/中/\udcff"]]
-    said = ""
+    printed = ""
     for arguments in commands:
         streams = {name: TextIOWrapper(BytesIO(), encoding, errors="strict") for name in ("stdout", "stderr")}
         for name, stream in streams.items():
@@ -113,9 +113,9 @@ def test_output_without_utf8_is_degraded_and_never_fails(monkeypatch, encoding):
             main(arguments)
         for stream in streams.values():
             stream.flush()
-            said += stream.buffer.getvalue().decode(encoding)
-    assert "delta: theta and its plan" in said and "usage: apet COMMAND ..." in said
-    assert "PLMs" in said and r"/\u4e2d/\udcff: no such" in said
+            printed += stream.buffer.getvalue().decode(encoding)
+    assert "delta: theta and its plan" in printed and "usage: apet COMMAND ..." in printed
+    assert "PLMs" in printed and r"/\u4e2d/\udcff: no such" in printed
 
 
 def test_every_character_of_the_command_line_has_a_form_in_ascii():

@@ -29,7 +29,7 @@ from apet.data.sources import LocalSource
 from apet.errors import ApetError
 from apet.models.loading import load_plm
 from apet.study.cell_record import FORMAT, METRICS, PLANS, PREDICTIONS, THETA
-from apet.study.grid import TRAINER_VERSION, Cell
+from apet.study.cells import TRAINER_VERSION, Cell
 from apet.study.resolve import read_cells
 from apet.study.resolved import read_resolved
 from lab import TASK, TRAINING
@@ -84,7 +84,7 @@ class Place:
             self.must(
                 "train-tokenizer", "--params", "study.yaml", "--corpus-dir", name, "--out-dir", f"{name}/tokenizer"
             )
-            self.must(*self._pretrain(f"{name}/rung", name))
+            self.must(*self._pretrain(f"{name}/plm", name))
 
     def _studies(self) -> None:
         """Write resolved studies: one, one with another task, one with another seed."""
@@ -159,8 +159,8 @@ class Place:
                 "--out-dir",
                 "{out}/tokenizer",
             ],
-            "pretrain": self._pretrain("{out}/rung"),
-            "load": ["load", "ladder/rung"],
+            "pretrain": self._pretrain("{out}/plm"),
+            "load": ["load", "ladder/plm"],
             "estimate": ["estimate", "--params", "study.yaml", "--json"],
             "resolve": ["resolve", "--params", "study.yaml", "--out-file", "{out}/study.json"],
             "train": self._train(self.study, "{out}", self.cells),
@@ -192,7 +192,7 @@ class Place:
             "wheel": lambda: tuple(reversed(self.wheels)),
             "corpus": lambda: (Path("ladder") / part, Path("other_ladder") / part),
             "tokenizer": lambda: (Path("ladder/tokenizer") / part, Path("other_ladder/tokenizer") / part),
-            "rung": lambda: (Path("ladder/rung") / part, Path("other_ladder/rung") / part),
+            "ladder model": lambda: (Path("ladder/plm") / part, Path("other_ladder/plm") / part),
             "PLM": lambda: tuple(folder / part for folder in plm),
             "task": lambda: (self.data / part, next(data.glob("others-*")) / part),
             "study": lambda: (self.study, self.other_study),
@@ -220,7 +220,7 @@ TABLE: dict[str, tuple[str, ...]] = {
     "corpus: train.parquet": ("train-tokenizer", "pretrain"),
     "corpus: heldout.parquet": ("pretrain",),
     **{f"tokenizer: {name}": ("pretrain",) for name in ("training.json", "tokenizer.json", "tokenizer_config.json")},
-    **{f"rung: {name}": ("load",) for name in ("pretraining.json", *PLM_FILES)},
+    **{f"ladder model: {name}": ("load",) for name in ("pretraining.json", *PLM_FILES)},
     **{f"PLM: {name}": ("train", "export") for name in ("snapshot.json", *PLM_FILES)},
     "task: task.json": ("train", "estimate", "export"),
     **{f"task: {split}.parquet": ("train",) for split in ("train", "validation", "test")},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from apet.models.loading import inventory_of_config
+from apet.models.inventory import inventory_of_config
 from apet.models.registry import registry
 from apet.placement import Inventory, MethodSizes, make_plan, own_count
 

@@ -8,8 +8,8 @@ from apet.core.hashing import folder_digest
 from apet.core.validation import validate
 from apet.data import corpus
 from apet.data.corpus import build_corpus, corpus_digest, read_corpus
-from apet.data.prepare import prepare_task, read_split, read_task, task_splits
-from apet.data.prepared_files import read_record
+from apet.data.prepare import prepare_task, task_splits
+from apet.data.prepared_files import read_record, read_split, read_task
 from apet.data.source_selection import choose_source
 from apet.data.sources.wheel import WheelSourceConfig
 from apet.data.splits import normalise
@@ -17,7 +17,7 @@ from apet.errors import DataError
 from toy_wheels import TAB, pin_toy, tab, toy_source, toy_task, write_jsonl
 
 TASK_ROWS = [
-    ("ab"[i % 2], f"Story {i} says in many words that nothing else was said about {i} by them.") for i in range(60)
+    ("ab"[i % 2], f"Story {i} says in many words that nothing else was written about {i} by them.") for i in range(60)
 ]
 OTHER = "toy/other.tab"
 

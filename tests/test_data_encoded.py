@@ -7,7 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from apet.data.prepare import prepare_task, read_split, read_task
+from apet.data.prepare import prepare_task
+from apet.data.prepared_files import read_split, read_task
 from apet.data.source_selection import choose_source
 from apet.errors import ConfigError
 from apet.evaluation import encode_split, label_tokens

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from apet.core.hashing import file_digest
 from apet.core.records import write_json_record
 from apet.data import prepare, source_selection
-from apet.data.prepare import in_hash_order, prepare_task, read_split, read_task, task_digest
+from apet.data.prepare import in_hash_order, prepare_task, task_digest
+from apet.data.prepared_files import read_split, read_task
 from apet.data.source_selection import choose_source
 from apet.data.splits import Example
 from apet.data.task_config import Task

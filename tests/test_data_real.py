@@ -8,8 +8,8 @@ import pytest
 
 from apet.core.hashing import digest, folder_digest
 from apet.data.corpus import build_corpus, corpus_digest, read_corpus
-from apet.data.prepare import SPLITS, prepare_task, read_split, read_task, task_splits
-from apet.data.prepared_files import read_record
+from apet.data.prepare import SPLITS, prepare_task, task_splits
+from apet.data.prepared_files import read_record, read_split, read_task
 from apet.data.rows import read_rows
 from apet.data.schema import Row
 from apet.data.source_selection import choose_source

@@ -17,7 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from apet.core.hashing import folder_digest
-from apet.data.prepare import prepare_task, read_split, read_task, task_digest, task_splits
+from apet.data.prepare import prepare_task, task_digest, task_splits
+from apet.data.prepared_files import read_split, read_task
 from apet.data.rows import read_rows
 from apet.data.schema import SPLITS
 from apet.data.source_selection import check_overlapping_sources, choose_source, overlapping_sources
@@ -29,19 +30,26 @@ from toy_wheels import toy_task, write_jsonl
 WORDS = ["alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "iota", "kappa"]
 
 
-def said(number: int, what: str = "") -> str:
+def sentence(number: int, what: str = "") -> str:
     """A sentence that no other number has."""
-    return " ".join([what, *(WORDS[int(digit)] for digit in str(number)), "was said."]).strip()
+    return " ".join([what, *(WORDS[int(digit)] for digit in str(number)), "was heard."]).strip()
 
 
 def labelled(*fields: str, labels: int = 2, start: int = 0, count: int = 120) -> list[dict]:
-    rows = [{f: said(n, f) for f in fields} for n in range(start, start + count)]
+    rows = [{f: sentence(n, f) for f in fields} for n in range(start, start + count)]
     return [{**row, "label": number % labels, "idx": number} for number, row in enumerate(rows)]
 
 
 def answered(field: str, column: str, many: bool, start: int = 0, count: int = 120) -> list[dict]:
     rows = range(start, start + count)
-    return [{field: said(n, field), column: [said(n % 7), "none"] if many else said(n % 7), "id": str(n)} for n in rows]
+    return [
+        {
+            field: sentence(n, field),
+            column: [sentence(n % 7), "none"] if many else sentence(n % 7),
+            "id": str(n),
+        }
+        for n in rows
+    ]
 
 
 def toy_rows(name: str) -> dict[str, list[dict]]:
@@ -310,7 +318,7 @@ def test_label_is_a_name_before_an_index_in_any_format(tmp_path, labels, classes
 
 @pytest.mark.parametrize("form", ["jsonl", "csv", "tsv", "parquet"])
 def test_boolean_labels_are_classes_in_any_format(form, tmp_path):
-    write_form(tmp_path / "toy" / f"train.{form}", [{"text": said(n), "label": n % 2 == 0} for n in range(9)])
+    write_form(tmp_path / "toy" / f"train.{form}", [{"text": sentence(n), "label": n % 2 == 0} for n in range(9)])
     task = toy_task(wheel=None, verbalizer={"False": " no", "True": " yes"})
     rows = read_rows(task, choose_source(task, {"all": str(tmp_path)}), tmp_path)
     assert [row.answer for row in rows] == [str(n % 2 == 0) for n in range(9)]
@@ -512,7 +520,9 @@ MINE = {
 @pytest.mark.parametrize("source", [{"file": "rows.csv", "column_map": {"label": "same"}}, {"folder": "."}])
 def test_own_task_is_a_yaml_and_a_file(tmp_path, monkeypatch, source):
     folder = tmp_path / "study"
-    rows = [{"one": said(n, "one"), "two": said(n, "two"), "same": ["no", "yes"][n % 3 == 0]} for n in range(200)]
+    rows = [
+        {"one": sentence(n, "one"), "two": sentence(n, "two"), "same": ["no", "yes"][n % 3 == 0]} for n in range(200)
+    ]
     write_form(folder / "rows.csv", rows)
     for split, some in {"train": rows[:150], "test": rows[150:]}.items():
         write_form(folder / f"{split}.tsv", [{"one": r["one"], "two": r["two"], "label": r["same"]} for r in some])

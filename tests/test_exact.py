@@ -8,7 +8,7 @@ import shutil
 
 import pytest
 
-from apet.study.grid import Cell
+from apet.study.cells import Cell
 from lab import Lab
 
 
@@ -64,10 +64,10 @@ def test_verify_says_equal_and_which_machine_made_what_differs(lab):
     done = lab.apet("verify", "--resolved", "study.json", "--results-dir", "elsewhere", one)
     assert done.returncode == 0, done.stderr
     assert f"equal      {one}" in done.stdout
-    said = done.stdout.partition("trained on another machine type: ")[2]
-    assert "onednn: AVX there, " in said
-    assert "dtype: bfloat16 there, float32 here" in said
-    assert "torch: 1.0 there, " in said and "numpy" not in said and "processor" not in said
+    printed = done.stdout.partition("trained on another machine type: ")[2]
+    assert "onednn: AVX there, " in printed
+    assert "dtype: bfloat16 there, float32 here" in printed
+    assert "torch: 1.0 there, " in printed and "numpy" not in printed and "processor" not in printed
     again = lab.apet("verify", "--resolved", "study.json", "--results-dir", "block", one)
     assert "another machine" not in again.stdout
 

@@ -67,7 +67,7 @@ class AtOnce:
     """A working copy in which several runs started at the same time, with exit status and output of each."""
 
     checkout: Checkout
-    said: list[tuple[int, str]]
+    printed: list[tuple[int, str]]
 
 
 @pytest.fixture(scope="module")
@@ -78,8 +78,8 @@ def at_once(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> AtOnce:
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
     entries = (("snakemake", "cells"), ("snakemake", "cells"), ("dvc repro", "data"))
     runs = [subprocess.Popen([*ENTRIES[entry], target], **options, **pipes) for entry, target in entries]
-    said = [run.communicate()[0] for run in runs]
-    return AtOnce(checkout, [(run.returncode, text) for run, text in zip(runs, said, strict=True)])
+    printed = [run.communicate()[0] for run in runs]
+    return AtOnce(checkout, [(run.returncode, text) for run, text in zip(runs, printed, strict=True)])
 
 
 def cells_below(results: Path) -> dict[str, bytes]:
@@ -99,9 +99,9 @@ def test_write_interrupted_by_a_signal_leaves_no_file_and_prints_one_line(tmp_pa
     process = writing(tmp_path)
     assert len(temporaries(tmp_path)) == 2
     assert hit(process, sign)
-    said = process.communicate()[1]
+    printed = process.communicate()[1]
     assert process.returncode == 75
-    assert said == f"apet: {sign.name}: finished work is saved. Rerun the same command to resume.\n"
+    assert printed == f"apet: {sign.name}: finished work is saved. Rerun the same command to resume.\n"
     assert list((tmp_path / "results").iterdir()) == []
 
 
@@ -178,9 +178,9 @@ def test_training_on_a_full_disk_stops_and_resumes_to_the_same_bytes(lab, whole)
     with small_disk(small, 60_000):
         done = lab.apet(*lab._train("small", tuple(cells), ()))
         assert done.returncode == 2
-        said = [line for line in done.stderr.splitlines() if line.startswith("apet: ")]
-        assert len(said) == 1 and said[0].startswith("apet: small/"), done.stderr
-        assert "no space left on device. Fix it and run the same command again" in said[0]
+        printed = [line for line in done.stderr.splitlines() if line.startswith("apet: ")]
+        assert len(printed) == 1 and printed[0].startswith("apet: small/"), done.stderr
+        assert "no space left on device. Fix it and run the same command again" in printed[0]
         assert "Traceback" not in done.stderr
         kept = cells_below(small)
         assert 0 < len(kept) < len(whole) and kept == {path: whole[path] for path in kept}
@@ -192,10 +192,10 @@ def test_training_on_a_full_disk_stops_and_resumes_to_the_same_bytes(lab, whole)
 
 def test_concurrent_runs_end_with_the_bytes_of_one_run(at_once, whole):
     """All but one run stop at a lock. (Rarely, Snakemake's own lock raises FileNotFoundError.)"""
-    for status, text in at_once.said:
+    for status, text in at_once.printed:
         assert status == 0 or any(lock in text for lock in LOCKED), text[-3000:]
         assert "Traceback" not in text or ".snakemake/locks" in text
-    assert any(status == 0 for status, _ in at_once.said)
+    assert any(status == 0 for status, _ in at_once.printed)
     at_once.checkout.snakemake("cells")
     assert cells_below(at_once.checkout.folder / "results") == whole
     assert temporaries(at_once.checkout.folder) == []

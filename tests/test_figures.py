@@ -180,6 +180,14 @@ def test_figures_have_no_text_off_the_page_or_overlapping(name: str, drawn: dict
     check_layout(drawn[name][0])
 
 
+def test_where_it_helps_of_every_restricted_placement_has_no_overlapping_text(frame: pd.DataFrame) -> None:
+    part = frame[frame.placement.isin(["full", "uniform", "bias_only"])]
+    copies = [part[part.placement.eq("bias_only")].assign(placement=name) for name in where_it_helps.RESTRICTED]
+    table = pd.concat([part[part.placement.ne("bias_only")], *copies], ignore_index=True)
+    table.attrs = frame.attrs
+    check_layout(where_it_helps.draw(evidence_of(table))[0])
+
+
 @pytest.mark.parametrize("name", FIGURES)
 def test_figures_of_the_papers_study_fit_a_page(name: str, large: AnalysisInputs) -> None:
     fig, data = FIGURES[name](large)
@@ -496,6 +504,7 @@ def test_placement_styles_are_distinct() -> None:
     limits = {colour for colour, *_ in style.THRESHOLDS.values()}
     assert not (restricted | limits) & set(own) and not restricted & limits
     assert set(PLACEMENTS.names) == set(style.STYLES)
+    assert not any("_" in label for label in labels)
 
 
 def test_plm_name_wraps_after_separators() -> None:

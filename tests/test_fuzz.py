@@ -2,7 +2,7 @@
 reader of what others wrote.
 
     pytest tests/test_fuzz.py                    # a few examples of each, always the same ones
-    APET_FUZZ=5000 pytest tests/test_fuzz.py     # so many of each, drawn anew
+    APET_FUZZ=5000 pytest tests/test_fuzz.py     # so many new samples of each
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from apet.data.wheels import open_archive
 from apet.errors import ApetError, BudgetError
 from apet.export.peft_adapters import plan_from_peft
 from apet.models.gguf import check_gguf
-from apet.models.loading import inventory_of_config
+from apet.models.inventory import inventory_of_config
 from apet.placement import PLACEMENTS, MethodSizes, Plan, make_plan
 from apet.study.cell_record import read_record as read_cell
 from apet.study.cell_record import write_record
@@ -63,13 +63,21 @@ def fuzz(examples: int) -> settings:
     )  # fmt: skip
 
 
-def survives(read: Callable[[Path], Any], name: str, content: bytes) -> Any:
-    """What a reader makes of a file of these bytes; None where it refuses them, as an ApetError."""
+def is_clear(error: ApetError) -> bool:
+    """Whether an error can be shown: each line `file: problem`, short, in characters that a terminal prints."""
+    lines = str(error).split("\n")
+    return ": " in lines[0] and all(line.isprintable() and len(line) < 1000 for line in lines)
+
+
+def read_or_refuse(read: Callable[[Path], Any], name: str, content: bytes) -> Any:
+    """Read a file of these bytes. Return what the reader returns, or None if it refuses them with a clear error."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / name
         path.write_bytes(content)
-        with suppress(ApetError):
+        try:
             return read(path)
+        except ApetError as error:
+            assert is_clear(error), repr(str(error))
     return None
 
 
@@ -173,14 +181,14 @@ STUDY = {**PARAMS, "exclude": [{"models": ["bloom-16x2"], "tasks": ["rte"]}], "t
 @given(changed(STUDY))
 def test_a_study_is_a_grid_or_an_error(values):
     text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
-    grid = survives(lambda path: Grid(load_study(path), path), "params.yaml", text.encode())
+    grid = read_or_refuse(lambda path: Grid(load_study(path), path), "params.yaml", text.encode())
     assert grid is None or grid.cells
 
 
 @fuzz(60)
 @given(any_of(yaml.safe_dump(STUDY, sort_keys=False).encode()))
 def test_bytes_for_a_study_are_a_grid_or_an_error(content):
-    survives(lambda path: Grid(load_study(path), path), "params.yaml", content)
+    read_or_refuse(lambda path: Grid(load_study(path), path), "params.yaml", content)
 
 
 @pytest.fixture(scope="module")
@@ -206,7 +214,7 @@ def test_a_resolved_study_gives_the_cells_back(resolved, tmp_path):
 def test_a_resolved_study_is_read_or_refused(resolved, data):
     whole = json.dumps(resolved[1]).encode()
     content = data.draw(st.one_of(any_of(whole), changed(resolved[1]).map(lambda value: json.dumps(value).encode())))
-    survives(read_cells, "study.json", content)
+    read_or_refuse(read_cells, "study.json", content)
 
 
 # Plans
@@ -352,7 +360,7 @@ def _records(path: Path) -> list[Record]:
 @fuzz(60)
 @given(data=st.data())
 def test_rows_of_a_file_are_read_or_refused(form, wholes, data):
-    survives(_records, f"rows.{form}", data.draw(any_of(*wholes)))
+    read_or_refuse(_records, f"rows.{form}", data.draw(any_of(*wholes)))
 
 
 @fuzz(60)
@@ -360,14 +368,14 @@ def test_rows_of_a_file_are_read_or_refused(form, wholes, data):
 @example(PARQUET[1].replace(b"\x01\x00\x00\x00a", b"\x01\x00\x00\x00\x80"))  # a cell
 @given(any_of(*PARQUET))
 def test_a_parquet_file_is_read_or_refused(content):
-    survives(lambda path: read_table(path, SCHEMA), "t.parquet", content)
-    survives(_records, "t.parquet", content)
+    read_or_refuse(lambda path: read_table(path, SCHEMA), "t.parquet", content)
+    read_or_refuse(_records, "t.parquet", content)
 
 
 @fuzz(60)
 @given(any_of(b'{"a": [1, 2.5, null], "b": {"c": "\\u00e9"}}'))
 def test_a_json_record_is_read_or_refused(content):
-    survives(read_record, "record.json", content)
+    read_or_refuse(read_record, "record.json", content)
 
 
 def wheel(packed: int = zipfile.ZIP_DEFLATED) -> bytes:
@@ -400,7 +408,7 @@ def read_all(path: Path) -> None:
 @fuzz(40)
 @given(any_of(wheel(), wheel(zipfile.ZIP_STORED), wheel(zipfile.ZIP_BZIP2), wheel(zipfile.ZIP_LZMA)))
 def test_a_wheel_is_read_or_refused(content):
-    survives(read_all, "w.whl", content)
+    read_or_refuse(read_all, "w.whl", content)
 
 
 @fuzz(60)
@@ -418,21 +426,21 @@ def test_a_member_of_a_wheel_is_read_or_refused(data):
     with zipfile.ZipFile(out, "w") as archive:
         for name, content in members.items():
             archive.writestr(name, content)
-    survives(read_all, "w.whl", out.getvalue())
+    read_or_refuse(read_all, "w.whl", out.getvalue())
 
 
 def gguf(**changes: int) -> bytes:
     """A header with values of several types and one tensor; changes: counts that it says."""
-    said = {"tensors": 1, "keys": 3, "items": 2, "name": 1, "dimensions": 2, "size": 4} | changes
+    printed = {"tensors": 1, "keys": 3, "items": 2, "name": 1, "dimensions": 2, "size": 4} | changes
     text = lambda content: struct.pack("<Q", len(content)) + content  # noqa: E731
     return b"".join(
         [
-            struct.pack("<4sIQQ", b"GGUF", 3, said["tensors"], said["keys"]),
+            struct.pack("<4sIQQ", b"GGUF", 3, printed["tensors"], printed["keys"]),
             text(b"general.architecture") + struct.pack("<I", 8) + text(b"llama"),
             text(b"llama.block_count") + struct.pack("<II", 4, 1),
-            text(b"tokens") + struct.pack("<IIQ", 9, 8, said["items"]) + text(b"a") + text(b"b"),
-            struct.pack("<Q", said["name"]) + b"w" + struct.pack("<I", said["dimensions"]),
-            struct.pack("<QQ", said["size"], 2) + struct.pack("<IQ", 0, 0) + b"\0" * 64,
+            text(b"tokens") + struct.pack("<IIQ", 9, 8, printed["items"]) + text(b"a") + text(b"b"),
+            struct.pack("<Q", printed["name"]) + b"w" + struct.pack("<I", printed["dimensions"]),
+            struct.pack("<QQ", printed["size"], 2) + struct.pack("<IQ", 0, 0) + b"\0" * 64,
         ]
     )
 
@@ -449,7 +457,7 @@ def library_reads(path: Path) -> None:
 @fuzz(80)
 @given(any_of(gguf()))
 def test_a_gguf_header_is_read_or_refused(content):
-    survives(library_reads, "m.gguf", content)
+    read_or_refuse(library_reads, "m.gguf", content)
 
 
 @pytest.mark.parametrize("count", ["tensors", "keys", "items", "name", "dimensions", "size"])
@@ -479,8 +487,10 @@ def lora(config: bytes, weights: bytes) -> Any:
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "adapter_config.json").write_bytes(config)
         (Path(folder) / "adapter_model.safetensors").write_bytes(weights)
-        with suppress(ApetError):
+        try:
             return plan_from_peft(folder, PLM)
+        except ApetError as error:
+            assert is_clear(error), repr(str(error))
     return None
 
 

@@ -23,7 +23,7 @@ import yaml
 
 from apet.cli.app import COMMANDS, main, parser
 from apet.config.study_config import load_study
-from apet.data.prepare import read_task
+from apet.data.prepared_files import read_task
 from apet.figures import FIGURES
 from apet.study.grid import Grid
 from test_pretrain import write_corpus
@@ -181,8 +181,8 @@ def test_the_examples_in_the_order_of_the_help_work(reader, capsys):
     for name in (name for name in EXAMPLES if name not in (*ELSEWHERE, "completion")):
         for line in EXAMPLES[name]:
             reader.type(line)
-    said = capsys.readouterr().out
-    assert "all 1 cells are byte-identical" in said and "6 cells: 6 done, 0 pending" in said
+    printed = capsys.readouterr().out
+    assert "all 1 cells are byte-identical" in printed and "6 cells: 6 done, 0 pending" in printed
     assert {path.name for path in Path("my-results").iterdir()} >= {"cells", "runs"}
     assert Path("my-adapter/adapter_config.json").is_file() and Path("my-delta/delta.json").is_file()
 

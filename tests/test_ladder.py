@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from apet.config.study_config import PretrainingConfig
 from apet.core.validation import validate
 from apet.errors import ConfigError, ModelError
+from apet.models.inventory import inventory_of_config
 from apet.models.ladder import FAMILIES, HEAD_WIDTH, LadderModel, ladder_model_digest, parse_ladder_model
-from apet.models.loading import inventory_of_config
 from apet.placement.sites import Inventory
 
 CORPUS = "data/corpus/0123456789"

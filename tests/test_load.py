@@ -16,7 +16,8 @@ from apet.data.tokenization import encode
 from apet.errors import CorruptError, ModelError
 from apet.models.checkpoint_files import open_folder
 from apet.models.families import FAMILIES
-from apet.models.loading import inventory_of_config, load_plm
+from apet.models.inventory import inventory_of_config
+from apet.models.loading import load_plm
 from apet.models.registry import read_config
 from apet.placement import Plan
 from apet.tuning import TunedPLM

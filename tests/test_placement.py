@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from apet.errors import BudgetError, ConfigError
-from apet.models.loading import inventory_of_config
+from apet.models.inventory import inventory_of_config
 from apet.placement import (
     PLACEMENTS,
     Budget,

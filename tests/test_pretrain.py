@@ -183,9 +183,9 @@ def test_pretrain_killed_run_hides_same_tokens_in_both_phases(
     step: int, ladder_model: LadderModel, corpus: Path, tokenizer: Path, tmp_path: Path
 ) -> None:
     recipe = replace(RECIPE, max_tokens=16 * RECIPE.batch_size * RECIPE.block_size)
-    pretrain(ladder_model, recipe, corpus, tokenizer, tmp_path / "whole" / "rung")
-    killed(tmp_path / "killed" / "rung", corpus, tokenizer, step, recipe, ladder_model)
-    pretrain(ladder_model, recipe, corpus, tokenizer, tmp_path / "killed" / "rung")
+    pretrain(ladder_model, recipe, corpus, tokenizer, tmp_path / "whole" / "plm")
+    killed(tmp_path / "killed" / "plm", corpus, tokenizer, step, recipe, ladder_model)
+    pretrain(ladder_model, recipe, corpus, tokenizer, tmp_path / "killed" / "plm")
     assert folder_digest(tmp_path / "killed") == folder_digest(tmp_path / "whole")
 
 
@@ -232,14 +232,14 @@ def test_pretrain_bert_and_t5_learn_and_load_in_transformers(
 ) -> None:
     ladder_model = parse_ladder_model(f"{ladder_model.family}-32x2")
     recipe = replace(RECIPE, max_tokens=100 * RECIPE.batch_size * RECIPE.block_size)
-    pretrain(ladder_model, recipe, corpus, tokenizer, tmp_path / "rung")
-    record = json.loads((tmp_path / "rung" / "pretraining.json").read_text())
+    pretrain(ladder_model, recipe, corpus, tokenizer, tmp_path / "plm")
+    record = json.loads((tmp_path / "plm" / "pretraining.json").read_text())
     assert record["heldout"]["loss"] < record["heldout"]["unigram_entropy"] - 0.1
-    assert record["content"] == load_plm(tmp_path / "rung", ladder_model.name).content
-    words = AutoTokenizer.from_pretrained(tmp_path / "rung")
+    assert record["content"] == load_plm(tmp_path / "plm", ladder_model.name).content
+    words = AutoTokenizer.from_pretrained(tmp_path / "plm")
     rows = heldout_rows(corpus, words, RECIPE.block_size).long()[:16]
     model = (AutoModelForMaskedLM if ladder_model.family == "bert" else AutoModelForSeq2SeqLM).from_pretrained(
-        tmp_path / "rung"
+        tmp_path / "plm"
     )
     assert library_loss(model, rows) == pytest.approx(heldout_loss(model, rows)[0], abs=1e-4)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import yaml
 
 from apet.cli.app import main
-from apet.data.prepare import read_split, read_task
+from apet.data.prepared_files import read_split, read_task
 from toy import PARAMS, ROOT
 
 README = (ROOT / "README.md").read_text()

@@ -13,8 +13,8 @@ from apet.config.study_config import PretrainingConfig
 from apet.errors import ApetError, ConfigError, ModelError
 from apet.models.download import fetch_snapshot
 from apet.models.families import FAMILIES
+from apet.models.inventory import inventory_of_config
 from apet.models.ladder import LadderModel
-from apet.models.loading import inventory_of_config
 from apet.models.registry import FAMILIES as NAMES
 from apet.models.registry import ModelSource, parse_model, registry, slug, values_of
 from saved import save_plm

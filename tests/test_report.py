@@ -98,7 +98,7 @@ def test_report_has_its_sections_in_order(page: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("found", "said"),
+    ("found", "printed"),
     [
         (finding("supported", -2.0, -3.0, -1.0, 0.01, 0.02), "The whole interval is on the claim's side of 0."),
         (finding("contradicted", 2.0, 1.0, 3.0, 0.01, 0.02), "The whole interval is on the other side of 0"),
@@ -109,8 +109,8 @@ def test_report_has_its_sections_in_order(page: Path) -> None:
         (finding("undecided", reason="one task."), "The quantity cannot be estimated from these data. One task."),
     ],
 )
-def test_verdict_text_is_no_stronger_than_the_interval(found: dict, said: str) -> None:
-    assert verdict_text(found).startswith(said)
+def test_verdict_text_is_no_stronger_than_the_interval(found: dict, printed: str) -> None:
+    assert verdict_text(found).startswith(printed)
     assert ("contradict the claim" in verdict_text(found)) == (found["verdict"] == "contradicted")
 
 
@@ -206,8 +206,8 @@ def test_report_of_equal_results_has_equal_bytes(results: Path, page: Path, tmp_
 def test_report_without_optional_files_says_so(results: Path, tmp_path: Path) -> None:
     text = rewritten(results, tmp_path / "bare", "costs.csv", "tasks.csv", "figures").read_text()
     assert re.findall(r"<h2[^>]*>(.*?)</h2>", text) == SECTIONS
-    for said in ("There are no figures", "Machines and versions are unknown", "The cost is unknown"):
-        assert said in text
+    for printed in ("There are no figures", "Machines and versions are unknown", "The cost is unknown"):
+        assert printed in text
 
 
 def test_report_with_wrong_findings_names_the_file(results: Path, tmp_path: Path) -> None:
@@ -215,25 +215,25 @@ def test_report_with_wrong_findings_names_the_file(results: Path, tmp_path: Path
     path = tmp_path / "findings.json"
     with pytest.raises(DataError, match=r"findings\.json: no such file"):
         write_report(tmp_path, tmp_path / "report.html")
-    for content, said in (("{", "not a JSON document"), ("[]", "got list"), ('{"study": 1}', "wrong checksum")):
+    for content, printed in (("{", "not a JSON document"), ("[]", "got list"), ('{"study": 1}', "wrong checksum")):
         path.write_text(content)
-        with pytest.raises(ApetError, match=rf"findings\.json: .*{said}"):
+        with pytest.raises(ApetError, match=rf"findings\.json: .*{printed}"):
             write_report(tmp_path, tmp_path / "report.html")
     other = findings() | {"study": "other"}
-    for found, said in (
+    for found, printed in (
         ({"study": "simulated", "table": ""}, "missing keys: claims"),
         ({"study": "simulated"}, "missing keys: claims, .*table"),
         (other, "expected study simulated of tidy.parquet, got other"),
         (findings("0" * 64), "made from another table than tidy.parquet beside it. Run `apet findings`"),
     ):
         write_json_record(path, found)
-        with pytest.raises(DataError, match=rf"findings\.json: .*{said}"):
+        with pytest.raises(DataError, match=rf"findings\.json: .*{printed}"):
             write_report(tmp_path, tmp_path / "report.html")
     assert not (tmp_path / "report.html").exists()
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "printed"),
     [
         ("model\nbloom-mid\n", "missing column 'cell_path'"),
         ("cell_path,seconds,cpu_seconds\na,1,1\n", "missing column 'peak_memory_mb'"),
@@ -245,12 +245,12 @@ def test_report_with_wrong_findings_names_the_file(results: Path, tmp_path: Path
     ],
 )
 def test_report_with_malformed_costs_names_file_and_value(
-    results: Path, tmp_path: Path, content: str, said: str
+    results: Path, tmp_path: Path, content: str, printed: str
 ) -> None:
     for name in ("tidy.parquet", "findings.json"):
         shutil.copy(results / name, tmp_path)
     (tmp_path / "costs.csv").write_text(content)
-    with pytest.raises(DataError, match=rf"costs\.csv: {said}"):
+    with pytest.raises(DataError, match=rf"costs\.csv: {printed}"):
         write_report(tmp_path, tmp_path / "report.html")
     assert not (tmp_path / "report.html").exists()
 

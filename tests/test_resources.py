@@ -20,7 +20,8 @@ from apet.config.study_config import load_study
 from apet.core.records import write_json_record
 from apet.models.registry import registry
 from apet.study.cell_record import write_record
-from apet.study.grid import Grid, Job
+from apet.study.cells import Job
+from apet.study.grid import Grid
 from apet.study.resolve import sizes
 from apet.study.resources import (
     MAX_MINUTES,
@@ -202,7 +203,7 @@ TASK = {
 
 
 def words_study(folder: Path) -> Path:
-    """A study of a rung's size with random weights, whose texts fill the length."""
+    """A study of a ladder model's size with random weights, whose texts fill the length."""
     torch.manual_seed(0)
     save_plm(BloomForCausalLM(BloomConfig(vocab_size=WORDS, hidden_size=128, n_layer=4, n_head=4)), folder / "plm")
     draw = random.Random(0)

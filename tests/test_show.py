@@ -45,18 +45,18 @@ def results(cell: Finished) -> ResultPaths:
 
 def test_show_accepts_a_path_or_a_folder(cell, capsys, monkeypatch):
     assert main(["show", cell.cell.path, "--results-dir", str(cell.root / "results")]) == 0
-    said = capsys.readouterr().out
+    printed = capsys.readouterr().out
     monkeypatch.chdir(cell.root)
     assert main(["show", f"results/cells/{cell.cell.path}"]) == 0
-    assert capsys.readouterr().out == said and said.splitlines()[0] == cell.cell.path
+    assert capsys.readouterr().out == printed and printed.splitlines()[0] == cell.cell.path
 
 
 def test_show_on_a_terminal_without_utf8_has_bars_of_digits(cell, monkeypatch):
     monkeypatch.setattr(sys, "stdout", TextIOWrapper(BytesIO(), "latin-1"))
     assert main(["show", cell.cell.path, "--results-dir", str(cell.root / "results")]) == 0
     sys.stdout.flush()
-    said = sys.stdout.buffer.getvalue().decode("latin-1")
-    assert "theta plan0.seed0" in said and re.search(r"plan0\.seed0 .* [1-8]+ .*step", said)
+    printed = sys.stdout.buffer.getvalue().decode("latin-1")
+    assert "theta plan0.seed0" in printed and re.search(r"plan0\.seed0 .* [1-8]+ .*step", printed)
 
 
 def test_show_of_a_copied_cell_equals_the_original(cell, tmp_path):
@@ -108,9 +108,9 @@ def test_scores_have_n_interval_multiplier_and_outcome(cell):
 
 
 def test_run_record_is_shown_or_reported_missing(cell, tmp_path):
-    said = "\n".join(show(cell.folder, results(cell)))
+    printed = "\n".join(show(cell.folder, results(cell)))
     for part in ("12.3 s, 11.0 s of CPU, at most 1,234 MB", "node7: A processor", "after an interruption", "torch 2.9"):
-        assert part in said
+        assert part in printed
     assert f"no record at {tmp_path}" in show(cell.folder, ResultPaths(tmp_path))[-1]
     write_json(tmp_path / "runs" / f"{cell.cell.path}.json", {key: RUN[key] for key in RUN if key != "host"})
     with pytest.raises(DataError, match=r"runs/.*json: .*missing key 'host'"):
@@ -132,10 +132,10 @@ def test_generation_task_has_no_majority(tmp_path):
 
 def test_unknown_cell_is_one_message(cell, tmp_path, capsys):
     where = ["--results-dir", str(cell.root / "results")]
-    for name, said in ((cell.cell.path[:-1], f"Did you mean '{cell.cell.path}'"), ("x", "unknown cell 'x'")):
+    for name, printed in ((cell.cell.path[:-1], f"Did you mean '{cell.cell.path}'"), ("x", "unknown cell 'x'")):
         assert main(["show", name, *where]) == 2
         found = capsys.readouterr()
-        assert said in found.err and len(found.err.splitlines()) == 1
+        assert printed in found.err and len(found.err.splitlines()) == 1
     with pytest.raises(DataError, match="no such cell, and "):
         find_cell("x", ResultPaths(tmp_path))
 

@@ -76,19 +76,19 @@ def status(results: ResultPaths, numbers: Iterable[int]) -> Status:
 
 
 def test_status_counts_cells_in_total_and_by_plm(results):
-    said = lines(results)
-    assert said[0] == "10 cells: 4 done, 1 failed, 1 in progress, 4 pending"
-    assert "  small: 2 done, 1 in progress, 2 pending" in said
-    assert "  large: 2 done, 1 failed, 2 pending" in said
-    assert f"in progress: {path(5)} (checkpoint 20 s ago)" in said
-    assert f"failed: {path(4)}: ValueError: no" in said
+    printed = lines(results)
+    assert printed[0] == "10 cells: 4 done, 1 failed, 1 in progress, 4 pending"
+    assert "  small: 2 done, 1 in progress, 2 pending" in printed
+    assert "  large: 2 done, 1 failed, 2 pending" in printed
+    assert f"in progress: {path(5)} (checkpoint 20 s ago)" in printed
+    assert f"failed: {path(4)}: ValueError: no" in printed
 
 
 def test_status_estimates_the_end_from_run_records(results):
     """Four cells of 30 s in 60 s are two at a time; six more take 90 s."""
-    (said,) = (line for line in lines(results) if "cells/min" in line)
-    assert "4.0 cells/min by 2.0 processes" in said
-    assert "about 90 s left" in said
+    (printed,) = (line for line in lines(results) if "cells/min" in line)
+    assert "4.0 cells/min by 2.0 processes" in printed
+    assert "about 90 s left" in printed
 
 
 def test_throughput_uses_the_mean_duration_of_each_plm(tmp_path):
@@ -118,9 +118,9 @@ def test_cell_finished_after_a_failure_counts_as_done(results):
 def test_status_reports_more_than_one_machine_type(results):
     assert not any("machine" in line for line in lines(results))
     done(results, 6, processor="another", instruction_sets={"onednn": "AVX2", "blas": "MKL B"}, versions={"torch": "3"})
-    (said,) = (line for line in lines(results) if line.startswith("machines: "))
-    assert said.startswith("machines: 1 cells were trained on another machine type than 4")
-    assert said.endswith(": blas: MKL B there, MKL A here; torch: 3 there, 2 here")
+    (printed,) = (line for line in lines(results) if line.startswith("machines: "))
+    assert printed.startswith("machines: 1 cells were trained on another machine type than 4")
+    assert printed.endswith(": blas: MKL B there, MKL A here; torch: 3 there, 2 here")
     done(results, 6, begun_on=[{**HERE, "instruction_sets": {"onednn": "AVX", "blas": "MKL A"}, "dtype": "float32"}])
     assert any(line.endswith(": onednn: AVX there, AVX2 here") for line in lines(results))
 
@@ -153,15 +153,17 @@ def test_status_of_ten_thousand_cells_takes_less_than_five_seconds(tmp_path):
         (found.runs / f"{path(number)}.json").write_text(run)
     command = [sys.executable, "-X", "importtime", "-m", "apet.cli.app", "status", "--resolved", "study.json"]
     usage = os.times()
-    said = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    printed = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     took = sum(os.times()[2:4]) - sum(usage[2:4])
-    assert said.stdout.startswith("10,000 cells: 10,000 done, 0 pending")
-    assert not {"torch", "pandas", "transformers"} & {line.split("|")[-1].strip() for line in said.stderr.splitlines()}
+    assert printed.stdout.startswith("10,000 cells: 10,000 done, 0 pending")
+    assert not {"torch", "pandas", "transformers"} & {
+        line.split("|")[-1].strip() for line in printed.stderr.splitlines()
+    }
     assert took < 5, f"{took:.1f} s of processor time"
 
 
 @pytest.mark.parametrize(
-    ("seconds", "said"),
+    ("seconds", "printed"),
     [
         (0.5, "120 cells/min"),
         (15, "4.0 cells/min"),
@@ -170,8 +172,8 @@ def test_status_of_ten_thousand_cells_takes_less_than_five_seconds(tmp_path):
         (86400, "1.0 cells/day"),
     ],
 )
-def test_format_rate_selects_a_readable_unit(seconds, said):
-    assert format_rate(1 / seconds) == said
+def test_format_rate_selects_a_readable_unit(seconds, printed):
+    assert format_rate(1 / seconds) == printed
 
 
 def test_status_command_refuses_a_missing_results_folder(tmp_path, capsys):
@@ -183,9 +185,9 @@ def test_status_command_refuses_a_missing_results_folder(tmp_path, capsys):
     command = ["status", "--resolved", str(tmp_path / "study.json"), "--results-dir"]
     assert main([*command, str(found.root)]) == 0 and "1 done" in capsys.readouterr().out
     assert main([*command, str(tmp_path / "nosuch")]) == 2
-    said = capsys.readouterr()
+    printed = capsys.readouterr()
     problem = f"--results-dir {tmp_path}/nosuch: no such folder. Give the results folder of the study."
-    assert (said.out, said.err) == ("", f"apet: {problem}\n")
+    assert (printed.out, printed.err) == ("", f"apet: {problem}\n")
 
 
 def test_format_duration_selects_a_readable_unit():
@@ -213,10 +215,10 @@ def test_progress_in_a_log_prints_a_line_at_intervals(monkeypatch, capsys):
             clock.now += 12
             report.step("plan0.seed0.rate0", 50, 50, 0.5, 1.0)
             report.end()
-    said = capsys.readouterr().err.splitlines()
-    assert len(said) == 20 * 12 // 36 + 1
-    assert said[0] == "bloom-64x4 bbc_topics: 3 of 20 cells, 5.0 cells/min, about 3 min left"
-    assert said[-1] == "bloom-64x4 bbc_topics: 20 of 20 cells in 4 min"
+    printed = capsys.readouterr().err.splitlines()
+    assert len(printed) == 20 * 12 // 36 + 1
+    assert printed[0] == "bloom-64x4 bbc_topics: 3 of 20 cells, 5.0 cells/min, about 3 min left"
+    assert printed[-1] == "bloom-64x4 bbc_topics: 20 of 20 cells in 4 min"
 
 
 def test_progress_of_a_long_cell_prints_its_steps(monkeypatch, capsys):
@@ -226,10 +228,10 @@ def test_progress_of_a_long_cell_prints_its_steps(monkeypatch, capsys):
     for step in range(1, 101):
         clock.now += 6
         report.step("plan0.seed0.rate0", step, 1000, 0.5, step / 1000)
-    said = capsys.readouterr().err.splitlines()
-    assert len(said) == 100 * 6 // 30
+    printed = capsys.readouterr().err.splitlines()
+    assert len(printed) == 100 * 6 // 30
     last = "t5 squad: 0 of 2 cells, 0.6 cells/h, about 3.2 h left; full-own-0123456789 plan0.seed0.rate0: "
-    assert said[-1] == last + "step 100 of 1,000, loss 0.500"
+    assert printed[-1] == last + "step 100 of 1,000, loss 0.500"
 
 
 def test_progress_rate_excludes_work_from_a_checkpoint(monkeypatch, capsys):
@@ -287,15 +289,15 @@ def test_progress_on_a_terminal_is_a_bar(lab):
     termios.tcsetwinsize(child, (24, 120))
     process = lab.start("terminal", lab.cells["lora"], terminal=child)
     os.close(child)
-    said = b""
+    printed = b""
     while True:
         try:
             chunk = os.read(parent, 4096)
         except OSError:  # the other end is closed
             break
-        said += chunk
+        printed += chunk
     assert process.wait() == 0
-    assert b"plm words: 100%" in said and b"1/1" in said
+    assert b"plm words: 100%" in printed and b"1/1" in printed
 
 
 @pytest.fixture
@@ -308,15 +310,15 @@ def test_run_with_failures_prints_a_table_and_keeps_other_cells(checkout, lab):
     """A folder where a cell's run record should be: the cell is an error."""
     bad = lab.cells["lora"].path
     (checkout.folder / "results" / "runs" / f"{bad}.json").mkdir(parents=True)
-    said = checkout.snakemake("cells", check=False)
-    (line,) = (line for line in said.splitlines() if line.startswith(f"{bad}  "))
+    printed = checkout.snakemake("cells", check=False)
+    (line,) = (line for line in printed.splitlines() if line.startswith(f"{bad}  "))
     assert "PathError" in line
     assert line.endswith("results/logs/train/plm/words-0.log")
     results = ResultPaths(checkout.folder / "results")
     good = {cell.path for cell in lab.cells.values()} - {bad}
     assert {path for path in {bad, *good} if (results.runs / f"{path}.json").is_file()} == good
-    said = checkout.run("apet", "status").stdout
-    assert "4 cells: 3 done, 1 failed, 0 pending" in said and f"failed: {bad}: PathError" in said
+    printed = checkout.run("apet", "status").stdout
+    assert "4 cells: 3 done, 1 failed, 0 pending" in printed and f"failed: {bad}: PathError" in printed
     (results.runs / f"{bad}.json").rmdir()
     (results.cells / bad / "metrics.json").unlink()
     checkout.snakemake("cells")
@@ -338,9 +340,9 @@ def test_job_stopped_by_sigterm_is_retried_and_resumes(checkout):
     while psutil.Process(worker).cpu_times().user < 10:  # it has loaded all that it needs, and trains
         time.sleep(0.05)
     os.kill(worker, signal.SIGTERM)
-    said = process.communicate(timeout=300)[1]
-    assert process.returncode == 0, said
-    assert "exit code 75" in said or "exit status 75" in said, said
+    printed = process.communicate(timeout=300)[1]
+    assert process.returncode == 0, printed
+    assert "exit code 75" in printed or "exit status 75" in printed, printed
     log = (checkout.folder / "results/logs/train/plm/words-0.log").read_text()
     assert "resuming from results/checkpoints/plm/words/lora" in log
     (run,) = (checkout.folder / "results/runs").rglob("*.json")

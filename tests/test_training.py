@@ -17,7 +17,7 @@ from apet.errors import ApetError, ConfigError, CorruptError, ModelError
 from apet.evaluation import ClassificationObjective, EncodedSplit, EvaluationResult, LabelTrie, Score
 from apet.placement import MethodSizes, make_plan
 from apet.study.cell_record import METRICS, PREDICTIONS, THETA, is_complete
-from apet.study.grid import Cell
+from apet.study.cells import Cell
 from apet.study.paths import ResultPaths
 from apet.training import cell as cell_module
 from apet.training import job

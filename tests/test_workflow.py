@@ -251,10 +251,10 @@ def test_verify_retrains_and_compares_bytes(copied):
     record = json.loads(path.read_text())
     record["replicates"][0]["test"]["score"] += 0.01
     write_record(path.parent, victim, record)
-    said = copied.snakemake("verify", "--config", "num_cells=100", check=False)
-    assert f"DIFFERENT  {victim}  metrics.json" in said
-    assert "1 of 8 cells differ from the recorded ones" in said
-    assert said.count("\nequal ") >= 7
+    printed = copied.snakemake("verify", "--config", "num_cells=100", check=False)
+    assert f"DIFFERENT  {victim}  metrics.json" in printed
+    assert "1 of 8 cells differ from the recorded ones" in printed
+    assert printed.count("\nequal ") >= 7
 
 
 def test_custom_plm_and_task_are_trained_and_tracked(tmp_path, wheels_folder):

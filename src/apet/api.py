@@ -27,7 +27,7 @@ from apet.models.loading import PLM, load_plm
 from apet.models.registry import DTYPES
 from apet.placement import Budget, Inventory, MethodSizes, Plan, resolve
 from apet.placement import make_plan as plan_units
-from apet.study.grid import Cell
+from apet.study.cells import Cell
 from apet.training.callbacks import NO_CALLBACKS
 from apet.training.cell import CellInputs, replicate_record, train_replicate
 from apet.training.runtime import make_deterministic

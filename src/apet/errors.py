@@ -5,16 +5,26 @@ from __future__ import annotations
 import errno
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 
 
 class ApetError(Exception):
-    """Base class of errors that the user can fix. The command line prints only the message."""
+    """Base class of errors that the user can fix. The command line prints only the message.
+
+    Args:
+        message: Lines of the form `file: key: problem. Fix.`. Characters that a terminal cannot print, which can come
+            from a damaged file or from the message of a library, are replaced by their escape sequences.
+
+    Attributes:
+        status: Exit status of the command.
+    """
 
     status = 2
-    """Exit status of the command."""
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__("".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in message))
 
 
 class ConfigError(ApetError):
@@ -184,6 +194,11 @@ def without_secrets(text: str) -> str:
     for value in (value for name, value in os.environ.items() if secret.search(name) and len(value) >= 8):
         text = text.replace(value, "***")
     return re.sub(r"(?<=://)[^\s/]*@", "***@", text)
+
+
+def first_names(names: Sequence[str]) -> str:
+    """Join up to three names, and count the others."""
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def unknown_name(what: str, value: object, allowed: Iterable[str], location: str = "") -> str:

@@ -241,7 +241,7 @@ def plan(*, params: Path = PARAMS, model: str, placement: str, budget: str = "@o
     if budget == "@own" and placement in PLACEMENTS.random:
         raise BudgetError(f"{placement} has no fixed size. Pass --budget, such as 4096, 0.01% or @lora.")
     parsed = Budget.parse(budget)
-    from apet.models.loading import inventory_of_config
+    from apet.models.inventory import inventory_of_config
 
     inventory = inventory_of_config(values_of(source, recipe, Path()), head_of(source))
     count = resolve_budget(parsed, placement, inventory, methods)

@@ -16,8 +16,8 @@ from apet.core.records import check_files, read_json_record, write_json_record
 from apet.core.validation import validate
 from apet.core.yaml_loader import read_yaml
 from apet.data.decontamination import MIN_WORDS, NgramIndex
-from apet.data.prepare import DATA_VERSION, held_out_texts, in_hash_order, read_task, task_splits
-from apet.data.prepared_files import read_table, write_table
+from apet.data.prepare import DATA_VERSION, in_hash_order, task_splits
+from apet.data.prepared_files import held_out_texts, read_table, read_task, write_table
 from apet.data.sources import WheelSource
 from apet.data.sources.wheel import WheelSourceConfig
 from apet.data.splits import Example, drop_cross_split_duplicates, fraction, normalise, text_id

@@ -8,14 +8,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-import pyarrow as pa
-
 from apet.core.atomic import atomic_dir
 from apet.core.hashing import digest, file_digest, seed_for
-from apet.core.records import check_files, read_json_record, write_json_record
+from apet.core.records import write_json_record
 from apet.data.decontamination import NgramIndex
-from apet.data.prepared_files import read_table, write_batches
+from apet.data.prepared_files import ANSWERS, RECORD, split_file, split_schema, write_batches
 from apet.data.rows import read_rows
 from apet.data.schema import SPLITS
 from apet.data.source_selection import choose_source, overlapping_sources
@@ -26,13 +23,8 @@ from apet.data.text_metrics import shuffled_scores
 from apet.errors import ConfigError, DataError, error_context, truncated_repr, unknown_name
 
 DATA_VERSION = 3  # raised when the same inputs give other rows
-RECORD = "task.json"
 MAX_SHARE = 0.1  # of an official split that near-duplicates may take without an option of the task file
 BATCH_ROWS = 1000  # in memory at once while a table is written
-ANSWERS = {
-    "classification": pa.field("label", pa.int64()),
-    "generation": pa.field("targets", pa.list_(pa.field("element", pa.string()))),  # as parquet names it
-}
 
 Rows = Mapping[str, int | None]
 
@@ -123,84 +115,23 @@ def prepare_task(
                 raise DataError(_empty_split(task, splits, split))
     with atomic_dir(out_folder) as folder:
         for split, examples in chosen.items():
-            write_batches(folder / _file(split), _batches(examples, task), _schema(task.type, task.text_columns))
+            write_batches(
+                folder / split_file(split), _batches(examples, task), split_schema(task.type, task.text_columns)
+            )
         record = {
             **_task_keys(task),
             "task_digest": task_digest(task, limits, seed, source),
             "seed": seed,
             **_statistics(task, splits, chosen),
             "source": source.identity(task.splits),
-            "files": {name: file_digest(folder / name) for name in map(_file, SPLITS)},
+            "files": {name: file_digest(folder / name) for name in map(split_file, SPLITS)},
         }
         write_json_record(folder / RECORD, record)
-
-
-def read_split(folder: Path, split: str) -> pd.DataFrame:
-    """Read a prepared split.
-
-    Args:
-        folder: A prepared folder.
-        split: train, validation or test.
-
-    Returns:
-        Columns id (str), the text columns (str), and label (int64) or targets (arrays of str).
-
-    Raises:
-        DataError: If the split is missing, or has other columns than task.json says.
-        CorruptError: If the file has another checksum than in task.json.
-    """
-    record = read_task(folder)
-    try:
-        schema, files = _schema(record["type"], record["text_columns"]), {_file(split): record["files"][_file(split)]}
-    except (KeyError, TypeError):
-        raise DataError(f"{folder / RECORD}: expected the record of a prepared task. {_fix(folder)}") from None
-    check_files(folder, files, RECORD, _fix(folder))
-    return read_table(folder / _file(split), schema)
-
-
-def read_task(folder: Path, digest: str | None = None) -> dict[str, Any]:
-    """Read the record of a prepared folder.
-
-    Args:
-        folder: A prepared folder.
-        digest: The `task_digest` that it must have. None: any.
-
-    Returns:
-        The values of task.json.
-
-    Raises:
-        DataError: If it is missing, or has another digest.
-        CorruptError: If its checksum is wrong.
-    """
-    record = read_json_record(folder / RECORD, _fix(folder))
-    if digest not in (None, record.get("task_digest")):
-        raise DataError(
-            f"{folder / RECORD}: expected the task, source, rows and seed of the study, got those of another one "
-            f"(task {record.get('task')!r}). {_fix(folder)}"
-        )
-    return record
-
-
-def held_out_texts(folder: Path) -> Iterator[str]:
-    """Yield the normalised texts and references of a prepared folder's validation and test rows."""
-    for split in ("validation", "test"):
-        table = read_split(folder, split)
-        for column in [*read_task(folder)["text_columns"], *(["targets"] if "targets" in table else [])]:
-            for cell in table[column]:
-                yield from (normalise(text) for text in ([cell] if isinstance(cell, str) else cell))
 
 
 def in_hash_order(examples: Sequence[Example], seed: int) -> list[Example]:
     """Sort examples by a hash of seed and texts. More examples never change the order of these."""
     return sorted(examples, key=lambda example: seed_for("order", seed, example.id))
-
-
-def _fix(folder: Path) -> str:
-    return f"Delete {folder} and prepare the task again (`apet prepare-task`, or Snakemake): its rows are the same."
-
-
-def _file(split: str) -> str:
-    return f"{split}.parquet"
 
 
 def _own_splits(task: Task, wheels_folder: Path, source: Source) -> Splits:
@@ -261,10 +192,6 @@ def _empty_split(task: Task, splits: Splits, split: str) -> str:
         return f"split {split} has no rows{cause}."
     count = sum(len(splits.splits[name]) for name in {"train", *(n for n in SPLITS if splits.origin[n] == SPLIT_OFF)})
     return f"split {split} has no rows: {count:,} rows are too few to split. Add rows, or give one file per split."
-
-
-def _schema(kind: str, text_columns: Sequence[str]) -> pa.Schema:
-    return pa.schema([("id", pa.string()), *((name, pa.string()) for name in text_columns), ANSWERS[kind]])
 
 
 def _batches(examples: list[Example], task: Task) -> Iterator[dict[str, list]]:

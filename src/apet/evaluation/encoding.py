@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from apet.data.prepare import read_split
+from apet.data.prepared_files import read_split
 from apet.data.tokenization import encode, encode_targets, label_ids
 from apet.errors import ConfigError, unknown_name
 from apet.models.families import FAMILIES

@@ -8,15 +8,15 @@ from typing import Any
 from safetensors import safe_open
 from torch import Tensor
 
-from apet.data.prepare import RECORD as TASK_RECORD
-from apet.data.prepare import read_task
+from apet.data.prepared_files import RECORD as TASK_RECORD
+from apet.data.prepared_files import read_task
 from apet.errors import CorruptError, DataError, ModelError, unknown_name
 from apet.export.delta import MANIFEST, memory_content, read_delta
 from apet.export.tuned_model import TASK_KEYS, TunedModel, no_head
 from apet.models.loading import PLM, load_plm
 from apet.placement import make_plan
 from apet.study.cell_record import HEADS, METRICS, THETA, is_complete, reading
-from apet.study.grid import TRAINER_VERSION, Cell
+from apet.study.cells import TRAINER_VERSION, Cell
 from apet.training.cell import replicate_name
 
 FIRST_REPLICATE = "plan0.seed0"

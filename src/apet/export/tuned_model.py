@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from apet.data.prepare import read_task
+from apet.data.prepared_files import read_task
 from apet.data.tokenization import encode
 from apet.errors import ConfigError, DataError
 from apet.evaluation import (

@@ -26,7 +26,7 @@ PAIR = ["model", "task"]
 ROWS, SEEDS, DIFFERENCE = "test rows", "seeds", "difference"
 NOISE_COLUMNS = [*PAIR, "kind", "placement", "value", "low", "high", "n"]
 TAILS = [(1 + CONFIDENCE) / 2, (1 - CONFIDENCE) / 2]
-UNDETECTED, RANGE = "differences that are not detected", "their range over pairs of methods"
+UNDETECTED, RANGE = "differences that are not detected", "range over pairs of methods"
 
 
 @style.styled

@@ -228,7 +228,7 @@ def _note(inputs: AnalysisInputs, data: pd.DataFrame) -> str:
         else "unknown here, because it needs plans with several seeds"
     )
     return (
-        f"APET: {style.span(counts.plan_index)} plans per cell, {style.span(counts.seed_index)} seed(s) per plan; the "
+        f"APET: plans per cell {style.span(counts.plan_index)}, seeds per plan {style.span(counts.seed_index)}; the "
         f"method: {style.span(replicates)} seeds. Above, tasks are side by side at each PLM. Whiskers: 95 % intervals; "
         "whiskers that leave the panel are cut. The S.D. between plans includes the noise of seeds and test rows; due "
         f"to the plan only: {plan_note}. {style.count_note(frame)}"

@@ -40,7 +40,7 @@ STYLES: dict[str, tuple[str, Any, str]] = {
     "entry_only": (STRUCTURE, "h", "weights' scalars"),
     "bias_only": (STRUCTURE, "*", "biases"),
     "lowrank_only": (STRUCTURE, "H", "rank-1 parts"),
-    "bottleneck_only": (STRUCTURE, (3, 0, 180), "adapter num_replicates"),
+    "bottleneck_only": (STRUCTURE, (3, 0, 180), "adapter units"),
     "token_only": (STRUCTURE, (4, 0, 45), "virtual tokens"),
 }
 """Placement -> colour, marker, name. Restricted placements share a colour: part of the block, depth, structure."""

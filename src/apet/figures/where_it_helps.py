@@ -50,7 +50,7 @@ def draw(inputs: AnalysisInputs) -> tuple[Figure, pd.DataFrame]:
             ax.tick_params(left=False, labelleft=False)
     if rows:
         panels.rows_axis(axes, [style.STYLES[name][2] for _, name in rows], positions, above=1.7)
-    panels.name_axes(axes, columns, "difference from APET everywhere (points)", [""])
+    panels.name_axes(axes, columns, "difference from APET (points)", [""])
     panels.legend(fig, axes)
     return fig, data
 
@@ -143,9 +143,9 @@ def _note(inputs: AnalysisInputs, data: pd.DataFrame) -> str:
     pair_count = int(data.difference[data.task.ne(MEAN)].notna().sum())
     replicates = data.num_replicates[data.task.ne(MEAN) & data.num_replicates.gt(0)]
     return (
-        f"{pair_count} pairs of cells (PLM, task, placement, budget), {style.span(replicates)} replicate(s) in the "
-        "smaller cell. Right of the line: better than APET everywhere with as many parameters. Whiskers: 95 % "
-        "intervals of the mean over these tasks, paired by test rows, over replicates and test rows. Filled: p < 0.05 "
-        "after Holm's correction over all means of the family. Colours: part of the block, depth, structure. "
+        f"{pair_count} pairs of cells (PLM, task, placement, budget), replicates in the smaller cell: "
+        f"{style.span(replicates)}. Right of the line: better than APET everywhere with as many parameters. Whiskers: "
+        "95 % intervals of the mean over these tasks, paired by test rows, over replicates and test rows. Filled: p < "
+        "0.05 after Holm's correction over all means of the family. Colours: part of the block, depth, structure. "
         f"{style.count_note(inputs.frame)}"
     )

@@ -29,15 +29,10 @@ from apet.models.checkpoint_files import (
 )
 from apet.models.families import family_of
 from apet.models.gguf import check_gguf
-from apet.models.loading import (
-    ResolvedModel,
-    check_plm,
-    check_size,
-    inventory_of_config,
-    read_tokenizer,
-    resolve_model,
-)
+from apet.models.inventory import check_size, inventory_of_config
+from apet.models.loading import ResolvedModel, check_plm, resolve_model
 from apet.models.registry import ModelSource, folder_of
+from apet.models.tokenizers import read_tokenizer
 
 CHUNK = 2**30
 """Bytes that one call copies."""

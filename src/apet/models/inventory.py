@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import nn
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+)
 
-from apet.models.families import Family, ModuleSpec, blocks_of
+from apet.errors import ModelError, error_context, first_line, truncated_repr
+from apet.models.families import Family, ModuleSpec, blocks_of, family_of
 from apet.placement.sites import Inventory, Site
 
 
@@ -68,3 +75,77 @@ def _sites(spec: ModuleSpec, model: PreTrainedModel) -> Iterator[Site]:
         yield Site(spec.name, "lowrank", shape)
     if spec.adapter_after:
         yield Site(spec.name, "bottleneck", shape[:1])
+
+
+MAX_BLOCKS, MAX_SIZE = 1_000, 10**7
+"""Limits of sizes in a config.json. No PLM exceeds them, and larger shapes could take hours to build."""
+
+
+NOT_SIZES = re.compile(r"theta|base|_id$|_tokens$|param|seed|steps")
+"""Numbers in a config.json that are no sizes: of rotary positions, ids of tokens, and notes on the pretraining."""
+
+
+def inventory_of_config(values: Mapping[str, Any], head: str = "lm") -> Inventory:
+    """Make the inventory of a configuration, without weights.
+
+    Args:
+        values: The mapping in a config.json.
+        head: See `PLM`.
+
+    Returns:
+        The inventory.
+
+    Raises:
+        ModelError: The architecture is not supported, or no PLM has such a configuration.
+    """
+    return _inventory(values, family_of(str(values.get("model_type"))), head)
+
+
+def _inventory(values: Mapping[str, Any], family: Family, head: str) -> Inventory:
+    for key, value in values.items():
+        most = MAX_BLOCKS if "layer" in key else MAX_SIZE
+        if type(value) is int and value > most and _is_size(key, family):
+            raise ModelError(f"config.json: {key} is {value}. Allowed: at most {most:,}.")
+    if quantization := values.get("quantization_config"):
+        raise ModelError(
+            f"config.json: quantization_config is {truncated_repr(quantization)}. Use weights that are not quantised."
+        )
+    try:
+        return inventory_of(empty_model(AutoConfig.for_model(**values), family, head), family)
+    except Exception as error:  # the library checks little, and it or PyTorch may fail in any way
+        shapes = truncated_repr(dict(values))
+        raise ModelError(f"config.json: no PLM has the shapes of {shapes} ({first_line(error)}).") from None
+
+
+def _is_size(key: str, family: Family) -> bool:
+    """Test whether a number of a config.json may be a size of weights."""
+    if key == "max_position_embeddings":
+        return family.positions is not None  # computed positions have no weights
+    return not NOT_SIZES.search(key)
+
+
+def check_size(values: Mapping[str, Any], family: Family, num_bytes: int, location: object) -> Inventory:
+    """Refuse a configuration with more parameters than the weights have bits, and return its inventory.
+
+    The library would otherwise allocate all parameters before it notices that the weights are missing.
+
+    Args:
+        values: content of config.json.
+        family: family of the PLM.
+        num_bytes: size of the weights.
+        location: file or folder, for messages.
+
+    Returns:
+        The inventory of the PLM with its LM head.
+
+    Raises:
+        ModelError: the configuration asks for too many parameters, has quantised weights, or is invalid.
+    """
+    with error_context(location):
+        inventory = _inventory(values, family, "lm")
+    if inventory.num_params > 8 * num_bytes:
+        raise ModelError(
+            f"{location}: config.json asks for {inventory.num_params:,} parameters, and the weights hold at most "
+            f"{8 * num_bytes:,}."
+        )
+    return inventory

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,27 +16,20 @@ from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 from transformers import (
     AutoConfig,
-    AutoTokenizer,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    PreTrainedTokenizerFast,
 )
 from transformers.utils import logging as library
 
 from apet.core.arithmetic import announce_dtype, compute_dtype
-from apet.errors import ModelError, error_context, first_line, truncated_repr, unknown_name
-from apet.models.checkpoint_files import SNAPSHOT, TOKENIZERS, ModelFolder, open_folder
+from apet.errors import ModelError, error_context, first_line, first_names, unknown_name
+from apet.models.checkpoint_files import SNAPSHOT, ModelFolder, open_folder
 from apet.models.families import Family, SpecialTokens, family_of
-from apet.models.inventory import empty_model, inventory_of
+from apet.models.inventory import check_size, empty_model, inventory_of
 from apet.models.registry import DTYPES, HEADS
+from apet.models.tokenizers import load_tokenizer
 from apet.placement.sites import Inventory
-
-MAX_BLOCKS, MAX_SIZE = 1_000, 10**7
-"""Limits of sizes in a config.json. No PLM exceeds them, and larger shapes could take hours to build."""
-
-NOT_SIZES = re.compile(r"theta|base|_id$|_tokens$|param|seed|steps")
-"""Numbers in a config.json that are no sizes: of rotary positions, ids of tokens, and notes on the pretraining."""
 
 LFS_POINTER = b"version https://git-lfs"
 """First bytes of a file that stands for one of git LFS which was not fetched."""
@@ -185,7 +177,7 @@ def load_plm(folder: Path, name: str, weights: bool = True, device: str = "cpu",
             model = _load_model(resolved, name, dtype=getattr(torch, dtype))
         else:
             model = empty_model(resolved.config, family, resolved.head)
-        tokenizer, special_tokens = _load_tokenizer(resolved, model)
+        tokenizer, special_tokens = load_tokenizer(folder, resolved.family, model)
     model.requires_grad_(False).eval()
     family.install_kernels(model)
     if weights:
@@ -198,7 +190,7 @@ def load_plm(folder: Path, name: str, weights: bool = True, device: str = "cpu",
 def check_plm(resolved: ResolvedModel, name: str) -> None:
     """Check that `load_plm` will succeed, without reading the weights."""
     with _quiet():
-        _load_tokenizer(resolved, _load_model(resolved, name, device_map="meta"))
+        load_tokenizer(resolved.folder.path, resolved.family, _load_model(resolved, name, device_map="meta"))
 
 
 def _check_header(path: Path) -> None:
@@ -240,15 +232,15 @@ def _load_model(resolved: ResolvedModel, name: str, **options: Any) -> PreTraine
     body = [key for key in missing if not key.startswith(f"{family.head_module}.")]
     if body:
         raise ModelError(
-            f"{folder}: the weights lack {_first(body)}, which a {config.model_type} model needs."
+            f"{folder}: the weights lack {first_names(body)}, which a {config.model_type} model needs."
             f"{_describe_unused(sorted(report['unexpected_keys']))}"
         )
     if resolved.head == "classification":
         family.drop_lm_head(model)
     elif missing:
         raise ModelError(
-            f"{folder}: PLM {name!r} has no LM head (the weights lack {_first(missing)}). Write `head: classification` "
-            "for this PLM in the study or registry, to train a linear classifier with θ."
+            f"{folder}: PLM {name!r} has no LM head (the weights lack {first_names(missing)}). Write "
+            "`head: classification` for this PLM in the study or registry, to train a linear classifier with θ."
         )
     return model
 
@@ -271,135 +263,7 @@ def _describe_unused(names: list[str]) -> str:
                 f" They have {wrapped[0]}: `{prefix}` is the prefix of a model inside {wrapper}. Save that model: "
                 f"`{model}.save_pretrained(folder)`."
             )
-    return f" They have {_first(names)} instead."
-
-
-def read_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """Read the tokenizer in a folder. Raises ModelError if a file is missing that it needs."""
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    except Exception as error:
-        raise ModelError(f"{folder}: its tokenizer cannot be read ({first_line(error)}).") from None
-    # Without these files the library returns a tokenizer that knows only the special tokens.
-    needed = [] if (folder / TOKENIZERS[0]).is_file() else sorted({*tokenizer.vocab_files_names.values()})
-    if missing := [file for file in needed if file != TOKENIZERS[0] and not (folder / file).is_file()]:
-        kind = type(tokenizer).__name__
-        raise ModelError(f"{folder}: no {_first(missing)}, which its tokenizer ({kind}) needs, and no {TOKENIZERS[0]}.")
-    return tokenizer
-
-
-def _load_tokenizer(resolved: ResolvedModel, model: PreTrainedModel) -> tuple[PreTrainedTokenizerBase, SpecialTokens]:
-    """Read the tokenizer and the family's special tokens, and refuse a tokenizer of another model."""
-    folder, model_type = resolved.folder.path, resolved.config.model_type
-    tokenizer = read_tokenizer(folder)
-    words = 1 + max(tokenizer.get_vocab().values(), default=-1)
-    embeddings: Any = model.get_input_embeddings()
-    rows = len(embeddings.weight)
-    special_tokens = resolved.family.special_tokens(tokenizer)
-    used: set[int | None] = {*special_tokens.before, *special_tokens.after, *special_tokens.decoder}
-    if words > rows and not _exclude_from_texts(tokenizer, rows, used):
-        raise ModelError(
-            f"{folder}: its tokenizer has {words:,} words, and the word embeddings have {rows:,} rows. Use the "
-            "tokenizer of these weights."
-        )
-    if None in used:
-        raise ModelError(
-            f"{folder}: its tokenizer lacks a token to begin, end or pad a text, or to mark the answer, which a "
-            f"{model_type} model reads. Use the tokenizer of these weights."
-        )
-    return tokenizer, special_tokens
-
-
-def _exclude_from_texts(tokenizer: PreTrainedTokenizerBase, rows: int, used: set[int | None]) -> bool:
-    """Make a tokenizer never produce ids from `rows` on, such as that of a [PAD] without a row in the embeddings.
-
-    Args:
-        tokenizer: The tokenizer. Special tokens that are written in a text become ordinary words for it.
-        rows: Rows of the word embeddings.
-        used: Ids that the family puts around a text.
-
-    Returns:
-        Whether this is possible: only special tokens have such ids, and none of them is used.
-    """
-    if not isinstance(tokenizer, PreTrainedTokenizerFast):
-        return False
-    beyond = {index for index in tokenizer.get_vocab().values() if index >= rows}
-    special = {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
-    words = set(tokenizer.backend_tokenizer.get_vocab(with_added_tokens=False).values())
-    if not beyond <= special - words - used:
-        return False
-    tokenizer.split_special_tokens = True
-    return True
-
-
-def inventory_of_config(values: Mapping[str, Any], head: str = "lm") -> Inventory:
-    """Make the inventory of a configuration, without weights.
-
-    Args:
-        values: The mapping in a config.json.
-        head: See `PLM`.
-
-    Returns:
-        The inventory.
-
-    Raises:
-        ModelError: The architecture is not supported, or no PLM has such a configuration.
-    """
-    return _inventory(values, family_of(str(values.get("model_type"))), head)
-
-
-def _inventory(values: Mapping[str, Any], family: Family, head: str) -> Inventory:
-    for key, value in values.items():
-        most = MAX_BLOCKS if "layer" in key else MAX_SIZE
-        if type(value) is int and value > most and _is_size(key, family):
-            raise ModelError(f"config.json: {key} is {value}. Allowed: at most {most:,}.")
-    if quantization := values.get("quantization_config"):
-        raise ModelError(
-            f"config.json: quantization_config is {truncated_repr(quantization)}. Use weights that are not quantised."
-        )
-    try:
-        return inventory_of(empty_model(AutoConfig.for_model(**values), family, head), family)
-    except Exception as error:  # the library checks little, and it or PyTorch may fail in any way
-        shapes = truncated_repr(dict(values))
-        raise ModelError(f"config.json: no PLM has the shapes of {shapes} ({first_line(error)}).") from None
-
-
-def _is_size(key: str, family: Family) -> bool:
-    """Test whether a number of a config.json may be a size of weights."""
-    if key == "max_position_embeddings":
-        return family.positions is not None  # computed positions have no weights
-    return not NOT_SIZES.search(key)
-
-
-def check_size(values: Mapping[str, Any], family: Family, num_bytes: int, location: object) -> Inventory:
-    """Refuse a configuration with more parameters than the weights have bits, and return its inventory.
-
-    The library would otherwise allocate all parameters before it notices that the weights are missing.
-
-    Args:
-        values: content of config.json.
-        family: family of the PLM.
-        num_bytes: size of the weights.
-        location: file or folder, for messages.
-
-    Returns:
-        The inventory of the PLM with its LM head.
-
-    Raises:
-        ModelError: the configuration asks for too many parameters, has quantised weights, or is invalid.
-    """
-    with error_context(location):
-        inventory = _inventory(values, family, "lm")
-    if inventory.num_params > 8 * num_bytes:
-        raise ModelError(
-            f"{location}: config.json asks for {inventory.num_params:,} parameters, and the weights hold at most "
-            f"{8 * num_bytes:,}."
-        )
-    return inventory
-
-
-def _first(keys: list[str]) -> str:
-    return ", ".join(keys[:3]) + (f" and {len(keys) - 3} more" if len(keys) > 3 else "")
+    return f" They have {first_names(names)} instead."
 
 
 @contextmanager

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, fields
-from functools import cache, cached_property
+from dataclasses import asdict
 from itertools import product
 from pathlib import Path
 from typing import Any, TypeVar
 
-from apet.config.study_config import GridEntry, StudyConfig, TrainingConfig
-from apet.core.hashing import digest, seed_for
-from apet.core.validation import validate
+from apet.config.study_config import GridEntry, StudyConfig
+from apet.core.hashing import digest
 from apet.data.corpus import corpus_digest
 from apet.data.prepare import task_digest
 from apet.data.source_selection import check_overlapping_sources, choose_source
@@ -21,125 +18,17 @@ from apet.errors import ConfigError, ErrorCollector, error_context, unknown_name
 from apet.models.checkpoint_files import PRETRAINING, SNAPSHOT
 from apet.models.ladder import PRETRAIN_VERSION, LadderModel, ladder_model_digest, shipped_content
 from apet.models.registry import Model, ModelSource, head_of, parse_model, slug
-from apet.placement import PLACEMENTS, Budget, MethodSizes, canonical_budget
+from apet.placement import PLACEMENTS, Budget, canonical_budget
+from apet.study.cells import OWN, TRAINER_VERSION, Cell, Job, data_folder, plm_folder
 
 Parsed = TypeVar("Parsed")
 
-TRAINER_VERSION = 5
-"""Raised whenever the numerics of tuning, training or evaluation change, so that new cells get other names."""
 
 SMALL_SIZE = 10_000
 """Layers × width² up to which one job trains cells of a ladder model on several tasks."""
 
 MAX_JOBS = 500
 """Maximum number of training jobs, because each is a rule, and many rules slow Snakemake down. Jobs grow instead."""
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One (model, task, placement, budget) with its replicates: everything that decides the bytes of its results."""
-
-    model: str
-    task: str
-    placement: str
-    budget: str
-    num_plans: int
-    """Number of plans."""
-    num_seeds: int
-    """Number of seeds per plan."""
-    seed: int
-    """Seed of the study."""
-    methods: MethodSizes
-    training: TrainingConfig
-    model_digest: str
-    """Digest in the name of the PLM's folder."""
-    data_digest: str
-    """Digest in the name of the prepared task's folder."""
-    trainer_version: int = TRAINER_VERSION
-
-    @cached_property
-    def digest(self) -> str:
-        """The hash of all fields."""
-        return digest({**{name: getattr(self, name) for name in FIELDS}, **_nested(self.methods, self.training)})
-
-    @cached_property
-    def path(self) -> str:
-        """Path below results/cells: readable names and a short hash of all fields."""
-        return f"{slug(self.model)}/{self.task}/{self.placement}-{_slug(self.budget)}-{self.digest[:10]}"
-
-    @property
-    def plm_folder(self) -> str:
-        """The PLM's folder."""
-        return plm_folder(self.model, self.model_digest)
-
-    @property
-    def data_folder(self) -> str:
-        """The prepared task's folder."""
-        return data_folder(self.task, self.data_digest)
-
-    @property
-    def replicates(self) -> Iterator[tuple[int, int]]:
-        """Pairs (plan index, seed index). A seed index decides initial values and the order of the data."""
-        return ((plan, seed) for plan in range(self.num_plans) for seed in range(self.num_seeds))
-
-    def seed_of(self, stream: str, *replicate: int) -> int:
-        """Return the seed of a stream of one replicate: a hash of the cell's coordinates.
-
-        Args:
-            stream: plan, start (initial values) or order (of the data).
-            *replicate: Plan index, and seed index except for plan.
-
-        Returns:
-            The seed.
-        """
-        return seed_for(stream, self.seed, self.model, self.task, self.placement, self.budget, *replicate)
-
-    @classmethod
-    def from_record(cls, values: dict[str, Any]) -> Cell:
-        """Return the cell whose `asdict` was recorded."""
-        nested = {
-            "methods": MethodSizes(**values["methods"]),
-            "training": validate(TrainingConfig, values["training"], "training"),
-        }
-        return cls(**{**values, **nested})
-
-
-FIELDS = tuple(field.name for field in fields(Cell))
-OWN = ("model", "task", "placement", "budget", "num_plans", "num_seeds")
-"""Fields that a resolved study contains for each cell. Cells share the values of the others."""
-
-
-@cache
-def _nested(methods: MethodSizes, training: TrainingConfig) -> dict[str, Any]:
-    """Convert what thousands of cells share only once."""
-    return {"methods": asdict(methods), "training": asdict(training)}
-
-
-@dataclass(frozen=True)
-class Job:
-    """Cells of one model that one job trains, so that start-up and loading happen once.
-
-    They share the task too, unless the model is a small ladder model.
-    """
-
-    model: str
-    number: int
-    cells: tuple[Cell, ...]
-
-    @property
-    def tasks(self) -> tuple[str, ...]:
-        """Tasks of the cells, in order."""
-        return tuple(dict.fromkeys(cell.task for cell in self.cells))
-
-    @property
-    def name(self) -> str:
-        """Readable name, used in paths of logs."""
-        return f"{slug(self.model)}/{self.tasks[0] if len(self.tasks) == 1 else 'tasks'}-{self.number}"
-
-    @property
-    def job(self) -> str:
-        """Name without slashes, used in rule names."""
-        return self.name.replace("/", "_")
 
 
 class Grid:
@@ -349,16 +238,6 @@ def _collected(
     return parsed
 
 
-def plm_folder(model: str, digest: str) -> str:
-    """Return the folder of a PLM in a working copy."""
-    return f"models/{slug(model)}-{digest[:10]}"
-
-
-def data_folder(task: str, digest: str) -> str:
-    """Return the folder of a prepared task in a working copy."""
-    return f"data/tasks/{task}-{digest[:10]}"
-
-
 def _named(models: Iterable[Model]) -> dict[str, Model]:
     """Models by name."""
     named: dict[str, Model] = {}
@@ -378,8 +257,3 @@ def _tasks(entries: Iterable[tuple[str, Task]]) -> dict[str, Task]:
             raise ConfigError(f"{entry!r}: duplicate name {task.name!r}. Give one of the tasks another `name`.")
         named[task.name] = task
     return named
-
-
-def _slug(budget: str) -> str:
-    """Convert a budget to a part of a file name: @lora -> lora, 0.01% -> 0.01pct."""
-    return re.sub(r"[^A-Za-z0-9.]", "", budget.replace("%", "pct"))

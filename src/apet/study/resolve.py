@@ -13,7 +13,8 @@ from apet.data.task_config import Task
 from apet.errors import BudgetError, ConfigError, error_context, unknown_name
 from apet.models.registry import FAMILIES, head_of, values_of
 from apet.placement import Budget, Inventory, check_plan, max_virtual_tokens, resolve, virtual_tokens
-from apet.study.grid import TRAINER_VERSION, Cell, Grid
+from apet.study.cells import TRAINER_VERSION, Cell
+from apet.study.grid import Grid
 from apet.study.resolved import read_resolved
 
 # Modules that import PyTorch are imported after the names of a study are checked, so that a typo is reported at once.
@@ -104,7 +105,7 @@ def _virtual_tokens(cell: Cell, inventory: Inventory, count: int) -> int:
 
 def _inventory(grid: Grid, model: str) -> Inventory:
     """Return the sites of a PLM. Raises ConfigError if it cannot do one of its tasks."""
-    from apet.models.loading import inventory_of_config
+    from apet.models.inventory import inventory_of_config
 
     source = grid.models[model]
     with error_context(f"{grid.params}: models"):

@@ -14,12 +14,13 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from apet.data.prepare import RECORD as TASK_RECORD
-from apet.data.prepare import read_task
+from apet.data.prepared_files import RECORD as TASK_RECORD
+from apet.data.prepared_files import read_task
 from apet.models.ladder import LadderModel
 from apet.models.registry import devices_of, head_of
 from apet.study.cell_record import METRICS
-from apet.study.grid import Cell, Grid, Job
+from apet.study.cells import Cell, Job
+from apet.study.grid import Grid
 from apet.study.paths import ResultPaths
 from apet.study.resolve import sizes
 from apet.study.status import read_run

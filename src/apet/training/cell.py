@@ -18,8 +18,7 @@ from safetensors.torch import save
 
 from apet.core.atomic import atomic_dir, write_bytes, write_json
 from apet.core.hashing import bytes_digest
-from apet.data.prepare import read_task
-from apet.data.prepared_files import write_table
+from apet.data.prepared_files import read_task, write_table
 from apet.data.schema import SPLITS
 from apet.errors import ConfigError
 from apet.evaluation import EncodedSplit, EvaluationResult, Score, encode_split, make_objective
@@ -27,7 +26,7 @@ from apet.models.loading import PLM
 from apet.models.sharding import is_main_process
 from apet.placement import Budget, Plan, make_plan, resolve
 from apet.study.cell_record import HEADS, PLANS, PREDICTIONS, THETA, write_record
-from apet.study.grid import Cell
+from apet.study.cells import Cell
 from apet.training.callbacks import NO_CALLBACKS, CellCallbacks
 from apet.training.loop import HEAD, TrainingData, TrainingResult, train
 from apet.tuning import initial_theta_by_structure, tune

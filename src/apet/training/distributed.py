@@ -14,7 +14,7 @@ from apet.core.progress import CellProgress
 from apet.core.signals import SignalHandler
 from apet.errors import ApetError, Interrupted
 from apet.models.sharding import is_main_process, join
-from apet.study.grid import Cell
+from apet.study.cells import Cell
 from apet.study.paths import ResultPaths
 from apet.training.callbacks import NO_CALLBACKS, CellCallbacks, JobCallbacks, logger_named
 from apet.training.cell import CellInputs

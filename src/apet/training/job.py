@@ -18,13 +18,13 @@ from apet.core.atomic import write_json
 from apet.core.hashing import digest
 from apet.core.progress import CellProgress
 from apet.core.signals import SignalHandler
-from apet.data.prepare import RECORD as TASK_RECORD
-from apet.data.prepare import read_task
+from apet.data.prepared_files import RECORD as TASK_RECORD
+from apet.data.prepared_files import read_task
 from apet.errors import ApetError, CellsFailedError, ConfigError, DataError, ModelError, StorageError, without_secrets
 from apet.models.loading import PLM, load_plm
 from apet.models.sharding import is_main_process, load_sharded, world_size
 from apet.study.cell_record import FORMAT, is_complete
-from apet.study.grid import Cell
+from apet.study.cells import Cell
 from apet.study.paths import ResultPaths
 from apet.training.callbacks import CellCallbacks, JobCallbacks, OpenLogger, logger_named
 from apet.training.cell import CellInputs, train_cell

@@ -11,7 +11,7 @@ from pathlib import Path
 from apet.core.hashing import file_digest
 from apet.errors import CellsFailedError, DataError
 from apet.study.cell_record import is_complete
-from apet.study.grid import Cell
+from apet.study.cells import Cell
 from apet.study.paths import ResultPaths
 from apet.study.status import differences, read_machine
 from apet.training.job import train_job

@@ -17,7 +17,6 @@ from apet.models.families import Inputs, ModuleSpec
 from apet.models.loading import PLM
 from apet.placement.plans import Plan, Units
 from apet.placement.sites import Site
-from apet.tuning import output_updates
 from apet.tuning.gradient_checkpointing import (
     CheckpointedBlocks,
     ContextStack,
@@ -26,7 +25,15 @@ from apet.tuning.gradient_checkpointing import (
     ThetaSlices,
 )
 from apet.tuning.low_rank_updates import FactoredSlice, LowRankUpdate, is_factored
-from apet.tuning.output_updates import OutputUpdate
+from apet.tuning.output_updates import (
+    OutputUpdate,
+    adapter,
+    bias_entries,
+    embedding_entries,
+    linear_entries,
+    norm_entries,
+    scatter_vector,
+)
 from apet.tuning.structures import Scatter, SparseUpdate
 from apet.tuning.theta import layout, split_to_sizes
 
@@ -266,7 +273,7 @@ class TunedPLM:
             self.logit_updates.append((number, _logit_biases(site.shape[0], index)))
             return
         if spec.kind == "embedding":
-            update = output_updates.embedding_entries(site.shape, index)
+            update = embedding_entries(site.shape, index)
             self.output_updates[spec.module].append((number, update))
         head = None if self.plm.head == "classification" else self.model.get_submodule(self.family.head)
         if head is not None and head.weight is module.weight:
@@ -279,15 +286,15 @@ class TunedPLM:
         module = self.model.get_submodule(spec.module)
         exact = module.weight.dtype == torch.float32
         if site.structure == "bottleneck":
-            return output_updates.adapter(site.shape)
+            return adapter(site.shape)
         if site.structure == "bias":
             on_output = with_adapter or not site.exists or not exact
-            return output_updates.bias_entries(rows, index) if on_output else None
+            return bias_entries(rows, index) if on_output else None
         if exact:
             return None
         if spec.kind == "norm":
-            return output_updates.norm_entries(module, site.shape[0], index)
-        return output_updates.linear_entries(site.shape, rows, index)
+            return norm_entries(module, site.shape[0], index)
+        return linear_entries(site.shape, rows, index)
 
     def _output_hook(self, path: str) -> Callable:
         """Make the hook of a module: the low-rank update of its map, then updates of its output in `ORDER`."""
@@ -339,7 +346,7 @@ def rows_of(spec: ModuleSpec, plm: PLM) -> Tensor | None:
 
 def _logit_biases(vocab_size: int, index: Tensor | None) -> Callable:
     def logit_update(states: Tensor, vocab_ids: Tensor | None, values: Tensor) -> Tensor:
-        biases = output_updates.scatter_vector(values, vocab_size, index)
+        biases = scatter_vector(values, vocab_size, index)
         return biases if vocab_ids is None else biases[vocab_ids]
 
     return logit_update
