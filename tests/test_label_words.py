@@ -162,6 +162,28 @@ def test_train_with_label_words_of_several_tokens_reduces_the_loss(family, loss)
     assert after.loss < before.loss and after.score >= before.score
 
 
+@pytest.mark.parametrize("tree", TREES)
+@pytest.mark.parametrize("family", CONFIGS)
+def test_full_vocab_loss_is_the_mean_over_tokens_and_ends_of_transformers(family, tree):
+    """The end of a word that another one continues counts as a token: any that continues no label."""
+    plm, data = framed(family)
+    labels = LabelTrie.from_tokens(TREES[tree])
+    rights = torch.arange(9) % len(labels)
+    with TunedPLM(plm, NOTHING) as tuned:
+        loss = labels.full_vocab_loss(tuned, [], *data.batch(torch.arange(9)), rights)
+    terms = []
+    for row, right in enumerate(rights.tolist()):
+        ids, word = data.batch(torch.tensor([row]))[0], TREES[tree][right]
+        for place in range(len(word) + 1):
+            logits = library_logits(plm, ids, torch.tensor([word[:place]], dtype=torch.long))[0].log_softmax(0)
+            nexts = [other[place] for other in TREES[tree] if other[:place] == word[:place] and len(other) > place]
+            if place < len(word):
+                terms.append(-logits[word[place]])
+            elif nexts:
+                terms.append(-torch.log(1 - logits[sorted(set(nexts))].exp().sum()))
+    torch.testing.assert_close(loss, torch.stack(terms).mean(), atol=1e-4, rtol=1e-4)
+
+
 def test_label_word_that_continues_another_is_scored_in_the_tokens_of_a_tokenizer():
     """A prefix in text is a prefix in tokens or not, depending on the tokenizer; both are scored."""
     task = {"task": "toy", "verbalizer": {"a": " card", "b": " card arrival", "c": " no", "d": " not"}}

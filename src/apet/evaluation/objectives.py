@@ -93,7 +93,7 @@ class ClassificationObjective:
             data: the training split.
             rows: row numbers of the batch, shape [k].
             kind: `label_words`: over the label words. `full_vocab`: of each token of the label's word over the
-                vocabulary, as in the code of Su et al. (EMNLP 2023).
+                vocabulary, as in the code of Su et al. (EMNLP 2023), and of its end if another word continues it.
 
         Returns:
             The mean over the batch in nats, a scalar.
@@ -101,7 +101,7 @@ class ClassificationObjective:
         labels = data.labels[rows]
         if kind == "label_words":
             return self.trie.loss(tuned, theta, *data.batch(rows), labels)
-        return answer_loss(tuned, theta, *data.batch(rows), *self.trie.target_batch(labels))
+        return self.trie.full_vocab_loss(tuned, theta, *data.batch(rows), labels)
 
     def evaluate(self, tuned: TunedPLM, theta: Theta, data: EncodedSplit) -> EvaluationResult:
         """Predict and score a split."""

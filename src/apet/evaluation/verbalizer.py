@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from apet.evaluation.encoding import EncodedSplit, padded
+from apet.evaluation.generation import answer_loss
 from apet.tuning import TunedPLM
 
 LABEL_BATCH_SIZE = 32
@@ -118,6 +119,36 @@ class LabelTrie:
                 logits = node.logits(tuned, theta, ids[rows], lengths[rows])
                 total = total + F.cross_entropy(logits, next_index[rows], reduction="sum")
         return total / len(labels)
+
+    def full_vocab_loss(
+        self, tuned: TunedPLM, theta: Sequence[Tensor], ids: Tensor, lengths: Tensor, labels: Tensor
+    ) -> Tensor:
+        """Compute the mean of −log P over the tokens of the correct labels' words, P over the whole vocabulary.
+
+        The end of a word that another one continues counts as a token, with the probability that it has in `scores`.
+        Otherwise nothing would teach the PLM to end there.
+
+        Args:
+            tuned: the tuned PLM.
+            theta: θ as consecutive tensors.
+            ids: token ids of the prompts, right-padded, shape [rows, longest prompt].
+            lengths: tokens of the prompts, shape [rows].
+            labels: numbers of the correct labels, shape [rows].
+
+        Returns:
+            The loss in nats, a scalar.
+        """
+        words, sizes = self.target_batch(labels)
+        ends = [(node, labels == self.tokens.index(node.prefix)) for node in self.nodes if node.has_end]
+        if not any(here.any() for _, here in ends):
+            return answer_loss(tuned, theta, ids, lengths, words, sizes)
+        total, count = answer_loss(tuned, theta, ids, lengths, words, sizes, "sum").cpu(), int(sizes.sum())
+        for node, here in ends:
+            if rows := here.nonzero().flatten().tolist():
+                logits = node.logits(tuned, theta, ids[rows], lengths[rows])
+                total = total - F.log_softmax(logits, dim=1)[:, -1].sum()
+                count += len(rows)
+        return total / count
 
     def target_batch(self, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return the words of labels [rows] as right-padded token ids [rows, longest word] and lengths [rows]."""
