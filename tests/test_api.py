@@ -310,6 +310,23 @@ def test_delta_of_a_model_tuned_in_memory_loads_only_onto_its_plm(cells, memory,
         apet.load_tuned(out, plm=apet.load_model(other, memory.tokenizer, "bloom"))
 
 
+@pytest.mark.parametrize("saved", ["bert", "bert without its head"])
+def test_head_can_be_a_classification_head_of_a_folder_or_a_model_in_memory(cells, tmp_path, saved):
+    model = tiny_plm("bert", fused=False).model
+    folder = save_plm(model if saved == "bert" else model.bert, tmp_path / "plm")
+    plm = apet.load_model(folder, head="classification")
+    tuned = apet.train(plm, apet.make_plan(plm, "bitfit"), cells().data, max_steps=3)
+    assert len(tuned.head) == 2 * (16 + 1)
+    delta = apet.export_model(tuned, "delta", tmp_path / "delta")
+    assert torch.equal(apet.load_tuned(delta, plm=folder).head, tuned.head)
+    names = set(model.state_dict())
+    memory = apet.load_model(model, plm.tokenizer, "plm", head="classification")
+    assert memory.inventory.digest == plm.inventory.digest and set(model.state_dict()) == names
+    again = apet.train(memory, apet.make_plan(memory, "bitfit"), cells().data, max_steps=3)
+    assert torch.equal(again.theta, tuned.theta)
+    assert torch.equal(apet.load_tuned(delta, plm=memory).theta, tuned.theta)
+
+
 def test_imported_lora_predicts_on_a_task(cells, memory, tmp_path):
     plan = apet.make_plan(memory, "lora", methods=apet.MethodSizes(lora_rank=2))
     out = apet.export_model(apet.train(memory, plan, cells().data, max_steps=3), "peft", tmp_path / "out")
@@ -342,6 +359,7 @@ def test_invalid_arguments_raise_one_message(cells, memory, tmp_path):
         (ConfigError, "unknown placement 'lara'", lambda: apet.make_plan(memory, "lara", 100)),
         (ModelError, "which has no LM head", lambda: apet.load_model(headless, memory.tokenizer)),
         (ModelError, "tokenizer: missing", lambda: apet.load_model(memory.model)),
+        (ModelError, "unknown head 'own'. Allowed: classification, lm", lambda: apet.load_model("plm", head="own")),
         (ConfigError, "rows: expected with a task", lambda: apet.prepare_task("sst2", tmp_path / "out", [])),
         (DataError, "unknown label 'ten'",
          lambda: apet.prepare_task(TASK, tmp_path / "out", [{"text": "w8", "label": "ten"}])),

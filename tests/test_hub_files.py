@@ -83,7 +83,7 @@ BERT = Files(BOTH, fast_bert, old_norms, BERT_BUFFERS)
 T5 = Files(("bin",), spiece, extra=("decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight",))
 BLOOM = Files(BOTH, byte_level, lambda name: name.removeprefix("transformer."))
 PYTHIA_BUFFERS = tuple(f"gpt_neox.layers.0.attention.{n}" for n in ("bias", "masked_bias", "rotary_emb.inv_freq"))
-PYTHIA = Files(BOTH, byte_level, extra=PYTHIA_BUFFERS)
+PYTHIA = Files(BOTH, byte_level, lambda name: name.replace("lm_head.", "embed_out."), PYTHIA_BUFFERS)
 SMOLLM = Files(("safetensors",), gpt2)
 REPOSITORIES = {
     "google/bert_uncased_L-4_H-512_A-8": MINI,

@@ -14,10 +14,10 @@ from apet.core.arithmetic import compute_dtype
 from apet.core.records import write_json_record
 from apet.data.tokenization import encode
 from apet.errors import CorruptError, ModelError
-from apet.models.checkpoint_files import open_folder
+from apet.models.checkpoint_files import LM_HEADS, check_source, open_folder
 from apet.models.families import FAMILIES
 from apet.models.inventory import inventory_of_config
-from apet.models.loading import load_plm
+from apet.models.loading import check_folder, load_plm
 from apet.models.registry import read_config
 from apet.placement import Plan
 from apet.tuning import TunedPLM
@@ -292,6 +292,38 @@ def test_load_plm_encoder_without_head_needs_classification(tmp_path):
     for key, value in encoder.state_dict().items():
         if not key.startswith("pooler"):
             assert torch.equal(plm.model.state_dict()[f"bert.{key}"], value)
+
+
+def outcome(check) -> str:
+    """Return the part of an error message about the head, or an empty text."""
+    try:
+        check()
+    except ModelError as error:
+        return str(error).partition("(the weights lack")[0]
+    return ""
+
+
+@pytest.mark.parametrize("shards", [{}, {"max_shard_size": "4KB"}], ids=["one file", "shards"])
+@pytest.mark.parametrize("saved", ["with its head", "without", "without, tied"])
+@pytest.mark.parametrize("name", CONFIGS)
+def test_check_of_the_weights_names_predicts_whether_a_plm_with_its_head_loads(tmp_path, name, saved, shards):
+    model = model_of(name)
+    family = FAMILIES[name]
+    if saved != "with its head":
+        model.config.tie_word_embeddings = saved.endswith("tied")
+        if name == "t5":
+            model.config.scale_decoder_outputs = saved.endswith("tied")
+        family.drop_lm_head(model)
+    save_plm(model, tmp_path, **shards)
+    by_names, by_library = (outcome(lambda: f(tmp_path, "x", "lm")) for f in (check_source, check_folder))
+    assert by_names == by_library
+    assert bool(by_names) == (saved == "without" or (saved == "without, tied" and name == "bert"))
+    check_source(tmp_path, "x", "classification")
+    assert load_plm(tmp_path, "x", head="classification").head == "classification"
+
+
+def test_every_architecture_has_the_name_of_its_head():
+    assert set(LM_HEADS) == {model_type for family in FAMILIES.values() for model_type in family.classes}
 
 
 @pytest.mark.parametrize("name", CONFIGS)

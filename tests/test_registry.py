@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,7 @@ from apet.models.registry import FAMILIES as NAMES
 from apet.models.registry import ModelSource, parse_model, registry, slug, values_of
 from saved import save_plm
 from tiny import tiny_plm
+from toy import PARAMS
 
 HUB = {"repo_id": "someone/plm", "revision": "main"}
 
@@ -83,7 +86,19 @@ def test_mapping_overrides_the_registry():
     # The number of devices does not change the weights.
     assert parse_model({"name": "EleutherAI/pythia-70m", "num_devices": 2}).digest == known.digest
     moved = parse_model({"name": "EleutherAI/pythia-70m", "source": HUB})
-    assert moved.config is None and moved.family == "gpt_neox"
+    assert moved.config is moved.memory_gb is moved.num_parameters is None
+    assert (moved.family, moved.num_devices) == ("gpt_neox", 1)
+
+
+@pytest.mark.parametrize("command", ["plan", "resolve"])
+def test_folder_without_an_lm_head_is_refused_before_pytorch_is_imported(tmp_path, command):
+    save_plm(tiny_plm("bert", fused=False).model.bert, tmp_path / "mini")
+    study = {**PARAMS, "models": ["bloom-16x1", "./mini"], "tasks": ["bbc_topics"]}
+    (tmp_path / "params.yaml").write_text(json.dumps(study))
+    arguments = {"plan": ["--model", "./mini", "--placement", "lora"], "resolve": ["--out-file", "out.json"]}[command]
+    code = f"import sys; from apet.cli.app import main; print(main({[command, *arguments]}), 'torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.stdout == "2 False\n" and "has no LM head" in done.stderr and len(done.stderr.splitlines()) == 1
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import json
 import os
 import tempfile
 from collections.abc import Iterable, Mapping
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,9 @@ from apet.export.formats import export_model
 from apet.export.peft_adapters import plan_from_peft
 from apet.export.restore import load_tuned
 from apet.export.tuned_model import TASK_KEYS, TunedModel
-from apet.models.families import family_of
+from apet.models.families import Family, family_of
 from apet.models.loading import PLM, load_plm
-from apet.models.registry import DTYPES
+from apet.models.registry import DTYPES, HEADS
 from apet.placement import Budget, Inventory, MethodSizes, Plan, resolve
 from apet.placement import make_plan as plan_units
 from apet.study.cells import Cell
@@ -63,6 +64,7 @@ def load_model(
     tokenizer: PreTrainedTokenizerBase | None = None,
     name: str | None = None,
     device: str = "cpu",
+    head: str | None = None,
 ) -> PLM:
     """Load a frozen PLM from a folder, or wrap a model in memory.
 
@@ -74,6 +76,8 @@ def load_model(
         tokenizer: The tokenizer of a model in memory.
         name: The name in records and seeds. Default: the folder's name, or the architecture.
         device: The PyTorch device to load a folder to.
+        head: `lm`: the LM head predicts label words. `classification`: a linear classifier, trained with θ, predicts
+            labels. Default: as `apet download-model` recorded in the folder, or else `lm`.
 
     Returns:
         The PLM. Its `inventory` lists the sites.
@@ -81,8 +85,10 @@ def load_model(
     Raises:
         ModelError: If the model is not supported.
     """
+    if head not in (None, *HEADS):
+        raise ModelError(unknown_name("head", head, HEADS))
     if not isinstance(source, PreTrainedModel):
-        return load_plm(Path(source), name or os.path.basename(os.path.abspath(source)), device=device)
+        return load_plm(Path(source), name or os.path.basename(os.path.abspath(source)), device=device, head=head)
     config, dtype = source.config, str(source.dtype).removeprefix("torch.")
     family = family_of(config.model_type)
     if not isinstance(source, family.class_of(config)):
@@ -95,8 +101,17 @@ def load_model(
     source.requires_grad_(False).eval()
     family.install_kernels(source)
     special_tokens = family.special_tokens(tokenizer)
-    content = memory_content(source)
-    return PLM(name or config.model_type, family, source, tokenizer, content, special_tokens, dtype=dtype)
+    model = _without_lm_head(source, family) if head == "classification" else source
+    content = memory_content(model)
+    return PLM(name or config.model_type, family, model, tokenizer, content, special_tokens, head or "lm", dtype)
+
+
+def _without_lm_head(model: PreTrainedModel, family: Family) -> PreTrainedModel:
+    """Return a model that shares all modules but the LM head, so that the given one keeps it."""
+    shared = copy(model)
+    shared._modules = dict(model._modules)
+    family.drop_lm_head(shared)
+    return shared
 
 
 def make_plan(

@@ -66,7 +66,8 @@ def load_frozen(plm: str | Path | PLM, record: dict, source: Path, device: str) 
 
     Args:
         plm: A PLM, or its folder.
-        record: `name` and `content` (SHA-256, of files or of memory) of the PLM that θ was trained on.
+        record: `name` and `content` (SHA-256, of files or of memory) of the PLM that θ was trained on, and perhaps its
+            `head`.
         source: The folder of θ, for messages.
         device: The PyTorch device to load it to.
 
@@ -76,7 +77,7 @@ def load_frozen(plm: str | Path | PLM, record: dict, source: Path, device: str) 
     Raises:
         ModelError: If its content differs.
     """
-    loaded = plm if isinstance(plm, PLM) else load_plm(Path(plm), record["name"], device=device)
+    loaded = plm if isinstance(plm, PLM) else load_plm(Path(plm), record["name"], device=device, head=record.get("head"))
     if record["content"] != loaded.content and record["content"] != memory_content(loaded.model):
         given = f"PLM {loaded.name!r}" if isinstance(plm, PLM) else str(plm)
         raise ModelError(

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError, safe_open
+
 from apet.core.hashing import digest, file_digest, remembered_digest
 from apet.core.records import read_json_record, write_json_record
-from apet.errors import CorruptError, ModelError, first_line
+from apet.errors import CorruptError, ModelError, first_line, first_names
 
 SNAPSHOT, PRETRAINING = "snapshot.json", "pretraining.json"
 """Records of origin: of a downloaded PLM, and of a ladder model."""
@@ -28,6 +30,28 @@ UNREADABLE = ("*.safetensors", "*.bin", "*.gguf", "*.h5", "*.msgpack", "*.ckpt",
 
 TOKENIZERS = ("tokenizer.json", "spiece.model", "tokenizer.model", "vocab.txt", "vocab.json")
 """Files of which a tokenizer needs at least one. The first is sufficient for every tokenizer."""
+
+LFS_POINTER = b"version https://git-lfs"
+"""First bytes of a file that stands for one of git LFS which was not fetched."""
+
+WRAPPERS = {
+    "module.": ("DataParallel or DeepSpeed", "model.module"),
+    "_orig_mod.": ("torch.compile", "model._orig_mod"),
+    "base_model.model.": ("PEFT", "model.merge_and_unload()"),
+}
+"""Prefix of the names of weights -> (the wrapper whose model was saved, the model in it)."""
+
+LM_HEADS = {
+    "bert": ("cls.predictions.transform.", None),
+    "bloom": ("lm_head.", True),
+    "gpt_neox": ("embed_out.", False),
+    "llama": ("lm_head.", False),
+    "mistral": ("lm_head.", False),
+    "qwen2": ("lm_head.", False),
+    "t5": ("lm_head.", True),
+}
+"""`model_type` -> (prefix of the names of the LM head's weights in files, the library's `tie_word_embeddings`). A tied
+head has no weights in files. None: it has some even if it is tied."""
 
 OTHERS = (
     "config.json",
@@ -53,17 +77,10 @@ class ModelFolder:
     """Name -> SHA-256 of each file that determines what the PLM computes."""
     content: str
     """SHA-256 over `files`."""
-    config: Mapping[str, Any]
-    """The mapping in config.json."""
     snapshot: Mapping[str, Any]
     """The record `SNAPSHOT`; empty if there is none."""
     pretraining: Mapping[str, Any]
     """The record `PRETRAINING`; empty if there is none."""
-
-    @property
-    def weight_files(self) -> list[Path]:
-        """The safetensors files."""
-        return [self.path / name for name in self.files if name.endswith(".safetensors")]
 
     @property
     def origin(self) -> tuple[str, str | None]:
@@ -80,7 +97,7 @@ def open_folder(path: Path) -> ModelFolder:
         path: The folder.
 
     Returns:
-        The folder's files, configuration and records.
+        The folder's files and records.
 
     Raises:
         ModelError: A file is missing or cannot be read.
@@ -95,7 +112,7 @@ def open_folder(path: Path) -> ModelFolder:
             changed = [path / file for file, sha256 in record.get("files", {}).items() if files.get(file) != sha256]
             problem = f"{changed[0] if changed else path}: corrupt: not the bytes that {name} names."
             raise CorruptError(f"{problem} {_fix(path)}")
-    return ModelFolder(path, files, content, read_mapping(path / "config.json"), snapshot, pretraining)
+    return ModelFolder(path, files, content, snapshot, pretraining)
 
 
 def plm_files(names: Iterable[str], location: object) -> list[str]:
@@ -119,9 +136,87 @@ def check_files(folder: Path) -> list[str]:
         raise ModelError(f"{folder}: no {weights} and no {index}{_only(names)}. Save the weights as safetensors.")
     if weights not in names:
         _check_shards(folder / index, names)
+    _check_tokenizer(folder, names)
+    return names
+
+
+def check_source(folder: Path, name: str, head: str) -> None:
+    """Check by names alone that a folder has all files of a PLM, and that its weights have the head.
+
+    It takes milliseconds, whatever the size. Of pickled weights, no names are known.
+
+    Args:
+        folder: A Hugging Face folder.
+        name: Name of the PLM.
+        head: `lm` or `classification`.
+
+    Raises:
+        ModelError: A file is missing or unusable, or there is no LM head although one is needed.
+    """
+    check_config(folder)
+    files = plm_files(names_in(folder), folder)
+    _check_tokenizer(folder, files)
+    check_weight_names(folder, name, head)
+
+
+def check_weight_names(folder: Path, name: str, head: str) -> None:
+    """Check that safetensors can be opened and have an LM head if one is needed. Arguments and errors: `check_source`."""
+    weights = [weight for path in weight_files(folder) for weight in weight_names(path)]
+    if wrapped := wrapper_of(weights):
+        raise ModelError(f"{folder}: {wrapped}")
+    if head == "lm" and weights and (prefix := _missing_head(read_mapping(folder / "config.json"), weights)):
+        raise no_lm_head(folder, name, [f"{prefix}*"])
+
+
+def _missing_head(config: Mapping[str, Any], weights: Iterable[str]) -> str:
+    """Return the prefix of the LM head's weights if they are needed and not among `weights`, or else an empty text."""
+    prefix, tied = LM_HEADS.get(str(config.get("model_type")), ("", True))
+    # The library calls every T5 tied; only those of version 1.0 scale the states for their word embeddings.
+    if tied is not None and config.get("tie_word_embeddings", tied) and config.get("scale_decoder_outputs", True):
+        return ""
+    # The library renamed GPT-NeoX's head.
+    return "" if any(weight.startswith((prefix, "lm_head.")) for weight in weights) else prefix
+
+
+def no_lm_head(folder: Path, name: str, missing: Sequence[str]) -> ModelError:
+    """Return the error for weights without an LM head. missing: names of its weights."""
+    return ModelError(
+        f"{folder}: PLM {name!r} has no LM head (the weights lack {first_names(missing)}). Write "
+        "`head: classification` for this PLM in the study or registry, to train a linear classifier with θ."
+    )
+
+
+def wrapper_of(weights: Iterable[str]) -> str:
+    """Describe the wrapper whose model was saved, given the names of weights. Empty if there is none."""
+    for prefix, (wrapper, model) in WRAPPERS.items():
+        if wrapped := [name for name in weights if name.startswith(prefix)]:
+            return (
+                f"the weights have {wrapped[0]}: `{prefix}` is the prefix of a model inside {wrapper}. Save that model: "
+                f"`{model}.save_pretrained(folder)`."
+            )
+    return ""
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """List the safetensors files of a PLM."""
+    return [folder / name for name in _matching(sorted(names_in(folder)), SAFE) if name.endswith(".safetensors")]
+
+
+def weight_names(path: Path) -> list[str]:
+    """Read the names of the weights in a safetensors file. Raises ModelError if it is damaged."""
+    try:
+        with safe_open(path, "np") as file:
+            return list(file.keys())
+    except (SafetensorError, OSError) as error:
+        with open(path, "rb") as file:
+            is_pointer = file.read(len(LFS_POINTER)) == LFS_POINTER
+        fix = " It is a pointer of git LFS. Fetch the file with `git lfs pull`." if is_pointer else ""
+        raise ModelError(f"{path}: its weights cannot be read ({first_line(error)}).{fix}") from None
+
+
+def _check_tokenizer(folder: Path, names: Iterable[str]) -> None:
     if not set(names).intersection(TOKENIZERS):
         raise ModelError(f"{folder}: no tokenizer. One of these files is needed: {', '.join(TOKENIZERS)}.")
-    return names
 
 
 def check_config(folder: Path) -> None:

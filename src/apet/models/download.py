@@ -22,6 +22,7 @@ from apet.models.checkpoint_files import (
     SAFE,
     SNAPSHOT,
     check_files,
+    file_digests,
     folder_content,
     names_in,
     plm_files,
@@ -59,7 +60,7 @@ def fetch_snapshot(snapshot: ModelSource, out_folder: Path, wheels_folder: Path)
                 _rewrite_pickled(folder)
             check_files(folder)
             _complete_tokenizer(folder)
-            resolved = resolve_model(folder, snapshot.head)
+            resolved = resolve_model(folder, snapshot.name, snapshot.head)
             _check_shapes(snapshot, resolved)
             check_plm(resolved, snapshot.name)
         record = {
@@ -70,7 +71,7 @@ def fetch_snapshot(snapshot: ModelSource, out_folder: Path, wheels_folder: Path)
             "dtype": snapshot.dtype,
             "head": snapshot.head,
         }
-        write_origin(folder, SNAPSHOT, record, resolved.folder.files)
+        write_origin(folder, SNAPSHOT, record, file_digests(folder))
 
 
 @contextmanager

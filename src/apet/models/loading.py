@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 from transformers import (
@@ -24,31 +23,34 @@ from transformers.utils import logging as library
 
 from apet.core.arithmetic import announce_dtype, compute_dtype
 from apet.errors import ModelError, error_context, first_line, first_names, unknown_name
-from apet.models.checkpoint_files import SNAPSHOT, ModelFolder, open_folder
+from apet.models.checkpoint_files import (
+    SNAPSHOT,
+    ModelFolder,
+    check_weight_names,
+    no_lm_head,
+    open_folder,
+    read_mapping,
+    weight_files,
+    wrapper_of,
+)
 from apet.models.families import Family, SpecialTokens, family_of
 from apet.models.inventory import check_size, empty_model, inventory_of
 from apet.models.registry import DTYPES, HEADS
 from apet.models.tokenizers import load_tokenizer
 from apet.placement.sites import Inventory
 
-LFS_POINTER = b"version https://git-lfs"
-"""First bytes of a file that stands for one of git LFS which was not fetched."""
-
-
 @dataclass(frozen=True)
 class ResolvedModel:
-    """A verified folder, and how the PLM in it is to be loaded."""
+    """A folder, and how the PLM in it is to be loaded."""
 
-    folder: ModelFolder
-    """Files, configuration and records."""
+    path: Path
+    """The folder."""
     config: PretrainedConfig
     """The library's configuration."""
     family: Family
     """The architecture."""
     inventory: Inventory
     """Sites of the configuration, with the LM head."""
-    dtype: str
-    """The dtype that `snapshot.json` asks for."""
     head: str
     """`lm` or `classification`; see `PLM`."""
 
@@ -119,48 +121,51 @@ class PLM:
         return labels * (self.word_embeddings.shape[1] + 1) if self.head == "classification" else 0
 
 
-def resolve_model(folder: Path, head: str | None = None) -> ResolvedModel:
-    """Read and verify a folder once, and look up everything that loading needs.
+def resolve_model(folder: Path, name: str, head: str) -> ResolvedModel:
+    """Look up everything that loading needs: headers of the weights and configuration, without reading the weights.
 
     Args:
-        folder: A Hugging Face folder. `snapshot.json` may state the `dtype` of the computation (default float32), the
-            `head` (default lm) and the `content` that the files must have.
-        head: Replaces the stated head.
+        folder: A Hugging Face folder with safetensors.
+        name: Name of the PLM.
+        head: `lm` or `classification`.
 
     Returns:
         The resolved model.
 
     Raises:
-        ModelError: A file is missing or unusable, or the architecture is not supported.
-        CorruptError: A file has other bytes than its record names.
+        ModelError: A file is unusable, or the architecture is not supported.
     """
-    files = open_folder(folder)
-    stated = {"dtype": "float32", "head": "lm"} | dict(files.snapshot)
-    for key, allowed in (("dtype", DTYPES), ("head", HEADS)):
-        if stated[key] not in allowed:
-            raise ModelError(unknown_name(key, stated[key], allowed, str(folder / SNAPSHOT)))
-    weights = files.weight_files
-    for path in weights:
-        _check_header(path)
+    values = read_mapping(folder / "config.json")
     with error_context(folder):
-        family = family_of(str(files.config.get("model_type")))
-    inventory = check_size(files.config, family, sum(path.stat().st_size for path in weights), folder)
+        family = family_of(str(values.get("model_type")))
+    check_weight_names(folder, name, head)
+    inventory = check_size(values, family, sum(path.stat().st_size for path in weight_files(folder)), folder)
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except Exception as error:
         raise ModelError(f"{folder / 'config.json'}: cannot be used ({first_line(error)}).") from None
-    return ResolvedModel(files, config, family, inventory, stated["dtype"], head or stated["head"])
+    return ResolvedModel(folder, config, family, inventory, head)
 
 
-def load_plm(folder: Path, name: str, weights: bool = True, device: str = "cpu", computed_on: str | None = None) -> PLM:
+def load_plm(
+    folder: Path,
+    name: str,
+    weights: bool = True,
+    device: str = "cpu",
+    computed_on: str | None = None,
+    head: str | None = None,
+) -> PLM:
     """Load the PLM in a folder, in evaluation mode, without gradients, with the family's fast kernels.
 
     Args:
-        folder: See `resolve_model`. Its stated dtype is used only if the device computes it faster than float32.
+        folder: A Hugging Face folder. `snapshot.json` may state the `dtype` of the computation (default float32), which
+            is used only if the device computes it faster than float32; the `head` (default lm); and the `content` that
+            the files must have.
         name: Name of the PLM.
         weights: Load weights; otherwise make only shapes on the meta device.
         device: Device of the weights.
         computed_on: Device of the computation if the weights move there later; `device` if None.
+        head: Replaces the stated head.
 
     Returns:
         The PLM.
@@ -169,39 +174,54 @@ def load_plm(folder: Path, name: str, weights: bool = True, device: str = "cpu",
         ModelError: A file or weight is missing or unusable, or the architecture is not supported.
         CorruptError: A file has other bytes than its record names.
     """
-    resolved = resolve_model(folder)
-    family, dtype = resolved.family, compute_dtype(resolved.dtype, computed_on or device)
+    files = open_folder(folder)
+    stated = {"dtype": "float32", "head": "lm"} | dict(files.snapshot)
+    for key, allowed in (("dtype", DTYPES), ("head", HEADS)):
+        if stated[key] not in allowed:
+            raise ModelError(unknown_name(key, stated[key], allowed, str(folder / SNAPSHOT)))
+    resolved = resolve_model(folder, name, head or stated["head"])
+    family, dtype = resolved.family, compute_dtype(stated["dtype"], computed_on or device)
     with _quiet():
         if weights:
-            announce_dtype(name, resolved.dtype, dtype)
+            announce_dtype(name, stated["dtype"], dtype)
             model = _load_model(resolved, name, dtype=getattr(torch, dtype))
         else:
             model = empty_model(resolved.config, family, resolved.head)
-        tokenizer, special_tokens = load_tokenizer(folder, resolved.family, model)
+        tokenizer, special_tokens = load_tokenizer(folder, family, model)
     model.requires_grad_(False).eval()
     family.install_kernels(model)
     if weights:
         model.to(device)  # type: ignore[arg-type]  # the library's decorator hides the model itself
-    files, head = resolved.folder, resolved.head
     revision = files.snapshot.get("revision")
-    return PLM(name, family, model, tokenizer, files.content, special_tokens, head, dtype, revision, files)
+    return PLM(name, family, model, tokenizer, files.content, special_tokens, resolved.head, dtype, revision, files)
 
 
-def check_plm(resolved: ResolvedModel, name: str) -> None:
-    """Check that `load_plm` will succeed, without reading the weights."""
+def check_plm(resolved: ResolvedModel, name: str) -> tuple[PreTrainedTokenizerBase, SpecialTokens]:
+    """Check that `load_plm` will succeed, without reading the weights, and return what `load_tokenizer` returns."""
     with _quiet():
-        load_tokenizer(resolved.folder.path, resolved.family, _load_model(resolved, name, device_map="meta"))
+        return load_tokenizer(resolved.path, resolved.family, _load_model(resolved, name, device_map="meta"))
 
 
-def _check_header(path: Path) -> None:
-    try:
-        with safe_open(path, "pt"):
-            return
-    except (SafetensorError, OSError) as error:
-        with open(path, "rb") as file:
-            is_pointer = file.read(len(LFS_POINTER)) == LFS_POINTER
-        fix = " It is a pointer of git LFS. Fetch the file with `git lfs pull`." if is_pointer else ""
-        raise ModelError(f"{path}: its weights cannot be read ({first_line(error)}).{fix}") from None
+def check_folder(folder: Path, name: str, head: str) -> tuple[PreTrainedTokenizerBase, SpecialTokens]:
+    """Check that a download of a folder will load, without reading the weights, of pickled ones not even their names.
+
+    Args:
+        folder: A Hugging Face folder.
+        name: Name of the PLM.
+        head: `lm` or `classification`.
+
+    Returns:
+        What `load_tokenizer` returns.
+
+    Raises:
+        ModelError: A file or weight is missing or unusable, or the architecture is not supported.
+    """
+    if weight_files(folder):
+        return check_plm(resolve_model(folder, name, head), name)
+    values = read_mapping(folder / "config.json")
+    family = family_of(str(values.get("model_type")))
+    with _quiet():
+        return load_tokenizer(folder, family, empty_model(AutoConfig.for_model(**values), family))
 
 
 def _load_model(resolved: ResolvedModel, name: str, **options: Any) -> PreTrainedModel:
@@ -209,7 +229,7 @@ def _load_model(resolved: ResolvedModel, name: str, **options: Any) -> PreTraine
 
     options: further arguments of the library's `from_pretrained`.
     """
-    folder, config, family = resolved.folder.path, resolved.config, resolved.family
+    folder, config, family = resolved.path, resolved.config, resolved.family
     try:
         loaded: Any = family.class_of(config).from_pretrained(
             folder,
@@ -238,32 +258,16 @@ def _load_model(resolved: ResolvedModel, name: str, **options: Any) -> PreTraine
     if resolved.head == "classification":
         family.drop_lm_head(model)
     elif missing:
-        raise ModelError(
-            f"{folder}: PLM {name!r} has no LM head (the weights lack {first_names(missing)}). Write "
-            "`head: classification` for this PLM in the study or registry, to train a linear classifier with θ."
-        )
+        raise no_lm_head(folder, name, missing)
     return model
-
-
-WRAPPERS = {
-    "module.": ("DataParallel or DeepSpeed", "model.module"),
-    "_orig_mod.": ("torch.compile", "model._orig_mod"),
-    "base_model.model.": ("PEFT", "model.merge_and_unload()"),
-}
-"""Prefix of the names of weights -> (the wrapper whose model was saved, the model in it)."""
 
 
 def _describe_unused(names: list[str]) -> str:
     """Name the weights that are there instead of the missing ones, and their cause if it is known."""
     if not names:
         return ""
-    for prefix, (wrapper, model) in WRAPPERS.items():
-        if wrapped := [name for name in names if name.startswith(prefix)]:
-            return (
-                f" They have {wrapped[0]}: `{prefix}` is the prefix of a model inside {wrapper}. Save that model: "
-                f"`{model}.save_pretrained(folder)`."
-            )
-    return f" They have {first_names(names)} instead."
+    wrapped = wrapper_of(names)
+    return f" {wrapped[0].upper()}{wrapped[1:]}" if wrapped else f" They have {first_names(names)} instead."
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from apet.core.validation import CLOSED, Line, PositiveInt, matching, validate
 from apet.core.yaml_loader import read_yaml
 from apet.data.wheels import Package, find_wheel
 from apet.errors import ConfigError, ModelError, truncated_repr, unknown_name
-from apet.models.checkpoint_files import check_config, check_one, folder_content, read_mapping
+from apet.models.checkpoint_files import check_config, check_one, check_source, folder_content, read_mapping
 from apet.models.ladder import NAME as LADDER_NAME
 from apet.models.ladder import LadderModel, parse_ladder_model
 
@@ -203,13 +203,14 @@ def values_of(model: Model, recipe: PretrainingConfig, fetched: Path) -> dict[st
         A mapping with `model_type`.
 
     Raises:
-        ModelError: If the shapes are not known before the PLM is downloaded.
+        ModelError: If the shapes are not known before the PLM is downloaded, or if a folder has no complete PLM.
     """
     if isinstance(model, LadderModel):
         return model.config(recipe)
     if model.values:
         return model.values
     if model.kind == "folder":
+        check_source(folder_of(model), model.name, model.head)
         return read_config(folder_of(model))
     if (fetched / "config.json").is_file():
         check_one(fetched, "config.json")
@@ -243,7 +244,8 @@ def _from_mapping(entry: Mapping[str, Any]) -> ModelSource:
     known = registry().get(name) if isinstance(name, str) else None
     base = {key: value for key, value in asdict(known).items() if value is not None} if known else {}
     if "source" in entry and "config" not in entry and entry["source"] != base.get("source"):
-        base.pop("config", None)  # another source may have other shapes
+        for key in ("config", "num_parameters", "memory_gb", "num_devices"):  # another source may have other shapes
+            base.pop(key, None)
     return validate(ModelSource, {**base, **entry}, location)
 
 

@@ -49,11 +49,15 @@ def sizes(grid: Grid) -> dict[str, dict[str, Any]]:
         ConfigError: A PLM cannot do one of its tasks.
         BudgetError: A placement cannot meet a budget on a PLM.
     """
-    return {model: _sizes(grid, model) for model in grid.models}
+    values = {}
+    for model, source in grid.models.items():
+        with error_context(f"{grid.params}: models"):
+            values[model] = values_of(source, grid.recipe, Path(grid.plm_folder(model)))
+    return {model: _sizes(grid, model, values[model]) for model in grid.models}
 
 
-def _sizes(grid: Grid, model: str) -> dict[str, Any]:
-    inventory = _inventory(grid, model)
+def _sizes(grid: Grid, model: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    inventory = _inventory(grid, model, values)
     methods = grid.study.methods
     counts: dict[str, int] = {}
     for placement, budget in grid.budgets_by_model[model]:
@@ -103,18 +107,22 @@ def _virtual_tokens(cell: Cell, inventory: Inventory, count: int) -> int:
     return max(virtual_tokens(inventory, cell.placement, count, seed, cell.methods) for seed in seeds)
 
 
-def _inventory(grid: Grid, model: str) -> Inventory:
-    """Return the sites of a PLM. Raises ConfigError if it cannot do one of its tasks."""
+def _inventory(grid: Grid, model: str, values: Mapping[str, Any]) -> Inventory:
+    """Return the sites of a PLM. Raises ConfigError if it cannot do one of its tasks.
+
+    values: keys of its config.json.
+    """
+    from apet.models.families import family_of
     from apet.models.inventory import inventory_of_config
+    from apet.study.tokenizer_checks import check_tokenizer
 
     source = grid.models[model]
-    with error_context(f"{grid.params}: models"):
-        values = values_of(source, grid.recipe, Path(grid.plm_folder(model)))
     with error_context(grid.params):
         with error_context(f"model {model}"):
             inventory = inventory_of_config(values, head_of(source))
         for name in (name for other, name in grid.model_task_pairs if other == model):
             _check_task(grid.tasks[name], model, str(values["model_type"]), head_of(source))
+        check_tokenizer(grid, model, family_of(str(values["model_type"])))
         return inventory
 
 
