@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from apet.data.task_config import PLACEHOLDER
+from apet.data.text_beginnings import Beginnings
 from apet.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -22,12 +22,6 @@ ANCHOR = "\n"
 
 CHARACTERS = 8
 """Characters of a long text that are tokenised for each of its tokens; more if they do not suffice."""
-
-BOUNDARY = re.compile("[0-9A-Za-z](?= [0-9A-Za-z])")
-"""The character before a space at which a text can be cut."""
-
-SPANNING = re.compile("[0-9A-Za-z][ ▁Ġ]")
-"""Part of a token that spans such a space, in a vocabulary of words, of SentencePiece or of bytes."""
 
 
 class Encoding(NamedTuple):
@@ -148,10 +142,9 @@ def _first_ids(
 ) -> list[tuple[list[int], ...]]:
     """Tokenise the texts of rows as far as `shares` needs them.
 
-    Of a long text, only a beginning is tokenised. It ends before a space between letters or digits, which no token
-    spans, so that its ids are the first ids of the text. It suffices if it has more ids than there is room for, and
-    more than the other texts of its row, because `shares` then does not depend on its exact number. Otherwise a longer
-    beginning is tokenised, and at last the text.
+    Of a long text, only a beginning is tokenised, whose ids are the first ids of the text. It suffices if it has more
+    ids than there is room for, and more than the other texts of its row, because `shares` then does not depend on its
+    exact number. Otherwise a longer beginning is tokenised, and at last the text.
 
     Args:
         tokenizer: The tokenizer.
@@ -164,10 +157,9 @@ def _first_ids(
     """
     rows: dict[int, tuple[list[int], ...]] = {}
     pending, size = list(range(len(columns[0]) if columns else 0)), CHARACTERS * (max(room, 0) + 1)
-    if not (any(len(text) > size for texts in columns for text in texts) and _splits_at_spaces(tokenizer)):
-        size = max((len(text) for texts in columns for text in texts), default=0)
+    beginnings = Beginnings(tokenizer)
     while pending:
-        parts = [[_beginning(texts[row], size) for row in pending] for texts in columns]
+        parts = [[beginnings.beginning(texts[row], size) for row in pending] for texts in columns]
         encoded = [
             continuation_ids(tokenizer, part) if number or continued else _ids(tokenizer, part)
             for number, part in enumerate(parts)
@@ -180,19 +172,6 @@ def _first_ids(
                 rows[row] = ids
         pending, size = [row for row in pending if row not in rows], 4 * size
     return [rows[row] for row in range(len(rows))]
-
-
-def _beginning(text: str, size: int) -> str:
-    """Return a beginning of about `size` characters that ends at a boundary, or else the text."""
-    if len(text) <= size:
-        return text
-    ends = [match.end() for match in BOUNDARY.finditer(text, size // 2, size)]
-    return text[: ends[-1]] if ends else text
-
-
-def _splits_at_spaces(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Test whether no token of the vocabulary spans a boundary, so that every token ends there or before."""
-    return not any(map(SPANNING.search, tokenizer.get_vocab()))
 
 
 def _ids(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:

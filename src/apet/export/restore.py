@@ -77,7 +77,8 @@ def load_frozen(plm: str | Path | PLM, record: dict, source: Path, device: str) 
     Raises:
         ModelError: If its content differs.
     """
-    loaded = plm if isinstance(plm, PLM) else load_plm(Path(plm), record["name"], device=device, head=record.get("head"))
+    name, head = record["name"], record.get("head")
+    loaded = plm if isinstance(plm, PLM) else load_plm(Path(plm), name, device=device, head=head)
     if record["content"] != loaded.content and record["content"] != memory_content(loaded.model):
         given = f"PLM {loaded.name!r}" if isinstance(plm, PLM) else str(plm)
         raise ModelError(

@@ -160,7 +160,7 @@ def check_source(folder: Path, name: str, head: str) -> None:
 
 
 def check_weight_names(folder: Path, name: str, head: str) -> None:
-    """Check that safetensors can be opened and have an LM head if one is needed. Arguments and errors: `check_source`."""
+    """Check that safetensors can be opened and have an LM head if one is needed. Raises as `check_source`."""
     weights = [weight for path in weight_files(folder) for weight in weight_names(path)]
     if wrapped := wrapper_of(weights):
         raise ModelError(f"{folder}: {wrapped}")
@@ -191,8 +191,8 @@ def wrapper_of(weights: Iterable[str]) -> str:
     for prefix, (wrapper, model) in WRAPPERS.items():
         if wrapped := [name for name in weights if name.startswith(prefix)]:
             return (
-                f"the weights have {wrapped[0]}: `{prefix}` is the prefix of a model inside {wrapper}. Save that model: "
-                f"`{model}.save_pretrained(folder)`."
+                f"the weights have {wrapped[0]}: `{prefix}` is the prefix of a model inside {wrapper}. Save that "
+                f"model: `{model}.save_pretrained(folder)`."
             )
     return ""
 

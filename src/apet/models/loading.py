@@ -39,6 +39,7 @@ from apet.models.registry import DTYPES, HEADS
 from apet.models.tokenizers import load_tokenizer
 from apet.placement.sites import Inventory
 
+
 @dataclass(frozen=True)
 class ResolvedModel:
     """A folder, and how the PLM in it is to be loaded."""
