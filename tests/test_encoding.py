@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 from pathlib import Path
 
@@ -9,9 +10,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from apet.data import tokenization
+from apet.data.text_beginnings import Beginnings
 from apet.data.tokenization import encode, encode_targets
 from apet.evaluation import encode_split, label_tokens
 from apet.export.formats import export_model
@@ -19,7 +22,7 @@ from apet.export.tuned_model import TunedModel
 from apet.models.families import template_of
 from apet.models.loading import PLM, load_plm
 from apet.placement import MethodSizes, Plan, make_plan, own_count
-from hub_tokenizers import CORPUS, KINDS
+from hub_tokenizers import CORPUS, GPT4, KINDS
 from test_data_encoded import prepared
 from tiny import CONFIGS
 
@@ -177,6 +180,86 @@ def test_only_a_beginning_of_a_long_document_is_tokenised(plms, monkeypatch, kin
     encoded = encode({"text": [document, "no"]}, tokenizer, "{text}\nTopic:", 128)
     assert len(encoded.ids[0]) == 128 and encoded.cut == [True, False]
     assert len(document) > 10**6 and max(seen) < 10**4
+
+
+CHINESE, THAI = "的一是在不了有和人这中大为上个国我以要他时来", "กขคงจฉชซญดตถทนบปผพาิีุเแไ่้์ำ"
+LATIN = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/="
+SPACELESS = st.lists(st.sampled_from([*CHINESE, *THAI, *LATIN, *SIGNS, "가", "\u1100\u1161", "ﾊﾞ", "'re"]), max_size=90)
+
+
+def spaceless_tokenizer(model, trainer, normalizer=None, pre_tokenizer=None) -> PreTrainedTokenizerFast:
+    """Train a tokenizer on Chinese, Thai and Latin words without spaces."""
+    generator, lines = random.Random(0), []
+    for alphabet in (CHINESE, THAI, LATIN):
+        words = ["".join(generator.choices(alphabet, k=generator.randint(1, 4))) for _ in range(60)]
+        lines += ["".join(generator.choices(words, k=20)) for _ in range(80)]
+    tokenizer = Tokenizer(model)
+    if normalizer:
+        tokenizer.normalizer = normalizer
+    if pre_tokenizer:
+        tokenizer.pre_tokenizer = pre_tokenizer
+    tokenizer.train_from_iterator(lines, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>")
+
+
+def trainer_of(name: str, **options):
+    return getattr(trainers, f"{name}Trainer")(show_progress=False, special_tokens=["<unk>"], **options)
+
+
+BYTES = {"vocab_size": 900, "initial_alphabet": sorted(pre_tokenizers.ByteLevel.alphabet())}
+WITHOUT_SPACES = {
+    "bytes": lambda: spaceless_tokenizer(
+        models.BPE(), trainer_of("Bpe", **BYTES), None, pre_tokenizers.ByteLevel(add_prefix_space=False)
+    ),
+    "bytes, NFC, split as GPT-4": lambda: spaceless_tokenizer(
+        models.BPE(), trainer_of("Bpe", **BYTES), normalizers.NFC(),
+        pre_tokenizers.Sequence(
+            [pre_tokenizers.Split(Regex(GPT4), "isolated"), pre_tokenizers.ByteLevel(False, use_regex=False)]
+        ),
+    ),
+    "SentencePiece BPE": lambda: spaceless_tokenizer(
+        models.BPE(unk_token="<unk>", fuse_unk=True), trainer_of("Bpe", vocab_size=600),
+        normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]),
+    ),
+    "unigram, NFKC": lambda: spaceless_tokenizer(
+        models.Unigram(), trainer_of("Unigram", vocab_size=500, unk_token="<unk>"), normalizers.NFKC(),
+        pre_tokenizers.Metaspace(),
+    ),
+    "WordPiece": lambda: spaceless_tokenizer(
+        models.WordPiece(unk_token="<unk>"), trainer_of("WordPiece", vocab_size=500), normalizers.BertNormalizer(),
+        pre_tokenizers.BertPreTokenizer(),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", WITHOUT_SPACES)
+def test_beginning_of_a_text_without_spaces_has_its_first_ids(kind):
+    tokenizer = WITHOUT_SPACES[kind]()
+    beginnings = Beginnings(tokenizer)
+
+    @given(SPACELESS, st.integers(8, 60))
+    @settings(max_examples=250, database=None)
+    def check(parts, size):
+        text = "".join(parts)
+        begin = beginnings.beginning(text, size)
+        ids = tokenization._ids(tokenizer, [begin, text])
+        assert text.startswith(begin) and ids[1][: len(ids[0])] == ids[0]
+
+    check()
+    for alphabet in (CHINESE, LATIN) if kind != "WordPiece" else (CHINESE,):
+        text = "".join(random.Random(1).choices(alphabet, k=10**5))
+        begin = beginnings.beginning(text, 1000)
+        assert 500 <= len(begin) <= 1000
+        cut = tokenization._ids(tokenizer, [begin, text])
+        assert cut[1][: len(cut[0])] == cut[0]
+
+
+def test_whole_word_in_the_vocabulary_needs_the_whole_text():
+    """With `ignore_merges`, a word that is a token is not merged, so that a cut inside of a word could change it."""
+    tokenizer = WITHOUT_SPACES["bytes"]()
+    tokenizer.backend_tokenizer.model.ignore_merges = True
+    text = CHINESE * 50
+    assert Beginnings(tokenizer).beginning(text, 100) == text
 
 
 def test_template_is_what_the_tokenizer_adds(tmp_path: Path):

@@ -43,7 +43,7 @@ class Beginnings:
             size: Most characters of the beginning; it has at least half as many.
 
         Returns:
-            The beginning, or the text if it is not longer or cannot be cut.
+            The beginning, or the text if it is not longer or has no such place, as one letter a million times.
         """
         if len(text) <= size:
             return text

@@ -171,8 +171,7 @@ def check_weight_names(folder: Path, name: str, head: str) -> None:
 def _missing_head(config: Mapping[str, Any], weights: Iterable[str]) -> str:
     """Return the prefix of the LM head's weights if they are needed and not among `weights`, or else an empty text."""
     prefix, tied = LM_HEADS.get(str(config.get("model_type")), ("", True))
-    # The library calls every T5 tied; only those of version 1.0 scale the states for their word embeddings.
-    if tied is not None and config.get("tie_word_embeddings", tied) and config.get("scale_decoder_outputs", True):
+    if tied is not None and config.get("tie_word_embeddings", tied):
         return ""
     # The library renamed GPT-NeoX's head.
     return "" if any(weight.startswith((prefix, "lm_head.")) for weight in weights) else prefix
