@@ -1,4 +1,4 @@
-"""A study of a tiny PLM and a toy task, whose cells real `apet train` processes train in seconds."""
+"""A study of a tiny PLM and a toy task, whose cells `apet train` trains in seconds."""
 
 from __future__ import annotations
 
@@ -10,13 +10,16 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import chdir
 from pathlib import Path
 
 import yaml
 
+from apet.cli.app import main
 from apet.study.cells import Cell
 from apet.study.paths import ResultPaths
 from apet.study.resolve import read_cells
+from forkserver import programs
 from saved import save_plm
 from tiny import WORDS, tiny_plm
 from toy import PARAMS, Checkout
@@ -27,6 +30,7 @@ TASK = {
     "verbalizer": {"eight": " w20", "nine": " w30"}, "metrics": ["accuracy"], "max_length": 16,
 }  # fmt: skip
 TRAINING = {"max_steps": 60, "batch_size": 8, "max_length": 16, "num_evals": 4, "lr_multipliers": [0.3, 1.0]}
+APET = (sys.executable, "-m", "apet.cli.app")
 GRID = [
     {"placements": ["none", "lora", "full"], "budgets": ["@own"]},
     {"placements": ["uniform"], "budgets": [700], "num_plans": 2, "num_seeds": 2},
@@ -47,13 +51,9 @@ class Lab:
         study["training"] |= TRAINING | training
         study["max_samples"] = {"train": 64, "validation": 24, "test": 40}
         (folder / "params.yaml").write_text(yaml.safe_dump(study, sort_keys=False))
-        for command in (
-            ["resolve", "--out-file", "study.json"],
-            ["prepare-task", "--task", "words"],
-            ["download-model", "--model", "plm"],
-        ):
-            done = self.apet(*command)
-            assert done.returncode == 0, done.stderr
+        with chdir(folder):
+            assert main(["resolve", "--out-file", "study.json"]) == 0
+            assert main(["prepare-task", "--task", "words"]) == main(["download-model", "--model", "plm"]) == 0
         self.cells = {cell.placement: cell for cell in read_cells(folder / "study.json")}
 
     def _row(self, draw: random.Random) -> tuple[str, str]:
@@ -74,15 +74,16 @@ class Lab:
     def results(self, name: str) -> ResultPaths:
         return ResultPaths(self.folder / name)
 
-    def apet(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        """Run a command to its end."""
-        return subprocess.run(
-            self._command(*arguments), capture_output=True, text=True, check=False, **self._options(environment)
-        )
+    def apet(self, *arguments: str, alone: bool = False, **environment: str) -> subprocess.CompletedProcess[str]:
+        """Run a command to its end, in a fork of the forkserver or in a process that is `alone`."""
+        command = [*APET, *arguments] if alone else [programs() / "apet", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=False, **self._options(environment))
 
-    def train(self, results: str, *cells: Cell, options: tuple[str, ...] = (), **environment: str) -> str:
+    def train(
+        self, results: str, *cells: Cell, options: tuple[str, ...] = (), alone: bool = False, **environment: str
+    ) -> str:
         """Train cells in a process of their own. Returns its standard error."""
-        done = self.apet(*self._train(results, cells, options), **environment)
+        done = self.apet(*self._train(results, cells, options), alone=alone, **environment)
         assert done.returncode == 0, done.stderr
         return done.stderr
 
@@ -91,7 +92,7 @@ class Lab:
     ) -> subprocess.Popen:
         """Start `train` without waiting. The output is appended to the file `output`, or goes to a terminal."""
         with open(self.folder / "output", "a") as file:
-            command = self._command(*self._train(results, cells, options))
+            command = [programs() / "apet", *self._train(results, cells, options)]
             out = file if terminal is None else terminal
             return subprocess.Popen(command, stdout=out, stderr=out, **self._options({}))
 
@@ -111,9 +112,6 @@ class Lab:
     def _train(self, results: str, cells: tuple[Cell, ...], options: tuple[str, ...]) -> list[str]:
         paths = ["--model-dir", cells[0].plm_folder, "--data-dir", cells[0].data_folder, "--results-dir", results]
         return ["train", "--resolved", "study.json", *paths, *options, *(cell.path for cell in cells)]
-
-    def _command(self, *arguments: str) -> list[str]:
-        return [sys.executable, "-m", "apet.cli.app", *arguments]
 
     def _options(self, environment: dict[str, str]) -> dict:
         return {"cwd": self.folder, "env": {**os.environ, **environment}}

@@ -34,10 +34,12 @@ from apet.study.resolve import read_cells
 from apet.study.resolved import read_resolved
 from lab import TASK, TRAINING
 from saved import save_plm
-from test_pretrain import write_corpus
 from tiny import WORDS, tiny_plm
 from toy import PARAMS
+from toy_corpus import write_corpus
 from toy_wheels import pin_toy
+
+pytestmark = pytest.mark.slow
 
 DAMAGES = {"cut": 1, "flipped": 2, "empty": 1, "swapped": 1}
 """Kind of damage -> number of random positions."""

@@ -19,6 +19,8 @@ from saved import save_plm
 from tiny import tiny_plm
 from toy import PARAMS, ROOT, Checkout, edited, trainings
 
+pytestmark = pytest.mark.slow
+
 GUIDE = (ROOT / "docs" / "dvc.md").read_text()
 
 

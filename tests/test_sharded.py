@@ -33,6 +33,8 @@ from sharded_worker import cases, train_all
 from tiny import WORDS
 from toy import PARAMS, Checkout
 
+pytestmark = pytest.mark.slow
+
 LAUNCH = launch_command(2).removesuffix("--module apet.cli.app").split()
 WORKER = Path(__file__).with_name("sharded_worker.py")
 CASES = {name: (inputs, of) for name, inputs, of in cases()}
