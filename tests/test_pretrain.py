@@ -36,13 +36,10 @@ from apet.models.pretraining.packing import heldout_rows, training_rows, unigram
 from apet.models.pretraining.pretrain import PretrainingState, lr_factor, pretrain
 from apet.models.pretraining.tokenizer import train_tokenizer
 from apet.training.runtime import make_deterministic
-from toy_corpus import document, write_corpus
+from toy_corpus import RECIPE, document, write_corpus
 
 MODEL = parse_ladder_model("bloom-16x1")
 OTHERS = [parse_ladder_model("bert-16x1"), parse_ladder_model("t5-16x1")]
-RECIPE = PretrainingConfig(
-    vocab_size=300, max_tokens=30 * 4 * 16, batch_size=4, block_size=16, muon_lr=0.02, embedding_lr=0.03, scalar_lr=0.01
-)
 
 
 @pytest.fixture(scope="module", autouse=True)

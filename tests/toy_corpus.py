@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from apet.config.study_config import PretrainingConfig
 from apet.core.hashing import file_digest
 from apet.core.records import write_json_record
 from apet.data.corpus import SCHEMA
 from apet.data.prepared_files import write_table
 
+RECIPE = PretrainingConfig(
+    vocab_size=300, max_tokens=30 * 4 * 16, batch_size=4, block_size=16, muon_lr=0.02, embedding_lr=0.03, scalar_lr=0.01
+)
 NAMES = ("ada", "bo", "cy", "dee", "eve")
 THINGS = ("red box", "tall tree", "old ship", "small dog")
 
