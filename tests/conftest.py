@@ -27,7 +27,10 @@ hypothesis.settings.register_profile("apet", deadline=None)  # tests must not de
 hypothesis.settings.load_profile("apet")
 yaml.SafeDumper.ignore_aliases = lambda self, data: True  # type: ignore[method-assign]  # apet refuses aliases
 
-LONGEST = ("test_workflow", "test_slurm", "test_dvc", "test_guides", "test_sharded", "test_arithmetic", "test_resume")
+LONGEST = (
+    *("test_workflow", "test_slurm", "test_dvc", "test_guides"),
+    *("test_sharded", "test_arithmetic", "test_resume"),
+)
 """Test files that take longest. They start first, so that all processes end at the same time."""
 
 

@@ -1,7 +1,7 @@
 """Arithmetic of the CPU: the variables that pin it, the types it computes in, and the bytes that other CPUs gave.
 
-    python tests/test_arithmetic.py operations bloom plans cell   # the digests of this CPU, as JSON
-    python tests/test_arithmetic.py --record                      # write those of apet into golden_arithmetic.json
+    python tests/test_arithmetic.py operations bloom plans cell   # digests of this CPU
+    python tests/test_arithmetic.py --record     # write them into golden_arithmetic.json
 
 In golden_arithmetic.json, the digests under `another CPU` are from an AMD Zen 3, without AVX-512. No change of apet can
 change them. The digests under `apet` are from an AMD Zen 4, with AVX-512. Record them again if TRAINER_VERSION rises
@@ -443,7 +443,8 @@ def test_trained_blooms_have_the_bytes_of_another_cpu(golden, default):
 @needs_avx2
 def test_trained_thetas_have_the_recorded_bytes(golden, default):
     there = golden["apet"]
-    assert there["trainer_version"] == TRAINER_VERSION, f"say python tests/{Path(__file__).name} --record"
+    record = f"say python tests/{Path(__file__).name} --record"
+    assert there["trainer_version"] == TRAINER_VERSION, record
     only_with_versions(there)
     if is_of_another_vendor(there, default):
         pytest.skip("MKL's products differ between vendors; those of the compatible arithmetic are compared below")
