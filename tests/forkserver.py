@@ -12,6 +12,7 @@ import atexit
 import json
 import os
 import select
+import shutil
 import signal
 import socket
 import subprocess
@@ -49,18 +50,16 @@ def programs() -> Path:
         program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -IS "{__file__}" "{folder}/socket" {name} "$@"\n')
         program.chmod(0o755)
     command = [sys.executable, "-P", __file__, f"{folder}/socket"]
-    server = subprocess.Popen(command, env=os.environ | ENVIRONMENT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+    server = subprocess.Popen(command, env=os.environ | ENVIRONMENT, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     atexit.register(stop, server, folder)
     assert server.stdout.readline() == b"ready\n"
     return folder
 
 
 def stop(server: subprocess.Popen, folder: Path) -> None:
-    server.kill()
+    server.stdin.close()
     server.wait()
-    for path in folder.iterdir():
-        path.unlink()
-    folder.rmdir()
+    shutil.rmtree(folder)
 
 
 def call(address: str, *words: str) -> int:
@@ -84,7 +83,7 @@ def suppressed_kill(group: int, number: int) -> None:
 
 
 def serve(address: str) -> None:
-    """Import all libraries, and fork for each caller."""
+    """Import all libraries, and fork for each caller, until standard input is closed."""
     import gc
     import pkgutil
     from importlib import import_module
@@ -104,7 +103,9 @@ def serve(address: str) -> None:
     forks: dict[int, tuple[int, socket.socket]] = {}
     while True:
         callers = {caller.fileno(): fork for fork, caller in forks.values()}
-        for file in select.select([server.fileno(), *forks, *callers], [], [])[0]:
+        for file in select.select([0, server.fileno(), *forks, *callers], [], [])[0]:
+            if file == 0:
+                return
             if file == server.fileno():
                 caller, _ = server.accept()
                 fork = start(caller)
@@ -171,6 +172,7 @@ def run(words: list[str], folder: str, environment: dict[str, str], mask: int, f
 if __name__ == "__main__":
     if len(sys.argv) == 2:
         serve(sys.argv[1])
+        os._exit(0)
     status = call(*sys.argv[1:])
     if status < 0:
         signal.signal(-status, signal.SIG_DFL)

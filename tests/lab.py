@@ -37,16 +37,25 @@ GRID = [
 ]
 
 
+def write_words(folder: Path, name: str = "words", count: int = 400, length: int = 8, **changes: object) -> None:
+    """Write the rows NAME.csv and the task NAME.yaml: texts of random words, one of which tells the class."""
+    draw, lines = random.Random(name), ["text,label"]
+    for _ in range(count):
+        words, label = [f"w{draw.randrange(11, WORDS)}" for _ in range(length)], draw.randrange(2)
+        words[draw.randrange(length)] = f"w{8 + label}"
+        lines.append(f"{' '.join(words)},{('eight', 'nine')[label]}")
+    (folder / f"{name}.csv").write_text("\n".join(lines) + "\n")
+    task = TASK | {"name": name, "local": {"file": f"{name}.csv"}} | changes
+    (folder / f"{name}.yaml").write_text(yaml.safe_dump(task, sort_keys=False))
+
+
 class Lab:
     """The study in a folder, with prepared task and PLM. Each training names its results directory."""
 
     def __init__(self, folder: Path, family: str = "bloom", **training) -> None:
         self.folder = folder
         save_plm(tiny_plm(family, fused=False).model, folder / "plm")
-        draw = random.Random(1)
-        rows = [self._row(draw) for _ in range(400)]
-        (folder / "words.csv").write_text("text,label\n" + "".join(f"{text},{label}\n" for text, label in rows))
-        (folder / "words.yaml").write_text(yaml.safe_dump(TASK, sort_keys=False))
+        write_words(folder)
         study = copy.deepcopy(PARAMS) | {"models": ["./plm"], "tasks": ["words.yaml"], "grid": GRID}
         study["training"] |= TRAINING | training
         study["max_samples"] = {"train": 64, "validation": 24, "test": 40}
@@ -55,12 +64,6 @@ class Lab:
             assert main(["resolve", "--out-file", "study.json"]) == 0
             assert main(["prepare-task", "--task", "words"]) == main(["download-model", "--model", "plm"]) == 0
         self.cells = {cell.placement: cell for cell in read_cells(folder / "study.json")}
-
-    def _row(self, draw: random.Random) -> tuple[str, str]:
-        words = [f"w{draw.randrange(11, WORDS)}" for _ in range(8)]
-        label = draw.randrange(2)
-        words[draw.randrange(8)] = f"w{8 + label}"
-        return " ".join(words), ("eight", "nine")[label]
 
     def checkout(self, folder: Path) -> Checkout:
         """Make a working copy of the pipeline with the study, its PLM and its data."""
