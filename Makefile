@@ -28,13 +28,14 @@ SPACE  := $(subst ,, )
 WITHOUT := $(strip $(if $(filter no,$(SLURM)),slurm) $(if $(filter no,$(CHROMIUM)),chromium) $(if $(filter no,$(MOUNTS)),mounts))
 ACTIVE := PATH="$(CURDIR)/$(BIN):$$PATH"
 
-.PHONY: help run test coverage lint docs lock clean
+.PHONY: help run test check coverage lint docs lock clean
 
 help:
 	@echo "make run       set up, run the study in $(STUDY), draw figures, write the report"
 	@echo "make test      set up, run all tests. SLURM=no skips those that start Slurm (as root),"
 	@echo "                 CHROMIUM=no those that open the report in a browser (root can install it),"
 	@echo "                 MOUNTS=no those that mount small or read-only disks (as root)"
+	@echo "make check     set up, run the tests that take no more than seconds each: no root, server or browser"
 	@echo "make coverage  make test with a table of uncovered lines; fails below 90 %"
 	@echo "make lint      ruff, pydoclint, snakefmt, mypy, import-linter, wording, snakemake --lint"
 	@echo "make docs      build the documentation site in docs/_build"
@@ -58,6 +59,9 @@ run: $(VENV)/.ready
 
 test: $(VENV)/.ready
 	$(ACTIVE) pytest --numprocesses 2 --no-loadscope-reorder $(COVERAGE) $(if $(WITHOUT),-m "not ($(subst $(SPACE), or ,$(WITHOUT)))")
+
+check: $(VENV)/.ready
+	$(ACTIVE) pytest --numprocesses 2 --no-loadscope-reorder -m "not slow"
 
 coverage: COVERAGE := --cov --cov-report=term
 coverage: test

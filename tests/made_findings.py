@@ -6,6 +6,8 @@ from typing import Any
 
 from simulated_study import MODELS
 
+SECTIONS = ["The question", "Results", "Figures", "Tables", "Environment", "Cost", "Missing data"]
+"""Headings of the report."""
 VERDICTS = {
     "positions": "supported",
     "full_ft_threshold": "undecided",

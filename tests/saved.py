@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
 from tokenizers import Tokenizer
@@ -32,3 +33,19 @@ def save_plm(model: PreTrainedModel, folder: Path, **options) -> Path:
     model.save_pretrained(folder, **options)
     save_tokenizer(folder)
     return folder
+
+
+def gguf(**changes: int) -> bytes:
+    """A header with values of several types and one tensor; changes: counts that it says."""
+    printed = {"tensors": 1, "keys": 3, "items": 2, "name": 1, "dimensions": 2, "size": 4} | changes
+    text = lambda content: struct.pack("<Q", len(content)) + content  # noqa: E731
+    return b"".join(
+        [
+            struct.pack("<4sIQQ", b"GGUF", 3, printed["tensors"], printed["keys"]),
+            text(b"general.architecture") + struct.pack("<I", 8) + text(b"llama"),
+            text(b"llama.block_count") + struct.pack("<II", 4, 1),
+            text(b"tokens") + struct.pack("<IIQ", 9, 8, printed["items"]) + text(b"a") + text(b"b"),
+            struct.pack("<Q", printed["name"]) + b"w" + struct.pack("<I", printed["dimensions"]),
+            struct.pack("<QQ", printed["size"], 2) + struct.pack("<IQ", 0, 0) + b"\0" * 64,
+        ]
+    )

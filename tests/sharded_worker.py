@@ -26,8 +26,8 @@ from apet.training import job
 from apet.training.cell import CellInputs, train_cell
 from apet.training.loop import TrainingData, TrainingState
 from apet.tuning import initial_theta_by_structure, tune
-from test_training import CONFIG, INPUTS, cell, rows
 from tiny import WORDS, tiny_plm
+from toy_cells import CONFIG, INPUTS, cell, rows
 
 STEPS = 3
 LABELS = [[3, 5], [3, 6], [4]]

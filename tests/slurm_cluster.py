@@ -91,7 +91,10 @@ def merged(old: object, new: object) -> object:
 class SlurmCheckout(Checkout):
     """Working copy on Slurm: one tiny ladder model, and jobs long enough to be interrupted."""
 
+    alone = True
+
     params = copy.deepcopy(PARAMS) | {
+        "seed": 0,
         "models": ["bloom-16x1"],
         "grid": [
             {"placements": ["none"], "budgets": ["@own"]},

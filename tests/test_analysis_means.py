@@ -30,7 +30,7 @@ from apet.analysis.resampling import CELL, sample_means
 from simulated_cells import Design, simulate
 from simulated_study import MODELS, frame_of, record, study
 
-STUDIES = 24
+STUDIES = 10
 DESIGNS = {
     "one unit": Design(replicates=1, replicate_sd=0.0),
     "two units": Design(),
@@ -54,7 +54,7 @@ def test_intervals_of_simulated_cells_have_nominal_coverage(name: str) -> None:
     shares: dict[str, list[float]] = {"cells": [], "differences": [], "tasks": []}
     for seed in range(STUDIES):
         frame, truth = simulate(design, seed)
-        samples = sample_means(frame, 500)
+        samples = sample_means(frame, 400)
         cells = cell_scores(samples)
         true = truth[cells.task.astype(int)]
         shares["cells"].append(((cells.low <= true) & (true <= cells.high)).mean())
@@ -90,7 +90,7 @@ def test_intervals_are_percentiles_of_the_samples() -> None:
 def test_over_tasks_population_interval_covers_the_population_mean() -> None:
     design = Design(tasks=5, cells=3, task_sd=0.05)
     held = []
-    for seed in range(150):
+    for seed in range(60):
         means = over_tasks(sample_means(simulate(design, seed)[0], 200), list("01234"))
         held.append((means.low_population <= design.score) & (design.score <= means.high_population))
     assert np.mean(held) == pytest.approx(0.95, abs=0.06)

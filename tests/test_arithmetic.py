@@ -1,7 +1,7 @@
 """Arithmetic of the CPU: the variables that pin it, the types it computes in, and the bytes that other CPUs gave.
 
-    python tests/test_arithmetic.py operations bloom plans cell   # the digests of this CPU, as JSON
-    python tests/test_arithmetic.py --record                      # write those of apet into golden_arithmetic.json
+    python tests/test_arithmetic.py operations bloom plans cell   # digests of this CPU
+    python tests/test_arithmetic.py --record     # write them into golden_arithmetic.json
 
 In golden_arithmetic.json, the digests under `another CPU` are from an AMD Zen 3, without AVX-512. No change of apet can
 change them. The digests under `apet` are from an AMD Zen 4, with AVX-512. Record them again if TRAINER_VERSION rises
@@ -418,6 +418,7 @@ def test_golden_digests_are_of_the_locked_versions(golden):
     assert golden["apet"]["versions"] == locked, remedy
 
 
+@pytest.mark.slow
 @needs_avx2
 def test_operations_give_the_bytes_of_another_cpu(golden, default):
     """Compare MKL's operations on CPUs of one vendor, and PyTorch's own on all."""
@@ -428,6 +429,7 @@ def test_operations_give_the_bytes_of_another_cpu(golden, default):
     assert {n: default["operations"][n] for n in names} == {n: there["operations"][n] for n in names}
 
 
+@pytest.mark.slow
 @needs_avx2
 def test_trained_blooms_have_the_bytes_of_another_cpu(golden, default):
     there = golden["another CPU"]
@@ -437,16 +439,19 @@ def test_trained_blooms_have_the_bytes_of_another_cpu(golden, default):
     assert default["bloom"] == there["bloom"]
 
 
+@pytest.mark.slow
 @needs_avx2
 def test_trained_thetas_have_the_recorded_bytes(golden, default):
     there = golden["apet"]
-    assert there["trainer_version"] == TRAINER_VERSION, f"say python tests/{Path(__file__).name} --record"
+    record = f"say python tests/{Path(__file__).name} --record"
+    assert there["trainer_version"] == TRAINER_VERSION, record
     only_with_versions(there)
     if is_of_another_vendor(there, default):
         pytest.skip("MKL's products differ between vendors; those of the compatible arithmetic are compared below")
     assert default["plans"] == there["plans"]
 
 
+@pytest.mark.slow
 @needs_avx2
 @pytest.mark.parametrize("part", DIGESTS)
 def test_pins_of_the_import_and_variables_set_by_hand_give_the_same_bytes(default, by_hand, part):
@@ -455,6 +460,7 @@ def test_pins_of_the_import_and_variables_set_by_hand_give_the_same_bytes(defaul
     assert by_hand[part] == default[part]
 
 
+@pytest.mark.slow
 @needs_avx2
 @pytest.mark.parametrize("part", DIGESTS)
 def test_the_compatible_arithmetic_gives_the_bytes_of_another_vendor_s_cpu(golden, compatible, part):
@@ -464,6 +470,7 @@ def test_the_compatible_arithmetic_gives_the_bytes_of_another_vendor_s_cpu(golde
     assert compatible[part] == golden["apet"]["compatible"][part]
 
 
+@pytest.mark.slow
 @needs_avx2
 def test_lower_instruction_sets_are_another_class_of_machine_and_give_nearly_the_same_scores(default):
     lowered = measured("cell", **LOWERED)

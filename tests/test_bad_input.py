@@ -1,7 +1,8 @@
 """Wrong params.yaml, study and task files, given to the real commands: a message with location and problem, exit
 status 2 within seconds, and no files written.
 
-A row of a table is the wrong value and the parts that the message must have: key, value, what is allowed.
+A row of a table is a key, a wrong value as written, and the parts that the message must have; or a key, what is
+expected there, and wrong values as written with the values that the message shows.
 """
 
 from __future__ import annotations
@@ -35,49 +36,25 @@ TITLES = {**yaml.safe_load((TASKS_FOLDER / "bbc_titles.yaml").read_text("utf-8")
 
 STUDY = [
     # the top level
-    ("study", "My Study", "study: expected lowercase letters, digits, - and _, at most 100, got 'My Study'."),
-    ("study", '"toy\\n"', "study: expected lowercase letters, digits, - and _, at most 100, got 'toy\\n'."),
-    ("study", "../../etc", "study: expected lowercase letters, digits, - and _, at most 100, got '../../etc'."),
-    ("study", "5", "study: expected lowercase letters, digits, - and _, at most 100, got 5."),
-    (
-        "study",
-        "x" * 5000,
-        "study: expected lowercase letters, digits, - and _, at most 100, got 'xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx",
-    ),
-    ("study", "null", "study: expected lowercase letters, digits, - and _, at most 100, got None."),
+    ("study", "x" * 5000,
+     "study: expected lowercase letters, digits, - and _, at most 100, got 'xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx"),
     ("stduy", "toy", "unknown key 'stduy'", "Did you mean 'study'"),
     ("<<", "{seed: 2}", "unknown key '<<'"),
     ("1", "2", "unknown key '1'", "cells_per_job, exclude"),
+    ("study", "lowercase letters, digits, - and _, at most 100", {"My Study": "My Study", '"toy\\n"': "toy\n",
+     "../../etc": "../../etc", "5": 5, "null": None}),
     # numbers
-    ("seed", "-1", "seed: expected a whole number of at least 0, got -1."),
-    ("seed", "one", "seed: expected a whole number of at least 0, got 'one'."),
-    ("seed", "yes", "seed: expected a whole number of at least 0, got 'yes'."),
-    ("seed", "true", "seed: expected a whole number of at least 0, got True."),
-    ("seed", "010", "seed: expected a whole number of at least 0, got '010'."),
-    ("seed", "0o10", "seed: expected a whole number of at least 0, got '0o10'."),
-    ("seed", "0x10", "seed: expected a whole number of at least 0, got '0x10'."),
-    ("seed", "1:30", "seed: expected a whole number of at least 0, got '1:30'."),
-    ("seed", "1_000", "seed: expected a whole number of at least 0, got '1_000'."),
-    ("seed", "2026-11-25", "seed: expected a whole number of at least 0, got '2026-11-25'."),
-    ("seed", "2026-13-45", "seed: expected a whole number of at least 0, got '2026-13-45'."),
-    ("seed", "1.0", "seed: expected a whole number of at least 0, got 1.0."),
-    ("seed", "1e3", "seed: expected a whole number of at least 0, got 1000.0."),
-    ("seed", ".nan", "seed: expected a whole number of at least 0, got '.nan'."),
-    ("seed", "null", "seed: expected a whole number of at least 0, got None."),
-    ("seed", "[1]", "seed: expected a whole number of at least 0, got [1]."),
     ("seed", "9" * 30, "seed: expected a whole number below 2**53, got 999999999999999999999999999999."),
     ("seed", "9" * 5000, "seed: expected a whole number of at least 0, got '999999999999999999999999999999999999999"),
-    ("cells_per_job", "0", "cells_per_job: expected a whole number of at least 1, got 0."),
-    ("cells_per_job", "on", "cells_per_job: expected a whole number of at least 1, got 'on'."),
-    ("max_samples.train", "0", "max_samples.train: expected a whole number of at least 2, or null, got 0."),
-    ("max_samples.test", "false", "max_samples.test: expected a whole number of at least 2, or null, got False."),
-    ("max_samples.test", "all", "max_samples.test: expected a whole number of at least 2, or null, got 'all'."),
     ("max_samples.dev", "5", "max_samples: unknown key 'dev'. Allowed: test, train, validation."),
-    ("max_samples", "40", "max_samples: expected a mapping of keys to values, got 40."),
+    ("seed", "a whole number of at least 0", {"-1": -1, "one": "one", "yes": "yes", "true": True, "010": "010",
+     "0o10": "0o10", "0x10": "0x10", "1:30": "1:30", "1_000": "1_000", "2026-11-25": "2026-11-25",
+     "2026-13-45": "2026-13-45", "1.0": 1.0, "1e3": 1000.0, ".nan": ".nan", "null": None, "[1]": [1]}),
+    ("cells_per_job", "a whole number of at least 1", {"0": 0, "on": "on"}),
+    ("max_samples.train", "a whole number of at least 2, or null", {"0": 0}),
+    ("max_samples.test", "a whole number of at least 2, or null", {"false": False, "all": "all"}),
+    ("max_samples", "a mapping of keys to values", {"40": 40}),
     # models
-    ("models", "[]", "models: expected 1 or more entries, got []."),
-    ("models", "bloom-16x1", "models: expected a list, got 'bloom-16x1'."),
-    ("models", "{bloom-16x1: null}", "models: expected a list, got {'bloom-16x1': None}."),
     ("models", "[bloom-16x1, bloom-16x1]", "models: duplicate value 'bloom-16x1'. Remove one of them."),
     ("models", "[blom-16x1]", "models: model 'blom-16x1': unknown family 'blom'", "Did you mean 'bloom'"),
     ("models", "[bloom-17x1]", "bloom-17x1", "a multiple of 16"),
@@ -86,60 +63,30 @@ STUDY = [
     ("models", "[bloom-1600000000x1]", "model bloom-1600000000x1", "hidden_size is 1600000000", "at most"),
     ("models", "[google/t5-v1_1-xl]", "unknown model", "Did you mean 'google/t5-v1_1-xxl'"),
     ("models", "[Google/T5-v1_1-xxl]", "unknown model", "Did you mean 'google/t5-v1_1-xxl'"),
-    (
-        "models",
-        "['blооm-16x1']",
-        "models: unknown model 'blооm-16x1'. Allowed: a ladder model (bloom-64x4), a",
-    ),  # the letters o are Cyrillic
-    ("models", "['x; touch pwned']", "models: unknown model 'x; touch pwned'. Allowed: a ladder model (bloom-64x4), a"),
+    ("models", "['blооm-16x1']",
+     "models: unknown model 'blооm-16x1'. Allowed: a ladder model (bloom-64x4), a"),  # the letters o are Cyrillic
+    ("models", "['x; touch pwned']",
+     "models: unknown model 'x; touch pwned'. Allowed: a ladder model (bloom-64x4), a"),
     ("models", "['-rf']", "unknown model '-rf'"),
     ("models", "[./none]", "params.yaml: models: none: no such folder"),
     ("models", "[~/none-here]", "none-here: no such folder"),
     ("models", "[~nobody-here/plm]", "~nobody-here/plm: no such folder"),
     ("models", f"[bloom-{'1' * 5000}x2]", "models: unknown model 'bloom-111111111111111111111111111111111"),
-    (
-        "models",
-        "['./my plm']",
-        "models: model name: expected letters, digits and . _ - with one ",
-        "source: {folder: './my plm'}",
-    ),
-    (
-        "models",
-        '["./a\\nb"]',
-        "models.0: expected bloom-64x4, a name of the registry or ./my-plm in one line",
-        "a mapping with name",
-        "got './a\\nb'.",
-    ),
-    (
-        "models",
-        '["./a\\0b"]',
-        "models.0: expected bloom-64x4, a name of the registry or ./my-plm in one line",
-        "a mapping with name",
-        "got './a\\x00b'.",
-    ),
-    (
-        "models",
-        "['']",
-        "models.0: expected bloom-64x4, a name of the registry or ./my-plm in one line",
-        "a mapping with name",
-        "got ''.",
-    ),
-    (
-        "models",
-        "[5]",
-        "models.0: expected bloom-64x4, a name of the registry or ./my-plm in one line",
-        "a mapping with name",
-        "got 5.",
-    ),
-    (
-        "models",
-        "[[bloom-16x1]]",
-        "models.0: expected bloom-64x4, a name of the registry or ./my-plm in one line",
-        "a mapping with name",
-        "got ['bloom-16x1'].",
-    ),
+    ("models", "['./my plm']", "models: model name: expected letters, digits and . _ - with one ",
+     "source: {folder: './my plm'}"),
+    ("models", '["./a\\nb"]', "models.0: expected bloom-64x4, a name of the registry or ./my-plm in one line",
+     "a mapping with name", "got './a\\nb'."),
+    ("models", '["./a\\0b"]', "models.0: expected bloom-64x4, a name of the registry or ./my-plm in one line",
+     "a mapping with name", "got './a\\x00b'."),
+    ("models", "['']", "models.0: expected bloom-64x4, a name of the registry or ./my-plm in one line",
+     "a mapping with name", "got ''."),
+    ("models", "[5]", "models.0: expected bloom-64x4, a name of the registry or ./my-plm in one line",
+     "a mapping with name", "got 5."),
+    ("models", "[[bloom-16x1]]", "models.0: expected bloom-64x4, a name of the registry or ./my-plm in one line",
+     "a mapping with name", "got ['bloom-16x1']."),
+    ("models", "1 or more entries", {"[]": []}),
+    ("models", "a list", {"bloom-16x1": "bloom-16x1", "{bloom-16x1: null}": {'bloom-16x1': None}}),
     # tasks, exclude, sources
-    ("tasks", "[]", "tasks: expected 1 or more entries, got []."),
     ("tasks", "[rotten_tomato]", "unknown task 'rotten_tomato'", "Did you mean 'rotten_tomatoes'"),
     ("tasks", "[rotten_tomatoes, rotten_tomatoes]", "tasks: duplicate value 'rotten_tomatoes'. Remove one of them."),
     ("tasks", "['x; touch pwned']", "unknown task 'x; touch pwned'", "Allowed: bbc_match"),
@@ -147,153 +94,79 @@ STUDY = [
     ("tasks", "[none.yaml]", "none.yaml: cannot be read", "No such file"),
     ("tasks", '["a\\0.yaml"]', "tasks.0: expected a task's name or the path of a YAML file, got 'a\\x00.yaml'."),
     ("tasks", "[1]", "tasks.0: expected a task's name or the path of a YAML file, got 1."),
-    ("exclude", "{bloom-16x1: rotten_tomatoes}", "exclude: expected a list, got {'bloom-16x1': 'rotten_tomatoes'}."),
     ("exclude", "[{models: [bloom-16x3], tasks: [rotten_tomatoes]}]", "exclude.0.models", "Did you mean 'bloom-16x"),
     ("exclude", "[{models: [bloom-16x1], tasks: [rte]}]", "exclude.0.tasks: unknown task 'rte'", "rotten_tomatoes"),
     ("exclude", "[{models: [bloom-16x1], tasks: [rotten_tomatoes]}]", "exclude: no cell left of 'bloom-16x1'"),
     ("exclude", "[{models: [bloom-16x1]}]", "exclude.0: missing key 'tasks'. Add it."),
     ("exclude", "[{model: [bloom-16x1], tasks: [x]}]", "exclude.0: unknown key 'model'", "Did you mean 'models'"),
     ("sources", "{reuters: hub}", "sources: unknown task 'reuters'", "Did you mean 'reuters8'"),
-    (
-        "sources",
-        "{all: hubb}",
-        "sources.all: expected a folder or a source of rotten_tomatoes (wheel, hub), got 'hubb'.",
-    ),
+    ("sources", "{all: hubb}",
+     "sources.all: expected a folder or a source of rotten_tomatoes (wheel, hub), got 'hubb'."),
     ("sources", "{all: local}", "sources.all: task rotten_tomatoes has no source 'local'. It has: wheel, hub."),
     ("sources", "{all: 5}", "sources.all: expected hub, wheel, local or a folder, got 5."),
-    ("sources", "[hub]", "sources: expected a mapping of keys to values, got ['hub']."),
+    ("tasks", "1 or more entries", {"[]": []}),
+    ("exclude", "a list", {"{bloom-16x1: rotten_tomatoes}": {'bloom-16x1': 'rotten_tomatoes'}}),
+    ("sources", "a mapping of keys to values", {"[hub]": ['hub']}),
     # methods, pretraining
-    ("methods.lora_rank", "0", "methods.lora_rank: expected a whole number of at least 1, got 0."),
     ("methods.rank", "8", "methods: unknown key 'rank'", "lora_rank"),
-    (
-        "methods.num_virtual_tokens",
-        "513",
-        "methods.num_virtual_tokens: expected a whole number from 1 to 512, got 513.",
-    ),
-    (
-        "methods.adapter_bottleneck_dim",
-        "9007199254740992",
-        "methods.adapter_bottleneck_dim: expected a whole number below 2**53, got 9007199254740992.",
-    ),
-    ("methods", "[lora_rank]", "methods: expected a mapping of keys to values, got ['lora_rank']."),
     ("pretraining.max_tokns", "5", "pretraining: unknown key 'max_tokns'", "Did you mean 'max_tokens'"),
-    ("pretraining.max_tokens", "0", "pretraining.max_tokens: expected a whole number of at least 1, got 0."),
-    ("pretraining.max_tokens", "1.5", "pretraining.max_tokens: expected a whole number of at least 1, got 1.5."),
-    ("pretraining.warmup_ratio", "1.5", "pretraining.warmup_ratio: expected a number from 0 to 1, got 1.5."),
-    ("pretraining.muon_lr", ".nan", "pretraining.muon_lr: expected a number from 0 to 1, got '.nan'."),
     ("pretraining.precision", "float32", "pretraining: unknown key 'precision'", "Allowed"),
-    (
-        "pretraining.vocab_size",
-        "9007199254740992",
-        "pretraining.vocab_size: expected a whole number below 2**53, got 9007199254740992.",
-    ),
-    ("pretraining.vocab_size", "100", "pretraining.vocab_size: expected a whole number of at least 270, got 100."),
-    ("pretraining", "null", "pretraining: expected a mapping of keys to values, got None."),
+    ("methods.lora_rank", "a whole number of at least 1", {"0": 0}),
+    ("methods.num_virtual_tokens", "a whole number from 1 to 512", {"513": 513}),
+    ("methods.adapter_bottleneck_dim", "a whole number below 2**53", {"9007199254740992": 9007199254740992}),
+    ("methods", "a mapping of keys to values", {"[lora_rank]": ['lora_rank']}),
+    ("pretraining.max_tokens", "a whole number of at least 1", {"0": 0, "1.5": 1.5}),
+    ("pretraining.warmup_ratio", "a number from 0 to 1", {"1.5": 1.5}),
+    ("pretraining.muon_lr", "a number from 0 to 1", {".nan": ".nan"}),
+    ("pretraining.vocab_size", "a whole number below 2**53", {"9007199254740992": 9007199254740992}),
+    ("pretraining.vocab_size", "a whole number of at least 270", {"100": 100}),
+    ("pretraining", "a mapping of keys to values", {"null": None}),
     # training
     ("training.loss", "all", "training.loss: unknown value 'all'", "Allowed: full_vocab, label_words"),
     ("training.loss", "label", "training.loss: unknown value 'label'", "Did you mean 'label_words'"),
-    ("training.max_steps", "0", "training.max_steps: expected a whole number of at least 1, got 0."),
-    ("training.max_steps", "-3", "training.max_steps: expected a whole number of at least 1, got -3."),
-    ("training.max_steps", "1.5", "training.max_steps: expected a whole number of at least 1, got 1.5."),
-    ("training.max_steps", "50.0", "training.max_steps: expected a whole number of at least 1, got 50.0."),
-    ("training.max_steps", "'50'", "training.max_steps: expected a whole number of at least 1, got '50'."),
-    ("training.max_length", "7", "training.max_length: expected a whole number of at least 8, got 7."),
-    (
-        "training.learning_rates.entry",
-        "0",
-        "training.learning_rates.entry: expected a number above 0, at most 10, got 0.",
-    ),
-    (
-        "training.learning_rates.entry",
-        "-0.1",
-        "training.learning_rates.entry: expected a number above 0, at most 10, got -0.1.",
-    ),
-    (
-        "training.learning_rates.entry",
-        "11",
-        "training.learning_rates.entry: expected a number above 0, at most 10, got 11.",
-    ),
-    (
-        "training.learning_rates.entry",
-        ".nan",
-        "training.learning_rates.entry: expected a number above 0, at most 10, got '.nan'.",
-    ),
-    (
-        "training.learning_rates.entry",
-        ".inf",
-        "training.learning_rates.entry: expected a number above 0, at most 10, got '.inf'.",
-    ),
-    (
-        "training.learning_rates.entry",
-        "1e-999",
-        "training.learning_rates.entry: expected a number above 0, at most 10, got 0.0.",
-    ),
     ("training.learning_rates.lora", "0.1", "training.learning_rates: unknown key 'lora'", "lowrank"),
-    ("training.lr_multipliers", "[]", "training.lr_multipliers: expected 1 or more entries, got []."),
     ("training.lr_multipliers", "[1, 1.0]", "training.lr_multipliers: duplicate value 1.0. Remove one of them."),
     ("training.lr_multipliers", "[0]", "training.lr_multipliers.0: expected a number above 0, at most 10, got 0."),
-    ("training.lr_multipliers", "1.0", "training.lr_multipliers: expected a list, got 1.0."),
-    ("training.warmup_ratio", "1.1", "training.warmup_ratio: expected a number from 0 to 1, got 1.1."),
-    ("training.warmup_ratio", ".nan", "training.warmup_ratio: expected a number from 0 to 1, got '.nan'."),
     ("training.lr_scheduler_type", "cosine", "training.lr_scheduler_type: unknown value 'cosine'", "constant, linear"),
     ("training.num_evals", "4", "training: num_evals: expected at most the 3 of max_steps, got 4."),
-    ("training.num_evals", "0", "training.num_evals: expected a whole number of at least 1, got 0."),
-    (
-        "training.early_stopping_patience",
-        "0",
-        "training.early_stopping_patience: expected a whole number of at least 1, or null, got 0.",
-    ),
-    ("training.max_grad_norm", "0", "training.max_grad_norm: expected a number above 0, got 0."),
-    ("training.max_grad_norm", ".inf", "training.max_grad_norm: expected a number above 0, got '.inf'."),
-    (
-        "training.max_grad_norm",
-        "1" + "0" * 400,
-        "training.max_grad_norm: expected a number below 2**53, got 1000000000000000000000000000000000000000",
-    ),
-    ("training.gradient_checkpointing", "yes", "training.gradient_checkpointing: expected true or false, got 'yes'."),
-    ("training.gradient_checkpointing", "1", "training.gradient_checkpointing: expected true or false, got 1."),
+    ("training.max_grad_norm", "1" + "0" * 400,
+     "training.max_grad_norm: expected a number below 2**53, got 1000000000000000000000000000000000000000"),
     ("training.rate", "0.1", "training: unknown key 'rate'. Did you mean 'learning_rates'?"),
-    ("training", "[]", "training: expected a mapping of keys to values, got []."),
+    ("training.max_steps", "a whole number of at least 1", {"0": 0, "-3": -3, "1.5": 1.5, "50.0": 50.0, "'50'": "50"}),
+    ("training.max_length", "a whole number of at least 8", {"7": 7}),
+    ("training.learning_rates.entry", "a number above 0, at most 10", {"0": 0, "-0.1": -0.1, "11": 11, ".nan": ".nan",
+     ".inf": ".inf", "1e-999": 0.0}),
+    ("training.lr_multipliers", "1 or more entries", {"[]": []}),
+    ("training.lr_multipliers", "a list", {"1.0": 1.0}),
+    ("training.warmup_ratio", "a number from 0 to 1", {"1.1": 1.1, ".nan": ".nan"}),
+    ("training.num_evals", "a whole number of at least 1", {"0": 0}),
+    ("training.early_stopping_patience", "a whole number of at least 1, or null", {"0": 0}),
+    ("training.max_grad_norm", "a number above 0", {"0": 0, ".inf": ".inf"}),
+    ("training.gradient_checkpointing", "true or false", {"yes": "yes", "1": 1}),
+    ("training", "a mapping of keys to values", {"[]": []}),
     # the grid
-    ("grid", "[]", "grid: expected 1 or more entries, got []."),
-    ("grid", "{placements: [lora]}", "grid: expected a list, got {'placements': ['lora']}."),
-    ("grid.0", "lora", "grid.0: expected a mapping of keys to values, got 'lora'."),
-    ("grid.0.models", "[]", "grid.0.models: expected 1 or more entries, or null, got []."),
     ("grid.0.models", "[blom-16x1]", "grid.0.models: unknown model 'blom-16x1'", "Did you mean 'bloom-16x1'"),
-    ("grid.0.placements", "[]", "grid.0.placements: expected 1 or more entries, got []."),
     ("grid.0.placements", "[loora]", "grid.0.placements: unknown placement 'loora'", "Did you mean 'lora'"),
     ("grid.0.placements", "[lora, lora]", "grid.0.placements: duplicate value 'lora'. Remove one of them."),
-    ("grid.0.placements", "lora", "grid.0.placements: expected a list, got 'lora'."),
     ("grid.0.placements", "[low_rank_only]", "unknown placement 'low_rank_only'", "Did you mean 'lowrank_only'"),
-    ("grid.0.budgets", "[]", "grid.0.budgets: expected 1 or more entries, got []."),
     ("grid.0.budgets", "[-5]", "grid.0.budgets.0: expected a whole number below 2**53, 0.01%, @lora or @own, got -5."),
     ("grid.0.budgets", "['-5']", "grid.0.budgets: budget '-5'", "0.01%"),
     ("grid.0.budgets", "['200%']", "grid.0.budgets: budget '200%'", "at most 100 %"),
     ("grid.0.budgets", "['0%']", "grid.0.budgets: budget '0%'", "above 0 %"),
     ("grid.0.budgets", "['1e-9%']", "grid.0.budgets: budget '1e-9%'", "0.01%"),
     ("grid.0.budgets", f"['0.{'0' * 300}1%']", "grid.0.budgets: budget '0.000", "0.01%"),
-    (
-        "grid.0.budgets",
-        f"[{'9' * 40}]",
-        "grid.0.budgets.0: expected a whole number below 2**53, 0.01%, @lora or @own",
-        "got 9999999999999999999999999999999999999999",
-    ),
+    ("grid.0.budgets", f"[{'9' * 40}]", "grid.0.budgets.0: expected a whole number below 2**53, 0.01%, @lora or @own",
+     "got 9999999999999999999999999999999999999999"),
     ("grid.0.budgets", f"['{'9' * 40}']", "grid.0.budgets: budget '9999", "0.01%"),
     ("grid.0.budgets", "['4０９6']", "grid.0.budgets: budget '4０９6'", "0.01%"),
     ("grid.0.budgets", "['@unknown']", "grid.0.budgets: unknown budget '@unknown'. Did you mean '@own'?"),
     ("grid.0.budgets", "['@uniform']", "grid.0.budgets: unknown budget '@uniform'", "@lora"),
     ("grid.0.budgets", "['@Lora']", "grid.0.budgets: unknown budget '@Lora'. Did you mean '@lora'?"),
     ("grid.0.budgets", "[010]", "grid.0.budgets: budget '010'", "0.01%"),
-    (
-        "grid.0.budgets",
-        "[1.5]",
-        "grid.0.budgets.0: expected a whole number below 2**53, 0.01%, @lora or @own, got 1.5.",
-    ),
-    (
-        "grid.0.budgets",
-        "[true]",
-        "grid.0.budgets.0: expected a whole number below 2**53, 0.01%, @lora or @own, got True.",
-    ),
+    ("grid.0.budgets", "[1.5]",
+     "grid.0.budgets.0: expected a whole number below 2**53, 0.01%, @lora or @own, got 1.5."),
+    ("grid.0.budgets", "[true]",
+     "grid.0.budgets.0: expected a whole number below 2**53, 0.01%, @lora or @own, got True."),
     ("grid.0.budgets", "[5, '5']", "grid.0.budgets: duplicate value '5'. Remove one of them."),
     ("grid.1.budgets", "['1%', '1.0%']", "grid.1: duplicate uniform at 1%"),
     ("grid.1.budgets", "['@own']", "grid.1.budgets: budget '@own'", "uniform has no fixed size. For: none, full"),
@@ -305,21 +178,22 @@ STUDY = [
     ("grid.1", "{placements: [lora], budgets: ['@own']}", "grid.1: duplicate lora at @own"),
     ("grid.1", "{placements: [lora], budgets: ['@lora']}", "grid.1: duplicate lora at @lora, first as lora at @own"),
     ("grid.1", "{placements: [none], budgets: [7]}", "grid.1: duplicate none at 7, first as none at"),
-    ("grid.1.num_plans", "0", "grid.1.num_plans: expected a whole number of at least 1, got 0."),
-    ("grid.1.num_seeds", "no", "grid.1.num_seeds: expected a whole number of at least 1, got 'no'."),
     ("grid.1.seeds", "3", "grid.1: unknown key 'seeds'", "Allowed: budgets"),
-    (
-        "grid.1.training",
-        "{learning_rates: {entry: 0}}",
-        "grid.1.training: learning_rates.entry: expected a number above 0, at most 10, got 0.",
-    ),
+    ("grid.1.training", "{learning_rates: {entry: 0}}",
+     "grid.1.training: learning_rates.entry: expected a number above 0, at most 10, got 0."),
     ("grid.1.training", "{stpes: 3}", "grid.1.training: unknown key 'stpes'. Did you mean 'max_steps'?"),
-    (
-        "grid.1.training",
-        "{max_steps: 1, num_evals: 2}",
-        "grid.1.training: num_evals: expected at most the 1 of max_steps, got 2.",
-    ),
-]
+    ("grid.1.training", "{max_steps: 1, num_evals: 2}",
+     "grid.1.training: num_evals: expected at most the 1 of max_steps, got 2."),
+    ("grid", "1 or more entries", {"[]": []}),
+    ("grid", "a list", {"{placements: [lora]}": {'placements': ['lora']}}),
+    ("grid.0", "a mapping of keys to values", {"lora": "lora"}),
+    ("grid.0.models", "1 or more entries, or null", {"[]": []}),
+    ("grid.0.placements", "1 or more entries", {"[]": []}),
+    ("grid.0.placements", "a list", {"lora": "lora"}),
+    ("grid.0.budgets", "1 or more entries", {"[]": []}),
+    ("grid.1.num_plans", "a whole number of at least 1", {"0": 0}),
+    ("grid.1.num_seeds", "a whole number of at least 1", {"no": "no"}),
+]  # fmt: skip
 
 HUB = "source: {repo_id: me/x, revision: main}"
 SHAPES = "vocab_size: 64, hidden_size: 16, n_layer: 1, n_head: 1"
@@ -452,171 +326,74 @@ MODELS = [
 
 TASK = [
     (REVIEWS, "lenght", "3", "unknown key 'lenght'", "Did you mean 'max_length'"),
-    (REVIEWS, "max_length", "0", "max_length: expected a whole number of at least 1, got 0."),
-    (REVIEWS, "max_length", "36.0", "max_length: expected a whole number of at least 1, got 36.0."),
-    (REVIEWS, "version", "true", "version: expected a whole number of at least 1, got True."),
-    (REVIEWS, "version", "9" * 30, "version: expected a whole number below 2**53, got 999999999999999999999999999999."),
-    (
-        REVIEWS,
-        "name",
-        "../mine",
-        "name: expected letters, digits, - and _, at most 100, not beginning with -, got '../mine'.",
-    ),
-    (REVIEWS, "name", "-rf", "name: expected letters, digits, - and _, at most 100, not beginning with -, got '-rf'."),
-    (
-        REVIEWS,
-        "name",
-        "'x; touch pwned'",
-        "name: expected letters, digits, - and _, at most 100, not beginning with -, got 'x; touch pwned'.",
-    ),
-    (
-        REVIEWS,
-        "name",
-        '"mine\\n"',
-        "name: expected letters, digits, - and _, at most 100, not beginning with -, got 'mine\\n'.",
-    ),
-    (
-        REVIEWS,
-        "name",
-        "tаsk",
-        "name: expected letters, digits, - and _, at most 100, not beginning with -, got 'tаsk'.",
-    ),  # the first a is Cyrillic
-    (
-        REVIEWS,
-        "name",
-        "x" * 101,
-        "name: expected letters, digits, - and _",
-        "at most 100, not beginning with -, got 'xxxxxxxxxxxxxxxxxxxx",
-    ),
+    (REVIEWS, "version", "9" * 30,
+     "version: expected a whole number below 2**53, got 999999999999999999999999999999."),
+    # the first a is Cyrillic
+    (REVIEWS, "name", "tаsk",
+     "name: expected letters, digits, - and _, at most 100, not beginning with -, got 'tаsk'."),
+    (REVIEWS, "name", "x" * 101, "name: expected letters, digits, - and _",
+     "at most 100, not beginning with -, got 'xxxxxxxxxxxxxxxxxxxx"),
     (REVIEWS, "type", "regression", "type: unknown value 'regression'. Allowed: classification, generation."),
-    (
-        REVIEWS,
-        "type",
-        "[classification]",
-        "type: unknown value ['classification']. Did you mean 'classification'? Allowed: classification, generation.",
-    ),
+    (REVIEWS, "type", "[classification]",
+     "type: unknown value ['classification']. Did you mean 'classification'? Allowed: classification, generation."),
     (REVIEWS, "metrics", "[acuracy]", "metrics: unknown metric 'acuracy'", "Did you mean 'accuracy'"),
     (REVIEWS, "metrics", "[rouge_l]", "metrics: unknown metric 'rouge_l'", "accuracy, f1"),
-    (REVIEWS, "metrics", "accuracy", "metrics: expected a list, got 'accuracy'."),
     (REVIEWS, "metrics", "[accuracy, accuracy]", "metrics: duplicate value 'accuracy'. Remove one of them."),
-    (REVIEWS, "text_columns", "[]", "text_columns: expected 1 or more entries, got []."),
-    (
-        REVIEWS,
-        "text_columns",
-        "['te xt']",
-        "text_columns.0: expected a word other than id, label and targets, got 'te xt'.",
-    ),
-    (
-        REVIEWS,
-        "text_columns",
-        "[label]",
-        "text_columns.0: expected a word other than id, label and targets, got 'label'.",
-    ),
+    (REVIEWS, "text_columns", "['te xt']",
+     "text_columns.0: expected a word other than id, label and targets, got 'te xt'."),
+    (REVIEWS, "text_columns", "[label]",
+     "text_columns.0: expected a word other than id, label and targets, got 'label'."),
     (REVIEWS, "group_by", "[txt]", "group_by: unknown column 'txt'. Did you mean 'text'? Allowed: text."),
     (REVIEWS, "prompt", "It was", "prompt: {text} is missing (text_columns: [text])."),
-    (
-        REVIEWS,
-        "prompt",
-        "'{text} {text}'",
-        "prompt: expected {text} once and no space at the end, got '{text} {text}'.",
-    ),
-    (
-        REVIEWS,
-        "prompt",
-        "'{txt} It was'",
-        "prompt: {text} is missing (text_columns: [text]).",
-    ),
-    (
-        REVIEWS,
-        "prompt",
-        "'{text} It was '",
-        "prompt: expected {text} once and no space at the end, got '{text} It was '.",
-    ),
+    (REVIEWS, "prompt", "'{txt} It was'", "prompt: {text} is missing (text_columns: [text])."),
     (REVIEWS, "prompt", "{text} It was", "mine.yaml: line ", "column"),
-    (
-        REVIEWS,
-        "prompt",
-        "{bert: '{text} It was'}",
-        "prompt: expected a text, or a mapping with the key default, got {'bert': '{text} It was'}.",
-    ),
     (REVIEWS, "prompt", "{default: '{text}', brt: '{text}'}", "prompt: unknown family 'brt'", "Did you mean 'bert'"),
-    (REVIEWS, "verbalizer", "{negative: ' a'}", "verbalizer: expected 2 or more entries, got {'negative': ' a'}."),
-    (REVIEWS, "verbalizer", "[' a', ' b']", "verbalizer: expected a mapping of keys to values, got [' a', ' b']."),
-    (
-        REVIEWS,
-        "verbalizer",
-        "{negative: ' a', positive: ' a'}",
-        "verbalizer: duplicate value ' a'. Remove one of them.",
-    ),
-    (
-        REVIEWS,
-        "verbalizer",
-        "{negative: ' a', negative: ' b'}",
-        "duplicate key 'negative'. Remove one of them.",
-        "line ",
-    ),
-    (
-        REVIEWS,
-        "verbalizer",
-        "{negative: ' a', positive: ''}",
-        "verbalizer.positive: expected a word in one line, got ''.",
-    ),
+    (REVIEWS, "verbalizer", "{negative: ' a', positive: ' a'}",
+     "verbalizer: duplicate value ' a'. Remove one of them."),
+    (REVIEWS, "verbalizer", "{negative: ' a', negative: ' b'}", "duplicate key 'negative'. Remove one of them.",
+     "line "),
+    (REVIEWS, "verbalizer", "{negative: ' a', positive: ''}",
+     "verbalizer.positive: expected a word in one line, got ''."),
     (REVIEWS, "verbalizer", "{true: ' a', false: ' b'}", "verbalizer: expected a text as class, got true."),
-    (
-        REVIEWS,
-        "verbalizer",
-        '{negative: " a", positive: " \\0"}',
-        "verbalizer.positive: expected a word in one line, got ' \\x00'.",
-    ),
+    (REVIEWS, "verbalizer", '{negative: " a", positive: " \\0"}',
+     "verbalizer.positive: expected a word in one line, got ' \\x00'."),
     (REVIEWS, "splits", "{dev: validation}", "splits.dev: unknown split 'dev'. Allowed: test, train, validation."),
-    (
-        REVIEWS,
-        "splits",
-        "{validation: ../x}",
-        "splits.validation: expected letters, digits, -, _ and ., at most 100, got '../x'.",
-    ),
-    (
-        REVIEWS,
-        "splits",
-        "{validation: ..}",
-        "splits.validation: expected letters, digits, -, _ and ., at most 100, got '..'.",
-    ),
-    (REVIEWS, "splits", "[train]", "splits: expected a mapping of keys to values, got ['train']."),
-    (
-        REVIEWS,
-        "overlapping_tasks",
-        "[sst3]",
-        "overlapping_tasks.0: unknown task 'sst3'. Did you mean 'sst2'? Allowed: bbc_match, bbc_titles, bbc_top",
-    ),
-    (
-        REVIEWS,
-        "wheel.reader",
-        "cvs",
-        "wheel.reader: unknown value 'cvs'. Did you mean 'csv'? Allowed: articles, csv, dialogue, tab, ",
-    ),
-    (
-        REVIEWS,
-        "wheel.reader",
-        "[csv]",
-        "wheel.reader: unknown value ['csv']. Did you mean 'csv'? Allowed: articles, csv, dialogue, tab, ",
-    ),
-    (REVIEWS, "wheel.package", "[a]", "wheel.package: expected one line of text, got ['a']."),
+    (REVIEWS, "splits", "{validation: ../x}",
+     "splits.validation: expected letters, digits, -, _ and ., at most 100, got '../x'."),
+    (REVIEWS, "splits", "{validation: ..}",
+     "splits.validation: expected letters, digits, -, _ and ., at most 100, got '..'."),
+    (REVIEWS, "overlapping_tasks", "[sst3]",
+     "overlapping_tasks.0: unknown task 'sst3'. Did you mean 'sst2'? Allowed: bbc_match, bbc_titles, bbc_top"),
+    (REVIEWS, "wheel.reader", "cvs",
+     "wheel.reader: unknown value 'cvs'. Did you mean 'csv'? Allowed: articles, csv, dialogue, tab, "),
+    (REVIEWS, "wheel.reader", "[csv]",
+     "wheel.reader: unknown value ['csv']. Did you mean 'csv'? Allowed: articles, csv, dialogue, tab, "),
     (REVIEWS, "wheel.folder", "x", "wheel: unknown key 'folder'"),
-    (REVIEWS, "hub.revision", "3", "hub.revision: expected a name in one line, without @, got 3."),
     (REVIEWS, "hub.splits", "[dev]", "hub.splits.0: unknown value 'dev'. Allowed: test, train, validation."),
-    (
-        REVIEWS,
-        "hub.splits",
-        "[[train]]",
-        "hub.splits.0: unknown value ['train']. Did you mean 'train'? Allowed: test, train, validation.",
-    ),
+    (REVIEWS, "hub.splits", "[[train]]",
+     "hub.splits.0: unknown value ['train']. Did you mean 'train'? Allowed: test, train, validation."),
     (REVIEWS, "local", "{file: 3}", "local.file: expected one line of text, got 3."),
     (REVIEWS, "local", "{path: x}", "local: unknown key 'path'"),
-    (REVIEWS, "local", "rows.csv", "local: expected a mapping of keys to values, or null, got 'rows.csv'."),
-    (TITLES, "max_new_tokens", "0", "max_new_tokens: expected a whole number of at least 1, got 0."),
     (TITLES, "verbalizer", "{a: ' a', b: ' b'}", "unknown key 'verbalizer' in a task of type generation. Remove it."),
     (TITLES, "metrics", "[accuracy]", "metrics: unknown metric 'accuracy'", "em, f1, rouge_l"),
-]
+    (REVIEWS, "max_length", "a whole number of at least 1", {"0": 0, "36.0": 36.0}),
+    (REVIEWS, "version", "a whole number of at least 1", {"true": True}),
+    (REVIEWS, "name", "letters, digits, - and _, at most 100, not beginning with -", {"../mine": "../mine",
+     "-rf": "-rf", "'x; touch pwned'": "x; touch pwned", '"mine\\n"': "mine\n"}),
+    (REVIEWS, "metrics", "a list", {"accuracy": "accuracy"}),
+    (REVIEWS, "text_columns", "1 or more entries", {"[]": []}),
+    (REVIEWS, "prompt", "{text} once and no space at the end", {"'{text} {text}'": "{text} {text}",
+     "'{text} It was '": "{text} It was "}),
+    (REVIEWS, "prompt", "a text, or a mapping with the key default",
+     {"{bert: '{text} It was'}": {'bert': '{text} It was'}}),
+    (REVIEWS, "verbalizer", "2 or more entries", {"{negative: ' a'}": {'negative': ' a'}}),
+    (REVIEWS, "verbalizer", "a mapping of keys to values", {"[' a', ' b']": [' a', ' b']}),
+    (REVIEWS, "splits", "a mapping of keys to values", {"[train]": ['train']}),
+    (REVIEWS, "wheel.package", "one line of text", {"[a]": ['a']}),
+    (REVIEWS, "hub.revision", "a name in one line, without @", {"3": 3}),
+    (REVIEWS, "local", "a mapping of keys to values, or null", {"rows.csv": "rows.csv"}),
+    (TITLES, "max_new_tokens", "a whole number of at least 1", {"0": 0}),
+]  # fmt: skip
 
 GOOD = yaml.safe_dump(PARAMS, sort_keys=False)
 LAUGHS = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
@@ -664,6 +441,18 @@ BYTES = [
 ]
 
 
+def rows_of(table: list[tuple]) -> list[tuple]:
+    """Return a row for each wrong value."""
+    rows = []
+    for *row, last in table:
+        if isinstance(last, dict):
+            *where, expected = row
+            rows += [(*where, raw, f"{where[-1]}: expected {expected}, got {value!r}.") for raw, value in last.items()]
+        else:
+            rows.append((*row, last))
+    return rows
+
+
 def shown(base: dict, key: str, raw: str) -> str:
     """A YAML file: `base` with one key (dotted, numbers are positions in a list) as the row says it, word for word."""
     values = place = copy.deepcopy(base)
@@ -708,7 +497,7 @@ def seconds_of_processes() -> float:
 CHECK = ("resolve", "--params", "params.yaml", "--out-file", "made/study.json")
 
 
-@pytest.mark.parametrize("row", STUDY, ids=lambda row: f"{row[0]}={row[1]}"[:40])
+@pytest.mark.parametrize("row", rows_of(STUDY), ids=lambda row: f"{row[0]}={row[1]}"[:40])
 def test_wrong_study_is_refused(refused, row):
     key, raw, *parts = row
     Path("params.yaml").write_text(shown(PARAMS, key, raw), "utf-8")
@@ -755,7 +544,7 @@ def test_texts_that_fit_into_the_positions_of_the_plm_are_accepted(refused, caps
     assert main(list(CHECK)) == 0, capsys.readouterr().err
 
 
-@pytest.mark.parametrize("row", TASK, ids=lambda row: f"{row[0]['name']} {row[1]}={row[2]}"[:60])
+@pytest.mark.parametrize("row", rows_of(TASK), ids=lambda row: f"{row[0]['name']} {row[1]}={row[2]}"[:60])
 def test_wrong_task_is_refused(refused, row):
     base, key, raw, *parts = row
     Path("params.yaml").write_text(yaml.safe_dump(edited(tasks=["mine.yaml"])))
@@ -818,6 +607,7 @@ LITTLE = (
 """The command in a process that can have 1 GiB, of which the libraries take a third."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limit", ["anchors that blow up", "10,000 brackets", "a million values", "100 MB"])
 def test_fresh_process_stops_soon_and_with_little_memory(tmp_path, limit):
     (content,) = (content for name, content, *_ in BYTES if name == limit)
@@ -922,6 +712,7 @@ WORKFLOW = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "text", "printed"), WORKFLOW, ids=[row[2] for row in WORKFLOW])
 def test_snakemake_refuses_a_wrong_study(tmp_path, name, text, printed):
     checkout = Checkout(tmp_path / "study", None)
@@ -961,6 +752,7 @@ def test_every_parameter_in_a_shell_command_is_quoted():
     assert not re.search(r"shell=|os\.system|popen\(", source)
 
 
+@pytest.mark.slow
 def test_study_runs_with_special_characters_in_all_names(tmp_path):
     """Spaces, quotes, semicolons and letters of all kinds in folders, files, fields, classes and a PLM's name."""
     checkout = Checkout(tmp_path / "stu\u0308dy; touch pwned\n$(touch pwned) `touch pwned` 'a \"b \u00fc %s \\ &", None)

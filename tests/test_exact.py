@@ -11,11 +11,13 @@ import pytest
 from apet.study.cells import Cell
 from lab import Lab
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
     """One block of all cells has been trained, in the study's order."""
-    made = Lab(tmp_path_factory.mktemp("exact"), max_steps=12)
+    made = Lab(tmp_path_factory.mktemp("exact"), max_steps=6)
     made.train("block", *made.cells.values())
     return made
 
@@ -40,12 +42,12 @@ def test_more_cores_change_nothing(lab):
     """Libraries told to use four threads, and a process that may use one core alone."""
     cells = [lab.cells["full"], lab.cells["uniform"]]
     four = {f"{library}_NUM_THREADS": "4" for library in ("OMP", "MKL", "OPENBLAS")}
-    lab.train("four", *cells, **four)
+    lab.train("four", *cells, alone=True, **four)
     same(lab, "four", *cells)
     allowed = os.sched_getaffinity(0)
     try:
         os.sched_setaffinity(0, {min(allowed)})  # which children inherit
-        lab.train("one", *cells)
+        lab.train("one", *cells, alone=True)
     finally:
         os.sched_setaffinity(0, allowed)
     same(lab, "one", *cells)

@@ -94,6 +94,7 @@ def writing(folder: Path) -> subprocess.Popen[str]:
     return process
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGINT], ids=lambda sign: sign.name)
 def test_write_interrupted_by_a_signal_leaves_no_file_and_prints_one_line(tmp_path, sign):
     process = writing(tmp_path)
@@ -105,6 +106,7 @@ def test_write_interrupted_by_a_signal_leaves_no_file_and_prints_one_line(tmp_pa
     assert list((tmp_path / "results").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_sweep_removes_temporaries_of_killed_processes_only(tmp_path):
     dead, alive = writing(tmp_path), writing(tmp_path)
     assert len(temporaries(tmp_path)) == 4
@@ -190,6 +192,7 @@ def test_training_on_a_full_disk_stops_and_resumes_to_the_same_bytes(lab, whole)
         assert cells_below(small) == whole
 
 
+@pytest.mark.slow
 def test_concurrent_runs_end_with_the_bytes_of_one_run(at_once, whole):
     """All but one run stop at a lock. (Rarely, Snakemake's own lock raises FileNotFoundError.)"""
     for status, text in at_once.printed:
@@ -389,6 +392,7 @@ def dated(folder: Path) -> dict[str, tuple[int, bytes]]:
     return {str(path.relative_to(folder)): (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
 
 
+@pytest.mark.slow
 def test_clock_that_jumps_back_between_runs_needs_a_touch_at_most(at_once, whole):
     """Existence decides what to run. Only Snakemake's own check compares the times of a job's inputs and outputs."""
     checkout = at_once.checkout

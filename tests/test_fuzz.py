@@ -13,7 +13,6 @@ import io
 import json
 import os
 import string
-import struct
 import tempfile
 import zipfile
 from collections.abc import Callable
@@ -48,6 +47,7 @@ from apet.study.cell_record import write_record
 from apet.study.grid import Grid
 from apet.study.resolve import read_cells, resolve_study
 from apet.training.checkpoint import CellCheckpoint
+from saved import gguf
 from tiny import tiny_plm
 from toy import PARAMS
 from toy_wheels import tab
@@ -427,22 +427,6 @@ def test_a_member_of_a_wheel_is_read_or_refused(data):
         for name, content in members.items():
             archive.writestr(name, content)
     read_or_refuse(read_all, "w.whl", out.getvalue())
-
-
-def gguf(**changes: int) -> bytes:
-    """A header with values of several types and one tensor; changes: counts that it says."""
-    printed = {"tensors": 1, "keys": 3, "items": 2, "name": 1, "dimensions": 2, "size": 4} | changes
-    text = lambda content: struct.pack("<Q", len(content)) + content  # noqa: E731
-    return b"".join(
-        [
-            struct.pack("<4sIQQ", b"GGUF", 3, printed["tensors"], printed["keys"]),
-            text(b"general.architecture") + struct.pack("<I", 8) + text(b"llama"),
-            text(b"llama.block_count") + struct.pack("<II", 4, 1),
-            text(b"tokens") + struct.pack("<IIQ", 9, 8, printed["items"]) + text(b"a") + text(b"b"),
-            struct.pack("<Q", printed["name"]) + b"w" + struct.pack("<I", printed["dimensions"]),
-            struct.pack("<QQ", printed["size"], 2) + struct.pack("<IQ", 0, 0) + b"\0" * 64,
-        ]
-    )
 
 
 def library_reads(path: Path) -> None:

@@ -24,11 +24,11 @@ from apet.training.cell import CellInputs, train_cell
 from apet.training.loop import TrainingData
 from apet.training.runtime import make_deterministic
 from apet.tuning import TunedPLM
-from test_data_batches import byte_level
-from test_data_encoded import FIELDS, prepared
-from test_large import NOTHING, STRUCTURES, plan_of, theta_of
-from test_training import CONFIG, cell, contents
-from tiny import CONFIGS, DECODER, WORDS, tiny_plm
+from byte_tokenizer import byte_level
+from tiny import CONFIGS, DECODER, WORDS, library_logits, tiny_plm
+from toy_cells import CONFIG, cell, contents
+from toy_plans import NOTHING, STRUCTURES, plan_of, theta_of
+from toy_splits import FIELDS, prepared
 
 make_deterministic()
 DECODERS = [family for family in CONFIGS if FAMILIES[family].decoder]
@@ -157,17 +157,6 @@ def test_answer_loss_is_the_loss_of_transformers_over_all_answer_tokens(family):
         loss = answer_loss(tuned, [], *data.batch(rows), *data.target_batch(rows))
         torch.testing.assert_close(loss, torch.stack(losses).mean(), atol=1e-4, rtol=1e-4)
         assert split_loss(tuned, [], data) == pytest.approx(float(loss), rel=1e-4)
-
-
-def library_logits(plm: PLM, ids: torch.Tensor, prefix: torch.Tensor) -> torch.Tensor:
-    """Return transformers' logits [1, vocabulary] of the token after a prefix [1, s]."""
-    with torch.no_grad():
-        if plm.family.name == "t5":
-            start = torch.tensor([DECODER])
-            return plm.model(input_ids=ids, decoder_input_ids=torch.cat((start, prefix), dim=1)).logits[:, -1]
-        if plm.family.name == "bert":
-            return plm.model(torch.cat((ids[:, :-2], prefix, ids[:, -2:]), dim=1)).logits[:, -2]
-        return plm.model(torch.cat((ids, prefix), dim=1)).logits[:, -1]
 
 
 @pytest.mark.parametrize("family", DECODERS)

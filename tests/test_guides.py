@@ -26,9 +26,11 @@ from apet.config.study_config import load_study
 from apet.data.prepared_files import read_task
 from apet.figures import FIGURES
 from apet.study.grid import Grid
-from test_pretrain import write_corpus
-from test_report import SECTIONS
+from made_findings import SECTIONS
 from toy import ROOT
+from toy_corpus import write_corpus
+
+pytestmark = pytest.mark.slow
 
 GUIDES = ROOT / "docs" / "guides"
 SMALL = {

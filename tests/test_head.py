@@ -20,8 +20,8 @@ from apet.training.cell import CellInputs, train_cell
 from apet.training.loop import HEAD, TrainingData, train
 from apet.training.runtime import make_deterministic
 from apet.tuning import TunedPLM, initial_theta, split_by_structure
-from test_training import CONFIG, INPUTS, cell, contents, rows
 from tiny import CONFIGS, tiny_plm
+from toy_cells import CONFIG, INPUTS, cell, contents, rows
 
 make_deterministic()
 LABELS = torch.arange(2)

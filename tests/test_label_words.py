@@ -18,11 +18,10 @@ from apet.training.cell import CellInputs, train_cell
 from apet.training.loop import TrainingData, train
 from apet.training.runtime import make_deterministic
 from apet.tuning import TunedPLM, initial_theta, split_by_structure
-from test_data_encoded import FIELDS, PAIRS, prepared
-from test_generation import library_logits
-from test_large import NOTHING, plan_of, theta_of
-from test_training import CONFIG, cell, contents, rows
-from tiny import CONFIGS, tiny_plm
+from tiny import CONFIGS, library_logits, tiny_plm
+from toy_cells import CONFIG, cell, contents, rows
+from toy_plans import NOTHING, plan_of, theta_of
+from toy_splits import FIELDS, PAIRS, prepared
 
 make_deterministic()
 TREES = {

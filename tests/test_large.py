@@ -15,12 +15,11 @@ from apet.tuning import TunedPLM, initial_theta
 from apet.tuning.low_rank_updates import is_factored
 from apet.tuning.output_updates import linear_entries
 from tiny import CONFIGS, WORDS, tiny_plm
+from toy_plans import NOTHING, STRUCTURES, batch, plan_of, theta_of
 
 torch.set_num_threads(1)
-STRUCTURES = ("entry", "bias", "lowrank", "bottleneck", "token")
 WAYS = [(f, s) for f in CONFIGS for s in (*STRUCTURES, "all")]
 EVERY_WORD = torch.arange(WORDS)
-NOTHING = Plan("none", 0, 0, ())
 
 
 @cache
@@ -32,32 +31,6 @@ def plm_of(family: str, dtype: torch.dtype = torch.float32) -> PLM:
             parameter.mul_(0.25 if name.endswith(".q.weight") else 0.7)
     plm.model.to(torch.bfloat16).to(dtype)
     return plm
-
-
-def batch() -> tuple[torch.Tensor, torch.Tensor]:
-    generator = torch.Generator().manual_seed(1)
-    return torch.randint(WORDS, (4, 9), generator=generator), torch.tensor([9, 7, 8, 9])
-
-
-def plan_of(plm: PLM, structure: str, many: bool = False) -> Plan:
-    """Take a few units, or enough entries for dense updates, at every site of a structure or of all structures."""
-    units = []
-    for site in plm.inventory.sites:
-        if structure not in (site.structure, "all"):
-            continue
-        count = min(2, site.units)
-        if many and site.structure in ("entry", "bias"):
-            units.append(Units(site, site.units))
-        elif site.structure in ("entry", "bias"):
-            row = int(batch()[0][0, 0]) * (site.shape[1] if site.place.endswith("embedding") else 0)
-            units.append(Units(site, count, np.array([row, row + 1])[:count]))
-        else:
-            units.append(Units(site, count))
-    return Plan("test", sum(u.size for u in units), 0, tuple(units))
-
-
-def theta_of(plan: Plan, scale: float = 0.05) -> torch.Tensor:
-    return (scale * torch.randn(plan.budget, generator=torch.Generator().manual_seed(2))).requires_grad_()
 
 
 def run(plm: PLM, plan: Plan, theta: torch.Tensor, words=EVERY_WORD, gradient_checkpointing: bool = False):

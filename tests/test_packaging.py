@@ -24,6 +24,8 @@ import yaml
 import apet
 from toy import PARAMS, ROOT
 
+pytestmark = pytest.mark.slow
+
 BIN = Path(sys.executable).parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 SOURCES = {

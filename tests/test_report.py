@@ -27,11 +27,10 @@ from apet.report.claim_summary import BAR_WIDTH, read_claims, tally
 from apet.report.content import read_content
 from apet.report.findings_text import verdict_text
 from browser import Browser
-from made_findings import VERDICTS, finding, findings
+from made_findings import SECTIONS, VERDICTS, finding, findings
 from simulated_study import SWEEP, frame_of, record, study
 
 CSS = (Path(__file__).parent.parent / "src" / "apet" / "report" / "page.css").read_text()
-SECTIONS = ["The question", "Results", "Figures", "Tables", "Environment", "Cost", "Missing data"]
 GAP = {"model": "bloom-mid", "task": "topics", "placement": "lora", "budget": "@own", "reason": "out of memory"}
 TABLES = {"methods", "differences", "tasks", "cells", "costs", "incomplete"}
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import random
 from pathlib import Path
 
 import pytest
@@ -34,6 +33,7 @@ from apet.study.resources import (
     launch_command,
     num_devices,
 )
+from lab import write_words
 from saved import save_plm
 from tiny import WORDS, tiny_plm
 from toy import PARAMS, ROOT
@@ -194,23 +194,11 @@ def test_estimate_command_prints_assumptions(tmp_path, monkeypatch, capsys):
     assert main(["estimate", "--params", "absent.yaml"]) == 2
 
 
-TASK = {
-    "name": "words", "version": 1, "description": "Which word stands among others.", "type": "classification",
-    "local": {"file": "words.csv"}, "text_columns": ["text"], "prompt": "{text}",
-    "verbalizer": {"a": " w20", "b": " w30"},
-    "metrics": ["accuracy"], "max_length": 64,
-}  # fmt: skip
-
-
 def words_study(folder: Path) -> Path:
     """A study of a ladder model's size with random weights, whose texts fill the length."""
     torch.manual_seed(0)
     save_plm(BloomForCausalLM(BloomConfig(vocab_size=WORDS, hidden_size=128, n_layer=4, n_head=4)), folder / "plm")
-    draw = random.Random(0)
-    texts = [" ".join(f"w{draw.randrange(8, WORDS)}" for _ in range(80)) for _ in range(300)]
-    rows = [f"{text},{'ab'[number % 2]}" for number, text in enumerate(texts)]
-    (folder / "words.csv").write_text("\n".join(["text,label", *rows]) + "\n")
-    (folder / "words.yaml").write_text(yaml.safe_dump(TASK, sort_keys=False))
+    write_words(folder, count=300, length=80, max_length=64)
     changes = {
         "models": ["./plm"],
         "tasks": ["words.yaml"],

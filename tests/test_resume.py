@@ -23,10 +23,10 @@ from apet.training.checkpoint import MAX_WRITE_SHARE, CellCheckpoint
 from apet.training.loop import TrainerCallback, TrainingState, train
 from apet.tuning import TunedPLM
 from lab import Lab, train_and_signal
-from test_training import CONFIG, INPUTS, cell, contents, start
+from toy_cells import CONFIG, INPUTS, cell, contents, start
 
 OFTEN = ("--checkpoint-interval", "0.02")
-SEED, SIGNALS = 7, 4
+SEED, SIGNALS = 7, 3
 MACHINE = {"machine": "here"}
 SPEC = cell(num_plans=2, num_seeds=1, training=replace(CONFIG, max_steps=12, lr_multipliers=(0.3, 1.0)))
 STEPS = 2 * 2 * 12
@@ -71,6 +71,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
     return lab
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT], ids=lambda n: n.name)
 def test_train_command_killed_repeatedly_writes_the_same_bytes(lab, number):
     draw, one, name = random.Random(SEED), lab.cells["uniform"], f"after-{number.name}"

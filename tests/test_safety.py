@@ -39,8 +39,7 @@ from apet.models.registry import ModelSource
 from apet.study.paths import ResultPaths
 from apet.training.checkpoint import CellCheckpoint
 from apet.training.job import record_failure
-from saved import save_plm
-from test_fuzz import gguf
+from saved import gguf, save_plm
 from tiny import tiny_plm
 from toy import SECRETS, Checkout, secrets_in
 from toy_wheels import METADATA, pin_toy

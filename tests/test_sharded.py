@@ -12,7 +12,6 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import torch
-import yaml
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 from transformers.models.bloom import BloomConfig
@@ -27,11 +26,13 @@ from apet.study.cells import Cell
 from apet.study.grid import Grid
 from apet.study.resources import launch_command
 from apet.tuning import layout
-from lab import TASK
+from lab import write_words
 from saved import save_plm
 from sharded_worker import cases, train_all
 from tiny import WORDS
 from toy import PARAMS, Checkout
+
+pytestmark = pytest.mark.slow
 
 LAUNCH = launch_command(2).removesuffix("--module apet.cli.app").split()
 WORKER = Path(__file__).with_name("sharded_worker.py")
@@ -116,9 +117,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
     torch.manual_seed(0)
     values = parse_ladder_model("bloom-32x2").config(PretrainingConfig()) | {"vocab_size": WORDS}
     save_plm(AutoModelForCausalLM.from_config(BloomConfig(**values)), checkout.folder / "plm")
-    rows = [f"w{11 + i % 30} w{8 + i % 2} w{12 + i % 7},{('eight', 'nine')[i % 2]}" for i in range(300)]
-    (checkout.folder / "words.csv").write_text("\n".join(("text,label", *rows, "")))
-    (checkout.folder / "words.yaml").write_text(yaml.safe_dump(TASK, sort_keys=False))
+    write_words(checkout.folder)
     study = copy.deepcopy(PARAMS)
     study |= {"models": [{"name": "plm", "source": {"folder": "./plm"}, "num_devices": 2}], "tasks": ["words.yaml"]}
     study["grid"] = [

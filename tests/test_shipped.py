@@ -19,8 +19,8 @@ from apet.models.ladder import LADDER, copy_shipped, parse_ladder_model, shipped
 from apet.models.loading import load_plm
 from apet.models.pretraining import rebuild
 from apet.study.grid import Grid
-from test_pretrain import RECIPE, write_corpus
 from toy import PARAMS
+from toy_corpus import RECIPE, write_corpus
 
 MODEL = parse_ladder_model("bloom-32x2")
 NAMES = shipped_names()

@@ -23,7 +23,7 @@ from apet.core.hashing import write_json
 from apet.errors import DataError
 from apet.study.cell_record import find_cell, write_record
 from apet.study.paths import ResultPaths
-from test_api import GENERATION, Finished, finished
+from finished_cells import GENERATION, Finished, finished
 
 RUN = {
     "cell": "", "trained": [], "seconds": 12.3, "cpu_seconds": 11.0, "peak_memory_mb": 1234, "host": "node7",

@@ -33,9 +33,10 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 
 @pytest.fixture(scope="module")
-def local(tmp_path_factory: pytest.TempPathFactory, wheels_folder: Path) -> Iterator[SlurmCheckout]:
+def local(tmp_path_factory: pytest.TempPathFactory, wheels_folder: Path, corpus: Path) -> Iterator[SlurmCheckout]:
     """Run the study without Slurm. `local.process` runs while the tests wait for Slurm."""
     checkout = SlurmCheckout(tmp_path_factory.mktemp("local") / "study", wheels_folder)
+    shutil.copytree(corpus, checkout.folder / checkout.grid.corpus)
     with checkout.running("snakemake", "--profile", "workflow/profiles/local", "--cores", "1") as checkout.process:
         yield checkout
 

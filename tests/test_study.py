@@ -171,6 +171,7 @@ def test_margins_out_of_range_raise(tmp_path: Path, analysis: object, words: str
     assert words in str(error.value)
 
 
+@pytest.mark.slow
 def test_dvc_metrics_diff_shows_a_changed_verdict(tmp_path: Path) -> None:
     def run(*command: str) -> str:
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
@@ -203,6 +204,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
     return Lab(tmp_path_factory.mktemp("lab"), max_steps=2, num_evals=1, lr_multipliers=[1.0])
 
 
+@pytest.mark.slow
 def test_results_of_a_run_with_failures_are_partial_then_complete(lab: Lab, tmp_path: Path) -> None:
     """A folder where a cell's run record should be: the cell is an error, and its siblings have results."""
     checkout = lab.checkout(tmp_path / "study")

@@ -69,3 +69,14 @@ def tiny_plm(family: str, fused: bool = True, vocabulary: int = WORDS, width: in
         FAMILIES[family].install_kernels(model)
     special_tokens = SpecialTokens(decoder=DECODER) if family == "t5" else SpecialTokens()
     return PLM(family, FAMILIES[family], model, None, "tiny", special_tokens)
+
+
+def library_logits(plm: PLM, ids: torch.Tensor, prefix: torch.Tensor) -> torch.Tensor:
+    """Return transformers' logits [1, vocabulary] of the token after a prefix [1, s]."""
+    with torch.no_grad():
+        if plm.family.name == "t5":
+            start = torch.tensor([DECODER])
+            return plm.model(input_ids=ids, decoder_input_ids=torch.cat((start, prefix), dim=1)).logits[:, -1]
+        if plm.family.name == "bert":
+            return plm.model(torch.cat((ids[:, :-2], prefix, ids[:, -2:]), dim=1)).logits[:, -2]
+        return plm.model(torch.cat((ids, prefix), dim=1)).logits[:, -1]

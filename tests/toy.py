@@ -17,6 +17,8 @@ from pathlib import Path
 import psutil
 import yaml
 
+from forkserver import programs
+
 ROOT = Path(__file__).parent.parent
 PIPELINE = (
     "Snakefile", "dvc.yaml", "workflow", "envs", ".gitignore", ".dvcignore",
@@ -70,6 +72,9 @@ OLDER = PARAMS | {"grid": PARAMS["grid"][:1]}
 class Checkout:
     """A working copy of the pipeline in a new folder, with the verified wheels."""
 
+    alone = False
+    """Run each program in a process of its own, without the forkserver."""
+
     def __init__(self, folder: Path, wheels: Path | None):
         self.folder = folder
         folder.mkdir()
@@ -90,8 +95,9 @@ class Checkout:
 
     @property
     def environment(self) -> dict[str, str]:
-        """This Python's programs first in PATH, an author for git, and secrets."""
-        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        """The forkserver's and this Python's programs first in PATH, an author for git, and secrets."""
+        quick = [] if self.alone else [str(programs())]
+        path = os.pathsep.join([*quick, str(Path(sys.executable).parent), os.environ["PATH"]])
         git = {f"GIT_{who}_{what}": "toy@example.org" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
         return {**SECRETS, **os.environ, "PATH": path, "DVC_NO_ANALYTICS": "1", **git}
 
