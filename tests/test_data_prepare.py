@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from apet.core.hashing import file_digest
 from apet.core.records import write_json_record
 from apet.data import prepare, source_selection
+from apet.data.label_metrics import LABEL_METRICS, guess_scores
 from apet.data.prepare import in_hash_order, prepare_task, task_digest
 from apet.data.prepared_files import read_split, read_task
 from apet.data.source_selection import choose_source
@@ -68,7 +70,7 @@ def test_record_counts_kept_and_dropped_rows(monkeypatch, tmp_path):
     assert record["task_digest"] == task_digest(toy_task(), {"train": 50, "test": 30}, 0)
 
 
-@pytest.mark.parametrize("metrics", [("f1", "accuracy"), ("accuracy", "f1")])
+@pytest.mark.parametrize("metrics", [("f1", "accuracy"), ("accuracy", "f1"), ("macro_f1",), ("mcc",)])
 def test_constant_answer_never_exceeds_chance(monkeypatch, tmp_path, metrics):
     pin_toy(monkeypatch, tmp_path, {TAB: tab(ROWS)})
     task = toy_task(metrics=metrics, verbalizer={"b": " pear", "a": " apple"})
@@ -78,6 +80,14 @@ def test_constant_answer_never_exceeds_chance(monkeypatch, tmp_path, metrics):
     assert chance["majority"] == pytest.approx(max(constant)) and chance["level"] == max(chance.values())
     even = label_metrics(metrics, torch.arange(2).repeat_interleave(len(labels)), labels.repeat(2))[metrics[0]]
     assert chance["uniform"] == pytest.approx(even)
+
+
+def test_chance_of_macro_f1_with_an_absent_class():
+    """Of the classes a and b in the split, a guess at random among three is right for a third."""
+    found = guess_scores("macro_f1", [0.75, 0.25, 0.0])
+    assert found["majority"] == pytest.approx(2 * 0.75 / 1.75 / 2)
+    predicted, labels = np.arange(3).repeat(40), np.tile(np.repeat([0, 1], [30, 10]), 3)
+    assert found["uniform"] == pytest.approx(LABEL_METRICS["macro_f1"](predicted, labels))
 
 
 def test_labels_are_numbered_in_the_order_of_the_verbalizer(monkeypatch, tmp_path):

@@ -12,6 +12,7 @@ from apet.core.atomic import atomic_dir
 from apet.core.hashing import digest, file_digest, seed_for
 from apet.core.records import write_json_record
 from apet.data.decontamination import NgramIndex
+from apet.data.label_metrics import guess_scores
 from apet.data.prepared_files import ANSWERS, RECORD, split_file, split_schema, write_batches
 from apet.data.rows import read_rows
 from apet.data.schema import SPLITS
@@ -244,18 +245,8 @@ def _chance(task: Task, counts: Mapping[str, int], test: Sequence[Example]) -> d
     Classification: the larger one of two guesses. Generation: each metric of the test references, shuffled.
     """
     if task.type == "classification":
-        guesses = _guesses(task.metric, [count / len(test) for count in counts.values()])
+        guesses = guess_scores(task.metric, [count / len(test) for count in counts.values()])
         return {"level": max(guesses.values()), **guesses}
     references = [example.references for example in test]
     shuffled: dict[str, float] = {metric: float(shuffled_scores(metric, references).mean()) for metric in task.metrics}
     return {"level": shuffled[task.metric], "shuffled": shuffled}
-
-
-def _guesses(metric: str, shares: Sequence[float]) -> dict[str, float]:
-    """Scores of random labels and of the best constant label.
-
-    F1 is that of class 1 only, so the best constant label scores more than its share of the rows.
-    """
-    if metric == "f1":
-        return {"uniform": 2 * shares[1] / (2 * shares[1] + 1), "majority": 2 * shares[1] / (shares[1] + 1)}
-    return {"uniform": 1 / len(shares), "majority": max(shares)}
