@@ -84,7 +84,7 @@ def task_splits(task: Task, wheels_folder: Path, source: Source | None = None) -
 
 def prepare_task(
     task: Task, wheels_folder: Path, out_folder: Path, rows: Rows, seed: int, source: Source | None = None
-) -> None:
+) -> dict[str, Any]:
     """Write {train, validation, test}.parquet and task.json.
 
     Columns: id, the text columns, and label (int64) or targets (list of strings). The order of the rows is a hash of
@@ -98,6 +98,9 @@ def prepare_task(
         seed: Seed of the order of the rows.
         source: From `choose_source`. None: the task's first source.
 
+    Returns:
+        The record that is written to task.json.
+
     Raises:
         ConfigError: For an unknown split or a wrong limit.
         DataError: If the source cannot be read, if a row or label is wrong, or if a split has no rows.
@@ -106,14 +109,14 @@ def prepare_task(
     source = source or choose_source(task)
     splits = task_splits(task, wheels_folder, source)
     with error_context(f"task {task.name}"):
-        for line in (*source.notes(task.splits), *_drops(splits)):
+        for line in source.notes(task.splits):
             print(f"task {task.name}: {line}", file=sys.stderr, flush=True)
         if task.near_duplicates is None:
             _check_official(splits)
         chosen = {split: in_hash_order(splits.splits[split], seed)[: limits[split]] for split in SPLITS}
         for split in SPLITS:
             if not chosen[split]:
-                raise DataError(_empty_split(task, splits, split))
+                raise DataError("\n".join([_empty_split(task, splits, split), *_drops(splits)]))
     with atomic_dir(out_folder) as folder:
         for split, examples in chosen.items():
             write_batches(
@@ -127,7 +130,7 @@ def prepare_task(
             "source": source.identity(task.splits),
             "files": {name: file_digest(folder / name) for name in map(split_file, SPLITS)},
         }
-        write_json_record(folder / RECORD, record)
+        return write_json_record(folder / RECORD, record)
 
 
 def in_hash_order(examples: Sequence[Example], seed: int) -> list[Example]:
@@ -145,7 +148,7 @@ def _drops(splits: Splits) -> Iterator[str]:
         if total := sum(counts.values()):
             reasons = ", ".join(f"{reason} {count:,}" for reason, count in counts.items() if count)
             name = f"split {split} of the source" if split in SPLITS else "source"
-            yield f"{name}: {total:,} of {splits.read[split]:,} rows are dropped ({reasons})"
+            yield f"{name}: {total:,} of {splits.read[split]:,} rows are dropped ({reasons})."
 
 
 def _check_official(splits: Splits) -> None:
@@ -235,8 +238,18 @@ def _statistics(task: Task, splits: Splits, chosen: Mapping[str, list[Example]])
         "read": splits.read,
         "dropped": splits.dropped,
         "dropped_by_split": splits.dropped_by_split,
+        "overlap_before_drops": splits.overlap_before,
         "overlap": overlaps(splits.splits),
+        "text_lengths": {split: _text_lengths(examples) for split, examples in chosen.items()},
     }
+
+
+def _text_lengths(examples: Sequence[Example]) -> dict[str, dict[str, int]]:
+    """Quantiles of the rows' words and characters, all texts together. Tokens are unknown without a tokenizer."""
+    texts = [" ".join(example.texts) for example in examples]
+    sizes = {"words": sorted(len(text.split()) for text in texts), "characters": sorted(map(len, texts))}
+    at = {"median": (len(texts) - 1) // 2, "p90": 9 * (len(texts) - 1) // 10, "max": -1}
+    return {unit: {name: ordered[index] for name, index in at.items()} for unit, ordered in sizes.items()}
 
 
 def _chance(task: Task, counts: Mapping[str, int], test: Sequence[Example]) -> dict[str, Any]:
