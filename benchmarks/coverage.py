@@ -27,6 +27,9 @@ DESIGNS = {
     "2 replicates, noise that differs between cells": Design(uneven=2.0),
     "2 replicates, score 0.98": Design(score=0.98, replicate_sd=0.005),
     "2 replicates, 100 rows": Design(n=100),
+    "2 replicates, Matthews correlation": Design(metric="mcc"),
+    "2 replicates, Matthews correlation, 10 % of class 1": Design(metric="mcc", positive=0.1, score=0.9),
+    "2 replicates, macro-F1, 10 % of class 1": Design(metric="macro_f1", positive=0.1, score=0.9),
     "2 replicates, tasks that differ": Design(tasks=11, cells=4, task_sd=0.05),
 }
 Intervals = tuple[np.ndarray, np.ndarray]
@@ -53,7 +56,8 @@ def of_means_over_tasks(frame: pd.DataFrame, truth: np.ndarray, design: Design) 
 
 def of_task_population(frame: pd.DataFrame, truth: np.ndarray, design: Design) -> Intervals:
     found = over_tasks(sample_means(frame, 1000), sorted(frame.task.unique()))
-    return held(found.low_population, found.high_population, design.score), (
+    true = design.score if design.metric == "accuracy" else truth.mean()
+    return held(found.low_population, found.high_population, true), (
         found.high_population - found.low_population
     ).to_numpy()
 

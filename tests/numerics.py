@@ -34,7 +34,8 @@ FOLDERS = {
     "SNAPSHOT_VERSION": ("models/download.py", "models/checkpoint_files.py"),
     "TRAINER_VERSION": (
         *("placement", "tuning", "evaluation", "training", "models"),
-        *("data/tokenization.py", "core/hashing.py", "core/arithmetic.py", "study/cells.py:Cell"),
+        *("data/tokenization.py", "data/label_metrics.py", "data/text_metrics.py"),
+        *("core/hashing.py", "core/arithmetic.py", "study/cells.py:Cell"),
     ),
 }
 """Version -> folders, files, and classes or functions of files that determine its numbers."""

@@ -24,6 +24,7 @@ from apet.analysis.means import (
     models_by_scale,
     over_tasks,
     own_count,
+    run_interval,
     wilson,
 )
 from apet.analysis.resampling import CELL, sample_means
@@ -45,6 +46,9 @@ def test_wilson_matches_scipy(hits: int, more: int) -> None:
     n = hits + more
     expected = stats.binomtest(hits, n).proportion_ci(method="wilson")
     assert wilson(hits / n, n) == pytest.approx((expected.low, expected.high), abs=1e-9)
+    of_answers = {"type": "generation", "metric": "f1"}
+    assert run_interval(of_answers, hits / n, n) == wilson(hits / n, n)
+    assert run_interval(of_answers | {"type": "classification"}, hits / n, n) is None
 
 
 @pytest.mark.parametrize("name", DESIGNS)

@@ -102,6 +102,15 @@ def test_sample_means_counts_and_leaves_out_diverged_replicates() -> None:
     assert np.isnan(samples.values[:, 1]).all() and not np.isnan(samples.values[:, 0]).any()
 
 
+def test_samples_of_mcc_on_balanced_rows_are_those_of_accuracy_on_its_scale() -> None:
+    """MCC is 2 × accuracy − 1 then, so everything must scale: pseudo-rows, the variance of rounding, and limits."""
+    frame = pd.concat([simulate(Design(cells=3, tasks=1), 0)[0], one_cell(0, 400).assign(budget="9")])
+    rows, score = frame.row_scores.map(lambda values: 2 * values - 1), 2 * frame.test_score - 1
+    accuracy, mcc = sample_means(frame), sample_means(frame.assign(metric="mcc", row_scores=rows, test_score=score))
+    np.testing.assert_allclose(mcc.values, 2 * accuracy.values - 1, atol=1e-6)
+    np.testing.assert_allclose(cell_scores(mcc).low, 2 * cell_scores(accuracy).low - 1, atol=1e-6)
+
+
 def test_sample_means_without_row_scores_raises() -> None:
     frame, _ = simulate(Design(cells=1, tasks=1), 0)
     with pytest.raises(ValueError, match="test rows"):

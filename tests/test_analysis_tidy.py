@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +16,12 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from apet.analysis.columns import CSV_COLUMNS, TIDY_COLUMNS, TIDY_SCHEMA
-from apet.analysis.predictions import Predictions, f1_values
+from apet.analysis.predictions import PSEUDO_VALUES, Predictions, f1_values
 from apet.analysis.tidy import read_records, read_tidy, tidy, write_tidy
 from apet.config.study_config import AnalysisConfig
 from apet.core.hashing import file_digest
 from apet.core.records import write_json_record
+from apet.data.label_metrics import LABEL_METRICS
 from apet.errors import ApetError, CorruptError, DataError
 from apet.study.cell_record import read_record, write_record
 from simulated_study import record, study, write_cells, write_predictions
@@ -156,6 +158,33 @@ def test_f1_values_have_the_variance_of_f1() -> None:
     values = f1_values(labels, predicted)
     estimated = (values.var(axis=1, ddof=1) / 300).mean()
     assert estimated == pytest.approx(values.mean(axis=1).var(), rel=0.08)
+
+
+@settings(max_examples=50, deadline=None)
+@given(arrays(np.int64, (2, 3, 12), elements=st.integers(0, 2)), st.sampled_from(["macro_f1", "mcc"]))
+def test_pseudo_values_have_the_metric_as_mean(values, metric) -> None:
+    labels, predicted = values
+    expected = [LABEL_METRICS[metric](p, y) for y, p in zip(labels, predicted, strict=True)]
+    np.testing.assert_allclose(PSEUDO_VALUES[metric](labels, predicted).mean(axis=1), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("metric", ["macro_f1", "mcc"])
+def test_pseudo_values_have_the_variance_of_the_metric(metric) -> None:
+    rng = np.random.default_rng(1)
+    labels = np.searchsorted([0.6, 0.9], rng.random((4000, 300)))
+    predicted = np.where(rng.random(labels.shape) < 0.7, labels, rng.integers(0, 3, labels.shape))
+    values = PSEUDO_VALUES[metric](labels, predicted)
+    estimated = (values.var(axis=1, ddof=1) / 300).mean()
+    assert estimated == pytest.approx(values.mean(axis=1).var(), rel=0.08)
+
+
+@pytest.mark.parametrize(("score", "fits"), [(-1.0, True), (-1.1, False)])
+def test_a_matthews_correlation_may_be_negative(tmp_path: Path, score: float, fits: bool) -> None:
+    cell, metrics = one()
+    metrics["task"] |= {"metric": "mcc", "chance": 0.0, "majority": 0.0}
+    metrics["replicates"][0]["test"] |= {"score": score, "metrics": {"mcc": -1.0}}
+    with nullcontext() if fits else pytest.raises(DataError, match="expected a fraction from -1 to 1"):
+        assert (tidy([(cell, metrics)]).mcc[0], fits) == (-1.0, True)
 
 
 def test_row_scores_of_f1_are_pseudo_values(tmp_path: Path) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -12,9 +14,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from apet.cli.summaries import task_lines
 from apet.core.hashing import file_digest
 from apet.core.records import write_json_record
 from apet.data import prepare, source_selection
+from apet.data.label_metrics import LABEL_METRICS, guess_scores
 from apet.data.prepare import in_hash_order, prepare_task, task_digest
 from apet.data.prepared_files import read_split, read_task
 from apet.data.source_selection import choose_source
@@ -68,7 +72,7 @@ def test_record_counts_kept_and_dropped_rows(monkeypatch, tmp_path):
     assert record["task_digest"] == task_digest(toy_task(), {"train": 50, "test": 30}, 0)
 
 
-@pytest.mark.parametrize("metrics", [("f1", "accuracy"), ("accuracy", "f1")])
+@pytest.mark.parametrize("metrics", [("f1", "accuracy"), ("accuracy", "f1"), ("macro_f1",), ("mcc",)])
 def test_constant_answer_never_exceeds_chance(monkeypatch, tmp_path, metrics):
     pin_toy(monkeypatch, tmp_path, {TAB: tab(ROWS)})
     task = toy_task(metrics=metrics, verbalizer={"b": " pear", "a": " apple"})
@@ -78,6 +82,14 @@ def test_constant_answer_never_exceeds_chance(monkeypatch, tmp_path, metrics):
     assert chance["majority"] == pytest.approx(max(constant)) and chance["level"] == max(chance.values())
     even = label_metrics(metrics, torch.arange(2).repeat_interleave(len(labels)), labels.repeat(2))[metrics[0]]
     assert chance["uniform"] == pytest.approx(even)
+
+
+def test_chance_of_macro_f1_with_an_absent_class():
+    """Of the classes a and b in the split, a guess at random among three is right for a third."""
+    found = guess_scores("macro_f1", [0.75, 0.25, 0.0])
+    assert found["majority"] == pytest.approx(2 * 0.75 / 1.75 / 2)
+    predicted, labels = np.arange(3).repeat(40), np.tile(np.repeat([0, 1], [30, 10]), 3)
+    assert found["uniform"] == pytest.approx(LABEL_METRICS["macro_f1"](predicted, labels))
 
 
 def test_labels_are_numbered_in_the_order_of_the_verbalizer(monkeypatch, tmp_path):
@@ -223,7 +235,7 @@ def write_pairs(folder: Path, near_duplicates: str | None = None) -> Task:
     return toy_task(wheel=None, local={"folder": str(folder)}, **changes)
 
 
-def test_official_split_that_would_shrink_is_an_error_that_names_the_options(tmp_path, capsys):
+def test_official_split_that_would_shrink_is_an_error_that_names_the_options(tmp_path):
     task = write_pairs(tmp_path)
     with pytest.raises(DataError) as error:
         prepare_task(task, tmp_path, tmp_path / "out", {}, 0)
@@ -234,18 +246,16 @@ def test_official_split_that_would_shrink_is_an_error_that_names_the_options(tmp
         option in str(error.value) for option in ("`near_duplicates: keep`", "`near_duplicates: drop`", "`group_by`")
     )
     assert not (tmp_path / "out").exists()
-    assert "task toy: split train of the source: " in capsys.readouterr().err
 
 
-def test_near_duplicates_of_official_splits_can_be_kept_or_dropped(tmp_path, capsys):
+def test_near_duplicates_of_official_splits_can_be_kept_or_dropped(tmp_path):
     kept, as_usual, dropping = (write_pairs(tmp_path / "in", value) for value in ("keep", None, "drop"))
     prepare_task(kept, tmp_path, tmp_path / "keep", {}, 0)
     record = read_task(tmp_path / "keep")
     assert record["rows"]["test"] == 30 and sum(record["rows"].values()) == 530
     assert record["read"] == {"test": 30, "train": 501} and record["overlap"]["test/train"] > 100
     assert record["dropped_by_split"]["train"]["duplicate"] == 1
-    lines = capsys.readouterr().err.splitlines()
-    assert lines == ["task toy: split train of the source: 1 of 501 rows are dropped (duplicate 1)"]
+    assert record["overlap_before_drops"]["test/train"] == record["overlap"]["test/train"] + 1
     prepare_task(dropping, tmp_path, tmp_path / "drop", {}, 0)
     dropped = read_task(tmp_path / "drop")
     assert dropped["overlap"] == dict.fromkeys(record["overlap"], 0) and dropped["rows"]["train"] < 250
@@ -277,3 +287,29 @@ def test_unused_files_beside_the_splits_are_reported(tmp_path, capsys):
     task = toy_task(wheel=None, local={"folder": str(tmp_path)}, splits={"validation": "dev"})
     prepare_task(task, tmp_path, tmp_path / "two", {}, 0)
     assert capsys.readouterr().err == "" and read_task(tmp_path / "two")["rows"]["validation"] == 60
+
+
+def test_report_of_a_prepared_task_fits_a_terminal_and_accounts_for_all_rows(tmp_path):
+    train = [{"text": f"Row {n}. " + f"w{n} " * n, "label": "ab"[n % 3 == 0]} for n in range(120)]
+    test = [{"text": f"Other {n}.", "label": "ab"[n % 2]} for n in range(40)]
+    extra = [train[0], {"text": "Row 1. w1", "label": "a"}, {"text": "none", "label": ""}, {"text": "", "label": "a"}]
+    conflicting = [{"text": "Twice.", "label": "a"}, {"text": "Twice.", "label": "b"}]
+    write_jsonl(tmp_path / "train.jsonl", train + extra + conflicting)
+    write_jsonl(tmp_path / "test.jsonl", [*test, train[0], {**train[2], "text": "row 2 w2 W2"}])
+    task = toy_task(wheel=None, local={"folder": str(tmp_path)})
+    record = prepare_task(task, tmp_path, tmp_path / "out", {"train": 50}, 0)
+    assert record == read_task(tmp_path / "out")
+    lines = task_lines(record, {8, 16})
+    assert max(map(len, lines)) <= 80
+    found = {name: values for name, *values in (re.split(r"\s{2,}", line.strip()) for line in lines)}
+    assert found["rows"][0] == "50" and found["cut by max_samples"][0] == str(record["rows_uncapped"]["train"] - 50)
+    text = "\n".join(lines)
+    counts = {name: [int(n) for n in re.search(rf"{name} +(\d+) +(\d+)$", text, re.MULTILINE).groups()]
+              for name in ("kept", "dropped: conflicting", "dropped: unlabeled", "dropped: empty", "dropped: duplicate",
+                           "dropped: near_duplicate")}  # fmt: skip
+    assert counts.pop("kept") == [42, 118] and counts.pop("dropped: duplicate") == [0, 3]
+    assert counts.pop("dropped: near_duplicate") == [0, 1] and counts.pop("dropped: conflicting") == [0, 2]
+    assert set(map(tuple, counts.values())) == {(0, 1)}
+    assert "overlap before  3 train rows in test" in text and "overlap now     none" in text
+    assert "at 8 or 16 tokens" in text and "half of the train rows or more have more words" in text
+    assert f"{record['text_lengths']['train']['words']['median']} / " in text

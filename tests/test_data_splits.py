@@ -247,7 +247,7 @@ def test_without_validation_it_is_split_off_train():
 def test_copies_with_conflicting_labels_are_all_dropped():
     rows = [("One.", "x", "test"), ("One. ", "y", "train"), ("two", "x", "test"), ("\u200b", "x", "train")]
     splits = split_rows(Row((text,), label, split, "") for text, label, split in rows)
-    counts = {"unlabeled": 0, "empty": 0, "conflicting": 1, "duplicate": 0, "near_duplicate": 0}
+    counts = {"drop_rows": 0, "unlabeled": 0, "empty": 0, "conflicting": 1, "duplicate": 0, "near_duplicate": 0}
     assert splits.dropped_by_split == {"test": counts, "train": {**counts, "empty": 1}}
     assert splits.splits["test"] == [one("two")]
 

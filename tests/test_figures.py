@@ -447,6 +447,8 @@ def test_score_by_budget_of_generation_has_no_majority_line(frame: pd.DataFrame)
 def test_figures_explain_chance_of_f1_only_if_a_task_uses_it(name: str, frame: pd.DataFrame) -> None:
     assert "always class 1" not in words(FIGURES[name](evidence_of(frame))[0])
     assert "always class 1" in words(FIGURES[name](evidence_of(frame.assign(metric="f1")))[0])
+    text = words(FIGURES[name](evidence_of(frame.assign(metric="mcc")))[0])
+    assert "times 100; chance is 0" in text and "test Matthews correlation (× 100)" in text
 
 
 @pytest.mark.parametrize("name", ["methods_by_scale", "thresholds_by_scale"])

@@ -7,6 +7,7 @@ import unicodedata
 from collections import Counter
 from fractions import Fraction
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from nltk.stem.porter import PorterStemmer
 from rouge_score.tokenizers import DefaultTokenizer
 
+from apet.data.label_metrics import positive_f1
 from apet.data.text_metrics import answer_scores, exact_match, plain, rouge_l, rouge_words, shuffled_scores, token_f1
 from apet.errors import ConfigError
 from apet.evaluation import Score, score_answers, score_labels
@@ -40,6 +42,20 @@ def test_label_metrics_agree_with_the_confusion_matrix(rows):
         "accuracy": pytest.approx((table[0, 0] + table[1, 1]) / len(rows)),
         "f1": pytest.approx(float(f1)),
     }
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=30))
+def test_macro_f1_and_mcc_agree_with_their_definitions(rows):
+    predicted, labels = np.array(rows).T
+    classes = sorted({*predicted, *labels})
+    f1s = [positive_f1((predicted == k).astype(int), (labels == k).astype(int)) for k in classes]
+    indicators = (np.concatenate([values == k for k in classes]).astype(float) for values in (predicted, labels))
+    pair = [one.reshape(len(classes), -1) for one in indicators]
+    p, y = (one - one.mean(axis=1, keepdims=True) for one in pair)
+    scale = np.sqrt((p * p).sum() * (y * y).sum())
+    metrics = label_metrics(["macro_f1", "mcc"], torch.tensor(predicted), torch.tensor(labels))
+    assert metrics["macro_f1"] == pytest.approx(np.mean(f1s))
+    assert metrics["mcc"] == pytest.approx((p * y).sum() / scale if scale > 1e-9 else 0.0)
 
 
 def test_score_labels_uses_the_first_metric_as_score():

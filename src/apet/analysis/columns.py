@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from apet.data.task_config import ALL_METRICS
+
 LIST = "object"
 """dtype of a column of float32 arrays."""
-TASK_METRICS = ("accuracy", "f1", "em", "rouge_l")
-"""All metrics of tasks. One of them is the task's `test_score`."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ TIDY_COLUMNS = (
     Column("num_labels", "Int64", "task.labels", "number of labels (classification)", "always"),
     Column("n_test", "int64", "replicate.test.n", "test rows scored"),
     Column("test_score", "float64", "replicate.test.score", "test score, fraction", "diverged"),
-    *(Column(name, "float64", "", f"test {name}, fraction (if the task uses it)", "always") for name in TASK_METRICS),
+    *(Column(name, "float64", "", f"test {name}, fraction (if the task uses it)", "always") for name in ALL_METRICS),
     Column("test_loss", "float64", "replicate.test.loss", "mean test loss, nats", "always"),
     Column("validation_score", "float64", "replicate.validation.score", "validation score, fraction", "diverged"),
     Column("n_validation", "int64", "replicate.validation.n", "validation rows scored"),

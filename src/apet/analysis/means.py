@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,7 +12,8 @@ from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
 from apet.analysis.intervals import CONFIDENCE, t_interval
-from apet.analysis.resampling import CELL, MeanSamples
+from apet.analysis.predictions import PSEUDO_VALUES
+from apet.analysis.resampling import CELL, MeanSamples, lowest_scores
 
 METHODS = ("full", "lora", "adapter", "prompt", "bitfit", "none")
 MATCHED = ("lora", "adapter", "prompt", "bitfit")
@@ -61,7 +63,8 @@ def matched(samples: MeanSamples) -> MeanSamples:
 def cell_scores(samples: MeanSamples) -> pd.DataFrame:
     """Return `samples.cells` with `low` and `high`, the 95 % interval over replicates and test rows."""
     low, high = _quantiles(samples.values)
-    return samples.cells.assign(low=np.clip(low, 0, 1), high=np.clip(high, 0, 1))
+    lowest = lowest_scores(samples.cells)
+    return samples.cells.assign(low=np.clip(low, lowest, 1), high=np.clip(high, lowest, 1))
 
 
 def method_scores(samples: MeanSamples) -> pd.DataFrame:
@@ -83,6 +86,20 @@ def wilson(score: float, n: int) -> tuple[float, float]:
     return float(low), float(high)
 
 
+def run_interval(task: Mapping[str, Any], score: float, n: int) -> tuple[float, float] | None:
+    """Return `wilson` of one replicate's score, or None for a metric of labels that is not a mean over rows.
+
+    Args:
+        task: `type` and `metric` of a task.
+        score: test score.
+        n: number of test rows.
+
+    Returns:
+        Low and high, or None.
+    """
+    return None if task["type"] == "classification" and task["metric"] in PSEUDO_VALUES else wilson(score, n)
+
+
 def over_tasks(samples: MeanSamples, tasks: list[str]) -> pd.DataFrame:
     """Average the mean scores over tasks, by PLM, placement and budget.
 
@@ -101,10 +118,11 @@ def over_tasks(samples: MeanSamples, tasks: list[str]) -> pd.DataFrame:
         complete = len(group) == len(tasks) and group["mean"].notna().all()
         means = group["mean"].to_numpy() if complete else np.full(len(group), np.nan)
         fixed = population = np.full(2, np.nan)
+        lowest = lowest_scores(group).mean()
         if complete:
-            fixed = np.clip(_quantiles(samples.values[:, group.index].mean(axis=1)), 0, 1)
+            fixed = np.clip(_quantiles(samples.values[:, group.index].mean(axis=1)), lowest, 1)
         if complete and len(means) > 1:
-            population = np.clip(t_interval(means).interval, 0, 1)
+            population = np.clip(t_interval(means).interval, lowest, 1)
         counts = (group.trainable_params.iloc[0], group.n_test.sum(), group.num_replicates.min())
         sd = group.sd.mean(skipna=False) if complete else np.nan
         rows.append((*configuration, *counts, means.mean(), sd, *fixed, *population))

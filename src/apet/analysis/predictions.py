@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from apet.core.hashing import bytes_digest
-from apet.errors import CorruptError, DataError
+from apet.errors import CorruptError, DataError, unknown_name
 
 PREDICTIONS_FILE = "predictions.parquet"
 CLASSIFICATION_COLUMNS = ("label", "prediction", "correct")
@@ -31,7 +31,8 @@ class Predictions:
     ) -> list[np.ndarray]:
         """Return the score of each replicate on each test row.
 
-        Scores that are no means over rows (F1 of labels) give pseudo-values, see `f1_values`, which may leave [0, 1].
+        Scores that are no means over rows (F1 and Matthews correlation of labels) give pseudo-values, which may leave
+        the metric's range: see `f1_values`, `macro_f1_values` and `mcc_values`.
 
         Args:
             cell: path of the cell, relative to the folder of all cells.
@@ -39,7 +40,7 @@ class Predictions:
             replicates: the cell's rows of the tidy table.
 
         Returns:
-            A float32 array of `n_test` fractions per replicate, whose mean is the replicate's score; an empty array if
+            A float32 array of `n_test` values per replicate, whose mean is the replicate's score; an empty array if
             the replicate has no score.
 
         Raises:
@@ -89,6 +90,62 @@ def f1_values(labels: np.ndarray, predicted: np.ndarray) -> np.ndarray:
     return f1 + np.divide(both - f1 * total, share, out=np.zeros_like(total), where=share > 0)
 
 
+def macro_f1_values(labels: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+    """Compute per-row pseudo-values of macro-F1: the mean of `f1_values` over the classes of a replicate.
+
+    Args:
+        labels: label numbers (replicates, n).
+        predicted: label numbers (replicates, n).
+
+    Returns:
+        float64 (replicates, n), whose mean over rows is macro-F1 exactly.
+    """
+    total, count = np.zeros(labels.shape), np.zeros((len(labels), 1))
+    for label in np.union1d(labels, predicted):
+        total += f1_values(labels == label, predicted == label)
+        count += ((labels == label) | (predicted == label)).any(axis=1, keepdims=True)
+    return total / count
+
+
+def mcc_values(labels: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+    """Compute per-row pseudo-values of the Matthews correlation, C/√(P T).
+
+    C is the covariance of the indicators of predicted and true classes, summed over the classes; P and T are the sums
+    of their variances (Gorodkin 2004). Taylor linearisation as in `f1_values`: with the row's parts c, p and t of the
+    three, the correlation plus (c − C)/√(P T) − correlation/2 × ((p − P)/P + (t − T)/T).
+
+    Args:
+        labels: label numbers (replicates, n).
+        predicted: label numbers (replicates, n).
+
+    Returns:
+        float64 (replicates, n), whose mean over rows is the correlation exactly; 0 if P or T is 0.
+    """
+    shape = labels.shape
+    both, of_predicted, of_labels = np.zeros(shape), np.zeros(shape), np.zeros(shape)
+    for label in np.union1d(labels, predicted):
+        x, y = ((values == label).astype(float) for values in (predicted, labels))
+        x -= x.mean(axis=1, keepdims=True)
+        y -= y.mean(axis=1, keepdims=True)
+        both += x * y
+        of_predicted += x**2
+        of_labels += y**2
+    covariance, p, t = (part.mean(axis=1, keepdims=True) for part in (both, of_predicted, of_labels))
+    defined = (np.ptp(labels, axis=1, keepdims=True) > 0) & (np.ptp(predicted, axis=1, keepdims=True) > 0)
+    p, t = np.where(defined, p, 1.0), np.where(defined, t, 1.0)
+    root = np.sqrt(p * t)
+    values = both / root - covariance / root * ((of_predicted / p + of_labels / t) / 2 - 1)
+    return np.where(defined, values, 0.0)
+
+
+PSEUDO_VALUES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
+    "f1": lambda labels, predicted: f1_values(labels == 1, predicted == 1),
+    "macro_f1": macro_f1_values,
+    "mcc": mcc_values,
+}
+"""Metric that is no mean over rows -> function from labels and predictions (replicates, n) to pseudo-values."""
+
+
 def _read(path: Path, files: Any) -> pa.Table:
     """Read a cell's predictions after checking the digest in its record."""
     digest = files.get(PREDICTIONS_FILE) if isinstance(files, Mapping) else None
@@ -128,10 +185,10 @@ def _values(path: Path, table: pa.Table, metric: str, shape: tuple[int, int]) ->
         return table["score"].to_numpy().reshape(shape)
     if metric == "accuracy":
         return table["correct"].to_numpy().astype(float).reshape(shape)
-    if metric == "f1":
-        labels, predicted = (table[name].to_numpy().reshape(shape) == 1 for name in ("label", "prediction"))
-        return f1_values(labels, predicted)
-    raise DataError(f"{path}: expected the metric accuracy or f1 for labels, got {metric!r}.")
+    if metric not in PSEUDO_VALUES:
+        raise DataError(unknown_name("metric of labels", metric, ("accuracy", *PSEUDO_VALUES), str(path)))
+    labels, predicted = (table[name].to_numpy().reshape(shape) for name in ("label", "prediction"))
+    return PSEUDO_VALUES[metric](labels, predicted)
 
 
 def _corrupt(path: Path, problem: str) -> CorruptError:

@@ -10,13 +10,20 @@ from scipy.optimize import brentq
 from scipy.special import digamma, polygamma
 
 from apet.core.hashing import seed_for
+from apet.data.label_metrics import LOWEST
 
 CELL = ["model", "task", "placement", "budget"]
 """Columns that identify a cell."""
 CELL_FACTS = ["family", "non_embedding_params", "trainable_params", "metric", "chance_uniform", "chance_majority"]
 SAMPLE_COUNT = 2000
-PSEUDO_ROWS = np.array([0.0, 0.0, 1.0, 1.0])
-"""Scores of pseudo-rows added to every task (Agresti and Coull 1998), so that a cell at 0 or 1 is uncertain too."""
+PSEUDO_ROWS = 2
+"""Pseudo-rows at each end of the metric's range that are added to every task (Agresti and Coull 1998), so that a cell
+at an end is uncertain too."""
+
+
+def lowest_scores(cells: pd.DataFrame) -> pd.Series:
+    """Return the lowest possible score of each cell's metric. The highest is 1."""
+    return cells.metric.map(lambda metric: LOWEST.get(metric, 0.0)).astype(float)
 
 
 @dataclass(frozen=True)
@@ -65,8 +72,8 @@ def sample_means(frame: pd.DataFrame, count: int = SAMPLE_COUNT) -> MeanSamples:
     values = np.full((count, len(cells)), np.nan)
     for task, indices in cells.groupby("task").indices.items():
         scored = indices[cells["mean"].iloc[indices].notna()]
-        row_means = _row_means(replicates, cells.iloc[scored])
-        values[:, scored] = _resample_rows(row_means, count, seed_for("analysis.rows", task))
+        row_means, lowest = _row_means(replicates, cells.iloc[scored]), lowest_scores(cells.iloc[scored]).to_numpy()
+        values[:, scored] = _resample_rows(row_means, lowest, count, seed_for("analysis.rows", task))
     for index, cell in enumerate(cells.itertuples()):
         if cell.error > 0:
             rng = np.random.default_rng(seed_for("analysis.replicates", *(getattr(cell, name) for name in CELL)))
@@ -116,9 +123,9 @@ def _errors(cells: pd.DataFrame) -> pd.DataFrame:
     errors = pd.DataFrame({"error": 0.0, "df": np.inf}, index=cells.index)
     several = cells[cells.num_replicates > 1]
     for _, group in several.groupby(["model", several.num_plans > 1]):
-        # Scores are multiples of 1/n: rounding adds a variance of 1/(12 n²) (Sheppard 1898).
-        count = group.num_replicates.to_numpy()
-        variances, dfs = shrink_variances(group.sd.to_numpy() ** 2, count - 1.0, 1 / (12 * group.n_test**2))
+        # Scores are multiples of range/n: rounding adds a variance of (range/n)²/12 (Sheppard 1898).
+        count, step = group.num_replicates.to_numpy(), ((1 - lowest_scores(group)) / group.n_test).to_numpy()
+        variances, dfs = shrink_variances(group.sd.to_numpy() ** 2, count - 1.0, step**2 / 12)
         errors.loc[group.index, "error"] = np.sqrt(variances / count)
         errors.loc[group.index, "df"] = dfs
     return errors
@@ -134,11 +141,15 @@ def _row_means(replicates: pd.DataFrame, cells: pd.DataFrame) -> np.ndarray:
     return (np.add.reduceat(rows, starts) / np.diff(starts, append=len(own))[:, None]).T
 
 
-def _resample_rows(rows: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """Return the means of `rows` [n, cells] under `count` resamples of the rows: [count, cells]."""
-    n = len(rows) + len(PSEUDO_ROWS)
+def _resample_rows(rows: np.ndarray, lowest: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """Return the means of `rows` [n, cells] under `count` resamples of the rows: [count, cells].
+
+    The metrics of the cells range from `lowest` [cells] to 1.
+    """
+    n = len(rows) + 2 * PSEUDO_ROWS
     weights = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), count) / n
-    return weights[:, : len(rows)] @ rows + (weights[:, len(rows) :] @ PSEUDO_ROWS)[:, None]
+    own, at_lowest, at_highest = np.split(weights, [len(rows), len(rows) + PSEUDO_ROWS], axis=1)
+    return own @ rows + np.outer(at_lowest.sum(axis=1), lowest) + at_highest.sum(axis=1)[:, None]
 
 
 NO_EXCESS = 1e-9

@@ -15,11 +15,13 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from apet.analysis.columns import CSV_COLUMNS, EMPTY_NOTES, TASK_METRICS, TIDY_COLUMNS, TIDY_SCHEMA, TYPE_NAMES, Column
+from apet.analysis.columns import CSV_COLUMNS, EMPTY_NOTES, TIDY_COLUMNS, TIDY_SCHEMA, TYPE_NAMES, Column
 from apet.analysis.predictions import Predictions
 from apet.config.study_config import AnalysisConfig
 from apet.core.atomic import write_bytes, write_text
 from apet.core.hashing import bytes_digest, has_valid_checksum, with_checksum
+from apet.data.label_metrics import LOWEST
+from apet.data.task_config import ALL_METRICS
 from apet.errors import CorruptError, DataError
 from apet.study.cell_record import read_record
 
@@ -101,11 +103,11 @@ def _metrics(replicate: Mapping[str, Any], location: str) -> dict[str, float | N
     """Return every metric of the test split by name, None if the task does not use it."""
     metrics = replicate["test"].get("metrics", {})
     for name, value in metrics.items():
-        if name not in TASK_METRICS or not isinstance(value, float | int) or not 0 <= value <= 1:
+        if name not in ALL_METRICS or not isinstance(value, float | int) or not LOWEST.get(name, 0) <= value <= 1:
             raise DataError(
-                f"{location}: test.metrics: expected fractions of {', '.join(TASK_METRICS)}, got {name!r}: {value!r}."
+                f"{location}: test.metrics: expected fractions of {', '.join(ALL_METRICS)}, got {name!r}: {value!r}."
             )
-    return {name: metrics.get(name) for name in TASK_METRICS}
+    return {name: metrics.get(name) for name in ALL_METRICS}
 
 
 def _value(record: Mapping[str, Any], column: Column, location: str) -> Any:
@@ -118,6 +120,7 @@ def _value(record: Mapping[str, Any], column: Column, location: str) -> Any:
     if value is None and (column.empty == "always" or column.empty == _outcome(record)):
         return None
     python_type, type_name = PYTHON_TYPES[column.dtype]
+    lowest = LOWEST.get(record["task"]["metric"], 0) if column.name in FRACTIONS else 0
     expected = ""
     if (
         not isinstance(value, python_type)
@@ -125,8 +128,8 @@ def _value(record: Mapping[str, Any], column: Column, location: str) -> Any:
         or (isinstance(value, float) and math.isnan(value))
     ):
         expected = type_name
-    elif column.name in FRACTIONS and not 0 <= value <= 1:
-        expected = "a fraction from 0 to 1"
+    elif column.name in FRACTIONS and not lowest <= value <= 1:
+        expected = f"a fraction from {lowest:g} to 1"
     elif column.name == "outcome" and value not in OUTCOMES:
         expected = " or ".join(OUTCOMES)
     if expected:

@@ -138,6 +138,7 @@ def prepare_task(
     *, params: Path = PARAMS, task: str, wheels_dir: Path = WHEELS_DIR, out_dir: Path | None = None
 ) -> None:
     """Prepare the splits of a task."""
+    from apet.cli.summaries import task_lines
     from apet.data import prepare
     from apet.errors import ConfigError, unknown_name
 
@@ -146,7 +147,10 @@ def prepare_task(
         raise ConfigError(unknown_name("task", task, grid.tasks, f"{params}: tasks"))
     out = out_dir or Path(grid.task_folder(task))
     study = grid.study
-    prepare.prepare_task(grid.tasks[task], wheels_dir, out, asdict(study.max_samples), study.seed, grid.sources[task])
+    limits, source = asdict(study.max_samples), grid.sources[task]
+    record = prepare.prepare_task(grid.tasks[task], wheels_dir, out, limits, study.seed, source)
+    max_lengths = {min(record["max_length"], entry.training.max_length) for entry in study.grid}
+    print(f"task {task}: {out}", "", *task_lines(record, max_lengths), sep="\n")
 
 
 @command(MODELS, "apet train-tokenizer --corpus-dir my-corpus --out-dir my-tokenizer")

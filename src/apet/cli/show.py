@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from apet.analysis.means import wilson
+from apet.analysis.means import run_interval
 from apet.analysis.tidy import tidy
 from apet.cli.render import format_count, table
 from apet.data.prepared_files import read_record
@@ -63,7 +63,7 @@ def _lines(record: dict[str, Any], plans: dict[str, Any]) -> list[str]:
     ]
     for name, plan in plans.items():
         lines += [*plan_lines(name.partition(".")[0], plan), ""]
-    lines += [*loss_lines(replicates), "", *score_lines(replicates), _mean(replicates), ""]
+    lines += [*loss_lines(replicates), "", *score_lines(task, replicates), _mean(replicates), ""]
     return [*lines, *_digests(record)]
 
 
@@ -104,14 +104,15 @@ def loss_lines(replicates: Sequence[Mapping[str, Any]]) -> list[str]:
     return table(rows, indent="  ")
 
 
-def score_lines(replicates: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Format each replicate's scores with n, a Wilson interval of the test score, and the selected multiplier."""
+def score_lines(task: Mapping[str, Any], replicates: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Format each replicate's scores with n, an interval of the test score if it has one, and the multiplier."""
     rows = [["score", "validation", "test", "95 % CI (one run)", "test loss", "lr multiplier", "outcome"]]
     for run in replicates:
         test, validation = run["test"], run["validation"]
-        low, high = wilson(test["score"], test["n"])
+        interval = run_interval(task, test["score"], test["n"])
         scores = [f"{split['score']:.4f} (n = {split['n']})" for split in (validation, test)]
-        details = [f"{low:.3f} to {high:.3f}", f"{test['loss']:.4f}", f"{run['lr_multiplier']:g}", run["outcome"]]
+        interval_text = f"{interval[0]:.3f} to {interval[1]:.3f}" if interval else "none"
+        details = [interval_text, f"{test['loss']:.4f}", f"{run['lr_multiplier']:g}", run["outcome"]]
         rows.append([_name(run), *scores, *details])
     return table(rows, indent="  ")
 

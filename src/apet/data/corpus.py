@@ -124,7 +124,9 @@ def _documents(wheels_folder: Path, others: Sequence[Path], counts: Counts) -> I
     for name, source in _sources().items():
         count = counts[name] = {"read": 0, "short": 0, "duplicate": 0, "held_out_by_a_task": 0}
         column = source.column_map.get("text", "text")
-        for record in source.read(wheels_folder):
+        for record in source.records(name, {}, wheels_folder):
+            if record.is_dropped:
+                continue
             text = record.values[column].strip()
             normalised = normalise(text)
             count["read"] += 1

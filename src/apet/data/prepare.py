@@ -12,6 +12,7 @@ from apet.core.atomic import atomic_dir
 from apet.core.hashing import digest, file_digest, seed_for
 from apet.core.records import write_json_record
 from apet.data.decontamination import NgramIndex
+from apet.data.label_metrics import guess_scores
 from apet.data.prepared_files import ANSWERS, RECORD, split_file, split_schema, write_batches
 from apet.data.rows import read_rows
 from apet.data.schema import SPLITS
@@ -83,7 +84,7 @@ def task_splits(task: Task, wheels_folder: Path, source: Source | None = None) -
 
 def prepare_task(
     task: Task, wheels_folder: Path, out_folder: Path, rows: Rows, seed: int, source: Source | None = None
-) -> None:
+) -> dict[str, Any]:
     """Write {train, validation, test}.parquet and task.json.
 
     Columns: id, the text columns, and label (int64) or targets (list of strings). The order of the rows is a hash of
@@ -97,6 +98,9 @@ def prepare_task(
         seed: Seed of the order of the rows.
         source: From `choose_source`. None: the task's first source.
 
+    Returns:
+        The record that is written to task.json.
+
     Raises:
         ConfigError: For an unknown split or a wrong limit.
         DataError: If the source cannot be read, if a row or label is wrong, or if a split has no rows.
@@ -105,14 +109,14 @@ def prepare_task(
     source = source or choose_source(task)
     splits = task_splits(task, wheels_folder, source)
     with error_context(f"task {task.name}"):
-        for line in (*source.notes(task.splits), *_drops(splits)):
+        for line in source.notes(task.splits):
             print(f"task {task.name}: {line}", file=sys.stderr, flush=True)
         if task.near_duplicates is None:
             _check_official(splits)
         chosen = {split: in_hash_order(splits.splits[split], seed)[: limits[split]] for split in SPLITS}
         for split in SPLITS:
             if not chosen[split]:
-                raise DataError(_empty_split(task, splits, split))
+                raise DataError("\n".join([_empty_split(task, splits, split), *_drops(splits)]))
     with atomic_dir(out_folder) as folder:
         for split, examples in chosen.items():
             write_batches(
@@ -126,7 +130,7 @@ def prepare_task(
             "source": source.identity(task.splits),
             "files": {name: file_digest(folder / name) for name in map(split_file, SPLITS)},
         }
-        write_json_record(folder / RECORD, record)
+        return write_json_record(folder / RECORD, record)
 
 
 def in_hash_order(examples: Sequence[Example], seed: int) -> list[Example]:
@@ -144,7 +148,7 @@ def _drops(splits: Splits) -> Iterator[str]:
         if total := sum(counts.values()):
             reasons = ", ".join(f"{reason} {count:,}" for reason, count in counts.items() if count)
             name = f"split {split} of the source" if split in SPLITS else "source"
-            yield f"{name}: {total:,} of {splits.read[split]:,} rows are dropped ({reasons})"
+            yield f"{name}: {total:,} of {splits.read[split]:,} rows are dropped ({reasons})."
 
 
 def _check_official(splits: Splits) -> None:
@@ -234,8 +238,18 @@ def _statistics(task: Task, splits: Splits, chosen: Mapping[str, list[Example]])
         "read": splits.read,
         "dropped": splits.dropped,
         "dropped_by_split": splits.dropped_by_split,
+        "overlap_before_drops": splits.overlap_before,
         "overlap": overlaps(splits.splits),
+        "text_lengths": {split: _text_lengths(examples) for split, examples in chosen.items()},
     }
+
+
+def _text_lengths(examples: Sequence[Example]) -> dict[str, dict[str, int]]:
+    """Quantiles of the rows' words and characters, all texts together. Tokens are unknown without a tokenizer."""
+    texts = [" ".join(example.texts) for example in examples]
+    sizes = {"words": sorted(len(text.split()) for text in texts), "characters": sorted(map(len, texts))}
+    at = {"median": (len(texts) - 1) // 2, "p90": 9 * (len(texts) - 1) // 10, "max": -1}
+    return {unit: {name: ordered[index] for name, index in at.items()} for unit, ordered in sizes.items()}
 
 
 def _chance(task: Task, counts: Mapping[str, int], test: Sequence[Example]) -> dict[str, Any]:
@@ -244,18 +258,8 @@ def _chance(task: Task, counts: Mapping[str, int], test: Sequence[Example]) -> d
     Classification: the larger one of two guesses. Generation: each metric of the test references, shuffled.
     """
     if task.type == "classification":
-        guesses = _guesses(task.metric, [count / len(test) for count in counts.values()])
+        guesses = guess_scores(task.metric, [count / len(test) for count in counts.values()])
         return {"level": max(guesses.values()), **guesses}
     references = [example.references for example in test]
     shuffled: dict[str, float] = {metric: float(shuffled_scores(metric, references).mean()) for metric in task.metrics}
     return {"level": shuffled[task.metric], "shuffled": shuffled}
-
-
-def _guesses(metric: str, shares: Sequence[float]) -> dict[str, float]:
-    """Scores of random labels and of the best constant label.
-
-    F1 is that of class 1 only, so the best constant label scores more than its share of the rows.
-    """
-    if metric == "f1":
-        return {"uniform": 2 * shares[1] / (2 * shares[1] + 1), "majority": 2 * shares[1] / (shares[1] + 1)}
-    return {"uniform": 1 / len(shares), "majority": max(shares)}

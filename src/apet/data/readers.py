@@ -45,8 +45,7 @@ def read_tab(
     """
     for split, member in members.items():
         for location, cells in _tab(archive, member, quoted, drop_rows or ()):
-            if not _is_dropped(cells, drop_rows):
-                yield Record(cells, None if split == "all" else split, location)
+            yield Record(cells, None if split == "all" else split, location, _is_dropped(cells, drop_rows))
 
 
 def read_dialogue(archive: ZipFile, *, member: str, group: str, speaker: str, quote: str) -> Iterator[Record]:
@@ -59,11 +58,10 @@ def read_dialogue(archive: ZipFile, *, member: str, group: str, speaker: str, qu
 
 
 def read_csv(archive: ZipFile, *, member: str, drop_rows: DropRows | None = None) -> Iterator[Record]:
-    """Yield the rows of a `.csv.bz2` table without those of `drop_rows` (column -> values)."""
+    """Yield the rows of a `.csv.bz2` table, those of `drop_rows` (column -> values) as dropped."""
     content = io.BytesIO(_unpack(open_member(archive, member), member))
     for location, cells in read_table(content, member, drop_rows or (), strict=True):
-        if not _is_dropped(cells, drop_rows):
-            yield Record(cells, None, location)
+        yield Record(cells, None, location, _is_dropped(cells, drop_rows))
 
 
 def read_articles(archive: ZipFile, *, folder: str) -> Iterator[Record]:

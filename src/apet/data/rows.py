@@ -35,6 +35,9 @@ def read_rows(task: Task, source: Source, wheels_folder: Path) -> Iterator[Row]:
     answer = source.column_map.get(task.answer_column, task.answer_column)
     with error_context(f"task {task.name}"):
         for record in source.records(task.name, task.splits, wheels_folder):
+            if record.is_dropped:
+                yield Row((), None, record.split, record.location, True)
+                continue
             with error_context(record.location):
                 texts = tuple(_text(_cell(record, column), column) for column in columns)
                 value = _cell(record, answer)

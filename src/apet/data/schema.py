@@ -26,6 +26,8 @@ class Record(NamedTuple):
     """The official split, if there is one."""
     location: str
     """File and line."""
+    is_dropped: bool = False
+    """True if the source's `drop_rows` leave it out."""
 
 
 class Row(NamedTuple):
@@ -37,6 +39,8 @@ class Row(NamedTuple):
     """The class, or the references, or None for an unlabeled row."""
     split: str | None
     location: str
+    is_dropped: bool = False
+    """True if the source's `drop_rows` leave it out. It then has no texts."""
 
 
 def class_names(value: Any) -> tuple[str, ...]:

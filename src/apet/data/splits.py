@@ -22,7 +22,7 @@ from apet.data.unicode_words import words
 
 FRACTIONS = {"test": 0.2, "validation": 0.1}
 """Fractions of the rows that go to these splits, if the source does not have them."""
-REASONS = ("unlabeled", "empty", "conflicting", "duplicate", "near_duplicate")
+REASONS = ("drop_rows", "unlabeled", "empty", "conflicting", "duplicate", "near_duplicate")
 """Reasons for which rows are dropped."""
 ALL = "all"
 """Stands for the split of rows without an official one."""
@@ -102,6 +102,8 @@ class Splits(NamedTuple):
     """Official split, or `all`, -> number of rows of the source."""
     dropped_by_split: dict[str, dict[str, int]]
     """Official split, or `all`, -> reason -> number of dropped rows."""
+    overlap_before: dict[str, int]
+    """`first/second` -> rows of the second split that equal or nearly equal one of the first, before drops."""
 
     @property
     def dropped(self) -> dict[str, int]:
@@ -210,13 +212,16 @@ def split_rows(rows: Iterable[Row], group: Sequence[int] | None = None, keep_nea
     for example, source_split in unique:
         split = moved.get(source_split, source_split)
         candidates[split if split in FRACTIONS else assign_split(example.split_hash, missing)].append(example)
+    overlap = overlaps(candidates)
+    for (first, second), count in counts.copies.items():
+        overlap[f"{moved.get(first, first)}/{moved.get(second, second)}"] += count
     splits = candidates if keep_near_duplicates else drop_cross_split_duplicates(candidates)
     kept_ids = {example.id for examples in splits.values() for example in examples}
     for example, source_split in unique:
         counts.add(source_split, "near_duplicate", example.id not in kept_ids)
     names = {moved.get(split, split): f"{split} of the source" for split in SPLITS if split in official}
     origin = {split: names.get(split, SPLIT_OFF) for split in PRIORITY}
-    return Splits(splits, origin, dict(sorted(counts.read.items())), dict(sorted(counts.dropped.items())))
+    return Splits(splits, origin, dict(sorted(counts.read.items())), dict(sorted(counts.dropped.items())), overlap)
 
 
 def drop_cross_split_duplicates(candidates: Mapping[str, list[Example]]) -> dict[str, list[Example]]:
@@ -268,6 +273,8 @@ class _Counts:
     def __init__(self) -> None:
         self.read: Counter[str] = Counter()
         self.dropped: dict[str, dict[str, int]] = {}
+        self.copies: Counter[tuple[str, str]] = Counter()
+        """(first, second) -> rows of the second official split that equal one of the first."""
 
     def add(self, split: str | None, reason: str, count: int = 1) -> None:
         self.dropped.setdefault(split or ALL, dict.fromkeys(REASONS, 0))[reason] += count
@@ -280,7 +287,9 @@ def _unique(
     for row in rows:
         normalised = [normalise(text) for text in row.texts]
         counts.read[row.split or ALL] += 1
-        if row.answer is None:
+        if row.is_dropped:
+            counts.add(row.split, "drop_rows")
+        elif row.answer is None:
             counts.add(row.split, "unlabeled")
         elif not all(normalised):
             counts.add(row.split, "empty")
@@ -311,4 +320,6 @@ def _merged(same: list[tuple[Example, str | None]], counts: _Counts) -> tuple[Ex
     splits.remove(chosen)
     for split in splits:
         counts.add(split, "duplicate")
+        if chosen and split and split != chosen:
+            counts.copies[chosen, split] += 1
     return first, chosen

@@ -24,13 +24,16 @@ from apet.core.validation import (
     validate,
 )
 from apet.core.yaml_loader import read_yaml
+from apet.data.label_metrics import LABEL_METRICS
 from apet.data.schema import SPLITS
 from apet.data.sources import KINDS, HubSource, LocalSource, Source
 from apet.data.sources.wheel import WheelSourceConfig
+from apet.data.text_metrics import TEXT_METRICS
 from apet.errors import ConfigError, truncated_repr, unknown_name
 
 TASKS_FOLDER = Path(__file__).parent / "tasks"
-METRICS = {"classification": ("accuracy", "f1"), "generation": ("em", "f1", "rouge_l")}
+METRICS = {"classification": tuple(LABEL_METRICS), "generation": tuple(TEXT_METRICS)}
+ALL_METRICS = tuple(dict.fromkeys([*LABEL_METRICS, *TEXT_METRICS]))
 TYPE_KEYS = {"classification": ("verbalizer",), "generation": ("target_column", "max_new_tokens")}
 """Keys that a task of a type must have, and a task of the other type must not have."""
 PLACEHOLDER = re.compile(r"\{(\w+)\}")
@@ -94,7 +97,7 @@ SplitName = Annotated[str, matching(r"\w[\w.-]{0,99}", "letters, digits, -, _ an
 LabelWord = Annotated[str, matching(r"(?=.*\S)[^\x00-\x1f\x7f]+", "a word in one line")]
 TextColumn = Annotated[Line, AfterValidator(_text_column)]
 SplitKey = Annotated[str, AfterValidator(_split_key)]
-Metric = Annotated[Text, WithJsonSchema({"enum": ["accuracy", "f1", "em", "rouge_l"]})]
+Metric = Annotated[Text, WithJsonSchema({"enum": [*ALL_METRICS]})]
 
 
 @dataclass(frozen=True, kw_only=True, config=CLOSED)
@@ -118,7 +121,8 @@ class Task:
     """Prompt with each text column once, in braces: "{text} Topic:". Or a mapping of model families to prompts, with
     the key default."""
     metrics: Annotated[tuple[Metric, ...], NOT_EMPTY, LIST, DISTINCT]
-    """accuracy, f1 (of the second of two classes); for generation em, f1, rouge_l. The first is the reported one."""
+    """Classification: accuracy, f1 (of the second of two classes), macro_f1 (mean of all classes), mcc (Matthews
+    correlation). Generation: em, f1, rouge_l. The first is reported, and selects on validation."""
     max_length: PositiveInt
     """Maximum number of tokens of a prompt with its texts."""
     verbalizer: Annotated[

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from torch import Tensor
 from torch.nn import functional as F
 
+from apet.data.label_metrics import LABEL_METRICS
 from apet.data.text_metrics import TEXT_METRICS, answer_scores
 from apet.errors import ConfigError, unknown_name
 
@@ -18,45 +19,31 @@ class Score:
     """The score of a split."""
 
     score: float
-    """The task's main metric, a fraction."""
+    """The task's main metric, a fraction; from −1 for `mcc`."""
     n: int
     """Number of rows."""
     loss: float
     """Mean cross-entropy in nats. For classification, over the label words."""
     metrics: Mapping[str, float] = field(default_factory=dict)
-    """All metrics of the task by name, fractions."""
-
-
-def accuracy(predicted: Tensor, labels: Tensor) -> float:
-    """Compute the share of rows whose predicted label [n] is the label [n]."""
-    return int((predicted == labels).sum()) / len(labels)
-
-
-def positive_f1(predicted: Tensor, labels: Tensor) -> float:
-    """Compute the F1 of class 1, as GLUE does for paraphrases. 0 if class 1 has no true positive."""
-    both = int(((predicted == 1) & (labels == 1)).sum())
-    return 2 * both / max(1, int((predicted == 1).sum()) + int((labels == 1).sum()))
-
-
-LABEL_METRICS: dict[str, Callable[[Tensor, Tensor], float]] = {"accuracy": accuracy, "f1": positive_f1}
+    """All metrics of the task by name."""
 
 
 def label_metrics(names: Sequence[str], predicted: Tensor, labels: Tensor) -> dict[str, float]:
     """Compute metrics of predicted labels.
 
     Args:
-        names: keys of `LABEL_METRICS`.
+        names: keys of `apet.data.label_metrics.LABEL_METRICS`.
         predicted: predicted label numbers, shape [n].
         labels: correct label numbers, shape [n].
 
     Returns:
-        Fractions by name.
+        Values by name.
 
     Raises:
         ConfigError: a name is unknown.
     """
     _check_names(names, LABEL_METRICS)
-    return {name: LABEL_METRICS[name](predicted, labels) for name in names}
+    return {name: LABEL_METRICS[name](predicted.numpy(), labels.numpy()) for name in names}
 
 
 def text_metrics(

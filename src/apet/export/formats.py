@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from apet.analysis.means import wilson
+from apet.analysis.means import run_interval
 from apet.core.atomic import atomic_dir, write_text
 from apet.core.hashing import bytes_digest
 from apet.errors import ConfigError, unknown_name
@@ -110,14 +110,14 @@ def _loading_code(model: TunedModel, format: str) -> list[str]:
 
 
 def _describe_score(model: TunedModel) -> str:
-    """Test score of one replicate with its Wilson interval over test rows."""
+    """Test score of one replicate with its interval over test rows, if the metric has one."""
     if not model.run:
         return "not measured"
     score, n = model.run["test"]["score"], model.run["test"]["n"]
-    low, high = wilson(score, n)
+    interval = run_interval(model.task, score, n)
     outcome = "" if model.run["outcome"] == "ok" else f"; the training {model.run['outcome']}"
-    interval = f"n = {n}; 95 % interval of this run {low:.3f} to {high:.3f}"
-    return f"{model.task['metric']} {score:.4f} ({interval}){outcome}"
+    text = f"; 95 % interval of this run {interval[0]:.3f} to {interval[1]:.3f}" if interval else ""
+    return f"{model.task['metric']} {score:.4f} (n = {n}{text}){outcome}"
 
 
 def _describe_replicate(model: TunedModel) -> str:

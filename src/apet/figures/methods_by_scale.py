@@ -97,7 +97,7 @@ def _note(inputs: AnalysisInputs, data: pd.DataFrame) -> str:
         f"Each method at its own count of trainable parameters, {style.span(replicates)} replicates per cell. "
         "Whiskers: 95 % intervals over replicates and test rows (only test rows if there is one replicate); for the "
         "mean, on these tasks. Chance: the larger of a uniform guess and the majority class. "
-        + style.f1_note(inputs.frame)
+        + style.chance_note(inputs.frame)
         + (f"Not in this study: {', '.join(missing)}. " if missing else "")
         + style.count_note(inputs.frame)
     )

@@ -153,5 +153,5 @@ def _note(inputs: AnalysisInputs) -> str:
         f"{margins['chance_margin']:g} points; full fine-tuning threshold: full fine-tuning − "
         f"{margins['full_ft_margin']:g} points; both on the monotone curve through APET's means. Bars: 95 % intervals; "
         "hollow arrows: outside the numbers tested. Uniform guess: 1/labels; for generation, shuffled references. "
-        f"{style.f1_note(inputs.frame)}{style.count_note(inputs.frame)}"
+        f"{style.chance_note(inputs.frame)}{style.count_note(inputs.frame)}"
     )

