@@ -83,6 +83,7 @@ NONE = {
     "core/progress.py": "messages",
     "core/records.py": "detects corrupt files",
     "core/signals.py": "stops a process",
+    "core/text.py": "messages",
     "core/validation.py": "checks of values that are hashed",
     "core/yaml_loader.py": "reads values that are hashed",
     "errors.py": "messages",

@@ -12,6 +12,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -20,7 +21,6 @@ from safetensors.torch import save_file
 
 from apet.core.atomic import STATE, atomic_dir, atomic_write, temporary_folder, write_json
 from apet.core.hashing import digest
-from apet.core.records import write_json_record
 from apet.errors import ApetError, DataError, PathError, StorageError, storage_error
 from apet.study.archive import prune, restore
 from apet.study.cell_record import METRICS
@@ -411,28 +411,25 @@ def touch_command() -> str:
     return re.search(r"`(find .* touch [^`]*)`", (ROOT / "docs/faults.md").read_text())[1]
 
 
-def write_resolved(folder: Path, study: str, cells: tuple[str, ...]) -> Path:
-    path = folder / f"{study}.json"
-    write_json_record(path, {"study": study, "cells": {path: {} for path in cells}})
-    return path
+def study_of(name: str, cells: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Return the part of a study's record that names its cells."""
+    return {"study": name, "cells": {path: {} for path in cells}}
 
 
 def test_publishing_leaves_the_marker_of_the_last_study_only(tmp_path):
     results = ResultPaths(tmp_path / "results")
-    one, two = (write_resolved(tmp_path, study, ()) for study in ("one", "two"))
-    for resolved in (one, two, one):
-        with publishing(resolved, results, results.root):
+    for study in ("one", "two", "one"):
+        with publishing(study_of(study), results, results.root):
             assert not published_marker(results.root, "one").exists()
             assert not published_marker(results.root, "two").exists()
-        assert [path.name for path in (results.root / "published").iterdir()] == [resolved.stem]
+        assert [path.name for path in (results.root / "published").iterdir()] == [study]
 
 
 def test_publishing_leaves_no_marker_if_the_results_are_incomplete(tmp_path):
     results = ResultPaths(tmp_path / "results")
-    resolved = write_resolved(tmp_path, "one", ())
-    with publishing(resolved, results, results.root):
+    with publishing(study_of("one"), results, results.root):
         pass
-    with pytest.raises(ValueError, match="mine"), publishing(resolved, results, results.root):
+    with pytest.raises(ValueError, match="mine"), publishing(study_of("one"), results, results.root):
         raise ValueError("mine")
     assert not published_marker(results.root, "one").exists()
 
@@ -443,7 +440,7 @@ def test_published_marker_names_missing_cells(tmp_path):
     (results.cells / cells[0]).mkdir(parents=True)
     (results.cells / cells[0] / METRICS).write_text("{}")
     assert missing_cells(cells, results) == [cells[1]]
-    with publishing(write_resolved(tmp_path, "one", cells), results, results.root):
+    with publishing(study_of("one", cells), results, results.root):
         pass
     partial = published_marker(results.root, "one", cells[1:])
     assert partial.exists() and len({partial, *(published_marker(results.root, "one", c) for c in ((), cells))}) == 3

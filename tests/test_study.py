@@ -24,6 +24,7 @@ from apet.report.result_tables import write_findings
 from apet.study.cell_record import read_record, write_record
 from apet.study.grid import Grid
 from apet.study.paths import ResultPaths
+from apet.study.resolved import read_resolved
 from lab import Lab
 from simulated_claims import Truth, simulate
 from simulated_study import study as simulated_study
@@ -53,7 +54,7 @@ def results(tmp_path: Path) -> ResultPaths:
 
 
 def gathered(results: ResultPaths, **options: bool) -> Path:
-    aggregate(results.root.parent / "study.json", results, results.root, **options)
+    aggregate(read_resolved(results.root.parent / "study.json"), results, results.root, **options)
     return results.root
 
 

@@ -250,7 +250,7 @@ def test_wheel_with_another_hash_stops_the_data_stage(tmp_path, wheels_folder):
 
 
 def test_verify_retrains_and_compares_bytes(copied):
-    assert "all 3 cells are byte-identical" in copied.snakemake("verify", "--config", "num_cells=3")
+    assert "3 cells retrained: all bytes are equal" in copied.snakemake("verify", "--config", "num_cells=3")
     victim = sorted(copied.trained())[2]
     path = copied.folder / "results" / "cells" / victim / "metrics.json"
     record = json.loads(path.read_text())
@@ -258,7 +258,7 @@ def test_verify_retrains_and_compares_bytes(copied):
     write_record(path.parent, victim, record)
     printed = copied.snakemake("verify", "--config", "num_cells=100", check=False)
     assert f"DIFFERENT  {victim}  metrics.json" in printed
-    assert "1 of 8 cells differ from the recorded ones" in printed
+    assert "1 of 8 cells differs from the record" in printed
     assert printed.count("\nequal ") >= 7
 
 

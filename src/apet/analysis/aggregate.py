@@ -17,17 +17,16 @@ from apet.core.atomic import write_text
 from apet.errors import CorruptError, DataError
 from apet.study.cell_record import METRICS
 from apet.study.paths import ResultPaths
-from apet.study.resolved import read_resolved
 from apet.study.status import read_status
 
 COORDINATES = ("model", "task", "placement", "budget")
 
 
-def aggregate(study: Path, results: ResultPaths, out: Path, partial: bool = False) -> None:
+def aggregate(study: Mapping[str, Any], results: ResultPaths, out: Path, partial: bool = False) -> None:
     """Write a study's tidy table, `tasks.csv`, `costs.csv` and `missing.csv` from its cells.
 
     Args:
-        study: the resolved study, a JSON file.
+        study: the record of the study.
         results: folders of cells, runs, failures and checkpoints.
         out: destination.
         partial: whether to go on without missing cells.
@@ -36,8 +35,7 @@ def aggregate(study: Path, results: ResultPaths, out: Path, partial: bool = Fals
         DataError: a cell is missing and `partial` is false; and as `tidy`.
         CorruptError: cells of one model were trained on different weights.
     """
-    record = read_resolved(study)
-    cells, margins = dict(sorted(record["cells"].items())), AnalysisConfig(**record["analysis"])
+    cells, margins = dict(sorted(study["cells"].items())), AnalysisConfig(**study["analysis"])
     coordinates = {path: {key: cells[path][key] for key in COORDINATES} for path in cells}
     missing = _missing(coordinates, results)
     if missing and not partial:
@@ -50,7 +48,7 @@ def aggregate(study: Path, results: ResultPaths, out: Path, partial: bool = Fals
     records = list(read_records(results.cells, (path for path in cells if path not in absent)))
     frame = tidy(records, Predictions(results.cells))
     _check_models(records)
-    write_tidy(frame, out, record["study"], margins, missing)
+    write_tidy(frame, out, study["study"], margins, missing)
     write_tasks((cell_record for _, cell_record in records), out)
     write_costs(coordinates, results.runs, out)
     table = pd.DataFrame(missing, columns=[*COORDINATES, "cell_path", "reason"])

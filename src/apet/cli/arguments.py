@@ -42,7 +42,7 @@ HELP = {
     "checkpoint_interval": "seconds between checkpoints",
     "corpus_dir": "corpus folder",
     "cpu_flops": "FLOP/s of a CPU core",
-    "data_dir": "folders of prepared tasks",
+    "data_dir": "folders of prepared tasks (default: those that the study uses)",
     "decontaminate_against": "folders of prepared tasks to keep out of the corpus",
     "device": "device to train on",
     "digest_index": "JSON file to write: the digest of each cell's record",
@@ -55,15 +55,22 @@ HELP = {
     "model": "ladder model, such as bloom-64x4",
     "download_model.model": "name of a model of the study",
     "plan.model": "PLM: a ladder model, a name in the study or the registry, or a folder",
-    "model_dir": "folder of the PLM",
+    "model_dir": "folder of the PLM (default: the folder that the study uses)",
     "num_cells": "number of cells drawn if none is named",
+    "aggregate.out_dir": "output folder (default: the results folder)",
+    "download_model.out_dir": "output folder (default: the folder that the study uses)",
+    "figures.out_dir": "output folder (default: figures, beside the tidy table)",
+    "findings.out_dir": "output folder (default: that of the tidy table)",
     "out_dir": "output folder",
+    "prepare_task.out_dir": "output folder (default: the folder that the study uses)",
+    "results.out_dir": "output folder (default: the results folder)",
     "out_file": "file to write",
+    "report.out_file": "file to write (default: report.html in the results folder)",
     "params": "study file",
     "placement": "placement, such as uniform or lora",
     "project_dir": "folder that contains data/ and models/",
     "replicate": "replicate to export",
-    "resolved": "resolved study, as written by `apet resolve`",
+    "resolved": "study as written by `apet resolve` (default: the study file)",
     "results_dir": "results folder",
     "seed": "seed",
     "plan.seed": "seed of random placements",
@@ -115,8 +122,6 @@ def _keywords(name: str, kind: Any, default: Any, text: str) -> dict[str, Any]:
     """Keywords of `ArgumentParser.add_argument` for a parameter."""
     if kind is bool:
         return {"action": "store_true", "help": text}
-    if name == "out_dir" and default is None:
-        text += " (default: the folder that the study uses)"
     keywords: dict[str, Any] = {"help": text}
     if default is not Parameter.empty:
         keywords["default"] = default

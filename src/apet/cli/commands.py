@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
+    from apet.study.cells import Cell
     from apet.study.grid import Grid
+    from apet.study.paths import ResultPaths
 
 STUDY = "Study: params.yaml"
 TEXT = "Text: PyPI, hub, files -> data/"
@@ -62,12 +64,12 @@ def command(stage: str, *examples: str, online: bool = False) -> Callable[[Calla
 
 
 EXAMPLE = "bloom-32x2/bbc_topics/lora-own-*"
-TABLES = "--results-dir results --out-dir results"
 
 Device = Literal["cpu", "cuda"]
 Logger = Literal["tensorboard", "dvclive"]
 Format = Literal["peft", "merged", "delta"]
 PARAMS, RESULTS_DIR, WHEELS_DIR = Path("params.yaml"), Path("results"), Path("data/wheels")
+TIDY = RESULTS_DIR / "tidy.parquet"
 
 
 def _grid(params: Path) -> Grid:
@@ -75,6 +77,21 @@ def _grid(params: Path) -> Grid:
     from apet.study.grid import Grid
 
     return Grid(load_study(params), params)
+
+
+def _study(params: Path, resolved: Path | None) -> dict[str, Any]:
+    """Return the record of a study: from a file of `apet resolve`, or else from the study file."""
+    from apet.study.resolved import read_resolved
+
+    return read_resolved(resolved) if resolved else _grid(params).record()
+
+
+def _cells(params: Path, resolved: Path | None, names: Sequence[str]) -> list[Cell]:
+    """Return the named cells of a study, or all of them without names."""
+    record = _study(params, resolved)
+    from apet.study.resolve import select_cells
+
+    return select_cells(record, names, resolved or params)
 
 
 @command(STUDY, "apet resolve --params params.yaml --out-file results/study.json")
@@ -258,44 +275,47 @@ def plan(*, params: Path = PARAMS, model: str, placement: str, budget: str = "@o
 
 @command(
     CELLS,
-    "apet train --resolved results/study.json --model-dir my-plm --data-dir data/tasks/bbc_topics-* "
-    f"--results-dir my-results '{EXAMPLE}'",
+    f"apet train '{EXAMPLE}'",
+    f"apet train '{EXAMPLE}' --model-dir my-plm --data-dir data/tasks/bbc_topics-* --results-dir my-results",
 )
 def train(
     cell: Sequence[str],
     *,
-    resolved: Path,
-    model_dir: Path,
-    data_dir: Sequence[Path],
-    results_dir: Path,
+    params: Path = PARAMS,
+    resolved: Path | None = None,
+    model_dir: Path | None = None,
+    data_dir: Sequence[Path] = (),
+    results_dir: Path = RESULTS_DIR,
     device: Device = "cpu",
     checkpoint_interval: float = 60.0,
     logger: Logger | None = None,
 ) -> None:
     """Train and test cells of one PLM; skips finished cells and resumes interrupted ones."""
+    from apet.core.text import plural
     from apet.study.paths import ResultPaths
-    from apet.study.resolve import read_cells
 
-    cells = read_cells(resolved, cell)
+    cells = _cells(params, resolved, cell)
+    plm, tasks = model_dir or Path(cells[0].plm_folder), data_dir or sorted({Path(c.data_folder) for c in cells})
     from apet.models.sharding import is_main_process, world_size
     from apet.training.distributed import train_distributed
     from apet.training.job import JobOptions, train_job
 
     paths, options = ResultPaths(results_dir), JobOptions(checkpoint_interval, logger)
     if world_size() == 1:
-        count = train_job(cells, model_dir, data_dir, paths, options, device)
+        count = train_job(cells, plm, tasks, paths, options, device)
     else:
-        count = train_distributed(cells, model_dir, data_dir, paths, options)
+        count = train_distributed(cells, plm, tasks, paths, options)
     if is_main_process():
-        print(f"trained {count} of {len(cells)} cells")
+        print(f"trained {count:,} of {plural(len(cells), 'cell')}")
 
 
-@command(CELLS, "apet verify --resolved results/study.json --results-dir results --num-cells 1")
+@command(CELLS, "apet verify --num-cells 1", f"apet verify '{EXAMPLE}'")
 def verify(
     cell: Sequence[str] = (),
     *,
-    resolved: Path,
-    results_dir: Path,
+    params: Path = PARAMS,
+    resolved: Path | None = None,
+    results_dir: Path = RESULTS_DIR,
     device: Device = "cpu",
     project_dir: Path = Path(),
     num_cells: int = 5,
@@ -305,24 +325,25 @@ def verify(
     """Retrain finished cells in a temporary folder and compare them byte for byte."""
     import tempfile
 
+    from apet.core.text import plural
     from apet.errors import MismatchError
     from apet.study.paths import ResultPaths
-    from apet.study.resolve import read_cells
 
-    cells = read_cells(resolved, cell or None)
+    cells, paths = _cells(params, resolved, cell), ResultPaths(results_dir)
     from apet.training.verify import sample_cells, verify_cells
 
-    chosen = cells if cell else sample_cells(cells, num_cells, seed)
+    chosen = cells if cell else sample_cells(cells, paths, num_cells, seed)
     different = 0
     if work_dir:
         work_dir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=work_dir) as folder:
-        for verdict in verify_cells(chosen, project_dir, ResultPaths(results_dir), Path(folder), device):
+        for verdict in verify_cells(chosen, project_dir, paths, Path(folder), device):
             different += not verdict.equal
             print(verdict.line(), flush=True)
     if different:
-        raise MismatchError(f"{different} of {len(chosen)} cells differ from the recorded ones.")
-    print(f"all {len(chosen)} cells are byte-identical")
+        verb = "differs" if different == 1 else "differ"
+        raise MismatchError(f"{different} of {plural(len(chosen), 'cell')} {verb} from the record.")
+    print(f"{plural(len(chosen), 'cell')} retrained: all bytes are equal")
 
 
 @command(CELLS, "apet status", "apet status --failed")
@@ -335,14 +356,13 @@ def status(
     from apet.cli.summaries import failure_lines, status_lines
     from apet.errors import DataError
     from apet.study.paths import ResultPaths
-    from apet.study.status import read_status, study_cells
+    from apet.study.status import read_status
 
     # A study that has not started has no results folder. Any other folder must exist.
     if results_dir != RESULTS_DIR and not results_dir.is_dir():
         raise DataError(f"--results-dir {results_dir}: no such folder. Give the results folder of the study.")
     now = time.time()
-    cells = study_cells(resolved) if resolved else [cell.path for cell in _grid(params).cells]
-    state = read_status(cells, ResultPaths(results_dir), now)
+    state = read_status(_study(params, resolved)["cells"], ResultPaths(results_dir), now)
     print("\n".join(failure_lines(state) if failed else status_lines(state, now)))
 
 
@@ -358,59 +378,79 @@ def archive(*, params: Path = PARAMS, digest_index: Path | None = None) -> None:
         write_index(grid, digest_index)
 
 
-@command(RESULTS, f"apet results --resolved results/study.json {TABLES}")
-def results(*, resolved: Path, results_dir: Path, allow_missing: bool = False, out_dir: Path) -> None:
+@command(RESULTS, "apet results")
+def results(
+    *,
+    params: Path = PARAMS,
+    resolved: Path | None = None,
+    results_dir: Path = RESULTS_DIR,
+    allow_missing: bool = False,
+    out_dir: Path | None = None,
+) -> None:
     """Run aggregate, findings, figures and report in one process."""
     from apet.study.paths import ResultPaths
     from apet.study.workdir import publishing
 
-    tidy = out_dir / "tidy.parquet"
-    with publishing(resolved, ResultPaths(results_dir), out_dir):
-        aggregate(resolved=resolved, results_dir=results_dir, allow_missing=allow_missing, out_dir=out_dir)
-        findings(tidy=tidy, out_dir=out_dir)
-        figures(tidy=tidy, out_dir=out_dir / "figures")
-        report(results_dir=out_dir, out_file=out_dir / "report.html")
+    out, paths = out_dir or results_dir, ResultPaths(results_dir)
+    study = _study(params, resolved)
+    with publishing(study, paths, out):
+        _aggregate(study, paths, allow_missing, out)
+        findings(tidy=out / TIDY.name)
+        figures(tidy=out / TIDY.name)
+        report(results_dir=out)
 
 
-@command(RESULTS, f"apet aggregate --resolved results/study.json {TABLES}")
-def aggregate(*, resolved: Path, results_dir: Path, allow_missing: bool = False, out_dir: Path) -> None:
+@command(RESULTS, "apet aggregate", "apet aggregate --allow-missing --out-dir my-tables")
+def aggregate(
+    *,
+    params: Path = PARAMS,
+    resolved: Path | None = None,
+    results_dir: Path = RESULTS_DIR,
+    allow_missing: bool = False,
+    out_dir: Path | None = None,
+) -> None:
     """Write the tidy table of the cells."""
-    from apet.analysis import aggregate as tables
     from apet.study.paths import ResultPaths
+
+    _aggregate(_study(params, resolved), ResultPaths(results_dir), allow_missing, out_dir or results_dir)
+
+
+def _aggregate(study: dict[str, Any], paths: ResultPaths, allow_missing: bool, out: Path) -> None:
+    from apet.analysis import aggregate as tables
     from apet.study.workdir import unpublish
 
-    unpublish(out_dir)
-    tables.aggregate(resolved, ResultPaths(results_dir), out_dir, allow_missing)
+    unpublish(out)
+    tables.aggregate(study, paths, out, allow_missing)
 
 
-@command(RESULTS, "apet findings --tidy results/tidy.parquet --out-dir results")
-def findings(*, tidy: Path, out_dir: Path) -> None:
+@command(RESULTS, "apet findings", "apet findings --tidy my-tables/tidy.parquet")
+def findings(*, tidy: Path = TIDY, out_dir: Path | None = None) -> None:
     """Write claims with estimates and verdicts, and tables of means and differences."""
     from apet.analysis.resampling import sample_means
     from apet.analysis.tidy import read_tidy
     from apet.report.result_tables import write_differences, write_findings, write_methods
 
-    frame = read_tidy(tidy)
+    frame, out = read_tidy(tidy), out_dir or tidy.parent
     samples = sample_means(frame)
-    write_methods(frame, out_dir / "tables", samples)
-    write_differences(samples, out_dir / "tables")
-    write_findings(frame, out_dir, samples)
+    write_methods(frame, out / "tables", samples)
+    write_differences(samples, out / "tables")
+    write_findings(frame, out, samples)
 
 
-@command(RESULTS, "apet figures --tidy results/tidy.parquet --out-dir results/figures")
-def figures(*, tidy: Path, out_dir: Path) -> None:
+@command(RESULTS, "apet figures")
+def figures(*, tidy: Path = TIDY, out_dir: Path | None = None) -> None:
     """Draw the figures."""
     from apet.figures import draw_all
 
-    draw_all(tidy, out_dir)
+    draw_all(tidy, out_dir or tidy.parent / "figures")
 
 
-@command(RESULTS, "apet report --results-dir results --out-file results/report.html")
-def report(*, results_dir: Path, out_file: Path) -> None:
+@command(RESULTS, "apet report")
+def report(*, results_dir: Path = RESULTS_DIR, out_file: Path | None = None) -> None:
     """Write all tables, findings and figures to one HTML file."""
     from apet.report import write_report
 
-    write_report(results_dir, out_file)
+    write_report(results_dir, out_file or results_dir / "report.html")
 
 
 @command(TUNED, f"apet show results/cells/{EXAMPLE}")

@@ -7,8 +7,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from apet.core.text import plural
 from apet.report.findings_text import LEVELS, scopes_shown, verdict_text
-from apet.report.formats import interval, p_value, plural, significant
+from apet.report.formats import interval, p_value, significant
 
 VERDICTS = ("supported", "contradicted", "undecided")
 BAR_WIDTH = 400.0

@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from apet.core.text import plural
 from apet.report import formats
 
 LEVELS = {"fixed_tasks": "on these tasks", "task_population": "on similar tasks"}
@@ -36,6 +37,7 @@ def findings_markdown(findings: Mapping[str, Any], frame: pd.DataFrame) -> str:
         formats=formats,
         levels=LEVELS,
         listed=MISSING_LISTED,
+        plural=plural,
         scopes_shown=scopes_shown,
         verdict_text=verdict_text,
     )

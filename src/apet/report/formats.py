@@ -31,8 +31,3 @@ def interval(bounds: Mapping[str, Any]) -> str:
     if low is None and high is None:
         return NO_VALUE
     return f"{'−∞' if low is None else significant(low)} to {'∞' if high is None else significant(high)}"
-
-
-def plural(count: int, noun: str) -> str:
-    """Format a count with its noun."""
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"

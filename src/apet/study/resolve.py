@@ -155,31 +155,45 @@ def read_cells(path: Path, cells: Sequence[str] | None = None) -> list[Cell]:
         ConfigError: The file is no resolved study, has another trainer version, or has no such cell.
         CorruptError: The file is corrupt.
     """
-    record = read_resolved(path)
+    return select_cells(read_resolved(path), cells, path)
+
+
+def select_cells(record: Mapping[str, Any], names: Sequence[str] | None, location: Path) -> list[Cell]:
+    """Restore cells from the record of a study.
+
+    Args:
+        record: The record, as `Grid.record` returns it.
+        names: Paths of cells, in which * matches anything; by default all.
+        location: The study's file, for messages.
+
+    Returns:
+        The cells, each once.
+
+    Raises:
+        ConfigError: The record has another trainer version, or has no such cell.
+    """
     known, trainer = record["cells"], record["shared"]["trainer_version"]
     if trainer != TRAINER_VERSION:
         raise ConfigError(
-            f"{path}: trainer_version: expected {TRAINER_VERSION}, got {trainer} of another version of apet. "
+            f"{location}: trainer_version: expected {TRAINER_VERSION}, got {trainer} of another version of apet. "
             "Run `apet resolve` again."
         )
     # Only the selected cells, because a job has few and a study thousands.
-    return [_cell(record, known[name]) for name in _selected(known, cells, path)]
+    return [_cell(record, known[path]) for path in _selected(known, names, location)]
 
 
-def _selected(known: Mapping[str, Any], names: Sequence[str] | None, path: Path) -> list[str]:
+def _selected(known: Mapping[str, Any], names: Sequence[str] | None, location: Path) -> list[str]:
     """Return the paths of the named cells, each once."""
-    if names is None:
-        return list(known)
     selected: dict[str, None] = {}
-    for name in names:
+    for name in names or ("*",):
         matches = [name] if name in known else [cell for cell in known if "*" in name and fnmatchcase(cell, name)]
         if not matches:
-            raise ConfigError(unknown_name("cell", name, known, str(path)))
+            raise ConfigError(unknown_name("cell", name, known, str(location)))
         selected |= dict.fromkeys(matches)
     return list(selected)
 
 
-def _cell(record: dict, own: dict) -> Cell:
+def _cell(record: Mapping[str, Any], own: Mapping[str, Any]) -> Cell:
     digests = {
         "model_digest": record["digests"]["model_digest"][own["model"]],
         "data_digest": record["digests"]["data_digest"][own["task"]],

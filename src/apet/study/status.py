@@ -14,7 +14,6 @@ from typing import Any
 
 from apet.study.cell_record import METRICS
 from apet.study.paths import ResultPaths
-from apet.study.resolved import read_resolved
 
 MACHINE_KEYS = ("machine", "instruction_sets", "device", "devices", "threads", "dtype", "versions")
 """Keys of a run record that identify the machine type within which equal bytes are promised."""
@@ -104,11 +103,6 @@ class Throughput:
         """Return the time until these cells are done; a PLM without a finished cell gets the mean of the others."""
         default = fmean(self.mean_seconds.values())
         return sum(self.mean_seconds.get(_model(path), default) for path in cells) / max(self.concurrency, 1e-9)
-
-
-def study_cells(resolved: Path) -> list[str]:
-    """Return the paths of the cells of a resolved study. Raises as `read_resolved`."""
-    return list(read_resolved(resolved)["cells"])
 
 
 def read_status(cells: Iterable[str], results: ResultPaths, now: float) -> Status:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from filelock import BaseFileLock, FileLock, Timeout
 
@@ -14,7 +15,6 @@ from apet.core.hashing import digest
 from apet.errors import ApetError, storage_errors
 from apet.study.cell_record import METRICS
 from apet.study.paths import ResultPaths
-from apet.study.resolved import read_resolved
 
 _LOCKS: list[BaseFileLock] = []
 """Locks that this process holds until it ends."""
@@ -46,11 +46,11 @@ def unpublish(out: Path) -> None:
 
 
 @contextmanager
-def publishing(resolved: Path, results: ResultPaths, out: Path) -> Iterator[None]:
+def publishing(study: Mapping[str, Any], results: ResultPaths, out: Path) -> Iterator[None]:
     """Remove the marker of the previous study, and write this study's after the block.
 
     Args:
-        resolved: The resolved study.
+        study: The record of the study.
         results: The results directory with its cells.
         out: The folder of tables and figures, which the block writes.
 
@@ -58,13 +58,10 @@ def publishing(resolved: Path, results: ResultPaths, out: Path) -> Iterator[None
         Nothing.
 
     Raises:
-        ConfigError: As in `read_resolved`.
-        CorruptError: As in `read_resolved`.
         StorageError: As in `write_text`.
         PathError: As in `write_text`.
     """
-    record = read_resolved(resolved)
-    marker = published_marker(out, record["study"], missing_cells(record["cells"], results))
+    marker = published_marker(out, study["study"], missing_cells(study["cells"], results))
     unpublish(out)
     yield
     write_text(marker, "")

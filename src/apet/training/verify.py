@@ -9,11 +9,13 @@ from itertools import groupby
 from pathlib import Path
 
 from apet.core.hashing import file_digest
+from apet.core.text import plural
 from apet.errors import CellsFailedError, DataError
-from apet.study.cell_record import is_complete
+from apet.study.cell_record import RUN_HINT, is_complete
 from apet.study.cells import Cell
 from apet.study.paths import ResultPaths
 from apet.study.status import differences, read_machine
+from apet.study.workdir import missing_cells
 from apet.training.job import train_job
 
 
@@ -44,9 +46,26 @@ class Verdict:
         return f"{'equal    ' if self.equal else 'DIFFERENT'}  {self.cell}  {text}".rstrip()
 
 
-def sample_cells(cells: Sequence[Cell], count: int, seed: int) -> list[Cell]:
-    """Sample cells without replacement, all of them if there are at most `count`."""
-    return random.Random(seed).sample(list(cells), min(count, len(cells)))
+def sample_cells(cells: Sequence[Cell], results: ResultPaths, count: int, seed: int) -> list[Cell]:
+    """Sample finished cells without replacement.
+
+    Args:
+        cells: cells of a study.
+        results: results directory.
+        count: size of the sample; all finished cells if there are fewer.
+        seed: seed of the sample.
+
+    Returns:
+        The sample.
+
+    Raises:
+        DataError: no cell is finished.
+    """
+    missing = set(missing_cells((cell.path for cell in cells), results))
+    finished = [cell for cell in cells if cell.path not in missing]
+    if not finished:
+        raise DataError(f"{results.cells}: none of the study's {plural(len(cells), 'cell')} is finished. {RUN_HINT}")
+    return random.Random(seed).sample(finished, min(count, len(finished)))
 
 
 def verify_cells(
