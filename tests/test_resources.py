@@ -32,7 +32,6 @@ from apet.study.resources import (
     CostModel,
     Speed,
     launch_command,
-    num_devices,
 )
 from saved import save_plm
 from tiny import WORDS, tiny_plm
@@ -261,7 +260,7 @@ def cost_model(path: Path, study: dict) -> CostModel:
 def jobs(model: CostModel) -> list[Job]:
     """A job for each cell."""
     (job,) = model.grid.jobs()
-    return [Job(job.model, number, (cell,)) for number, cell in enumerate(job.cells)]
+    return [Job(job.model, (cell,)) for cell in job.cells]
 
 
 def test_memory_is_the_hint_and_sixteen_bytes_per_number_of_theta(model):
@@ -275,7 +274,7 @@ def test_memory_is_the_hint_and_sixteen_bytes_per_number_of_theta(model):
 
 
 def test_sharded_plm_is_launched_on_its_devices(model):
-    assert num_devices(model.grid, model.grid.jobs()[0]) == registry()[T5].num_devices == 4
+    assert registry()[T5].num_devices == 4
     assert launch_command(1) == "apet"
     assert "--num_processes 4 " in launch_command(4) and launch_command(4).endswith("--module apet.cli.app")
 

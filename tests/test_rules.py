@@ -48,8 +48,8 @@ def test_dry_run_of_the_papers_study_needs_no_hub_and_no_plm(checkout: Checkout)
     checkout.folder.joinpath("params.yaml").write_text((ROOT / "studies/paper.yaml").read_text())
     output = checkout.snakemake("-n")
     counts = dict(re.findall(r"^(\S+) +(\d+)$", output, re.MULTILINE))
-    training = [name for name in counts if name.startswith("train_")]
-    assert len(training) == 435 and not any("--bert" in n and "samsum" in n for n in training)
+    training = [int(count) for name, count in counts.items() if name.startswith("train_")]
+    assert len(training) == 9 and sum(training) == 435
     assert sum(name.startswith("snapshot_") for name in counts) == 9 and counts["task"] == "11"
     assert not (checkout.folder / "models").exists() and not (checkout.folder / "data").exists()
 

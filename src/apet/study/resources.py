@@ -71,11 +71,6 @@ SCHEDULER_SPEED = Speed(CPU_FLOPS / CPU_SAFETY_FACTOR, GPU_FLOPS / GPU_SAFETY_FA
 """Throughput assumed for requests. A PLM of less than 1e8 parameters may have to run on a CPU core."""
 
 
-def num_devices(grid: Grid, job: Job) -> int:
-    """Return the number of devices, and processes, of one machine that train a job."""
-    return devices_of(grid.models[job.model])
-
-
 def launch_command(num_devices: int) -> str:
     """Return the start of a command line that runs `apet` in one process per device."""
     if num_devices == 1:
@@ -144,7 +139,7 @@ class CostModel:
     def memory_mb(self, job: Job) -> int:
         """Return the memory of a training job in MB: its PLM, its largest θ, and the libraries of each process."""
         theta = max(map(self.trainable_params, job.cells))
-        others = (num_devices(self.grid, job) - 1) * LIBRARIES_MB
+        others = (devices_of(self.grid.models[job.model]) - 1) * LIBRARIES_MB
         return self.plm_memory_mb(job.model) + others + theta * TRAINED_NUMBER_BYTES // 10**6
 
     def runtime_minutes(self, job: Job) -> int:
