@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -187,8 +188,8 @@ def measure_dvc(space: Workspace) -> dict[str, Took]:
 
 
 def jobs(dry_run: Took) -> int:
-    """How many training jobs a dry run names."""
-    return sum(line.startswith("rule train_") for line in dry_run.output.splitlines())
+    """How many training jobs a dry run counts."""
+    return sum(int(count) for count in re.findall(r"^ train .* (\d+) *$", dry_run.output, re.MULTILINE))
 
 
 def report(cells: int, found: dict[str, Took]) -> bool:

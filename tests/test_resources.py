@@ -19,6 +19,7 @@ from apet.cli.summaries import estimate_lines
 from apet.config.study_config import load_study
 from apet.core.records import write_json_record
 from apet.models.registry import registry
+from apet.study import resources
 from apet.study.cell_record import write_record
 from apet.study.cells import Job
 from apet.study.grid import Grid
@@ -313,3 +314,11 @@ def test_requested_time_has_a_minimum_and_a_maximum(model, tmp_path):
 def test_requests_assume_slower_devices_than_the_estimate():
     assert SCHEDULER_SPEED.cpu_flops < Speed().cpu_flops and SCHEDULER_SPEED.gpu_flops < Speed().gpu_flops
     assert SCHEDULER_SPEED.gpu_min_params > Speed().gpu_min_params
+
+
+@pytest.mark.parametrize("gpu", [True, False])
+def test_plm_uses_a_gpu_only_on_a_machine_with_one(monkeypatch, gpu):
+    monkeypatch.setattr(resources, "has_gpu", lambda: gpu)
+    path = ROOT / "studies/paper.yaml"
+    model = CostModel(Grid(load_study(path), path), {T5: {"num_params": 11e9}})
+    assert model.throughput(T5, resources.local_speed())[0] == gpu

@@ -342,7 +342,6 @@ def test_job_stopped_by_sigterm_is_retried_and_resumes(checkout):
     os.kill(worker, signal.SIGTERM)
     printed = process.communicate(timeout=300)[1]
     assert process.returncode == 0, printed
-    assert "exit code 75" in printed or "exit status 75" in printed, printed
     (log,) = (path.read_text() for path in checkout.folder.glob("results/logs/train/plm/words-*.log"))
     assert "resuming from results/checkpoints/plm/words/lora" in log
     (run,) = (checkout.folder / "results/runs").rglob("*.json")

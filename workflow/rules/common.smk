@@ -4,12 +4,13 @@ import os
 import subprocess
 from pathlib import Path
 
+from apet.cli.summaries import work_line
 from apet.config.study_config import load_study
 from apet.errors import ApetError
 from apet.models.registry import slug
 from apet.study.archive import restore
 from apet.study.resolved import read_resolved
-from apet.study.resources import CostModel
+from apet.study.resources import CostModel, local_speed
 from apet.study.grid import Grid
 from apet.study.paths import ResultPaths
 from apet.study.workdir import (
@@ -115,6 +116,7 @@ PENDING = [
 if workflow.is_main_process:
     for record in PENDING:
         Path(record).unlink(missing_ok=True)
+    logger.info(work_line(COSTS, MISSING, local_speed()))
 
 
 def all_cells(wildcards):
