@@ -128,7 +128,8 @@ class SlurmCheckout(Checkout):
         return Grid(load_study(self.folder / "params.yaml"), self.folder / "params.yaml")
 
     def rule(self, job: Job) -> str:
-        return f"train_{job.name.replace('/', '_')}"
+        """Return rule and wildcard of a training job, as in Slurm's comment."""
+        return f"train_{job.model}_wildcards_{job.name}"
 
     def trained_of(self, job: Job) -> dict[str, int]:
         """Return the trained cells of a job, with the times of training."""

@@ -218,7 +218,7 @@ def test_jobs_hold_every_cell_once_and_stay_few(tmp_path):
     jobs = grid.jobs()
     assert sorted(c.path for b in jobs for c in b.cells) == sorted(c.path for c in grid.cells)
     assert all(len({c.model for c in b.cells}) == 1 and len(b.cells) <= 10 for b in jobs)
-    assert len({b.job for b in jobs}) == len(jobs)
+    assert len({b.name for b in jobs}) == len(jobs)
     assert all(len(b.tasks) == 1 for b in jobs if b.model == "bloom-128x4")
     assert any(len(b.tasks) > 1 for b in jobs if b.model == "bloom-32x2")
 

@@ -18,6 +18,7 @@ from apet.cli.summaries import estimate_lines
 from apet.config.study_config import load_study
 from apet.core.records import write_json_record
 from apet.models.registry import registry
+from apet.study import resources
 from apet.study.cell_record import write_record
 from apet.study.cells import Job
 from apet.study.grid import Grid
@@ -31,7 +32,6 @@ from apet.study.resources import (
     CostModel,
     Speed,
     launch_command,
-    num_devices,
 )
 from lab import write_words
 from saved import save_plm
@@ -249,7 +249,7 @@ def cost_model(path: Path, study: dict) -> CostModel:
 def jobs(model: CostModel) -> list[Job]:
     """A job for each cell."""
     (job,) = model.grid.jobs()
-    return [Job(job.model, number, (cell,)) for number, cell in enumerate(job.cells)]
+    return [Job(job.model, (cell,)) for cell in job.cells]
 
 
 def test_memory_is_the_hint_and_sixteen_bytes_per_number_of_theta(model):
@@ -263,7 +263,7 @@ def test_memory_is_the_hint_and_sixteen_bytes_per_number_of_theta(model):
 
 
 def test_sharded_plm_is_launched_on_its_devices(model):
-    assert num_devices(model.grid, model.grid.jobs()[0]) == registry()[T5].num_devices == 4
+    assert registry()[T5].num_devices == 4
     assert launch_command(1) == "apet"
     assert "--num_processes 4 " in launch_command(4) and launch_command(4).endswith("--module apet.cli.app")
 
@@ -302,3 +302,11 @@ def test_requested_time_has_a_minimum_and_a_maximum(model, tmp_path):
 def test_requests_assume_slower_devices_than_the_estimate():
     assert SCHEDULER_SPEED.cpu_flops < Speed().cpu_flops and SCHEDULER_SPEED.gpu_flops < Speed().gpu_flops
     assert SCHEDULER_SPEED.gpu_min_params > Speed().gpu_min_params
+
+
+@pytest.mark.parametrize("gpu", [True, False])
+def test_plm_uses_a_gpu_only_on_a_machine_with_one(monkeypatch, gpu):
+    monkeypatch.setattr(resources, "has_gpu", lambda: gpu)
+    path = ROOT / "studies/paper.yaml"
+    model = CostModel(Grid(load_study(path), path), {T5: {"num_params": 11e9}})
+    assert model.throughput(T5, resources.local_speed())[0] == gpu

@@ -1,6 +1,7 @@
-"""Training and evaluation: jobs of several cells of one model. Each cell is an output."""
+"""Training and evaluation: jobs of several cells of one PLM, and a rule for each PLM."""
 
-from apet.study.resources import launch_command, num_devices
+from apet.models.registry import devices_of
+from apet.study.resources import launch_command
 
 # snakemake … --config logger=tensorboard (or dvclive): training curves in results/loggers.
 LOGGER = ["--logger", config["logger"]] if "logger" in config else []
@@ -11,33 +12,40 @@ rule cells:
         all_cells,
 
 
-for job in GRID.jobs():
+for model, source in GRID.models.items():
 
     rule:
         name:
-            f"train_{job.job}"
+            f"train_{slug(model)}"
         input:
             study=ancient(STUDY),
-            plm=ancient(GRID.plm_record(job.model)),
-            tasks=ancient([f"{GRID.task_folder(task)}/task.json" for task in job.tasks]),
+            plm=ancient(GRID.plm_record(model)),
+            tasks=lambda wildcards: ancient(
+                [f"{folder}/task.json" for folder in task_folders(wildcards.job)]
+            ),
         output:
-            # `update` keeps finished cells before and after a failure: the job trains only unfinished ones.
-            [update(metrics) for metrics in metrics_of(job.cells)],
+            touch(f"results/jobs/{slug(model)}/{{job}}"),
         log:
-            f"results/logs/train/{job.name}.log",
-        priority: GRID.size(job.model)
+            f"results/logs/train/{slug(model)}/{{job}}.log",
+        wildcard_constraints:
+            job="[^/]+",
+        # The largest PLM first: its jobs take longest.
+        priority: GRID.size(model)
         conda:
             "../../envs/apet.yaml"
-        threads: num_devices(GRID, job)
+        threads: devices_of(source)
         resources:
-            **gpus(num_devices(GRID, job)),
-            mem_mb=more_each_attempt(COSTS.memory_mb(job)),
-            runtime=more_each_attempt(COSTS.runtime_minutes(job)),
+            **gpus(devices_of(source)),
+            mem_mb=lambda wildcards, attempt: attempt
+            * COSTS.memory_mb(JOBS[wildcards.job]),
+            runtime=lambda wildcards, attempt: attempt
+            * COSTS.runtime_minutes(JOBS[wildcards.job]),
         params:
-            program=launch_command(num_devices(GRID, job)),
+            program=launch_command(devices_of(source)),
             plm=subpath(input.plm, parent=True),
-            tasks=[GRID.task_folder(task) for task in job.tasks],
-            cells=[cell.path for cell in job.cells],
+            tasks=lambda wildcards: task_folders(wildcards.job),
+            # Finished cells too: the job verifies and skips them.
+            cells=lambda wildcards: [cell.path for cell in JOBS[wildcards.job].cells],
             device=lambda wildcards, resources: device_of(resources),
             logger=LOGGER,
         shell:

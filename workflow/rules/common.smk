@@ -4,11 +4,13 @@ import os
 import subprocess
 from pathlib import Path
 
+from apet.cli.summaries import work_line
 from apet.config.study_config import load_study
 from apet.errors import ApetError
+from apet.models.registry import slug
 from apet.study.archive import restore
 from apet.study.resolved import read_resolved
-from apet.study.resources import CostModel
+from apet.study.resources import CostModel, local_speed
 from apet.study.grid import Grid
 from apet.study.paths import ResultPaths
 from apet.study.workdir import (
@@ -76,34 +78,47 @@ def device_of(resources):
     return config.get("device", "cuda" if resources.get("gpu", 0) else "cpu")
 
 
-def metrics_of(cells):
-    """Return the files that mark cells as finished."""
-    return [f"results/cells/{cell.path}/metrics.json" for cell in cells]
-
-
-METRICS = metrics_of(GRID.cells)
-
 # snakemake … --config allow_missing=true: results of the finished cells; missing.csv lists the others.
 ALLOW_MISSING = config.get("allow_missing", False)
 
+MISSING = set(
+    missing_cells((cell.path for cell in GRID.cells), ResultPaths(Path("results")))
+)
+
 # It exists if the tables and figures in results/ belong to this study and, with allow_missing=true, to these finished cells.
 PUBLISHED = str(
-    published_marker(
-        Path("results"),
-        GRID.id,
-        (
-            missing_cells(
-                (cell.path for cell in GRID.cells), ResultPaths(Path("results"))
-            )
-            if ALLOW_MISSING
-            else ()
-        ),
-    )
+    published_marker(Path("results"), GRID.id, MISSING if ALLOW_MISSING else ())
 )
+
+JOBS = {job.name: job for job in GRID.jobs()}
+
+
+def task_folders(job):
+    """Return the folders of the tasks of a training job, given by name."""
+    return [GRID.task_folder(task) for task in JOBS[job].tasks]
+
+
+def record_of(job):
+    """Return the file that a training job writes once its cells are finished. Snakemake knows one file a job, because it
+    would need seconds for thousands of cells.
+    """
+    return f"results/jobs/{slug(job.model)}/{job.name}"
+
+
+# The cells decide which jobs run, wherever they come from: a job without missing cells does not need its record, and a
+# record whose cells were deleted is wrong.
+PENDING = [
+    record_of(job)
+    for job in JOBS.values()
+    if not MISSING.isdisjoint(cell.path for cell in job.cells)
+]
+
+if workflow.is_main_process:
+    for record in PENDING:
+        Path(record).unlink(missing_ok=True)
+    logger.info(work_line(COSTS, MISSING, local_speed()))
 
 
 def all_cells(wildcards):
-    """Return all cells as inputs, or none with allow_missing=true, which must not train. A function, so that Snakemake
-    handles thousands of names only for the jobs that need them.
-    """
-    return [] if ALLOW_MISSING else ancient(METRICS)
+    """Return the records of the jobs that have missing cells, or none with allow_missing=true, which must not train."""
+    return [] if ALLOW_MISSING else ancient(PENDING)

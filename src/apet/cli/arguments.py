@@ -49,7 +49,7 @@ HELP = {
     "failed": "print a table of the failed cells",
     "format": "peft: a PEFT adapter; merged: an ordinary Hugging Face model folder; delta: θ and its plan",
     "gpu_flops": "FLOP/s of a GPU",
-    "gpu_min_params": "parameters from which a PLM uses a GPU",
+    "gpu_min_params": "parameters from which a PLM uses a GPU (default: 1e7, or no GPU if this machine has none)",
     "json": "print JSON",
     "logger": "log losses and scores too",
     "model": "ladder model, such as bloom-64x4",

@@ -110,22 +110,23 @@ def digest_inputs(*, params: Path = PARAMS, out_file: Path) -> None:
     write_inputs(_grid(params), out_file)
 
 
-@command(STUDY, "apet estimate", "apet estimate --params studies/paper.yaml --json")
+@command(STUDY, "apet estimate", "apet estimate --params studies/paper.yaml --gpu-min-params 1e7 --json")
 def estimate(
     *,
     params: Path = PARAMS,
     cpu_flops: float = 5e10,
     gpu_flops: float = 1e14,
-    gpu_min_params: float = 1e7,
+    gpu_min_params: float | None = None,
     json: bool = False,
 ) -> None:
     """Estimate a study's jobs, tokens, FLOPs, hours and bytes."""
     from json import dumps
 
     from apet.cli.summaries import estimate_lines
-    from apet.study.resources import CostEstimate, Speed
+    from apet.study.resources import CostEstimate, Speed, local_speed
 
-    costs = CostEstimate(_grid(params), Speed(cpu_flops, gpu_flops, gpu_min_params))
+    here = local_speed(cpu_flops, gpu_flops)
+    costs = CostEstimate(_grid(params), Speed(cpu_flops, gpu_flops, gpu_min_params) if gpu_min_params else here)
     print(dumps(costs.record(), indent=2) if json else "\n".join(estimate_lines(costs)))
 
 

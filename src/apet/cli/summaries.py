@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence, Set
 from typing import TYPE_CHECKING, Any
 
 from apet.cli.render import format_bytes, format_hours, format_rounded, table
@@ -13,7 +13,7 @@ from apet.core.progress import format_duration, format_rate
 from apet.study.status import MACHINE_KEYS, Status, differences
 
 if TYPE_CHECKING:  # importing it takes a second, too long for `apet status`
-    from apet.study.resources import Cost, CostEstimate
+    from apet.study.resources import Cost, CostEstimate, CostModel, Speed
 
 SHARES = {"half": "median", "a tenth": "p90"}
 """Share of the rows -> quantile that fewer rows exceed."""
@@ -133,16 +133,38 @@ def _hours(cost: Cost) -> str:
 
 def _assumptions(estimate: CostEstimate) -> list[str]:
     speed = estimate.speed
+    gpu = f"from {speed.gpu_min_params:,.0f} parameters" if speed.gpu_min_params else "never (--gpu-min-params)"
     unknown = [task for task, rows in estimate.model.rows.items() if not rows["validation"] or not rows["test"]]
     lines = [
         "FLOPs per training token: 4 per parameter outside the embeddings (2 if only a head is trained), and 2 per "
         "trainable parameter",
-        f"FLOP/s: {speed.cpu_flops:.3g} on a CPU core, {speed.gpu_flops:.3g} on a GPU; PLMs use a GPU from "
-        f"{speed.gpu_min_params:,.0f} parameters",
+        f"FLOP/s: {speed.cpu_flops:.3g} on a CPU core, {speed.gpu_flops:.3g} on a GPU; PLMs use a GPU {gpu}",
         *(f"measured on {model}: {flops:.3g} FLOP/s" for model, (_, flops) in sorted(estimate.measured.items())),
         "texts have their maximum length and all steps are taken; loading times are not counted",
     ]
     return lines + [f"unknown numbers of rows: {', '.join(unknown)}; their evaluations are not counted"] * bool(unknown)
+
+
+def work_line(costs: CostModel, missing: Set[str], speed: Speed) -> str:
+    """Format the work before a run: finished and missing cells, estimated hours and memory.
+
+    Args:
+        costs: The cost model of the study.
+        missing: Paths of the cells that are not finished.
+        speed: Throughput to assume.
+
+    Returns:
+        One line.
+    """
+    cells = costs.grid.cells
+    head = f"study {costs.grid.study.study}: {len(cells) - len(missing):,} of {len(cells):,} cells are finished"
+    jobs = [job for job in costs.grid.jobs() if not missing.isdisjoint(cell.path for cell in job.cells)]
+    if not jobs:
+        return head
+    hours = costs.hours((cell for cell in cells if cell.path in missing), speed)
+    needed = " and ".join(f"{format_duration(3600 * n)} on one {device}" for device, n in hours.items() if n)
+    memory = format_bytes(max(map(costs.memory_mb, jobs)) * 10**6)
+    return f"{head}; training jobs: {len(jobs):,}, about {needed or '0 s'}, up to {memory} each; progress: apet status"
 
 
 def status_lines(status: Status, now: float) -> list[str]:

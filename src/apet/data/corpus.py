@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 import pyarrow as pa
 
 from apet.core.atomic import atomic_dir
@@ -23,6 +22,9 @@ from apet.data.sources.wheel import WheelSourceConfig
 from apet.data.splits import Example, drop_cross_split_duplicates, fraction, normalise, text_id
 from apet.data.task_config import Task, load_task, task_names
 from apet.data.wheels import find_wheel
+
+if TYPE_CHECKING:  # importing it takes a second
+    import pandas as pd
 
 CORPUS = Path(__file__).parent / "corpus.yaml"
 RECORD = "corpus.json"

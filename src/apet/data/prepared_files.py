@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from apet.core.records import check_files, read_json_record
 from apet.data.splits import normalise
 from apet.errors import DataError, first_line
+
+if TYPE_CHECKING:  # importing it takes a second
+    import pandas as pd
 
 
 def write_table(path: Path, columns: Mapping[str, Any], schema: pa.Schema) -> None:

@@ -108,7 +108,6 @@ class Job:
     """
 
     model: str
-    number: int
     cells: tuple[Cell, ...]
 
     @property
@@ -116,15 +115,11 @@ class Job:
         """Tasks of the cells, in order."""
         return tuple(dict.fromkeys(cell.task for cell in self.cells))
 
-    @property
+    @cached_property
     def name(self) -> str:
-        """Readable name, used in paths of logs."""
-        return f"{slug(self.model)}/{self.tasks[0] if len(self.tasks) == 1 else 'tasks'}-{self.number}"
-
-    @property
-    def job(self) -> str:
-        """Name without slashes, used in rule names."""
-        return self.name.replace("/", "_")
+        """Readable name that ends with a short hash of the cells, used in file names."""
+        cells = digest([cell.path for cell in self.cells])
+        return f"{self.tasks[0] if len(self.tasks) == 1 else 'tasks'}-{cells[:10]}"
 
 
 def plm_folder(model: str, digest: str) -> str:

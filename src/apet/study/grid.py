@@ -116,8 +116,7 @@ class Grid:
             groups.setdefault((cell.model, "" if self._is_small(cell.model) else cell.task), []).append(cell)
         jobs = []
         for (model, _), cells in groups.items():
-            chunks = [tuple(cells[i : i + size]) for i in range(0, len(cells), size)]
-            jobs += [Job(model, number, chunk) for number, chunk in enumerate(chunks)]
+            jobs += [Job(model, tuple(cells[i : i + size])) for i in range(0, len(cells), size)]
         return jobs
 
     def _is_small(self, model: str) -> bool:

@@ -59,8 +59,18 @@ class Speed:
     """FLOP/s of one CPU core."""
     gpu_flops: float = GPU_FLOPS
     """FLOP/s of one GPU."""
-    gpu_min_params: float = GPU_MIN_PARAMS
-    """Parameters from which a PLM runs on a GPU."""
+    gpu_min_params: float | None = GPU_MIN_PARAMS
+    """Parameters from which a PLM runs on a GPU. None: there is no GPU."""
+
+
+def has_gpu() -> bool:
+    """Return whether this machine has a GPU, as far as its device files tell: loading PyTorch would take seconds."""
+    return any(Path("/dev").glob("nvidia[0-9]*")) or Path("/dev/kfd").exists()
+
+
+def local_speed(cpu_flops: float = CPU_FLOPS, gpu_flops: float = GPU_FLOPS) -> Speed:
+    """Return the assumed throughput of this machine."""
+    return Speed(cpu_flops, gpu_flops, GPU_MIN_PARAMS if has_gpu() else None)
 
 
 CPU_SAFETY_FACTOR, GPU_SAFETY_FACTOR = 10, 30
@@ -69,11 +79,6 @@ of a GPU is larger, because GPU_FLOPS was not measured."""
 
 SCHEDULER_SPEED = Speed(CPU_FLOPS / CPU_SAFETY_FACTOR, GPU_FLOPS / GPU_SAFETY_FACTOR, gpu_min_params=1e8)
 """Throughput assumed for requests. A PLM of less than 1e8 parameters may have to run on a CPU core."""
-
-
-def num_devices(grid: Grid, job: Job) -> int:
-    """Return the number of devices, and processes, of one machine that train a job."""
-    return devices_of(grid.models[job.model])
 
 
 def launch_command(num_devices: int) -> str:
@@ -131,8 +136,16 @@ class CostModel:
 
     def throughput(self, model: str, speed: Speed) -> tuple[bool, float]:
         """Return True if a PLM is assumed to run on a GPU, and its FLOP/s."""
-        on_gpu = self.sizes[model]["num_params"] >= speed.gpu_min_params
+        on_gpu = speed.gpu_min_params is not None and self.sizes[model]["num_params"] >= speed.gpu_min_params
         return on_gpu, speed.gpu_flops if on_gpu else speed.cpu_flops
+
+    def hours(self, cells: Iterable[Cell], speed: Speed) -> dict[str, float]:
+        """Return the hours that cells need, by device: `CPU core` or `GPU`."""
+        hours = {"CPU core": 0.0, "GPU": 0.0}
+        for cell in cells:
+            on_gpu, flops_per_second = self.throughput(cell.model, speed)
+            hours["GPU" if on_gpu else "CPU core"] += self.flops(cell) / flops_per_second / 3600
+        return hours
 
     def plm_memory_mb(self, model: str) -> int:
         """Return the memory of a job that pretrains a ladder model or loads a PLM, in MB (10⁶ bytes)."""
@@ -144,7 +157,7 @@ class CostModel:
     def memory_mb(self, job: Job) -> int:
         """Return the memory of a training job in MB: its PLM, its largest θ, and the libraries of each process."""
         theta = max(map(self.trainable_params, job.cells))
-        others = (num_devices(self.grid, job) - 1) * LIBRARIES_MB
+        others = (devices_of(self.grid.models[job.model]) - 1) * LIBRARIES_MB
         return self.plm_memory_mb(job.model) + others + theta * TRAINED_NUMBER_BYTES // 10**6
 
     def runtime_minutes(self, job: Job) -> int:
