@@ -71,18 +71,19 @@ PARAMS, RESULTS_DIR, WHEELS_DIR = Path("params.yaml"), Path("results"), Path("da
 
 
 def _grid(params: Path) -> Grid:
-    from apet.config.study_config import load_study
-    from apet.study.grid import Grid
+    from apet.study.grid import load_grid
 
-    return Grid(load_study(params), params)
+    return load_grid(params)
 
 
 @command(STUDY, "apet resolve --params params.yaml --out-file results/study.json")
 def resolve(*, params: Path = PARAMS, out_file: Path) -> None:
     """Check a study and resolve its names, budgets and cells into one file."""
+    from apet.cli.summaries import resolve_lines
     from apet.study.resolve import resolve_study
 
-    resolve_study(params, out_file)
+    grid, record = resolve_study(params, out_file)
+    print(*resolve_lines(grid, record["plms"]), "", f"written to {out_file}", sep="\n")
 
 
 @command(STUDY, "apet digest-inputs --out-file results/inputs.json")
