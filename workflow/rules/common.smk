@@ -5,13 +5,12 @@ import subprocess
 from pathlib import Path
 
 from apet.cli.summaries import work_line
-from apet.config.study_config import load_study
 from apet.errors import ApetError
 from apet.models.registry import slug
 from apet.study.archive import restore
 from apet.study.resolved import read_resolved
 from apet.study.resources import CostModel, local_speed
-from apet.study.grid import Grid
+from apet.study.grid import load_grid
 from apet.study.paths import ResultPaths
 from apet.study.workdir import (
     acquire_lock,
@@ -29,7 +28,7 @@ if PARAMS.startswith("-") or set("{}") & set(os.path.abspath(PARAMS)):
     )
 
 try:
-    GRID = Grid(load_study(Path(PARAMS)), Path(PARAMS))
+    GRID = load_grid(Path(PARAMS))
 except ApetError as error:
     raise WorkflowError(str(error))
 

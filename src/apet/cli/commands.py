@@ -73,10 +73,9 @@ TIDY = RESULTS_DIR / "tidy.parquet"
 
 
 def _grid(params: Path) -> Grid:
-    from apet.config.study_config import load_study
-    from apet.study.grid import Grid
+    from apet.study.grid import load_grid
 
-    return Grid(load_study(params), params)
+    return load_grid(params)
 
 
 def _study(params: Path, resolved: Path | None) -> dict[str, Any]:
@@ -97,9 +96,11 @@ def _cells(params: Path, resolved: Path | None, names: Sequence[str]) -> list[Ce
 @command(STUDY, "apet resolve --params params.yaml --out-file results/study.json")
 def resolve(*, params: Path = PARAMS, out_file: Path) -> None:
     """Check a study and resolve its names, budgets and cells into one file."""
+    from apet.cli.summaries import resolve_lines
     from apet.study.resolve import resolve_study
 
-    resolve_study(params, out_file)
+    grid, record = resolve_study(params, out_file)
+    print(*resolve_lines(grid, record["plms"]), "", f"written to {out_file}", sep="\n")
 
 
 @command(STUDY, "apet digest-inputs --out-file results/inputs.json")

@@ -6,13 +6,16 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence, Set
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from apet.cli.render import format_bytes, format_hours, format_rounded, table
+from apet.cli.render import format_bytes, format_count, format_hours, format_rounded, table
 from apet.core.progress import format_duration, format_rate
+from apet.study.cell_record import METRICS
 from apet.study.status import MACHINE_KEYS, Status, differences
 
 if TYPE_CHECKING:  # importing it takes a second, too long for `apet status`
+    from apet.study.grid import Grid
     from apet.study.resources import Cost, CostEstimate, CostModel, Speed
 
 SHARES = {"half": "median", "a tenth": "p90"}
@@ -82,6 +85,71 @@ def _source_rows(record: Mapping[str, Any]) -> list[list[str]]:
 def _overlap(counts: Mapping[str, int]) -> str:
     pairs = [(*pair.split("/"), count) for pair, count in counts.items() if count]
     return ", ".join(f"{count:,} {second} rows in {first}" for first, second, count in pairs) or "none"
+
+
+def resolve_lines(grid: Grid, sizes: Mapping[str, Mapping[str, Any]], root: Path = Path()) -> list[str]:
+    """Format what a study consists of, and what is already there.
+
+    Args:
+        grid: The study.
+        sizes: By PLM, the record that `apet.study.resolve.sizes` returns.
+        root: Folder that contains data/, models/ and results/.
+
+    Returns:
+        Lines: totals, a table of the PLMs, and a table of the tasks.
+    """
+    cells, done = grid.cells, sum((root / "results/cells" / cell.path / METRICS).is_file() for cell in grid.cells)
+    replicates = sum(cell.num_plans * cell.num_seeds for cell in cells)
+    counted = Counter(cell.model for cell in cells), Counter(cell.task for cell in cells)
+    plms = [
+        [name, format_count(sizes[name]["num_params"]), f"{counted[0][name]:,}", *_plm_source(grid, name, sizes, root)]
+        for name in grid.models
+    ]
+    tasks = [[name, f"{counted[1][name]:,}", *_task_source(grid, name, root)] for name in grid.tasks]
+    return [
+        f"study {grid.study.study}: {len(cells):,} cells ({done:,} done), {replicates:,} replicates, "
+        f"{len(grid.jobs()):,} training jobs",
+        "",
+        *table([["PLM", "params", "cells", "next step", "source"], *plms]),
+        "",
+        *table([["task", "cells", "next step", "source"], *tasks]),
+    ]
+
+
+def _plm_source(grid: Grid, name: str, sizes: Mapping[str, Mapping[str, Any]], root: Path) -> tuple[str, str]:
+    """Next step of `make run` for a PLM, and its source."""
+    from apet.study.resources import NUMBER_BYTES
+
+    is_here = (root / grid.plm_record(name)).is_file()
+    if name in grid.downloaded_models:
+        source = grid.downloaded_models[name]
+        size = format_bytes(sizes[name]["num_params"] * NUMBER_BYTES[source.dtype])
+        step = {"folder": f"copy {size}", "repo_id": f"download {size}", "wheel": "download wheel"}[source.kind]
+        kind, place = source.kind.replace("repo_id", "hub"), source.source[source.kind]
+    elif name in grid.shipped:
+        kind, place, step = "ladder", "(shipped)", "copy"
+    else:
+        kind, place, step = "ladder", f"({format_count(grid.recipe.max_tokens)} tokens)", "pretrain"
+    return "none: it is here" if is_here else step, f"{kind} {place}" if place != name else kind
+
+
+def _task_source(grid: Grid, name: str, root: Path) -> tuple[str, str]:
+    """Next step of `make run` for a task, and its source."""
+    from apet.data.prepared_files import RECORD
+    from apet.data.sources import HubSource, LocalSource
+    from apet.data.wheels import find_wheel
+
+    source = grid.sources[name]
+    if isinstance(source, LocalSource):
+        place, step = str(source.file or source.folder), "prepare"
+    elif isinstance(source, HubSource):
+        place, step = f"{source.dataset} {source.config}", "download"
+    else:
+        place = source.package
+        has_wheel = (root / "data/wheels" / find_wheel(place).file).is_file()
+        step = "prepare" if has_wheel else "download wheel"
+    is_here = (root / grid.task_folder(name) / RECORD).is_file()
+    return "none: it is here" if is_here else step, f"{source.kind} {place}"
 
 
 def estimate_lines(estimate: CostEstimate) -> list[str]:

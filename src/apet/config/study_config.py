@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PlainValidator, model_validator
+from pydantic import Field, PlainValidator, WithJsonSchema, model_validator
 from pydantic.dataclasses import dataclass
 
 from apet.core.validation import (
@@ -19,6 +20,7 @@ from apet.core.validation import (
     MAX_INTEGER,
     NOT_EMPTY,
     Bool,
+    Line,
     Lines,
     Number,
     PositiveInt,
@@ -30,8 +32,8 @@ from apet.core.validation import (
     validate,
 )
 from apet.core.yaml_loader import read_yaml
-from apet.errors import truncated_repr
-from apet.placement import MethodSizes
+from apet.errors import ConfigError, ErrorCollector, truncated_repr
+from apet.placement import PLACEMENTS, MethodSizes
 
 LearningRate = Annotated[Number, Field(gt=0, le=10)]
 MaxSamples = Annotated[Whole, Field(ge=2)] | None
@@ -55,6 +57,9 @@ StudyName = Annotated[str, matching("[a-z0-9_-]{1,100}", "lowercase letters, dig
 BudgetText = Annotated[str, PlainValidator(_budget, json_schema_input_type=int | str)]
 TaskEntry = Annotated[str, matching(LINE, "a task's name or the path of a YAML file")]
 SourceEntry = Annotated[str, matching(LINE, "hub, wheel, local or a folder")]
+PlacementName = Annotated[Line, WithJsonSchema({"enum": list(PLACEMENTS.names)})]
+"""Unknown names are reported with those of tasks and models, when the cells are made."""
+Placements = Annotated[tuple[PlacementName, ...], NOT_EMPTY, LIST, DISTINCT]
 ModelEntry = Annotated[
     str | Mapping[str, Any], PlainValidator(_model_entry, json_schema_input_type=str | dict[str, Any])
 ]
@@ -124,7 +129,7 @@ class TrainingConfig:
 class GridEntry:
     """Cells: every placement × budget of the entry, for every model and task of the study."""
 
-    placements: Lines
+    placements: Placements
     """Names of placements: full, lora, adapter, bitfit, prompt, uniform, attention, …"""
     budgets: Annotated[tuple[BudgetText, ...], NOT_EMPTY, LIST, DISTINCT]
     """Numbers of trainable parameters: 4096, 0.01%, @lora (as many as LoRA has), @own (the method's own number)."""
@@ -143,7 +148,9 @@ class Exclusion:
     """Pairs of model and task to skip."""
 
     models: Lines
+    """Names of the study's models."""
     tasks: Lines
+    """Names of the study's tasks. Each is skipped for each of the models."""
 
 
 @dataclass(frozen=True, config=CLOSED)
@@ -163,8 +170,11 @@ class SampleLimits:
     """Maximum number of rows of each split, chosen by a hash of their text. null: all rows."""
 
     train: MaxSamples = None
+    """Train rows."""
     validation: MaxSamples = None
+    """Validation rows."""
     test: MaxSamples = None
+    """Test rows."""
 
 
 @dataclass(frozen=True, config=CLOSED)
@@ -255,16 +265,26 @@ def load_study(path: Path) -> StudyConfig:
     values = read_yaml(path)
     grid = values.get("grid")
     reduced = {**values, "grid": [_without_training(entry) for entry in grid]} if isinstance(grid, list) else values
-    study = validate(StudyConfig, reduced, str(path))
-    entries = [
-        replace(entry, training=study.training.override(written.get("training", {}), f"{path}: grid.{number}.training"))
-        for number, (entry, written) in enumerate(zip(study.grid, values["grid"], strict=True))
-    ]
+    errors = ErrorCollector()
+    with errors.collect():
+        study = validate(StudyConfig, reduced, str(path))
+    trainings = []
+    with suppress(ConfigError):  # if the study's own `training` is wrong, those of the grid cannot be checked
+        base = validate(TrainingConfig, values.get("training", {}), str(path))
+        for number, entry in enumerate(grid if isinstance(grid, list) else ()):
+            with errors.collect():
+                trainings.append(base.override(_training_of(entry), f"{path}: grid.{number}.training"))
+    errors.raise_all()
+    entries = (replace(entry, training=training) for entry, training in zip(study.grid, trainings, strict=True))
     return replace(study, grid=tuple(entries))
+
+
+def _training_of(entry: Any) -> Mapping[str, Any]:
+    """Return the keys of an entry of the grid that change the study's `training`."""
+    training = entry.get("training") if isinstance(entry, dict) else None
+    return training if isinstance(training, Mapping) else {}
 
 
 def _without_training(entry: Any) -> Any:
     """Return an entry of the grid without the keys that change the study's `training`, which are validated with it."""
-    if not isinstance(entry, dict) or not isinstance(entry.get("training"), Mapping):
-        return entry
-    return {key: value for key, value in entry.items() if key != "training"}
+    return {key: value for key, value in entry.items() if key != "training"} if _training_of(entry) else entry

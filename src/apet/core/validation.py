@@ -140,14 +140,20 @@ def _adapter(kind: Any) -> TypeAdapter:
 
 
 def _message(schema: Mapping[str, Any], error: ValidationError, location: str) -> str:
-    errors = sorted(error.errors(include_url=False), key=lambda one: len(one["loc"]))
-    lines = list(dict.fromkeys(f"{location}: {_sentence(schema, one)}" for one in errors))
+    errors = sorted(filter(_is_own, error.errors(include_url=False)), key=lambda one: len(one["loc"]))
+    sentences = (line for one in errors for line in _sentence(schema, one).splitlines())
+    lines = list(dict.fromkeys(f"{location}: {line}" for line in sentences))
     more = [f"{location}: {len(lines) - MAX_ERRORS} more errors."] if len(lines) > MAX_ERRORS else []
     return "\n".join(lines[:MAX_ERRORS] + more)
 
 
+def _is_own(error: Mapping[str, Any]) -> bool:
+    """Return False for a list that pydantic finds too short only because it does not count entries with errors."""
+    return error["type"] != "too_short" or len(error["input"]) < error["ctx"]["min_length"]
+
+
 def _sentence(schema: Mapping[str, Any], error: Mapping[str, Any]) -> str:
-    """`key: problem. Fix.` of one error."""
+    """`key: problem. Fix.` of one error; several lines if a validator found several problems."""
     kind, value, context = error["type"], error["input"], error.get("ctx", {})
     parts, parent, node = _resolve(schema, error["loc"])
     key, outer = ".".join(parts), ".".join(parts[:-1])

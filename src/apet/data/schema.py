@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import field
 from typing import Annotated, Any, NamedTuple
 
-from pydantic import PlainValidator
+from pydantic import Field, PlainValidator
 from pydantic.dataclasses import dataclass
 
 from apet.core.validation import CLOSED, Line
@@ -73,12 +73,16 @@ def _label_map(value: Any) -> dict[str, str]:
 class SourceConfig:
     """Keys that every source of a task may have."""
 
-    column_map: Mapping[Line, Line] = field(default_factory=dict)
-    """Column of the task -> column of the source. Only columns whose names differ."""
-    label_map: Annotated[Mapping[str, str], PlainValidator(_label_map, json_schema_input_type=dict[str, str])] = field(
-        default_factory=dict
-    )
-    """Class of the source -> class of the task. Only classes whose names differ."""
+    # Descriptions of inherited keys, because pydantic reads the text below a field only in the class itself.
+    column_map: Annotated[
+        Mapping[Line, Line],
+        Field(description="Column of the task -> column of the source. Only columns whose names differ."),
+    ] = field(default_factory=dict)
+    label_map: Annotated[
+        Mapping[str, str],
+        PlainValidator(_label_map, json_schema_input_type=dict[str, str]),
+        Field(description="Class of the source -> class of the task. Only classes whose names differ."),
+    ] = field(default_factory=dict)
 
     def mapping(self) -> dict[str, Any]:
         """Return the part of a source's identity that is common to all kinds."""

@@ -187,8 +187,8 @@ class Task:
 
     @model_validator(mode="after")
     def _check(self) -> Task:
-        if problem := next(self._problems(), None):
-            raise ValueError(problem)
+        if problems := "\n".join(self._problems()):
+            raise ValueError(problems)
         return self
 
     def _problems(self) -> Iterator[str]:
@@ -215,7 +215,7 @@ class Task:
             key = f"prompt.{family}" if len(self.prompt) > 1 else "prompt"
             if missing := [name for name in self.text_columns if name not in PLACEHOLDER.findall(prompt)]:
                 yield f"{key}: {{{missing[0]}}} is missing (text_columns: [{', '.join(self.text_columns)}])."
-            if sorted(PLACEHOLDER.findall(prompt)) != sorted(self.text_columns) or prompt != prompt.rstrip():
+            elif sorted(PLACEHOLDER.findall(prompt)) != sorted(self.text_columns) or prompt != prompt.rstrip():
                 expected = f"expected {columns} {once} and no space at the end"
                 yield f"{key}: {expected}, got {truncated_repr(prompt)}."
         for kind, source in self.sources.items():

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import asdict
 from itertools import product
 from pathlib import Path
 from typing import Any, TypeVar
 
-from apet.config.study_config import GridEntry, StudyConfig
+from apet.config.study_config import GridEntry, StudyConfig, load_study
 from apet.core.hashing import digest
+from apet.core.yaml_loader import read_yaml
 from apet.data.corpus import corpus_digest
 from apet.data.prepare import task_digest
 from apet.data.source_selection import check_overlapping_sources, choose_source
+from apet.data.sources import Source
 from apet.data.task_config import Task, load_task
-from apet.errors import ConfigError, ErrorCollector, error_context, unknown_name
+from apet.errors import ApetError, ConfigError, ErrorCollector, error_context, unknown_name
 from apet.models.checkpoint_files import PRETRAINING, SNAPSHOT
 from apet.models.ladder import PRETRAIN_VERSION, LadderModel, ladder_model_digest, shipped_content
 from apet.models.registry import Model, ModelSource, head_of, parse_model, slug
@@ -59,13 +62,9 @@ class Grid:
                 self.shipped = self._shipped()
             with error_context("tasks"):
                 self.tasks = _tasks(zip(study.tasks, tasks, strict=True))
-            self.sources = {n: choose_source(t, study.sources, self.tasks) for n, t in self.tasks.items()}
+            self.sources, self.task_digests = self._sources_and_digests()
             check_overlapping_sources(self.tasks, self.sources)
             self.model_task_pairs = self._model_task_pairs()
-            self.task_digests = {}
-            for name, task_entry in zip(self.tasks, study.tasks, strict=True):
-                with error_context(f"tasks: {task_entry}"):
-                    self.task_digests[name] = self._task_digest(name)
         self.budgets_by_model = self._budgets_by_model()
         self.decontaminated_tasks = tuple(name for name, source in self.sources.items() if source.kind != "wheel")
         corpus = corpus_digest(study.seed, [self.task_digests[name] for name in self.decontaminated_tasks])
@@ -109,11 +108,16 @@ class Grid:
         return source.num_parameters or 10**9
 
     def jobs(self) -> list[Job]:
-        """Return the training jobs in a fixed order. Cells of a job share the model and, unless small, the task."""
+        """Return the training jobs in a fixed order.
+
+        Cells of a job share the model. They share the task too, unless the model is small and the task is in a pinned
+        wheel: the preparation of other tasks can fail, which must not stop the cells of the rest.
+        """
         size = max(self.study.cells_per_job, -(-len(self.cells) // MAX_JOBS))
         groups: dict[tuple[str, str], list[Cell]] = {}
         for cell in self.cells:
-            groups.setdefault((cell.model, "" if self._is_small(cell.model) else cell.task), []).append(cell)
+            mixed = self._is_small(cell.model) and self.sources[cell.task].kind == "wheel"
+            groups.setdefault((cell.model, "" if mixed else cell.task), []).append(cell)
         jobs = []
         for (model, _), cells in groups.items():
             jobs += [Job(model, tuple(cells[i : i + size])) for i in range(0, len(cells), size)]
@@ -147,8 +151,21 @@ class Grid:
             "cells": {c.path: {n: getattr(c, n) for n in OWN} | {"training": number[c.training]} for c in self.cells},
         }
 
-    def _task_digest(self, task: str) -> str:
-        return task_digest(self.tasks[task], asdict(self.study.max_samples), self.study.seed, self.sources[task])
+    def _sources_and_digests(self) -> tuple[dict[str, Source], dict[str, str]]:
+        """Return by task its source and the digest of its prepared folder. Raises the errors of all tasks together."""
+        errors, study = ErrorCollector(), self.study
+        sources: dict[str, Source] = {}
+        for name, task in self.tasks.items():
+            with errors.collect():
+                sources[name] = choose_source(task, study.sources, self.tasks)
+        digests: dict[str, str] = {}
+        for entry, name in zip(study.tasks, self.tasks, strict=True):
+            with errors.collect(), error_context(f"tasks: {entry}"):
+                if name in sources:
+                    limits = asdict(study.max_samples)
+                    digests[name] = task_digest(self.tasks[name], limits, study.seed, sources[name])
+        errors.raise_all()
+        return sources, digests
 
     def _shipped(self) -> dict[str, str]:
         """Return the content digest, by name, of each shipped ladder model with the study's pretraining."""
@@ -205,6 +222,37 @@ class Grid:
         num_seeds = entry.num_seeds if tuned or head_of(self.models[model]) == "classification" else 1
         shared = (study.seed, study.methods, entry.training, self.plm_digests[model], self.task_digests[task])
         return Cell(model, task, placement, budget, num_plans, num_seeds, *shared)
+
+
+def load_grid(params: Path) -> Grid:
+    """Read a study and its tasks.
+
+    Args:
+        params: The study file.
+
+    Returns:
+        The study's cells.
+
+    Raises:
+        ConfigError: The study is invalid. If a key is, the errors of the task files are reported too.
+        BudgetError: A budget cannot be parsed.
+    """
+    errors = ErrorCollector()
+    with errors.collect():
+        study = load_study(params)
+    if errors.errors:
+        tasks = _tasks_of(params)
+        _collected(load_task, tasks, f"{params}: tasks", errors)
+        errors.raise_all()
+    return Grid(study, params)
+
+
+def _tasks_of(params: Path) -> list[str]:
+    """Return the tasks of a study file with invalid keys, none if the file cannot be read."""
+    with suppress(ApetError):
+        tasks = read_yaml(params).get("tasks")
+        return [task for task in tasks if isinstance(task, str)] if isinstance(tasks, list) else []
+    return []
 
 
 def _product(entry: GridEntry) -> Iterator[tuple[str, str]]:

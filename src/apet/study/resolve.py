@@ -7,32 +7,34 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from apet.config.study_config import load_study
 from apet.core.records import write_json_record
 from apet.data.task_config import Task
 from apet.errors import BudgetError, ConfigError, error_context, unknown_name
 from apet.models.registry import FAMILIES, head_of, values_of
 from apet.placement import Budget, Inventory, check_plan, max_virtual_tokens, resolve, virtual_tokens
 from apet.study.cells import TRAINER_VERSION, Cell
-from apet.study.grid import Grid
+from apet.study.grid import Grid, load_grid
 from apet.study.resolved import read_resolved
 
 # Modules that import PyTorch are imported after the names of a study are checked, so that a typo is reported at once.
 
 
-def resolve_study(params: Path, out: Path) -> None:
+def resolve_study(params: Path, out: Path) -> tuple[Grid, dict[str, Any]]:
     """Write the resolved study: its cells and, for each PLM, its size and every budget as a number.
 
     Args:
         params: The study file.
         out: The JSON file to write.
 
+    Returns:
+        The study, and the resolved study that was written.
+
     Raises:
         ConfigError: The study contains something that cannot run.
         BudgetError: A placement cannot meet a budget on a PLM.
     """
-    grid = Grid(load_study(params), params)
-    write_json_record(out, {**grid.record(), "plms": sizes(grid)})
+    grid = load_grid(params)
+    return grid, write_json_record(out, {**grid.record(), "plms": sizes(grid)})
 
 
 def sizes(grid: Grid) -> dict[str, dict[str, Any]]:

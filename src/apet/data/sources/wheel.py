@@ -28,8 +28,7 @@ READERS: dict[str, Callable[..., Iterator[Record]]] = {
 class _WheelSource(SourceConfig):
     kind: ClassVar[str] = "wheel"
 
-    package: Package
-    """A package of wheels.yaml."""
+    package: Annotated[Package, Field(description="A package of wheels.yaml.")]
 
     @property
     def options(self) -> dict[str, Any]:
@@ -58,6 +57,7 @@ class TabSource(_WheelSource):
     """Orange's `.tab` tables."""
 
     reader: Literal["tab"]
+    """The format of the files."""
     members: Mapping[Line, Line]
     """Official split, or `all`, -> path of a table in the wheel."""
     quoted: Bool = False
@@ -71,6 +71,7 @@ class DialogueSource(_WheelSource):
     """A `.tab` table of utterances, joined to documents."""
 
     reader: Literal["dialogue"]
+    """The format of the files."""
     member: Line
     """Path of the table in the wheel."""
     group: Line
@@ -86,6 +87,7 @@ class CsvSource(_WheelSource):
     """A `.csv.bz2` table."""
 
     reader: Literal["csv"]
+    """The format of the files."""
     member: Line
     """Path of the table in the wheel."""
     drop_rows: Mapping[Line, Lines] = field(default_factory=dict)
@@ -97,6 +99,7 @@ class ArticlesSource(_WheelSource):
     """Text files in folders that are named like their class. Columns: text, title, body, label."""
 
     reader: Literal["articles"]
+    """The format of the files."""
     folder: Line
     """Path of the folders in the wheel."""
 
@@ -106,6 +109,7 @@ class TitlePairsSource(_WheelSource):
     """Articles with their own title or another one. Columns: title, body, label (match, mismatch)."""
 
     reader: Literal["title_pairs"]
+    """The format of the files."""
     folder: Line
     """Path of the folders in the wheel."""
 
