@@ -9,11 +9,12 @@ import numpy as np
 from torch import Tensor
 from torch.nn import functional as F
 
+from apet.core.text import plural
 from apet.data.text_metrics import TEXT_METRICS, answer_scores
 from apet.errors import ConfigError, unknown_name
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Score:
     """The score of a split."""
 
@@ -25,6 +26,10 @@ class Score:
     """Mean cross-entropy in nats. For classification, over the label words."""
     metrics: Mapping[str, float] = field(default_factory=dict)
     """All metrics of the task by name, fractions."""
+
+    def __repr__(self) -> str:
+        metrics = ", ".join(f"{name} {value:.4f}" for name, value in self.metrics.items())
+        return f"<Score {self.score:.4f} ({metrics or 'no metric'}), loss {self.loss:.4f}, {plural(self.n, 'row')}>"
 
 
 def accuracy(predicted: Tensor, labels: Tensor) -> float:
