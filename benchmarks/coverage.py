@@ -50,12 +50,12 @@ def of_paired_differences(frame: pd.DataFrame, truth: np.ndarray, design: Design
 
 
 def of_means_over_tasks(frame: pd.DataFrame, truth: np.ndarray, design: Design) -> Intervals:
-    found = over_tasks(sample_means(frame, 1000), sorted(frame.task.unique()))
+    found = over_tasks(sample_means(frame, 1000))
     return held(found.low, found.high, truth.mean()), (found.high - found.low).to_numpy()
 
 
 def of_task_population(frame: pd.DataFrame, truth: np.ndarray, design: Design) -> Intervals:
-    found = over_tasks(sample_means(frame, 1000), sorted(frame.task.unique()))
+    found = over_tasks(sample_means(frame, 1000))
     true = design.score if design.metric == "accuracy" else truth.mean()
     return held(found.low_population, found.high_population, true), (
         found.high_population - found.low_population

@@ -10,7 +10,7 @@ SECTIONS = ["The question", "Results", "Figures", "Tables", "Environment", "Cost
 """Headings of the report."""
 VERDICTS = {
     "positions": "supported",
-    "full_ft_threshold": "undecided",
+    "full_ft_threshold": "not tested",
     "chance_threshold": "contradicted",
     "methods": "undecided",
 }
@@ -34,7 +34,7 @@ def scope(fixed: dict[str, Any], population: dict[str, Any], *values: tuple[floa
 
 def nothing(reason: str) -> dict[str, Any]:
     """A scope in which nothing can be estimated."""
-    empty = finding("undecided", reason=reason)
+    empty = finding("not tested", reason=reason)
     return {
         "fixed_tasks": empty,
         "task_population": empty,
@@ -63,7 +63,9 @@ def findings(table: str = "") -> dict[str, Any]:
                 finding("undecided", -31.24, -80.1, 17.7, 0.11, 0.33),
                 (64.1, 22.1, 140.2), (30.2, 11.2, 77.0), (8.1, -3.2, 31.4),
             ),
-            bloom=scope(finding("supported", -30.0, -50.0, -10.0, 0.0002, 0.0008), finding("undecided")),
+            bloom=scope(finding("supported", -30.0, -50.0, -10.0, 0.0002, 0.0008),
+                finding("not tested", reason="one task does not tell how tasks vary"),
+            ),
             t5=nothing("one PLM has no trend"),
         ),
         "full_ft_threshold": claim(
@@ -94,5 +96,5 @@ def findings(table: str = "") -> dict[str, Any]:
         ),
     }  # fmt: skip
     margins = {"chance_margin": 2.0, "full_ft_margin": 2.0, "equivalence_margin": 0.5}
-    about = {"study": "simulated", "table": table, "confidence": 0.95, "margins": margins, "missing": 1}
+    about = {"study": "simulated", "name": "tiny", "table": table, "confidence": 0.95, "margins": margins, "missing": 1}
     return about | {"claims": claims}

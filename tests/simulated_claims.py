@@ -76,7 +76,7 @@ def simulate(truth: Truth, seed: int) -> pd.DataFrame:
     frame = frame.assign(metric="accuracy", chance_uniform=CHANCE - 0.05, chance_majority=CHANCE, head_params=0)
     frame = frame.assign(outcome="ok", n_test=truth.n)
     frame["cell_path"] = frame.model + "/" + frame.task + "/" + frame.placement + frame.budget
-    frame.attrs = {"study": "simulated", "margins": MARGINS, "missing": [], "digest": "0" * 64}
+    frame.attrs = {"study": "simulated", "name": "tiny", "margins": MARGINS, "missing": [], "digest": "0" * 64}
     return frame
 
 

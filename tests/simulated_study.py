@@ -105,7 +105,7 @@ def frame_of(cells: Iterable[tuple[str, dict[str, Any]]], seed: int = 0) -> pd.D
         np.empty(0, np.float32) if np.isnan(score) else (rng.permutation(n) < round(score * n)).astype(np.float32)
         for score, n in zip(frame.test_score, frame.n_test, strict=True)
     ]
-    frame.attrs = {"study": "simulated", "margins": MARGINS, "missing": [], "digest": "0" * 64}
+    frame.attrs = {"study": "simulated", "name": "tiny", "margins": MARGINS, "missing": [], "digest": "0" * 64}
     return frame
 
 

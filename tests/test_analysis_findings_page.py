@@ -24,7 +24,7 @@ def lines(absent: int = 0) -> list[str]:
 def test_findings_page_states_both_levels_of_a_claim_in_text_and_table() -> None:
     found = lines()
     start = found.index("## Positions matter less, the larger the PLM")
-    own = found[start : found.index("## Fewer parameters match full fine-tuning, the larger the PLM")]
+    own = found[start : found.index("## Tasks need about the same number of parameters to exceed chance")]
     unit = "points² per tenfold increase in parameters"
     assert any(x.startswith(f"On these tasks: supported, −31.24 {unit} (95 % interval −52.4 to −11.9). ") for x in own)
     assert any(x.startswith(f"On similar tasks: undecided, −31.24 {unit} (95 % interval −80.1 to 17.7). ") for x in own)
@@ -35,20 +35,19 @@ def test_findings_page_states_both_levels_of_a_claim_in_text_and_table() -> None
     assert sum(x.startswith("| bloom | ") for x in own) == 2
 
 
-def test_findings_page_gives_the_reason_if_a_claim_is_not_estimable() -> None:
+def test_findings_page_states_once_that_a_claim_is_not_tested() -> None:
     found = lines()
-    start = found.index("## Fewer parameters match full fine-tuning, the larger the PLM")
-    own = found[start : found.index("## Tasks need about the same number of parameters to exceed chance")]
-    (printed,) = (x for x in own if x.startswith("On these tasks: "))
-    assert printed.startswith("On these tasks: undecided. ") and "beyond the largest budget tested" in printed
-    assert "None" not in "".join(own) and not any(x.startswith("| PLM |") for x in own)
+    assert "## Fewer parameters match full fine-tuning, the larger the PLM" not in found
+    (line,) = (line for line in found if line.startswith("- Fewer parameters match full fine-tuning"))
+    assert line.endswith("**Not tested.** Nearly all thresholds lie beyond the largest budget tested.")
+    assert sum("largest budget tested" in line for line in found) == 1 and found[0] == "# Findings of the study tiny"
 
 
 @pytest.mark.parametrize("absent", [0, 1, MISSING_LISTED, MISSING_LISTED + 3])
 def test_findings_page_lists_and_counts_missing_cells(absent: int) -> None:
     found = lines(absent)
     tail = found[found.index("## Missing data") :]
-    assert ("No cell is missing." in tail) == (absent == 0)
+    assert ("No cell is missing, and no replicate diverged." in tail) == (absent == 0)
     assert any(x.endswith("of the study are missing.") or x == "1 cell of the study is missing." for x in tail) == (
         absent > 0
     )
@@ -61,6 +60,6 @@ def test_findings_page_counts_replicates_without_a_score() -> None:
     frame = FRAME.copy()
     frame.attrs = {"missing": []}
     frame.loc[frame.index[:2], "test_score"] = pd.NA
-    assert f"2 of {len(frame):,} replicates have no score because they diverged." in findings_markdown(
+    assert f"2 of {len(frame):,} replicates have no score because of divergence." in findings_markdown(
         findings(), frame
     )

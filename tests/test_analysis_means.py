@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -19,6 +20,7 @@ from apet.analysis.means import (
     chance_level,
     differences,
     matched,
+    mean_note,
     method_differences,
     method_scores,
     models_by_scale,
@@ -27,7 +29,7 @@ from apet.analysis.means import (
     run_interval,
     wilson,
 )
-from apet.analysis.resampling import CELL, sample_means
+from apet.analysis.resampling import CELL, PLM, sample_means, tasks_of_means
 from simulated_cells import Design, simulate
 from simulated_study import MODELS, frame_of, record, study
 
@@ -65,7 +67,7 @@ def test_intervals_of_simulated_cells_have_nominal_coverage(name: str) -> None:
         pairs = differences(samples, lambda cells: cells.assign(budget="0"))
         pairs = pairs[pairs.task.ne(MEAN) & pairs.budget.ne("0")]
         shares["differences"].append(((pairs.low <= 0) & (pairs.high >= 0)).mean())
-        means = over_tasks(samples, sorted(frame.task.unique()))
+        means = over_tasks(samples)
         shares["tasks"].append(((means.low <= truth.mean()) & (truth.mean() <= means.high)).mean())
     for estimator, found in shares.items():
         error = np.std(found, ddof=1) / np.sqrt(STUDIES)
@@ -85,7 +87,7 @@ def test_intervals_are_percentiles_of_the_samples() -> None:
     assert bounds(cell_scores(samples)) == pytest.approx(np.quantile(values, tails, axis=0))
     places = [np.flatnonzero(cells.budget.eq(budget)) for budget in "012"]
     tasks = np.stack([values[:, place].mean(axis=1) for place in places], axis=1)
-    assert bounds(over_tasks(samples, ["0", "1"])) == pytest.approx(np.quantile(tasks, tails, axis=0))
+    assert bounds(over_tasks(samples)) == pytest.approx(np.quantile(tasks, tails, axis=0))
     pairs = differences(samples, lambda cells: cells.assign(budget="0"))
     means = pairs[pairs.task.eq(MEAN) & pairs.budget.ne("0")]
     assert bounds(means) == pytest.approx(np.quantile(tasks[:, 1:] - tasks[:, :1], tails, axis=0))
@@ -95,25 +97,64 @@ def test_over_tasks_population_interval_covers_the_population_mean() -> None:
     design = Design(tasks=5, cells=3, task_sd=0.05)
     held = []
     for seed in range(60):
-        means = over_tasks(sample_means(simulate(design, seed)[0], 200), list("01234"))
+        means = over_tasks(sample_means(simulate(design, seed)[0], 200))
         held.append((means.low_population <= design.score) & (design.score <= means.high_population))
     assert np.mean(held) == pytest.approx(0.95, abs=0.06)
 
 
 def test_over_tasks_of_different_tasks_widens_only_the_population_interval() -> None:
-    means = over_tasks(sample_means(simulate(Design(tasks=5, task_sd=0.1), 1)[0]), list("01234"))
+    means = over_tasks(sample_means(simulate(Design(tasks=5, task_sd=0.1), 1)[0]))
     assert (means.high_population - means.low_population > 2 * (means.high - means.low)).all()
-    one = over_tasks(sample_means(simulate(Design(tasks=1), 1)[0]), ["0"])
+    one = over_tasks(sample_means(simulate(Design(tasks=1), 1)[0]))
     assert one.low_population.isna().all() and one.low.notna().all()
 
 
 def test_over_tasks_with_a_missing_task_is_nan() -> None:
     frame, _ = simulate(Design(), 2)
     samples = sample_means(frame)
-    means = over_tasks(samples, list("012")).set_index("budget")
+    means = over_tasks(samples).set_index("budget")
     assert means.loc["4", "mean"] == pytest.approx(frame[frame.budget.eq("4")].test_score.mean())
     assert means.loc["4", "n_test"] == 1200 and means.loc["4", "low"] < means.loc["4", "mean"] < means.loc["4", "high"]
-    assert over_tasks(samples, list("0123"))[["mean", "sd", "low", "high"]].isna().all(axis=None)
+    more = replace(samples, tasks={family: [*tasks, "3"] for family, tasks in samples.tasks.items()})
+    assert over_tasks(more)[["mean", "sd", "low", "high"]].isna().all(axis=None)
+
+
+def test_tasks_of_means_are_those_of_all_plms_of_a_family() -> None:
+    """Excluded pairs take their task out of the family's means; cells that are missing do not."""
+    pairs = pd.DataFrame(
+        [("bloom", 1, "a", "x"), ("bloom", 1, "a", "y"), ("bloom", 2, "b", "x"), ("bert", 1, "c", "y"),
+         ("t5", 1, "d", "x"), ("t5", 2, "e", "y")],
+        columns=[*PLM, "task"],
+    )  # fmt: skip
+    tasks = tasks_of_means(pairs)
+    assert tasks == {"bloom": ["x"], "bert": ["y"], "t5": []}
+    assert mean_note(tasks) == (
+        "Means are over the tasks that all PLMs of a family have. bloom: x; bert: y; t5: none (its PLMs share no task)."
+    )
+    assert mean_note({"bloom": ["x"], "bert": ["y"]}) == "" and mean_note({"a": ["x", "y"]}) == "Means are over x, y."
+
+
+def test_means_of_a_plm_without_data_on_a_task_are_nan_everywhere() -> None:
+    """In the table of means, in differences and in the samples of a part of the cells."""
+    frame, _ = simulate(Design(tasks=3, cells=2), 3)
+    lost = frame[frame.task.eq("1") & frame.budget.eq("0")].iloc[0]
+    kept = frame[~(frame.task.eq("1") & frame.budget.eq("0"))]
+    kept.attrs["missing"] = [{name: lost[name] for name in CELL}]
+    samples = sample_means(kept)
+    assert all(len(tasks) == 3 for tasks in samples.tasks.values())
+    means = over_tasks(samples).set_index("budget")["mean"]
+    assert np.isnan(means["0"]) and np.isfinite(means["1"])
+    assert MEAN not in set(differences(samples, lambda cells: cells.assign(budget="0")).task)
+    part = samples.select(samples.cells.task.ne("2"))
+    assert over_tasks(part)["mean"].isna().all()
+
+
+def test_equal_scores_of_all_rows_have_no_interval() -> None:
+    frame, _ = simulate(Design(tasks=1, cells=2, replicates=1), 3)
+    first = frame[frame.budget.eq("0")].iloc[0]
+    same = frame.assign(test_score=first.test_score, row_scores=[first.row_scores] * len(frame))
+    found = differences(sample_means(same), lambda cells: cells.assign(budget="0"))
+    assert found.difference.eq(0).all() and found[["low", "high"]].isna().all(axis=None) and found.p.eq(1).all()
 
 
 def test_differences_without_a_baseline_have_no_row() -> None:

@@ -96,7 +96,7 @@ def test_write_tidy_round_trips_with_equal_bytes(cells: Path, tmp_path: Path) ->
     back = read_tidy(tmp_path / "a" / "tidy.parquet")
     margins = {"chance_margin": 3.0, "full_ft_margin": 2.0, "equivalence_margin": 0.5}
     digest = file_digest(tmp_path / "a" / "tidy.parquet")
-    assert back.attrs == {"study": STUDY, "margins": margins, "missing": missing, "digest": digest}
+    assert back.attrs == {"study": STUDY, "name": STUDY[:12], "margins": margins, "missing": missing, "digest": digest}
     pd.testing.assert_frame_equal(back[CSV_COLUMNS], frame[CSV_COLUMNS])
     assert all(map(np.array_equal, back.row_scores, frame.row_scores))
     text = pd.read_csv(tmp_path / "a" / "tidy.csv", dtype=TIDY_SCHEMA, keep_default_na=False, na_values=[""])

@@ -5,9 +5,11 @@ from __future__ import annotations
 import ast
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -108,7 +110,7 @@ def test_predict_on_a_task_of_two_texts_takes_columns(cells):
 
 def test_predict_accepts_an_empty_list_and_only_strings(cells):
     model = apet.load_tuned(cells().folder)
-    assert repr(model) == "<uniform with 700 parameters in bloom, for words>"
+    assert repr(model).startswith("<TunedModel uniform, 700 parameters in bloom, for words, test accuracy 0.")
     assert model.predict([]) == [] and model.logits([]).shape == (0, 2)
     for texts, message in (("w8 w9", "got str"), ([8], "got 8"), ([None], "got None")):
         with pytest.raises(DataError, match=message):
@@ -288,6 +290,31 @@ def test_invalid_arguments_raise_one_message(cells, memory, tmp_path):
             call()
     with pytest.raises(AttributeError, match="tuna"):
         apet.tuna  # noqa: B018
+
+
+def test_representations_are_one_line(cells, memory):
+    model = apet.load_tuned(cells().folder)
+    plan = apet.make_plan(memory, "lora")
+    values = (memory, memory.inventory, plan, plan.units[0], model, model.evaluate(cells().data))
+    found = list(map(repr, values))
+    assert all("\n" not in text and len(text) < 160 for text in found), found
+    assert found[0].startswith("<PLM bloom: bloom, ") and found[0].endswith(" sites, LM head, float32, cpu>")
+    assert found[2].startswith(f"<Plan lora, seed 1: {plan.budget:,} parameters (lowrank {plan.budget:,}), ")
+    assert re.fullmatch(r"<Score 0\.\d{4} \(accuracy 0\.\d{4}\), loss \d\.\d{4}, [\d,]+ rows>", found[-1])
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([{"text": "w8", "label": "eight"}, {"text": "w9", "label": "ten"}], "rows, row 2: unknown label 'ten'"),
+        ({"train": [{"text": "w8", "label": "ten"}]}, r"rows\['train'\], row 1: unknown label 'ten'"),
+        ([], "split train has no rows"),
+    ],
+)
+def test_errors_of_rows_in_memory_name_no_temporary_file(tmp_path, rows, message):
+    with pytest.raises(DataError, match=message) as error:
+        apet.prepare_task(TASK, tmp_path / "out", rows)
+    assert tempfile.gettempdir() not in str(error.value)
 
 
 def test_default_training_is_that_of_the_quick_study():

@@ -479,7 +479,7 @@ def test_lower_instruction_sets_are_another_class_of_machine_and_give_nearly_the
     found = differences(there["class"], here["class"])
     assert {"onednn", "torch"} <= {line.partition(":")[0] for line in found} <= {"blas", "onednn", "torch"}
     printed = status_lines(Status({"a/b/c": here["class"], "a/b/d": there["class"]}, {}, {}, []), 0)
-    (line,) = (line for line in printed if line.startswith("machines: 1 cells were trained on another machine type"))
+    (line,) = (line for line in printed if line.startswith("machines: 1 cell trained on another machine type"))
     assert line.endswith(f": {'; '.join(found)}") and "onednn: SSE41 there, AVX2 here" in line
     for one, other in zip(here["replicates"], there["replicates"], strict=True):
         assert one["theta_digest"] != other["theta_digest"]

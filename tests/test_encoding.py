@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -111,6 +112,51 @@ def test_split_export_and_model_card_have_the_same_ids(plms, tmp_path, kind):
     ids = {tuple(tokenizer(written.format(**row), add_special_tokens=bool(text))["input_ids"]) for row in rows}
     assert ("Drop the last 1 of the ids" in call) == (kind == "llama with an end")
     assert {row[:-1] for row in ids} == found if kind == "llama with an end" else ids == found
+
+
+CLASSES = {
+    "one token": {"a": " no", "b": " yes", "c": " good"},
+    "several tokens": {"a": " good film", "b": " good", "c": " good morning was", "d": " no"},
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [*((kind, "one token") for kind in KINDS), *product(("bert", "t5", "bloom", "llama 2"), ("several tokens",)),
+     *product(("t5", "bloom", "llama 2"), ("generation",))],
+)  # fmt: skip
+def test_code_of_the_model_card_predicts_as_the_pipeline(plms, tmp_path, kind, words):
+    """With plain PEFT or transformers: for short rows, rows at the limit and much longer ones."""
+    plm = plms(kind)
+    texts = [" ".join((TEXTS * 9)[start : start + size]) for start in range(2) for size in (1, 4, 9)]
+    several = words != "one token" and plm.family.name != "bert"  # which has few positions
+    rows = {"one": texts, "class": ["no", "yes", *texts[:4]]} if several else {"one": texts}
+    task = {
+        "task": "toy", "type": "generation" if words == "generation" else "classification", "text_columns": list(rows),
+        "prompt": "Input: {one}\nTopic:" if len(rows) == 1 else "{one} two: {class} Output:", "prompts": {},
+        "verbalizer": CLASSES.get(words, {}), "metric": "accuracy", "metrics": ["accuracy"], "digest": "0" * 64,
+        "max_new_tokens": 5 if words == "generation" else 0,
+    }  # fmt: skip
+    limit = len(plm.tokenizer(task["prompt"])["input_ids"]) + (20 if several else 8)
+    form = "peft" if words == "one token" else "merged"
+    placement = "prompt" if form == "peft" and plm.family.name != "t5" else "lora"
+    sizes = MethodSizes(num_virtual_tokens=3)
+    plan = make_plan(plm.inventory, placement, own_count(placement, plm.inventory, sizes), 3, sizes)
+    theta = torch.randn(plan.budget, generator=torch.Generator().manual_seed(1))
+    model = TunedModel(plm, plan, theta, task, limit)
+    expected = model.predict(rows)
+    out = export_model(model, form, tmp_path / "out")
+    code = (out / "README.md").read_text().split("```python\n")[1].split("```")[0].replace("FOLDER", str(out))
+    names: dict = {}
+    exec(code, names)
+    assert [names["predict"](*row) for row in zip(*rows.values(), strict=True)] == expected
+    encoded = [names["encode"](*row) for row in zip(*rows.values(), strict=True)]
+    data = model._encode(rows)
+    assert encoded == [ids[:n] for ids, n in zip(data.ids.tolist(), data.lengths.tolist(), strict=True)]
+    assert max(map(len, encoded)) == limit > min(map(len, encoded))
+    if words == "one token":
+        logits = torch.stack([names["next_logits"](ids)[list(names["LABELS"].values())] for ids in encoded])
+        assert torch.allclose(logits, model.logits(rows), atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["llama 2", "mistral", "llama 3"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import pytest
 import yaml
 
 from apet.cli.app import main
+from apet.core.atomic import atomic_dir, atomic_write
+from apet.errors import DataError, StorageError
 from toy import edited
 
 TASK = {
@@ -31,6 +34,24 @@ def error(tmp_path, monkeypatch, capsys):
         return capsys.readouterr().err.removeprefix("apet: ").splitlines()
 
     return run
+
+
+@pytest.mark.parametrize("write", [atomic_write, atomic_dir])
+def test_errors_name_the_final_file_instead_of_a_temporary_one(tmp_path, write):
+    path = tmp_path / "my results" / "study.v1"
+    for raised, expected in (
+        (lambda temporary: PermissionError(errno.EACCES, "no", str(temporary / "file")), StorageError),
+        (lambda temporary: DataError(f"{temporary}: corrupt. See '{temporary.name}'."), DataError),
+    ):
+        with pytest.raises(expected) as error, write(path) as temporary:
+            assert temporary != path
+            raise raised(temporary)
+        assert str(path) in str(error.value) and ".part" not in str(error.value)
+
+
+def test_errors_keep_the_users_own_hidden_files():
+    text = "a.b: see .x for /d/.git/.data.part and /d/.abc.12345678.txt"
+    assert str(DataError(text)) == text
 
 
 def test_errors_in_models_tasks_placements_and_budgets_are_reported_together(error):

@@ -60,7 +60,7 @@ def test_findings_without_an_effect_are_undecided() -> None:
         for seed in range(8)
         for level in ("fixed_tasks", "task_population")
         for name, verdict in verdicts(found(SMALL.changed(low_spread=0.5, low=1.5), seed), level).items()
-        if verdict != "undecided"
+        if verdict not in ("undecided", "not tested")
     ]
     assert len(decided) <= 3, "16 families of tests, of each of which at most 5 % may hold a false verdict"
 
@@ -79,7 +79,7 @@ def check_form(document: dict, scopes: list[str]) -> None:
     for scope in scopes:
         for level in ("fixed_tasks", "task_population"):
             check_holm(document, scope, level)
-    assert list(document) == ["study", "table", "confidence", "margins", "missing", "claims"]
+    assert list(document) == ["study", "name", "table", "confidence", "margins", "missing", "claims"]
     assert list(document["claims"]) == [claim.name for claim in CLAIMS]
     for claim in document["claims"].values():
         assert list(claim) == ["statement", "quantity", "unit", "scopes"]
@@ -90,7 +90,8 @@ def check_form(document: dict, scopes: list[str]) -> None:
                 finding = entry[level]
                 assert list(finding) == FINDING
                 assert (finding["estimate"] is None) <= bool(finding["reason"])
-                assert (finding["verdict"] == "undecided") or finding["p_adjusted"] < 0.05
+                assert (finding["verdict"] == "not tested") == (finding["estimate"] is None)
+                assert finding["verdict"] in ("undecided", "not tested") or finding["p_adjusted"] < 0.05
                 if None not in (finding["low"], finding["high"]):
                     assert finding["low"] <= finding["estimate"] <= finding["high"]
 
@@ -119,7 +120,7 @@ def test_findings_that_are_not_estimable_have_a_reason(case: str) -> None:
         entry = document["claims"][name]["scopes"]["overall"]
         assert entry["fixed_tasks"]["estimate"] is None
         assert reason in entry["fixed_tasks"]["reason"]
-        assert entry["task_population"]["verdict"] == "undecided"
+        assert entry["task_population"]["verdict"] == "not tested"
 
 
 def test_findings_of_one_task_have_no_population_estimate() -> None:

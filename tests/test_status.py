@@ -119,7 +119,7 @@ def test_status_reports_more_than_one_machine_type(results):
     assert not any("machine" in line for line in lines(results))
     done(results, 6, processor="another", instruction_sets={"onednn": "AVX2", "blas": "MKL B"}, versions={"torch": "3"})
     (printed,) = (line for line in lines(results) if line.startswith("machines: "))
-    assert printed.startswith("machines: 1 cells were trained on another machine type than 4")
+    assert printed.startswith("machines: 1 cell trained on another machine type than 4")
     assert printed.endswith(": blas: MKL B there, MKL A here; torch: 3 there, 2 here")
     done(results, 6, begun_on=[{**HERE, "instruction_sets": {"onednn": "AVX", "blas": "MKL A"}, "dtype": "float32"}])
     assert any(line.endswith(": onednn: AVX there, AVX2 here") for line in lines(results))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from copy import copy
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from apet.config.study_config import LearningRates, TrainingConfig
 from apet.data.prepare import Rows
 from apet.data.prepare import prepare_task as prepare_splits
+from apet.data.schema import SPLITS
 from apet.data.task_config import load_task, parse_task
-from apet.errors import ConfigError, ModelError, unknown_name
+from apet.errors import ConfigError, ModelError, renamed_in_errors, unknown_name
 from apet.evaluation import Score
 from apet.export.delta import memory_content
 from apet.export.formats import export_model
@@ -167,7 +169,7 @@ def prepare_task(
     """
     if isinstance(task, Mapping) != (rows is not None):
         raise ConfigError("rows: expected with a task that is a mapping, and only then. Other tasks have a source.")
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, _errors_name_rows(folder):
         if isinstance(task, Mapping):
             values = {**task, "local": _write_rows(rows, Path(folder))}
             definition = parse_task(values, "task", Path(folder))
@@ -208,6 +210,17 @@ def train(plm: PLM, plan: Plan, data: str | Path, seed: int = 1, **training: Any
     task_record, max_length = {key: task[key] for key in TASK_KEYS}, min(config.max_length, task["max_length"])
     record = replicate_record(cell, inputs, result)
     return TunedModel(plm, plan, result.training.theta, task_record, max_length, result.training.head, record)
+
+
+@contextmanager
+def _errors_name_rows(folder: str) -> Iterator[None]:
+    """Name the rows in errors instead of the temporary files of `_write_rows`, which have a row in each line."""
+    with ExitStack() as stack:
+        stack.enter_context(renamed_in_errors(folder, "rows"))
+        for split in SPLITS:
+            stack.enter_context(renamed_in_errors(f"{folder}/{split}.jsonl, line", f"rows[{split!r}], row"))
+        stack.enter_context(renamed_in_errors(f"{folder}/all.jsonl, line", "rows, row"))
+        yield
 
 
 def _write_rows(rows: Any, folder: Path) -> dict[str, str]:

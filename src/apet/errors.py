@@ -9,13 +9,17 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 
+TEMPORARY_NAME = re.compile(r"(?<![^/\s'\"(`])\.([^/]+?)\.[0-9a-f]{8}\.[^/\s]*?\.part\b")
+"""Name of a temporary file or folder of `apet.core.atomic`, which contains the final name."""
+
 
 class ApetError(Exception):
     """Base class of errors that the user can fix. The command line prints only the message.
 
     Args:
-        message: Lines of the form `file: key: problem. Fix.`. Characters that a terminal cannot print, which can come
-            from a damaged file or from the message of a library, are replaced by their escape sequences.
+        message: Lines of the form `file: key: problem. Fix.`. Names of temporary files and folders are replaced by the
+            final names. Characters that a terminal cannot print, which can come from a damaged file or from the message
+            of a library, are replaced by their escape sequences.
 
     Attributes:
         status: Exit status of the command.
@@ -24,6 +28,7 @@ class ApetError(Exception):
     status = 2
 
     def __init__(self, message: str = "") -> None:
+        message = TEMPORARY_NAME.sub(r"\1", message)
         super().__init__("".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in message))
 
 
@@ -140,12 +145,25 @@ def storage_error(error: Exception, path: object = None) -> StorageError | PathE
 
 
 @contextmanager
-def storage_errors(path: object, shown_as: object = None) -> Iterator[None]:
+def renamed_in_errors(path: object, name: object) -> Iterator[None]:
+    """Write `name` for a temporary path in the message of any ApetError raised in the block."""
+    try:
+        yield
+    except ApetError as error:
+        text = str(error)
+        for shown in (str(path), TEMPORARY_NAME.sub(r"\1", str(path))):
+            text = text.replace(shown, str(name))
+        if text == str(error):
+            raise
+        raise type(error)(text) from None
+
+
+@contextmanager
+def storage_errors(path: object) -> Iterator[None]:
     """Raise the system errors of the block as `storage_error` converts them.
 
     Args:
         path: The file or folder that is written.
-        shown_as: The name to report if `path` is temporary.
 
     Yields:
         Nothing.
@@ -156,11 +174,12 @@ def storage_errors(path: object, shown_as: object = None) -> Iterator[None]:
     """
     try:
         yield
+    except ApetError:
+        raise
     except Exception as error:
-        converted = error if isinstance(error, StorageError | PathError) else storage_error(error, path)
-        if converted is None:
-            raise
-        raise type(converted)(str(converted).replace(str(path), str(shown_as or path))) from error
+        if converted := storage_error(error, path):
+            raise converted from error
+        raise
 
 
 def first_line(error: Exception) -> str:

@@ -14,6 +14,7 @@ from apet.analysis.predictions import Predictions
 from apet.analysis.tidy import read_records, tidy, write_tidy
 from apet.config.study_config import AnalysisConfig
 from apet.core.atomic import write_text
+from apet.core.text import plural
 from apet.errors import CorruptError, DataError
 from apet.study.cell_record import METRICS
 from apet.study.paths import ResultPaths
@@ -39,16 +40,16 @@ def aggregate(study: Mapping[str, Any], results: ResultPaths, out: Path, partial
     coordinates = {path: {key: cells[path][key] for key in COORDINATES} for path in cells}
     missing = _missing(coordinates, results)
     if missing and not partial:
-        first = missing[0]
+        first, count = missing[0], f"{len(missing):,} of {plural(len(cells), 'cell')}"
         raise DataError(
-            f"{results.cells / first['cell_path'] / METRICS}: no such file ({first['reason']}); {len(missing)} of "
-            f"{len(cells)} cells are missing. Train them (`apet status` lists them), or add `--allow-missing`."
+            f"{results.cells / first['cell_path'] / METRICS}: no such file ({first['reason']}); {count} missing. "
+            "Train them (`apet status` lists them), or add `--allow-missing`."
         )
     absent = {row["cell_path"] for row in missing}
     records = list(read_records(results.cells, (path for path in cells if path not in absent)))
     frame = tidy(records, Predictions(results.cells))
     _check_models(records)
-    write_tidy(frame, out, study["study"], margins, missing)
+    write_tidy(frame, out, study["study"], margins, missing, study["name"])
     write_tasks((cell_record for _, cell_record in records), out)
     write_costs(coordinates, results.runs, out)
     table = pd.DataFrame(missing, columns=[*COORDINATES, "cell_path", "reason"])

@@ -11,13 +11,16 @@ from statsmodels.stats.multitest import multipletests
 
 from apet.analysis.claims import CLAIMS, AnalysisInputs, Claim
 from apet.analysis.intervals import CONFIDENCE, Estimate, NotEstimable
-from apet.analysis.means import method_scores, models_by_scale, over_tasks
+from apet.analysis.means import in_means, method_scores, models_by_scale, over_tasks
 from apet.analysis.resampling import CELL, MeanSamples, sample_means
 from apet.analysis.trends import ClaimData, ClaimResult
 from apet.analysis.variance import position_spread
 
 OVERALL = "overall"
 LEVELS = ("fixed_tasks", "task_population")
+NOT_TESTED = "not tested"
+"""Verdict on a claim whose quantity the data do not determine."""
+NO_SCATTER = "no value differs from another, so its uncertainty cannot be estimated"
 DIGITS = 4
 SOURCE_COLUMNS = ["claim", "scope", "cell_path"]
 
@@ -28,7 +31,7 @@ def build_findings(inputs: AnalysisInputs) -> tuple[dict[str, Any], pd.DataFrame
     Every claim is that a quantity is negative. It is tested at two levels: `fixed_tasks` (the study's tasks) and
     `task_population` (tasks as a random sample). Holm's correction (1979) is over the claims that can be tested in a
     scope and level. supported: adjusted p < 0.05 and a negative estimate; contradicted: adjusted p < 0.05 and a
-    positive one; undecided otherwise, with a `reason` if the quantity is not estimable.
+    positive one; undecided otherwise; not tested, with a `reason`, if the quantity is not estimable.
 
     Args:
         inputs: data of the study; the attrs of its table come from `read_tidy`.
@@ -54,6 +57,7 @@ def build_findings(inputs: AnalysisInputs) -> tuple[dict[str, Any], pd.DataFrame
             sources.append(pd.DataFrame({"claim": name, "scope": scope, "cell_path": sorted(cells.cell_path)}))
     document = {
         "study": frame.attrs["study"],
+        "name": frame.attrs["name"],
         "table": frame.attrs["digest"],
         "confidence": CONFIDENCE,
         "margins": dict(inputs.margins),
@@ -78,9 +82,10 @@ def compact(findings: Mapping[str, Any]) -> dict[str, Any]:
         findings: the document.
 
     Returns:
-        By claim and scope, for the study's tasks: verdict, sign (1 supported, −1 contradicted, 0), estimate, low, high.
+        By claim and scope, for the study's tasks: verdict, sign (1 supported, −1 contradicted, 0 undecided, null not
+        tested), estimate, low, high.
     """
-    signs = {"supported": 1, "contradicted": -1, "undecided": 0}
+    signs = {"supported": 1, "contradicted": -1, "undecided": 0, NOT_TESTED: None}
     return {
         name: {
             scope: {
@@ -107,6 +112,8 @@ def _findings_of(results: Mapping[str, ClaimResult | str], level: str) -> dict[s
     estimates, findings = {}, {}
     for name, result in results.items():
         estimate = result if isinstance(result, str) else getattr(result, level)
+        if isinstance(estimate, Estimate) and len(set(estimate.interval)) == 1:
+            estimate = NO_SCATTER
         if isinstance(estimate, str):
             findings[name] = _finding(None, estimate)
         else:
@@ -125,7 +132,7 @@ def _finding(estimate: Estimate | None, reason: str) -> dict[str, Any]:
     low, high = estimate.interval if estimate else (np.nan, np.nan)
     value, p = (estimate.value, estimate.p) if estimate else (np.nan, np.nan)
     numbers = {"estimate": _number(value), "low": _number(low), "high": _number(high), "p": _number(p)}
-    return {**numbers, "p_adjusted": None, "verdict": "undecided", "reason": reason or None}
+    return {**numbers, "p_adjusted": None, "verdict": NOT_TESTED, "reason": reason or None}
 
 
 def _basis(data: ClaimData, result: ClaimResult | str, cells: pd.DataFrame) -> dict[str, Any]:
@@ -137,7 +144,7 @@ def _basis(data: ClaimData, result: ClaimResult | str, cells: pd.DataFrame) -> d
     values = []
     for model, size in sizes.items():
         own = result.values.get(model)
-        low, high = own.interval if own else (np.nan, np.nan)
+        low, high = own.interval if own and len(set(own.interval)) > 1 else (np.nan, np.nan)
         numbers = {"value": _number(own.value if own else np.nan), "low": _number(low), "high": _number(high)}
         values.append({"model": model, "non_embedding_params": int(size), **numbers})
     counts = {"cells": len(cells), "replicates": int(cells.replicates.sum())}
@@ -165,20 +172,22 @@ def summary(frame: pd.DataFrame, study: str, samples: MeanSamples | None = None)
         samples: its samples, if they have been computed.
 
     Returns:
-        `study`; `score`: mean over tasks by PLM and placement@budget; `task`: the methods at their own count by PLM and
-        task; `position_sd`: mean over tasks of the S.D. between plans by PLM and budget.
+        `study`; `mean_tasks`: tasks of the means by family; `score`: mean over tasks by PLM and placement@budget;
+        `task`: the methods at their own count by PLM and task; `position_sd`: mean over tasks of the S.D. between plans
+        by PLM and budget.
     """
-    tasks = sorted(frame.task.unique())
     samples = sample_means(frame) if samples is None else samples
-    means, own = over_tasks(samples, tasks), method_scores(samples)
-    spread = position_spread(frame).groupby(["model", "budget"]).sd.agg(["mean", "count"])
-    result: dict[str, Any] = {"study": study, "score": {}, "task": {}, "position_sd": {}}
+    means, own, tasks = over_tasks(samples), method_scores(samples), samples.tasks
+    spread = position_spread(frame).merge(frame[["family", "model"]].drop_duplicates(), on="model")
+    spreads = in_means(spread, tasks).groupby(["family", "model", "budget"]).sd.agg(["mean", "count"])
+    named = {family: ", ".join(own_tasks) for family, own_tasks in tasks.items()}
+    result: dict[str, Any] = {"study": study, "mean_tasks": named, "score": {}, "task": {}, "position_sd": {}}
     for row in means.sort_values(["model", "placement", "trainable_params", "budget"]).itertuples():
         result["score"].setdefault(row.model, {})[f"{row.placement}@{row.budget.lstrip('@')}"] = _rounded(row.mean)
     for row in own.itertuples():
         result["task"].setdefault(row.model, {}).setdefault(row.task, {})[row.placement] = _rounded(row.mean)
-    for (model, budget), row in spread.iterrows():
-        value = row["mean"] if row["count"] == len(tasks) else float("nan")
+    for (family, model, budget), row in spreads.iterrows():
+        value = row["mean"] if row["count"] == len(tasks[family]) else float("nan")
         result["position_sd"].setdefault(model, {})[budget.lstrip("@")] = _rounded(value)
     return result
 

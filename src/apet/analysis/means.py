@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,8 @@ RANDOM = "uniform"
 MEAN = "mean over tasks"
 CONFIGURATION = ["family", "non_embedding_params", "model", "placement", "budget"]
 """Columns shared by the tasks of a mean. The number of parameters may differ by the trained head of a PLM."""
+MOST_NAMED = 6
+"""Most tasks of a mean that a sentence lists."""
 FEW_SAMPLES = 10
 T_DFS = np.concatenate([np.arange(1, 20), np.geomspace(20, 1000, 30)])
 T_TAIL_RATIOS = stats.t.ppf(0.975, T_DFS) / stats.t.ppf(0.75, T_DFS)
@@ -57,7 +60,7 @@ def matched(samples: MeanSamples) -> MeanSamples:
     apet = samples.cells.placement.eq(RANDOM) & samples.cells.budget.isin([f"@{name}" for name in MATCHED])
     selected = samples.select(own | apet)
     budget = selected.cells.budget.where(~own_count(selected.cells), "@own")
-    return MeanSamples(selected.cells.assign(budget=budget), selected.values)
+    return replace(selected, cells=selected.cells.assign(budget=budget))
 
 
 def cell_scores(samples: MeanSamples) -> pd.DataFrame:
@@ -100,12 +103,47 @@ def run_interval(task: Mapping[str, Any], score: float, n: int) -> tuple[float, 
     return None if task["type"] == "classification" and task["metric"] in PSEUDO_VALUES else wilson(score, n)
 
 
-def over_tasks(samples: MeanSamples, tasks: list[str]) -> pd.DataFrame:
+def mean_note(tasks: Mapping[str, Sequence[str]]) -> str:
+    """Name the tasks of means over tasks in a sentence.
+
+    Args:
+        tasks: names by family, as `tasks_of_means` returns them.
+
+    Returns:
+        A sentence with a full stop; empty if no family has several tasks, because its mean is then that of the task.
+    """
+    if all(len(own) == 1 for own in tasks.values()):
+        return ""
+    names = {family: _listed(own) for family, own in tasks.items()}
+    if len(set(names.values())) == 1:
+        return f"Means are over {next(iter(names.values()))}."
+    listed = "; ".join(f"{family}: {own}" for family, own in names.items())
+    return f"Means are over the tasks that all PLMs of a family have. {listed}."
+
+
+def _listed(tasks: Sequence[str]) -> str:
+    names = ", ".join(tasks) or "none (its PLMs share no task)"
+    return names if len(tasks) <= MOST_NAMED else f"{len(tasks)} tasks (named in metrics.json)"
+
+
+def in_means(table: pd.DataFrame, tasks: Mapping[str, Sequence[str]]) -> pd.DataFrame:
+    """Return the rows, with columns family and task, that belong to a mean over tasks."""
+    return table[np.array([t in tasks[family] for family, t in zip(table.family, table.task, strict=True)], bool)]
+
+
+def has_means(tasks: Mapping[str, Sequence[str]]) -> bool:
+    """Return whether a mean over tasks says more than the tasks themselves: whether a family has several tasks."""
+    return any(len(own) > 1 for own in tasks.values())
+
+
+def over_tasks(samples: MeanSamples) -> pd.DataFrame:
     """Average the mean scores over tasks, by PLM, placement and budget.
+
+    This and `_differences_over_tasks` form all means of scores over tasks. A mean is over the tasks of `samples.tasks`,
+    and NaN if it lacks one of them: a mean over other tasks is another quantity.
 
     Args:
         samples: cells and samples.
-        tasks: tasks of the mean. A mean that lacks one of them is NaN: a mean over other tasks is another quantity.
 
     Returns:
         One row per configuration: mean; low and high (95 % interval for these tasks); low_population and
@@ -114,8 +152,8 @@ def over_tasks(samples: MeanSamples, tasks: list[str]) -> pd.DataFrame:
         (sum) and num_replicates (smallest of a task).
     """
     rows = []
-    for configuration, group in samples.cells.groupby(CONFIGURATION):
-        complete = len(group) == len(tasks) and group["mean"].notna().all()
+    for configuration, group in in_means(samples.cells, samples.tasks).groupby(CONFIGURATION):
+        complete = len(group) == len(samples.tasks[configuration[0]]) and group["mean"].notna().all()
         means = group["mean"].to_numpy() if complete else np.full(len(group), np.nan)
         fixed = population = np.full(2, np.nan)
         lowest = lowest_scores(group).mean()
@@ -142,8 +180,9 @@ def differences(samples: MeanSamples, baseline_of: Callable[[pd.DataFrame], pd.D
     Returns:
         One row per pair: CELL, family, non_embedding_params, trainable_params, baseline (placement), baseline_budget,
         n_test, num_replicates (the smaller of both), difference (fraction) with its 95 % interval low and high, p
-        (two-sided) and p_adjusted. Then the same for `mean over tasks`, for pairs present in every task. Holm's
-        correction (1979) is over all rows of tasks, and separately over all means.
+        (two-sided) and p_adjusted. Then the same for `mean over tasks`, for pairs present in every task of
+        `samples.tasks`. Holm's correction (1979) is over all rows of tasks, and separately over all means. Bounds are
+        NaN if the difference is the same on every test row and in every replicate, so that no scatter is observed.
     """
     cells = samples.cells
     index = pd.Series(cells.index, index=pd.MultiIndex.from_frame(cells[CELL]))
@@ -160,7 +199,8 @@ def differences(samples: MeanSamples, baseline_of: Callable[[pd.DataFrame], pd.D
     table["baseline_budget"] = cells.budget.to_numpy()[baseline]
     table["num_replicates"] = np.minimum(replicates[own], replicates[baseline])
     table["difference"] = means[own] - means[baseline]
-    return pd.concat([_tested(table, values), _over_tasks(table, values, cells.task.nunique())], ignore_index=True)
+    means = _differences_over_tasks(table, values, samples.tasks)
+    return pd.concat([_tested(table, values), means], ignore_index=True)
 
 
 def method_differences(samples: MeanSamples) -> pd.DataFrame:
@@ -180,12 +220,14 @@ def method_differences(samples: MeanSamples) -> pd.DataFrame:
     return differences(matched(samples), baseline_of)
 
 
-def _over_tasks(table: pd.DataFrame, values: np.ndarray, tasks: int) -> pd.DataFrame:
+def _differences_over_tasks(
+    table: pd.DataFrame, values: np.ndarray, tasks: Mapping[str, Sequence[str]]
+) -> pd.DataFrame:
     """Return the pairs' means over tasks."""
     keys = [*CONFIGURATION, "baseline", "baseline_budget"]
     rows, sampled = [], []
-    for pair, group in table.groupby(keys):
-        if len(group) == tasks:
+    for pair, group in in_means(table, tasks).groupby(keys):
+        if len(group) == len(tasks[pair[0]]):
             counts = (group.trainable_params.iloc[0], group.n_test.sum(), group.num_replicates.min())
             rows.append((*pair, MEAN, *counts, group.difference.mean()))
             sampled.append(values[:, group.index].mean(axis=1))
@@ -197,6 +239,7 @@ def _over_tasks(table: pd.DataFrame, values: np.ndarray, tasks: int) -> pd.DataF
 def _tested(table: pd.DataFrame, values: np.ndarray) -> pd.DataFrame:
     """Return the table with interval, p and adjusted p of `values` [samples, rows]."""
     low, high = _quantiles(values)
+    low, high = (np.where(low < high, bound, np.nan) for bound in (low, high))
     p = _p_values(values)
     adjusted = multipletests(p, method="holm")[1] if len(p) else p
     return table.assign(low=low, high=high, p=p, p_adjusted=adjusted)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -36,11 +37,56 @@ class MeanSamples:
     shrunken variance) and df (its degrees of freedom)."""
     values: np.ndarray
     """float64 [samples, cells], fractions; NaN for a cell without a score."""
+    tasks: Mapping[str, Sequence[str]]
+    """By family, the tasks of means over tasks, as `tasks_of_means` returns them."""
 
     def select(self, mask: pd.Series | np.ndarray, **changes: object) -> MeanSamples:
         """Return the cells of a mask, with columns changed."""
         mask = np.asarray(mask, bool)
-        return MeanSamples(self.cells[mask].assign(**changes).reset_index(drop=True), self.values[:, mask])
+        cells = self.cells[mask].assign(**changes).reset_index(drop=True)
+        return replace(self, cells=cells, values=self.values[:, mask])
+
+
+PLM = ["family", "non_embedding_params", "model"]
+
+
+def study_pairs(frame: pd.DataFrame) -> pd.DataFrame:
+    """List every pair of PLM and task of the study, with data or missing.
+
+    Args:
+        frame: the tidy table with its attrs.
+
+    Returns:
+        Columns family, non_embedding_params, model, task, sorted by family, size and task. A PLM without any data has
+        no known size and is left out; notes count it.
+    """
+    missing = pd.DataFrame(list(frame.attrs.get("missing", ())), columns=["model", "task"])
+    tasks = pd.concat([frame[["model", "task"]], missing]).drop_duplicates()
+    facts = frame[PLM].drop_duplicates("model")
+    return tasks.merge(facts, on="model")[[*PLM, "task"]].sort_values([*PLM, "task"], ignore_index=True)
+
+
+def study_placements(frame: pd.DataFrame) -> set[str]:
+    """Return the placements of the study, with data or missing."""
+    return {*frame.placement, *(cell["placement"] for cell in frame.attrs.get("missing", ()))}
+
+
+def tasks_of_means(pairs: pd.DataFrame) -> dict[str, list[str]]:
+    """Return the tasks of means over tasks: by family, those that the study has for every PLM of the family.
+
+    Means of PLMs that are compared are then over the same tasks. A task of which data are missing stays in the list, so
+    that a mean does not change its meaning when a cell fails: it is not given.
+
+    Args:
+        pairs: the study's pairs of PLM and task, as `study_pairs` returns them.
+
+    Returns:
+        Sorted names of tasks by family.
+    """
+    shared = pairs.groupby(["family", "task"]).model.nunique().eq(pairs.groupby("family").model.nunique())
+    return {family: [] for family in pairs.family} | {
+        family: sorted(task for _, task in group.index) for family, group in shared[shared].groupby("family")
+    }
 
 
 def sample_means(frame: pd.DataFrame, count: int = SAMPLE_COUNT) -> MeanSamples:
@@ -66,6 +112,7 @@ def sample_means(frame: pd.DataFrame, count: int = SAMPLE_COUNT) -> MeanSamples:
     Raises:
         ValueError: the table has no row scores.
     """
+    tasks = tasks_of_means(study_pairs(frame))
     frame = frame.sort_values([*CELL, "plan_index", "seed_index"], ignore_index=True)
     replicates = _independent_replicates(frame)
     cells = _cells(frame, replicates)
@@ -78,7 +125,7 @@ def sample_means(frame: pd.DataFrame, count: int = SAMPLE_COUNT) -> MeanSamples:
         if cell.error > 0:
             rng = np.random.default_rng(seed_for("analysis.replicates", *(getattr(cell, name) for name in CELL)))
             values[:, index] += cell.error * rng.standard_t(cell.df, count)
-    return MeanSamples(cells, values)
+    return MeanSamples(cells, values, tasks)
 
 
 def _independent_replicates(frame: pd.DataFrame) -> pd.DataFrame:

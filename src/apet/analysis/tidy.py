@@ -146,7 +146,7 @@ TIDY_FORMAT = 1
 """Format of tidy.parquet. Tables of another format are refused."""
 
 METADATA_KEY = b"apet"
-"""Key of the Parquet file's metadata: a record with format, study, margins, missing cells and a checksum."""
+"""Key of the Parquet file's metadata: a record with format, study, its name, margins, missing cells and a checksum."""
 
 TIDY_HINT = "Run `apet aggregate` to make it from the cells."
 
@@ -164,6 +164,7 @@ def write_tidy(
     study: str,
     margins: AnalysisConfig | None = None,
     missing: Sequence[Mapping[str, str]] = (),
+    name: str = "",
 ) -> None:
     """Write `tidy.parquet`, `tidy.csv` (without `row_scores`) and `tidy_columns.csv` (the meaning of each column).
 
@@ -175,8 +176,14 @@ def write_tidy(
         study: id of the study, kept in the Parquet file's metadata.
         margins: margins of the analysis, kept there too.
         missing: model, task, placement, budget and reason of the study's cells that the table lacks, kept there too.
+        name: name of the study, kept there too. Default: the start of its id.
     """
-    record = {"study": study, "margins": asdict(margins or AnalysisConfig()), "missing": list(missing)}
+    record = {
+        "study": study,
+        "name": name or study[:12],
+        "margins": asdict(margins or AnalysisConfig()),
+        "missing": list(missing),
+    }
     metadata = {METADATA_KEY: json.dumps(with_checksum({"format": TIDY_FORMAT, **record}))}
     buffer = io.BytesIO()
     pq.write_table(_table(frame, metadata), buffer, compression="zstd", write_page_checksum=True)
@@ -205,7 +212,7 @@ def read_tidy(path: Path) -> pd.DataFrame:
         path: tidy.parquet.
 
     Returns:
-        The table. Its `attrs` hold "study" (id), "margins" (dict), "missing" (list of dicts with model, task,
+        The table. Its `attrs` hold "study" (id), "name", "margins" (dict), "missing" (list of dicts with model, task,
         placement, budget and reason of the cells that the table lacks) and "digest" (SHA-256 of the file).
 
     Raises:
@@ -220,7 +227,7 @@ def read_tidy(path: Path) -> pd.DataFrame:
             f"or unknown columns {', '.join(columns) or 'none'}. {TIDY_HINT}"
         )
     frame = table.replace_schema_metadata(None).to_pandas().astype(TIDY_SCHEMA)
-    frame.attrs = {key: record[key] for key in ("study", "margins")}
+    frame.attrs = {key: record[key] for key in ("study", "name", "margins")}
     frame.attrs |= {"missing": MissingCells(record["missing"]), "digest": digest}
     return frame
 

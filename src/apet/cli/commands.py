@@ -328,7 +328,7 @@ def verify(
     import tempfile
 
     from apet.core.text import plural
-    from apet.errors import MismatchError
+    from apet.errors import MismatchError, renamed_in_errors
     from apet.study.paths import ResultPaths
 
     cells, paths = _cells(params, resolved, cell), ResultPaths(results_dir)
@@ -338,7 +338,7 @@ def verify(
     different = 0
     if work_dir:
         work_dir.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=work_dir) as folder:
+    with tempfile.TemporaryDirectory(dir=work_dir) as folder, renamed_in_errors(folder, results_dir):
         for verdict in verify_cells(chosen, project_dir, paths, Path(folder), device):
             different += not verdict.equal
             print(verdict.line(), flush=True)

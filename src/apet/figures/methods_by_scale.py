@@ -12,9 +12,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from apet.analysis.claims import AnalysisInputs
-from apet.analysis.means import MEAN, METHODS, chance_level, method_scores, methods
+from apet.analysis.means import MEAN, METHODS, chance_level, has_means, method_scores, methods, over_tasks
+from apet.analysis.resampling import study_pairs
 from apet.figures import panels, style
-from apet.figures.panels import family_means, pairs, with_mean
+from apet.figures.panels import with_mean
 
 WIDTH = 0.17
 """Width of all methods at one PLM, as a fraction of the axis."""
@@ -22,10 +23,13 @@ WIDTH = 0.17
 
 @style.styled
 def draw(inputs: AnalysisInputs) -> tuple[Figure, pd.DataFrame]:
-    """Draw a panel per task and one for their mean; several families have a column each."""
+    """Draw a panel per task and one for their mean, if there are several; several families have a column each."""
     data = numbers(inputs)
+    if data.empty:
+        return panels.without_data("No method at its own count is in this study."), data
     label, x = style.metric_label(inputs.frame), "non-embedding parameters"
-    tasks, families = [*sorted(set(data.task) - {MEAN}), MEAN], list(data.family.unique())
+    tasks = [*sorted(set(data.task) - {MEAN}), *([MEAN] if has_means(inputs.samples.tasks) else [])]
+    families = list(data.family.unique())
     if len(families) == 1:
         columns = min(4, len(tasks))
         fig, grid = panels.panels(-(-len(tasks) // columns), columns, 52, _note(inputs, data))
@@ -55,22 +59,21 @@ def numbers(inputs: AnalysisInputs) -> pd.DataFrame:
         One row per PLM, task (then their mean) and method, with mean, low, high and chance in per cent, and counts. NaN
         and 0 replicates without data.
     """
-    study_pairs, scores = pairs(inputs.frame), method_scores(inputs.samples)
-    means = family_means(methods(inputs.samples), study_pairs)
+    scores, means = method_scores(inputs.samples), over_tasks(methods(inputs.samples)).assign(task=MEAN)
     values = pd.concat([scores, means]).set_index(["model", "task", "placement"])
-    names = [name for name in METHODS if name in set(scores.placement)] or list(METHODS)
-    grid = with_mean(study_pairs).merge(pd.DataFrame({"placement": names}), how="cross")
+    names = [name for name in METHODS if name in set(scores.placement)]
+    grid = with_mean(study_pairs(inputs.frame)).merge(pd.DataFrame({"placement": names}, dtype=object), how="cross")
     data = grid.join(values[["mean", "low", "high", "num_replicates", "n_test"]], on=["model", "task", "placement"])
     data[["mean", "low", "high"]] *= 100
     data[["num_replicates", "n_test"]] = data[["num_replicates", "n_test"]].fillna(0).astype(int)
-    return data.assign(chance=100 * _chance(inputs.frame, data))
+    return data.assign(chance=100 * _chance(inputs, data))
 
 
-def _chance(frame: pd.DataFrame, data: pd.DataFrame) -> pd.Series:
-    """Return chance of each row's task, or the mean over the tasks of its family."""
-    level = chance_level(frame)
-    own = data.task.map(level)
-    return own.fillna(own.groupby(data.family).transform("mean"))
+def _chance(inputs: AnalysisInputs, data: pd.DataFrame) -> pd.Series:
+    """Return chance of each row's task, or the mean over the tasks of a mean."""
+    level = chance_level(inputs.frame)
+    means = {family: level.reindex(tasks).mean() for family, tasks in inputs.samples.tasks.items()}
+    return data.task.map(level).where(data.task.ne(MEAN), data.family.map(means))
 
 
 def _panel(ax: Axes, data: pd.DataFrame) -> None:
@@ -91,13 +94,11 @@ def _panel(ax: Axes, data: pd.DataFrame) -> None:
 
 
 def _note(inputs: AnalysisInputs, data: pd.DataFrame) -> str:
-    missing = [style.STYLES[name][2] for name in METHODS if name not in set(data.placement[data.num_replicates.gt(0)])]
     replicates = data.num_replicates[data.num_replicates.gt(0) & data.task.ne(MEAN)]
+    on_tasks = "; for the mean, on these tasks" if has_means(inputs.samples.tasks) else ""
     return (
-        f"Each method at its own count of trainable parameters, {style.span(replicates)} replicates per cell. "
-        "Whiskers: 95 % intervals over replicates and test rows (only test rows if there is one replicate); for the "
-        "mean, on these tasks. Chance: the larger of a uniform guess and the majority class. "
-        + style.chance_note(inputs.frame)
-        + (f"Not in this study: {', '.join(missing)}. " if missing else "")
-        + style.count_note(inputs.frame)
+        f"Each method at its own count of trainable parameters, {style.span(replicates, 'replicate')} per cell. "
+        f"Whiskers: 95 % intervals over replicates and test rows (only test rows if there is one replicate){on_tasks}. "
+        f"{style.means_note(inputs)}Chance: the larger of a uniform guess and the majority class. "
+        f"{style.chance_note(inputs.frame)}{style.count_note(inputs.frame)}"
     )

@@ -17,10 +17,11 @@ from scipy import stats
 
 from apet.analysis.claims import POINTS, AnalysisInputs
 from apet.analysis.intervals import CONFIDENCE
-from apet.analysis.means import MATCHED, MEAN, RANDOM, method_differences, method_scores, models_by_scale
+from apet.analysis.means import MATCHED, MEAN, RANDOM, has_means, method_differences, method_scores, models_by_scale
+from apet.analysis.resampling import study_pairs
 from apet.analysis.variance import position_components
 from apet.figures import panels, style
-from apet.figures.panels import PLM, by_family, pairs, with_mean
+from apet.figures.panels import PLM, with_mean
 
 PAIR = ["model", "task"]
 ROWS, SEEDS, DIFFERENCE = "test rows", "seeds", "difference"
@@ -34,7 +35,7 @@ def draw(inputs: AnalysisInputs) -> tuple[Figure, pd.DataFrame]:
     """Draw a panel per PLM with a row per task and one for their mean."""
     data = numbers(inputs)
     models = models_by_scale(inputs.frame)
-    tasks = [*sorted(set(data.task) - {MEAN}), MEAN]
+    tasks = [*sorted(set(data.task) - {MEAN}), *([MEAN] if has_means(inputs.samples.tasks) else [])]
     columns = min(3, len(models))
     rows = -(-len(models) // columns)
     height = 12 + max(len(tasks), 2) * (8 if rows == 1 else 4.7)
@@ -67,10 +68,9 @@ def numbers(inputs: AnalysisInputs) -> pd.DataFrame:
         One row per PLM, task, kind and placement, with value, low and high in percentage points, and n. NaN if there
         are no data.
     """
-    study_pairs = pairs(inputs.frame)
-    kinds = [_row_noise(inputs.frame), _seed_noise(inputs), _differences(inputs, study_pairs)]
+    kinds = [_row_noise(inputs.frame), _seed_noise(inputs), _differences(inputs)]
     table = pd.concat([kind[NOISE_COLUMNS] for kind in kinds], ignore_index=True)
-    data = with_mean(study_pairs).merge(table, "left", on=PAIR)
+    data = with_mean(study_pairs(inputs.frame)).merge(table, "left", on=PAIR)
     data[["value", "low", "high"]] = data[["value", "low", "high"]].astype(float) * POINTS
     return data[[*PLM, *NOISE_COLUMNS[1:]]]
 
@@ -99,10 +99,10 @@ def _seed_noise(inputs: AnalysisInputs) -> pd.DataFrame:
     return noise.assign(kind=SEEDS, low=low, high=high)
 
 
-def _differences(inputs: AnalysisInputs, study_pairs: pd.DataFrame) -> pd.DataFrame:
-    differences = pd.concat([method_differences(own) for own, _ in by_family(inputs.samples, study_pairs)])
+def _differences(inputs: AnalysisInputs) -> pd.DataFrame:
+    differences = method_differences(inputs.samples)
     groups = differences.assign(half=(differences.high - differences.low) / 2).groupby(PAIR).half
-    halves = groups.agg(value="median", low="min", high="max", n="count").reset_index()
+    halves = groups.agg(value="median", low="min", high="max", n="count").reset_index().dropna()
     return halves.assign(kind=DIFFERENCE, placement="")
 
 
@@ -117,7 +117,8 @@ def _panel(ax: Axes, data: pd.DataFrame, tasks: list[str]) -> None:
         for difference in row[row.kind.eq(DIFFERENCE)].itertuples():
             ax.barh(position, difference.value, 0.9, color="#E3E3E3", zorder=0.5, label=UNDETECTED)
             ends: dict[str, Any] = {"color": style.GREY, "linewidth": 2.2, "zorder": 1, "solid_capstyle": "butt"}
-            ax.plot([difference.low, difference.high], [position + 0.42] * 2, **ends, label=RANGE)
+            if difference.n > 1:
+                ax.plot([difference.low, difference.high], [position + 0.42] * 2, **ends, label=RANGE)
             x, text = max(difference.value, difference.high), f" {difference.value:.1f}"
             ax.text(x, position + 0.32, text, fontsize=6, va="center", color=style.DARK, zorder=5)
         _errors(ax, row, position)
@@ -139,13 +140,14 @@ def _errors(ax: Axes, row: pd.DataFrame, position: int) -> None:
 
 def _note(inputs: AnalysisInputs, data: pd.DataFrame) -> str:
     seeds, halves = data[data.kind.eq(SEEDS)], data[data.kind.eq(DIFFERENCE)]
-    df = seeds.n.round()
-    available = f"{style.span(df)} degrees of freedom" if len(seeds) else "none in this study: every plan has one seed"
-    return (
-        f"Markers: S.D. between seeds of one plan, by method, with 95 % intervals ({available}, including those of "
-        "cells with similar variances); whiskers that leave the panel are cut. Black line: S.D. of one replicate's "
-        "score due to the choice of test rows. Grey, with its value: half the width of the 95 % interval of a "
-        f"difference, median of {style.span(halves.n)} pairs of methods; smaller differences are not detected. Dark "
-        "line: range over the pairs. "
-        f"{style.count_note(inputs.frame)}"
-    )
+    df = f"{style.span(seeds.n.round())} degrees of freedom, including those of cells with similar variances"
+    parts = {
+        f"Markers: S.D. between seeds of one plan, by method, with 95 % intervals ({df}); whiskers that leave the "
+        "panel are cut.": len(seeds),
+        "Black line: S.D. of one replicate's score due to the choice of test rows.": True,
+        "Grey, with its value: half the width of the 95 % interval of a difference, median of "
+        f"{style.span(halves.n, 'pair')} of methods; smaller differences are not detected.": len(halves),
+        "Dark line: range over the pairs.": halves.n.gt(1).any(),
+    }
+    text = " ".join(part for part, is_shown in parts.items() if is_shown)
+    return f"{text} {style.means_note(inputs)}{style.count_note(inputs.frame)}"

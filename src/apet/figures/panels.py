@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -12,8 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullFormatter
 
-from apet.analysis.means import MEAN, over_tasks
-from apet.analysis.resampling import MeanSamples
+from apet.analysis.means import MEAN
+from apet.analysis.resampling import PLM
 from apet.figures.style import GREY, short, wrap_name
 
 MM = 1 / 25.4
@@ -114,7 +114,7 @@ def scale_axis(ax: Axes, sizes: Sequence[int]) -> None:
     """Set a log axis of PLM sizes: a tick at each, labelled unless it would overlap the previous label."""
     sizes = sorted(set(sizes))
     low, high = np.log10(sizes[0]), np.log10(sizes[-1])
-    pad = max(0.12 * (high - low), 0.15)
+    pad = max(0.12 * (high - low), 0.15 if high > low else 0.5)
     labelled: list[int] = []
     for size in sizes:
         if not labelled or np.log10(size / labelled[-1]) > 0.2 * (high - low + 2 * pad):
@@ -192,6 +192,14 @@ def empty(ax: Axes, text: str = MISSING) -> None:
     ax.text(0.5, 0.5, text, transform=ax.transAxes, ha="center", va="center", bbox=BOX)
 
 
+def without_data(reason: str) -> Figure:
+    """Make the figure of a study that contains nothing to draw in it. The report leaves it out."""
+    fig, grid = panels(1, 1, 20, "", top=0)
+    grid[0, 0].set_axis_off()
+    grid[0, 0].text(0.5, 0.5, reason, ha="center", va="center", transform=grid[0, 0].transAxes)
+    return fig
+
+
 def absent(ax: Axes) -> None:
     """Mark a PLM and task that are no pair of this study; the ticks of its row and column stay."""
     ax.grid(False)
@@ -210,51 +218,18 @@ def rows_axis(axes: Sequence[Axes], names: Sequence[str], positions: Sequence[fl
         ax.tick_params(axis="y", length=0)
 
 
-PLM = ["family", "non_embedding_params", "model"]
-
-
-def pairs(frame: pd.DataFrame) -> pd.DataFrame:
-    """List every pair of PLM and task of the study, with data or missing.
-
-    Args:
-        frame: the tidy table with its attrs.
-
-    Returns:
-        Columns family, non_embedding_params, model, task, sorted by family, size and task. A PLM without any data has
-        no known size and is left out; notes count it.
-    """
-    missing = pd.DataFrame(
-        list(frame.attrs.get("missing", ())), columns=["model", "task", "placement", "budget", "reason"]
-    )
-    tasks = pd.concat([frame[["model", "task"]], missing[["model", "task"]]]).drop_duplicates()
-    facts = frame[PLM].drop_duplicates("model")
-    return tasks.merge(facts, on="model")[[*PLM, "task"]].sort_values([*PLM, "task"], ignore_index=True)
-
-
-def with_mean(study_pairs: pd.DataFrame) -> pd.DataFrame:
-    """Return `pairs` and a row per PLM for its mean over the tasks of its family."""
-    means = study_pairs[PLM].drop_duplicates().assign(task=MEAN)
-    rows = pd.concat([study_pairs, means]).assign(last=lambda f: f.task.eq(MEAN))
+def with_mean(pairs: pd.DataFrame) -> pd.DataFrame:
+    """Return the pairs of `study_pairs` and a row per PLM for its mean over tasks."""
+    means = pairs[PLM].drop_duplicates().assign(task=MEAN)
+    rows = pd.concat([pairs, means]).assign(last=lambda f: f.task.eq(MEAN))
     order = ["family", "last", "task", "non_embedding_params", "model"]
     return rows.sort_values(order, ignore_index=True).drop(columns="last")
 
 
-def by_family(samples: MeanSamples, study_pairs: pd.DataFrame) -> Iterator[tuple[MeanSamples, list[str]]]:
-    """Yield each family's samples and tasks, for means over tasks: BERT has no generation tasks."""
-    for family, group in study_pairs.groupby("family"):
-        yield samples.select(samples.cells.family.eq(family)), sorted(group.task.unique())
-
-
-def family_means(samples: MeanSamples, study_pairs: pd.DataFrame) -> pd.DataFrame:
-    """Return `over_tasks` of each family over its own tasks."""
-    means = [over_tasks(own, tasks) for own, tasks in by_family(samples, study_pairs)]
-    return pd.concat(means).assign(task=MEAN)
-
-
-def column_blocks(study_pairs: pd.DataFrame, most: int) -> list[list[str]]:
+def column_blocks(pairs: pd.DataFrame, most: int) -> list[list[str]]:
     """Split PLMs, by family and size, into blocks of at most `most` columns; a family that fits is in one block."""
     blocks: list[list[str]] = [[]]
-    for _, group in study_pairs.groupby("family"):
+    for _, group in pairs.groupby("family"):
         models = list(group.drop_duplicates("model").sort_values(["non_embedding_params", "model"]).model)
         while models:
             room = most - len(blocks[-1])

@@ -8,6 +8,7 @@ standard deviation between seeds of the method, whose positions are fixed. Whisk
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from itertools import product
 from typing import Any
 
@@ -18,10 +19,11 @@ from matplotlib.figure import Figure
 
 from apet.analysis.claims import POINTS, AnalysisInputs
 from apet.analysis.intervals import mls_interval, satterthwaite
-from apet.analysis.means import MATCHED, MEAN, RANDOM, method_scores
+from apet.analysis.means import MATCHED, MEAN, RANDOM, in_means, method_scores
+from apet.analysis.resampling import study_pairs
 from apet.analysis.variance import position_components, position_spread, sd_interval
 from apet.figures import panels, style
-from apet.figures.panels import PLM, pairs
+from apet.figures.panels import PLM
 
 KEYS = ["model", "task", "method"]
 DODGE = 0.06
@@ -64,20 +66,22 @@ LINES: dict[str, dict[str, Any]] = {
 
 @style.styled
 def draw(inputs: AnalysisInputs) -> tuple[Figure, pd.DataFrame]:
-    """Draw a column per matched budget and two rows per family: plans around their mean, and their S.D."""
+    """Draw a column per matched budget of the study and two rows per family: plans around their mean, and their S.D."""
     data = numbers(inputs)
-    families = list(data.family.unique())
+    if data.empty:
+        return panels.without_data("APET at the number of parameters of a method is not in this study."), data
+    families, budgets = list(data.family.unique()), [name for name in MATCHED if name in set(data.method)]
     rows = list(product(families, (_plans_panel, _spread_panel)))
-    fig, grid = panels.panels(len(rows), len(MATCHED), 50, _note(inputs, data), (False, "row"), top=16)
-    for ((family, panel), method), ax in zip(product(rows, MATCHED), grid.flat, strict=True):
+    fig, grid = panels.panels(len(rows), len(budgets), 50, _note(inputs, data), (False, "row"), top=16)
+    for ((family, panel), method), ax in zip(product(rows, budgets), grid.flat, strict=True):
         panel(ax, data[data.family.eq(family) & data.method.eq(method)])
         if panel is _plans_panel:
             prefix = "APET at" if len(families) == 1 else f"{family},"
             ax.set_title(f"{prefix} {style.budget_name('@' + method)}")
-        if panel is _spread_panel and method == MATCHED[-1]:
+        if panel is _spread_panel and method == budgets[-1]:
             ax.set_ylim(0, _top(data[data.family.eq(family)]))
     labels = ("score − mean of plans\n(points)", "S.D. (points)")
-    panels.name_axes(list(grid.flat), len(MATCHED), "non-embedding parameters", labels)
+    panels.name_axes(list(grid.flat), len(budgets), "non-embedding parameters", labels)
     panels.legend(fig, grid.flat, 3)
     return fig, data
 
@@ -95,26 +99,29 @@ def numbers(inputs: AnalysisInputs) -> pd.DataFrame:
         inputs: data of the study.
 
     Returns:
-        One row per PLM, task, matched method and `kind` (and plan, for `plan`), with value, low and high in percentage
-        points. A cell without data has NaN.
+        One row per PLM, task, matched method of the study and `kind` (and plan, for `plan`), with value, low and high
+        in percentage points. A cell without data has NaN.
     """
     frame = inputs.frame
     chosen = frame[frame.placement.eq(RANDOM) & frame.budget.isin([f"@{name}" for name in MATCHED])]
     plans = chosen.assign(method=_method(chosen)).groupby([*KEYS, "plan_index"], as_index=False).test_score.mean()
     centre = plans.groupby(KEYS).test_score.mean()
-    grid = pairs(frame)[["family", "non_embedding_params", "model", "task"]].merge(
-        pd.DataFrame({"method": MATCHED}), how="cross"
-    )
-    own = method_scores(inputs.samples).rename(columns={"placement": "method"})
+    missing = [cell["budget"] for cell in frame.attrs.get("missing", ()) if cell["placement"] == RANDOM]
+    budgets = {*chosen.budget, *missing}
+    matched = [name for name in MATCHED if f"@{name}" in budgets]
+    grid = study_pairs(frame).merge(pd.DataFrame({"method": matched}, dtype=object), how="cross")
+    own, tasks = method_scores(inputs.samples).rename(columns={"placement": "method"}), inputs.samples.tasks
+    columns = [*PLM, "method", "task", "kind", "plan_index", "value", "low", "high"]
+    if grid.empty:
+        return pd.DataFrame(columns=columns)
     apet = grid.merge(plans, "left").assign(kind="plan", value=lambda f: f.test_score - _at(f, centre))
     method = grid.merge(own[[*KEYS, "mean"]], "left").assign(kind="method", value=lambda f: f["mean"] - _at(f, centre))
     data = pd.concat(
-        [apet, method, _sds(grid, chosen), _components(grid, chosen), _seed_sds(grid, own)], ignore_index=True
+        [apet, method, _sds(grid, chosen, tasks), _components(grid, chosen, tasks), _seed_sds(grid, own, tasks)],
+        ignore_index=True,
     )
     data[["value", "low", "high"]] *= np.where(data.kind.eq("plan variance"), POINTS**2, POINTS)[:, None]
-    return data[
-        ["family", "non_embedding_params", "model", "method", "task", "kind", "plan_index", "value", "low", "high"]
-    ]
+    return data[columns]
 
 
 def _method(frame: pd.DataFrame) -> pd.Series:
@@ -125,33 +132,37 @@ def _at(frame: pd.DataFrame, values: pd.Series) -> np.ndarray:
     return values.reindex(pd.MultiIndex.from_frame(frame[KEYS])).to_numpy()
 
 
-def _groups(grid: pd.DataFrame) -> list[tuple[dict, list[str]]]:
-    """Return, for each PLM and method, the facts of its mean over tasks and the tasks of its family."""
-    tasks = grid.groupby("family").task.unique()
+Tasks = Mapping[str, Sequence[str]]
+"""Tasks of means over tasks, by family."""
+
+
+def _groups(grid: pd.DataFrame, tasks: Tasks) -> list[tuple[dict, Sequence[str]]]:
+    """Return, for each PLM and method, the facts of its mean over tasks and the tasks of the mean."""
     rows = grid.drop_duplicates(["model", "method"])[[*PLM, "method"]].to_dict("records")
-    return [({**facts, "task": MEAN}, list(tasks[facts["family"]])) for facts in rows]
+    return [({**facts, "task": MEAN}, tasks[facts["family"]]) for facts in rows]
 
 
-def _sds(grid: pd.DataFrame, chosen: pd.DataFrame) -> pd.DataFrame:
+def _sds(grid: pd.DataFrame, chosen: pd.DataFrame, tasks_of_means: Tasks) -> pd.DataFrame:
     spread = position_spread(chosen)
     spread = spread.assign(method=_method(spread))[[*KEYS, "sd", "num_plans", "low", "high"]]
     sds = grid.merge(spread.rename(columns={"sd": "value"}), "left")
     by_key, means = sds.set_index(KEYS), []
-    for facts, tasks in _groups(grid):
+    for facts, tasks in _groups(grid, tasks_of_means):
         own = by_key.reindex([(facts["model"], task, facts["method"]) for task in tasks])
         low, high = sd_interval(own.value.to_numpy(), own.num_plans.to_numpy() - 1)
         means.append({**facts, "value": own.value.mean(skipna=False), "low": low, "high": high})
     return pd.concat([sds, pd.DataFrame(means)]).assign(kind="sd")
 
 
-def _components(grid: pd.DataFrame, chosen: pd.DataFrame) -> pd.DataFrame:
+def _components(grid: pd.DataFrame, chosen: pd.DataFrame, tasks_of_means: Tasks) -> pd.DataFrame:
     """Return the variances due to the plan, with intervals by mean squares, and their roots."""
     squares = position_components(chosen)
     by_key = squares.assign(method=_method(squares)).set_index(KEYS)
     rows = []
-    for facts, tasks in [*((row, [row["task"]]) for row in grid.to_dict("records")), *_groups(grid)]:
+    for facts, tasks in [*((row, [row["task"]]) for row in grid.to_dict("records")), *_groups(grid, tasks_of_means)]:
         keys = [(facts["model"], task, facts["method"]) for task in tasks]
-        value, low, high = _component(by_key.loc[keys]) if set(keys) <= set(by_key.index) else (np.nan,) * 3
+        known = bool(keys) and set(keys) <= set(by_key.index)
+        value, low, high = _component(by_key.loc[keys]) if known else (np.nan,) * 3
         rows.append({**facts, "kind": "plan variance", "value": value, "low": low, "high": high})
     variances = pd.DataFrame(rows)
     roots = np.sqrt(variances[["value", "low", "high"]].clip(lower=0))
@@ -170,11 +181,15 @@ def _component(cells: pd.DataFrame) -> tuple[float, float, float]:
     return estimate.value, *estimate.interval
 
 
-def _seed_sds(grid: pd.DataFrame, own: pd.DataFrame) -> pd.DataFrame:
+def _seed_sds(grid: pd.DataFrame, own: pd.DataFrame, tasks: Tasks) -> pd.DataFrame:
     several = own[own.num_replicates.gt(1)]
     several = several.assign(value=several.error * np.sqrt(several.num_replicates))
     sds = grid.merge(several[[*KEYS, "value"]], "left")
-    means = sds.groupby([*PLM, "method"], sort=False, as_index=False).value.agg(lambda v: v.mean(skipna=False))
+    means = (
+        in_means(sds, tasks)
+        .groupby([*PLM, "method"], sort=False, as_index=False)
+        .value.agg(lambda v: v.mean(skipna=False))
+    )
     return pd.concat([sds, means.assign(task=MEAN)]).assign(kind="seed sd")
 
 
@@ -228,8 +243,8 @@ def _note(inputs: AnalysisInputs, data: pd.DataFrame) -> str:
         else "unknown here, because it needs plans with several seeds"
     )
     return (
-        f"APET: plans per cell {style.span(counts.plan_index)}, seeds per plan {style.span(counts.seed_index)}; the "
-        f"method: {style.span(replicates)} seeds. Above, tasks are side by side at each PLM. Whiskers: 95 % intervals; "
-        "whiskers that leave the panel are cut. The S.D. between plans includes the noise of seeds and test rows; due "
-        f"to the plan only: {plan_note}. {style.count_note(frame)}"
+        f"APET: {style.span(counts.plan_index, 'plan')} per cell, {style.span(counts.seed_index, 'seed')} per plan; "
+        f"the method: {style.span(replicates, 'seed')}. Above, tasks are side by side at each PLM. Whiskers: 95 % "
+        "intervals; whiskers that leave the panel are cut. The S.D. between plans includes the noise of seeds and test "
+        f"rows; due to the plan only: {plan_note}. {style.means_note(inputs)}{style.count_note(frame)}"
     )

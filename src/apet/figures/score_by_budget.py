@@ -17,10 +17,10 @@ from matplotlib.figure import Figure
 
 from apet.analysis.claims import AnalysisInputs
 from apet.analysis.means import METHODS, RANDOM, cell_scores, method_scores, models_by_scale
-from apet.analysis.resampling import CELL
+from apet.analysis.resampling import CELL, study_pairs
 from apet.analysis.thresholds import THRESHOLD_KINDS
 from apet.figures import panels, style
-from apet.figures.panels import column_blocks, pairs
+from apet.figures.panels import column_blocks
 
 COUNTS = ["num_plans", "num_replicates", "n_test"]
 CHANCE_LEVELS = ["chance_uniform", "chance_majority"]
@@ -33,9 +33,11 @@ BAR_HEIGHT = {"chance": 0.05, "full_ft": 0.95}
 def draw(inputs: AnalysisInputs) -> tuple[Figure, pd.DataFrame]:
     """Draw a row of panels per task and a column per PLM: APET's sweep as a line in its interval, methods as points."""
     data = numbers(inputs)
-    study_pairs = pairs(inputs.frame)
-    blocks, tasks = column_blocks(study_pairs, MOST_COLUMNS), sorted(study_pairs.task.unique())
-    present = set(zip(study_pairs.model, study_pairs.task, strict=True))
+    if data.empty:
+        return panels.without_data("Neither APET nor a method at its own count is in this study."), data
+    pairs = study_pairs(inputs.frame)
+    blocks, tasks = column_blocks(pairs, MOST_COLUMNS), sorted(pairs.task.unique())
+    present = set(zip(pairs.model, pairs.task, strict=True))
     columns = max(map(len, blocks))
     height = 44 if columns <= 4 else 28
     fig, grid = panels.panels(len(blocks) * len(tasks), columns, height, _note(inputs), ("all", "row"), top=16)
@@ -69,7 +71,7 @@ def numbers(inputs: AnalysisInputs) -> pd.DataFrame:
     samples, frame = inputs.samples, inputs.frame
     apet = cell_scores(samples.select(samples.cells.placement.eq(RANDOM)))
     scores = pd.concat([apet, method_scores(samples)])
-    grid = pairs(frame).merge(scores[["placement", "budget"]].drop_duplicates(), "cross")
+    grid = study_pairs(frame).merge(scores[["placement", "budget"]].drop_duplicates(), "cross")
     data = grid.merge(scores[[*CELL, "trainable_params", "mean", "low", "high", *COUNTS]], "left")
     data[COUNTS] = data[COUNTS].fillna(0).astype(int)
     data = data.join(frame.groupby("task")[CHANCE_LEVELS].first(), on="task")
@@ -142,16 +144,19 @@ def _thresholds(ax: Axes, row: pd.Series, tested: pd.Series, size: float) -> Non
 
 
 def _note(inputs: AnalysisInputs) -> str:
-    cells = inputs.samples.cells
-    sweep = cells.num_plans[cells.placement.eq(RANDOM)]
-    replicates = method_scores(inputs.samples).num_replicates
-    margins = inputs.margins
-    return (
-        f"APET: {style.span(sweep)} plans per budget; methods at their own count: {style.span(replicates)} replicates, "
-        "the untuned PLM on the left edge; line: full fine-tuning. Band and whiskers: 95 % intervals over replicates "
-        "and test rows (only test rows if there is one replicate). Chance threshold: chance + "
-        f"{margins['chance_margin']:g} points; full fine-tuning threshold: full fine-tuning − "
-        f"{margins['full_ft_margin']:g} points; both on the monotone curve through APET's means. Bars: 95 % intervals; "
-        "hollow arrows: outside the numbers tested. Uniform guess: 1/labels; for generation, shuffled references. "
-        f"{style.chance_note(inputs.frame)}{style.count_note(inputs.frame)}"
-    )
+    cells, methods, margins = inputs.samples.cells, method_scores(inputs.samples), inputs.margins
+    sweep = cells[cells.placement.eq(RANDOM)]
+    parts = {
+        f"APET: {style.span(sweep.num_plans, 'plan')} per budget.": len(sweep),
+        f"Methods at their own count: {style.span(methods.num_replicates, 'replicate')}.": len(methods),
+        "The untuned PLM is on the left edge.": methods.placement.eq("none").any(),
+        "Line: full fine-tuning.": methods.placement.eq("full").any(),
+        "Band and whiskers: 95 % intervals over replicates and test rows (only test rows if there is one "
+        "replicate).": True,
+        f"Chance threshold: chance + {margins['chance_margin']:g} points; full fine-tuning threshold: full fine-tuning "
+        f"− {margins['full_ft_margin']:g} points; both on the monotone curve through APET's means. Bars: 95 % "
+        "intervals; hollow arrows: outside the numbers tested.": len(sweep),
+        "Uniform guess: 1/labels; for generation, shuffled references.": True,
+    }
+    text = " ".join(part for part, is_shown in parts.items() if is_shown)
+    return f"{text} {style.chance_note(inputs.frame)}{style.count_note(inputs.frame)}"

@@ -15,7 +15,10 @@ from matplotlib import style as mplstyle
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from apet.analysis.claims import AnalysisInputs
+from apet.analysis.means import mean_note
 from apet.core.atomic import write_bytes, write_text
+from apet.core.text import plural
 
 DPI = 200
 GREY = "#7F7F7F"
@@ -150,17 +153,28 @@ def wrap_name(name: str, width: int) -> str:
     return "\n".join(lines)
 
 
-def span(values: Iterable[float]) -> str:
-    """Format the range of counts: `3` or `1–3`; `0` without counts."""
+def span(values: Iterable[float], noun: str = "") -> str:
+    """Format the range of counts, with a noun if one is given: `3`, `1–3 plans`, `1 plan`; `0` without counts."""
     counts = sorted({int(value) for value in values}) or [0]
-    return str(counts[0]) if len(counts) == 1 else f"{counts[0]}–{counts[-1]}"
+    text = str(counts[0]) if len(counts) == 1 else f"{counts[0]}–{counts[-1]}"
+    return f"{text} {noun}{'' if text == '1' else 's'}" if noun else text
 
 
 def count_note(frame: pd.DataFrame) -> str:
-    """Return the sample sizes that all notes share: test rows by task, diverged replicates, missing cells."""
+    """Return the sample sizes that all notes share: test rows by task, and diverged replicates and missing cells."""
     rows = ", ".join(f"{task} {span(n)}" for task, n in frame.groupby("task").n_test)
     diverged, missing = int(frame.outcome.eq("diverged").sum()), len(frame.attrs.get("missing", ()))
-    return f"Test rows: {rows}. Diverged replicates: {diverged} of {len(frame):,}. Missing cells: {missing:,}."
+    return (
+        f"Test rows: {rows}."
+        + (f" Diverged: {diverged:,} of {plural(len(frame), 'replicate')}." if diverged else "")
+        + (f" Missing: {plural(missing, 'cell')}." if missing else "")
+    )
+
+
+def means_note(inputs: AnalysisInputs) -> str:
+    """Name the tasks of means over tasks, if there are means, before another sentence."""
+    note = mean_note(inputs.samples.tasks)
+    return f"{note} " if note else ""
 
 
 METRIC_NAMES = {"f1": "F1", "macro_f1": "macro-F1", "mcc": "Matthews correlation", "em": "EM", "rouge_l": "ROUGE-L"}

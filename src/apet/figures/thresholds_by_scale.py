@@ -18,11 +18,13 @@ from matplotlib.markers import CARETDOWN, CARETUP
 
 from apet.analysis.claims import AnalysisInputs
 from apet.analysis.means import RANDOM
+from apet.analysis.resampling import study_pairs, study_placements
 from apet.analysis.thresholds import THRESHOLD_KINDS
 from apet.figures import panels, style
-from apet.figures.panels import pairs
 
 TITLES = {"chance": "chance: exceeds chance", "full_ft": "full-FT: matches full fine-tuning"}
+NEEDED = {"chance": (), "full_ft": ("full",)}
+"""Placements besides APET that a threshold needs."""
 WIDTH = 0.5
 """Width of all tasks at one PLM, as a fraction of the smallest distance of two PLMs."""
 ARROWS = {
@@ -40,16 +42,19 @@ VALUES = ["value", "low", "high"]
 def draw(inputs: AnalysisInputs) -> tuple[Figure, pd.DataFrame]:
     """Draw a row of panels per threshold and a column per family, with a marker per task."""
     data = numbers(inputs)
-    families, tasks = list(data.family.unique()), sorted(data.task.unique())
+    if data.empty:
+        return panels.without_data("APET is not in this study."), data
+    families, tasks, kinds = list(data.family.unique()), sorted(data.task.unique()), list(data.threshold.unique())
     one = len(families) == 1
-    shape = (1, len(THRESHOLD_KINDS)) if one else (len(THRESHOLD_KINDS), len(families))
+    shape = (1, len(kinds)) if one else (len(kinds), len(families))
     fig, grid = panels.panels(*shape, 72, _note(inputs, data), ("col", "all"), top=14)
-    for kind, family in product(THRESHOLD_KINDS, families):
-        ax = grid[(0, THRESHOLD_KINDS.index(kind)) if one else (THRESHOLD_KINDS.index(kind), families.index(family))]
+    for (row, kind), (column, family) in product(enumerate(kinds), enumerate(families)):
+        ax = grid[(0, row) if one else (row, column)]
         _panel(ax, data[data.threshold.eq(kind) & data.family.eq(family)], tasks)
     tested = data[["smallest", "largest"]].to_numpy().ravel()
     panels.count_axis(grid[0, 0], tested[~np.isnan(tested)], "y", labels=8)
-    above, beside = ([*TITLES.values()], [""]) if one else (families, [*TITLES.values()])
+    titles = [TITLES[kind] for kind in kinds]
+    above, beside = (titles, [""]) if one else (families, titles)
     panels.name_matrix(grid, above, beside, "non-embedding parameters", "trainable parameters")
     panels.legend(fig, grid.flat, 6)
     return fig, data
@@ -64,11 +69,14 @@ def numbers(inputs: AnalysisInputs) -> pd.DataFrame:
     Returns:
         One row per PLM, task and threshold, with value, low and high in numbers of parameters. 0 is below all numbers
         tested, inf above (censored: below, above); NaN without APET or full fine-tuning. level: score in per cent that
-        must be reached; smallest, largest, budgets: range and number of the numbers tested.
+        must be reached; smallest, largest, budgets: range and number of the numbers tested. No row for a threshold if
+        the study lacks APET or full fine-tuning.
     """
     table = inputs.thresholds.table.rename(columns={"kind": "threshold", "log10": "value"})
     table = table.drop(columns=["family", "non_embedding_params"]).astype({"threshold": str})
-    grid = pairs(inputs.frame).merge(pd.DataFrame({"threshold": THRESHOLD_KINDS}), how="cross")
+    placements = study_placements(inputs.frame)
+    kinds = [kind for kind in THRESHOLD_KINDS if {RANDOM, *NEEDED[kind]} <= placements]
+    grid = study_pairs(inputs.frame).merge(pd.DataFrame({"threshold": kinds}, dtype=object), how="cross")
     data = grid.merge(table, "left")
     data[VALUES] = 10 ** data[VALUES].astype(float)
     data["level"] *= 100
@@ -127,16 +135,17 @@ def _explain(ax: Axes, data: pd.DataFrame, markers: dict[str, str]) -> None:
 def _note(inputs: AnalysisInputs, data: pd.DataFrame) -> str:
     cells = inputs.samples.cells
     replicates = cells.num_replicates[cells.placement.eq(RANDOM)]
-    count = data.groupby("threshold").agg(n=("value", "count"), observed=("censored", lambda c: c.eq("").sum()))
-    observed = ", ".join(
-        f"{kind.replace('_ft', '-FT')} {count.observed[kind]} of {count.n[kind]}" for kind in THRESHOLD_KINDS
-    )
+    found = data[data.value.notna()].groupby("threshold").censored
+    observed = ", ".join(f"{kind.replace('_ft', '-FT')} {ends.eq('').sum()} of {len(ends)}" for kind, ends in found)
     margins = inputs.margins
+    meanings = {
+        "chance": f"Chance: from this number APET is {margins['chance_margin']:g} points above chance.",
+        "full_ft": f"Full-FT: at most {margins['full_ft_margin']:g} points below full fine-tuning.",
+    }
+    kinds = " ".join(meanings[kind] for kind in data.threshold.unique())
     return (
-        f"Chance: from this number APET is {margins['chance_margin']:g} points above chance; full-FT: at most "
-        f"{margins['full_ft_margin']:g} points below full fine-tuning. APET at {style.span(data.budgets)} numbers of "
-        f"parameters, {style.span(replicates)} replicates each. Whiskers: 95 % intervals over replicates and test "
-        f"rows. Observed within the numbers tested: {observed}. Hollow arrows: outside; arrowheads: unbounded "
-        "intervals. Shade: not tested. "
+        f"{kinds} APET at {style.span(data.budgets, 'number')} of parameters, {style.span(replicates, 'replicate')} "
+        "each. Whiskers: 95 % intervals over replicates and test rows. Observed within the numbers tested: "
+        f"{observed or 'none'}. Hollow arrows: outside; arrowheads: unbounded intervals. Shade: not tested. "
         f"{style.count_note(inputs.frame)}"
     )

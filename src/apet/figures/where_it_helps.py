@@ -17,12 +17,12 @@ from matplotlib.figure import Figure
 from apet.analysis.claims import POINTS, AnalysisInputs
 from apet.analysis.intervals import CONFIDENCE
 from apet.analysis.means import MEAN, METHODS, RANDOM, differences, models_by_scale
-from apet.analysis.resampling import CELL
+from apet.analysis.resampling import CELL, study_pairs
+from apet.core.text import plural
 from apet.figures import panels, style
-from apet.figures.panels import PLM, by_family, pairs, with_mean
+from apet.figures.panels import PLM, with_mean
 
 RESTRICTED = [name for name in style.STYLES if name not in (*METHODS, RANDOM)]
-NO_RESTRICTED = "no restricted placement\nin this study"
 ROW_HEIGHT = 3.4
 """mm."""
 NUMBERS = ["difference", "low", "high", "p_adjusted"]
@@ -33,23 +33,20 @@ COUNTS = ["n_test", "num_replicates"]
 def draw(inputs: AnalysisInputs) -> tuple[Figure, pd.DataFrame]:
     """Draw a panel per PLM and a row per restricted placement, in blocks by the number of parameters."""
     data = numbers(inputs)
+    if data.empty:
+        return panels.without_data("No restricted placement is in this study."), data
     models = models_by_scale(inputs.frame)
     columns = min(3, len(models))
     rows = list(dict.fromkeys(zip(data.budget, data.placement, strict=True)))
     positions = _positions(rows)
-    height = 12 + ROW_HEIGHT * (max(positions, default=6) + 2)
+    height = 12 + ROW_HEIGHT * (max(positions) + 2)
     note = _note(inputs, data)
     fig, grid = panels.panels(-(-len(models) // columns), columns, height, note, ("all", "all"), height, 7)
     axes = panels.flow(grid, len(models))
     for model, ax in zip(models, axes, strict=True):
         ax.set_title(style.plm_name(model, 40))
-        if rows:
-            _panel(ax, data[data.model.eq(model)], dict(zip(rows, positions, strict=True)))
-        else:
-            panels.empty(ax, NO_RESTRICTED)
-            ax.tick_params(left=False, labelleft=False)
-    if rows:
-        panels.rows_axis(axes, [style.STYLES[name][2] for _, name in rows], positions, above=1.7)
+        _panel(ax, data[data.model.eq(model)], dict(zip(rows, positions, strict=True)))
+    panels.rows_axis(axes, [style.STYLES[name][2] for _, name in rows], positions, above=1.7)
     panels.name_axes(axes, columns, "difference from APET (points)", [""])
     panels.legend(fig, axes)
     return fig, data
@@ -63,19 +60,18 @@ def numbers(inputs: AnalysisInputs) -> pd.DataFrame:
 
     Returns:
         One row per PLM, task (then their mean), budget and restricted placement, with the difference from `uniform` in
-        percentage points, with its interval low and high; p_adjusted (Holm, over the rows of the family's tasks, and
-        separately over its means); n_test; num_replicates, the smaller of both cells. NaN and 0 if one of the cells is
+        percentage points, with its interval low and high; p_adjusted (Holm, over the rows of tasks, and separately over
+        the means); n_test; num_replicates, the smaller of both cells. NaN and 0 if one of the cells is
         missing.
     """
-    study_pairs, frame = pairs(inputs.frame), inputs.frame
+    frame = inputs.frame
     samples = inputs.samples.select(inputs.samples.cells.placement.isin([RANDOM, *RESTRICTED]))
-    parts = [differences(own, _baseline) for own, _ in by_family(samples, study_pairs)]
-    paired = pd.concat(parts)[[*CELL, *NUMBERS, *COUNTS]] if len(samples.cells) else pd.DataFrame()
+    paired = differences(samples, _baseline)[[*CELL, *NUMBERS, *COUNTS]]
     sizes = frame[frame.placement.isin(RESTRICTED)].groupby("budget").trainable_params.min()
     budgets = pd.DataFrame({"budget": sizes.sort_values(kind="stable").index})
     used = frame[["placement", "budget"]].drop_duplicates()
     order = budgets.merge(pd.DataFrame({"placement": RESTRICTED}), how="cross").merge(used)
-    grid = with_mean(study_pairs).merge(order, how="cross")
+    grid = with_mean(study_pairs(frame)).merge(order, how="cross")
     data = grid.merge(paired, "left") if len(order) else grid.reindex(columns=[*grid, *NUMBERS, *COUNTS])
     trainable_params = frame[frame.placement.isin(RESTRICTED)].groupby(["model", "budget"]).trainable_params.first()
     data = data.merge(trainable_params.reset_index(), "left")
@@ -143,9 +139,9 @@ def _note(inputs: AnalysisInputs, data: pd.DataFrame) -> str:
     pair_count = int(data.difference[data.task.ne(MEAN)].notna().sum())
     replicates = data.num_replicates[data.task.ne(MEAN) & data.num_replicates.gt(0)]
     return (
-        f"{pair_count} pairs of cells (PLM, task, placement, budget), replicates in the smaller cell: "
+        f"{plural(pair_count, 'pair')} of cells (PLM, task, placement, budget), replicates in the smaller cell: "
         f"{style.span(replicates)}. Right of the line: better than APET everywhere with as many parameters. Whiskers: "
         "95 % intervals of the mean over these tasks, paired by test rows, over replicates and test rows. Filled: p < "
-        "0.05 after Holm's correction over all means of the family. Colours: part of the block, depth, structure. "
-        f"{style.count_note(inputs.frame)}"
+        "0.05 after Holm's correction over all means. Colours: part of the block, depth, structure. "
+        f"{style.means_note(inputs)}{style.count_note(inputs.frame)}"
     )

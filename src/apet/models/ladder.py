@@ -12,7 +12,7 @@ from typing import Any
 from apet.config.study_config import PretrainingConfig
 from apet.core.atomic import atomic_dir
 from apet.core.hashing import digest
-from apet.errors import CorruptError, ModelError, truncated_repr, unknown_name
+from apet.errors import CorruptError, ModelError, renamed_in_errors, truncated_repr, unknown_name
 from apet.models.checkpoint_files import PRETRAINING, open_folder, read_origin
 
 PRETRAIN_VERSION = 5
@@ -203,10 +203,10 @@ def copy_shipped(model: LadderModel, out_folder: Path) -> None:
                 raise CorruptError(f"{source / name}: missing. {_fix(model)}")
             shutil.copyfile(source / name, folder / name)
         try:
-            open_folder(folder)
+            with renamed_in_errors(folder, source):
+                open_folder(folder)
         except CorruptError as error:
-            text = str(error).partition(" Delete ")[0].replace(str(folder), str(source))
-            raise CorruptError(f"{text} {_fix(model)}") from None
+            raise CorruptError(f"{str(error).partition(' Delete ')[0]} {_fix(model)}") from None
 
 
 def shipped_names() -> list[str]:

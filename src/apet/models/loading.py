@@ -56,7 +56,7 @@ class ResolvedModel:
     """`lm` or `classification`; see `PLM`."""
 
 
-@dataclass
+@dataclass(repr=False)
 class PLM:
     """A frozen PLM."""
 
@@ -84,6 +84,13 @@ class PLM:
     """Module that gathers sharded weights outside the blocks; see `apet.models.sharding`."""
     mesh: DeviceMesh | None = None
     """Processes that share the weights; None if the weights are not sharded."""
+
+    def __repr__(self) -> str:
+        sizes, head = self.inventory, "LM head" if self.head == "lm" else "classification head"
+        return (
+            f"<PLM {self.name}: {sizes.family}, {sizes.num_params:,} parameters, {len(sizes.sites)} sites, {head}, "
+            f"{self.dtype}, {self.device}>"
+        )
 
     @cached_property
     def inventory(self) -> Inventory:

@@ -2,7 +2,16 @@
 
 from apet.placement.budgets import Budget, canonical_budget, resolve
 from apet.placement.methods import PLACEMENTS, MethodSizes
-from apet.placement.plans import Plan, Units, check_plan, make_plan, max_virtual_tokens, own_count, virtual_tokens
+from apet.placement.plans import (
+    Plan,
+    Units,
+    check_plan,
+    describe_structures,
+    make_plan,
+    max_virtual_tokens,
+    own_count,
+    virtual_tokens,
+)
 from apet.placement.sites import STRUCTURES, Inventory, Site
 
 __all__ = [
@@ -16,6 +25,7 @@ __all__ = [
     "Units",
     "canonical_budget",
     "check_plan",
+    "describe_structures",
     "make_plan",
     "max_virtual_tokens",
     "own_count",

@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 
 from apet.core.hashing import digest
+from apet.core.text import plural
 from apet.errors import BudgetError, ConfigError, unknown_name
 from apet.placement.methods import PLACEMENTS, Allocation, MethodSizes, allocation_size
 from apet.placement.sites import SCALARS, STRUCTURES, Inventory, Site, capacity
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Units:
     """The units of a plan at one site."""
 
@@ -26,13 +27,16 @@ class Units:
     indices: np.ndarray | None = None
     """Flat, sorted indices of the chosen scalars; None for all scalars of the site, and for larger units."""
 
+    def __repr__(self) -> str:
+        return f"<Units {self.site.name}: {self.count:,} × {self.site.cost:,}>"
+
     @property
     def size(self) -> int:
         """Parameters of these units."""
         return self.count * self.site.cost
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Plan:
     """Units in the order of θ. Their sizes add up to exactly the budget."""
 
@@ -44,6 +48,10 @@ class Plan:
     """Seed of the random choices."""
     units: tuple[Units, ...]
     """Units, site by site."""
+
+    def __repr__(self) -> str:
+        size, sites = plural(self.budget, "parameter"), plural(len(self.units), "site")
+        return f"<Plan {self.placement}, seed {self.seed}: {size} ({describe_structures(self)}), {sites}>"
 
     @property
     def structures(self) -> dict[str, int]:
@@ -65,6 +73,11 @@ class Plan:
         units = {u.site.name: u.count for u in self.units}
         head = {"placement": self.placement, "budget": self.budget, "seed": self.seed, "digest": self.digest}
         return {**head, "structures": self.structures, "units": units}
+
+
+def describe_structures(plan: Plan) -> str:
+    """List the trainable parameters of a plan by structure: `entry 12, lowrank 4,084`."""
+    return ", ".join(f"{name} {count:,}" for name, count in plan.structures.items() if count) or "nothing"
 
 
 def own_count(placement: str, inventory: Inventory, methods: MethodSizes) -> int:

@@ -97,7 +97,7 @@ class Site:
         return int(parts[1]) if len(parts) > 1 and parts[1].isdigit() else None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Inventory:
     """All sites of one PLM in canonical order, and the size of the PLM."""
 
@@ -111,6 +111,12 @@ class Inventory:
     """Parameters outside embeddings and the LM head."""
     sites: tuple[Site, ...]
     """Sites in the order of θ."""
+
+    def __repr__(self) -> str:
+        return (
+            f"<Inventory {self.family}: {len(self.sites)} sites, {self.num_params:,} parameters, "
+            f"{self.non_embedding_params:,} outside the embeddings>"
+        )
 
     @classmethod
     def from_sites(

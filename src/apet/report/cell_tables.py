@@ -11,6 +11,7 @@ import pandas as pd
 from apet.analysis.claims import POINTS
 from apet.analysis.means import cell_scores
 from apet.analysis.resampling import CELL, MeanSamples
+from apet.core.text import plural
 from apet.report.formats import fixed
 from apet.report.tables import (
     EMPTY_ENTRY,
@@ -94,7 +95,7 @@ def incomplete(frame: pd.DataFrame, missing: Sequence[Mapping[str, str]]) -> Tab
     counts = frame.assign(diverged=frame.outcome.eq("diverged")).groupby(CELL, sort=False).diverged
     for key, row in counts.agg(["sum", "count"]).iterrows():
         if row["sum"]:
-            rows.append([*map(str, key), "diverged", f"{row['sum']} of {row['count']} replicates"])
+            rows.append([*map(str, key), "diverged", f"{row['sum']} of {plural(row['count'], 'replicate')}"])
     columns = [MODEL, TASK, PLACEMENT, TableColumn("Budget"), TableColumn("Problem", choose=True)]
     return Table("incomplete", "Missing and diverged cells", "", [*columns, TableColumn("Reason")], rows)
 

@@ -7,11 +7,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from apet.analysis.findings import NOT_TESTED
 from apet.core.text import plural
-from apet.report.findings_text import LEVELS, scopes_shown, verdict_text
+from apet.report.findings_text import LEVELS, is_tested, scopes_shown, verdict_text
 from apet.report.formats import interval, p_value, significant
 
-VERDICTS = ("supported", "contradicted", "undecided")
+VERDICTS = ("supported", "contradicted", "undecided", NOT_TESTED)
 BAR_WIDTH = 400.0
 """Width of an interval's drawing; 0 of the quantity is in the middle."""
 
@@ -38,6 +39,7 @@ class Scope:
     basis: str
     """Numbers of PLMs, tasks, cells and replicates; empty if there are none."""
     findings: list[FindingText]
+    """One for each level, or a single one if the claim is not tested in this scope."""
     values: list[tuple[str, str, str, str]]
     """Quantity on each PLM: PLM, size, value, interval."""
 
@@ -63,7 +65,7 @@ def tally(claims: list[ClaimSummary]) -> str:
     """Count the verdicts on the study's tasks, as a sentence."""
     count = Counter(claim.overall.findings[0].verdict for claim in claims)
     verdicts = [f"{count[verdict]} {verdict}" for verdict in VERDICTS if count[verdict]]
-    return f"Of {len(claims)} claims, on these tasks: {', '.join(verdicts)}."
+    return f"Of {plural(len(claims), 'claim')}, on these tasks: {', '.join(verdicts)}."
 
 
 def _claim(name: str, record: Mapping[str, Any]) -> ClaimSummary:
@@ -87,7 +89,8 @@ def _scope(name: str, record: Mapping[str, Any], unit: str, scale: float) -> Sco
         "replicate": record["replicates"],
     }
     basis = ", ".join(plural(count, noun) for noun, count in counts.items()) if record["cells"] else ""
-    findings = [_finding(level, record[level], unit, scale) for level in LEVELS]
+    levels = list(LEVELS) if is_tested(record) else list(LEVELS)[:1]
+    findings = [_finding(level, record[level], unit, scale) for level in levels]
     values = [
         (v["model"], f"{v['non_embedding_params']:,}", significant(v["value"]), interval(v)) for v in record["values"]
     ]
@@ -100,7 +103,7 @@ def _finding(level: str, finding: Mapping[str, Any], unit: str, scale: float) ->
         LEVELS[level].capitalize(),
         finding["verdict"],
         verdict_text(finding),
-        "not estimable" if estimate is None else f"{significant(estimate)} {unit}",
+        "" if estimate is None else f"{significant(estimate)} {unit}",
         "" if estimate is None else f"95 % interval {interval(finding)}",
         "" if p is None else f"adjusted p\u00a0{p_value(p)}",
         None if estimate is None else _bar(estimate, finding["low"], finding["high"], scale),

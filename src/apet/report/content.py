@@ -10,9 +10,11 @@ from typing import Any
 import pandas as pd
 
 from apet.analysis.aggregate import MACHINE_COLUMNS, VERSIONS
+from apet.analysis.means import RANDOM
 from apet.analysis.resampling import sample_means
 from apet.analysis.tidy import read_tidy
 from apet.core.records import read_json_record
+from apet.core.text import plural
 from apet.errors import DataError
 from apet.report.cell_tables import cells, incomplete
 from apet.report.claim_summary import ClaimSummary, read_claims, tally
@@ -21,7 +23,7 @@ from apet.report.formats import NO_VALUE
 from apet.report.tables import SPENT_COLUMNS, Table, costs_by_model, differences, methods, tasks
 
 FINDINGS_HINT = "Run `apet findings` to make it from the table."
-FINDINGS_KEYS = {"study", "table", "confidence", "margins", "missing", "claims"}
+FINDINGS_KEYS = {"study", "name", "table", "confidence", "margins", "missing", "claims"}
 DESIGN = {"PLMs": "model", "Tasks": "task", "Placements": "placement", "Budgets": "budget"}
 """Factors of a study -> column of the table."""
 
@@ -31,10 +33,14 @@ class Content:
     """Content of one report. A table is None if it would be empty."""
 
     study: str
+    """The study's id."""
+    name: str
     facts: list[tuple[str, str]]
     """Numbers of the study: label, text."""
     design: list[tuple[str, str]]
     """Names of its PLMs, tasks, placements and budgets, and its seed: label, text."""
+    has_apet: bool
+    """Whether the study contains APET, the random placement."""
     claims: list[ClaimSummary]
     tally: str
     margins: dict[str, float]
@@ -73,8 +79,10 @@ def read_content(results: Path) -> Content:
     claims = read_claims(findings)
     return Content(
         study=str(findings["study"]),
+        name=str(findings["name"]),
         facts=_facts(frame, len(missing)),
         design=_design(frame, missing),
+        has_apet=frame.placement.eq(RANDOM).any(),
         claims=claims,
         tally=tally(claims),
         margins=findings["margins"],
@@ -139,7 +147,9 @@ def _facts(frame: pd.DataFrame, missing: int) -> list[tuple[str, str]]:
         "missing cells": missing,
         "diverged replicates": int(frame.outcome.eq("diverged").sum()),
     }
-    return [(label.removesuffix("s") if count == 1 else label, f"{count:,}") for label, count in counts.items()]
+    return [
+        (label.removesuffix("s") if count == 1 else label, f"{count:,}") for label, count in counts.items() if count
+    ]
 
 
 def _design(frame: pd.DataFrame, missing: Sequence[Mapping[str, str]]) -> list[tuple[str, str]]:
@@ -166,5 +176,8 @@ def _spent(frame: pd.DataFrame, costs: pd.DataFrame) -> str:
     if spent.empty:
         return "The cost is unknown: there is no run record of this study's cells."
     count = frame.cell_path.nunique()
-    trained = f"all {count:,} cells" if len(spent) == count else f"{len(spent):,} of {count:,} cells"
+    cells = plural(count, "cell")
+    trained = (
+        f"all {cells}" if len(spent) == count > 1 else cells if len(spent) == count else f"{len(spent):,} of {cells}"
+    )
     return f"{spent.sum() / 3600:,.2f} CPU hours for training {trained}, without preparing texts and PLMs."

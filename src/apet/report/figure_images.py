@@ -34,8 +34,14 @@ class FigureImage:
 
 
 def read_figures(folder: Path) -> list[FigureImage]:
-    """Read the figures in a folder, in the order of `FIGURES`."""
-    return [_figure(folder, name) for name in FIGURES if (folder / f"{name}.svg").is_file()]
+    """Read the figures in a folder that draw something, in the order of `FIGURES`."""
+    return [_figure(folder, name) for name in FIGURES if (folder / f"{name}.svg").is_file() and _has_rows(folder, name)]
+
+
+def _has_rows(folder: Path, name: str) -> bool:
+    """Return whether a figure has numbers, or no file of them. The study may contain nothing that it can show."""
+    path = folder / f"{name}.csv"
+    return not path.is_file() or path.read_bytes().count(b"\n") > 1
 
 
 def caption(name: str) -> tuple[str, str]:

@@ -16,8 +16,9 @@ def fixed(value: Any, form: str = ",.0f") -> str:
 
 
 def significant(value: float | None) -> str:
-    """Format a number at the four significant digits of findings.json."""
-    return fixed(value, ",.4g")
+    """Format a number at the four significant digits of findings.json, without an exponent if it is large."""
+    is_large = value is not None and not pd.isna(value) and abs(value) >= 1e4
+    return fixed(value, ",.0f" if is_large else ",.4g")
 
 
 def p_value(value: float | None) -> str:

@@ -9,25 +9,39 @@ from typing import Any
 import pandas as pd
 
 from apet.analysis.claims import POINTS, AnalysisInputs
-from apet.analysis.findings import build_findings, compact, summary
-from apet.analysis.means import MATCHED, MEAN, METHODS, RANDOM, matched, method_differences, models_by_scale, over_tasks
+from apet.analysis.findings import NOT_TESTED, build_findings, compact, summary
+from apet.analysis.means import (
+    MATCHED,
+    MEAN,
+    METHODS,
+    RANDOM,
+    has_means,
+    matched,
+    mean_note,
+    method_differences,
+    models_by_scale,
+    over_tasks,
+)
 from apet.analysis.resampling import MeanSamples, sample_means
 from apet.core.atomic import write_json, write_text
 from apet.core.records import write_json_record
-from apet.report.findings_text import LEVELS, findings_markdown, scopes_shown
+from apet.report.findings_text import LEVELS, findings_markdown, is_tested, scopes_shown
 from apet.report.formats import fixed, interval, p_value, significant
 
 NO_DATA = "no data"
+NO_INTERVAL = "no interval"
 BASELINE = "full"
 """Baseline of the methods, and therefore never the best of them."""
 ALPHA = 0.05
 Rows = Sequence[Sequence[str]]
 """Rows of text. Tables have a block of rows per PLM or claim."""
 METHOD_KEYS = ["model", "placement", "budget"]
-METHODS_NOTE = (
-    "Test score in per cent: mean ± S.D. over replicates, their number in brackets (plans for APET, seeds for the "
-    f"methods). The last column is the mean over tasks of both. `{NO_DATA}`: no replicate with a score; in the mean, "
-    "none in some task."
+SCORES_NOTE = "Test score in per cent: mean ± S.D. over replicates, their number in brackets"
+APET_REPLICATES = "plans for APET, seeds for the methods"
+NO_DATA_NOTE = f"`{NO_DATA}`: no replicate with a score; in a mean, none on some task."
+NO_SCATTER_NOTE = (
+    f"`{NO_INTERVAL}`: the difference is the same on every test row and in every replicate, so that its uncertainty "
+    "cannot be estimated."
 )
 METHODS_CAPTION = (
     r"Test score in per cent: mean $\pm$ S.D.\ over replicates, their number in brackets. Bold: the best of a PLM's "
@@ -39,8 +53,9 @@ DIFFERENCE_COLUMNS = [
 ]  # fmt: skip
 DIFFERENCES_NOTE = (
     "Difference of mean test scores on the same test rows, in points, with its 95 % interval. A star: p < 0.05 after "
-    "Holm's correction over all entries of tasks, and separately over all means."
+    "Holm's correction over all entries of tasks"
 )
+MEANS_TESTED = ", and separately over all means"
 FINDING_COLUMNS = ("claim", "scope", "PLMs", "tasks", "estimate", "95 % interval", "adjusted p", "verdict")
 
 
@@ -57,7 +72,7 @@ def methods_table(frame: pd.DataFrame, samples: MeanSamples | None = None) -> pd
     """
     tasks = sorted(frame.task.unique())
     selected = matched(sample_means(frame) if samples is None else samples)
-    cells, means = selected.cells, over_tasks(selected, tasks).assign(task=MEAN)
+    cells, means = selected.cells, over_tasks(selected).assign(task=MEAN)
     scores = pd.concat([cells, means]).set_index([*METHOD_KEYS, "task"])
     present = set(zip(cells.placement, cells.budget, strict=True))
     order = [(name, "@own") for name in METHODS] + [(RANDOM, f"@{name}") for name in MATCHED]
@@ -75,21 +90,43 @@ def methods_table(frame: pd.DataFrame, samples: MeanSamples | None = None) -> pd
     return table[[*METHOD_KEYS, "trainable_params", "task", "mean", "sd", "num_replicates"]]
 
 
+def methods_note(table: pd.DataFrame, tasks: Mapping[str, Sequence[str]]) -> str:
+    """Explain the columns and entries that `methods_table` has.
+
+    Args:
+        table: the table.
+        tasks: tasks of means over tasks, by family.
+
+    Returns:
+        Sentences.
+    """
+    kinds = f" ({APET_REPLICATES})" if table.placement.eq(RANDOM).any() else ""
+    missing = [NO_DATA_NOTE] if table["mean"].isna().any() else []
+    return " ".join([f"{SCORES_NOTE}{kinds}.", *filter(None, [mean_note(tasks)]), *missing])
+
+
+def without_means(table: pd.DataFrame, tasks: Mapping[str, Sequence[str]]) -> pd.DataFrame:
+    """Drop the means over tasks if each is that of a single task."""
+    return table if has_means(tasks) else table[table.task.ne(MEAN)]
+
+
 def write_methods(frame: pd.DataFrame, folder: Path, samples: MeanSamples | None = None) -> None:
     """Write `methods_table` to `methods.md`, `methods.csv` and `methods.tex`."""
+    samples = sample_means(frame) if samples is None else samples
     table = methods_table(frame, samples)
     _write_csv(table, folder / "methods.csv")
-    write_text(folder / "methods.md", methods_markdown(table) + _trained_heads(frame))
-    write_text(folder / "methods.tex", methods_latex(table))
+    shown, note = without_means(table, samples.tasks), methods_note(table, samples.tasks)
+    write_text(folder / "methods.md", methods_markdown(shown, note) + _trained_heads(frame))
+    write_text(folder / "methods.tex", methods_latex(shown))
 
 
-def methods_markdown(table: pd.DataFrame) -> str:
+def methods_markdown(table: pd.DataFrame, note: str) -> str:
     """Format `methods_table` as Markdown with a note."""
     tasks, rows = list(table.task.unique()), []
     for (model, placement, budget), row in table.groupby(METHOD_KEYS, sort=False):
         rows.append([model, method_name(placement, budget), _count(row), *map(method_entry, row.itertuples())])
     head = ["PLM", "method", "trainable parameters", *tasks]
-    return _markdown(head, "ll" + "r" * (len(head) - 2), [rows], METHODS_NOTE)
+    return _markdown(head, "ll" + "r" * (len(head) - 2), [rows], note)
 
 
 def methods_latex(table: pd.DataFrame) -> str:
@@ -164,8 +201,15 @@ def write_differences(samples: MeanSamples, folder: Path) -> None:
     """Write `differences_table` to `differences.csv`, `differences.md` and `differences.tex`."""
     table = differences_table(samples)
     _write_csv(table, folder / "differences.csv")
-    tasks = [*sorted(set(table.task) - {MEAN}), MEAN]
-    blocks = []
+    table, blocks = without_means(table, samples.tasks), []
+    tasks = sorted(set(table.task), key=lambda task: (task == MEAN, task))
+    tested = MEANS_TESTED if has_means(samples.tasks) else ""
+    notes = [
+        f"{DIFFERENCES_NOTE}{tested}.",
+        mean_note(samples.tasks),
+        NO_SCATTER_NOTE if table.low.isna().any() else "",
+    ]
+    note = " ".join(filter(None, notes))
     for model, block in table.groupby("model", sort=False):
         rows = []
         for (placement, budget, baseline), pair in block.groupby(["placement", "budget", "baseline"], sort=False):
@@ -174,9 +218,9 @@ def write_differences(samples: MeanSamples, folder: Path) -> None:
             rows.append([model, method_name(placement, budget), baseline, *columns])
         blocks.append(rows)
     head, align = ["PLM", "method", "baseline", *tasks], "lll" + "r" * len(tasks)
-    write_text(folder / "differences.md", _markdown(head, align, blocks, DIFFERENCES_NOTE))
+    write_text(folder / "differences.md", _markdown(head, align, blocks, note))
     thinned = [[[model if not i else "", *row] for i, (model, *row) in enumerate(block)] for block in blocks]
-    latex = latex_table("differences", escape(DIFFERENCES_NOTE), align, _escaped(head), map(_escaped_rows, thinned))
+    latex = latex_table("differences", escape(note), align, _escaped(head), map(_escaped_rows, thinned))
     write_text(folder / "differences.tex", latex)
 
 
@@ -184,7 +228,7 @@ def _difference_entry(row: Any) -> str:
     """Format difference (low to high), with a star if it is significant."""
     star = "*" if row.p_adjusted < ALPHA else ""
     difference, low, high = (fixed(value, ".1f") for value in (row.difference, row.low, row.high))
-    return f"{difference}{star} ({low} to {high})"
+    return f"{difference}{star} ({low} to {high})" if pd.notna(row.low) else f"{difference}{star} ({NO_INTERVAL})"
 
 
 def write_findings(frame: pd.DataFrame, folder: Path, samples: MeanSamples | None = None) -> None:
@@ -212,11 +256,7 @@ def write_findings_table(findings: Mapping[str, Any], folder: Path) -> None:
     """Write the main numbers of findings.json to `findings.md` and `findings.tex`."""
     blocks = []
     for claim in findings["claims"].values():
-        rows = [
-            [scope, str(len(entry["plms"])), tasks, *_finding_entries(entry[level])]
-            for scope, entry in scopes_shown(claim).items()
-            for level, tasks in LEVELS.items()
-        ]
+        rows = [row for scope, entry in scopes_shown(claim).items() for row in _finding_rows(scope, entry)]
         name = f"{claim['statement'].rstrip('.')} ({claim['unit']})"
         blocks.append([[name if not index else "", *row] for index, row in enumerate(rows)])
     margins = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in findings["margins"].items())
@@ -230,10 +270,18 @@ def write_findings_table(findings: Mapping[str, Any], folder: Path) -> None:
     write_text(folder / "findings.tex", latex)
 
 
+def _finding_rows(scope: str, entry: Mapping[str, Any]) -> list[list[str]]:
+    """Return a row for each level, or one if the claim is not tested at any."""
+    if not is_tested(entry):
+        return [[scope, "", "", "", "", "", NOT_TESTED]]
+    plms = str(len(entry["plms"]))
+    return [[scope, plms, tasks, *_finding_entries(entry[level])] for level, tasks in LEVELS.items()]
+
+
 def _finding_entries(finding: Mapping[str, Any]) -> list[str]:
     """Format estimate, interval, adjusted p and verdict."""
     if finding["estimate"] is None:
-        return ["not estimable", "", "", finding["verdict"]]
+        return ["", "", "", finding["verdict"]]
     numbers = [significant(finding["estimate"]), interval(finding), p_value(finding["p_adjusted"])]
     return [*numbers, finding["verdict"]]
 

@@ -8,9 +8,20 @@ from typing import Any
 import pandas as pd
 
 from apet.analysis.claims import POINTS
+from apet.analysis.means import MEAN, RANDOM
 from apet.analysis.resampling import MeanSamples
 from apet.report.formats import NO_VALUE, fixed, p_value
-from apet.report.result_tables import METHOD_KEYS, differences_table, method_entry, method_name, methods_table
+from apet.report.result_tables import (
+    METHOD_KEYS,
+    NO_INTERVAL,
+    NO_SCATTER_NOTE,
+    differences_table,
+    method_entry,
+    method_name,
+    methods_note,
+    methods_table,
+    without_means,
+)
 
 SPENT_COLUMNS = ["seconds", "cpu_seconds", "peak_memory_mb"]
 FRACTION_COLUMNS = ("rarest_label", "commonest_label", "chance", "truncated")
@@ -93,22 +104,23 @@ def label(name: str) -> str:
 
 def methods(frame: pd.DataFrame, samples: MeanSamples) -> Table:
     """Build the table of methods: a column per task, the mean over tasks last."""
-    scores = methods_table(frame, samples)
+    table = methods_table(frame, samples)
+    scores = without_means(table, samples.tasks)
     rows: list[list[Entry]] = []
     for (model, placement, budget), group in scores.groupby(METHOD_KEYS, sort=False):
         entries: list[Entry] = [[number_entry(row.mean)[0], method_entry(row)] for row in group.itertuples()]
         rows.append([model, method_name(placement, budget), number_entry(group.trainable_params.iloc[0]), *entries])
     tasks = list(scores.task.unique())
     columns = [MODEL, TableColumn("Method", choose=True), *numeric("Trainable parameters", *tasks)]
-    about = (
-        "Test score in %: mean ± S.D. over replicates, their number in brackets. Methods at their own count of "
-        "trainable parameters; APET at the same counts, at random positions."
-    )
+    apet = " APET is at the same counts, at random positions." if table.placement.eq(RANDOM).any() else ""
+    note = methods_note(table, samples.tasks).replace("`", "")
+    about = f"{note} Methods are at their own count of trainable parameters.{apet}"
     return Table("methods", "Methods", about, columns, rows)
 
 
 def differences(samples: MeanSamples) -> Table:
     """Build the table of differences: a row per PLM, method, baseline and task, the mean over tasks included."""
+    table = without_means(differences_table(samples), samples.tasks)
     rows = [
         [
             row.model,
@@ -116,20 +128,25 @@ def differences(samples: MeanSamples) -> Table:
             row.baseline,
             row.task,
             number_entry(row.difference, ".1f"),
-            interval_entry(row.low, row.high),
+            interval_entry(row.low, row.high) if pd.notna(row.low) else [None, NO_INTERVAL],
             [row.p_adjusted, p_value(row.p_adjusted)],
             number_entry(row.n_test),
             number_entry(row.num_replicates),
         ]
-        for row in differences_table(samples).itertuples()
+        for row in table.itertuples()
     ]
     choices = [MODEL, TableColumn("Method", choose=True), TableColumn("Baseline", choose=True), TASK]
     columns = [*choices, *numeric("Difference", "95 % interval", "Adjusted p", "Test rows", "Replicates")]
+    is_apet = table.placement.eq(RANDOM)
+    pairs = {"methods against full fine-tuning": ~is_apet, "APET against the method with its count": is_apet}
+    kinds = ", ".join(text for text, rows_of in pairs.items() if rows_of.any())
+    over_means = ", and separately over all means" if table.task.eq(MEAN).any() else ""
     about = (
         "Difference of mean test scores on the same test rows, in points, with its 95 % interval (sorted by its lower "
-        "bound): methods against full fine-tuning, APET against the method with its count. p is adjusted over all rows "
-        "of tasks, and separately over all means (Holm)."
+        f"bound): {kinds}. p is adjusted over all rows of tasks{over_means} (Holm)."
     )
+    if table.low.isna().any():
+        about += f" {NO_SCATTER_NOTE.replace('`', '')}"
     return Table("differences", "Differences", about, columns, rows)
 
 

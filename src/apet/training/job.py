@@ -18,6 +18,7 @@ from apet.core.atomic import write_json
 from apet.core.hashing import digest
 from apet.core.progress import CellProgress
 from apet.core.signals import SignalHandler
+from apet.core.text import plural
 from apet.data.prepared_files import RECORD as TASK_RECORD
 from apet.data.prepared_files import read_task
 from apet.errors import ApetError, CellsFailedError, ConfigError, DataError, ModelError, StorageError, without_secrets
@@ -262,7 +263,7 @@ def record_failure(results: ResultPaths, cell: str, error: Exception) -> None:
 def failed_cells(failed: Mapping[str, Exception], total: int) -> CellsFailedError:
     """Return the error that lists failed cells, given by path, of a number of cells."""
     errors = "; ".join(f"{path}: {error}" for path, error in failed.items())
-    return CellsFailedError(f"{len(failed)} of {total} cells failed, the others are saved. {errors}")
+    return CellsFailedError(f"{len(failed)} of {plural(total, 'cell')} failed, the others are saved. {errors}")
 
 
 @contextmanager
