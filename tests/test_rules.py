@@ -32,6 +32,7 @@ def checkout(tmp_path: Path) -> Checkout:
     return Checkout(tmp_path / "study", None)
 
 
+@pytest.mark.slow
 def test_snakemake_lint_is_clean(checkout: Checkout):
     """The study has every kind of rule: ladder models, a download, tasks from wheels and from the hub."""
     changes = {"models": ["bloom-16x1", "EleutherAI/pythia-70m"], "tasks": ["rotten_tomatoes", "rte"]}
@@ -39,11 +40,13 @@ def test_snakemake_lint_is_clean(checkout: Checkout):
     assert "Congratulations, your workflow is in a good condition!" in checkout.snakemake("--lint")
 
 
+@pytest.mark.slow
 def test_snakefmt_is_clean(checkout: Checkout):
     done = checkout.run("snakefmt", "--check", "Snakefile", "workflow")
     assert "would be left unchanged" in done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_dry_run_of_the_papers_study_needs_no_hub_and_no_plm(checkout: Checkout):
     checkout.folder.joinpath("params.yaml").write_text((ROOT / "studies/paper.yaml").read_text())
     output = checkout.snakemake("-n")
@@ -54,6 +57,7 @@ def test_dry_run_of_the_papers_study_needs_no_hub_and_no_plm(checkout: Checkout)
     assert not (checkout.folder / "models").exists() and not (checkout.folder / "data").exists()
 
 
+@pytest.mark.slow
 def test_job_with_a_gpu_trains_on_it_unless_device_is_set(checkout: Checkout):
     def devices(*options: str) -> set[str]:
         done = checkout.run("snakemake", "--cores", "1", "-n", "--printshellcmds", *options)

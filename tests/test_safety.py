@@ -419,6 +419,7 @@ def test_without_secrets_removes_credentials_from_urls(text, redacted):
 # Paths
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", ["-rf.yaml", "{x}/params.yaml"])
 def test_params_path_that_snakemake_misreads_is_refused(path, tmp_path):
     """tests/test_bad_input.py covers paths that are quoted."""

@@ -334,7 +334,7 @@ def test_run_with_failures_prints_a_table_and_keeps_other_cells(checkout, lab):
 def test_job_stopped_by_sigterm_is_retried_and_resumes(checkout):
     """As on a cluster: SIGTERM to the job alone, whose rule is retried by the same run of Snakemake."""
     study = yaml.safe_load((checkout.folder / "params.yaml").read_text())
-    study["grid"] = [{"placements": ["lora"], "budgets": ["@own"], "training": {"max_steps": 5000}}]
+    study["grid"] = [{"placements": ["lora"], "budgets": ["@own"], "training": {"max_steps": 1000}}]
     checkout.write(study)
     command = ["snakemake", "--profile", "workflow/profiles/local", "--retries", "3", "cells"]
     options = {"cwd": checkout.folder, "env": checkout.environment, "stderr": subprocess.PIPE, "text": True}

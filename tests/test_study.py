@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pandas as pd
@@ -25,6 +24,7 @@ from apet.study.cell_record import read_record, write_record
 from apet.study.grid import Grid
 from apet.study.paths import ResultPaths
 from apet.study.resolved import read_resolved
+from forkserver import programs
 from lab import Lab
 from simulated_claims import Truth, simulate
 from simulated_study import study as simulated_study
@@ -175,7 +175,7 @@ def test_margins_out_of_range_raise(tmp_path: Path, analysis: object, words: str
 @pytest.mark.slow
 def test_dvc_metrics_diff_shows_a_changed_verdict(tmp_path: Path) -> None:
     def run(*command: str) -> str:
-        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        path = f"{programs()}{os.pathsep}{os.environ['PATH']}"
         named = {f"GIT_{who}_{what}": "a@b" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
         environment = {**os.environ, **named, "PATH": path, "DVC_NO_ANALYTICS": "1"}
         options = {"cwd": tmp_path, "env": environment, "capture_output": True, "text": True}
