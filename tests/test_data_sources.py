@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import json
@@ -244,7 +245,17 @@ def parquet(*columns: pa.Array) -> bytes:
         ("train.jsonl", '{"text": "one", "label": true}\n', "unknown label True."),
         ("train.jsonl", '{"text": "one", "label": 0.5}\n', "unknown label 0.5."),
         ("train.jsonl", '{"text": "one", "label": [0]}\n', "unknown label [0]."),
-        ("train.jsonl", b"\xff\xfe\n", "line 1: expected JSON"),
+        ("train.jsonl", b"\xff\xfe\n", "train.jsonl: expected UTF-8."),
+        ("train.jsonl", b"\xfe\n", "line 1: expected UTF-8."),
+        ("train.csv", "text,label\ncafé,0\n".encode("cp1252"), "expected UTF-8. Save the file in this encoding"),
+        ("train.csv", "text;label\none;0\n", "line 1: expected columns separated by ',', got ';'. Save it with ','."),
+        (
+            "train.csv",
+            "text\tlabel\none\t0\n",
+            "line 1: expected columns separated by ',', got '\\t'. Save it as .tsv.",
+        ),
+        ("train.tsv", "text,label\none,0\n", "line 1: expected columns separated by '\\t', got ','."),
+        ("train.json", "[]", "datasets.load_from_disk(…)['train'].to_parquet('train.parquet')"),
         ("train.csv", 'text,label\n"one\n', "train.csv, after line 2"),
         ("train.csv", "text,label\none\n", "train.csv, line 2: expected 2 columns, got 1"),
         ("train.parquet", "no parquet", "train.parquet: cannot be read as parquet"),
@@ -283,6 +294,12 @@ def test_wrong_file_raises_one_clear_error(tmp_path, name, content, message):
         (["1", "2"], {}, 0, "unknown label 0. Allowed: 1, 2."),
         (["1", "2"], {}, -1, None),
         (["1.0", "2.0"], {}, 2.0, "2.0"),
+        (["1", "2"], {}, 2.0, "2"),
+        (["no", "yes"], {}, 1.0, "yes"),
+        (["no", "yes"], {}, "1.0", "yes"),
+        (["no", "yes"], {}, "-1.0", None),
+        (["no", "yes"], {}, float("nan"), None),
+        (["no", "yes"], {1: "no", 0: "yes"}, 1.0, "no"),
         (["1.0", "2.0"], {}, 1, "unknown label 1. Allowed: 1.0, 2.0."),
         (["no", "yes"], {}, "1", "yes"),
         (["no", "yes"], {}, 1, "yes"),
@@ -328,6 +345,26 @@ def test_boolean_labels_are_classes_in_any_format(form, tmp_path):
 def test_class_without_quotes_is_an_error_with_the_fix(name, quoted):
     with pytest.raises(ConfigError, match=rf'verbalizer: expected a text as class, got {quoted}\. .* "{quoted}"'):
         toy_task(verbalizer={name: " yes", "no": " no"})
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-be"])
+@pytest.mark.parametrize("form", ["csv", "tsv", "jsonl"])
+def test_rows_of_windows_programs_are_the_same(form, encoding, tmp_path):
+    """UTF-16, byte order marks, CR LF, and for CSV line breaks in a cell."""
+    text = "Füße, 日本" + ("\r\nnext" if form == "csv" else "")
+    write_form(path := tmp_path / "toy" / f"train.{form}", [{"text": text, "label": "a"}] * 2)
+    written = path.read_bytes().decode() if form == "csv" else path.read_text("utf-8").replace("\n", "\r\n")
+    path.write_bytes((codecs.BOM_UTF16_BE if encoding == "utf-16-be" else b"") + written.encode(encoding))
+    task = toy_task(wheel=None)
+    rows = list(read_rows(task, choose_source(task, {"all": str(tmp_path)}), tmp_path))
+    assert [(row.texts, row.answer) for row in rows] == [((text,), "a")] * 2
+
+
+def test_nan_is_a_missing_text(tmp_path):
+    (tmp_path / "toy").mkdir()
+    (tmp_path / "toy" / "train.jsonl").write_text('{"text": NaN, "label": "a"}\n')
+    task = toy_task(wheel=None)
+    assert [row.texts for row in read_rows(task, choose_source(task, {"all": str(tmp_path)}), tmp_path)] == [("",)]
 
 
 @pytest.mark.parametrize("form", ["csv", "tsv", "jsonl"])

@@ -6,10 +6,11 @@ The keyword arguments of a reader are keys of a task file or of corpus.yaml (see
 from __future__ import annotations
 
 import bz2
+import codecs
 import csv
 import io
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import PurePosixPath
 from typing import IO, Any
@@ -22,6 +23,7 @@ from apet.errors import DataError, error_context, unknown_name
 
 CELL_LIMIT = 2**31 - 1
 """Most characters of a cell: all that the csv module can be set to on every system. Its default is 131,072."""
+NOT_UTF8 = "expected UTF-8. Save the file in this encoding (in Excel: CSV UTF-8)."
 DropRows = Mapping[str, Collection[str]]
 
 
@@ -96,7 +98,7 @@ def read_articles(archive: ZipFile, *, folder: str) -> Iterator[Record]:
 def read_table(
     content: IO[bytes], name: str, needs: Iterable[str] = (), extra_headers: int = 0, **dialect: Any
 ) -> Iterator[tuple[str, dict[str, str]]]:
-    """Read a delimited UTF-8 table.
+    """Read a delimited table.
 
     Args:
         content: The open file.
@@ -112,9 +114,10 @@ def read_table(
         DataError: If the content is no such table, with the line, or if a column is missing or duplicate.
     """
     csv.field_size_limit(CELL_LIMIT)
-    lines = csv.reader(io.TextIOWrapper(content, "utf-8-sig", newline=""), **dialect)
+    lines = csv.reader(io.TextIOWrapper(content, encoding_of(content), newline=""), **dialect)
     try:
         header = next(lines, [])
+        _check_delimiter(header, dialect.get("delimiter", ","), name)
         with error_context(f"{name}, line {lines.line_num}"):
             check_unique("column", [column for column in header if column])
         for column in needs:
@@ -129,8 +132,24 @@ def read_table(
             if len(cells) != len(header):
                 raise DataError(f"{location}: expected {len(header)} columns, got {len(cells)}.")
             yield location, dict(zip(header, cells, strict=True))
-    except (UnicodeDecodeError, csv.Error) as error:
+    except UnicodeError:
+        raise DataError(f"{name}, after line {lines.line_num}: {NOT_UTF8}") from None
+    except csv.Error as error:
         raise DataError(f"{name}, after line {lines.line_num}: {error}.") from error
+
+
+def encoding_of(content: IO[bytes]) -> str:
+    """Return the encoding of a file at its beginning: UTF-8, or UTF-16 if it has the byte order mark of that."""
+    mark = content.read(2)
+    content.seek(0)
+    return "utf-16" if mark in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
+
+
+def _check_delimiter(header: Sequence[str], delimiter: str, name: str) -> None:
+    """Raise DataError if the names of the columns are separated by another character."""
+    for other in (sign for sign in ",;\t|" if sign != delimiter and len(header) == 1 and sign in header[0]):
+        fix = "Save it as .tsv." if other == "\t" else f"Save it with {delimiter!r}."
+        raise DataError(f"{name}, line 1: expected columns separated by {delimiter!r}, got {other!r}. {fix}")
 
 
 def _tab(

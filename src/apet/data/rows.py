@@ -51,7 +51,8 @@ def read_rows(task: Task, source: Source, wheels_folder: Path) -> Iterator[Row]:
 def _cell(record: Record, column: str) -> Any:
     if column not in record.values:
         raise DataError(unknown_name("column", column, record.values))
-    return record.values[column]
+    value = record.values[column]
+    return None if value != value else value  # NaN is how pandas writes a missing value
 
 
 def _text(value: Any, column: str) -> str:
@@ -71,9 +72,9 @@ def _class(value: Any, labels: list[str]) -> str | None:
     names = class_names(value)
     if named := [name for name in names if name in labels]:
         return named[0]
-    if value in UNLABELLED:
+    if value in UNLABELLED or not {*names}.isdisjoint(UNLABELLED):
         return None
-    text = names[0] if len(names) == 1 else ""
+    text = "" if isinstance(value, bool) or not names else names[-1]
     if INDEX.fullmatch(text) and not any(map(NUMERIC.fullmatch, labels)) and int(text) < len(labels):
         return labels[int(text)]
     raise DataError(unknown_name("label", value, labels))

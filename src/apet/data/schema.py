@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import field
 from typing import Annotated, Any, NamedTuple
@@ -13,6 +14,9 @@ from apet.core.validation import CLOSED, Line
 from apet.errors import DataError, truncated_repr
 
 SPLITS = ("train", "validation", "test")
+WHOLE = re.compile(r"-?[0-9]+\.0")
+"""A whole number that was written as a float."""
+
 PRIORITY = ("test", "validation", "train")
 """A text that occurs in two splits is kept in the first of them."""
 
@@ -50,11 +54,15 @@ def class_names(value: Any) -> tuple[str, ...]:
         value: A value of YAML, JSON or parquet.
 
     Returns:
-        The possible names: several for true and false, which libraries write as true, True or TRUE.
+        The possible names: several for true and false, which libraries write as true, True or TRUE, and for whole
+        numbers that pandas wrote as 1.0, because a value of the column is missing.
     """
     if isinstance(value, bool):
         return str(value).lower(), str(value), str(value).upper()
-    return (value,) if isinstance(value, str) else (str(value),) if type(value) in (int, float) else ()
+    text = value if isinstance(value, str) else str(value) if type(value) in (int, float) else None
+    if text is None:
+        return ()
+    return (text, text.removesuffix(".0")) if WHOLE.fullmatch(text) else (text,)
 
 
 def _label_map(value: Any) -> dict[str, str]:

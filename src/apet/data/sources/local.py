@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Iterator, Mapping
 from functools import cache
@@ -17,11 +18,15 @@ from pydantic.dataclasses import dataclass
 from apet.core.hashing import file_digest, file_stamp
 from apet.core.validation import CLOSED, Line
 from apet.core.yaml_loader import is_path
-from apet.data.readers import read_table
+from apet.data.readers import NOT_UTF8, encoding_of, read_table
 from apet.data.schema import Record, SourceConfig, check_unique
 from apet.errors import DataError, error_context, truncated_repr, unknown_name
 
 ONE_A_LINE = "Write each row as an object in a line of its own."
+CONVERT = (
+    "Write files of other formats anew: `pandas.read_json(…).to_parquet('train.parquet')`, or "
+    "`datasets.load_from_disk(…)['train'].to_parquet('train.parquet')`."
+)
 FORMATS = ("jsonl", "csv", "tsv", "parquet")  # csv with quotation marks, tsv without
 
 
@@ -76,7 +81,7 @@ class LocalSource(SourceConfig):
         if self.file:
             path = Path(self.file)
             if path.suffix[1:] not in FORMATS:
-                raise DataError(unknown_name("format", path.suffix[1:], FORMATS, str(path)))
+                raise DataError(f"{unknown_name('format', path.suffix[1:], FORMATS, str(path))} {CONVERT}")
             if not path.is_file():
                 raise DataError(f"local.file: {path}: no such file. A relative path starts at the task file's folder.")
             return [(None, path)]
@@ -88,7 +93,8 @@ class LocalSource(SourceConfig):
                 raise DataError(f"{paths[0]}: duplicate split, also in {paths[1].name}. Remove one of them.")
             files += [(split, path) for path in paths]
         if "train" not in dict(files):
-            raise DataError(f"{folder}: no such file: {splits['train']}.* in one of the formats {', '.join(FORMATS)}.")
+            formats = f"{', '.join(FORMATS)}. {CONVERT}"
+            raise DataError(f"{folder}: no such file: {splits['train']}.* in one of the formats {formats}")
         return files
 
 
@@ -98,20 +104,31 @@ def _digest(path: Path, stamp: tuple[int, ...]) -> str:
 
 
 def _jsonl(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    with open(path, "rb") as file:
-        for number, line in enumerate(file, start=1):
+    for number, line in enumerate(_lines(path), start=1):
+        if line.strip():
             location = f"{path}, line {number}"
-            if not line.strip():
-                continue
             try:
                 with error_context(location):
                     values = json.loads(line, object_pairs_hook=_object)
+            except UnicodeError:
+                raise DataError(f"{location}: {NOT_UTF8}") from None
             except (ValueError, RecursionError) as error:
-                hint = f" {ONE_A_LINE}" if number == 1 and line.lstrip().startswith((b"[", b"{")) else ""
+                starts = line.lstrip()[:1] in ("[", "{", b"[", b"{")
+                hint = f" {ONE_A_LINE}" if number == 1 and starts else ""
                 raise DataError(f"{location}: expected JSON: {error}.{hint}") from error
             if not isinstance(values, dict):
                 raise DataError(f"{location}: expected an object, got {truncated_repr(values)}. {ONE_A_LINE}")
             yield location, values
+
+
+def _lines(path: Path) -> Iterator[bytes | str]:
+    """Yield the lines of a file: bytes, or the texts of a file in UTF-16."""
+    with open(path, "rb") as content:
+        encoding = encoding_of(content)
+        try:
+            yield from content if encoding != "utf-16" else io.TextIOWrapper(content, encoding, newline="\n")
+        except UnicodeError:
+            raise DataError(f"{path}: {NOT_UTF8}") from None
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
