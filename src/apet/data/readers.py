@@ -9,7 +9,7 @@ import bz2
 import csv
 import io
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import PurePosixPath
 from typing import IO, Any
@@ -94,7 +94,12 @@ def read_articles(archive: ZipFile, *, folder: str) -> Iterator[Record]:
 
 
 def read_table(
-    content: IO[bytes], name: str, needs: Iterable[str] = (), extra_headers: int = 0, **dialect: Any
+    content: IO[bytes],
+    name: str,
+    needs: Iterable[str] = (),
+    extra_headers: int = 0,
+    column_names: Sequence[str] = (),
+    **dialect: Any,
 ) -> Iterator[tuple[str, dict[str, str]]]:
     """Read a delimited UTF-8 table.
 
@@ -103,6 +108,7 @@ def read_table(
         name: Its name in error messages.
         needs: Columns that must exist.
         extra_headers: Rows between the column names and the data.
+        column_names: Names of the columns of a table without a header row.
         **dialect: Options of `csv.reader`.
 
     Yields:
@@ -114,7 +120,7 @@ def read_table(
     csv.field_size_limit(CELL_LIMIT)
     lines = csv.reader(io.TextIOWrapper(content, "utf-8-sig", newline=""), **dialect)
     try:
-        header = next(lines, [])
+        header = list(column_names) or next(lines, [])
         with error_context(f"{name}, line {lines.line_num}"):
             check_unique("column", [column for column in header if column])
         for column in needs:
@@ -136,7 +142,7 @@ def read_table(
 def _tab(
     archive: ZipFile, member: str, quoted: bool = False, needs: Iterable[str] = ()
 ) -> Iterator[tuple[str, dict[str, str]]]:
-    dialect = {"delimiter": "\t", "quoting": csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE}
+    dialect: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE}
     return read_table(io.BytesIO(open_member(archive, member)), member, needs, 2, **dialect)
 
 
