@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +15,7 @@ from apet.config.study_config import TrainingConfig, load_study
 from apet.core.hashing import digest
 from apet.core.records import write_json_record
 from apet.errors import ApetError, ConfigError
-from apet.study.grid import Grid, load_grid
+from apet.study.grid import Grid, find_task, load_grid
 from apet.study.resolve import read_cells, sizes
 from apet.study.schemas import schemas
 
@@ -293,6 +293,11 @@ def test_all_wrong_keys_of_a_study_and_its_tasks_are_reported_at_once(tmp_path):
                 "'other'", "prompt: {text} is missing", "unknown task 'absent'"]  # fmt: skip
     assert all(sum(text in line for line in str(error.value).splitlines()) == 1 for text in expected), error.value
     assert "or more entries" not in str(error.value)
+    study, path = load_study(ROOT / "params.yaml"), tmp_path / "params.yaml"
+    study = replace(study, tasks=(wrong, gone[0], "bbc_topics"))
+    assert find_task(study, path, "bbc_topics")[1].kind == "wheel" and find_task(study, path, "one")[0].name == "one"
+    with pytest.raises(ConfigError, match="'acc'"):
+        find_task(study, path, "wrong")
     with pytest.raises(ApetError) as error:
         grid_of(tmp_path, changed("tasks", [*gone, "bbc_topics"]))
     assert "one.csv: no such file" in str(error.value) and "two.csv: no such file" in str(error.value)

@@ -72,7 +72,8 @@ def test_read_dialogue_joins_adjacent_rows_of_one_group(read):
 def test_read_csv_drops_rows_and_reads_quoted_lines(read):
     content = bz2.compress(b'category,text\nplot,"A, B"\nfresh,"one\ntwo"\nrotten,three\n')
     rows = read(read_csv, {"t.csv.bz2": content}, member="t.csv.bz2", drop_rows={"category": ["plot"]})
-    assert [tuple(row.values.values()) for row in rows] == [("fresh", "one\ntwo"), ("rotten", "three")]
+    kept = [tuple(row.values.values()) for row in rows if not row.is_dropped]
+    assert kept == [("fresh", "one\ntwo"), ("rotten", "three")] and len(rows) == 3
     assert len(read(read_csv, {"t.csv.bz2": content}, member="t.csv.bz2")) == 3
 
 

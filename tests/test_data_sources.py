@@ -584,3 +584,15 @@ def test_task_without_source_raises_config_error(tmp_path):
     source = LocalSource(file=str(tmp_path / "absent.csv"))
     with pytest.raises(DataError, match=r"local.file: .*absent.csv: no such file"):
         task_digest(task, {}, 0, source)
+
+
+@pytest.mark.parametrize(("form", "line"), [("tsv", 'x\tsay "no"\n'), ("csv", 'x,"say ""no"""\n')])
+def test_names_of_columns_of_a_file_without_a_header(tmp_path, form, line):
+    path = tmp_path / f"rows.{form}"
+    path.write_text(line)
+    source = LocalSource(file=str(path), column_names=("label", "text"))
+    (record,) = source.records("toy", {}, tmp_path)
+    assert record.values == {"label": "x", "text": 'say "no"'} and record.location == f"{path}, line 1"
+    assert source.identity({}) != LocalSource(file=str(path)).identity({})
+    with pytest.raises(DataError, match="line 1: expected 3 columns, got 2"):
+        list(LocalSource(file=str(path), column_names=("label", "text", "more")).records("toy", {}, tmp_path))

@@ -219,6 +219,12 @@ def test_guide_add_task_runs(reader):
     record = read_task(folder)
     assert sum(record["rows"].values()) >= 100 and set(record["overlap"].values()) == {0}
     assert "tickets/lora-own" in Path("results/study.json").read_text()
+    (folder,) = Path("data/tasks").glob("answers-*")
+    record = read_task(folder)
+    assert (record["metric"], record["chance"]["level"], record["dropped"]["unlabeled"]) == ("mcc", 0.0, 50)
+    assert record["origin"] == {"train": "train of the source", "validation": "split off train",
+                                "test": "validation of the source"}  # fmt: skip
+    assert set(record["overlap"].values()) == {0} and record["verbalizer"] == {"answer": " yes", "other": " no"}
 
 
 def test_guide_add_placement_runs(developer):

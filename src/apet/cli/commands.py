@@ -158,16 +158,16 @@ def prepare_task(
 ) -> None:
     """Prepare the splits of a task."""
     from apet.cli.summaries import task_lines
+    from apet.config.study_config import load_study
     from apet.data import prepare
-    from apet.errors import ConfigError, unknown_name
+    from apet.study.cells import data_folder
+    from apet.study.grid import find_task
 
-    grid = _grid(params)
-    if task not in grid.tasks:
-        raise ConfigError(unknown_name("task", task, grid.tasks, f"{params}: tasks"))
-    out = out_dir or Path(grid.task_folder(task))
-    study = grid.study
-    limits, source = asdict(study.max_samples), grid.sources[task]
-    record = prepare.prepare_task(grid.tasks[task], wheels_dir, out, limits, study.seed, source)
+    study = load_study(params)
+    chosen, source = find_task(study, params, task)
+    limits = asdict(study.max_samples)
+    out = out_dir or Path(data_folder(task, prepare.task_digest(chosen, limits, study.seed, source)))
+    record = prepare.prepare_task(chosen, wheels_dir, out, limits, study.seed, source)
     max_lengths = {min(record["max_length"], entry.training.max_length) for entry in study.grid}
     print(f"task {task}: {out}", "", *task_lines(record, max_lengths), sep="\n")
 

@@ -96,7 +96,12 @@ def read_articles(archive: ZipFile, *, folder: str) -> Iterator[Record]:
 
 
 def read_table(
-    content: IO[bytes], name: str, needs: Iterable[str] = (), extra_headers: int = 0, **dialect: Any
+    content: IO[bytes],
+    name: str,
+    needs: Iterable[str] = (),
+    extra_headers: int = 0,
+    column_names: Sequence[str] = (),
+    **dialect: Any,
 ) -> Iterator[tuple[str, dict[str, str]]]:
     """Read a delimited table.
 
@@ -105,6 +110,7 @@ def read_table(
         name: Its name in error messages.
         needs: Columns that must exist.
         extra_headers: Rows between the column names and the data.
+        column_names: Names of the columns of a table without a header row.
         **dialect: Options of `csv.reader`.
 
     Yields:
@@ -116,7 +122,7 @@ def read_table(
     csv.field_size_limit(CELL_LIMIT)
     lines = csv.reader(io.TextIOWrapper(content, encoding_of(content), newline=""), **dialect)
     try:
-        header = next(lines, [])
+        header = list(column_names) or next(lines, [])
         _check_delimiter(header, dialect.get("delimiter", ","), name)
         with error_context(f"{name}, line {lines.line_num}"):
             check_unique("column", [column for column in header if column])
@@ -155,7 +161,7 @@ def _check_delimiter(header: Sequence[str], delimiter: str, name: str) -> None:
 def _tab(
     archive: ZipFile, member: str, quoted: bool = False, needs: Iterable[str] = ()
 ) -> Iterator[tuple[str, dict[str, str]]]:
-    dialect = {"delimiter": "\t", "quoting": csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE}
+    dialect: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE}
     return read_table(io.BytesIO(open_member(archive, member)), member, needs, 2, **dialect)
 
 

@@ -247,6 +247,29 @@ def load_grid(params: Path) -> Grid:
     return Grid(study, params)
 
 
+def find_task(study: StudyConfig, params: Path, name: str) -> tuple[Task, Source]:
+    """Return a task of a study and its source, even if other tasks of the study are invalid.
+
+    Args:
+        study: The study.
+        params: The study file, for error messages.
+        name: Name of the task.
+
+    Returns:
+        The task and its source.
+
+    Raises:
+        ConfigError: The study has no such task, or it is invalid.
+    """
+    errors = ErrorCollector()
+    tasks = {task.name: task for task in _collected(load_task, study.tasks, f"{params}: tasks", errors)}
+    if name not in tasks:
+        errors.raise_all()  # one of the invalid tasks may have the name
+        raise ConfigError(unknown_name("task", name, tasks, f"{params}: tasks"))
+    with error_context(params):
+        return tasks[name], choose_source(tasks[name], study.sources, tasks)
+
+
 def _tasks_of(params: Path) -> list[str]:
     """Return the tasks of a study file with invalid keys, none if the file cannot be read."""
     with suppress(ApetError):

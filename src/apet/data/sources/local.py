@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
@@ -16,7 +16,7 @@ from pydantic import AfterValidator, ValidationInfo, model_validator
 from pydantic.dataclasses import dataclass
 
 from apet.core.hashing import file_digest, file_stamp
-from apet.core.validation import CLOSED, Line
+from apet.core.validation import CLOSED, DISTINCT, LIST, Line
 from apet.core.yaml_loader import is_path
 from apet.data.readers import NOT_UTF8, encoding_of, read_table
 from apet.data.schema import Record, SourceConfig, check_unique
@@ -48,6 +48,8 @@ class LocalSource(SourceConfig):
     """A jsonl, csv, tsv or parquet file with all rows, which are split by a hash of their texts."""
     folder: Annotated[Line, AfterValidator(_path)] | None = None
     """A folder with a file for each split: train.csv, …"""
+    column_names: Annotated[tuple[Line, ...], LIST, DISTINCT] = ()
+    """Names of all columns, for csv and tsv files without a header row."""
 
     @model_validator(mode="after")
     def _check(self) -> LocalSource:
@@ -58,13 +60,14 @@ class LocalSource(SourceConfig):
     def identity(self, splits: Mapping[str, str]) -> dict[str, Any]:
         """Return the SHA-256 of each split's file: another content is another source, another path is not."""
         digests = {split or "all": _digest(path, file_stamp(path)) for split, path in self._files(splits)}
-        return {"kind": self.kind, "files": digests, **self.mapping()}
+        names = {"column_names": list(self.column_names)} if self.column_names else {}
+        return {"kind": self.kind, "files": digests, **names, **self.mapping()}
 
     def records(self, task: str, splits: Mapping[str, str], wheels_folder: Path) -> Iterator[Record]:
         """Yield the rows of all files. Raises DataError, with file and line, for a file that is not in its format."""
         for split, path in self._files(splits):
-            read = {"jsonl": _jsonl, "parquet": _parquet}.get(path.suffix[1:], _delimited)
-            for location, values in read(path):
+            read = {"jsonl": _jsonl, "parquet": _parquet}.get(path.suffix[1:])
+            for location, values in read(path) if read else _delimited(path, self.column_names):
                 yield Record(values, split, location)
 
     def notes(self, splits: Mapping[str, str]) -> list[str]:
@@ -153,7 +156,8 @@ def _parquet(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         raise DataError(f"{path}: cannot be read as parquet: {error}") from error
 
 
-def _delimited(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
+def _delimited(path: Path, column_names: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:
     tab = {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
     with open(path, "rb") as file:
-        yield from read_table(file, str(path), **(tab if path.suffix == ".tsv" else {"strict": True}))
+        dialect = tab if path.suffix == ".tsv" else {"strict": True}
+        yield from read_table(file, str(path), column_names=column_names, **dialect)
