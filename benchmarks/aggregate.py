@@ -58,7 +58,8 @@ def build(folder: Path, count: int, rows: int) -> tuple[int, int]:
     found = list(cells(count, rows))
     simulated.write_cells(folder / "results/cells", found)
     margins = {"chance_margin": 2.0, "full_ft_margin": 2.0, "equivalence_margin": 0.5}
-    study = {"study": digest(count), "analysis": margins, "cells": {path: m["cell"] for path, m in found}}
+    by_path = {path: m["cell"] for path, m in found}
+    study = {"study": digest(count), "name": "simulated", "analysis": margins, "cells": by_path}
     write_json_record(folder / "study.json", study)
     return len(found), sum(len(metrics["replicates"]) for _, metrics in found)
 

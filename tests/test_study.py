@@ -46,7 +46,7 @@ RUN = {
 def results(tmp_path: Path) -> ResultPaths:
     """Six simulated cells, one with a run record, beside their resolved study."""
     cells = {path: metrics["cell"] for path, metrics in CELLS.items()}
-    write_json_record(tmp_path / "study.json", {"study": ID, "analysis": MARGINS, "cells": cells})
+    write_json_record(tmp_path / "study.json", {"study": ID, "name": "tiny", "analysis": MARGINS, "cells": cells})
     found = ResultPaths(tmp_path / "results")
     write_cells(found.cells, CELLS.items())
     write_json(found.runs / f"{SECOND}.json", RUN)
@@ -66,7 +66,7 @@ def test_aggregate_of_a_complete_study_writes_all_tables(results: ResultPaths) -
     out = gathered(results)
     frame = read_tidy(out / "tidy.parquet")
     assert set(frame.cell_path) == set(CELLS)
-    assert frame.attrs == {"study": ID, "margins": MARGINS, "missing": [], "digest": frame.attrs["digest"]}
+    assert frame.attrs == {"study": ID, "name": "tiny", "margins": MARGINS, "missing": [], "digest": frame.attrs["digest"]}
     assert (out / "missing.csv").read_text() == "model,task,placement,budget,cell_path,reason\n"
     assert {path.name for path in out.glob("*.*")} == {
         "tidy.parquet", "tidy.csv", "tidy_columns.csv", "tasks.csv", "costs.csv", "missing.csv"
