@@ -229,9 +229,10 @@ def plan(*, params: Path = PARAMS, model: str, placement: str, budget: str = "@o
 
     from apet.config.study_config import PretrainingConfig, load_study
     from apet.errors import BudgetError, error_context
-    from apet.models.registry import head_of, parse_model, values_of
+    from apet.models.registry import parse_model, values_of
     from apet.placement import PLACEMENTS, Budget, MethodSizes, make_plan
     from apet.placement import resolve as resolve_budget
+    from apet.study.resolve import inventory_of_source
 
     # Without a study, sizes are the published ones. Only a file that is named must exist.
     study = load_study(params) if params != PARAMS or params.exists() else None
@@ -242,9 +243,7 @@ def plan(*, params: Path = PARAMS, model: str, placement: str, budget: str = "@o
     if budget == "@own" and placement in PLACEMENTS.random:
         raise BudgetError(f"{placement} has no fixed size. Pass --budget, such as 4096, 0.01% or @lora.")
     parsed = Budget.parse(budget)
-    from apet.models.inventory import inventory_of_config
-
-    inventory = inventory_of_config(values_of(source, recipe, Path()), head_of(source))
+    inventory = inventory_of_source(source, values_of(source, recipe, Path()), recipe)
     count = resolve_budget(parsed, placement, inventory, methods)
     print(json.dumps(make_plan(inventory, placement, count, seed, methods).record(), indent=2))
 
