@@ -30,6 +30,7 @@ from apet.study.archive import write_index
 from apet.study.cell_record import FORMAT, METRICS
 from apet.study.cells import Cell
 from apet.study.grid import Grid
+from apet.study.inputs import write_inputs
 from apet.study.workdir import published_marker
 
 ROOT = Path(__file__).parent.parent
@@ -130,6 +131,7 @@ class Workspace:
             names = ("config.json", "model.safetensors", "pretraining.json")
             self._write(f"{grid.plm_folder(model)}/{name}" for name in names)
         self.fill_cells(grid.cells)
+        write_inputs(grid, self.folder / "results/inputs.json")
         write_index(grid, self.folder / "results/cells.json", self.folder)
         write_json(self.folder / "results/metrics.json", {"study": grid.id})
         self._write(out for out in self._outs("figures") if Path(out).suffix)

@@ -15,6 +15,7 @@ from apet.core.validation import validate
 from apet.errors import ConfigError, ModelError
 from apet.models.inventory import inventory_of_config
 from apet.models.ladder import FAMILIES, HEAD_WIDTH, LadderModel, ladder_model_digest, parse_ladder_model
+from apet.models.ladder_inventory import ladder_inventory
 from apet.placement.sites import Inventory
 
 CORPUS = "data/corpus/0123456789"
@@ -131,3 +132,9 @@ def inventory(name: str) -> Inventory:
 def test_ladder_import_needs_no_torch() -> None:
     code = "import sys, apet.models.ladder; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("name", ["bloom-32x2", "bloom-48x3", "bert-32x2", "bert-48x3", "t5-32x2", "t5-48x3"])
+def test_inventory_from_sizes_is_that_of_the_librarys_model(name):
+    model, recipe = parse_ladder_model(name), PretrainingConfig(vocab_size=600)
+    assert ladder_inventory(model, recipe) == inventory_of_config(model.config(recipe))

@@ -66,7 +66,13 @@ def test_aggregate_of_a_complete_study_writes_all_tables(results: ResultPaths) -
     out = gathered(results)
     frame = read_tidy(out / "tidy.parquet")
     assert set(frame.cell_path) == set(CELLS)
-    assert frame.attrs == {"study": ID, "name": "tiny", "margins": MARGINS, "missing": [], "digest": frame.attrs["digest"]}
+    assert frame.attrs == {
+        "study": ID,
+        "name": "tiny",
+        "margins": MARGINS,
+        "missing": [],
+        "digest": frame.attrs["digest"],
+    }
     assert (out / "missing.csv").read_text() == "model,task,placement,budget,cell_path,reason\n"
     assert {path.name for path in out.glob("*.*")} == {
         "tidy.parquet", "tidy.csv", "tidy_columns.csv", "tasks.csv", "costs.csv", "missing.csv"

@@ -251,9 +251,10 @@ def plan(*, params: Path = PARAMS, model: str, placement: str, budget: str = "@o
 
     from apet.config.study_config import PretrainingConfig, load_study
     from apet.errors import BudgetError, error_context
-    from apet.models.registry import ModelSource, folder_of, head_of, parse_model, values_of
+    from apet.models.registry import ModelSource, folder_of, parse_model, values_of
     from apet.placement import PLACEMENTS, Budget, MethodSizes, make_plan
     from apet.placement import resolve as resolve_budget
+    from apet.study.resolve import inventory_of_source
 
     # Without a study, sizes are the published ones. Only a file that is named must exist.
     study = load_study(params) if params != PARAMS or params.exists() else None
@@ -264,12 +265,10 @@ def plan(*, params: Path = PARAMS, model: str, placement: str, budget: str = "@o
     if budget == "@own" and placement in PLACEMENTS.random:
         raise BudgetError(f"{placement} has no fixed size. Pass --budget, such as 4096, 0.01% or @lora.")
     parsed = Budget.parse(budget)
-    values = values_of(source, recipe, Path())
-    from apet.models.inventory import inventory_of_config
-    from apet.models.loading import check_folder
-
-    inventory = inventory_of_config(values, head_of(source))
+    inventory = inventory_of_source(source, values_of(source, recipe, Path()), recipe)
     if isinstance(source, ModelSource) and source.kind == "folder":
+        from apet.models.loading import check_folder
+
         check_folder(folder_of(source), source.name, source.head)
     count = resolve_budget(parsed, placement, inventory, methods)
     print(json.dumps(make_plan(inventory, placement, count, seed, methods).record(), indent=2))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,8 +16,9 @@ from transformers import (
 )
 
 from apet.errors import ModelError, error_context, first_line, truncated_repr
-from apet.models.families import Family, ModuleSpec, blocks_of, family_of
-from apet.placement.sites import Inventory, Site
+from apet.models.families import Family, blocks_of, family_of
+from apet.models.layouts import ModuleShape, ModuleSpec, sites_of
+from apet.placement.sites import Inventory
 
 
 def inventory_of(model: PreTrainedModel, family: Family) -> Inventory:
@@ -24,8 +26,9 @@ def inventory_of(model: PreTrainedModel, family: Family) -> Inventory:
     specs = family.module_specs(model)
     vocab = {id(p): p.numel() for p in _vocab_parameters(model, specs)}
     total = sum(p.numel() for p in model.parameters())
-    layers = max(len(blocks_of(model, path)) for path, _ in family.blocks.values())
-    return Inventory.from_sites(family.name, layers, total, total - sum(vocab.values()), _sites_of(specs, model))
+    layers = max(len(blocks_of(model, path)) for path, _ in family.layout.blocks.values())
+    sites = sites_of(specs, partial(_shape_of, model))
+    return Inventory.from_sites(family.name, layers, total, total - sum(vocab.values()), sites)
 
 
 def empty_model(config: PretrainedConfig, family: Family, head: str = "lm") -> PreTrainedModel:
@@ -45,36 +48,10 @@ def _vocab_parameters(model: PreTrainedModel, specs: list[ModuleSpec]) -> Iterat
             yield from model.get_submodule(spec.module).parameters(recurse=False)
 
 
-def _sites_of(specs: list[ModuleSpec], model: PreTrainedModel) -> Iterator[Site]:
-    """Yield the sites of all modules. Entries of a weight that two modules share belong to the first (a tied head)."""
-    seen: set[int] = set()
-    for spec in specs:
-        weight = id(model.get_submodule(spec.module).weight)
-        for site in _sites(spec, model):
-            if site.structure != "entry" or spec.fused or weight not in seen:
-                yield site
-        if spec.kind != "input":
-            seen.add(weight)
-
-
-def _sites(spec: ModuleSpec, model: PreTrainedModel) -> Iterator[Site]:
-    module = model.get_submodule(spec.module)
-    shape = tuple(module.get_parameter("weight").shape)
-    if spec.fused:
-        shape = (shape[0] // spec.fused.parts, *shape[1:])
-    if spec.kind == "input":
-        yield Site(spec.name, "token", shape[1:])
-        return
-    is_vocab = spec.kind in ("embedding", "head")
-    yield Site(spec.name, "entry", shape, samplable=not is_vocab)
-    if spec.kind == "embedding":
-        return
-    exists = getattr(module, "bias", None) is not None
-    yield Site(spec.name, "bias", shape[:1], samplable=not (is_vocab or spec.bias_cancels), exists=exists)
-    if spec.kind == "linear":
-        yield Site(spec.name, "lowrank", shape)
-    if spec.adapter_after:
-        yield Site(spec.name, "bottleneck", shape[:1])
+def _shape_of(model: PreTrainedModel, path: str) -> ModuleShape:
+    module = model.get_submodule(path)
+    weight = module.get_parameter("weight")
+    return ModuleShape(tuple(weight.shape), getattr(module, "bias", None) is not None, id(weight))
 
 
 MAX_BLOCKS, MAX_SIZE = 1_000, 10**7
@@ -120,7 +97,7 @@ def _inventory(values: Mapping[str, Any], family: Family, head: str) -> Inventor
 def _is_size(key: str, family: Family) -> bool:
     """Test whether a number of a config.json may be a size of weights."""
     if key == "max_position_embeddings":
-        return family.positions is not None  # computed positions have no weights
+        return family.layout.positions is not None  # computed positions have no weights
     return not NOT_SIZES.search(key)
 
 

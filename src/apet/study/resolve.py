@@ -7,10 +7,14 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from apet.config.study_config import PretrainingConfig
 from apet.core.records import write_json_record
 from apet.data.task_config import Task
 from apet.errors import BudgetError, ConfigError, error_context, unknown_name
-from apet.models.registry import FAMILIES, head_of, values_of
+from apet.models.ladder import LadderModel
+from apet.models.ladder_inventory import ladder_inventory
+from apet.models.layouts import LAYOUTS
+from apet.models.registry import FAMILIES, Model, head_of, values_of
 from apet.placement import Budget, Inventory, check_plan, max_virtual_tokens, resolve, virtual_tokens
 from apet.study.cells import TRAINER_VERSION, Cell
 from apet.study.grid import Grid, load_grid
@@ -80,9 +84,7 @@ def _sizes(grid: Grid, model: str, values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _check_positions(grid: Grid, model: str, inventory: Inventory, counts: Mapping[str, int]) -> None:
     """Raise ConfigError if texts with the virtual tokens of a cell can exceed the positions of its PLM."""
-    from apet.models.families import FAMILIES as ARCHITECTURES
-
-    embedding = ARCHITECTURES[inventory.family].positions
+    embedding = LAYOUTS[inventory.family].positions
     if embedding is None:
         return
     (positions,) = {site.shape[0] for site in inventory.sites if (site.place, site.structure) == (embedding, "entry")}
@@ -114,29 +116,49 @@ def _inventory(grid: Grid, model: str, values: Mapping[str, Any]) -> Inventory:
 
     values: keys of its config.json.
     """
-    from apet.models.families import family_of
-    from apet.models.inventory import inventory_of_config
-    from apet.study.tokenizer_checks import check_tokenizer
-
     source = grid.models[model]
     with error_context(grid.params):
         with error_context(f"model {model}"):
-            inventory = inventory_of_config(values, head_of(source))
+            inventory = inventory_of_source(source, values, grid.recipe)
         for name in (name for other, name in grid.model_task_pairs if other == model):
             _check_task(grid.tasks[name], model, str(values["model_type"]), head_of(source))
-        check_tokenizer(grid, model, family_of(str(values["model_type"])))
+        if not isinstance(source, LadderModel):  # whose tokenizer distinguishes all texts
+            from apet.study.tokenizer_checks import check_tokenizer
+
+            check_tokenizer(grid, source, str(values["model_type"]))
         return inventory
+
+
+def inventory_of_source(source: Model, values: Mapping[str, Any], recipe: PretrainingConfig) -> Inventory:
+    """Make the inventory of a PLM from its sizes.
+
+    Args:
+        source: The PLM.
+        values: Its keys of config.json, see `values_of`.
+        recipe: How ladder models are pretrained.
+
+    Returns:
+        The inventory.
+
+    Raises:
+        ModelError: As `inventory_of_config`.
+    """
+    if isinstance(source, LadderModel):
+        return ladder_inventory(source, recipe)
+    from apet.models.inventory import inventory_of_config
+
+    return inventory_of_config(values, head_of(source))
 
 
 def _check_task(task: Task, model: str, architecture: str, head: str) -> None:
     """Raise ConfigError if a PLM cannot do a task, or if the task has a prompt for an unknown family."""
-    from apet.evaluation import check_can_generate
-    from apet.models.families import family_of
-
     for family in task.family_prompts:
         if family not in FAMILIES:
             raise ConfigError(unknown_name("family", family, FAMILIES, f"task {task.name}: prompt"))
     if task.type == "generation":
+        from apet.evaluation import check_can_generate
+        from apet.models.families import family_of
+
         try:
             check_can_generate(task.name, model, family_of(architecture), head)
         except ConfigError as error:

@@ -11,28 +11,28 @@ from apet.data.task_config import Task
 from apet.data.tokenization import encode, label_ids
 from apet.errors import error_context
 from apet.models.checkpoint_files import names_in
-from apet.models.families import Family, SpecialTokens
-from apet.models.ladder import LADDER
+from apet.models.families import Family, SpecialTokens, family_of
 from apet.models.loading import check_folder
-from apet.models.registry import ModelSource, folder_of, head_of
+from apet.models.registry import ModelSource, folder_of
 from apet.models.tokenizers import read_tokenizer
 from apet.study.grid import Grid
 
 
-def check_tokenizer(grid: Grid, model: str, family: Family) -> None:
+def check_tokenizer(grid: Grid, source: ModelSource, architecture: str) -> None:
     """Check the prompts and label words of a PLM's tasks if its tokenizer is on this machine, and a folder's files.
 
     Args:
         grid: The study.
-        model: Name of the PLM.
-        family: Its family.
+        source: The PLM.
+        architecture: `model_type` of its configuration.
 
     Raises:
         ModelError: A folder cannot be loaded.
         ConfigError: A prompt leaves no room for the texts.
         DataError: Label words are not distinct in the tokenizer.
     """
-    found = _tokenizer(grid, model, family)
+    model, family = source.name, family_of(architecture)
+    found = _tokenizer(Path(grid.plm_folder(model)), source, family)
     if found is None:
         return
     tokenizer, special = found
@@ -41,19 +41,19 @@ def check_tokenizer(grid: Grid, model: str, family: Family) -> None:
             texts: dict[str, list[str]] = {name: [] for name in task.text_columns}
             prompt = task.prompt.get(family.name, task.prompt["default"])
             encode(texts, tokenizer, prompt, max_length, before=special.before, after=special.after)
-            if task.type == "classification" and head_of(grid.models[model]) == "lm":
+            if task.type == "classification" and source.head == "lm":
                 label_ids(tokenizer, list(task.verbalizer.values()))
 
 
-def _tokenizer(grid: Grid, model: str, family: Family) -> tuple[PreTrainedTokenizerBase, SpecialTokens] | None:
-    """Read the tokenizer of a folder, of a shipped ladder model, or of a finished download."""
-    source = grid.models[model]
-    if isinstance(source, ModelSource) and source.kind == "folder":
-        return check_folder(folder_of(source), model, source.head)
-    folder = LADDER / model if model in grid.shipped else Path(grid.plm_folder(model))
-    if not (folder.is_dir() and "tokenizer.json" in names_in(folder)):
+def _tokenizer(
+    downloaded: Path, source: ModelSource, family: Family
+) -> tuple[PreTrainedTokenizerBase, SpecialTokens] | None:
+    """Read the tokenizer of a folder, or of a finished download."""
+    if source.kind == "folder":
+        return check_folder(folder_of(source), source.name, source.head)
+    if not (downloaded.is_dir() and "tokenizer.json" in names_in(downloaded)):
         return None
-    tokenizer = read_tokenizer(folder)
+    tokenizer = read_tokenizer(downloaded)
     return tokenizer, family.special_tokens(tokenizer)
 
 

@@ -108,7 +108,7 @@ class ShardedPLM(TunedPLM):
         return self.join(call(*args))
 
     def _segments(self) -> Iterator[Segment]:
-        stacks = [path for path, _ in self.family.blocks.values()]
+        stacks = [path for path, _ in self.family.layout.blocks.values()]
         blocks = [f"{path}.{i}." for path in stacks for i in range(len(blocks_of(self.model, path)))]
         module = {spec.name: f"{spec.module}." for spec in self.family.module_specs(self.model)}
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from apet.errors import ModelError, unknown_name
-from apet.models.families.base import Family, FusedSlice, Inputs, ModuleSpec, SpecialTokens, blocks_of, template_of
+from apet.models.families.base import Family, Inputs, SpecialTokens, blocks_of, template_of
 from apet.models.families.bert import BERT
 from apet.models.families.bloom import BLOOM
 from apet.models.families.gpt_neox import GPT_NEOX
 from apet.models.families.llama import LLAMA
 from apet.models.families.t5 import T5
+from apet.models.layouts import FusedSlice, ModuleSpec
 
 FAMILIES: dict[str, Family] = {family.name: family for family in (BERT, BLOOM, T5, GPT_NEOX, LLAMA)}
 

@@ -12,40 +12,7 @@ from torch.nn import functional as F
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from apet.errors import ModelError
-
-
-@dataclass(frozen=True)
-class FusedSlice:
-    """One of several maps whose rows are interleaved in one weight, in the order (head, map, row of the head)."""
-
-    part: int
-    """Index of the map."""
-    parts: int = 3
-    """Number of maps in the weight."""
-
-    def rows(self, outputs: int, heads: int) -> Tensor:
-        """Find the rows [outputs / parts] of the map in a weight with `outputs` rows, in the order of the map."""
-        return torch.arange(outputs).view(heads, self.parts, -1)[:, self.part].flatten()
-
-
-@dataclass(frozen=True)
-class ModuleSpec:
-    """One module of the architecture."""
-
-    name: str
-    """Canonical name, the same in every family; relative to the block inside a block (`attention.query`)."""
-    module: str
-    """Dotted path in the library's model; relative to the block inside a block."""
-    kind: str
-    """`linear`, `norm`, `embedding` (of words, positions, …), `head` (the LM head) or `input` (start of a sequence)."""
-    fused: FusedSlice | None = None
-    """The rows of a fused weight that belong to the module."""
-    adapter_after: bool = False
-    """Whether an adapter may follow."""
-    bias_cancels: bool = False
-    """Whether a bias has no effect, at least in part: the softmax cancels the bias of keys that are not rotated."""
-    optional: bool = False
-    """Whether some versions of the architecture lack the module."""
+from apet.models.layouts import Layout, ModuleSpec
 
 
 @dataclass(frozen=True)
@@ -213,10 +180,8 @@ class Family:
     """Name of the family."""
     classes: Mapping[str, type[PreTrainedModel]]
     """Hugging Face `model_type` -> model class with an LM head."""
-    outer: tuple[ModuleSpec, ...]
-    """Modules outside the blocks."""
-    blocks: Mapping[str, tuple[str, tuple[ModuleSpec, ...]]]
-    """Canonical name of a stack -> (path of its list of blocks, modules of a block)."""
+    layout: Layout
+    """Where its modules are."""
     states: Callable[[FamilyModel, Inputs], Tensor]
     """(model, inputs) -> the states from which answers are read; see `Inputs.read`."""
     decoder: Callable[[FamilyModel, Inputs], Decoder] | None = None
@@ -235,9 +200,6 @@ class Family:
     last_attention: Callable[[PretrainedConfig], str | None] = lambda config: None
     """Config -> path of the last attention, whose forward method takes `query_positions` [rows, k], the positions that
     are computed from there on; None if the family always computes all positions."""
-    positions: str | None = None
-    """Name of the module whose weight has a row for each position, which limits the length of a text; None if positions
-    are computed."""
     install_kernels: Callable[[FamilyModel], None] = lambda model: None
     """Replaces slow modules of the library by fast kernels, which are equal within float tolerance."""
     untie_head: Callable[[FamilyModel], None] = lambda model: None
@@ -278,12 +240,12 @@ class Family:
     @property
     def input(self) -> str:
         """Place at which a text enters: the encoder's input if there is one."""
-        names = [spec.name for spec in self.outer if spec.kind == "input"]
+        names = [spec.name for spec in self.layout.outer if spec.kind == "input"]
         return "encoder.input" if "encoder.input" in names else names[0]
 
     def all_blocks(self, model: PreTrainedModel) -> list[nn.Module]:
         """Return the blocks of all stacks of a model."""
-        return [block for path, _ in self.blocks.values() for block in blocks_of(model, path)]
+        return [block for path, _ in self.layout.blocks.values() for block in blocks_of(model, path)]
 
     def module_specs(self, model: PreTrainedModel) -> list[ModuleSpec]:
         """List the modules of a model, with full names and paths.
@@ -298,10 +260,9 @@ class Family:
             ModelError: The model lacks a module that is not optional.
         """
         has_head = hasattr(model, self.head_module)
-        specs = [spec for spec in self.outer if has_head or spec.module.partition(".")[0] != self.head_module]
-        for stack, (path, block) in self.blocks.items():
-            for i in range(len(blocks_of(model, path))):
-                specs += [replace(s, name=f"{stack}.{i}.{s.name}", module=f"{path}.{i}.{s.module}") for s in block]
+        num_blocks = {stack: len(blocks_of(model, path)) for stack, (path, _) in self.layout.blocks.items()}
+        specs = self.layout.module_specs(num_blocks)
+        specs = [spec for spec in specs if has_head or spec.module.partition(".")[0] != self.head_module]
         modules = {name for name, _ in model.named_modules()}
         missing = [spec.module for spec in specs if spec.module not in modules and not spec.optional]
         if missing:

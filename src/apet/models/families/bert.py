@@ -10,29 +10,8 @@ from torch import Tensor
 from transformers import BertForMaskedLM, PreTrainedTokenizerBase
 from transformers.models.bert.modeling_bert import BertAttention
 
-from apet.models.families.base import Family, Inputs, ModuleSpec, SpecialTokens, at
-
-BLOCK = (
-    ModuleSpec("attention.query", "attention.self.query", "linear"),
-    ModuleSpec("attention.key", "attention.self.key", "linear", bias_cancels=True),
-    ModuleSpec("attention.value", "attention.self.value", "linear"),
-    ModuleSpec("attention.output", "attention.output.dense", "linear", adapter_after=True),
-    ModuleSpec("attention.norm", "attention.output.LayerNorm", "norm"),
-    ModuleSpec("ffn.up", "intermediate.dense", "linear"),
-    ModuleSpec("ffn.down", "output.dense", "linear", adapter_after=True),
-    ModuleSpec("ffn.norm", "output.LayerNorm", "norm"),
-)
-
-OUTER = (
-    ModuleSpec("encoder.input", "bert.embeddings.word_embeddings", "input"),
-    ModuleSpec("encoder.embedding", "bert.embeddings.word_embeddings", "embedding"),
-    ModuleSpec("encoder.embedding.position", "bert.embeddings.position_embeddings", "embedding"),
-    ModuleSpec("encoder.embedding.type", "bert.embeddings.token_type_embeddings", "embedding"),
-    ModuleSpec("encoder.embedding.norm", "bert.embeddings.LayerNorm", "norm"),
-    ModuleSpec("head.transform", "cls.predictions.transform.dense", "linear"),
-    ModuleSpec("head.norm", "cls.predictions.transform.LayerNorm", "norm"),
-    ModuleSpec("head", "cls.predictions.decoder", "head"),
-)
+from apet.models import layouts
+from apet.models.families.base import Family, Inputs, SpecialTokens, at
 
 
 def special_tokens(tokenizer: PreTrainedTokenizerBase) -> SpecialTokens:
@@ -72,8 +51,7 @@ def attend(
 BERT = Family(
     name="bert",
     classes={"bert": BertForMaskedLM},
-    outer=OUTER,
-    blocks={"encoder": ("bert.encoder.layer", BLOCK)},
+    layout=layouts.BERT,
     states=states,
     head="cls.predictions.decoder",
     transform=transform,
@@ -81,6 +59,5 @@ BERT = Family(
     answer_offset=2,
     special_tokens=special_tokens,
     last_attention=lambda config: f"bert.encoder.layer.{config.num_hidden_layers - 1}.attention",
-    positions="encoder.embedding.position",
     install_kernels=install_kernels,
 )

@@ -12,29 +12,10 @@ from torch.nn import functional as F
 from transformers import BloomForCausalLM, DynamicCache
 from transformers.models.bloom.modeling_bloom import BloomAttention, BloomGelu
 
-from apet.models.families.base import Family, FusedSlice, ModuleSpec, at
+from apet.models import layouts
+from apet.models.families.base import Family, at
 from apet.models.families.causal import CausalDecoder, special_tokens, states
 from apet.models.kernels import Gelu
-
-QKV = "self_attention.query_key_value"
-
-BLOCK = (
-    ModuleSpec("attention.norm", "input_layernorm", "norm"),
-    ModuleSpec("attention.query", QKV, "linear", FusedSlice(0)),
-    ModuleSpec("attention.key", QKV, "linear", FusedSlice(1), bias_cancels=True),
-    ModuleSpec("attention.value", QKV, "linear", FusedSlice(2)),
-    ModuleSpec("attention.output", "self_attention.dense", "linear", adapter_after=True),
-    ModuleSpec("ffn.norm", "post_attention_layernorm", "norm"),
-    ModuleSpec("ffn.up", "mlp.dense_h_to_4h", "linear"),
-    ModuleSpec("ffn.down", "mlp.dense_4h_to_h", "linear", adapter_after=True),
-)
-
-OUTER = (
-    ModuleSpec("decoder.input", "transformer.word_embeddings", "input"),
-    ModuleSpec("decoder.embedding", "transformer.word_embeddings", "embedding"),
-    ModuleSpec("decoder.embedding.norm", "transformer.word_embeddings_layernorm", "norm"),
-    ModuleSpec("decoder.norm", "transformer.ln_f", "norm"),
-)
 
 
 def install_kernels(model: BloomForCausalLM) -> None:
@@ -93,8 +74,7 @@ def attend(
 BLOOM = Family(
     name="bloom",
     classes={"bloom": BloomForCausalLM},
-    outer=OUTER,
-    blocks={"decoder": ("transformer.h", BLOCK)},
+    layout=layouts.BLOOM,
     states=states,
     decoder=CausalDecoder,
     special_tokens=special_tokens,

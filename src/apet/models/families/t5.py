@@ -9,54 +9,12 @@ from torch import Tensor, nn
 from transformers import DynamicCache, EncoderDecoderCache, PreTrainedTokenizerBase, T5ForConditionalGeneration
 from transformers.activations import NewGELUActivation
 
-from apet.models.families.base import Family, Inputs, ModuleSpec, SpecialTokens
+from apet.models import layouts
+from apet.models.families.base import Family, Inputs, SpecialTokens
 from apet.models.kernels import Gelu, rms_norm
 
 SPAN = "<extra_id_0>"
 """The sentinel that replaces a span of the text. The decoder generates the sentinel, then the span."""
-
-
-def attention(name: str, number: int, module: str) -> tuple[ModuleSpec, ...]:
-    """Return the modules of an attention sublayer; `number` is its index in the library's layer list."""
-    path = f"layer.{number}.{module}"
-    return (
-        ModuleSpec(f"{name}.norm", f"layer.{number}.layer_norm", "norm"),
-        ModuleSpec(f"{name}.query", f"{path}.q", "linear"),
-        ModuleSpec(f"{name}.key", f"{path}.k", "linear", bias_cancels=True),
-        ModuleSpec(f"{name}.value", f"{path}.v", "linear"),
-        ModuleSpec(f"{name}.output", f"{path}.o", "linear", adapter_after=True),
-    )
-
-
-def ffn(number: int) -> tuple[ModuleSpec, ...]:
-    """Return the modules of a feed-forward network, gated (v1.1: wi_0, wi_1) or not (v1.0: wi)."""
-    path = f"layer.{number}.DenseReluDense"
-    return (
-        ModuleSpec("ffn.norm", f"layer.{number}.layer_norm", "norm"),
-        ModuleSpec("ffn.gate", f"{path}.wi_0", "linear", optional=True),
-        ModuleSpec("ffn.up", f"{path}.wi_1", "linear", optional=True),
-        ModuleSpec("ffn.up", f"{path}.wi", "linear", optional=True),
-        ModuleSpec("ffn.down", f"{path}.wo", "linear", adapter_after=True),
-    )
-
-
-SELF = attention("attention", 0, "SelfAttention")
-CROSS = attention("cross_attention", 1, "EncDecAttention")
-
-OUTER = (
-    ModuleSpec("encoder.input", "shared", "input"),
-    ModuleSpec("decoder.input", "shared", "input"),
-    ModuleSpec("embedding", "shared", "embedding"),
-    ModuleSpec(
-        "encoder.embedding.position", "encoder.block.0.layer.0.SelfAttention.relative_attention_bias", "embedding"
-    ),
-    ModuleSpec(
-        "decoder.embedding.position", "decoder.block.0.layer.0.SelfAttention.relative_attention_bias", "embedding"
-    ),
-    ModuleSpec("encoder.norm", "encoder.final_layer_norm", "norm"),
-    ModuleSpec("decoder.norm", "decoder.final_layer_norm", "norm"),
-    ModuleSpec("head", "lm_head", "head"),
-)
 
 
 def special_tokens(tokenizer: PreTrainedTokenizerBase) -> SpecialTokens:
@@ -126,8 +84,7 @@ def install_kernels(model: T5ForConditionalGeneration) -> None:
 T5 = Family(
     name="t5",
     classes={"t5": T5ForConditionalGeneration},
-    outer=OUTER,
-    blocks={"encoder": ("encoder.block", (*SELF, *ffn(1))), "decoder": ("decoder.block", (*SELF, *CROSS, *ffn(2)))},
+    layout=layouts.T5,
     states=states,
     decoder=T5Decoder,
     transform=transform,
