@@ -20,6 +20,7 @@ from apet.config.study_config import load_study
 from apet.data.corpus import build_corpus
 from apet.data.wheels import fetch_wheel, known_wheels
 from apet.study.grid import Grid
+from forkserver import RUNNING
 from toy import OLDER, PARAMS, Checkout, Recorded, trainings
 from toy_corpus import write_corpus
 
@@ -53,6 +54,12 @@ class OneProcessPerFile(LoadScopeScheduling):
 
     def _split_scope(self, nodeid: str) -> str:
         return nodeid.partition("::")[0]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish() -> None:
+    """Stop the forkserver before coverage is combined."""
+    RUNNING.close()
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -18,7 +18,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from functools import cache
 from pathlib import Path
 
@@ -38,12 +38,14 @@ LIBRARIES = (
     *("snakemake.api", "snakemake.workflow", "snakemake.report.html_reporter"),
     *("dvc.repo", "dvc.stage", "dvc.commands.repro", "dvc.commands.data_sync", "dvc.fs", "dvc_data.index", "dvc_s3"),
 )  # fmt: skip
+RUNNING = ExitStack()
+"""What must be stopped at the end of a session."""
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @cache
 def programs() -> Path:
-    """Start a server that ends with this process, and return the folder of its programs."""
+    """Start a server, which ends with this process or with `RUNNING`, and return the folder of its programs."""
     folder = Path(tempfile.mkdtemp(prefix="apet-programs-"))
     for name in MAINS:
         program = folder / name
@@ -51,7 +53,7 @@ def programs() -> Path:
         program.chmod(0o755)
     command = [sys.executable, "-P", __file__, f"{folder}/socket"]
     server = subprocess.Popen(command, env=os.environ | ENVIRONMENT, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    atexit.register(stop, server, folder)
+    RUNNING.callback(stop, server, folder)
     assert server.stdout.readline() == b"ready\n"
     return folder
 
