@@ -88,7 +88,7 @@ class Beginnings:
         )
 
     def _normalised(self, text: str) -> str:
-        normalizer = self.tokenizer.backend_tokenizer.normalizer  # type: ignore[attr-defined]  # checked in `_kind`
+        normalizer = self.tokenizer.backend_tokenizer.normalizer
         return normalizer.normalize_str(text) if normalizer else text
 
 
