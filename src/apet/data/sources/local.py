@@ -24,7 +24,7 @@ from apet.errors import DataError, error_context, truncated_repr, unknown_name
 
 ONE_A_LINE = "Write each row as an object in a line of its own."
 CONVERT = (
-    "Write files of other formats anew: `pandas.read_json(…).to_parquet('train.parquet')`, or "
+    "Convert other formats: `pandas.read_json(…).to_parquet('train.parquet')`, or "
     "`datasets.load_from_disk(…)['train'].to_parquet('train.parquet')`."
 )
 FORMATS = ("jsonl", "csv", "tsv", "parquet")  # csv with quotation marks, tsv without
