@@ -113,15 +113,15 @@ def record_study(folder: Path, wheels_folder: Path) -> Recorded:
     checkout.run("dvc", "remote", "add", "--default", "store", str(folder / "store"))
     trained, published = {}, {}
 
-    def step(name: str, entry: str) -> None:
+    def step(name: str, entry: str, *targets: str) -> None:
         before = checkout.trained()
-        checkout.enter(entry)
+        checkout.enter(entry, *targets)
         trained[name] = trainings(before, checkout.trained())
 
     checkout.write(OLDER)
     params = checkout.folder / "params.yaml"
     write_corpus(checkout.folder / Grid(load_study(params), params).corpus, 80, 20)
-    step("first run", "snakemake")
+    step("first run", "snakemake", "cells")
     for tag, params in (("older", OLDER), ("newer", PARAMS)):
         checkout.write(params)
         step(tag, "dvc repro")

@@ -47,6 +47,7 @@ def test_wilson_matches_scipy(hits: int, more: int) -> None:
     assert wilson(hits / n, n) == pytest.approx((expected.low, expected.high), abs=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DESIGNS)
 def test_intervals_of_simulated_cells_have_nominal_coverage(name: str) -> None:
     """Intervals of one study share its rows, so that the Monte Carlo error is over studies."""
@@ -87,6 +88,7 @@ def test_intervals_are_percentiles_of_the_samples() -> None:
     assert bounds(means) == pytest.approx(np.quantile(tasks[:, 1:] - tasks[:, :1], tails, axis=0))
 
 
+@pytest.mark.slow
 def test_over_tasks_population_interval_covers_the_population_mean() -> None:
     design = Design(tasks=5, cells=3, task_sd=0.05)
     held = []
