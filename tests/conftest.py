@@ -30,7 +30,15 @@ yaml.SafeDumper.ignore_aliases = lambda self, data: True  # type: ignore[method-
 
 LONGEST = (
     *("test_workflow", "test_slurm", "test_dvc", "test_guides"),
-    *("test_sharded", "test_arithmetic", "test_resume"),
+    *(
+        "test_data_real",
+        "test_sharded",
+        "test_arithmetic",
+        "test_report",
+        "test_figures",
+        "test_corrupt",
+        "test_faults",
+    ),
 )
 """Test files that take longest. They start first, so that all processes end at the same time."""
 
