@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import pickle
 import signal
@@ -55,6 +56,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if any(map(item.get_closest_marker, ("slurm", "chromium", "mounts"))):
             item.add_marker("slow")
+
+
+def pytest_collection_finish() -> None:
+    """Exclude all imported modules from garbage collection, which statsmodels starts at each call."""
+    gc.collect()
+    gc.freeze()
 
 
 class OneProcessPerFile(LoadScopeScheduling):

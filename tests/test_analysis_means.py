@@ -30,7 +30,7 @@ from apet.analysis.resampling import CELL, sample_means
 from simulated_cells import Design, simulate
 from simulated_study import MODELS, frame_of, record, study
 
-STUDIES = 10
+STUDIES = 16
 DESIGNS = {
     "one unit": Design(replicates=1, replicate_sd=0.0),
     "two units": Design(),
