@@ -112,6 +112,7 @@ def test_mean_squares_of_equal_plans_exclude_the_interaction_with_rows() -> None
     assert np.mean([one.component for one in found]) == pytest.approx(0, abs=3 * 0.0023 / np.sqrt(600))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("num_plans", "num_seeds"), [(2, 2), (3, 3)])
 def test_position_components_of_simulated_studies_are_unbiased(num_plans: int, num_seeds: int) -> None:
     truth = Truth(num_plans=num_plans, num_seeds=num_seeds, plan_variance=9.0, plan_change=-6.0, sweep=(), n=100)

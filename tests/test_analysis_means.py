@@ -33,7 +33,7 @@ from apet.analysis.resampling import CELL, PLM, sample_means, tasks_of_means
 from simulated_cells import Design, simulate
 from simulated_study import MODELS, frame_of, record, study
 
-STUDIES = 10
+STUDIES = 16
 DESIGNS = {
     "one unit": Design(replicates=1, replicate_sd=0.0),
     "two units": Design(),
@@ -53,6 +53,7 @@ def test_wilson_matches_scipy(hits: int, more: int) -> None:
     assert run_interval(of_answers | {"type": "classification"}, hits / n, n) is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DESIGNS)
 def test_intervals_of_simulated_cells_have_nominal_coverage(name: str) -> None:
     """Intervals of one study share its rows, so that the Monte Carlo error is over studies."""
@@ -93,6 +94,7 @@ def test_intervals_are_percentiles_of_the_samples() -> None:
     assert bounds(means) == pytest.approx(np.quantile(tasks[:, 1:] - tasks[:, :1], tails, axis=0))
 
 
+@pytest.mark.slow
 def test_over_tasks_population_interval_covers_the_population_mean() -> None:
     design = Design(tasks=5, cells=3, task_sd=0.05)
     held = []

@@ -174,6 +174,7 @@ def slope_of(means: np.ndarray, cells: pd.DataFrame, noise: np.ndarray):
     return slope(full_ft_threshold(AnalysisInputs(pd.DataFrame(), samples, MARGINS)), ["small", "large"]).fixed_tasks
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", [-0.4, 0.0])
 def test_slope_of_full_ft_thresholds_covers_the_truth(change: float) -> None:
     """Noise draws thresholds together: percentiles of the draws miss a slope of -0.55 in every fifth study."""

@@ -6,6 +6,7 @@ import ast
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -92,7 +93,7 @@ def test_bash_completes_commands_options_choices_files_and_cells(tmp_path):
         "sta": "status", "export --fo": "--format", "export --format p": "peft", "show bloom": cell,
         "plan --see": "--seed", "report --results-dir res": "results", "completion z": "zsh",
     }  # fmt: skip
-    script = f"""eval "$({sys.executable} -m apet.cli.app completion bash)"
+    script = f"""eval "$({shlex.quote(sys.executable)} -m apet.cli.app completion bash)"
     ask() {{ COMP_WORDS=(apet "$@"); COMP_CWORD=$#; COMPREPLY=(); _shtab_apet 2>/dev/null; echo "${{COMPREPLY[*]}}"; }}
     """ + "".join(f"ask {typed}\n" for typed in completions)
     done = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True)

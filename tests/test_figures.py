@@ -177,6 +177,7 @@ def test_figures_have_no_text_off_the_page_or_overlapping(name: str, drawn: dict
     check_layout(drawn[name][0])
 
 
+@pytest.mark.slow
 def test_where_it_helps_of_every_restricted_placement_has_no_overlapping_text(frame: pd.DataFrame) -> None:
     part = frame[frame.placement.isin(["full", "uniform", "bias_only"])]
     copies = [part[part.placement.eq("bias_only")].assign(placement=name) for name in where_it_helps.RESTRICTED]
@@ -185,6 +186,7 @@ def test_where_it_helps_of_every_restricted_placement_has_no_overlapping_text(fr
     check_layout(where_it_helps.draw(evidence_of(table))[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FIGURES)
 def test_figures_of_the_papers_study_fit_a_page(name: str, large: AnalysisInputs) -> None:
     fig, data = FIGURES[name](large)
@@ -478,6 +480,7 @@ def test_column_blocks_keep_families_together() -> None:
     assert ["".join(block) for block in blocks] == ["aaabbbbb", "ccc", "d" * 9, "ddd"]
 
 
+@pytest.mark.slow
 def test_draw_all_writes_equal_bytes_in_another_process(tmp_path: Path, frame: pd.DataFrame) -> None:
     few = kept(frame, frame.model.eq("bloom-mid") & frame.task.eq("topics"))
     write_tidy(few.frame, tmp_path, "ab" * 32, AnalysisConfig(**MARGINS))

@@ -203,7 +203,7 @@ def words_study(folder: Path) -> Path:
         "models": ["./plm"],
         "tasks": ["words.yaml"],
         "max_samples": {"train": 100, "validation": 20, "test": 40},
-        "training": {**PARAMS["training"], "max_steps": 40, "batch_size": 16, "max_length": 64},
+        "training": {**PARAMS["training"], "max_steps": 25, "batch_size": 16, "max_length": 64},
         "grid": [{"placements": ["lora", "bitfit", "full", "adapter"], "budgets": ["@own"]}],
     }
     path = folder / "params.yaml"
@@ -211,6 +211,7 @@ def words_study(folder: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_estimated_hours_are_close_to_measured_hours(tmp_path, monkeypatch):
     """Within a factor of 5 at the assumed rate, whatever the machine; of 2.5 at the rate of the cells before."""
     monkeypatch.chdir(tmp_path)
