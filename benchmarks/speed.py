@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import fields
 from pathlib import Path
 
 BLOCK = 20
@@ -67,28 +68,13 @@ def child(side: str, repeat: int) -> dict:
 
 def study_cells(args: argparse.Namespace) -> list:
     """The cells of this run, alike but for their seeds."""
-    from apet.config.study_config import TrainingConfig
+    from apet.config.study_config import LearningRates, TrainingConfig
     from apet.placement import MethodSizes
     from apet.study.cells import Cell
 
-    training = TrainingConfig.of(
-        {
-            **{
-                "loss": "label_words",
-                "max_steps": args.steps,
-                "batch_size": args.batch,
-                "max_length": args.length,
-                "max_grad_norm": 1.0,
-            },
-            **{
-                "lr_multipliers": [1.0],
-                "lr_scheduler_type": "linear",
-                "warmup_ratio": 0.1,
-                "num_evals": 2,
-                "gradient_checkpointing": False,
-            },
-            "learning_rates": dict.fromkeys(("entry", "bias", "lowrank", "bottleneck", "token", "head"), args.rate),
-        }
+    rates = LearningRates(*[args.rate] * len(fields(LearningRates)))
+    training = TrainingConfig(
+        max_steps=args.steps, batch_size=args.batch, max_length=args.length, num_evals=2, learning_rates=rates
     )
     name, task = args.plm.name, args.data.name
     seeds = range(args.seed * args.cells, (args.seed + 1) * args.cells)

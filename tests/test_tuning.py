@@ -9,7 +9,8 @@ import torch
 from apet.models.loading import PLM
 from apet.placement import STRUCTURES, MethodSizes, Plan, Units, make_plan, own_count
 from apet.tuning import TunedPLM, initial_theta, layout, split_by_structure
-from apet.tuning.low_rank_updates import is_factored
+from apet.tuning.low_rank_updates import updated_linear
+from apet.tuning.output_updates import adapter
 from tiny import CONFIGS, DECODER, WORDS, tiny_plm
 
 torch.set_num_threads(1)
@@ -197,21 +198,22 @@ def test_initial_theta_depends_only_on_seed():
     assert not torch.equal(starts[0], starts[2])
 
 
+@pytest.mark.parametrize(("width", "factored"), [(16, False), (128, True)], ids=["merged", "factored"])
 @pytest.mark.parametrize("family", CONFIGS)
-def test_low_rank_updates_match_map_with_updated_weight(family):
+def test_low_rank_updates_match_map_with_updated_weight(family, width, factored):
     """Low-rank units and a few entries, in fused and plain maps, equal W + Σ b aᵀ + entries."""
-    plm, (ids, lengths) = PLMS[family], batch()
+    plm, (ids, lengths) = tiny_plm(family, width=width), batch()
     places = {p.name: p for p in plm.family.module_specs(plm.model)}
     wanted = [
         s for s in plm.inventory.sites if places[s.place].kind == "linear" and s.structure in ("lowrank", "entry")
     ]
     units = [Units(s, 2, np.array([1, 17]) if s.structure == "entry" else None) for s in wanted]
     plan = Plan("test", sum(u.size for u in units), 0, tuple(units))
-    theta = 0.2 * torch.randn(plan.budget, generator=torch.Generator().manual_seed(2))
-    assert any(is_factored(u) for u in units if u.site.structure == "entry")
+    theta = 16 / width * 0.2 * torch.randn(plan.budget, generator=torch.Generator().manual_seed(2))
     with TunedPLM(plm, plan) as tuned, torch.no_grad():
+        assert bool(tuned.factored_maps) == factored
         logits = tuned([theta], ids, lengths, EVERY_WORD)
-    other = tiny_plm(family)
+    other = tiny_plm(family, width=width)
     with torch.no_grad():
         for theta_slice in layout(plan):
             site, place = theta_slice.units.site, places[theta_slice.units.site.place]
@@ -224,7 +226,17 @@ def test_low_rank_updates_match_map_with_updated_weight(family):
                 update = sum(torch.outer(unit[inputs:], unit[:inputs]) for unit in values.view(2, -1))
             weight[rows] += update
     expected = torch.stack([read(family, other, i, n) for i, n in zip(ids, lengths, strict=True)])
-    torch.testing.assert_close(logits, expected, atol=1e-4, rtol=1e-4)
+    tolerance = 1e-4 if width == 16 else 1e-3
+    torch.testing.assert_close(logits, expected, atol=tolerance, rtol=tolerance)
+
+
+@pytest.mark.parametrize("function", [updated_linear, adapter])
+def test_gradient_of_thin_products_matches_finite_differences(function):
+    generator = torch.Generator().manual_seed(1)
+    draw = lambda *shape: torch.randn(*shape, dtype=torch.float64, generator=generator).requires_grad_()  # noqa: E731
+    x, a, u = draw(2, 3, 5), draw(2, 5), draw(2, 4)
+    arguments = (x, draw(4, 5).detach(), draw(4), a, u) if function is updated_linear else (None, x, a, draw(2, 1), a)
+    assert torch.autograd.gradcheck(function, arguments)
 
 
 @pytest.mark.parametrize("family", CONFIGS)

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from apet.export.tuned_model import TunedModel, describe_sites
 from apet.tuning import ThetaSlice, layout
-from apet.tuning.structures import Scatter
+from apet.tuning.structures import flat_positions
 from apet.tuning.tuned_plm import rows_of
 
 
@@ -42,9 +42,9 @@ def merged_model(model: TunedModel) -> PreTrainedModel:
         site, spec = units.site, modules[units.site.place]
         parameter = merged.get_submodule(spec.module).get_parameter("bias" if site.structure == "bias" else "weight")
         index = None if units.indices is None else torch.as_tensor(units.indices).to(plm.device)
-        scatter = Scatter(site.shape, rows_of(spec, plm), index)
+        positions = flat_positions(site.shape, rows_of(spec, plm), index).to(plm.device)
         # In place, so that tied weights stay tied.
-        parameter.copy_(scatter(parameter, _update(part, model.theta[part.start : part.stop].to(plm.device))))
+        parameter.view(-1).index_add_(0, positions, _update(part, model.theta[part.start : part.stop].to(plm.device)))
     return merged
 
 

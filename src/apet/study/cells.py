@@ -14,7 +14,7 @@ from apet.core.validation import validate
 from apet.models.registry import slug
 from apet.placement import MethodSizes
 
-TRAINER_VERSION = 5
+TRAINER_VERSION = 6
 """Raised whenever the numerics of tuning, training or evaluation change, so that new cells get other names."""
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -12,8 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-ThetaSlices = tuple[Any, ...]
-"""Values of θ by slice: a tensor, or None for a slice that is not gathered."""
+from apet.tuning.scattered import Values
 
 ParameterOverrides = tuple[tuple[nn.Module, str, Tensor], ...]
 """(module, name of a parameter, tensor that replaces it during a forward pass)."""
@@ -23,14 +22,12 @@ ParameterOverrides = tuple[tuple[nn.Module, str, Tensor], ...]
 class ForwardContext:
     """The inputs of the hooks in one forward pass."""
 
-    theta_slices: ThetaSlices = ()
-    """Values of θ by slice."""
+    values: Values = field(default_factory=dict)
+    """Tensors that contain values of θ, by what they act on."""
     position: Tensor | None = None
     """Positions [rows, k] at which each row is read."""
     overrides: ParameterOverrides = ()
     """Tensors that replace parameters."""
-    merged: bool = False
-    """Whether low-rank updates are already in the overrides of float32 weights."""
     theta: tuple[Tensor, ...] = ()
     """θ as it was passed, if each block gathers its own slices."""
 
@@ -62,6 +59,20 @@ class ContextStack:
                 vars(module).pop(name, None)
 
 
+class ReplacedForward:
+    """A module whose forward method is replaced until `remove`."""
+
+    def __init__(self, module: nn.Module, forward: Callable):
+        self.module, self.before = module, vars(module).get("forward")
+        module.forward = forward
+
+    def remove(self) -> None:
+        """Restore the method of the class, or the kernel that replaced it before."""
+        del vars(self.module)["forward"]
+        if self.before is not None:
+            self.module.forward = self.before
+
+
 class CheckpointedBlocks:
     """Blocks whose activations are recomputed in the backward pass (Chen et al. 2016).
 
@@ -74,14 +85,15 @@ class CheckpointedBlocks:
         contexts: ContextStack,
         enter_block: Callable[[int, ForwardContext], ForwardContext],
     ):
-        self.blocks, self.contexts, self.enter_block = blocks, contexts, enter_block
-        for number, block in enumerate(blocks):
-            block.forward = partial(self._forward, number, block.forward)
+        self.contexts, self.enter_block = contexts, enter_block
+        self.replaced = [
+            ReplacedForward(block, partial(self._forward, number, block.forward)) for number, block in enumerate(blocks)
+        ]
 
     def remove(self) -> None:
         """Restore the forward method of the blocks."""
-        for block in self.blocks:
-            del vars(block)["forward"]
+        for replaced in self.replaced:
+            replaced.remove()
 
     def _forward(self, number: int, forward: Callable, *args: Any, **kwargs: Any) -> Any:
         run = partial(self._run, number, forward, self.contexts.current)

@@ -8,98 +8,136 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from apet.placement.plans import Units
+from apet.tuning.scattered import ScatteredTensors
+from apet.tuning.structures import flat_positions
 
 
 @dataclass(frozen=True)
-class FactoredSlice:
-    """A slice of θ that updates a linear map through factors."""
+class MapSlice:
+    """A slice of θ that updates the weight of a linear map."""
 
     number: int
     """Index of the slice in θ's layout."""
     units: Units
-    """Units of the slice. Each adds one to the rank of the update."""
+    """Units of the slice."""
     rows: Tensor | None
     """Rows of the module's weight that belong to the site; None for all."""
+    index: Tensor | None
+    """Flat indices of the entries within the site; None for all."""
+
+    @property
+    def is_lowrank(self) -> bool:
+        """Whether the units are low-rank. Otherwise they are entries."""
+        return self.units.site.structure == "lowrank"
+
+    @property
+    def place(self) -> tuple[tuple[int, ...], Tensor | None, Tensor | None]:
+        """Shape of the site, its rows in the module's weight, and the entries within the site."""
+        return self.units.site.shape, self.rows, self.index
+
+    def added_to(self, weight: Tensor, values: Tensor) -> Tensor:
+        """Return a weight plus values for all entries of the site."""
+        if self.rows is None:
+            return weight + values.view_as(weight)
+        return weight.index_add(0, self.rows, values.view(len(self.rows), -1))
 
 
-def is_factored(units: Units) -> bool:
-    """Decide whether the update of a weight by units is cheaper as factors.
+def are_factors_cheaper(slices: Sequence[MapSlice], outputs: int, inputs: int) -> bool:
+    """Decide whether factors cost less than the gradient of the weight in a training step.
 
-    With n entries of a weight (d_out, d_in), factors cost 3 n (d_in + d_out) products a token in a training step, and
-    the gradient of the weight d_in · d_out.
+    With rank r, factors cost 3 r (inputs + outputs) products a token, and the gradient of the weight inputs · outputs.
+    Thin products have a lower rate, and are more operations.
 
     Args:
-        units: units of a weight.
+        slices: All slices that update the map. An entry adds one to the rank.
+        outputs: Outputs of the map.
+        inputs: Inputs of the map.
 
     Returns:
-        True for low-rank units, and for entries if they are few.
+        True if they do.
     """
-    if units.site.structure != "entry":
-        return units.site.structure == "lowrank"
-    outputs, inputs = units.site.shape
-    return units.indices is not None and 4 * units.count * (inputs + outputs) <= inputs * outputs
+    return 4 * (8 + sum(s.units.count for s in slices)) * (inputs + outputs) <= inputs * outputs
 
 
-class LowRankUpdate:
-    """The update of one linear map by all factored slices of θ that act on it."""
+def add_factors(tensors: ScatteredTensors, path: str, slices: Sequence[MapSlice], weight: Tensor) -> None:
+    """Add the factors A [rank, inputs] and U [rank, outputs] of a map's update.
 
-    def __init__(self, outputs: int, inputs: int, slices: Sequence[FactoredSlice], device: torch.device):
-        self.outputs, self.inputs, self.device = outputs, inputs, device
-        self.lowrank = [s for s in slices if s.units.site.structure == "lowrank"]
-        self.entries = [s for s in slices if s.units.site.structure == "entry"]
-        self.rank = sum(s.units.count for s in slices)
-        indices = [torch.as_tensor(s.units.indices).to(device) for s in self.entries]
-        self.columns = torch.cat([i % inputs for i in indices])[:, None] if indices else None
-        self.flat = self._positions_in_u(indices)
+    Args:
+        tensors: Tensors that contain values of θ.
+        path: Path of the map.
+        slices: Slices that update the map. An entry adds one to the rank.
+        weight: Weight of the map, shape [outputs, inputs].
+    """
+    (outputs, inputs), rank = weight.shape, sum(s.units.count for s in slices)
+    arange = partial(torch.arange, device=weight.device)
+    ones = torch.zeros(rank, inputs, device=weight.device)
+    zeros = torch.zeros(rank * outputs, device=weight.device)
+    start_a = tensors.add((path, "a"), (rank, inputs), ones.flatten)
+    start_u = tensors.add((path, "u"), (rank, outputs), lambda: zeros)
+    first = 0
+    for part in slices:
+        units = arange(first, first + part.units.count)
+        first += part.units.count
+        if part.is_lowrank:
+            a = start_a + units[:, None] * inputs + arange(inputs)
+            u = start_u + units[:, None] * outputs + (arange(outputs) if part.rows is None else part.rows)
+            tensors.positions[part.number] = torch.cat((a, u), dim=1).flatten()
+        else:
+            positions = flat_positions(*part.place)
+            ones[units, positions % inputs] = 1.0
+            tensors.positions[part.number] = start_u + units * outputs + positions // inputs
 
-    def __call__(self, x: Tensor, y: Tensor, theta_slices: Sequence[Tensor]) -> Tensor:
-        """Update the output y [..., outputs] of the map for its input x [..., inputs], in the dtype of y.
 
-        The float32 of θ keeps the sum of many small steps. bfloat16 has the same exponents, so that the factors lose
-        nothing small, and the product is rounded once, together with y.
-        """
-        a, u = self._factors(x, y, theta_slices)
-        z = x.reshape(-1, self.inputs) @ a.T
-        return torch.addmm(y.reshape(-1, self.outputs), z, u).view_as(y)
+def merged(weight: Tensor, a: Tensor, u: Tensor) -> Tensor:
+    """Return weight [outputs, inputs] + Uᵀ A."""
+    return torch.addmm(weight, u.T, a)
 
-    def merged(self, weight: Tensor, theta_slices: Sequence[Tensor]) -> Tensor:
-        """Return weight [outputs, inputs] + Uᵀ A."""
-        a, u = self._factors(weight, weight, theta_slices)
-        return torch.addmm(weight, u.T, a)
 
-    def _positions_in_u(self, indices: list[Tensor]) -> Tensor:
-        """Return the flat positions in U of the values of θ, in the order in which `_factors` concatenates them."""
-        positions, first = [], 0
-        for part in self.lowrank:
-            units = self._range(first, first + part.units.count)[:, None]
-            rows = self._range(0, self.outputs) if part.rows is None else part.rows
-            positions.append((units * self.outputs + rows).flatten())
-            first += part.units.count
-        for part, index in zip(self.entries, indices, strict=True):
-            site_rows = index // self.inputs
-            rows = site_rows if part.rows is None else part.rows[site_rows]
-            positions.append(self._range(first, first + len(index)) * self.outputs + rows)
-            first += len(index)
-        return torch.cat(positions)
+def updated_linear(x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, u: Tensor) -> Tensor:
+    """Compute x Wᵀ + b + (x Aᵀ) U in the dtype of x.
 
-    def _range(self, start: int, stop: int) -> Tensor:
-        return torch.arange(start, stop, device=self.device)
+    The float32 of θ keeps the sum of many small steps. bfloat16 has the same exponents, so that the factors lose
+    nothing small, and the product is rounded once, together with y.
 
-    def _factors(self, x: Tensor, y: Tensor, theta_slices: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """Build A [rank, inputs] in the dtype of x, and U [rank, outputs] in that of y."""
-        a, b = [], []
-        for part in self.lowrank:
-            units = theta_slices[part.number].view(part.units.count, -1)
-            left, right = units.split((self.inputs, units.shape[1] - self.inputs), dim=1)
-            a.append(left)
-            b.append(right.flatten())
-        if self.columns is not None:
-            a.append(x.new_zeros(len(self.columns), self.inputs).scatter_(1, self.columns, 1.0))
-            b.extend(theta_slices[part.number] for part in self.entries)
-        u = y.new_zeros(self.rank * self.outputs).scatter(0, self.flat, torch.cat(b).to(y.dtype))
-        return torch.cat([part.to(x.dtype) for part in a]), u.view(self.rank, self.outputs)
+    Args:
+        x: Inputs, shape [..., inputs].
+        weight: Frozen weight, shape [outputs, inputs].
+        bias: Bias, shape [outputs], or None.
+        a: A, shape [rank, inputs].
+        u: U, shape [rank, outputs].
+
+    Returns:
+        Outputs, shape [..., outputs].
+    """
+    return _UpdatedLinear.apply(x, weight, bias, a.to(x.dtype), u.to(x.dtype))
+
+
+class _UpdatedLinear(torch.autograd.Function):
+    """Products with few rows, [rank, tokens], take half the time of their transposes with few columns."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, u: Tensor) -> Tensor:
+        rows = x.reshape(-1, x.shape[-1])
+        z = a @ rows.T
+        ctx.save_for_backward(rows, weight, a, u, z)
+        return F.linear(rows, weight, bias).addmm_(z.T, u).view(*x.shape[:-1], -1)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, None, Tensor | None, Tensor, Tensor]:
+        rows, weight, a, u, z = ctx.saved_tensors
+        flat = gradient.reshape(-1, gradient.shape[-1])
+        dz = u @ flat.T
+        x_gradient = bias_gradient = None
+        if ctx.needs_input_grad[0]:
+            x_gradient = (flat @ weight).addmm_(dz.T, a).view(*gradient.shape[:-1], -1)
+        if ctx.needs_input_grad[2]:
+            bias_gradient = flat.sum(dim=0)
+        return x_gradient, None, bias_gradient, dz @ rows, z @ flat

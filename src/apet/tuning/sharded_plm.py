@@ -10,8 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from itertools import groupby
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -23,22 +22,9 @@ from apet.models.loading import PLM
 from apet.models.sharding import empty_like_shape, full_tensor, is_main_process
 from apet.placement.plans import Plan
 from apet.tuning.gradient_checkpointing import ForwardContext
+from apet.tuning.scattered import Values
 from apet.tuning.theta import initial_theta, split_by_structure, split_to_sizes
 from apet.tuning.tuned_plm import GenerationState, TunedPLM
-
-
-@dataclass(frozen=True)
-class Segment:
-    """Neighboring slices of θ of one structure in one block, which are gathered together."""
-
-    block: int | None
-    """Index of the block; None outside the blocks."""
-    structure: str
-    """The structure."""
-    slices: range
-    """Indices of the slices."""
-    sizes: tuple[int, ...]
-    """Parameters of each slice."""
 
 
 class ShardedPLM(TunedPLM):
@@ -51,14 +37,15 @@ class ShardedPLM(TunedPLM):
     def __init__(self, plm: PLM, plan: Plan):
         assert plm.root_unit is not None and plm.mesh is not None
         self.root_unit, self.mesh = plm.root_unit, plm.mesh
+        stacks = [path for path, _ in plm.family.layout.blocks.values()]
+        self.block_paths = [f"{path}.{i}." for path in stacks for i in range(len(blocks_of(plm.model, path)))]
         with torch.device(self.mesh.device_type):
             super().__init__(plm, plan, gradient_checkpointing=True)
-        self.segments = tuple(self._segments())
 
     def leaves(self, theta_by_structure: Mapping[str, Tensor]) -> dict[str, Tensor]:
         leaves: dict[str, Tensor] = {}
         for name, values in theta_by_structure.items():
-            sizes = [sum(s.sizes) for s in self.segments if s.structure == name]
+            sizes = [s.size for s in self.segments if s.structure == name]
             shards = self._shard(split_to_sizes([values], sizes or [len(values)]))
             names = [f"{name}.{number}" for number in range(len(sizes))] or [name]
             leaves |= {key: shard.requires_grad_() for key, shard in zip(names, shards, strict=True)}
@@ -66,7 +53,7 @@ class ShardedPLM(TunedPLM):
 
     def distribute(self, theta: Sequence[Tensor]) -> list[Tensor]:
         theta, heads = (theta[:-1], theta[-1:]) if self.plm.head == "classification" else (theta, ())
-        return self._shard([*split_to_sizes(theta, [sum(s.sizes) for s in self.segments]), *heads])
+        return self._shard([*split_to_sizes(theta, [s.size for s in self.segments]), *heads])
 
     def __call__(
         self,
@@ -107,21 +94,8 @@ class ShardedPLM(TunedPLM):
     def _call_and_join(self, call: Callable[..., Tensor], *args: Any) -> Tensor:
         return self.join(call(*args))
 
-    def _segments(self) -> Iterator[Segment]:
-        stacks = [path for path, _ in self.family.layout.blocks.values()]
-        blocks = [f"{path}.{i}." for path in stacks for i in range(len(blocks_of(self.model, path)))]
-        module = {spec.name: f"{spec.module}." for spec in self.family.module_specs(self.model)}
-
-        def key(number: int) -> tuple[int | None, str]:
-            site = self.slices[number].units.site
-            inside = (i for i, block in enumerate(blocks) if module[site.place].startswith(block))
-            # Virtual tokens are in front of the blocks.
-            return next(inside, None), site.structure
-
-        for (block, structure), group in groupby(range(len(self.slices)), key):
-            numbers = list(group)
-            sizes = tuple(self.slices[n].stop - self.slices[n].start for n in numbers)
-            yield Segment(block, structure, range(numbers[0], numbers[-1] + 1), sizes)
+    def _block_of(self, module: str) -> int | None:
+        return next((number for number, path in enumerate(self.block_paths) if module.startswith(path)), None)
 
     def _shard(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         """Shard tensors whose values only the main process needs to have."""
@@ -131,17 +105,13 @@ class ShardedPLM(TunedPLM):
         inputs, context = super()._prepare(theta, *args)
         return inputs, replace(context, theta=tuple(theta))
 
-    def _split_theta(self, theta: Sequence[Tensor], block: int | None = None) -> tuple[Tensor | None, ...]:
-        """Gather the slices in a block, or those outside the blocks; None stands for all others."""
-        theta_slices: list[Tensor | None] = [None] * len(self.slices)
-        for segment, shard in zip(self.segments, theta, strict=True):
-            if segment.block == block:
-                theta_slices[segment.slices.start : segment.slices.stop] = _gather(shard).split(segment.sizes)
-        return tuple(theta_slices)
+    def _values(self, theta: Sequence[Tensor], block: int | None = None) -> Values:
+        shards = zip(self.segments, theta, strict=True)
+        return self.readers[block]([_gather(shard) for segment, shard in shards if segment.block == block])
 
     def _enter_block(self, block: int, context: ForwardContext) -> ForwardContext:
-        theta_slices = self._split_theta(context.theta, block)
-        return replace(context, theta_slices=theta_slices, overrides=self._overrides(theta_slices))
+        values, overrides = self._values_and_overrides(context.theta, block)
+        return replace(context, values=values, overrides=overrides)
 
 
 class ShardedGenerationState(GenerationState):

@@ -1,4 +1,4 @@
-"""The five structures: initial values, and the updates of weights and adapters.
+"""The five structures: initial values, positions of scalars, and updates of embeddings.
 
 - entry: chosen scalars of a frozen weight, W + Δ with Δ zero elsewhere (full fine-tuning if all are chosen).
 - bias: chosen scalars of an output's bias (BitFit, Ben Zaken et al. 2022), also if the PLM has no bias there.
@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import prod
 
 import torch
 from torch import Generator, Tensor
@@ -59,42 +60,21 @@ if tuple(INITIAL_VALUES) != STRUCTURES:
     raise ImportError(f"structures: expected initial values of {STRUCTURES}, got {tuple(INITIAL_VALUES)}.")
 
 
-class Scatter:
-    """The sum of a weight or bias and values at chosen scalars.
-
-    The result is a new tensor in which only the values have a gradient. It is as large as the parameter and lives until
-    the backward pass. It therefore serves vectors, and maps of which so many entries are trained that factors would
-    cost more (see `low_rank_updates.is_factored`). In these, θ is about as large as the map.
+def flat_positions(shape: tuple[int, ...], rows: Tensor | None, index: Tensor | None) -> Tensor:
+    """Find where the scalars of a site are in the parameter of its module.
 
     Args:
         shape: Shape of the site.
-        rows: Rows of the module's parameter that belong to the site; None for all.
+        rows: Rows of the parameter that belong to the site; None for all.
         index: Flat indices of the scalars within the site; None for all.
+
+    Returns:
+        Flat positions in the parameter, in the order of the scalars.
     """
-
-    def __init__(self, shape: tuple[int, ...], rows: Tensor | None, index: Tensor | None):
-        self.rows = rows if index is None else None
-        self.flat = None
-        if index is not None:
-            width = shape[1] if len(shape) > 1 else 1
-            parameter_rows = index // width if rows is None else rows[index // width]
-            self.flat = parameter_rows * width + index % width
-
-    def __call__(self, parameter: Tensor, values: Tensor) -> Tensor:
-        """Add values to a parameter.
-
-        Args:
-            parameter: The frozen parameter, which stays as it is.
-            values: A value for each scalar, flat.
-
-        Returns:
-            The sum, in the shape of the parameter.
-        """
-        if self.flat is not None:
-            return parameter.flatten().index_add(0, self.flat, values).view_as(parameter)
-        if self.rows is not None:
-            return parameter.index_add(0, self.rows, values.view(len(self.rows), *parameter.shape[1:]))
-        return parameter + values.view_as(parameter)
+    index = torch.arange(prod(shape), device=None if rows is None else rows.device) if index is None else index
+    width = prod(shape[1:])
+    row = index // width
+    return (row if rows is None else rows[row]) * width + index % width
 
 
 class SparseUpdate:
@@ -131,10 +111,3 @@ class SparseUpdate:
             return states @ values.view(self.shape).T
         row, column = self.positions
         return states.new_zeros(len(states), self.shape[0]).index_add(1, row, states[:, column] * values)
-
-
-def adapter_update(h: Tensor, values: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Compute what an adapter adds to hidden states [..., d]. GELU, because a ReLU unit may start dead."""
-    (width,) = shape
-    down, inner, up = values.view(-1, 2 * width + 1).split((width, 1, width), dim=1)
-    return F.gelu(F.linear(h, down, inner.squeeze(1)), approximate="tanh") @ up

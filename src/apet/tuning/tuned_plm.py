@@ -22,23 +22,26 @@ from apet.tuning.gradient_checkpointing import (
     ContextStack,
     ForwardContext,
     ParameterOverrides,
-    ThetaSlices,
+    ReplacedForward,
 )
-from apet.tuning.low_rank_updates import FactoredSlice, LowRankUpdate, is_factored
+from apet.tuning.low_rank_updates import MapSlice, add_factors, are_factors_cheaper, merged, updated_linear
 from apet.tuning.output_updates import (
     OutputUpdate,
     adapter,
-    bias_entries,
+    add_rounded,
     embedding_entries,
     linear_entries,
     norm_entries,
-    scatter_vector,
 )
-from apet.tuning.structures import Scatter, SparseUpdate
-from apet.tuning.theta import layout, split_to_sizes
+from apet.tuning.scattered import Key, ScatteredTensors, ThetaReader, Values, segments
+from apet.tuning.structures import SparseUpdate, flat_positions
+from apet.tuning.theta import layout
 
 ORDER = ("entry", "bottleneck", "bias")
-"""Order in which structures update a module's output, after the low-rank update: a bias comes after an adapter."""
+"""Order in which structures update a module's output: a bias comes after an adapter."""
+
+REPLACED = ("weight", "bias")
+"""Names of tensors that replace parameters."""
 
 
 class TunedPLM:
@@ -47,7 +50,8 @@ class TunedPLM:
     Use it as a context manager, or call `remove`, to take the hooks off the PLM again. θ is float32 whatever the dtype
     of the PLM. Frozen parameters get no gradient. A slice of θ acts in one of these ways:
 
-    - low-rank units, and a few entries of a linear map, as thin factors beside the map;
+    - low-rank units, and a few entries of a linear map, as thin factors beside the map, or in a copy of its weight if
+      that is cheaper;
     - entries of embeddings and of the LM head by the rows and products that a text needs;
     - adapters, and biases that the PLM lacks, on the output of a module;
     - virtual tokens in front of the input;
@@ -64,23 +68,34 @@ class TunedPLM:
         self.plm, self.model, self.family = plm, plm.model, plm.family
         self.slices = layout(plan)
         self.contexts = ContextStack()
-        self.scatters: dict[tuple[str, str], list[tuple[int, Scatter]]] = defaultdict(list)
-        self.factored: dict[str, list[FactoredSlice]] = defaultdict(list)
-        self.output_updates: dict[str, list[tuple[int, OutputUpdate]]] = defaultdict(list)
-        self.logit_updates: list[tuple[int, Callable]] = []
+        self.handles: list[RemovableHandle | ReplacedForward | CheckpointedBlocks] = []
+        self.tensors: dict[int | None, ScatteredTensors] = defaultdict(ScatteredTensors)
+        self.map_slices: dict[str, list[MapSlice]] = defaultdict(list)
+        self.factored_maps: list[str] = []
+        self.whole_weights: list[tuple[str, MapSlice]] = []
+        self.output_updates: dict[str, dict[Key, tuple[str, OutputUpdate, list[Key]]]] = defaultdict(dict)
+        self.logit_updates: list[tuple[Key, Callable]] = []
         self.virtual_tokens: dict[str, int] = {}
         specs = {spec.name: spec for spec in self.family.module_specs(self.model)}
         with_adapter = {s.units.site.place for s in self.slices if s.units.site.structure == "bottleneck"}
         for number, theta_slice in enumerate(self.slices):
             spec = specs[theta_slice.units.site.place]
             self._add_units(number, theta_slice.units, spec, spec.name in with_adapter)
-        self.low_rank_updates = {path: self._low_rank_update(path) for path in self.factored}
-        self.merged: tuple[ThetaSlices, ParameterOverrides] | None = None
-        hooked = dict.fromkeys([*self.factored, *self.output_updates])
-        self.handles: list[RemovableHandle | CheckpointedBlocks]
-        self.handles = [self.model.get_submodule(m).register_forward_hook(self._output_hook(m)) for m in hooked]
+        for mapped in self.map_slices:
+            self._add_map(mapped)
+        numbers = [self._block_of(specs[s.units.site.place].module) for s in self.slices]
+        self.segments = segments(self.slices, numbers)
+        self.readers = {
+            number: ThetaReader([s for s in self.segments if s.block == number], self.tensors[number])
+            for number in {None, *numbers}
+        }
+        self.merged: tuple[Values, ParameterOverrides] | None = None
+        for updated in dict.fromkeys([*self.factored_maps, *self.output_updates]):
+            module = self.model.get_submodule(updated)
+            self.handles.append(ReplacedForward(module, self._forward(updated, module)))
         self.mean_pool = plm.head == "classification" and self.family.mean_pool
-        if (path := self.family.last_attention(self.model.config)) and not self.mean_pool:
+        path = self.family.last_attention(self.model.config)
+        if path and not self.mean_pool:
             attention = self.model.get_submodule(path)
             self.handles.append(attention.register_forward_pre_hook(self._pass_query_positions, with_kwargs=True))
         if gradient_checkpointing:
@@ -174,14 +189,7 @@ class TunedPLM:
         """
         theta = list(theta)[: -1 if self.plm.head == "classification" else None]
         with torch.no_grad():
-            theta_slices = self._split_theta(theta)
-            overrides = {(module, name): value for module, name, value in self._overrides(theta_slices)}
-            for path, update in self.low_rank_updates.items():
-                module = self.model.get_submodule(path)
-                weight = module.get_parameter("weight")
-                if weight.dtype == torch.float32:
-                    overrides[module, "weight"] = update.merged(overrides.get((module, "weight"), weight), theta_slices)
-            self.merged = theta_slices, tuple((*key, value) for key, value in overrides.items())
+            self.merged = self._values_and_overrides(theta, merge=True)
         try:
             yield
         finally:
@@ -204,17 +212,17 @@ class TunedPLM:
         """Compute logits [..., k] from states [..., d] with the PLM's own head, inside a forward pass."""
         flat = self.family.transform(self.model, states.flatten(0, -2))
         logits = self.family.project(self.model, flat, vocab_ids)
-        for number, logit_update in self.logit_updates:
-            logits = logits + logit_update(flat.float(), vocab_ids, context.theta_slices[number])
+        for key, logit_update in self.logit_updates:
+            logits = logits + logit_update(flat.float(), vocab_ids, context.values[key])
         return logits.view(*states.shape[:-1], -1)
 
     def _prepare(
         self, theta: Sequence[Tensor], ids: Tensor, lengths: Tensor, answer_ids: Tensor | None, all_positions: bool
     ) -> tuple[Inputs, ForwardContext]:
         """Make the inputs of the family's forward pass and of the hooks."""
-        theta_slices, overrides = self.merged or self._slices_and_overrides(theta)
+        values, overrides = self.merged or self._values_and_overrides(theta)
         virtual = {
-            place: theta_slices[number].view(-1, self.slices[number].units.site.cost)
+            place: values[number].view(-1, self.slices[number].units.site.cost)
             for place, number in self.virtual_tokens.items()
         }
         special_tokens, device = self.plm.special_tokens, self.plm.device
@@ -223,99 +231,144 @@ class TunedPLM:
         if answer_ids is not None:
             inputs = inputs.with_answer(answer_ids.to(device), len(special_tokens.after), all_positions)
         position = inputs.position(self.family.input)
-        return inputs, ForwardContext(theta_slices, position, overrides, bool(self.merged))
+        return inputs, ForwardContext(values, position, overrides)
 
-    def _slices_and_overrides(self, theta: Sequence[Tensor]) -> tuple[ThetaSlices, ParameterOverrides]:
-        theta_slices = self._split_theta(theta)
-        return theta_slices, self._overrides(theta_slices)
+    def _values(self, theta: Sequence[Tensor], block: int | None = None) -> Values:
+        """Read θ, or the part of it that acts in a block."""
+        return self.readers[block](theta)
 
-    def _split_theta(self, theta: Sequence[Tensor]) -> ThetaSlices:
-        return tuple(split_to_sizes(theta, [s.stop - s.start for s in self.slices]))
+    def _values_and_overrides(
+        self, theta: Sequence[Tensor], block: int | None = None, merge: bool = False
+    ) -> tuple[Values, ParameterOverrides]:
+        """Read θ and compute the replaced parameters; with `merge`, low-rank updates go into all float32 weights."""
+        values = self._values(theta, block)
+        overrides = {key: values.pop(key) for key in self.tensors[block].shapes if key[1] in REPLACED}
+        for path, part in self.whole_weights:
+            if part.number in values:
+                weight = overrides.get((path, "weight"), self._parameter(path, "weight"))
+                overrides[path, "weight"] = part.added_to(weight, values.pop(part.number))
+        for path in self.factored_maps if merge else ():
+            weight = self._parameter(path, "weight")
+            if weight.dtype == torch.float32:
+                overrides[path, "weight"] = merged(weight, values.pop((path, "a")), values.pop((path, "u")))
+        return values, tuple((self.model.get_submodule(path), name, value) for (path, name), value in overrides.items())
+
+    def _parameter(self, path: str, name: str) -> Tensor:
+        return self.model.get_submodule(path).get_parameter(name)
+
+    def _block_of(self, module: str) -> int | None:
+        """Return the index of the block that reads θ for a module; None if θ is read once for all modules."""
+        return None
 
     def _enter_block(self, block: int, context: ForwardContext) -> ForwardContext:
         """Return the context inside a block."""
         return context
 
-    def _overrides(self, theta_slices: ThetaSlices) -> ParameterOverrides:
-        """Compute the replaced parameters whose slices are gathered."""
-        overrides = []
-        for (path, name), scatters in self.scatters.items():
-            if theta_slices[scatters[0][0]] is None:
-                continue
-            module = self.model.get_submodule(path)
-            value: Tensor = module.get_parameter(name)
-            for number, scatter in scatters:
-                value = scatter(value, theta_slices[number])
-            overrides.append((module, name, value))
-        return tuple(overrides)
-
     def _add_units(self, number: int, units: Units, spec: ModuleSpec, with_adapter: bool) -> None:
         """Choose how the units of a slice of θ act."""
-        site = units.site
+        site, path = units.site, spec.module
         index = None if units.indices is None else torch.as_tensor(units.indices).to(self.plm.device)
         rows = rows_of(spec, self.plm)
         if site.structure == "token":
             self.virtual_tokens[spec.name] = number
         elif spec.kind in ("embedding", "head"):
             self._add_vocab_units(number, site, spec, index)
-        elif spec.kind == "linear" and is_factored(units):
-            self.factored[spec.module].append(FactoredSlice(number, units, rows))
-        elif output_update := self._output_update(site, spec, rows, index, with_adapter):
-            self.output_updates[spec.module].append((number, output_update))
+        elif site.structure == "bottleneck":
+            self._add_adapter(number, units, path)
+        elif site.structure == "bias":
+            has_bias = site.exists or spec.kind == "linear"
+            on_output = with_adapter or not has_bias or not self._is_exact(path)
+            self._scatter(path, "added bias" if on_output else "bias", number, flat_positions(site.shape, rows, index))
+            if on_output:
+                self._update_output(path, site.structure, add_rounded, "added bias")
+        elif spec.kind == "linear":
+            self.map_slices[path].append(MapSlice(number, units, rows, index))
         else:
-            parameter = "weight" if site.structure == "entry" else "bias"
-            self.scatters[spec.module, parameter].append((number, Scatter(site.shape, rows, index)))
+            name = "weight" if self._is_exact(path) else "added weight"
+            self._scatter(path, name, number, flat_positions(site.shape, rows, index))
+            if name == "added weight":
+                self._update_output(path, site.structure, norm_entries(self.model.get_submodule(path)), name)
+
+    def _update_output(self, path: str, structure: str, update: OutputUpdate, *names: str) -> None:
+        """Update the output of a module with tensors of these names, in the place that the structure has in `ORDER`."""
+        self.output_updates[path][path, names[0]] = structure, update, [(path, name) for name in names]
+
+    def _is_exact(self, path: str) -> bool:
+        """Check that a module's parameters are float32, so that θ may be added to them."""
+        return self._parameter(path, "weight").dtype == torch.float32
+
+    def _scatter(self, path: str, name: str, number: int, positions: Tensor) -> None:
+        """Let a slice of θ act at flat positions of a replaced parameter, or of a vector of the size of the output."""
+        module, tensors = self.model.get_submodule(path), self.tensors[self._block_of(path)]
+        if getattr(module, name, None) is not None:
+            start = tensors.add((path, name), getattr(module, name).shape, lambda: getattr(module, name).flatten())
+        else:
+            zeros = torch.zeros(len(self._parameter(path, "weight")), device=self.plm.device)
+            start = tensors.add((path, name), zeros.shape, lambda: zeros)
+        tensors.positions[number] = start + positions.to(self.plm.device)
+
+    def _add_adapter(self, number: int, units: Units, path: str) -> None:
+        (width,), tensors, count = units.site.shape, self.tensors[self._block_of(path)], units.count
+        zeros = torch.zeros(count * width, device=self.plm.device)
+        rows, columns = torch.arange(count)[:, None], torch.arange(width)
+        down, up = (tensors.add((path, name), (count, width), lambda: zeros) for name in ("down", "up"))
+        inner = tensors.add((path, "inner"), (count, 1), lambda: zeros[:count])
+        positions = torch.cat((down + rows * width + columns, inner + rows, up + rows * width + columns), dim=1)
+        tensors.positions[number] = positions.flatten().to(self.plm.device)
+        self._update_output(path, "bottleneck", adapter, "down", "inner", "up")
+
+    def _add_map(self, path: str) -> None:
+        """Choose how all slices of θ that update the weight of a linear map act."""
+        slices, is_exact, tensors = self.map_slices[path], self._is_exact(path), self.tensors[self._block_of(path)]
+        weight = self._parameter(path, "weight")
+        cheaper = are_factors_cheaper(slices, *weight.shape)
+        factored = [part for part in slices if cheaper or part.is_lowrank]
+        for part in [] if cheaper else [part for part in slices if not part.is_lowrank]:
+            if not is_exact:
+                self.output_updates[path][part.number] = "entry", linear_entries(*part.place), [part.number]
+            elif part.index is None:
+                self.whole_weights.append((path, part))
+            else:
+                self._scatter(path, "weight", part.number, flat_positions(*part.place))
+        if factored:
+            add_factors(tensors, path, factored, weight)
+            if is_exact and not cheaper:
+                tensors.add((path, "weight"), weight.shape, lambda: self._parameter(path, "weight").flatten())
+                tensors.merged_maps.append(path)
+            else:
+                self.factored_maps.append(path)
 
     def _add_vocab_units(self, number: int, site: Site, spec: ModuleSpec, index: Tensor | None) -> None:
         """Let an embedding act where words are looked up, and on the logits too if the head is tied to it."""
         module = self.model.get_submodule(spec.module)
         if site.structure == "bias":
-            self.logit_updates.append((number, _logit_biases(site.shape[0], index)))
+            self._scatter(spec.module, "added bias", number, flat_positions(site.shape, None, index))
+            self.logit_updates.append(((spec.module, "added bias"), _logit_biases))
             return
         if spec.kind == "embedding":
             update = embedding_entries(site.shape, index)
-            self.output_updates[spec.module].append((number, update))
+            self.output_updates[spec.module][number] = site.structure, update, [number]
         head = None if self.plm.head == "classification" else self.model.get_submodule(self.family.head)
         if head is not None and head.weight is module.weight:
             self.logit_updates.append((number, SparseUpdate(site.shape, index).products))
 
-    def _output_update(
-        self, site: Site, spec: ModuleSpec, rows: Tensor | None, index: Tensor | None, with_adapter: bool
-    ) -> OutputUpdate | None:
-        """Return how a site updates the output of its module; None if it replaces a parameter."""
-        module = self.model.get_submodule(spec.module)
-        exact = module.weight.dtype == torch.float32
-        if site.structure == "bottleneck":
-            return adapter(site.shape)
-        if site.structure == "bias":
-            on_output = with_adapter or not site.exists or not exact
-            return bias_entries(rows, index) if on_output else None
-        if exact:
-            return None
-        if spec.kind == "norm":
-            return norm_entries(module, site.shape[0], index)
-        return linear_entries(site.shape, rows, index)
+    def _forward(self, path: str, module: Any) -> Callable[[Tensor], Tensor]:
+        """Make the forward method of a module: its map with factors, then updates of its output in `ORDER`."""
+        forward, a, u = module.forward, (path, "a"), (path, "u")
+        is_factored = path in self.factored_maps
+        updates = sorted(self.output_updates[path].values(), key=lambda entry: ORDER.index(entry[0]))
 
-    def _output_hook(self, path: str) -> Callable:
-        """Make the hook of a module: the low-rank update of its map, then updates of its output in `ORDER`."""
-        updates = sorted(self.output_updates[path], key=lambda u: ORDER.index(self.slices[u[0]].units.site.structure))
-        low_rank_update = self.low_rank_updates.get(path)
+        def updated_forward(x: Tensor) -> Tensor:
+            values = self.contexts.current.values
+            if is_factored and a in values:
+                y = updated_linear(x, module.weight, module.bias, values[a], values[u])
+            else:
+                y = forward(x)
+            for _, output_update, keys in updates:
+                y = output_update(x, y, *(values[key] for key in keys))
+            return y
 
-        def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-            context = self.contexts.current
-            theta_slices = context.theta_slices
-            # Merged float32 weights contain the low-rank update already.
-            if low_rank_update and not (context.merged and module.weight.dtype == torch.float32):
-                output = low_rank_update(inputs[0], output, theta_slices)
-            for number, output_update in updates:
-                output = output_update(inputs[0], output, theta_slices[number])
-            return output
-
-        return hook
-
-    def _low_rank_update(self, path: str) -> LowRankUpdate:
-        outputs, inputs = self.model.get_submodule(path).get_parameter("weight").shape
-        return LowRankUpdate(outputs, inputs, self.factored[path], self.plm.device)
+        return updated_forward
 
     def _pass_query_positions(self, _: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
         """Tell the last attention which positions are read, because nothing after it mixes positions."""
@@ -344,12 +397,8 @@ def rows_of(spec: ModuleSpec, plm: PLM) -> Tensor | None:
     return spec.fused.rows(outputs, plm.model.config.num_attention_heads).to(plm.device)
 
 
-def _logit_biases(vocab_size: int, index: Tensor | None) -> Callable:
-    def logit_update(states: Tensor, vocab_ids: Tensor | None, values: Tensor) -> Tensor:
-        biases = scatter_vector(values, vocab_size, index)
-        return biases if vocab_ids is None else biases[vocab_ids]
-
-    return logit_update
+def _logit_biases(states: Tensor, vocab_ids: Tensor | None, biases: Tensor) -> Tensor:
+    return biases if vocab_ids is None else biases[vocab_ids]
 
 
 class GenerationState:
