@@ -144,6 +144,16 @@ class ShardedPLM(TunedPLM):
         return replace(context, theta_slices=theta_slices, overrides=self._overrides(theta_slices))
 
 
+class ReplicatedRowsPLM(ShardedPLM):
+    """A `ShardedPLM` in which every process computes all rows, and so the complete gradient of a frozen parameter."""
+
+    def own_rows(self, rows: int) -> Tensor:
+        return torch.arange(rows)
+
+    def join(self, logits: Tensor) -> Tensor:
+        return logits
+
+
 class ShardedGenerationState(GenerationState):
     """Answers in generation on several processes. Each process continues all of its rows until every answer has ended.
 
