@@ -28,7 +28,8 @@ def build_findings(inputs: AnalysisInputs) -> tuple[dict[str, Any], pd.DataFrame
     Every claim is that a quantity is negative. It is tested at two levels: `fixed_tasks` (the study's tasks) and
     `task_population` (tasks as a random sample). Holm's correction (1979) is over the claims that can be tested in a
     scope and level. supported: adjusted p < 0.05 and a negative estimate; contradicted: adjusted p < 0.05 and a
-    positive one; undecided otherwise, with a `reason` if the quantity is not estimable.
+    positive one; not tested if the study lacks the cells; undecided otherwise. The last two have a `reason` if the
+    quantity is not estimable.
 
     Args:
         inputs: data of the study; the attrs of its table come from `read_tidy`.
@@ -80,7 +81,7 @@ def compact(findings: Mapping[str, Any]) -> dict[str, Any]:
     Returns:
         By claim and scope, for the study's tasks: verdict, sign (1 supported, −1 contradicted, 0), estimate, low, high.
     """
-    signs = {"supported": 1, "contradicted": -1, "undecided": 0}
+    signs = {"supported": 1, "contradicted": -1, "undecided": 0, "not tested": 0}
     return {
         name: {
             scope: {
@@ -94,23 +95,24 @@ def compact(findings: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _compare(claim: Claim, data: ClaimData, models: list[str]) -> ClaimResult | str:
-    """Return the claim's quantity in a scope, or the reason why it is not estimable."""
+def _compare(claim: Claim, data: ClaimData, models: list[str]) -> ClaimResult | NotEstimable:
+    """Return the claim's quantity in a scope, or the error with the reason why it is not estimable."""
     try:
         return claim.compare(data, models)
     except NotEstimable as error:
-        return str(error)
+        return error
 
 
-def _findings_of(results: Mapping[str, ClaimResult | str], level: str) -> dict[str, dict[str, Any]]:
+def _findings_of(results: Mapping[str, ClaimResult | NotEstimable], level: str) -> dict[str, dict[str, Any]]:
     """Return each claim's finding at one level, with p-values adjusted over the claims that can be tested."""
     estimates, findings = {}, {}
     for name, result in results.items():
-        estimate = result if isinstance(result, str) else getattr(result, level)
-        if isinstance(estimate, str):
+        if isinstance(result, NotEstimable):
+            findings[name] = _finding(None, str(result)) | {"verdict": result.verdict}
+        elif isinstance(estimate := getattr(result, level), str):
             findings[name] = _finding(None, estimate)
         else:
-            findings[name] = _finding(estimate, result.remark if isinstance(result, ClaimResult) else "")
+            findings[name] = _finding(estimate, result.remark)
             estimates[name] = estimate
     p = [estimate.p for estimate in estimates.values()]
     adjusted = multipletests(p, method="holm")[1] if p else []
@@ -128,9 +130,9 @@ def _finding(estimate: Estimate | None, reason: str) -> dict[str, Any]:
     return {**numbers, "p_adjusted": None, "verdict": "undecided", "reason": reason or None}
 
 
-def _basis(data: ClaimData, result: ClaimResult | str, cells: pd.DataFrame) -> dict[str, Any]:
+def _basis(data: ClaimData, result: ClaimResult | NotEstimable, cells: pd.DataFrame) -> dict[str, Any]:
     """Return the basis of a finding: PLMs, tasks, numbers of cells and scored replicates, and each PLM's value."""
-    if isinstance(result, str):
+    if isinstance(result, NotEstimable):
         return {"plms": [], "tasks": [], "cells": 0, "replicates": 0, "values": []}
     table = data.table[result.rows]
     sizes = table.groupby("model", sort=False).non_embedding_params.first()
@@ -144,9 +146,9 @@ def _basis(data: ClaimData, result: ClaimResult | str, cells: pd.DataFrame) -> d
     return {"plms": list(sizes.index), "tasks": sorted(table.task.unique()), **counts, "values": values}
 
 
-def _source_cells(scored: pd.DataFrame, data: ClaimData, result: ClaimResult | str) -> pd.DataFrame:
+def _source_cells(scored: pd.DataFrame, data: ClaimData, result: ClaimResult | NotEstimable) -> pd.DataFrame:
     """Return the rows of `scored` (CELL columns, `cell_path`, `replicates`) from which a finding is computed."""
-    if isinstance(result, str):
+    if isinstance(result, NotEstimable):
         return scored.iloc[:0]
     pairs = data.table[result.rows][["model", "task"]]
     return scored.merge(data.source_cells.merge(pairs, on=["model", "task"]), on=CELL)

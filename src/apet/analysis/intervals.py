@@ -18,6 +18,14 @@ Bounds = Callable[[float], tuple[float, float]]
 class NotEstimable(Exception):
     """The data do not determine an estimate. The message is the reason, for readers of the findings."""
 
+    verdict = "undecided"
+
+
+class NotTested(NotEstimable):
+    """The study lacks the cells that an estimate needs."""
+
+    verdict = "not tested"
+
 
 @dataclass(frozen=True)
 class Estimate:

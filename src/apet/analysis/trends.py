@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from apet.analysis.intervals import Estimate, NotEstimable, t_interval
+from apet.analysis.intervals import Estimate, NotEstimable, NotTested, t_interval
 
 MOST_CENSORED = 0.9
 """Largest fraction of values censored at one end for which a slope is estimated."""
@@ -35,10 +35,10 @@ class ClaimData:
     """Value with which the quantity is compared."""
 
     def rows_of(self, models: Sequence[str]) -> np.ndarray:
-        """Mask the rows of some PLMs. Raises NotEstimable, with the reason, if there are none."""
+        """Mask the rows of some PLMs. Raises NotTested, with the reason, if there are none."""
         rows = self.table.model.isin(models).to_numpy(copy=True)
         if not rows.any():
-            raise NotEstimable(self.missing_reason)
+            raise NotTested(self.missing_reason)
         return rows
 
 

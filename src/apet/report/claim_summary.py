@@ -10,7 +10,7 @@ from typing import Any
 from apet.report.findings_text import LEVELS, scopes_shown, verdict_text
 from apet.report.formats import interval, p_value, plural, significant
 
-VERDICTS = ("supported", "contradicted", "undecided")
+VERDICTS = ("supported", "contradicted", "undecided", "not tested")
 BAR_WIDTH = 400.0
 """Width of an interval's drawing; 0 of the quantity is in the middle."""
 

@@ -48,6 +48,8 @@ def verdict_text(finding: Mapping[str, Any]) -> str:
         text = "The whole interval is on the claim's side of 0."
     elif finding["verdict"] == "contradicted":
         text = "The whole interval is on the other side of 0: the data contradict the claim."
+    elif finding["verdict"] == "not tested":
+        text = "The study lacks the cells that this claim needs."
     elif finding["estimate"] is None:
         text = "The quantity cannot be estimated from these data."
     elif (low is None or low <= 0) and (high is None or high >= 0):
