@@ -19,8 +19,8 @@ from simulated_claims import Truth, simulate
 FINDING = ["estimate", "low", "high", "p", "p_adjusted", "verdict", "reason"]
 SCOPE = ["fixed_tasks", "task_population", "plms", "tasks", "cells", "replicates", "values"]
 LARGE = Truth(
-    gain=2.0, num_plans=8, num_seeds=3, sweep_plans=12, n=3000, seed_sd=0.5, low=1.5, high=3.5, plan_variance=4
-)
+    num_plans=8, num_seeds=3, sweep_plans=12, n=3000, seed_sd=0.5, low=1.5, high=3.5, plan_variance=4, gain=2
+)  # fmt: skip
 """Enough of everything to decide."""
 SMALL = Truth(gain=2.0, num_plans=2, num_seeds=2, n=200)
 

@@ -161,9 +161,7 @@ def informed_gain(inputs: AnalysisInputs) -> ClaimData:
     def combine(weights: np.ndarray) -> Estimate:
         return percentile_interval(values[1:] @ weights, float(values[0] @ weights))
 
-    reason = (
-        "no informed placement was run with two replicates at a budget at which APET has two, on all PLMs of a family"
-    )
+    reason = "no informed placement and APET were run at one budget, each with two replicates, on all PLMs of a family"
     sources = pd.concat([pairs[CELL], pairs.assign(placement=RANDOM)[CELL]]).drop_duplicates()
     return ClaimData(table, combine, sources, reason)
 
@@ -255,8 +253,7 @@ CLAIMS = (
     ),
     Claim(
         "informed",
-        "The larger the PLM, the less an informed choice of the trainable parameters gains over a random one (a claim of "
-        "this project).",
+        "The larger the PLM, the less informed placement gains over random placement (a claim of this project).",
         "change of the mean score of informed placements minus that of APET, at a matched number of parameters",
         f"points {PER_TENFOLD}",
         informed_gain,
