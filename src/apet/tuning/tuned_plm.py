@@ -87,7 +87,7 @@ class TunedPLM:
         self.segments = segments(self.slices, numbers)
         self.readers = {
             number: ThetaReader([s for s in self.segments if s.block == number], self.tensors[number])
-            for number in {None, *numbers}
+            for number in (None, *range(len(self.family.all_blocks(self.model))))
         }
         self.merged: tuple[Values, ParameterOverrides] | None = None
         for updated in dict.fromkeys([*self.factored_maps, *self.output_updates]):
