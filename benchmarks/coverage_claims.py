@@ -18,15 +18,21 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from simulated_claims import CHANCE, MARGINS, TOP, Truth, budgets_tested, curve, simulate, thresholds_of
 
 DESIGNS = {
-    "3 PLMs × 3 tasks, 2 plans × 2 seeds": Truth(num_plans=2, num_seeds=2),
-    "3 PLMs × 3 tasks, 3 plans × 1 seed": Truth(num_plans=3, num_seeds=1),
-    "3 PLMs × 3 tasks, 3 plans × 3 seeds": Truth(num_plans=3, num_seeds=3),
-    "9 PLMs × 11 tasks, 2 plans × 2 seeds": Truth(plms=3, families=3, tasks=11, num_plans=2, num_seeds=2),
+    "3 PLMs × 3 tasks, 2 plans × 2 seeds": Truth(gain=2.0, num_plans=2, num_seeds=2),
+    "3 PLMs × 3 tasks, 3 plans × 1 seed": Truth(gain=2.0, num_plans=3, num_seeds=1),
+    "3 PLMs × 3 tasks, 3 plans × 3 seeds": Truth(gain=2.0, num_plans=3, num_seeds=3),
+    "9 PLMs × 11 tasks, 2 plans × 2 seeds": Truth(gain=2.0, plms=3, families=3, tasks=11, num_plans=2, num_seeds=2),
 }
 SETTINGS = {
     "nothing changes": {},
-    "all claims true": {"plan_change": -6.0, "high_change": -0.4, "method_change": -6.0},
-    "thresholds scatter": {"low_spread": 0.5, "high_change": 0.4, "method_change": 6.0, "plan_change": 6.0},
+    "all claims true": {"plan_change": -6.0, "high_change": -0.4, "method_change": -6.0, "gain_change": -3.0},
+    "thresholds scatter": {
+        "low_spread": 0.5,
+        "high_change": 0.4,
+        "method_change": 6.0,
+        "plan_change": 6.0,
+        "gain_change": 3.0,
+    },
     "no spread at all": {"plan_variance": 0.0, "method_variance": 0.0},
 }
 
@@ -68,6 +74,7 @@ def true_values(truth: Truth) -> dict[str, float]:
         "full_ft_threshold": float(slope),
         "chance_threshold": float(spread) - MARGINS["equivalence_margin"],
         "methods": truth.method_change,
+        "informed": truth.gain_change,
     }
 
 

@@ -38,9 +38,10 @@ def cases() -> Iterator[tuple[str, CellInputs, Cell]]:
     """Yield a name, inputs with an unsharded PLM, and a cell. Batches and splits have odd numbers of rows."""
     config = replace(CONFIG, max_steps=STEPS, batch_size=7, num_evals=1)
     own = {"full": "@own", "lora": "@own", "uniform": "1500"}
+    informed = {"bloom": "gradient", "t5": "fisher", "bert": "magnitude"}
     splits = TrainingData(rows(41, 1), rows(9, 2), ClassificationObjective(LabelTrie.from_tokens([[3], [4]])))
     for family in ("bloom", "t5", "bert"):
-        for placement, budget in own.items():
+        for placement, budget in {**own, informed[family]: "1501"}.items():
             inputs = CellInputs(tiny_plm(family), INPUTS.task, splits, rows(33, 3))
             yield f"{family} {placement}", inputs, cell(placement, budget, training=config, num_plans=1)
     for placement, budget in {"none": "@own", "uniform": "1500"}.items():

@@ -19,6 +19,8 @@ COUNTS = {"lora": 3.6, "adapter": 3.9, "prompt": 3.2, "bitfit": 2.8}
 """log10 of the methods' counts on the smallest PLM; they grow by a third of a decade for each of its size."""
 CHANCE, TOP = 0.3, 0.8
 SWEEP = (0, 1, 2, 3, 4, 5)
+INFORMED_SHARE = 0.1
+"""Variance between plans of informed placements over that of APET's."""
 SHARES = np.sqrt([0.5, 0.2, 0.3])
 """Standard deviations of what is a row's, a plan's on the row, and a replicate's on the row."""
 
@@ -29,7 +31,8 @@ class Truth:
 
     plan_sd: points between plans; low, high: log10 of the numbers of parameters at which APET leaves chance and reaches
     full fine-tuning; low_spread: S.D. of `low` over tasks, decades; method_sd: points between methods; seed_sd: points
-    between reruns; task_sd: decades by which the change of `high` differs between tasks.
+    between reruns; task_sd: decades by which the change of `high` differs between tasks; gain: points by which informed
+    placements exceed APET, or None without informed placements.
     """
 
     plms: int = 3
@@ -49,29 +52,33 @@ class Truth:
     method_variance: float = 9.0
     method_change: float = 0.0
     task_sd: float = 0.0
+    gain: float | None = None
+    gain_change: float = 0.0
     sweep: tuple[float, ...] = SWEEP
 
     def sizes(self) -> np.ndarray:
         """log10 of non-embedding parameters of a family's PLMs."""
         return np.linspace(4.5, 6.5, self.plms) if self.plms > 1 else np.array([5.5])
 
-    def changed(self, **values: float) -> Truth:
+    def changed(self, **values: float | None) -> Truth:
         return replace(self, **values)
 
 
 def simulate(truth: Truth, seed: int) -> pd.DataFrame:
     """A tidy table with row scores and attrs of a study of that truth."""
-    rng = np.random.default_rng(seed)
+    rng, informed_rng = np.random.default_rng(seed), np.random.default_rng([seed, 1])
     frames = []
     for number in range(truth.tasks):
         ease = rng.normal(size=truth.n)
         change = truth.task_sd * rng.normal()
         for family in range(truth.families):
             for model, size in enumerate(truth.sizes()):
-                cells = _cells(truth, size, *thresholds_of(truth, size, number, change))
+                thresholds = thresholds_of(truth, size, number, change)
+                cells, informed = _cells(truth, size, *thresholds), _informed_cells(truth, size, *thresholds)
                 facts = {"family": f"family{family}", "model": f"plm{family}{model}", "task": f"task{number}"}
                 facts |= {"non_embedding_params": round(10**size), "num_params": round(2 * 10**size)}
                 frames += [_replicates(truth, cell, ease, rng, facts) for cell in cells]
+                frames += [_replicates(truth, cell, ease, informed_rng, facts) for cell in informed]
     frame = pd.concat(frames, ignore_index=True)
     frame = frame.assign(metric="accuracy", chance_uniform=CHANCE - 0.05, chance_majority=CHANCE, head_params=0)
     frame = frame.assign(outcome="ok", n_test=truth.n)
@@ -111,6 +118,21 @@ def _cells(truth: Truth, size: float, low: float, high: float) -> list[tuple]:
         count = 2 * 10**size if name == "full" else 10 ** (COUNTS[name] + (size - 4.5) / 3)
         found.append((name, "@own", round(count), TOP + spread * place / unit, 0.0, 1, max(truth.num_seeds, 2)))
     return found
+
+
+def _informed_cells(truth: Truth, size: float, low: float, high: float) -> list[tuple]:
+    """Cells in the form of `_cells`: magnitude has one plan, gradient several."""
+    if truth.gain is None:
+        return []
+    gain = (truth.gain + truth.gain_change * (size - 5.5)) / 100
+    plan_sd = np.sqrt(INFORMED_SHARE * truth.plan_variance) / 100
+    counts = {"magnitude": (1, max(truth.num_seeds, 2)), "gradient": (truth.num_plans, truth.num_seeds)}
+    matched = {budget: x for budget, x in budgets_tested(truth, size).items() if budget.startswith("@")}
+    return [
+        (name, budget, round(10**x), float(curve(low, high, x)) + gain, plan_sd * (plans > 1), plans, seeds)
+        for name, (plans, seeds) in counts.items()
+        for budget, x in matched.items()
+    ]
 
 
 def _replicates(truth: Truth, cell: tuple, ease: np.ndarray, rng: np.random.Generator, facts: dict) -> pd.DataFrame:

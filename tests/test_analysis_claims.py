@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from apet.analysis.claims import AnalysisInputs, method_variance, position_variance
+from apet.analysis.claims import AnalysisInputs, informed_gain, method_variance, position_variance
 from apet.analysis.intervals import basic_interval, percentile_interval, union_interval
 from apet.analysis.means import MATCHED
 from apet.analysis.resampling import MeanSamples, sample_means
@@ -78,3 +78,30 @@ def test_method_variance_with_one_method_has_no_rows() -> None:
     some = SAMPLES.cells.placement.isin(["lora", "uniform"]).to_numpy()
     data = method_variance(AnalysisInputs(FRAME, SAMPLES.select(some), MARGINS))
     assert data.table.empty
+
+
+def test_informed_gain_is_the_mean_difference_over_placements_and_budgets() -> None:
+    frame = simulate(Truth(n=100, gain=2.0, sweep=()), 1)
+    # A budget that one PLM lacks, and a cell of one replicate, do not count.
+    frame = frame[~(frame.model.eq("plm00") & frame.placement.eq("gradient") & frame.budget.eq("@lora"))]
+    alone = frame.model.eq("plm01") & frame.placement.eq("magnitude") & frame.budget.eq("@prompt")
+    frame = frame[~(alone & frame.seed_index.gt(0))].reset_index(drop=True)
+    data = informed_gain(AnalysisInputs(frame, sample_means(frame, 200), MARGINS))
+    means = frame.groupby(["model", "task", "placement", "budget"]).test_score.mean()
+    pairs = [("gradient", b) for b in ("@adapter", "@prompt", "@bitfit")]
+    pairs += [("magnitude", b) for b in ("@lora", "@adapter", "@bitfit")]
+    for row in data.table.itertuples():
+        gains = [means[row.model, row.task, p, b] - means[row.model, row.task, "uniform", b] for p, b in pairs]
+        weights = (data.table.index == row.Index).astype(float)
+        assert data.combine(weights).value == pytest.approx(100 * np.mean(gains))
+    assert len(data.table) == 9 and set(data.source_cells.placement) == {"gradient", "magnitude", "uniform"}
+
+
+def test_informed_gain_includes_the_variance_between_plans_of_apet() -> None:
+    """APET's cells of one plan say nothing about other plans, so its other cells do."""
+    frame = simulate(Truth(n=100, gain=2.0, sweep=(), plan_variance=100.0), 2)
+    one_plan = frame.placement.eq("uniform") & frame.budget.eq("@lora") & frame.plan_index.gt(0)
+    frame = frame[~one_plan & (frame.budget.eq("@lora") | frame.placement.eq("uniform"))].reset_index(drop=True)
+    data = informed_gain(AnalysisInputs(frame, sample_means(frame, 500), MARGINS))
+    low, high = data.combine((data.table.index == 0).astype(float)).interval
+    assert high - low > 100 * 4 * 0.05  # four standard errors from the plan alone

@@ -18,9 +18,11 @@ from simulated_claims import Truth, simulate
 
 FINDING = ["estimate", "low", "high", "p", "p_adjusted", "verdict", "reason"]
 SCOPE = ["fixed_tasks", "task_population", "plms", "tasks", "cells", "replicates", "values"]
-LARGE = Truth(num_plans=8, num_seeds=3, sweep_plans=12, n=3000, seed_sd=0.5, low=1.5, high=3.5, plan_variance=4)
+LARGE = Truth(
+    num_plans=8, num_seeds=3, sweep_plans=12, n=3000, seed_sd=0.5, low=1.5, high=3.5, plan_variance=4, gain=2
+)  # fmt: skip
 """Enough of everything to decide."""
-SMALL = Truth(num_plans=2, num_seeds=2, n=200)
+SMALL = Truth(gain=2.0, num_plans=2, num_seeds=2, n=200)
 
 
 def findings(frame: pd.DataFrame) -> dict:
@@ -38,7 +40,9 @@ def verdicts(document: dict, level: str = "fixed_tasks", scope: str = "overall")
 
 @pytest.mark.parametrize("seed", [1, 2])
 def test_findings_of_true_claims_are_supported(seed: int) -> None:
-    truth = LARGE.changed(plan_change=-3.9, high_change=-0.6, method_variance=15, method_change=-14, low_spread=0.1)
+    truth = LARGE.changed(
+        plan_change=-3.9, high_change=-0.6, method_variance=15, method_change=-14, low_spread=0.1, gain_change=-3
+    )
     document = found(truth, seed)
     assert set(verdicts(document).values()) == {"supported"}
     assert "contradicted" not in verdicts(document, "task_population").values()
@@ -47,7 +51,9 @@ def test_findings_of_true_claims_are_supported(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", [1, 2])
 def test_findings_of_false_claims_are_contradicted(seed: int) -> None:
-    truth = LARGE.changed(plan_change=3.9, high_change=0.6, method_variance=15, method_change=14, low_spread=1.0)
+    truth = LARGE.changed(
+        plan_change=3.9, high_change=0.6, method_variance=15, method_change=14, low_spread=1.0, gain_change=3
+    )
     document = found(truth, seed)
     assert set(verdicts(document).values()) == {"contradicted"}
     assert "supported" not in verdicts(document, "task_population").values()
@@ -121,6 +127,14 @@ def test_findings_that_are_not_estimable_have_a_reason(case: str) -> None:
         assert entry["fixed_tasks"]["estimate"] is None
         assert reason in entry["fixed_tasks"]["reason"]
         assert entry["task_population"]["verdict"] == "not tested"
+
+
+def test_findings_without_informed_placements_do_not_test_their_claim() -> None:
+    document = found(Truth(n=100), 3)
+    entry = document["claims"]["informed"]["scopes"]["overall"]
+    assert entry["fixed_tasks"]["verdict"] == entry["task_population"]["verdict"] == "not tested"
+    assert "no informed placement" in entry["fixed_tasks"]["reason"]
+    assert compact(document)["informed"]["overall"]["sign"] is None
 
 
 def test_findings_of_one_task_have_no_population_estimate() -> None:

@@ -247,7 +247,9 @@ def shapes(draw: st.DrawFn) -> dict[str, Any]:
 def test_a_plan_has_exactly_its_budget_or_there_is_none(data):
     inventory = inventory_of_config(data.draw(shapes()))
     budgets = st.integers(-1, 300) | st.floats(0, 1.1).map(lambda share: int(share**3 * inventory.num_params))
-    for placement in data.draw(st.lists(st.sampled_from(PLACEMENTS.names), min_size=1, max_size=4, unique=True)):
+    for placement in data.draw(
+        st.lists(st.sampled_from([*PLACEMENTS.own, *PLACEMENTS.random]), min_size=1, max_size=4, unique=True)
+    ):
         budget, seed = data.draw(budgets), data.draw(st.integers(0, 2**63 - 1))
         methods = MethodSizes(*(data.draw(st.integers(1, 40)) for _ in range(3)))
         try:

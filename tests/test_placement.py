@@ -15,6 +15,8 @@ from apet.placement import (
     Inventory,
     MethodSizes,
     Site,
+    check_plan,
+    informed_sites,
     make_plan,
     max_virtual_tokens,
     own_count,
@@ -189,6 +191,22 @@ def test_make_plan_impossible_budget_is_refused(placement, budget):
 def test_make_plan_unknown_placement_gets_suggestion():
     with pytest.raises(ConfigError, match="Did you mean 'uniform'"):
         make_plan(SMALL, "unifrom", 5, seed=1)
+
+
+@pytest.mark.parametrize("placement", PLACEMENTS.informed)
+def test_check_plan_of_an_informed_placement_counts_existing_scalars(placement):
+    most = sum(s.units for s in informed_sites(SMALL))
+    assert {(s.structure, s.samplable, s.exists) for s in informed_sites(SMALL)} <= {
+        ("entry", True, True),
+        ("bias", True, True),
+    }
+    check_plan(SMALL, placement, most, MethodSizes())
+    for budget in (0, most + 1):
+        with pytest.raises(BudgetError, match=placement):
+            check_plan(SMALL, placement, budget, MethodSizes())
+    assert max_virtual_tokens(SMALL, placement, 1000) == virtual_tokens(SMALL, placement, 1000, 1, MethodSizes()) == 0
+    with pytest.raises(ConfigError, match="depends on the weights of the PLM"):
+        make_plan(SMALL, placement, 100, seed=1)
 
 
 def test_own_budget_of_random_placement_is_refused():

@@ -20,7 +20,7 @@ from apet.cli.app import main
 from apet.config.study_config import PretrainingConfig, load_study
 from apet.models.inventory import inventory_of_config
 from apet.models.ladder import parse_ladder_model
-from apet.placement import Budget, Inventory, make_plan, resolve
+from apet.placement import PLACEMENTS, Budget, Inventory, make_plan, resolve
 from apet.study.cell_record import METRICS, PREDICTIONS, THETA
 from apet.study.cells import Cell
 from apet.study.grid import Grid
@@ -58,6 +58,8 @@ def moved(of: Cell, inventory: Inventory) -> torch.Tensor:
     """
     budget = resolve(Budget.parse(of.budget), of.placement, inventory, of.methods)
     counts = torch.ones(budget, dtype=torch.bool)
+    if of.placement in PLACEMENTS.informed:  # they choose no key biases
+        return counts
     for slot in layout(make_plan(inventory, of.placement, budget, of.seed_of("plan", 0), of.methods)):
         if slot.units.site.name.endswith(".key/bias"):
             counts[slot.start : slot.stop] = False

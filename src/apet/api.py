@@ -28,11 +28,12 @@ from apet.export.tuned_model import TASK_KEYS, TunedModel
 from apet.models.families import Family, family_of
 from apet.models.loading import PLM, load_plm
 from apet.models.registry import DTYPES, HEADS
-from apet.placement import Budget, Inventory, MethodSizes, Plan, resolve
+from apet.placement import PLACEMENTS, Budget, Inventory, MethodSizes, Plan, resolve
 from apet.placement import make_plan as plan_units
 from apet.study.cells import Cell
 from apet.training.callbacks import NO_CALLBACKS
 from apet.training.cell import CellInputs, replicate_record, train_replicate
+from apet.training.informed_plans import Calibration, informed_plan
 from apet.training.runtime import make_deterministic
 
 __all__ = [
@@ -117,28 +118,48 @@ def _without_lm_head(model: PreTrainedModel, family: Family) -> PreTrainedModel:
 
 
 def make_plan(
-    plm: PLM, placement: str, budget: int | str = "@own", seed: int = 1, methods: MethodSizes | None = None
+    plm: PLM,
+    placement: str,
+    budget: int | str = "@own",
+    seed: int = 1,
+    methods: MethodSizes | None = None,
+    data: str | Path | None = None,
+    **training: Any,
 ) -> Plan:
-    """Distribute a budget over the sites of a PLM, as `apet plan` does.
+    """Distribute a budget over the sites of a PLM, as `apet plan` does, or choose the scalars of an informed placement.
 
     Args:
         plm: The frozen PLM.
-        placement: The name of a placement, such as `uniform` or `lora`.
+        placement: The name of a placement, such as `uniform`, `lora` or `magnitude`.
         budget: The number of trainable parameters (4096), a percentage of the PLM ("0.01%"), or the
             count of a placement ("@lora").
-        seed: Seed of random placements.
-        methods: Sizes of the named methods. Default: the published sizes.
+        seed: Seed of random placements, and of the training rows that `gradient` and `fisher` read.
+        methods: Sizes of the named methods, and number of training rows that are read. Default: the published sizes.
+        data: The folder of a prepared task, which `gradient` and `fisher` need.
+        **training: Keys of `training` in params.yaml as for `train`. Of these, `loss` and `max_length` matter.
 
     Returns:
         The plan: units of each site. Its `budget` is met exactly.
 
     Raises:
-        ConfigError: If the placement is unknown.
+        ConfigError: If the placement is unknown or needs `data`.
         BudgetError: If the placement cannot meet the budget.
     """
     methods = methods or MethodSizes()
     count = resolve(Budget.parse(budget), placement, plm.inventory, methods)
-    return plan_units(plm.inventory, placement, count, seed, methods)
+    if placement not in PLACEMENTS.informed:
+        return plan_units(plm.inventory, placement, count, seed, methods)
+    make_deterministic(plm.device.type)
+    if not PLACEMENTS.informed[placement]:
+        return informed_plan(plm, placement, count, seed)
+    if data is None:
+        raise ConfigError(
+            f"placement {placement!r}: missing training rows. Give the folder of a prepared task as data=."
+        )
+    config = QUICK_TRAINING.override(training, "apet.make_plan")
+    inputs = CellInputs.from_folder(plm, Path(data), config.max_length)
+    calibration = Calibration(inputs.data.train, inputs.data.objective, config.loss, methods.num_calibration_samples)
+    return informed_plan(plm, placement, count, seed, calibration)
 
 
 def prepare_task(

@@ -1,4 +1,7 @@
-"""Claims of the paper (Su et al., EMNLP 2023), each as a signed quantity that is negative if the claim holds."""
+"""Claims, each as a signed quantity that is negative if the claim holds.
+
+The claim about informed placements is this project's, the others are those of the paper (Su et al., EMNLP 2023).
+"""
 
 from __future__ import annotations
 
@@ -18,9 +21,9 @@ from apet.analysis.intervals import (
     satterthwaite,
     union_interval,
 )
-from apet.analysis.means import MATCHED, RANDOM, own_count
+from apet.analysis.means import INFORMED, MATCHED, RANDOM, own_count
 from apet.analysis.resampling import CELL, MeanSamples, sample_means
-from apet.analysis.thresholds import PAIR, Thresholds, restricted, threshold_samples
+from apet.analysis.thresholds import PAIR, Thresholds, restricted, threshold_samples, with_plan_variance
 from apet.analysis.trends import ClaimData, ClaimResult, slope
 from apet.analysis.variance import position_components, spread_over_tasks
 
@@ -53,11 +56,11 @@ class AnalysisInputs:
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim of the paper and its quantity."""
+    """A claim and its quantity."""
 
     name: str
     statement: str
-    """Statement of the paper, reworded."""
+    """The statement; those of the paper are reworded."""
     quantity: str
     """Description of the quantity, which is negative if the statement holds."""
     unit: str
@@ -129,6 +132,38 @@ def method_variance(inputs: AnalysisInputs) -> ClaimData:
 
     reason = "fewer than two methods were run at their own count on all PLMs of the family"
     return ClaimData(table, combine, own[CELL], reason)
+
+
+def informed_gain(inputs: AnalysisInputs) -> ClaimData:
+    """Measure the mean score of informed placements minus that of APET with as many trainable parameters.
+
+    Both cells need two replicates, because one says nothing about their noise. APET's cells of a single plan get the
+    variance between plans of its other cells (`with_plan_variance`).
+
+    Args:
+        inputs: data of the study.
+
+    Returns:
+        Points, means over the pairs of informed placement and budget that all PLMs of the family have on the task.
+    """
+    cells = inputs.samples.cells.reset_index(drop=True)
+    cells = cells[cells["mean"].notna() & cells.num_replicates.gt(1)].reset_index(names="index")
+    key = ["model", "task", "budget"]
+    apet = cells[cells.placement.eq(RANDOM)][[*key, "index"]]
+    pairs = cells[cells.placement.isin(INFORMED)].merge(apet, on=key, suffixes=("", "_apet"))
+    pairs = _shared_by_family(pairs.assign(pair=pairs.placement + " " + pairs.budget), "pair").reset_index(drop=True)
+    scores = np.vstack([inputs.samples.cells["mean"], with_plan_variance(inputs.samples)])
+    gains = POINTS * (scores[:, pairs["index"]] - scores[:, pairs["index_apet"]])
+    indices = pairs.groupby(PAIR).indices
+    table = pd.DataFrame(list(indices), columns=PAIR)
+    values = np.array([gains[:, index].mean(axis=1) for index in indices.values()]).reshape(len(table), len(scores)).T
+
+    def combine(weights: np.ndarray) -> Estimate:
+        return percentile_interval(values[1:] @ weights, float(values[0] @ weights))
+
+    reason = "no informed placement and APET were run at one budget, each with two replicates, on all PLMs of a family"
+    sources = pd.concat([pairs[CELL], pairs.assign(placement=RANDOM)[CELL]]).drop_duplicates()
+    return ClaimData(table, combine, sources, reason)
 
 
 def full_ft_threshold(inputs: AnalysisInputs) -> ClaimData:
@@ -214,6 +249,14 @@ CLAIMS = (
         "change of the variance between the methods' mean scores",
         f"points² {PER_TENFOLD}",
         method_variance,
+        slope,
+    ),
+    Claim(
+        "informed",
+        "The larger the PLM, the less informed placement gains over random placement (a claim of this project).",
+        "change of the mean score of informed placements minus that of APET, at a matched number of parameters",
+        f"points {PER_TENFOLD}",
+        informed_gain,
         slope,
     ),
 )

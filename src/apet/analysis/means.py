@@ -15,12 +15,14 @@ from statsmodels.stats.proportion import proportion_confint
 from apet.analysis.intervals import CONFIDENCE, t_interval
 from apet.analysis.predictions import PSEUDO_VALUES
 from apet.analysis.resampling import CELL, MeanSamples, lowest_scores
+from apet.placement import PLACEMENTS
 
 METHODS = ("full", "lora", "adapter", "prompt", "bitfit", "none")
 MATCHED = ("lora", "adapter", "prompt", "bitfit")
 """Methods at whose number of parameters APET is run."""
 RANDOM = "uniform"
 """APET: random placement."""
+INFORMED = tuple(PLACEMENTS.informed)
 MEAN = "mean over tasks"
 CONFIGURATION = ["family", "non_embedding_params", "model", "placement", "budget"]
 """Columns shared by the tasks of a mean. The number of parameters may differ by the trained head of a PLM."""

@@ -64,7 +64,7 @@ def threshold_samples(samples: MeanSamples, margins: Mapping[str, float]) -> Thr
     Returns:
         Table and samples.
     """
-    cells, sampled = samples.cells.reset_index(drop=True), _add_plan_variance(samples)
+    cells, sampled = samples.cells.reset_index(drop=True), with_plan_variance(samples)
     count = len(sampled)
     chance = np.fmax(cells.chance_uniform, cells.chance_majority) + margins["chance_margin"] / 100
     scored = cells["mean"].notna()
@@ -97,7 +97,7 @@ def threshold_samples(samples: MeanSamples, margins: Mapping[str, float]) -> Thr
     return Thresholds(table, stacked[:count], stacked[count:].reshape(DOUBLE_BOOTSTRAP, count, len(table)))
 
 
-def _add_plan_variance(samples: MeanSamples) -> np.ndarray:
+def with_plan_variance(samples: MeanSamples) -> np.ndarray:
     """Return the samples' values with the variance between plans added to APET's cells of a single plan.
 
     A single plan does not show how other plans score, and a curve through single plans follows each of them. Their

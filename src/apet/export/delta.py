@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
@@ -20,7 +19,7 @@ from apet.core.records import read_json_record, write_json_record
 from apet.errors import CorruptError, DataError
 from apet.export.tuned_model import TASK_KEYS, TunedModel
 from apet.models.loading import PLM
-from apet.placement import Plan, Units
+from apet.placement import Plan
 
 DELTA_FORMAT = 1
 """Version of the manifest's format."""
@@ -40,7 +39,7 @@ REQUIRED_KEYS = {
 def write_delta(model: TunedModel, folder: Path) -> None:
     """Write θ, the classification head and the indices of chosen scalars as tensors, everything else as JSON."""
     plm, plan = model.plm, model.plan
-    indices = {f"index/{u.site.name}": torch.as_tensor(u.indices) for u in plan.units if u.indices is not None}
+    indices = {f"index/{name}": torch.as_tensor(values) for name, values in plan.indices.items()}
     tensors = save({"theta": model.theta, "head": model.head, **indices}, {"format": "pt"})
     write_bytes(folder / TENSORS, tensors)
     manifest = {
@@ -73,9 +72,12 @@ class Delta:
     def build(self, plm: PLM) -> TunedModel:
         """Build the tuned model on its frozen PLM. Raises CorruptError if the plan does not match its digest."""
         record = self.manifest["plan"]
-        sites = {site.name: site for site in plm.inventory.sites}
-        units = [Units(sites[name], n, self._indices(name)) for name, n in record["units"].items() if name in sites]
-        plan = Plan(record["placement"], record["budget"], record["seed"], tuple(units))
+        indices = {
+            name.removeprefix("index/"): tensor.numpy()
+            for name, tensor in self.tensors.items()
+            if name.startswith("index/")
+        }
+        plan = Plan.from_record(record, indices, plm.inventory)
         if plan.digest != record["digest"]:
             raise CorruptError(f"{self.folder / MANIFEST}: plan: its digest does not match. {HINT}")
         manifest, tensors = self.manifest, self.tensors
@@ -83,10 +85,6 @@ class Delta:
             plm, plan, tensors["theta"], manifest["task"], manifest["max_length"], tensors["head"], manifest["run"],
             manifest["cell"], self.plm["folder"],
         )  # fmt: skip
-
-    def _indices(self, site: str) -> np.ndarray | None:
-        indices = self.tensors.get(f"index/{site}")
-        return None if indices is None else indices.numpy()
 
 
 def read_delta(folder: Path) -> Delta:

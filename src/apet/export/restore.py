@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from safetensors import safe_open
 from torch import Tensor
 
@@ -14,8 +15,8 @@ from apet.errors import CorruptError, DataError, ModelError, unknown_name
 from apet.export.delta import MANIFEST, memory_content, read_delta
 from apet.export.tuned_model import TASK_KEYS, TunedModel, no_head
 from apet.models.loading import PLM, load_plm
-from apet.placement import make_plan
-from apet.study.cell_record import HEADS, METRICS, THETA, is_complete, reading
+from apet.placement import Plan, make_plan
+from apet.study.cell_record import HEADS, INDICES, METRICS, THETA, is_complete, reading
 from apet.study.cells import TRAINER_VERSION, Cell
 from apet.training.cell import replicate_name
 
@@ -100,7 +101,8 @@ def _load_cell(folder: Path, plm: str | Path | PLM | None, root: Path, replicate
         raise DataError(f"{folder}: not finished: missing a file that {METRICS} lists. Train the cell again.")
     with reading(folder) as (record, plans):
         cell, run = _replicate_record(folder, record, replicate)
-        plan_seed = plans[replicate_name(run["plan_index"], 0)]["seed"]
+        plan_record = plans[replicate_name(run["plan_index"], 0)]
+        plan_seed, is_informed = plan_record["seed"], INDICES in record["files"]
         plm_record = {key: record["plm"][key] for key in ("name", "content")}
         budget, data_digest, has_head = record["trainable_params"], record["task"]["digest"], HEADS in record["files"]
         path = record["path"]
@@ -112,7 +114,11 @@ def _load_cell(folder: Path, plm: str | Path | PLM | None, root: Path, replicate
             "task again."
         )
     loaded = load_frozen(plm or root / cell.plm_folder, plm_record, folder, device)
-    plan = make_plan(loaded.inventory, cell.placement, budget, plan_seed, cell.methods)
+    if is_informed:
+        indices = _read_indices(folder / INDICES, f"plan{run['plan_index']}/")
+        plan = Plan.from_record(plan_record, indices, loaded.inventory)
+    else:
+        plan = make_plan(loaded.inventory, cell.placement, budget, plan_seed, cell.methods)
     if plan.digest != run["plan_digest"]:
         raise CorruptError(f"{folder}: plan: its digest does not match. Train the cell again.")
     theta = _read_tensor(folder / THETA, replicate)
@@ -140,3 +146,10 @@ def _read_tensor(path: Path, replicate: str) -> Tensor:
     """Read one replicate's tensor without loading the others."""
     with safe_open(path, "pt") as file:
         return file.get_tensor(replicate)
+
+
+def _read_indices(path: Path, prefix: str) -> dict[str, np.ndarray]:
+    """Read the chosen scalars of one plan, by site, from the tensors whose names have its prefix."""
+    with safe_open(path, "np") as file:
+        names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118
+        return {name.removeprefix(prefix): file.get_tensor(name).astype(np.int64) for name in names}

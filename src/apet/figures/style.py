@@ -26,7 +26,7 @@ DARK = "#444444"
 
 # Palette of Okabe and Ito with three colours of Paul Tol: safe for colour-blind readers. Each placement also has its
 # own marker, for prints without colour.
-PART, DEPTH, STRUCTURE = "#882255", "#999933", "#56B4E9"
+PART, DEPTH, STRUCTURE, INFORMED = "#882255", "#999933", "#56B4E9", "#117733"
 STYLES: dict[str, tuple[str, Any, str]] = {
     "full": ("#000000", "s", "full fine-tuning"),
     "lora": ("#0072B2", "o", "LoRA"),
@@ -45,8 +45,11 @@ STYLES: dict[str, tuple[str, Any, str]] = {
     "lowrank_only": (STRUCTURE, "H", "rank-1 parts"),
     "bottleneck_only": (STRUCTURE, (3, 0, 180), "adapter units"),
     "token_only": (STRUCTURE, (4, 0, 45), "virtual tokens"),
+    "magnitude": (INFORMED, (5, 1, 0), "largest weights"),
+    "gradient": (INFORMED, (6, 1, 0), "largest gradients"),
+    "fisher": (INFORMED, (8, 1, 0), "largest Fisher information"),
 }
-"""Placement -> colour, marker, name. Restricted placements share a colour: part of the block, depth, structure."""
+"""Placement -> colour, marker, name. Other placements share a colour: part of the block, depth, structure, informed."""
 THRESHOLDS: dict[str, tuple[str, str, str]] = {
     "chance": ("#9C89D9", "^", "chance threshold"),
     "full_ft": ("#332288", "v", "full fine-tuning threshold"),

@@ -1,8 +1,9 @@
-"""Gain of restricting trainable parameters to a part of the PLM: which sites and structures help most?
+"""Gain over random positions everywhere: which sites, structures and informed choices help most?
 
-Score of APET restricted to a part of the block, a third of the depth or one structure, minus APET everywhere, with the
-same number of parameters on the same PLM and test rows. Large markers are means over tasks with 95 % intervals, filled
-if they differ significantly from 0. Dots are single tasks. Numbers of parameters grow from top to bottom.
+Score of APET restricted to a part of the block, a third of the depth or one structure, or of an informed placement,
+minus APET everywhere, with the same number of parameters on the same PLM and test rows. Large markers are means over
+tasks with 95 % intervals, filled if they differ significantly from 0. Dots are single tasks. Numbers of parameters grow
+from top to bottom.
 """
 
 from __future__ import annotations
@@ -142,6 +143,6 @@ def _note(inputs: AnalysisInputs, data: pd.DataFrame) -> str:
         f"{plural(pair_count, 'pair')} of cells (PLM, task, placement, budget), replicates in the smaller cell: "
         f"{style.span(replicates)}. Right of the line: better than APET everywhere with as many parameters. Whiskers: "
         "95 % intervals of the mean over these tasks, paired by test rows, over replicates and test rows. Filled: p < "
-        "0.05 after Holm's correction over all means. Colours: part of the block, depth, structure. "
+        "0.05 after Holm's correction over all means. Colours: part of the block, depth, structure, informed. "
         f"{style.means_note(inputs)}{style.count_note(inputs.frame)}"
     )

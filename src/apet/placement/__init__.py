@@ -1,7 +1,7 @@
 """Placement of trainable parameters: sites of a PLM, budgets, and plans that distribute a budget over sites."""
 
 from apet.placement.budgets import Budget, canonical_budget, resolve
-from apet.placement.methods import PLACEMENTS, MethodSizes
+from apet.placement.methods import PLACEMENTS, MethodSizes, check_gradients, informed_sites
 from apet.placement.plans import (
     Plan,
     Units,
@@ -24,8 +24,10 @@ __all__ = [
     "Site",
     "Units",
     "canonical_budget",
+    "check_gradients",
     "check_plan",
     "describe_structures",
+    "informed_sites",
     "make_plan",
     "max_virtual_tokens",
     "own_count",

@@ -3,6 +3,9 @@
 The default sizes follow the published counts (Su et al., EMNLP 2023, arXiv 2306.02320): LoRA of rank 8 on query and
 value of self-attention, adapters 24 wide after attention and after the feed-forward network, each with an output bias,
 a prompt of 100 tokens, and BitFit on all biases. `MethodSizes` changes these sizes for a study.
+
+Informed placements choose scalars of the PLM by a score: their magnitude, or the gradient of the loss on training rows
+at step 0. Their plans need the PLM's weights; see `apet.training.informed_plans`.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from apet.core.validation import CLOSED, PositiveInt, Whole
+from apet.errors import ConfigError
 from apet.placement.sites import SCALARS, STRUCTURES, Inventory, Site
 
 Allocation = dict[Site, int]
@@ -30,6 +34,8 @@ class MethodSizes:
     """Hidden width of adapters."""
     num_virtual_tokens: Annotated[Whole, Field(ge=1, le=512)] = 100
     """Tokens of a tuned prompt."""
+    num_calibration_samples: PositiveInt = 128
+    """Training rows from which `gradient` and `fisher` choose scalars. 128 is usual in pruning (SparseGPT, Wanda)."""
 
 
 def allocation_size(allocation: Allocation) -> int:
@@ -42,6 +48,11 @@ def sites_of(inventory: Inventory, structure: str, *suffixes: str) -> Iterator[S
     for site in inventory.sites:
         if site.structure == structure and (not suffixes or site.place.endswith(suffixes)):
             yield site
+
+
+def informed_sites(inventory: Inventory) -> tuple[Site, ...]:
+    """List the sites from which informed placements choose: scalars that the PLM has, of the samplable sites."""
+    return tuple(s for s in inventory.samplable if s.structure in SCALARS and s.exists)
 
 
 def _none(inventory: Inventory, methods: MethodSizes) -> Allocation:
@@ -102,11 +113,14 @@ class Placements:
     random: dict[str, Callable[[Site, Inventory], bool]]
     """Name of a random placement -> whether it may choose a samplable site. `uniform` is APET; the others are
     restrictions of it."""
+    informed: dict[str, bool]
+    """Name of an informed placement -> whether it reads training rows. It takes the scalars of `informed_sites` with
+    the highest scores."""
 
     @property
     def names(self) -> tuple[str, ...]:
         """Names of all placements."""
-        return (*self.own, *self.random)
+        return (*self.own, *self.random, *self.informed)
 
 
 PLACEMENTS = Placements(
@@ -121,4 +135,23 @@ PLACEMENTS = Placements(
         # Placement names are part of seeds, so renaming a structure must not change them.
         **{f"{name}_only": _of_structure(name) for name in STRUCTURES},
     },
+    informed={"magnitude": False, "gradient": True, "fisher": True},
 )
+
+
+def check_gradients(placement: str, plm: str, head: str) -> None:
+    """Check that the gradients that an informed placement reads are not all 0.
+
+    Args:
+        placement: Name of a placement.
+        plm: Name of the PLM.
+        head: `lm` or `classification`.
+
+    Raises:
+        ConfigError: The placement reads gradients, and the PLM has a classification head, which is 0 at step 0.
+    """
+    if PLACEMENTS.informed.get(placement) and head == "classification":
+        raise ConfigError(
+            f"placement {placement!r}: PLM {plm!r} has `head: classification`, which is 0 at step 0, and so are all "
+            "gradients. Use `head: lm`, or the placement 'magnitude'."
+        )

@@ -1,8 +1,11 @@
-"""Plans: the units that get the budget. A plan is a pure function of inventory, placement, budget and seed."""
+"""Plans: the units that get the budget. A plan is a pure function of inventory, placement, budget and seed.
+
+Plans of informed placements also depend on the PLM's weights, and are made by `apet.training.informed_plans`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -12,7 +15,7 @@ import numpy as np
 from apet.core.hashing import digest
 from apet.core.text import plural
 from apet.errors import BudgetError, ConfigError, unknown_name
-from apet.placement.methods import PLACEMENTS, Allocation, MethodSizes, allocation_size
+from apet.placement.methods import PLACEMENTS, Allocation, MethodSizes, allocation_size, informed_sites
 from apet.placement.sites import SCALARS, STRUCTURES, Inventory, Site, capacity
 
 
@@ -64,6 +67,11 @@ class Plan:
         indices = [None if u.indices is None else u.indices.tolist() for u in self.units]
         return digest([[u.site.name, u.site.shape, u.count, i] for u, i in zip(self.units, indices, strict=True)])
 
+    @property
+    def indices(self) -> dict[str, np.ndarray]:
+        """Name of a site -> flat, sorted indices of its chosen scalars, for sites of which not all units are taken."""
+        return {u.site.name: u.indices for u in self.units if u.indices is not None}
+
     def record(self) -> dict[str, Any]:
         """Summarize the plan for a cell's record.
 
@@ -73,6 +81,22 @@ class Plan:
         units = {u.site.name: u.count for u in self.units}
         head = {"placement": self.placement, "budget": self.budget, "seed": self.seed, "digest": self.digest}
         return {**head, "structures": self.structures, "units": units}
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any], indices: Mapping[str, np.ndarray], inventory: Inventory) -> Plan:
+        """Restore a plan. Its digest may differ from the recorded one if the record or the inventory is another.
+
+        Args:
+            record: The plan's `record`.
+            indices: The plan's `indices`.
+            inventory: Sites of the PLM.
+
+        Returns:
+            The plan, without sites that the inventory lacks.
+        """
+        sites = {site.name: site for site in inventory.sites}
+        units = [Units(sites[name], n, indices.get(name)) for name, n in record["units"].items() if name in sites]
+        return cls(record["placement"], record["budget"], record["seed"], tuple(units))
 
 
 def describe_structures(plan: Plan) -> str:
@@ -113,8 +137,11 @@ def make_plan(inventory: Inventory, placement: str, budget: int, seed: int, meth
 
     Raises:
         BudgetError: The placement cannot meet the budget.
-        ConfigError: The placement is unknown.
+        ConfigError: The placement is unknown, or informed.
     """
+    if placement in PLACEMENTS.informed:
+        needed = "the weights of the PLM" + PLACEMENTS.informed[placement] * " and training rows"
+        raise ConfigError(f"placement {placement!r}: its plan depends on {needed}. Train a cell to get it.")
     rng = np.random.default_rng(seed)
     allocation = _allocate(inventory, placement, budget, rng, methods or MethodSizes())
     chosen = (site for site in inventory.sites if allocation.get(site))
@@ -169,6 +196,8 @@ def max_virtual_tokens(inventory: Inventory, placement: str, budget: int) -> int
     Returns:
         The number of tokens that the budget pays for, or that an input can hold.
     """
+    if placement in PLACEMENTS.informed:
+        return 0
     allowed = PLACEMENTS.random.get(placement, lambda site, inventory: True)
     sites = (site for site in inventory.sites if site.structure == "token" and allowed(site, inventory))
     return max((min(site.units, budget // site.cost) for site in sites), default=0)
@@ -177,9 +206,12 @@ def max_virtual_tokens(inventory: Inventory, placement: str, budget: int) -> int
 def _allocate(
     inventory: Inventory, placement: str, budget: int, rng: np.random.Generator, methods: MethodSizes
 ) -> Allocation:
-    """Choose the number of units at each site."""
+    """Choose the number of units at each site. Empty for informed placements, whose scalars have no virtual tokens."""
     if placement not in PLACEMENTS.names:
         raise ConfigError(unknown_name("placement", placement, PLACEMENTS.names))
+    if placement in PLACEMENTS.informed:
+        _check_budget(inventory, placement, budget, capacity(informed_sites(inventory)))
+        return {}
     if placement in PLACEMENTS.random:
         allowed = PLACEMENTS.random[placement]
         available = {s: s.units for s in inventory.samplable if allowed(s, inventory)}

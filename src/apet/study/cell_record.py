@@ -19,6 +19,9 @@ FORMAT = 1
 THETA, PLANS, PREDICTIONS, METRICS = "theta.safetensors", "plans.json", "predictions.parquet", "metrics.json"
 HEADS = "head.safetensors"
 """Classification heads, apart from θ. Missing if the PLM uses its LM head."""
+INDICES = "indices.safetensors"
+"""Chosen scalars of informed plans, which follow from weights and rows. Missing for other plans, which a seed makes
+again."""
 
 REQUIRED = {DIGEST, "path", "files"}
 """Keys that every record has."""
@@ -42,7 +45,9 @@ def write_record(folder: Path, cell: str, record: Mapping[str, Any]) -> dict[str
         The record as it was written, with format, path, the files' digests and a checksum.
     """
     files = {
-        name: file_digest(folder / name) for name in (THETA, HEADS, PLANS, PREDICTIONS) if (folder / name).is_file()
+        name: file_digest(folder / name)
+        for name in (THETA, HEADS, INDICES, PLANS, PREDICTIONS)
+        if (folder / name).is_file()
     }
     return write_json_record(folder / METRICS, {"format": FORMAT, "path": cell, **record, "files": files})
 

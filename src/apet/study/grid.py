@@ -21,7 +21,7 @@ from apet.errors import ApetError, ConfigError, ErrorCollector, error_context, u
 from apet.models.checkpoint_files import PRETRAINING, SNAPSHOT
 from apet.models.ladder import PRETRAIN_VERSION, LadderModel, ladder_model_digest, shipped_content
 from apet.models.registry import Model, ModelSource, head_of, parse_model, slug
-from apet.placement import PLACEMENTS, Budget, canonical_budget
+from apet.placement import PLACEMENTS, Budget, canonical_budget, check_gradients
 from apet.study.cells import OWN, TRAINER_VERSION, Cell, Job, data_folder, plm_folder
 
 Parsed = TypeVar("Parsed")
@@ -54,6 +54,8 @@ class Grid:
         tasks = _collected(load_task, study.tasks, f"{params}: tasks", errors)
         for number, entry in enumerate(study.grid):
             _check_names(entry, f"{params}: grid.{number}", errors)
+            with errors.collect(), error_context(f"{params}: grid.{number}.num_plans"):
+                _check_num_plans(entry, study)
         errors.raise_all()
         with error_context(params):
             self.recipe = study.pretraining
@@ -195,6 +197,8 @@ class Grid:
                     raise ConfigError(
                         f"{key}: duplicate {' at '.join(pair)}, first as {' at '.join(first)}. Remove one."
                     )
+                with error_context(f"{key}.placements"):
+                    check_gradients(pair[0], model, head_of(self.models[model]))
                 budgets[model][pair] = entry
         for model in (model for model, pairs in budgets.items() if not pairs):
             raise ConfigError(f"{self.params}: grid: missing entry for {model!r}. Remove it from `models`.")
@@ -295,6 +299,19 @@ def _check_names(entry: GridEntry, key: str, errors: ErrorCollector) -> None:
             if "@own" in entry.budgets and placement not in PLACEMENTS.own:
                 allowed = ", ".join(PLACEMENTS.own)
                 raise ConfigError(f"{key}.budgets: budget '@own': {placement} has no fixed size. For: {allowed}.")
+
+
+def _check_num_plans(entry: GridEntry, study: StudyConfig) -> None:
+    """Raise ConfigError if several plans of an informed placement are certain to be equal."""
+    samples, rows = study.methods.num_calibration_samples, study.max_samples.train
+    for placement in entry.placements if entry.num_plans > 1 else ():
+        if PLACEMENTS.informed.get(placement) is False:
+            raise ConfigError(f"expected 1 for {placement}, which has one plan on each PLM, got {entry.num_plans}.")
+        if placement in PLACEMENTS.informed and rows and rows <= samples:
+            raise ConfigError(
+                f"expected 1 for {placement}, whose plans read all {rows} training rows and are equal, got "
+                f"{entry.num_plans}. Lower methods.num_calibration_samples."
+            )
 
 
 def _collected(

@@ -1,8 +1,9 @@
 """Cost model of a study: FLOPs, time, memory and bytes on disk, for reports and for requests to a scheduler. No torch.
 
 A training token takes 2 FLOPs per parameter forward, 2 backward through the activations, and 2 for the gradient of each
-trainable parameter: 4N + 2θ. An evaluated token takes 2N (arXiv:2001.08361, section 2.1). N excludes the embeddings,
-because an embedding is a lookup and few logits are computed. Texts have their maximum length, and all steps are taken.
+trainable parameter: 4N + 2θ. An evaluated token takes 2N (arXiv:2001.08361, section 2.1), and one that an informed
+placement reads 6N. N excludes the embeddings, because an embedding is a lookup and few logits are computed. Texts have
+their maximum length, and all steps are taken.
 Pretraining computes all logits and trains all parameters: 6 FLOPs per parameter and token.
 """
 
@@ -18,6 +19,7 @@ from apet.data.prepared_files import RECORD as TASK_RECORD
 from apet.data.prepared_files import read_task
 from apet.models.ladder import LadderModel
 from apet.models.registry import devices_of, head_of
+from apet.placement import PLACEMENTS
 from apet.study.cell_record import METRICS
 from apet.study.cells import Cell, Job
 from apet.study.grid import Grid
@@ -128,7 +130,8 @@ class CostModel:
         # An answer is generated, and its loss is computed too.
         passes = 2 if self.grid.tasks[cell.task].type == "generation" else 1
         trained = ((4 if theta else 2) * params + 2 * theta) * self.tokens(cell)
-        return trained + 2 * params * passes * evaluated * self._row_tokens(cell)
+        read = cell.num_plans * cell.methods.num_calibration_samples if PLACEMENTS.informed.get(cell.placement) else 0
+        return trained + (2 * passes * evaluated + 6 * read) * params * self._row_tokens(cell)
 
     def pretraining_flops(self, model: str) -> float:
         """Return the FLOPs of pretraining a ladder model."""
@@ -155,10 +158,15 @@ class CostModel:
         return LIBRARIES_MB + 1000 * (source.memory_gb or math.ceil(size * NUMBER_BYTES["float32"] / 10**9))
 
     def memory_mb(self, job: Job) -> int:
-        """Return the memory of a training job in MB: its PLM, its largest θ, and the libraries of each process."""
-        theta = max(map(self.trainable_params, job.cells))
+        """Return the memory of a training job in MB: its PLM, its largest θ, and the libraries of each process.
+
+        A plan may need more than θ: the gradient of the PLM.
+        """
+        largest = max(map(self.trainable_params, job.cells)) * TRAINED_NUMBER_BYTES
+        if any(PLACEMENTS.informed.get(cell.placement) for cell in job.cells):
+            largest = max(largest, self.sizes[job.model]["non_embedding_params"] * NUMBER_BYTES["float32"])
         others = (devices_of(self.grid.models[job.model]) - 1) * LIBRARIES_MB
-        return self.plm_memory_mb(job.model) + others + theta * TRAINED_NUMBER_BYTES // 10**6
+        return self.plm_memory_mb(job.model) + others + largest // 10**6
 
     def runtime_minutes(self, job: Job) -> int:
         """Return the time to request for a training job in minutes, at most MAX_MINUTES."""

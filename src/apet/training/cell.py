@@ -24,10 +24,11 @@ from apet.errors import ConfigError
 from apet.evaluation import EncodedSplit, EvaluationResult, Score, encode_split, make_objective
 from apet.models.loading import PLM
 from apet.models.sharding import is_main_process
-from apet.placement import Budget, Plan, make_plan, resolve
-from apet.study.cell_record import HEADS, PLANS, PREDICTIONS, THETA, write_record
+from apet.placement import PLACEMENTS, Budget, Plan, make_plan, resolve
+from apet.study.cell_record import HEADS, INDICES, PLANS, PREDICTIONS, THETA, write_record
 from apet.study.cells import Cell
 from apet.training.callbacks import NO_CALLBACKS, CellCallbacks
+from apet.training.informed_plans import Calibration, informed_plan
 from apet.training.loop import HEAD, TrainingData, TrainingResult, train
 from apet.tuning import initial_theta_by_structure, tune
 
@@ -144,16 +145,63 @@ def train_cell(cell: Cell, inputs: CellInputs, folder: Path, callbacks: CellCall
         )
     inventory = inputs.plm.inventory
     budget = resolve(Budget.parse(cell.budget), cell.placement, inventory, cell.methods)
+    plans = [plan_of(cell, inputs, budget, plan_index, callbacks) for plan_index in range(cell.num_plans)]
     replicates = []
     for plan_index, seed_index in cell.replicates:
-        plan = make_plan(inventory, cell.placement, budget, cell.seed_of("plan", plan_index), cell.methods)
-        name = replicate_name(plan_index, seed_index)
+        plan, name = plans[plan_index], replicate_name(plan_index, seed_index)
         if saved := callbacks.load(name):
             replicates.append(Replicate.from_state_dict(plan_index, seed_index, plan, saved))
         else:
             replicates.append(train_replicate(cell, inputs, plan, plan_index, seed_index, callbacks))
             callbacks.save(name, replicates[-1].state_dict)
     return _write(cell, inputs, budget, replicates, folder) if is_main_process() else {}
+
+
+def plan_of(
+    cell: Cell, inputs: CellInputs, budget: int, plan_index: int, callbacks: CellCallbacks = NO_CALLBACKS
+) -> Plan:
+    """Make a plan of a cell.
+
+    Args:
+        cell: the cell.
+        inputs: PLM and task of the cell.
+        budget: number of trainable parameters.
+        plan_index: number of the plan.
+        callbacks: callbacks on the cell. An informed plan that they have saved is not made again, because another
+            machine may choose other scalars than those of the saved trainings.
+
+    Returns:
+        The plan.
+
+    Raises:
+        BudgetError: the placement cannot meet the budget.
+        ConfigError: the plan is informed, and cannot be made or equals the cell's other plans.
+    """
+    seed, inventory = cell.seed_of("plan", plan_index), inputs.plm.inventory
+    if cell.placement not in PLACEMENTS.informed:
+        return make_plan(inventory, cell.placement, budget, seed, cell.methods)
+    name = f"plan{plan_index}"
+    if saved := callbacks.load(name):
+        indices = {site: tensor.numpy().astype(np.int64) for site, tensor in saved["indices"].items()}
+        return Plan.from_record(saved["record"], indices, inventory)
+    train, num_samples = inputs.data.train, cell.methods.num_calibration_samples
+    if cell.num_plans > 1 and len(train) <= num_samples:
+        raise ConfigError(
+            f"num_plans: expected 1 for {cell.placement} on {cell.task}, got {cell.num_plans}: methods."
+            f"num_calibration_samples is {num_samples} and there are {len(train)} training rows, so all plans are "
+            "equal. Lower num_calibration_samples, or use num_seeds."
+        )
+    calibration = Calibration(train, inputs.data.objective, cell.training.loss, num_samples)
+    plan = informed_plan(inputs.plm, cell.placement, budget, seed, calibration)
+    callbacks.save(name, lambda: {"record": plan.record(), "indices": tensors_of(plan)})
+    return plan
+
+
+def tensors_of(plan: Plan) -> dict[str, torch.Tensor]:
+    """Return the chosen scalars of a plan by site, at 4 bytes each unless a site is too large."""
+    return {
+        name: torch.as_tensor(i.astype(np.int32 if i[-1] < 2**31 else np.int64)) for name, i in plan.indices.items()
+    }
 
 
 def train_replicate(
@@ -200,10 +248,18 @@ def _write(cell: Cell, inputs: CellInputs, budget: int, replicates: list[Replica
     with atomic_dir(folder) as new:
         write_bytes(new / THETA, save({r.name: r.training.theta for r in replicates}, {"format": "pt"}))
         write_json(new / PLANS, {r.name: r.plan.record() for r in replicates if r.seed_index == 0})
+        if cell.placement in PLACEMENTS.informed:
+            write_bytes(new / INDICES, save(_indices(replicates), {"format": "pt"}))
         write_table(new / PREDICTIONS, *_predictions(inputs, replicates))
         if inputs.head_size:
             write_bytes(new / HEADS, save({r.name: r.training.head for r in replicates}, {"format": "pt"}))
         return write_record(new, cell.path, _record(cell, inputs, budget, replicates))
+
+
+def _indices(replicates: list[Replicate]) -> dict[str, torch.Tensor]:
+    """Return the chosen scalars of each plan, by plan and site."""
+    first = (r for r in replicates if r.seed_index == 0)
+    return {f"plan{r.plan_index}/{site}": tensor for r in first for site, tensor in tensors_of(r.plan).items()}
 
 
 def _predictions(bench: CellInputs, replicates: list[Replicate]) -> tuple[dict[str, Any], pa.Schema]:

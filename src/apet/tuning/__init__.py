@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from apet.models.loading import PLM
 from apet.placement.plans import Plan
-from apet.tuning.sharded_plm import ShardedPLM, gather, initial_theta_by_structure
+from apet.tuning.sharded_plm import ReplicatedRowsPLM, ShardedPLM, gather, initial_theta_by_structure
 from apet.tuning.theta import ThetaSlice, initial_theta, layout, split_by_structure
 from apet.tuning.tuned_plm import TunedPLM
 
@@ -17,7 +17,17 @@ __all__ = [
     "layout",
     "split_by_structure",
     "tune",
+    "untuned",
 ]
+
+
+UNTUNED = Plan("none", 0, 0, ())
+"""The plan without units."""
+
+
+def untuned(plm: PLM) -> TunedPLM:
+    """Return the PLM as a `TunedPLM` without θ. If it is sharded, every process computes all rows."""
+    return TunedPLM(plm, UNTUNED) if plm.mesh is None else ReplicatedRowsPLM(plm, UNTUNED)
 
 
 def tune(plm: PLM, plan: Plan, gradient_checkpointing: bool = False) -> TunedPLM:

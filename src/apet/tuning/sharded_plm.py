@@ -114,6 +114,16 @@ class ShardedPLM(TunedPLM):
         return replace(context, values=values, overrides=overrides)
 
 
+class ReplicatedRowsPLM(ShardedPLM):
+    """A `ShardedPLM` in which every process computes all rows, and so the complete gradient of a frozen parameter."""
+
+    def own_rows(self, rows: int) -> Tensor:
+        return torch.arange(rows)
+
+    def join(self, logits: Tensor) -> Tensor:
+        return logits
+
+
 class ShardedGenerationState(GenerationState):
     """Answers in generation on several processes. Each process continues all of its rows until every answer has ended.
 
