@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from apet.analysis.aggregate import costs_table, write_costs
 from apet.analysis.resampling import MeanSamples, sample_means
-from apet.report.findings_text import verdict_text
+from apet.report.findings_text import LEVELS, is_tested, scopes_shown, verdict_text
 from apet.report.result_tables import (
     MEAN,
     SPECIAL,
@@ -38,14 +38,13 @@ def test_methods_markdown_entries_are_mean_sd_and_replicates_in_per_cent() -> No
         record("bloom-mid", "topics", "uniform", "100", [[0.1]], 100),
     ]
     long = methods_table(frame_of(cells))
-    markdown = methods_markdown(long)
-    lines = markdown.splitlines()
+    lines = methods_markdown(long, "A note.").splitlines()
     assert lines[0] == "| PLM | method | trainable parameters | topics | mean over tasks |"
     assert lines[1] == "| --- | --- | ---: | ---: | ---: |"
     assert lines[2] == "| bloom-mid | lora | 19,200 | 75.0 ± 7.1 (2) | 75.0 ± 7.1 (2) |"
     assert lines[3] == "| bloom-mid | none | 0 | 20.0 (1) | 20.0 (1) |"
     assert lines[4] == "| bloom-mid | APET @lora | 19,200 | 60.0 ± 10.0 (3) | 60.0 ± 10.0 (3) |"
-    assert lines[5] == ""
+    assert lines[5] == "" and "A note." in lines[6]
     assert long["mean"].tolist() == pytest.approx([75, 75, 20, 20, 60, 60])
 
 
@@ -62,7 +61,7 @@ def test_methods_table_has_every_method_task_and_mean() -> None:
 
 def test_methods_table_with_a_missing_cell_shows_no_data_in_column_and_mean() -> None:
     long = methods_table(frame_of([c for c in study() if c[0] != "bloom-mid/topics/lora-@own"]))
-    markdown = methods_markdown(long)
+    markdown = methods_markdown(long, "A note.")
     line = next(line for line in markdown.splitlines() if line.startswith("| bloom-mid | lora"))
     assert line.count("no data") == 2
     gap = long[long.model.eq("bloom-mid") & long.placement.eq("lora")].set_index("task")
@@ -103,7 +102,7 @@ def test_methods_latex_prints_the_best_method_of_each_column_in_bold(tmp_path: P
     ]
     write_methods(frame_of(cells).assign(task="topics_&_all"), tmp_path)
     rows = body(tmp_path / "methods.tex")
-    assert rows[0] == ["PLM", "method", "parameters", r"topics\_\&\_all", "mean over tasks"]
+    assert rows[0] == ["PLM", "method", "parameters", r"topics\_\&\_all"]
     assert rows[1][:4] == ["bloom-mid", "full", "480,000", r"90.0 $\pm$ 0.0 (2)"]
     assert rows[2][:4] == ["", "lora", "19,200", r"\textbf{75.0} $\pm$ 7.1 (2)"]
     assert rows[3][3] == r"\textbf{75.0} $\pm$ 7.1 (2)" and rows[4][1:4] == [
@@ -125,22 +124,24 @@ def test_escape_is_reversible(text: str) -> None:
 
 
 def test_write_findings_table_lists_every_finding(tmp_path: Path) -> None:
-    write_findings_table(findings(), tmp_path)
+    found = findings()
+    write_findings_table(found, tmp_path)
     rows = body(tmp_path / "findings.tex")
     assert rows[0] == ["claim", "scope", "PLMs", "tasks", "estimate", r"95 \% interval", "adjusted p", "verdict"]
-    assert len(rows) == 1 + 2 * 6
+    scopes = [scope for claim in found["claims"].values() for scope in scopes_shown(claim).values()]
+    assert len(rows) == 1 + sum(len(LEVELS) if is_tested(scope) else 1 for scope in scopes)
     assert (
         rows[1][0] == "Positions matter less, the larger the PLM (points$^2$ per tenfold increase in parameters)"
         and rows[2][0] == ""
     )
     assert rows[1][1:] == ["overall", "3", "on these tasks", "$-$31.24", "$-$52.4 to $-$11.9", "0.006", "supported"]
     assert rows[3][6] == r"\textless{} 0.001"
-    assert rows[7][4:] == ["not estimable", "", "", "undecided"]
-    assert rows[10][3:] == ["on similar tasks", "0.42", r"$-$$\infty$ to 2.5", "0.400", "undecided"]
-    assert rows[12][4:6] == ["$-$9.1", r"$-$40 to $\infty$"]
+    assert ["on similar tasks", "0.42", r"$-$$\infty$ to 2.5", "0.400", "undecided"] in [row[3:] for row in rows]
+    assert ["$-$9.1", r"$-$40 to $\infty$"] in [row[4:6] for row in rows]
+    assert [row[-1] for row in rows].count("not tested") == 2
     lines = (tmp_path / "findings.md").read_text().splitlines()
     assert lines[2].endswith("| overall | 3 | on these tasks | −31.24 | −52.4 to −11.9 | 0.006 | supported |")
-    assert len({line.count("|") for line in lines[:14]}) == 1
+    assert len({line.count("|") for line in lines[: len(rows) + 1]}) == 1
     assert lines[-1].endswith("Margins: chance margin 2.0, full ft margin 2.0, equivalence margin 0.5.")
 
 
@@ -209,4 +210,5 @@ def test_verdict_text_follows_verdict_and_interval() -> None:
         found = {"verdict": verdict, "estimate": 0.5, "low": low, "high": high, "reason": None}
         assert phrase in verdict_text(found), found
         assert verdict_text(found | {"reason": "one task only."}).endswith(". One task only.")
-    assert verdict_text(found | {"estimate": None}) == "The quantity cannot be estimated from these data."
+    untested = found | {"estimate": None, "verdict": "not tested", "reason": "one PLM has no trend"}
+    assert verdict_text(untested) == "One PLM has no trend."

@@ -12,6 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
+    from apet.config.study_config import PretrainingConfig
+    from apet.models.registry import Model
+    from apet.placement import Inventory
     from apet.study.cells import Cell
     from apet.study.grid import Grid
     from apet.study.paths import ResultPaths
@@ -251,10 +254,9 @@ def plan(*, params: Path = PARAMS, model: str, placement: str, budget: str = "@o
 
     from apet.config.study_config import PretrainingConfig, load_study
     from apet.errors import BudgetError, error_context
-    from apet.models.registry import ModelSource, folder_of, parse_model, values_of
+    from apet.models.registry import parse_model
     from apet.placement import PLACEMENTS, Budget, MethodSizes, make_plan
     from apet.placement import resolve as resolve_budget
-    from apet.study.resolve import inventory_of_source
 
     # Without a study, sizes are the published ones. Only a file that is named must exist.
     study = load_study(params) if params != PARAMS or params.exists() else None
@@ -265,13 +267,26 @@ def plan(*, params: Path = PARAMS, model: str, placement: str, budget: str = "@o
     if budget == "@own" and placement in PLACEMENTS.random:
         raise BudgetError(f"{placement} has no fixed size. Pass --budget, such as 4096, 0.01% or @lora.")
     parsed = Budget.parse(budget)
-    inventory = inventory_of_source(source, values_of(source, recipe, Path()), recipe)
-    if isinstance(source, ModelSource) and source.kind == "folder":
-        from apet.models.loading import check_folder
-
-        check_folder(folder_of(source), source.name, source.head)
+    inventory = _inventory_of(source, recipe)
     count = resolve_budget(parsed, placement, inventory, methods)
     print(json.dumps(make_plan(inventory, placement, count, seed, methods).record(), indent=2))
+
+
+def _inventory_of(source: Model, recipe: PretrainingConfig) -> Inventory:
+    """Return the sites of a PLM. Of a folder, config.json is enough; if it has more, the PLM must load."""
+    from apet.models.checkpoint_files import names_in
+    from apet.models.registry import ModelSource, folder_of, read_config, values_of
+    from apet.study.resolve import inventory_of_source
+
+    folder = folder_of(source) if isinstance(source, ModelSource) and source.kind == "folder" else None
+    if folder and folder.is_dir() and set(names_in(folder)) == {"config.json"}:
+        return inventory_of_source(source, read_config(folder), recipe)
+    inventory = inventory_of_source(source, values_of(source, recipe, Path()), recipe)
+    if folder and isinstance(source, ModelSource):
+        from apet.models.loading import check_folder
+
+        check_folder(folder, source.name, source.head)
+    return inventory
 
 
 @command(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
@@ -17,7 +16,7 @@ from transformers import (
 
 from apet.errors import ModelError, error_context, first_line, truncated_repr
 from apet.models.families import Family, blocks_of, family_of
-from apet.models.layouts import ModuleShape, ModuleSpec, sites_of
+from apet.models.layouts import ModuleShape, ModuleSpec, check_config_sizes, sites_of
 from apet.placement.sites import Inventory
 
 
@@ -54,14 +53,6 @@ def _shape_of(model: PreTrainedModel, path: str) -> ModuleShape:
     return ModuleShape(tuple(weight.shape), getattr(module, "bias", None) is not None, id(weight))
 
 
-MAX_BLOCKS, MAX_SIZE = 1_000, 10**7
-"""Limits of sizes in a config.json. No PLM exceeds them, and larger shapes could take hours to build."""
-
-
-NOT_SIZES = re.compile(r"theta|base|_id$|_tokens$|param|seed|steps")
-"""Numbers in a config.json that are no sizes: of rotary positions, ids of tokens, and notes on the pretraining."""
-
-
 def inventory_of_config(values: Mapping[str, Any], head: str = "lm") -> Inventory:
     """Make the inventory of a configuration, without weights.
 
@@ -79,10 +70,7 @@ def inventory_of_config(values: Mapping[str, Any], head: str = "lm") -> Inventor
 
 
 def _inventory(values: Mapping[str, Any], family: Family, head: str) -> Inventory:
-    for key, value in values.items():
-        most = MAX_BLOCKS if "layer" in key else MAX_SIZE
-        if type(value) is int and value > most and _is_size(key, family):
-            raise ModelError(f"config.json: {key} is {value}. Allowed: at most {most:,}.")
+    check_config_sizes(values, family.layout)
     if quantization := values.get("quantization_config"):
         raise ModelError(
             f"config.json: quantization_config is {truncated_repr(quantization)}. Use weights that are not quantised."
@@ -92,13 +80,6 @@ def _inventory(values: Mapping[str, Any], family: Family, head: str) -> Inventor
     except Exception as error:  # the library checks little, and it or PyTorch may fail in any way
         shapes = truncated_repr(dict(values))
         raise ModelError(f"config.json: no PLM has the shapes of {shapes} ({first_line(error)}).") from None
-
-
-def _is_size(key: str, family: Family) -> bool:
-    """Test whether a number of a config.json may be a size of weights."""
-    if key == "max_position_embeddings":
-        return family.layout.positions is not None  # computed positions have no weights
-    return not NOT_SIZES.search(key)
 
 
 def check_size(values: Mapping[str, Any], family: Family, num_bytes: int, location: object) -> Inventory:

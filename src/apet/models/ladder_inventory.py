@@ -7,7 +7,7 @@ from math import prod
 
 from apet.config.study_config import PretrainingConfig
 from apet.models.ladder import LadderModel
-from apet.models.layouts import LAYOUTS, ModuleShape, sites_of
+from apet.models.layouts import LAYOUTS, ModuleShape, check_config_sizes, sites_of
 from apet.placement.sites import Inventory
 
 Shapes = dict[str, ModuleShape]
@@ -26,8 +26,12 @@ def ladder_inventory(model: LadderModel, recipe: PretrainingConfig) -> Inventory
 
     Returns:
         The inventory.
+
+    Raises:
+        ModelError: The model is larger than any PLM.
     """
     layout = LAYOUTS[model.family]
+    check_config_sizes(model.config(recipe), layout)
     outer, blocks = SHAPES[model.family](model, recipe)
     shapes = dict(outer)
     for path, block in blocks.items():

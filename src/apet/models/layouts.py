@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from apet.errors import ModelError
 from apet.placement.sites import Site
 
 if TYPE_CHECKING:  # importing it takes seconds
@@ -79,6 +81,37 @@ class Layout:
             for i in range(num_blocks[stack]):
                 specs += [replace(s, name=f"{stack}.{i}.{s.name}", module=f"{path}.{i}.{s.module}") for s in block]
         return specs
+
+
+MAX_BLOCKS, MAX_SIZE = 1_000, 10**7
+"""Limits of sizes in a config.json. No PLM exceeds them, and larger shapes could take hours to build."""
+
+
+NOT_SIZES = re.compile(r"theta|base|_id$|_tokens$|param|seed|steps")
+"""Numbers in a config.json that are no sizes: of rotary positions, ids of tokens, and notes on the pretraining."""
+
+
+def check_config_sizes(values: Mapping[str, Any], layout: Layout) -> None:
+    """Check that no size of a configuration exceeds that of every PLM, before its shapes are made.
+
+    Args:
+        values: The mapping in a config.json.
+        layout: The layout of the family.
+
+    Raises:
+        ModelError: A size is too large.
+    """
+    for key, value in values.items():
+        most = MAX_BLOCKS if "layer" in key else MAX_SIZE
+        if type(value) is int and value > most and _is_size(key, layout):
+            raise ModelError(f"config.json: {key} is {value}. Allowed: at most {most:,}.")
+
+
+def _is_size(key: str, layout: Layout) -> bool:
+    """Test whether a number of a config.json may be a size of weights."""
+    if key == "max_position_embeddings":
+        return layout.positions is not None  # computed positions have no weights
+    return not NOT_SIZES.search(key)
 
 
 def sites_of(specs: list[ModuleSpec], shape_of: Callable[[str], ModuleShape]) -> Iterator[Site]:
