@@ -16,8 +16,10 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
+from safetensors.numpy import save_file
 
 from apet.cli.app import main
 from apet.core.yaml_loader import MAX_BYTES, read_yaml
@@ -681,6 +683,8 @@ CONFIGS = [
 def test_plm_with_impossible_shapes_is_refused(refused, content, printed):
     Path("plm").mkdir()
     Path("plm/config.json").write_bytes(content)
+    Path("plm/tokenizer.json").touch()
+    save_file({"lm_head.weight": np.zeros(1)}, "plm/model.safetensors")
     refused((printed,), "plan", "--model", "./plm", "--placement", "lora")
 
 

@@ -378,6 +378,14 @@ def test_record_without_a_checksum_is_corrupt(place: Place, kind: str, command: 
     assert ran.status == 2 and "corrupt: wrong checksum" in ran.stderr.splitlines()[-1]
 
 
+def test_digests_that_cannot_be_remembered_are_computed(tmp_path, monkeypatch) -> None:
+    """As in a folder of another user: the file `.apet` stands for a folder that cannot be written."""
+    monkeypatch.chdir(tmp_path)
+    Path("weights").write_bytes(b"weights")
+    Path(".apet").touch()
+    assert hashing.remembered_digest(Path("weights")) == hashing.file_digest(Path("weights"))
+
+
 def test_remembered_digests_without_a_checksum_are_computed_again(place: Place) -> None:
     expected = place.run(*place.commands["resolve"]).files
     path, _ = place.file("remembered digests")

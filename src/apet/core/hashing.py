@@ -7,12 +7,14 @@ import json
 import platform
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, is_dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from apet.core.atomic import NON_UTF8, write_json
+from apet.errors import PathError, StorageError
 
 DIGEST = "digest"
 """Key of a record's checksum."""
@@ -111,7 +113,8 @@ def remembered_digest(path: Path) -> str:
     if known.get(key, [None])[0] != stamp:
         settled = abs(time.time_ns() - stamp[-1]) > RECENT * 10**9
         known[key] = [stamp if settled else None, file_digest(path)]
-        write_json(DIGEST_CACHE, with_checksum({"files": known}))
+        with suppress(StorageError, PathError):  # another user's folder, or a read-only disk
+            write_json(DIGEST_CACHE, with_checksum({"files": known}))
     return known[key][1]
 
 
