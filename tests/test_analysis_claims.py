@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from apet.analysis.claims import AnalysisInputs, informed_gain, method_variance, position_variance
 from apet.analysis.intervals import basic_interval, percentile_interval, union_interval
 from apet.analysis.means import MATCHED
-from apet.analysis.resampling import MeanSamples, sample_means
+from apet.analysis.resampling import sample_means
 from apet.analysis.variance import position_components
 from simulated_claims import MARGINS, Truth, simulate
 
@@ -35,7 +37,7 @@ def test_position_variance_averages_the_component_over_matched_budgets() -> None
 def test_method_variance_is_the_variance_between_method_means() -> None:
     """Draws without noise: what is left is the plug-in. APET and methods at other numbers of parameters stay out."""
     means = SAMPLES.cells["mean"].to_numpy()
-    data = method_variance(AnalysisInputs(FRAME, MeanSamples(SAMPLES.cells, np.tile(means, (50, 1))), MARGINS))
+    data = method_variance(AnalysisInputs(FRAME, replace(SAMPLES, values=np.tile(means, (50, 1))), MARGINS))
     own = SAMPLES.cells[SAMPLES.cells.budget.eq("@own")]
     expected = 100**2 * own.groupby(["model", "task"])["mean"].var(ddof=1)
     for place, row in enumerate(zip(data.table.model, data.table.task, strict=True)):
@@ -48,7 +50,9 @@ def test_method_variance_ignores_untuned_models_and_other_budgets() -> None:
     cells, means = SAMPLES.cells.copy(), SAMPLES.cells["mean"].to_numpy()
     cells.loc[cells.placement.eq("prompt"), "placement"] = "none"
     cells.loc[cells.placement.eq("bitfit"), "budget"] = "100"
-    data = method_variance(AnalysisInputs(FRAME, MeanSamples(cells, np.tile(means, (50, 1))), MARGINS))
+    data = method_variance(
+        AnalysisInputs(FRAME, replace(SAMPLES, cells=cells, values=np.tile(means, (50, 1))), MARGINS)
+    )
     left = cells[cells.placement.isin(["full", "lora", "adapter"]) & cells.budget.eq("@own")]
     expected = 100**2 * left.groupby(["model", "task"])["mean"].var(ddof=1)
     found = [data.combine(row).value for row in np.eye(4)]
