@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -74,7 +75,7 @@ def made(
             rows.append({**facts, "placement": "full", "budget": "@own", "trainable_params": 10**6, "mean": full})
     cells = pd.DataFrame(rows)
     values = cells["mean"].to_numpy() + noise * np.random.default_rng(0).normal(size=(size, len(cells)))
-    return MeanSamples(cells, values)
+    return MeanSamples(cells, values, {})
 
 
 def test_thresholds_of_a_known_curve_match_interpolation() -> None:
@@ -110,10 +111,10 @@ def test_thresholds_of_single_plans_include_the_variance_between_plans() -> None
     """Whole curves of single plans are as uncertain as the plans of another task of the PLM say."""
     samples = made({("m0", "t"): [0.3, 0.3, 0.5, 0.7, 0.8], ("m0", "u"): [0.3, 0.3, 0.5, 0.7, 0.8]}, noise=0.001)
     cells = samples.cells.assign(sd=0.04)
-    certain = thresholds(MeanSamples(cells, samples.values), MARGINS).set_index(["task", "kind"])
+    certain = thresholds(replace(samples, cells=cells), MARGINS).set_index(["task", "kind"])
     single = cells.task.eq("t") & cells.placement.eq("uniform")
     cells.loc[single, ["num_plans", "num_replicates", "sd"]] = [1, 1, np.nan]
-    found = thresholds(MeanSamples(cells, samples.values), MARGINS).set_index(["task", "kind"])
+    found = thresholds(replace(samples, cells=cells), MARGINS).set_index(["task", "kind"])
     assert (found.high - found.low)["t", "chance"] > 5 * (certain.high - certain.low)["t", "chance"]
     assert found.loc["u"].equals(certain.loc["u"])
     assert found.log10.equals(certain.log10)
@@ -131,9 +132,7 @@ def test_double_bootstrap_deviates_from_samples_like_samples_from_the_data() -> 
 def test_thresholds_without_apet_are_empty() -> None:
     samples = made({("m0", "t"): [0.3, 0.5]})
     only = samples.cells.placement.eq("full")
-    found = threshold_samples(
-        MeanSamples(samples.cells[only].reset_index(drop=True), samples.values[:, only.to_numpy()]), MARGINS
-    )
+    found = threshold_samples(samples.select(only), MARGINS)
     assert len(found.table) == 0
     assert {"log10", "censored", "kind"} <= set(found.table.columns)
     assert len(restricted(found, "chance", ["model"]).table) == 0
@@ -170,7 +169,7 @@ def test_variance_of_truth_excludes_the_noise(spread: float, noise: float, tasks
 
 def slope_of(means: np.ndarray, cells: pd.DataFrame, noise: np.ndarray):
     """The slope of the high threshold from means (cells,) whose noise has the draws `noise` [draws, cells]."""
-    samples = MeanSamples(cells.assign(mean=means), means + noise)
+    samples = MeanSamples(cells.assign(mean=means), means + noise, {})
     return slope(full_ft_threshold(AnalysisInputs(pd.DataFrame(), samples, MARGINS)), ["small", "large"]).fixed_tasks
 
 

@@ -119,5 +119,7 @@ if workflow.is_main_process:
 
 
 def all_cells(wildcards):
-    """Return the records of the jobs that have missing cells, or none with allow_missing=true, which must not train."""
-    return [] if ALLOW_MISSING else ancient(PENDING)
+    """Return the records of the jobs that have missing cells, or none with allow_missing=true, which must not train.
+    The study comes first, because Snakemake always runs a rule without files.
+    """
+    return ancient([STUDY] if ALLOW_MISSING else [STUDY, *PENDING])
