@@ -29,7 +29,7 @@ from apet.errors import ApetError, ConfigError, CorruptError, DataError, ModelEr
 from apet.study.cell_record import PREDICTIONS, THETA, write_record
 from apet.study.paths import ResultPaths
 from apet.training.runtime import make_deterministic
-from finished_cells import GENERATION, TASK, Finished, finished, rows
+from finished_cells import GENERATION, RECIPE, TASK, Finished, finished, rows
 from saved import save_plm
 from tiny import CONFIGS, tiny_plm
 
