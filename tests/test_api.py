@@ -29,7 +29,7 @@ from apet.errors import ApetError, ConfigError, CorruptError, DataError, ModelEr
 from apet.study.cell_record import PREDICTIONS, THETA, write_record
 from apet.study.paths import ResultPaths
 from apet.training.runtime import make_deterministic
-from finished_cells import GENERATION, TASK, Finished, finished, rows
+from finished_cells import GENERATION, RECIPE, TASK, Finished, finished, rows
 from saved import save_plm
 from tiny import CONFIGS, tiny_plm
 
@@ -78,6 +78,23 @@ def test_loaded_cell_predicts_as_the_pipeline_did(cells, family, head):
         assert model.evaluate(cell.data).score == run["test"]["score"]
         assert model.evaluate(cell.data, "validation").loss == run["validation"]["loss"]
     assert len({tuple(apet.load_tuned(cell.folder, replicate=f"plan{d}.seed0").theta.tolist()) for d in range(2)}) == 2
+
+
+def test_loaded_informed_cell_has_its_saved_plan(tmp_path, monkeypatch):
+    cell = finished(tmp_path, placement="gradient", budget="300", num_plans=1)
+    (run,) = cell.record["replicates"]
+    plm = apet.load_model(cell.root / cell.cell.plm_folder, name=cell.cell.model)
+    training = {"loss": RECIPE.loss, "max_length": RECIPE.max_length}
+    plan = apet.make_plan(plm, "gradient", 300, run["seeds"]["plan"], data=cell.data, **training)
+    assert plan.digest == run["plan_digest"]
+    with pytest.raises(ConfigError, match="placement 'gradient': missing training rows"):
+        apet.make_plan(plm, "gradient", 300)
+    monkeypatch.setattr("apet.training.informed_plans.gradient_scores", lambda *_, **__: 1 / 0)
+    model = apet.load_tuned(cell.folder)
+    assert model.plan.digest == plan.digest and model.evaluate(cell.data).score == run["test"]["score"]
+    apet.export_model(model, "delta", tmp_path / "delta")
+    again = apet.load_tuned(tmp_path / "delta", root=cell.root)
+    assert again.plan.digest == plan.digest and again.evaluate(cell.data).score == run["test"]["score"]
 
 
 def test_loaded_cell_generates_as_the_pipeline_did(cells):

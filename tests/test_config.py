@@ -94,6 +94,7 @@ WRONG = [
     ("grid.0.budgets", [], "grid.0.budgets: expected 1 or more entries, got []"),
     ("grid.3.budgets", ["@own"], "uniform has no fixed size"),
     ("grid.0.num_plans", 0, "grid.0.num_plans: expected a whole number of at least 1, got 0"),
+    ("grid.3.placements", ["magnitude"], "grid.3.num_plans: expected 1 for magnitude, which has one plan on each PLM"),
     ("grid.0.seeds", 3, "unknown key 'seeds'"),
     ("stduy", "x", "Did you mean 'study'"),
     ("study", "My Study", "lowercase letters"),

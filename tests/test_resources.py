@@ -179,6 +179,15 @@ def test_prompt_cell_counts_its_virtual_tokens(tmp_path):
     assert cost(costs, "prompt", "@own").tokens == 3 * 4 * (TEXT + virtual)
 
 
+def test_informed_cell_counts_the_rows_that_its_plans_read(tmp_path):
+    grid = [{"placements": ["entry_only", "magnitude"], "budgets": [9]}]
+    grid += [{"placements": ["entry_only", "fisher"], "budgets": [8], "num_plans": 2}]
+    costs = estimate(tmp_path, grid=grid, methods={"num_calibration_samples": 5}, max_samples=NO_LIMITS)
+    assert cost(costs, "magnitude", "9").flops == cost(costs, "entry_only", "9").flops
+    read = cost(costs, "fisher", "8").flops - cost(costs, "entry_only", "8").flops
+    assert read == 2 * 5 * 6 * BLOCKS * TEXT
+
+
 def test_estimate_command_prints_assumptions(tmp_path, monkeypatch, capsys):
     estimate(tmp_path)
     monkeypatch.chdir(tmp_path)
