@@ -105,7 +105,7 @@ def test_status_without_finished_cells_has_no_rate_and_without_pending_cells_no_
     found = ResultPaths(tmp_path)
     assert lines(found, 2)[-1] == "end: unknown until a cell has been trained on this machine"
     done(found, 0)
-    assert lines(found, 1) == ["1 cells: 1 done, 0 pending"]
+    assert lines(found, 1) == ["1 cell: 1 done, 0 pending"]
 
 
 def test_cell_finished_after_a_failure_counts_as_done(results):

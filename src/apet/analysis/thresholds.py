@@ -102,6 +102,12 @@ def with_plan_variance(samples: MeanSamples) -> np.ndarray:
 
     A single plan does not show how other plans score, and a curve through single plans follows each of them. Their
     variance and degrees of freedom are pooled from the cells of several plans on the same PLM, if there are any.
+
+    Args:
+        samples: cells and samples.
+
+    Returns:
+        Values [samples, cells], fractions.
     """
     cells, values = samples.cells.reset_index(drop=True), samples.values.copy()
     for _, group in cells[cells.placement.eq(RANDOM) & cells["mean"].notna()].groupby("model"):

@@ -173,8 +173,9 @@ def _missing_head(config: Mapping[str, Any], weights: Iterable[str]) -> str:
     prefix, tied = LM_HEADS.get(str(config.get("model_type")), ("", True))
     if tied is not None and config.get("tie_word_embeddings", tied):
         return ""
-    # The library renamed GPT-NeoX's head.
-    return "" if any(weight.startswith((prefix, "lm_head.")) for weight in weights) else prefix
+    # The library renamed GPT-NeoX's head. Within an unknown wrapper there is a head too: loading names the wrapper.
+    has_head = any(weight.startswith((prefix, "lm_head.")) or f".{prefix}" in weight for weight in weights)
+    return "" if has_head else prefix
 
 
 def no_lm_head(folder: Path, name: str, missing: Sequence[str]) -> ModelError:

@@ -51,7 +51,14 @@ def sites_of(inventory: Inventory, structure: str, *suffixes: str) -> Iterator[S
 
 
 def informed_sites(inventory: Inventory) -> tuple[Site, ...]:
-    """List the sites from which informed placements choose: scalars that the PLM has, of the samplable sites."""
+    """List the sites from which informed placements choose: scalars that the PLM has, of the samplable sites.
+
+    Args:
+        inventory: Sites of the PLM.
+
+    Returns:
+        The sites, in their canonical order.
+    """
     return tuple(s for s in inventory.samplable if s.structure in SCALARS and s.exists)
 
 

@@ -100,7 +100,14 @@ class Plan:
 
 
 def describe_structures(plan: Plan) -> str:
-    """List the trainable parameters of a plan by structure: `entry 12, lowrank 4,084`."""
+    """List the trainable parameters of a plan by structure: `entry 12, lowrank 4,084`.
+
+    Args:
+        plan: The plan.
+
+    Returns:
+        Structures with their counts, in the order of θ.
+    """
     return ", ".join(f"{name} {count:,}" for name, count in plan.structures.items() if count) or "nothing"
 
 

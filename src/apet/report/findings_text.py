@@ -82,6 +82,12 @@ def scopes_shown(claim: Mapping[str, Any]) -> dict[str, Any]:
     """Select a claim's scopes in which it is tested, and `overall`, which is first.
 
     A single family is the same as `overall` and left out.
+
+    Args:
+        claim: A claim of the findings.
+
+    Returns:
+        Name -> scope.
     """
     scopes = dict(claim["scopes"])
     families = {name: scope for name, scope in scopes.items() if name != "overall" and is_tested(scope)}

@@ -114,6 +114,9 @@ class Grid:
 
         Cells of a job share the model. They share the task too, unless the model is small and the task is in a pinned
         wheel: the preparation of other tasks can fail, which must not stop the cells of the rest.
+
+        Returns:
+            The jobs.
         """
         size = max(self.study.cells_per_job, -(-len(self.cells) // MAX_JOBS))
         groups: dict[tuple[str, str], list[Cell]] = {}

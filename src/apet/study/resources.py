@@ -161,6 +161,12 @@ class CostModel:
         """Return the memory of a training job in MB: its PLM, its largest θ, and the libraries of each process.
 
         A plan may need more than θ: the gradient of the PLM.
+
+        Args:
+            job: The job.
+
+        Returns:
+            The memory, which a scheduler is asked for.
         """
         largest = max(map(self.trainable_params, job.cells)) * TRAINED_NUMBER_BYTES
         if any(PLACEMENTS.informed.get(cell.placement) for cell in job.cells):

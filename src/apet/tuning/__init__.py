@@ -26,7 +26,14 @@ UNTUNED = Plan("none", 0, 0, ())
 
 
 def untuned(plm: PLM) -> TunedPLM:
-    """Return the PLM as a `TunedPLM` without θ. If it is sharded, every process computes all rows."""
+    """Return the PLM as a `TunedPLM` without θ. If it is sharded, every process computes all rows.
+
+    Args:
+        plm: The PLM.
+
+    Returns:
+        A context manager, as from `tune`.
+    """
     return TunedPLM(plm, UNTUNED) if plm.mesh is None else ReplicatedRowsPLM(plm, UNTUNED)
 
 
