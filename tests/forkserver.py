@@ -72,10 +72,17 @@ def call(address: str, *words: str) -> int:
         message = json.dumps([words, os.getcwd(), dict(os.environ), mask]).encode("utf-8", "surrogateescape")
         socket.send_fds(server, [len(message).to_bytes(4, "big")], [0, 1, 2])
         server.sendall(message)
-        group = int.from_bytes(server.recv(4), "big")
+        group = int.from_bytes(received(server), "big")
         for number in FORWARDED:
             signal.signal(number, lambda sign, _: suppressed_kill(group, sign))
-        return int.from_bytes(server.recv(4), "big", signed=True)
+        return int.from_bytes(received(server), "big", signed=True)
+
+
+def received(server: socket.socket) -> bytes:
+    """Wait for four bytes of the server. They are missing if the server has ended."""
+    message = server.recv(4)
+    assert message, "the server of forks has ended"
+    return message
 
 
 def suppressed_kill(group: int, number: int) -> None:
@@ -110,7 +117,7 @@ def serve(address: str) -> None:
                 return
             if file == server.fileno():
                 caller, _ = server.accept()
-                fork = start(caller)
+                fork = start(caller, [server, *(other for _, other in forks.values())])
                 forks[os.pidfd_open(fork)] = fork, caller
             elif file in callers:  # it was killed
                 suppressed_kill(callers[file], signal.SIGKILL)
@@ -118,12 +125,12 @@ def serve(address: str) -> None:
                 fork, caller = forks.pop(file)
                 os.close(file)
                 status = os.waitstatus_to_exitcode(os.waitpid(fork, 0)[1])
-                with caller, suppress(BrokenPipeError):
+                with caller, suppress(ConnectionError):  # it was killed
                     caller.send(status.to_bytes(4, "big", signed=True))
 
 
-def start(caller: socket.socket) -> int:
-    """Run a program in a fork, and tell its number to the caller."""
+def start(caller: socket.socket, others: list[socket.socket]) -> int:
+    """Run a program in a fork, and tell its number to the caller. others: sockets that the fork must not keep open."""
     size, files, _, _ = socket.recv_fds(caller, 4, 3)
     message = caller.recv(int.from_bytes(size, "big"), socket.MSG_WAITALL)
     ready, made = os.pipe()
@@ -131,11 +138,13 @@ def start(caller: socket.socket) -> int:
         os.setsid()
         os.close(ready)
         os.close(made)
-        caller.close()
+        for other in (caller, *others):
+            other.close()
         run(*json.loads(message.decode("utf-8", "surrogateescape")), files)
     os.close(made)
     os.read(ready, 1)  # until the fork leads a group
-    caller.send(fork.to_bytes(4, "big"))
+    with suppress(ConnectionError):  # it was killed
+        caller.send(fork.to_bytes(4, "big"))
     for file in (ready, *files):
         os.close(file)
     return fork
