@@ -136,6 +136,12 @@ def test_study_without_a_required_key_names_it(tmp_path, key):
         grid_of(tmp_path, {k: v for k, v in PARAMS.items() if k != key})
 
 
+def test_dvc_stages_name_only_keys_that_every_study_has():
+    """DVC refuses a stage whose parameters are missing from params.yaml."""
+    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"].values()
+    assert {key for stage in stages for key in stage.get("params", []) if isinstance(key, str)} == set(REQUIRED)
+
+
 def test_study_with_required_keys_only_has_the_defaults(tmp_path):
     grid_of(tmp_path, {key: PARAMS[key] for key in REQUIRED})
     study = load_study(tmp_path / "params.yaml")

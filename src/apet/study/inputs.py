@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from apet.core.atomic import write_json
+from apet.core.hashing import digest
 
 if TYPE_CHECKING:  # importing it takes a second
     from apet.study.grid import Grid
 
 
 def write_inputs(grid: Grid, out: Path) -> None:
-    """Write one JSON file whose bytes change if and only if a task file, a row, or a file of a PLM changes.
+    """Write one JSON file whose bytes change if and only if a task file, a row, a file of a PLM, or a cell changes.
 
     DVC cannot know which files a study names, so its stages depend on this file instead. It contains no paths and no
     times, and is therefore the same on every machine.
@@ -21,4 +22,5 @@ def write_inputs(grid: Grid, out: Path) -> None:
         grid: The study.
         out: The file to write.
     """
-    write_json(out, {"tasks": grid.task_digests, "models": grid.plm_digests})
+    cells = digest([cell.path for cell in grid.cells])
+    write_json(out, {"tasks": grid.task_digests, "models": grid.plm_digests, "cells": cells})
