@@ -16,6 +16,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pandas as pd
 import pytest
@@ -28,6 +29,7 @@ from apet.data.prepared_files import read_task
 from apet.data.splits import Example, normalise
 from apet.figures import FIGURES
 from apet.models.pretraining import rebuild
+from apet.placement import PLACEMENTS
 from apet.study.grid import Grid
 from made_findings import SECTIONS
 from toy import ROOT
@@ -49,6 +51,13 @@ SMALL = {
 }
 """The quick study, made small."""
 EXAMPLES = {name: entry.examples for name, entry in COMMANDS.items()}
+
+
+@pytest.fixture(autouse=True)
+def _placements() -> Iterator[None]:
+    """Remove the placements that a guide adds to this process."""
+    with mock.patch.dict(PLACEMENTS.random):
+        yield
 
 
 def blocks(page: str) -> list[tuple[str, str]]:
