@@ -108,8 +108,8 @@ def resolve_lines(grid: Grid, sizes: Mapping[str, Mapping[str, Any]], root: Path
     ]
     tasks = [[name, f"{counted[1][name]:,}", *_task_source(grid, name, root)] for name in grid.tasks]
     return [
-        f"study {grid.study.study}: {len(cells):,} cells ({done:,} done), {replicates:,} replicates, "
-        f"{len(grid.jobs()):,} training jobs",
+        f"study {grid.study.study}: {plural(len(cells), 'cell')} ({done:,} done), {plural(replicates, 'replicate')}, "
+        f"{plural(len(grid.jobs()), 'training job')}",
         "",
         *table([["PLM", "params", "cells", "next step", "source"], *plms]),
         "",
