@@ -155,8 +155,8 @@ class SlurmCheckout(Checkout):
         assert process.returncode == 0, (self.folder / "output").read_text()[-6000:]
 
     def results(self) -> dict[str, bytes]:
-        """Read all files of data, PLMs and results by path, without logs, run records and files with times."""
-        excluded = {("results", name) for name in ("logs", "runs", "costs.csv", "report.html")}
+        """Read all files of data, PLMs and results by path, without logs, records of jobs and runs, and files with times."""
+        excluded = {("results", name) for name in ("logs", "jobs", "runs", "costs.csv", "report.html")}
         roots = [self.folder / name for name in ("data", "models", "results")]
         files = [path.relative_to(self.folder) for root in roots for path in sorted(root.rglob("*")) if path.is_file()]
         paths = [path for path in files if path.parts[:2] not in excluded]
