@@ -155,7 +155,7 @@ class SlurmCheckout(Checkout):
         assert process.returncode == 0, (self.folder / "output").read_text()[-6000:]
 
     def results(self) -> dict[str, bytes]:
-        """Read all files of data, PLMs and results by path, without logs, records of jobs and runs, and files with times."""
+        """Read all files of data, PLMs and results by path, without logs, records of jobs and runs, and times."""
         excluded = {("results", name) for name in ("logs", "jobs", "runs", "costs.csv", "report.html")}
         roots = [self.folder / name for name in ("data", "models", "results")]
         files = [path.relative_to(self.folder) for root in roots for path in sorted(root.rglob("*")) if path.is_file()]
