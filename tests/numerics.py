@@ -34,7 +34,7 @@ FOLDERS = {
     "SNAPSHOT_VERSION": ("models/download.py", "models/checkpoint_files.py"),
     "TRAINER_VERSION": (
         *("placement", "tuning", "evaluation", "training", "models"),
-        *("data/tokenization.py", "data/label_metrics.py", "data/text_metrics.py"),
+        *("data/tokenization.py", "data/text_beginnings.py", "data/label_metrics.py", "data/text_metrics.py"),
         *("core/hashing.py", "core/arithmetic.py", "study/cells.py:Cell"),
     ),
 }
@@ -42,6 +42,7 @@ FOLDERS = {
 
 APART = {
     "DATA_VERSION": {
+        "data/text_beginnings.py": "tokenizes for training, so it belongs to TRAINER_VERSION",
         "data/tokenization.py": "tokenizes for training, so it belongs to TRAINER_VERSION",
     },
     "PRETRAIN_VERSION": {

@@ -26,10 +26,9 @@ from apet.analysis.means import (
     models_by_scale,
     over_tasks,
     own_count,
-    run_interval,
-    wilson,
 )
 from apet.analysis.resampling import CELL, PLM, sample_means, tasks_of_means
+from apet.analysis.single_run import run_interval, wilson
 from simulated_cells import Design, simulate
 from simulated_study import MODELS, frame_of, record, study
 

@@ -17,15 +17,14 @@ from apet.analysis.resampling import MeanSamples, sample_means
 from apet.report.findings_text import LEVELS, is_tested, scopes_shown, verdict_text
 from apet.report.result_tables import (
     MEAN,
-    SPECIAL,
     differences_table,
-    escape,
     methods_markdown,
     methods_table,
     write_differences,
     write_findings_table,
     write_methods,
 )
+from apet.report.text_tables import SPECIAL, escape
 from made_findings import findings
 from simulated_study import MODELS, frame_of, record, study
 

@@ -29,7 +29,7 @@ import transformers
 from torch.nn import functional as F
 from transformers import BloomConfig, BloomForCausalLM
 
-from apet.cli.summaries import status_lines
+from apet.cli.status_summary import status_lines
 from apet.config.study_config import LearningRates, TrainingConfig
 from apet.core import arithmetic
 from apet.core.arithmetic import (

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from apet.cli.summaries import resolve_lines
+from apet.cli.study_summary import resolve_lines
 from apet.config.study_config import TrainingConfig, load_study
 from apet.core.hashing import digest
 from apet.core.records import write_json_record

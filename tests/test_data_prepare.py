@@ -14,7 +14,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from apet.cli.summaries import task_lines
+from apet.cli.task_summary import task_lines
 from apet.core.hashing import file_digest
 from apet.core.records import write_json_record
 from apet.data import prepare, source_selection

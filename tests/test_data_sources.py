@@ -238,7 +238,11 @@ def parquet(*columns: pa.Array) -> bytes:
             '[\n{"text": "one"}]\n',
             "column 1 (char 2). Write each row as an object in a line of its own.",
         ),
-        ("train.jsonl", '{"txt": "one", "label": 0}\n', "line 1: unknown column 'text'. Did you mean 'txt'"),
+        (
+            "train.jsonl",
+            '{"txt": "one", "label": 0}\n',
+            "line 1: text_columns: unknown column 'text'. Did you mean 'txt'",
+        ),
         ("train.jsonl", '{"text": 3, "label": 0}\n', "line 1: column 'text': expected a text, got 3"),
         ("train.jsonl", '{"text": "one", "label": 2}\n', "line 1: unknown label 2."),
         ("train.jsonl", '{"text": "one", "label": "c"}\n', "unknown label 'c'"),

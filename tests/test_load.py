@@ -14,11 +14,12 @@ from apet.core.arithmetic import compute_dtype
 from apet.core.records import write_json_record
 from apet.data.tokenization import encode
 from apet.errors import CorruptError, ModelError
-from apet.models.checkpoint_files import LM_HEADS, check_source, open_folder
+from apet.models.checkpoint_files import open_folder
 from apet.models.families import FAMILIES
 from apet.models.inventory import inventory_of_config
 from apet.models.loading import check_folder, load_plm
 from apet.models.registry import read_config
+from apet.models.weight_names import LM_HEADS, check_source
 from apet.placement import Plan
 from apet.tuning import TunedPLM
 from saved import save_plm

@@ -19,6 +19,8 @@ from apet.models.inventory import inventory_of_config
 from apet.models.ladder import LadderModel
 from apet.models.registry import FAMILIES as NAMES
 from apet.models.registry import ModelSource, parse_model, registry, slug, values_of
+from apet.study.grid import load_grid
+from apet.study.resolve import sizes
 from saved import save_plm
 from tiny import tiny_plm
 from toy import PARAMS
@@ -99,6 +101,34 @@ def test_folder_without_an_lm_head_is_refused_before_pytorch_is_imported(tmp_pat
     code = f"import sys; from apet.cli.app import main; print(main({[command, *arguments]}), 'torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert done.stdout == "2 False\n" and "has no LM head" in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+TASK = {
+    "name": "films", "version": 1, "type": "classification", "description": "Films.", "metrics": ["accuracy"],
+    "text_columns": ["text"], "prompt": "w10 w11 {text} w12", "verbalizer": {"bad": " w13", "good": " w14"},
+    "max_length": 9, "local": {"file": "films.csv"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"verbalizer": {"bad": " no", "good": " yes"}}, "label words .*expected distinct token ids"),
+        ({"max_length": 3}, "max_length"),
+    ],
+    ids=["label words that are unknown words", "a prompt that leaves no room for a text"],
+)
+def test_resolve_refuses_a_task_that_the_tokenizer_of_a_folder_cannot_encode(tmp_path, monkeypatch, changes, expected):
+    monkeypatch.chdir(tmp_path)
+    save_plm(tiny_plm("bert", fused=False).model, Path("mini"))
+    Path("films.csv").write_text("text,label\nw15,bad\nw16,good\n")
+    grid = [{"placements": ["lora"], "budgets": ["@own"]}]
+    Path("params.yaml").write_text(json.dumps({"models": ["./mini"], "tasks": ["films.yaml"], "grid": grid}))
+    Path("films.yaml").write_text(json.dumps(TASK))
+    sizes(load_grid(Path("params.yaml")))
+    Path("films.yaml").write_text(json.dumps(TASK | changes))
+    with pytest.raises(ApetError, match=f"task films: model mini: .*{expected}"):
+        sizes(load_grid(Path("params.yaml")))
 
 
 @pytest.mark.parametrize(

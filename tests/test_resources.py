@@ -14,25 +14,17 @@ from hypothesis import strategies as st
 from transformers import BloomConfig, BloomForCausalLM
 
 from apet.cli.app import main
-from apet.cli.summaries import estimate_lines
+from apet.cli.study_summary import estimate_lines
 from apet.config.study_config import load_study
 from apet.core.records import write_json_record
 from apet.models.registry import registry
 from apet.study import resources
 from apet.study.cell_record import write_record
 from apet.study.cells import Job
+from apet.study.cost_estimate import Cost, CostEstimate
 from apet.study.grid import Grid
 from apet.study.resolve import sizes
-from apet.study.resources import (
-    MAX_MINUTES,
-    SCHEDULER_SPEED,
-    START_MINUTES,
-    Cost,
-    CostEstimate,
-    CostModel,
-    Speed,
-    launch_command,
-)
+from apet.study.resources import MAX_MINUTES, SCHEDULER_SPEED, START_MINUTES, CostModel, Speed, launch_command
 from lab import write_words
 from saved import save_plm
 from tiny import WORDS, tiny_plm

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from apet.analysis.means import wilson
+from apet.analysis.single_run import wilson
 from apet.cli.app import main
 from apet.cli.render import format_bytes, format_count, table
 from apet.cli.show import BARS, plan_lines, show, sparkline

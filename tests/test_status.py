@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 from apet.cli.app import main
-from apet.cli.summaries import status_lines
+from apet.cli.status_summary import status_lines
 from apet.core import progress as report_module
 from apet.core.atomic import write_json
 from apet.core.progress import CellProgress, format_duration, format_rate

@@ -4,7 +4,7 @@ import os
 import subprocess
 from pathlib import Path
 
-from apet.cli.summaries import work_line
+from apet.cli.study_summary import work_line
 from apet.errors import ApetError
 from apet.models.registry import slug
 from apet.study.archive import restore

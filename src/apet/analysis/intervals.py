@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-CONFIDENCE = 0.95
+from apet.analysis.single_run import CONFIDENCE
+
 SMALLEST_P = 1e-6
 """Lower limit of p-values."""
 

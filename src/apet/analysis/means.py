@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
-from statsmodels.stats.proportion import proportion_confint
 
 from apet.analysis.intervals import CONFIDENCE, t_interval
-from apet.analysis.predictions import PSEUDO_VALUES
 from apet.analysis.resampling import CELL, MeanSamples, lowest_scores
 from apet.placement import PLACEMENTS
 
@@ -75,34 +72,6 @@ def cell_scores(samples: MeanSamples) -> pd.DataFrame:
 def method_scores(samples: MeanSamples) -> pd.DataFrame:
     """Return `cell_scores` of `methods`."""
     return cell_scores(methods(samples))
-
-
-def wilson(score: float, n: int) -> tuple[float, float]:
-    """Compute the 95 % interval of one replicate's score (Wilson 1927); conservative for graded row scores.
-
-    Args:
-        score: mean over test rows, a fraction.
-        n: number of test rows.
-
-    Returns:
-        Low and high, fractions.
-    """
-    low, high = proportion_confint(score * n, n, 1 - CONFIDENCE, method="wilson")
-    return float(low), float(high)
-
-
-def run_interval(task: Mapping[str, Any], score: float, n: int) -> tuple[float, float] | None:
-    """Return `wilson` of one replicate's score, or None for a metric of labels that is not a mean over rows.
-
-    Args:
-        task: `type` and `metric` of a task.
-        score: test score.
-        n: number of test rows.
-
-    Returns:
-        Low and high, or None.
-    """
-    return None if task["type"] == "classification" and task["metric"] in PSEUDO_VALUES else wilson(score, n)
 
 
 def mean_note(tasks: Mapping[str, Sequence[str]]) -> str:

@@ -12,9 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from apet.config.study_config import PretrainingConfig
-    from apet.models.registry import Model
-    from apet.placement import Inventory
     from apet.study.cells import Cell
     from apet.study.grid import Grid
     from apet.study.paths import ResultPaths
@@ -99,7 +96,7 @@ def _cells(params: Path, resolved: Path | None, names: Sequence[str]) -> list[Ce
 @command(STUDY, "apet resolve --params params.yaml --out-file results/study.json")
 def resolve(*, params: Path = PARAMS, out_file: Path) -> None:
     """Check a study and resolve its names, budgets and cells into one file."""
-    from apet.cli.summaries import resolve_lines
+    from apet.cli.study_summary import resolve_lines
     from apet.study.resolve import resolve_study
 
     grid, record = resolve_study(params, out_file)
@@ -126,8 +123,9 @@ def estimate(
     """Estimate a study's jobs, tokens, FLOPs, hours and bytes."""
     from json import dumps
 
-    from apet.cli.summaries import estimate_lines
-    from apet.study.resources import CostEstimate, Speed, local_speed
+    from apet.cli.study_summary import estimate_lines
+    from apet.study.cost_estimate import CostEstimate
+    from apet.study.resources import Speed, local_speed
 
     here = local_speed(cpu_flops, gpu_flops)
     costs = CostEstimate(_grid(params), Speed(cpu_flops, gpu_flops, gpu_min_params) if gpu_min_params else here)
@@ -160,7 +158,7 @@ def prepare_task(
     *, params: Path = PARAMS, task: str, wheels_dir: Path = WHEELS_DIR, out_dir: Path | None = None
 ) -> None:
     """Prepare the splits of a task."""
-    from apet.cli.summaries import task_lines
+    from apet.cli.task_summary import task_lines
     from apet.config.study_config import load_study
     from apet.data import prepare
     from apet.study.cells import data_folder
@@ -257,6 +255,7 @@ def plan(*, params: Path = PARAMS, model: str, placement: str, budget: str = "@o
     from apet.models.registry import parse_model
     from apet.placement import PLACEMENTS, Budget, MethodSizes, make_plan
     from apet.placement import resolve as resolve_budget
+    from apet.study.resolve import planned_inventory
 
     # Without a study, sizes are the published ones. Only a file that is named must exist.
     study = load_study(params) if params != PARAMS or params.exists() else None
@@ -267,26 +266,9 @@ def plan(*, params: Path = PARAMS, model: str, placement: str, budget: str = "@o
     if budget == "@own" and placement in PLACEMENTS.random:
         raise BudgetError(f"{placement} has no fixed size. Pass --budget, such as 4096, 0.01% or @lora.")
     parsed = Budget.parse(budget)
-    inventory = _inventory_of(source, recipe)
+    inventory = planned_inventory(source, recipe)
     count = resolve_budget(parsed, placement, inventory, methods)
     print(json.dumps(make_plan(inventory, placement, count, seed, methods).record(), indent=2))
-
-
-def _inventory_of(source: Model, recipe: PretrainingConfig) -> Inventory:
-    """Return the sites of a PLM. Of a folder, config.json is enough; if it has more, the PLM must load."""
-    from apet.models.checkpoint_files import names_in
-    from apet.models.registry import ModelSource, folder_of, read_config, values_of
-    from apet.study.resolve import inventory_of_source
-
-    folder = folder_of(source) if isinstance(source, ModelSource) and source.kind == "folder" else None
-    if folder and folder.is_dir() and set(names_in(folder)) == {"config.json"}:
-        return inventory_of_source(source, read_config(folder), recipe)
-    inventory = inventory_of_source(source, values_of(source, recipe, Path()), recipe)
-    if folder and isinstance(source, ModelSource):
-        from apet.models.loading import check_folder
-
-        check_folder(folder, source.name, source.head)
-    return inventory
 
 
 @command(
@@ -369,7 +351,7 @@ def status(
     """Print how many cells are done, failed, in progress and pending, and the estimated completion time."""
     import time
 
-    from apet.cli.summaries import failure_lines, status_lines
+    from apet.cli.status_summary import failure_lines, status_lines
     from apet.errors import DataError
     from apet.study.paths import ResultPaths
     from apet.study.status import read_status

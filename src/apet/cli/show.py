@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from apet.analysis.means import run_interval
+from apet.analysis.single_run import run_interval
 from apet.analysis.tidy import tidy
 from apet.cli.render import format_count, table
 from apet.data.prepared_files import read_record

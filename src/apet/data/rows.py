@@ -33,14 +33,15 @@ def read_rows(task: Task, source: Source, wheels_folder: Path) -> Iterator[Row]:
     """
     columns = [source.column_map.get(name, name) for name in task.text_columns]
     answer = source.column_map.get(task.answer_column, task.answer_column)
+    answer_key = "target_column" if task.type == "generation" else "label_column"
     with error_context(f"task {task.name}"):
         for record in source.records(task.name, task.splits, wheels_folder):
             if record.is_dropped:
                 yield Row((), None, record.split, record.location, True)
                 continue
             with error_context(record.location):
-                texts = tuple(_text(_cell(record, column), column) for column in columns)
-                value = _cell(record, answer)
+                texts = tuple(_text(_cell(record, column, "text_columns"), column) for column in columns)
+                value = _cell(record, answer, answer_key)
                 if task.type == "generation":
                     yield Row(texts, _references(value, answer), record.split, record.location)
                 else:
@@ -48,9 +49,10 @@ def read_rows(task: Task, source: Source, wheels_folder: Path) -> Iterator[Row]:
                     yield Row(texts, _class(mapped, list(task.verbalizer)), record.split, record.location)
 
 
-def _cell(record: Record, column: str) -> Any:
+def _cell(record: Record, column: str, key: str) -> Any:
+    """Return a value of a record. Raises DataError with the task's key that names the column if there is none."""
     if column not in record.values:
-        raise DataError(unknown_name("column", column, record.values))
+        raise DataError(f"{key}: {unknown_name('column', column, record.values)}")
     value = record.values[column]
     return None if value != value else value  # NaN is how pandas writes a missing value
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from keyword import iskeyword
 
-from apet.analysis.means import run_interval
+from apet.analysis.single_run import run_interval
 from apet.core.hashing import bytes_digest
 from apet.core.text import plural
 from apet.data.tokenization import anchor_ids, encode_prompt

@@ -27,6 +27,8 @@ DARK = "#444444"
 # Palette of Okabe and Ito with three colours of Paul Tol: safe for colour-blind readers. Each placement also has its
 # own marker, for prints without colour.
 PART, DEPTH, STRUCTURE, INFORMED = "#882255", "#999933", "#56B4E9", "#117733"
+KINDS = {PART: "part of the block", DEPTH: "depth", STRUCTURE: "structure", INFORMED: "informed"}
+"""Colour -> kind of placements that are compared with `uniform`."""
 STYLES: dict[str, tuple[str, Any, str]] = {
     "full": ("#000000", "s", "full fine-tuning"),
     "lora": ("#0072B2", "o", "LoRA"),

@@ -139,10 +139,12 @@ def _row(ax: Axes, tasks: pd.DataFrame, mean: pd.Series, y: float) -> None:
 def _note(inputs: AnalysisInputs, data: pd.DataFrame) -> str:
     pair_count = int(data.difference[data.task.ne(MEAN)].notna().sum())
     replicates = data.num_replicates[data.task.ne(MEAN) & data.num_replicates.gt(0)]
+    colours = [style.STYLES[name][0] for name in data.placement]
+    kinds = ", ".join(kind for colour, kind in style.KINDS.items() if colour in colours)
     return (
         f"{plural(pair_count, 'pair')} of cells (PLM, task, placement, budget), replicates in the smaller cell: "
         f"{style.span(replicates)}. Right of the line: better than APET everywhere with as many parameters. Whiskers: "
         "95 % intervals of the mean over these tasks, paired by test rows, over replicates and test rows. Filled: p < "
-        "0.05 after Holm's correction over all means. Colours: part of the block, depth, structure, informed. "
+        f"0.05 after Holm's correction over all means. Colours: {kinds}. "
         f"{style.means_note(inputs)}{style.count_note(inputs.frame)}"
     )

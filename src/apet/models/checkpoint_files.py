@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-
 from apet.core.hashing import digest, file_digest, remembered_digest
 from apet.core.records import read_json_record, write_json_record
-from apet.errors import CorruptError, ModelError, first_line, first_names
+from apet.errors import CorruptError, ModelError, first_line
 
 SNAPSHOT, PRETRAINING = "snapshot.json", "pretraining.json"
 """Records of origin: of a downloaded PLM, and of a ladder model."""
@@ -30,28 +28,6 @@ UNREADABLE = ("*.safetensors", "*.bin", "*.gguf", "*.h5", "*.msgpack", "*.ckpt",
 
 TOKENIZERS = ("tokenizer.json", "spiece.model", "tokenizer.model", "vocab.txt", "vocab.json")
 """Files of which a tokenizer needs at least one. The first is sufficient for every tokenizer."""
-
-LFS_POINTER = b"version https://git-lfs"
-"""First bytes of a file that stands for one of git LFS which was not fetched."""
-
-WRAPPERS = {
-    "module.": ("DataParallel or DeepSpeed", "model.module"),
-    "_orig_mod.": ("torch.compile", "model._orig_mod"),
-    "base_model.model.": ("PEFT", "model.merge_and_unload()"),
-}
-"""Prefix of the names of weights -> (the wrapper whose model was saved, the model in it)."""
-
-LM_HEADS = {
-    "bert": ("cls.predictions.transform.", None),
-    "bloom": ("lm_head.", True),
-    "gpt_neox": ("embed_out.", False),
-    "llama": ("lm_head.", False),
-    "mistral": ("lm_head.", False),
-    "qwen2": ("lm_head.", False),
-    "t5": ("lm_head.", True),
-}
-"""`model_type` -> (prefix of the names of the LM head's weights in files, the library's `tie_word_embeddings`). A tied
-head has no weights in files. None: it has some even if it is tied."""
 
 OTHERS = (
     "config.json",
@@ -118,12 +94,12 @@ def open_folder(path: Path) -> ModelFolder:
 def plm_files(names: Iterable[str], location: object) -> list[str]:
     """Select and sort the files of a PLM in a folder. Pickled weights count only if there are no others."""
     names = sorted(names)
-    weights = _matching(names, SAFE) or _matching(names, PICKLED)
+    weights = matching(names, SAFE) or matching(names, PICKLED)
     if "config.json" not in names or not weights:
         _refuse_adapter(names, location)
         missing = f"weights ({SAFE[0]}){_only(names)}" if "config.json" in names else "config.json"
         raise ModelError(f"{location}: no {missing}. Put it beside the other files of the PLM.")
-    return sorted(weights + _matching(names, OTHERS))
+    return sorted(weights + matching(names, OTHERS))
 
 
 def check_files(folder: Path) -> list[str]:
@@ -136,85 +112,11 @@ def check_files(folder: Path) -> list[str]:
         raise ModelError(f"{folder}: no {weights} and no {index}{_only(names)}. Save the weights as safetensors.")
     if weights not in names:
         _check_shards(folder / index, names)
-    _check_tokenizer(folder, names)
+    check_tokenizer_files(folder, names)
     return names
 
 
-def check_source(folder: Path, name: str, head: str) -> None:
-    """Check by names alone that a folder has all files of a PLM, and that its weights have the head.
-
-    It takes milliseconds, whatever the size. Of pickled weights, no names are known.
-
-    Args:
-        folder: A Hugging Face folder.
-        name: Name of the PLM.
-        head: `lm` or `classification`.
-
-    Raises:
-        ModelError: A file is missing or unusable, or there is no LM head although one is needed.
-    """
-    check_config(folder)
-    files = plm_files(names_in(folder), folder)
-    _check_tokenizer(folder, files)
-    check_weight_names(folder, name, head)
-
-
-def check_weight_names(folder: Path, name: str, head: str) -> None:
-    """Check that safetensors can be opened and have an LM head if one is needed. Raises as `check_source`."""
-    weights = [weight for path in weight_files(folder) for weight in weight_names(path)]
-    if wrapped := wrapper_of(weights):
-        raise ModelError(f"{folder}: {wrapped}")
-    if head == "lm" and weights and (prefix := _missing_head(read_mapping(folder / "config.json"), weights)):
-        raise no_lm_head(folder, name, [f"{prefix}*"])
-
-
-def _missing_head(config: Mapping[str, Any], weights: Iterable[str]) -> str:
-    """Return the prefix of the LM head's weights if they are needed and not among `weights`, or else an empty text."""
-    prefix, tied = LM_HEADS.get(str(config.get("model_type")), ("", True))
-    if tied is not None and config.get("tie_word_embeddings", tied):
-        return ""
-    # The library renamed GPT-NeoX's head. Within an unknown wrapper there is a head too: loading names the wrapper.
-    has_head = any(weight.startswith((prefix, "lm_head.")) or f".{prefix}" in weight for weight in weights)
-    return "" if has_head else prefix
-
-
-def no_lm_head(folder: Path, name: str, missing: Sequence[str]) -> ModelError:
-    """Return the error for weights without an LM head. missing: names of its weights."""
-    return ModelError(
-        f"{folder}: PLM {name!r} has no LM head (the weights lack {first_names(missing)}). Write "
-        "`head: classification` for this PLM in the study or registry, to train a linear classifier with θ."
-    )
-
-
-def wrapper_of(weights: Iterable[str]) -> str:
-    """Describe the wrapper whose model was saved, given the names of weights. Empty if there is none."""
-    for prefix, (wrapper, model) in WRAPPERS.items():
-        if wrapped := [name for name in weights if name.startswith(prefix)]:
-            return (
-                f"the weights have {wrapped[0]}: `{prefix}` is the prefix of a model inside {wrapper}. Save that "
-                f"model: `{model}.save_pretrained(folder)`."
-            )
-    return ""
-
-
-def weight_files(folder: Path) -> list[Path]:
-    """List the safetensors files of a PLM."""
-    return [folder / name for name in _matching(sorted(names_in(folder)), SAFE) if name.endswith(".safetensors")]
-
-
-def weight_names(path: Path) -> list[str]:
-    """Read the names of the weights in a safetensors file. Raises ModelError if it is damaged."""
-    try:
-        with safe_open(path, "np") as file:
-            return list(file.keys())
-    except (SafetensorError, OSError) as error:
-        with open(path, "rb") as file:
-            is_pointer = file.read(len(LFS_POINTER)) == LFS_POINTER
-        fix = " It is a pointer of git LFS. Fetch the file with `git lfs pull`." if is_pointer else ""
-        raise ModelError(f"{path}: its weights cannot be read ({first_line(error)}).{fix}") from None
-
-
-def _check_tokenizer(folder: Path, names: Iterable[str]) -> None:
+def check_tokenizer_files(folder: Path, names: Iterable[str]) -> None:
     if not set(names).intersection(TOKENIZERS):
         raise ModelError(f"{folder}: no tokenizer. One of these files is needed: {', '.join(TOKENIZERS)}.")
 
@@ -240,7 +142,7 @@ def _refuse_adapter(names: Iterable[str], location: object) -> None:
 
 def _only(names: Iterable[str]) -> str:
     """Name a file that may be weights of another format, for a message."""
-    others = sorted(_matching(names, UNREADABLE))
+    others = sorted(matching(names, UNREADABLE))
     return f", only {others[0]}" if others else ""
 
 
@@ -319,5 +221,5 @@ def _fix(folder: Path) -> str:
     return f"Delete {folder} and make it again: download or pretrain this PLM."
 
 
-def _matching(names: Iterable[str], patterns: Iterable[str]) -> list[str]:
+def matching(names: Iterable[str], patterns: Iterable[str]) -> list[str]:
     return [name for name in names if any(fnmatch(name, pattern) for pattern in patterns)]

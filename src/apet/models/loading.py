@@ -23,20 +23,12 @@ from transformers.utils import logging as library
 
 from apet.core.arithmetic import announce_dtype, compute_dtype
 from apet.errors import ModelError, error_context, first_line, first_names, unknown_name
-from apet.models.checkpoint_files import (
-    SNAPSHOT,
-    ModelFolder,
-    check_weight_names,
-    no_lm_head,
-    open_folder,
-    read_mapping,
-    weight_files,
-    wrapper_of,
-)
+from apet.models.checkpoint_files import SNAPSHOT, ModelFolder, open_folder, read_mapping
 from apet.models.families import Family, SpecialTokens, family_of
 from apet.models.inventory import check_size, empty_model, inventory_of
 from apet.models.registry import DTYPES, HEADS
 from apet.models.tokenizers import load_tokenizer
+from apet.models.weight_names import check_weight_names, no_lm_head, weight_files, wrapper_of
 from apet.placement.sites import Inventory
 
 

@@ -20,9 +20,10 @@ from apet.core.validation import CLOSED, Line, PositiveInt, matching, validate
 from apet.core.yaml_loader import read_yaml
 from apet.data.wheels import Package, find_wheel
 from apet.errors import ConfigError, ModelError, truncated_repr, unknown_name
-from apet.models.checkpoint_files import check_config, check_one, check_source, folder_content, read_mapping
+from apet.models.checkpoint_files import check_config, check_one, folder_content, read_mapping
 from apet.models.ladder import NAME as LADDER_NAME
 from apet.models.ladder import LadderModel, parse_ladder_model
+from apet.models.weight_names import check_source
 
 REGISTRY = Path(__file__).with_name("registry.yaml")
 

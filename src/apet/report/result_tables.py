@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +27,13 @@ from apet.core.atomic import write_json, write_text
 from apet.core.records import write_json_record
 from apet.report.findings_text import LEVELS, findings_markdown, is_tested, scopes_shown
 from apet.report.formats import fixed, interval, p_value, significant
+from apet.report.text_tables import escape, escaped, escaped_rows, latex_table, markdown_table, write_csv
 
 NO_DATA = "no data"
 NO_INTERVAL = "no interval"
 BASELINE = "full"
 """Baseline of the methods, and therefore never the best of them."""
 ALPHA = 0.05
-Rows = Sequence[Sequence[str]]
-"""Rows of text. Tables have a block of rows per PLM or claim."""
 METHOD_KEYS = ["model", "placement", "budget"]
 SCORES_NOTE = "Test score in per cent: mean ± S.D. over replicates, their number in brackets"
 APET_REPLICATES = "plans for APET, seeds for the methods"
@@ -114,7 +113,7 @@ def write_methods(frame: pd.DataFrame, folder: Path, samples: MeanSamples | None
     """Write `methods_table` to `methods.md`, `methods.csv` and `methods.tex`."""
     samples = sample_means(frame) if samples is None else samples
     table = methods_table(frame, samples)
-    _write_csv(table, folder / "methods.csv")
+    write_csv(table, folder / "methods.csv")
     shown, note = without_means(table, samples.tasks), methods_note(table, samples.tasks)
     write_text(folder / "methods.md", methods_markdown(shown, note) + _trained_heads(frame))
     write_text(folder / "methods.tex", methods_latex(shown))
@@ -126,7 +125,7 @@ def methods_markdown(table: pd.DataFrame, note: str) -> str:
     for (model, placement, budget), row in table.groupby(METHOD_KEYS, sort=False):
         rows.append([model, method_name(placement, budget), _count(row), *map(method_entry, row.itertuples())])
     head = ["PLM", "method", "trainable parameters", *tasks]
-    return _markdown(head, "ll" + "r" * (len(head) - 2), [rows], note)
+    return markdown_table(head, "ll" + "r" * (len(head) - 2), [rows], note)
 
 
 def methods_latex(table: pd.DataFrame) -> str:
@@ -200,7 +199,7 @@ def differences_table(samples: MeanSamples) -> pd.DataFrame:
 def write_differences(samples: MeanSamples, folder: Path) -> None:
     """Write `differences_table` to `differences.csv`, `differences.md` and `differences.tex`."""
     table = differences_table(samples)
-    _write_csv(table, folder / "differences.csv")
+    write_csv(table, folder / "differences.csv")
     table, blocks = without_means(table, samples.tasks), []
     tasks = sorted(set(table.task), key=lambda task: (task == MEAN, task))
     tested = MEANS_TESTED if has_means(samples.tasks) else ""
@@ -218,9 +217,9 @@ def write_differences(samples: MeanSamples, folder: Path) -> None:
             rows.append([model, method_name(placement, budget), baseline, *columns])
         blocks.append(rows)
     head, align = ["PLM", "method", "baseline", *tasks], "lll" + "r" * len(tasks)
-    write_text(folder / "differences.md", _markdown(head, align, blocks, note))
+    write_text(folder / "differences.md", markdown_table(head, align, blocks, note))
     thinned = [[[model if not i else "", *row] for i, (model, *row) in enumerate(block)] for block in blocks]
-    latex = latex_table("differences", escape(note), align, _escaped(head), map(_escaped_rows, thinned))
+    latex = latex_table("differences", escape(note), align, escaped(head), map(escaped_rows, thinned))
     write_text(folder / "differences.tex", latex)
 
 
@@ -264,9 +263,9 @@ def write_findings_table(findings: Mapping[str, Any], folder: Path) -> None:
         "Each claim is that its quantity is below 0. Estimates with 95 % intervals; p-values are adjusted for the "
         f"claims that are tested together (Holm). Margins: {margins}."
     )
-    write_text(folder / "findings.md", _markdown(FINDING_COLUMNS, "llrlrrrl", blocks, note))
+    write_text(folder / "findings.md", markdown_table(FINDING_COLUMNS, "llrlrrrl", blocks, note))
     align = r"p{0.28\textwidth}lrlrrrl"
-    latex = latex_table("findings", escape(note), align, _escaped(FINDING_COLUMNS), map(_escaped_rows, blocks))
+    latex = latex_table("findings", escape(note), align, escaped(FINDING_COLUMNS), map(escaped_rows, blocks))
     write_text(folder / "findings.tex", latex)
 
 
@@ -284,57 +283,3 @@ def _finding_entries(finding: Mapping[str, Any]) -> list[str]:
         return ["", "", "", finding["verdict"]]
     numbers = [significant(finding["estimate"]), interval(finding), p_value(finding["p_adjusted"])]
     return [*numbers, finding["verdict"]]
-
-
-def _write_csv(table: pd.DataFrame, path: Path) -> None:
-    write_text(path, table.to_csv(index=False, lineterminator="\n", float_format="%.6g"))
-
-
-def _markdown(head: Sequence[str], align: str, blocks: Iterable[Rows], note: str) -> str:
-    """Format a Markdown table, `align` a letter l or r per column, and a note below it."""
-    rules = ["---:" if letter == "r" else "---" for letter in align]
-    rows = [[text.replace("|", r"\|") for text in row] for block in blocks for row in block]
-    return "".join(f"| {' | '.join(row)} |\n" for row in (head, rules, *rows)) + f"\n{note}\n"
-
-
-SPECIAL = {
-    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
-    "|": r"\textbar{}", '"': "''", "±": r"$\pm$", "−": "$-$", "∞": r"$\infty$", "²": "$^2$",
-    "×": r"$\times$", "≤": r"$\leq$", "≥": r"$\geq$", "θ": r"$\theta$",
-}  # fmt: skip
-"""LaTeX for characters that are commands in LaTeX or that it does not know."""
-
-
-def escape(text: str) -> str:
-    """Escape text for LaTeX."""
-    return "".join(SPECIAL.get(character, character) for character in text)
-
-
-def _escaped(row: Sequence[str]) -> list[str]:
-    return [escape(text) for text in row]
-
-
-def _escaped_rows(block: Rows) -> list[list[str]]:
-    return [_escaped(row) for row in block]
-
-
-def latex_table(name: str, caption: str, align: str, head: Sequence[str], blocks: Iterable[Rows]) -> str:
-    """Format a LaTeX table (booktabs) with a rule between blocks.
-
-    Args:
-        name: label without its prefix `tab:`.
-        caption: LaTeX.
-        align: column specification.
-        head: LaTeX of the column heads.
-        blocks: LaTeX of the rows.
-
-    Returns:
-        The table environment.
-    """
-    body = "\\midrule\n".join("".join(f"{' & '.join(row)} \\\\\n" for row in block) for block in blocks)
-    return (
-        "% Needs booktabs.\n\\begin{table}\n\\centering\n\\small\n"
-        f"\\caption{{{caption}}}\n\\label{{tab:{name}}}\n\\begin{{tabular}}{{{align}}}\n\\toprule\n"
-        f"{' & '.join(head)} \\\\\n\\midrule\n{body}\\bottomrule\n\\end{{tabular}}\n\\end{{table}}\n"
-    )

@@ -11,10 +11,11 @@ from apet.config.study_config import PretrainingConfig
 from apet.core.records import write_json_record
 from apet.data.task_config import Task
 from apet.errors import BudgetError, ConfigError, error_context, unknown_name
+from apet.models.checkpoint_files import names_in
 from apet.models.ladder import LadderModel
 from apet.models.ladder_inventory import ladder_inventory
 from apet.models.layouts import LAYOUTS
-from apet.models.registry import FAMILIES, Model, head_of, values_of
+from apet.models.registry import FAMILIES, Model, folder_of, head_of, read_config, values_of
 from apet.placement import Budget, Inventory, check_plan, max_virtual_tokens, resolve, virtual_tokens
 from apet.study.cells import TRAINER_VERSION, Cell
 from apet.study.grid import Grid, load_grid
@@ -148,6 +149,31 @@ def inventory_of_source(source: Model, values: Mapping[str, Any], recipe: Pretra
     from apet.models.inventory import inventory_of_config
 
     return inventory_of_config(values, head_of(source))
+
+
+def planned_inventory(source: Model, recipe: PretrainingConfig) -> Inventory:
+    """Make the inventory of a PLM that may belong to no study.
+
+    Args:
+        source: The PLM. Of a folder, config.json is enough; if the folder has more files, the PLM must load.
+        recipe: How ladder models are pretrained.
+
+    Returns:
+        The inventory.
+
+    Raises:
+        ModelError: The shapes are not known yet, or a folder cannot be loaded.
+    """
+    if isinstance(source, LadderModel) or source.kind != "folder":
+        return inventory_of_source(source, values_of(source, recipe, Path()), recipe)
+    folder = folder_of(source)
+    if folder.is_dir() and set(names_in(folder)) == {"config.json"}:
+        return inventory_of_source(source, read_config(folder), recipe)
+    inventory = inventory_of_source(source, values_of(source, recipe, Path()), recipe)
+    from apet.models.loading import check_folder
+
+    check_folder(folder, source.name, source.head)
+    return inventory
 
 
 def _check_task(task: Task, model: str, architecture: str, head: str) -> None:

@@ -35,7 +35,7 @@ class MapSlice:
 
     @property
     def is_lowrank(self) -> bool:
-        """Whether the units are low-rank. Otherwise they are entries."""
+        """True for low-rank units, False for entries."""
         return self.units.site.structure == "lowrank"
 
     @property

@@ -1,0 +1,86 @@
+"""The text of `apet status`. No torch."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from apet.cli.render import table
+from apet.core.progress import format_duration, format_rate
+from apet.core.text import plural
+from apet.study.status import MACHINE_KEYS, Status, differences
+
+
+def status_lines(status: Status, now: float) -> list[str]:
+    """Format the status of a study.
+
+    Args:
+        status: The status.
+        now: The time it was read at, in seconds since 1970.
+
+    Returns:
+        Lines: counts in total and by PLM, the expected end, and a line for each problem.
+    """
+    lines = [f"{plural(status.total, 'cell')}: {_counts(status)}"]
+    if len(status.models) > 1:
+        lines += [f"  {model}: {_counts(status, model)}" for model in status.models]
+    lines += _forecast(status, now)
+    lines += [f"in progress: {path} (checkpoint {_ago(age)})" for path, age in status.in_progress.items()]
+    lines += [f"failed: {path}: {_error(record)}" for path, record in status.failed.items()]
+    return [*lines, *_machines(status)]
+
+
+def failure_lines(status: Status) -> list[str]:
+    """Format the failed cells as a table: cell, error, log file."""
+    if not status.failed:
+        started = status.runs or status.in_progress
+        head = "no failed cells." if started else f"0 of {plural(status.total, 'cell')} run."
+        return [f"{head} If a job failed, see its log in results/logs."]
+    rows = [(path, _error(record), record.get("log") or "") for path, record in status.failed.items()]
+    return table([("cell", "error", "log"), *rows])
+
+
+def _counts(status: Status, model: str | None = None) -> str:
+    counts = status.counts(model)
+    return ", ".join(f"{n:,} {state}" for state, n in counts.items() if n or state in ("done", "pending"))
+
+
+def _forecast(status: Status, now: float) -> list[str]:
+    throughput, missing = status.throughput, status.missing
+    if not missing:
+        return []
+    if throughput is None:
+        return ["end: unknown until a cell has been trained on this machine"]
+    seconds = throughput.seconds_for(missing)
+    end = time.strftime("%Y-%m-%d %H:%M", time.localtime(now + seconds))
+    rate = f"{format_rate(throughput.rate)} by {throughput.concurrency:.1f} processes"
+    return [f"{rate}, the last {_ago(now - throughput.until)}; about {format_duration(seconds)} left, until {end}"]
+
+
+def _machines(status: Status) -> list[str]:
+    """Return a line per additional machine type, because equal bytes are promised only within one."""
+    types: Counter[str] = Counter()
+    # The dtype and the number of devices are properties of the PLM, not of the machine.
+    keys = [key for key in MACHINE_KEYS if key not in ("dtype", "devices")]
+    for run in status.runs.values():
+        machines = [machine for machine in (run, *run.get("begun_on", ())) if "machine" in machine]
+        types.update(json.dumps({key: machine.get(key) for key in keys}) for machine in machines)
+    (first, count), *others = types.most_common() or [("{}", 0)]
+    return [
+        f"machines: {plural(other_count, 'cell')} trained on another machine type than {count}, so equal bytes are not "
+        f"promised: {'; '.join(differences(json.loads(other), json.loads(first)))}"
+        for other, other_count in others
+    ]
+
+
+def _ago(seconds: float) -> str:
+    return f"{format_duration(max(0.0, seconds))} ago"
+
+
+def _error(record: Mapping[str, Any]) -> str:
+    """Return the error in a failure record, short enough for a table."""
+    text = " ".join(str(record.get("error", "")).split())
+    return text if len(text) <= 120 else f"{text[:119]}…"
