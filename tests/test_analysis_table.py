@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from apet.analysis.aggregate import costs_table, write_costs
-from apet.analysis.resampling import MeanSamples, sample_means
+from apet.analysis.resampling import sample_means
 from apet.report.findings_text import LEVELS, is_tested, scopes_shown, verdict_text
 from apet.report.result_tables import (
     MEAN,
@@ -66,6 +66,18 @@ def test_methods_table_with_a_missing_cell_shows_no_data_in_column_and_mean() ->
     gap = long[long.model.eq("bloom-mid") & long.placement.eq("lora")].set_index("task")
     assert gap.loc["topics", "num_replicates"] == 0
     assert gap["mean"].isna().to_dict() == {"sentiment": False, "topics": True, MEAN: True}
+
+
+def test_pairs_that_the_study_excludes_are_not_missing(tmp_path: Path) -> None:
+    frame = frame_of([cell for cell in study() if not cell[0].startswith("bloom-mid/topics/")])
+    write_methods(frame, tmp_path)
+    write_differences(frame, tmp_path)
+    for name in ("methods", "differences"):
+        text = (tmp_path / f"{name}.md").read_text()
+        last = {line.split("|")[-2].strip() for line in text.splitlines() if "| bloom-mid" in line}
+        assert last == {"–"} and "no data" not in text, name
+    table = methods_table(frame)
+    assert table.num_replicates.isna().equals(table.model.eq("bloom-mid") & table.task.eq("topics"))
 
 
 def test_write_methods_does_not_depend_on_row_order(tmp_path: Path) -> None:
@@ -145,7 +157,7 @@ def test_write_findings_table_lists_every_finding(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def paired() -> MeanSamples:
+def paired() -> pd.DataFrame:
     """LoRA errs on a tenth of the rows that full fine-tuning has right; on the other task both are the same."""
     cells = [
         record("bloom-mid", task, placement, "@own", [[score]], 100)
@@ -157,15 +169,16 @@ def paired() -> MeanSamples:
         (np.arange(n) < round(n * score)).astype(np.float32)
         for n, score in zip(frame.n_test, frame.test_score, strict=True)
     ]
-    return sample_means(frame.assign(row_scores=rows))
+    return frame.assign(row_scores=rows)
 
 
-def test_differences_table_is_paired_and_in_points(paired: MeanSamples, tmp_path: Path) -> None:
-    table = differences_table(paired).set_index("task")
+def test_differences_table_is_paired_and_in_points(paired: pd.DataFrame, tmp_path: Path) -> None:
+    samples = sample_means(paired)
+    table = differences_table(samples).set_index("task")
     assert list(table.index) == ["sentiment", "topics", MEAN]
     assert table.difference.tolist() == pytest.approx([-10, 0, -5])
     assert -13 < table.low["sentiment"] < -10 < table.high["sentiment"] < -7
-    write_differences(paired, tmp_path)
+    write_differences(paired, tmp_path, samples)
     rows = body(tmp_path / "differences.tex")
     assert rows[0] == ["PLM", "method", "baseline", "sentiment", "topics", MEAN]
     assert rows[1][:3] == ["bloom-mid", "lora", "full"] and rows[1][3].startswith("$-$10.0* ($-$1")
@@ -176,7 +189,7 @@ def test_differences_table_is_paired_and_in_points(paired: MeanSamples, tmp_path
         and len({x.count("|") for x in markdown[:3]}) == 1
     )
     written = pd.read_csv(tmp_path / "differences.csv")
-    assert list(written) == list(differences_table(paired)) and written.difference.tolist() == pytest.approx(
+    assert list(written) == list(differences_table(samples)) and written.difference.tolist() == pytest.approx(
         [-10, 0, -5]
     )
 

@@ -291,13 +291,14 @@ def test_all_wrong_keys_of_a_study_and_its_tasks_are_reported_at_once(tmp_path):
     gone = [write_task(tmp_path, name, local={"file": f"{name}.csv"}) for name in ("one", "two")]
     wrong = write_task(tmp_path, "wrong", metrics=["acc", "bleu"], prompt="{txt}", group_by=["other"])
     (tmp_path / "bad.yaml").write_text(yaml.safe_dump({
-        "models": ["bloom-32x2"], "tasks": [wrong, "absent"], "sed": 2,
-        "grid": [{"placements": ["full"]}, {"placements": ["full"], "budgets": ["@own"], "training": {"lr": 1}}],
+        "models": ["bloom-32y2"], "tasks": [wrong, "absent"], "sed": 2,
+        "grid": [{"placements": ["ful"]}, {"placements": ["full"], "budgets": ["@onw"], "training": {"lr": 1}}],
     }))  # fmt: skip
     with pytest.raises(ConfigError) as error:
         load_grid(tmp_path / "bad.yaml")
     expected = ["'sed'", "grid.0: missing key 'budgets'", "grid.1.training: unknown key 'lr'", "'acc'", "'bleu'",
-                "'other'", "prompt: {text} is missing", "unknown task 'absent'"]  # fmt: skip
+                "'other'", "prompt: {text} is missing", "unknown task 'absent'", "unknown model 'bloom-32y2'",
+                "unknown placement 'ful'", "unknown budget '@onw'"]  # fmt: skip
     assert all(sum(text in line for line in str(error.value).splitlines()) == 1 for text in expected), error.value
     assert "or more entries" not in str(error.value)
     study, path = load_study(ROOT / "params.yaml"), tmp_path / "params.yaml"

@@ -62,6 +62,14 @@ def test_errors_in_models_tasks_placements_and_budgets_are_reported_together(err
     assert all(line.startswith(f"params.yaml: {key}") for line, key in zip(lines, keys, strict=True))
 
 
+def test_unknown_names_in_grid_and_exclude_are_reported_together(error):
+    grid = [{"placements": ["full"], "budgets": ["@own"], "models": ["blom"]}]
+    lines = error(*RESOLVE, grid=grid, exclude=[{"models": ["bloom"], "tasks": ["bbc"]}])
+    keys = ["grid.0.models: unknown model", "exclude.0.models: unknown model", "exclude.0.tasks: unknown task"]
+    assert len(lines) == 3
+    assert all(line.startswith(f"params.yaml: {key}") for line, key in zip(lines, keys, strict=True))
+
+
 def test_unknown_budget_suggests_a_name(error):
     (line,) = error("plan", "--model", "bloom-16x1", "--placement", "uniform", "--budget", "@lroa")
     assert line.startswith("unknown budget '@lroa'. Did you mean '@lora'? Allowed: @adapter, ")

@@ -6,6 +6,7 @@ import itertools
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import matplotlib as mpl
 import numpy as np
@@ -25,6 +26,7 @@ from apet.figures import (
     draw_all,
     methods_by_scale,
     panels,
+    positions_by_scale,
     score_by_budget,
     style,
     thresholds_by_scale,
@@ -335,6 +337,19 @@ def test_where_it_helps_fills_markers_of_significant_differences(drawn: dict) ->
 def test_where_it_helps_without_restricted_placements_is_empty(frame: pd.DataFrame) -> None:
     fig, data = where_it_helps.draw(kept(frame, ~frame.placement.isin(KEPT_TO)))
     assert len(fig.axes) == 1 and "No restricted placement is in this study." in words(fig) and data.empty
+
+
+def test_where_it_helps_has_a_panel_for_each_plm_with_restricted_placements(frame: pd.DataFrame) -> None:
+    model = next(iter(MODELS))
+    fig, data = where_it_helps.draw(kept(frame, ~frame.placement.isin(KEPT_TO) | frame.model.eq(model)))
+    assert [ax.get_title() for ax in fig.axes if ax.axison] == [model] and data.difference.notna().all()
+
+
+@pytest.mark.parametrize("figure", [where_it_helps, positions_by_scale])
+def test_figures_of_one_task_mention_no_mean_over_tasks(frame: pd.DataFrame, figure: ModuleType) -> None:
+    several, one = (words(figure.draw(kept(frame, mask))[0]) for mask in (frame.task.notna(), frame.task.eq("topics")))
+    assert "mean over tasks" in several and "one task" in several
+    assert "over tasks" not in one and "one task" not in one and "mean over" not in one
 
 
 def test_noise_floor_draws_seeds_test_rows_and_differences(whole: AnalysisInputs, drawn: dict) -> None:

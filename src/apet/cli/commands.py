@@ -93,14 +93,14 @@ def _cells(params: Path, resolved: Path | None, names: Sequence[str]) -> list[Ce
     return select_cells(record, names, resolved or params)
 
 
-@command(STUDY, "apet resolve --params params.yaml --out-file results/study.json")
-def resolve(*, params: Path = PARAMS, out_file: Path) -> None:
-    """Check a study and resolve its names, budgets and cells into one file."""
+@command(STUDY, "apet resolve", "apet resolve --params params.yaml --out-file results/study.json")
+def resolve(*, params: Path = PARAMS, out_file: Path | None = None) -> None:
+    """Check a study and resolve its names, budgets and cells (with --out-file into a file)."""
     from apet.cli.study_summary import resolve_lines
     from apet.study.resolve import resolve_study
 
     grid, record = resolve_study(params, out_file)
-    print(*resolve_lines(grid, record["plms"]), "", f"written to {out_file}", sep="\n")
+    print(*resolve_lines(grid, record["plms"]), *(("", f"written to {out_file}") if out_file else ()), sep="\n")
 
 
 @command(STUDY, "apet digest-inputs --out-file results/inputs.json")
@@ -431,7 +431,7 @@ def findings(*, tidy: Path = TIDY, out_dir: Path | None = None) -> None:
     frame, out = read_tidy(tidy), out_dir or tidy.parent
     samples = sample_means(frame)
     write_methods(frame, out / "tables", samples)
-    write_differences(samples, out / "tables")
+    write_differences(frame, out / "tables", samples)
     write_findings(frame, out, samples)
 
 

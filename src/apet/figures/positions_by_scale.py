@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 
 from apet.analysis.claims import POINTS, AnalysisInputs
 from apet.analysis.intervals import mls_interval, satterthwaite
-from apet.analysis.means import MATCHED, MEAN, RANDOM, in_means, method_scores
+from apet.analysis.means import MATCHED, MEAN, RANDOM, has_means, in_means, method_scores
 from apet.analysis.resampling import study_pairs
 from apet.analysis.variance import position_components, position_spread, sd_interval
 from apet.figures import panels, style
@@ -46,7 +46,7 @@ DOTS: dict[str, dict[str, Any]] = {
     },
 }
 LINES: dict[str, dict[str, Any]] = {
-    "sd": {"label": "S.D. between plans, mean over tasks", "color": style.STYLES[RANDOM][0], "marker": "P"},
+    "sd": {"label": "S.D. between plans", "color": style.STYLES[RANDOM][0], "marker": "P"},
     "plan sd": {
         "label": "S.D. due to the plan only",
         "color": style.STYLES[RANDOM][0],
@@ -70,11 +70,12 @@ def draw(inputs: AnalysisInputs) -> tuple[Figure, pd.DataFrame]:
     data = numbers(inputs)
     if data.empty:
         return panels.without_data("APET at the number of parameters of a method is not in this study."), data
+    means = has_means(inputs.samples.tasks)
     families, budgets = list(data.family.unique()), [name for name in MATCHED if name in set(data.method)]
     rows = list(product(families, (_plans_panel, _spread_panel)))
     fig, grid = panels.panels(len(rows), len(budgets), 50, _note(inputs, data), (False, "row"), top=16)
     for ((family, panel), method), ax in zip(product(rows, budgets), grid.flat, strict=True):
-        panel(ax, data[data.family.eq(family) & data.method.eq(method)])
+        panel(ax, data[data.family.eq(family) & data.method.eq(method)], means)
         if panel is _plans_panel:
             prefix = "APET at" if len(families) == 1 else f"{family},"
             ax.set_title(f"{prefix} {style.budget_name('@' + method)}")
@@ -193,7 +194,7 @@ def _seed_sds(grid: pd.DataFrame, own: pd.DataFrame, tasks: Tasks) -> pd.DataFra
     return pd.concat([sds, means.assign(task=MEAN)]).assign(kind="seed sd")
 
 
-def _plans_panel(ax: Axes, data: pd.DataFrame) -> None:
+def _plans_panel(ax: Axes, data: pd.DataFrame, means: bool) -> None:
     if data.value[data.kind.isin(DOTS)].isna().all():
         panels.empty(ax)
     tasks = list(data.task[data.task.ne(MEAN)].unique())
@@ -207,17 +208,19 @@ def _plans_panel(ax: Axes, data: pd.DataFrame) -> None:
     panels.scale_axis(ax, list(data.non_embedding_params))
 
 
-def _spread_panel(ax: Axes, data: pd.DataFrame) -> None:
+def _spread_panel(ax: Axes, data: pd.DataFrame, means: bool) -> None:
     spread = data[data.kind.eq("sd")]
     if spread.value.isna().all():
         panels.empty(ax)
-    for _, line in spread[spread.task.ne(MEAN)].groupby("task"):
+    for _, line in spread[spread.task.ne(MEAN)].groupby("task") if means else ():
         options: dict[str, Any] = {"color": "#9A9A9A", "linewidth": 0.6, "marker": ".", "markersize": 2}
         ax.plot(line.non_embedding_params, line.value, label="S.D. between plans, one task", **options)
     for offset, (kind, options) in zip(panels.side_by_side(3, DODGE), LINES.items(), strict=True):
         mean = data[data.kind.eq(kind) & data.task.eq(MEAN)]
         if mean.value.notna().any():
-            panels.errorbars(ax, mean.non_embedding_params * offset, mean.value, mean.low, mean.high, **options)
+            label = f"{options['label']}, mean over tasks" if means and kind == "sd" else options["label"]
+            x, marks = mean.non_embedding_params * offset, {**options, "label": label}
+            panels.errorbars(ax, x, mean.value, mean.low, mean.high, **marks)
     mean = spread[spread.task.eq(MEAN)]
     panels.mark_missing(ax, list(mean.non_embedding_params[mean.value.isna()]), style.STYLES[RANDOM][0])
     panels.scale_axis(ax, list(data.non_embedding_params))

@@ -22,7 +22,7 @@ from apet.analysis.means import (
     models_by_scale,
     over_tasks,
 )
-from apet.analysis.resampling import MeanSamples, sample_means
+from apet.analysis.resampling import MeanSamples, sample_means, study_pairs
 from apet.core.atomic import write_json, write_text
 from apet.core.records import write_json_record
 from apet.report.findings_text import LEVELS, findings_markdown, is_tested, scopes_shown
@@ -30,6 +30,7 @@ from apet.report.formats import fixed, interval, p_value, significant
 from apet.report.text_tables import escape, escaped, escaped_rows, latex_table, markdown_table, write_csv
 
 NO_DATA = "no data"
+NO_PAIR = "–"
 NO_INTERVAL = "no interval"
 BASELINE = "full"
 """Baseline of the methods, and therefore never the best of them."""
@@ -38,6 +39,7 @@ METHOD_KEYS = ["model", "placement", "budget"]
 SCORES_NOTE = "Test score in per cent: mean ± S.D. over replicates, their number in brackets"
 APET_REPLICATES = "plans for APET, seeds for the methods"
 NO_DATA_NOTE = f"`{NO_DATA}`: no replicate with a score; in a mean, none on some task."
+NO_PAIR_NOTE = f"`{NO_PAIR}`: the study does not combine this PLM and task."
 NO_SCATTER_NOTE = (
     f"`{NO_INTERVAL}`: the difference is the same on every test row and in every replicate, so that its uncertainty "
     "cannot be estimated."
@@ -67,13 +69,15 @@ def methods_table(frame: pd.DataFrame, samples: MeanSamples | None = None) -> pd
 
     Returns:
         One row per PLM, method and task (`mean over tasks` last): model, placement, budget, trainable_params, task,
-        mean and sd in per cent, num_replicates. A missing cell has 0 replicates.
+        mean and sd in per cent, num_replicates: 0 for a missing cell, NA for a PLM and task that the study does not
+        combine.
     """
     tasks = sorted(frame.task.unique())
     selected = matched(sample_means(frame) if samples is None else samples)
     cells, means = selected.cells, over_tasks(selected).assign(task=MEAN)
     scores = pd.concat([cells, means]).set_index([*METHOD_KEYS, "task"])
     present = set(zip(cells.placement, cells.budget, strict=True))
+    pairs = _pairs(frame)
     order = [(name, "@own") for name in METHODS] + [(RANDOM, f"@{name}") for name in MATCHED]
     rows = [
         (model, *method, task)
@@ -85,7 +89,8 @@ def methods_table(frame: pd.DataFrame, samples: MeanSamples | None = None) -> pd
     table = scores.reindex(pd.MultiIndex.from_tuples(rows, names=scores.index.names)).reset_index()
     table["trainable_params"] = table.groupby(METHOD_KEYS).trainable_params.transform("first").astype("Int64")
     table[["mean", "sd"]] *= POINTS
-    table["num_replicates"] = table.num_replicates.fillna(0).astype(int)
+    in_study = [task == MEAN or (model, task) in pairs for model, task in zip(table.model, table.task, strict=True)]
+    table["num_replicates"] = table.num_replicates.fillna(0).astype("Int64").where(pd.Series(in_study))
     return table[[*METHOD_KEYS, "trainable_params", "task", "mean", "sd", "num_replicates"]]
 
 
@@ -100,8 +105,14 @@ def methods_note(table: pd.DataFrame, tasks: Mapping[str, Sequence[str]]) -> str
         Sentences.
     """
     kinds = f" ({APET_REPLICATES})" if table.placement.eq(RANDOM).any() else ""
-    missing = [NO_DATA_NOTE] if table["mean"].isna().any() else []
-    return " ".join([f"{SCORES_NOTE}{kinds}.", *filter(None, [mean_note(tasks)]), *missing])
+    missing = [NO_DATA_NOTE] if (table["mean"].isna() & table.num_replicates.notna()).any() else []
+    excluded = [NO_PAIR_NOTE] if table.num_replicates.isna().any() else []
+    return " ".join([f"{SCORES_NOTE}{kinds}.", *filter(None, [mean_note(tasks)]), *missing, *excluded])
+
+
+def _pairs(frame: pd.DataFrame) -> set[tuple[str, str]]:
+    """Return the pairs of PLM and task that the study combines."""
+    return set(study_pairs(frame)[["model", "task"]].itertuples(index=False, name=None))
 
 
 def without_means(table: pd.DataFrame, tasks: Mapping[str, Sequence[str]]) -> pd.DataFrame:
@@ -165,6 +176,8 @@ def method_name(placement: str, budget: str) -> str:
 
 def method_entry(row: Any) -> str:
     """Format a row of `methods_table` as mean ± S.D. (replicates)."""
+    if pd.isna(row.num_replicates):
+        return NO_PAIR
     if pd.isna(row.mean):
         return NO_DATA
     spread = "" if pd.isna(row.sd) else f" ± {row.sd:.1f}"
@@ -196,11 +209,12 @@ def differences_table(samples: MeanSamples) -> pd.DataFrame:
     return table.loc[rank.sort_values().index, DIFFERENCE_COLUMNS].reset_index(drop=True)
 
 
-def write_differences(samples: MeanSamples, folder: Path) -> None:
+def write_differences(frame: pd.DataFrame, folder: Path, samples: MeanSamples | None = None) -> None:
     """Write `differences_table` to `differences.csv`, `differences.md` and `differences.tex`."""
+    samples = sample_means(frame) if samples is None else samples
     table = differences_table(samples)
     write_csv(table, folder / "differences.csv")
-    table, blocks = without_means(table, samples.tasks), []
+    table, blocks, pairs = without_means(table, samples.tasks), [], _pairs(frame)
     tasks = sorted(set(table.task), key=lambda task: (task == MEAN, task))
     tested = MEANS_TESTED if has_means(samples.tasks) else ""
     notes = [
@@ -213,7 +227,9 @@ def write_differences(samples: MeanSamples, folder: Path) -> None:
         rows = []
         for (placement, budget, baseline), pair in block.groupby(["placement", "budget", "baseline"], sort=False):
             entries = {row.task: _difference_entry(row) for row in pair.itertuples()}
-            columns = (entries.get(task, NO_DATA) for task in tasks)
+            columns = [
+                entries.get(task, NO_DATA if task == MEAN or (model, task) in pairs else NO_PAIR) for task in tasks
+            ]
             rows.append([model, method_name(placement, budget), baseline, *columns])
         blocks.append(rows)
     head, align = ["PLM", "method", "baseline", *tasks], "lll" + "r" * len(tasks)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from itertools import product
@@ -53,7 +53,7 @@ class Grid:
         models = _collected(parse_model, study.models, f"{params}: models", errors)
         tasks = _collected(load_task, study.tasks, f"{params}: tasks", errors)
         for number, entry in enumerate(study.grid):
-            _check_names(entry, f"{params}: grid.{number}", errors)
+            _check_names(entry.placements, entry.budgets, f"{params}: grid.{number}", errors)
             with errors.collect(), error_context(f"{params}: grid.{number}.num_plans"):
                 _check_num_plans(entry, study)
         errors.raise_all()
@@ -64,6 +64,7 @@ class Grid:
                 self.shipped = self._shipped()
             with error_context("tasks"):
                 self.tasks = _tasks(zip(study.tasks, tasks, strict=True))
+            self._check_models_and_tasks()
             self.sources, self.task_digests = self._sources_and_digests()
             check_overlapping_sources(self.tasks, self.sources)
             self.model_task_pairs = self._model_task_pairs()
@@ -156,6 +157,22 @@ class Grid:
             "cells": {c.path: {n: getattr(c, n) for n in OWN} | {"training": number[c.training]} for c in self.cells},
         }
 
+    def _check_models_and_tasks(self) -> None:
+        """Raise ConfigError for names in `grid` and `exclude` that are not in `models` and `tasks`."""
+        errors, study = ErrorCollector(), self.study
+        named = [(f"grid.{number}.models", "model", entry.models or ()) for number, entry in enumerate(study.grid)]
+        for number, entry in enumerate(study.exclude):
+            named += [
+                (f"exclude.{number}.models", "model", entry.models),
+                (f"exclude.{number}.tasks", "task", entry.tasks),
+            ]
+        for key, kind, names in named:
+            known = self.models if kind == "model" else self.tasks
+            for name in (name for name in names if name not in known):
+                with errors.collect():
+                    raise ConfigError(unknown_name(kind, name, known, key))
+        errors.raise_all()
+
     def _sources_and_digests(self) -> tuple[dict[str, Source], dict[str, str]]:
         """Return by task its source and the digest of its prepared folder. Raises the errors of all tasks together."""
         errors, study = ErrorCollector(), self.study
@@ -192,8 +209,6 @@ class Grid:
         first_spelling: dict[tuple[str, str, str], tuple[str, str]] = {}
         for number, entry in enumerate(self.study.grid):
             key = f"{self.params}: grid.{number}"
-            for name in (name for name in entry.models or () if name not in self.models):
-                raise ConfigError(unknown_name("model", name, self.models, f"{key}.models"))
             for pair, model in product(_product(entry), entry.models or self.models):
                 first = first_spelling.setdefault((model, *canonical_budget(*pair)), pair)
                 if pair in budgets[model] or first != pair:
@@ -209,12 +224,7 @@ class Grid:
 
     def _model_task_pairs(self) -> tuple[tuple[str, str], ...]:
         """Pairs (model, task), model by model, without those that the study excludes."""
-        excluded = set()
-        for number, entry in enumerate(self.study.exclude):
-            for key, known in (("models", self.models), ("tasks", self.tasks)):
-                for name in (name for name in getattr(entry, key) if name not in known):
-                    raise ConfigError(unknown_name(key[:-1], name, known, f"exclude.{number}.{key}"))
-            excluded |= set(product(entry.models, entry.tasks))
+        excluded = {pair for entry in self.study.exclude for pair in product(entry.models, entry.tasks)}
         pairs = tuple(pair for pair in product(self.models, self.tasks) if pair not in excluded)
         used = {name for pair in pairs for name in pair}
         for name in (name for name in (*self.models, *self.tasks) if name not in used):
@@ -241,15 +251,14 @@ def load_grid(params: Path) -> Grid:
         The study's cells.
 
     Raises:
-        ConfigError: The study is invalid. If a key is, the errors of the task files are reported too.
+        ConfigError: The study is invalid. If a key is, errors in names and in task files are reported too.
         BudgetError: A budget cannot be parsed.
     """
     errors = ErrorCollector()
     with errors.collect():
         study = load_study(params)
     if errors.errors:
-        tasks = _tasks_of(params)
-        _collected(load_task, tasks, f"{params}: tasks", errors)
+        _check_names_of_invalid(params, errors)
         errors.raise_all()
     return Grid(study, params)
 
@@ -277,12 +286,22 @@ def find_task(study: StudyConfig, params: Path, name: str) -> tuple[Task, Source
         return tasks[name], choose_source(tasks[name], study.sources, tasks)
 
 
-def _tasks_of(params: Path) -> list[str]:
-    """Return the tasks of a study file with invalid keys, none if the file cannot be read."""
+def _check_names_of_invalid(params: Path, errors: ErrorCollector) -> None:
+    """Collect the errors in the names of a study file with invalid keys, as far as the file can be read."""
+    values: Mapping[str, Any] = {}
     with suppress(ApetError):
-        tasks = read_yaml(params).get("tasks")
-        return [task for task in tasks if isinstance(task, str)] if isinstance(tasks, list) else []
-    return []
+        values = read_yaml(params)
+    _collected(parse_model, _entries(values, "models", str, dict), f"{params}: models", errors)
+    _collected(load_task, _entries(values, "tasks", str), f"{params}: tasks", errors)
+    for number, entry in enumerate(_entries(values, "grid", dict)):
+        placements, budgets = _entries(entry, "placements", str), _entries(entry, "budgets", str, int)
+        _check_names(placements, [str(budget) for budget in budgets], f"{params}: grid.{number}", errors)
+
+
+def _entries(values: Mapping[str, Any], key: str, *kinds: type) -> list[Any]:
+    """Return the entries of a list that have one of the types; none if there is no list."""
+    entries = values.get(key)
+    return [entry for entry in entries if type(entry) in kinds] if isinstance(entries, list) else []
 
 
 def _product(entry: GridEntry) -> Iterator[tuple[str, str]]:
@@ -290,16 +309,16 @@ def _product(entry: GridEntry) -> Iterator[tuple[str, str]]:
     return product(entry.placements, (Budget.parse(text).text for text in entry.budgets))
 
 
-def _check_names(entry: GridEntry, key: str, errors: ErrorCollector) -> None:
+def _check_names(placements: Iterable[str], budgets: Sequence[str], key: str, errors: ErrorCollector) -> None:
     """Collect the errors in placements and budgets of one entry of the grid."""
-    for text in entry.budgets:
+    for text in budgets:
         with errors.collect(), error_context(f"{key}.budgets"):
             Budget.parse(text)
-    for placement in entry.placements:
+    for placement in placements:
         with errors.collect():
             if placement not in PLACEMENTS.names:
                 raise ConfigError(unknown_name("placement", placement, PLACEMENTS.names, f"{key}.placements"))
-            if "@own" in entry.budgets and placement not in PLACEMENTS.own:
+            if "@own" in budgets and placement not in PLACEMENTS.own:
                 allowed = ", ".join(PLACEMENTS.own)
                 raise ConfigError(f"{key}.budgets: budget '@own': {placement} has no fixed size. For: {allowed}.")
 

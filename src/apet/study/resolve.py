@@ -24,22 +24,23 @@ from apet.study.resolved import read_resolved
 # Modules that import PyTorch are imported after the names of a study are checked, so that a typo is reported at once.
 
 
-def resolve_study(params: Path, out: Path) -> tuple[Grid, dict[str, Any]]:
-    """Write the resolved study: its cells and, for each PLM, its size and every budget as a number.
+def resolve_study(params: Path, out: Path | None = None) -> tuple[Grid, dict[str, Any]]:
+    """Resolve a study: its cells and, for each PLM, its size and every budget as a number.
 
     Args:
         params: The study file.
-        out: The JSON file to write.
+        out: The JSON file to write, if any.
 
     Returns:
-        The study, and the resolved study that was written.
+        The study, and the record of the resolved study.
 
     Raises:
         ConfigError: The study contains something that cannot run.
         BudgetError: A placement cannot meet a budget on a PLM.
     """
     grid = load_grid(params)
-    return grid, write_json_record(out, {**grid.record(), "plms": sizes(grid)})
+    record = {**grid.record(), "plms": sizes(grid)}
+    return grid, write_json_record(out, record) if out else record
 
 
 def sizes(grid: Grid) -> dict[str, dict[str, Any]]:
