@@ -264,6 +264,20 @@ def test_memory_is_the_hint_and_sixteen_bytes_per_number_of_theta(model):
     assert share - few == pytest.approx((full - few) / 100, abs=1)
 
 
+def test_memory_includes_activations_of_a_step(tmp_path):
+    def requested(**training: object) -> int:
+        study = copy.deepcopy(PARAMS) | {"models": ["bloom-512x8"], "tasks": ["rotten_tomatoes"]}
+        study |= {"grid": [{"placements": ["lora"], "budgets": ["@own"]}], "training": {"max_length": 64} | training}
+        return cost_model(tmp_path / "params.yaml", study).memory_mb(
+            jobs(cost_model(tmp_path / "params.yaml", study))[0]
+        )
+
+    one_row = 24 * 8 * 512 * 64 * 4 / 1e6  # numbers × blocks × width × tokens × bytes
+    assert requested(batch_size=32) - requested(batch_size=16) == pytest.approx(16 * one_row, abs=1)
+    saved = requested(batch_size=32) - requested(batch_size=32, gradient_checkpointing=True)
+    assert saved == pytest.approx(32 * one_row * (1 - 32 / (24 * 8)), abs=1)
+
+
 def test_sharded_plm_is_launched_on_its_devices(model):
     assert registry()[T5].num_devices == 4
     assert launch_command(1) == "apet"

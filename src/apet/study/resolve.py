@@ -50,8 +50,8 @@ def sizes(grid: Grid) -> dict[str, dict[str, Any]]:
         grid: The study.
 
     Returns:
-        By PLM: `num_params`, `non_embedding_params`, the number of `sites`, and `trainable_params` by
-        "placement budget".
+        By PLM: `num_params`, `non_embedding_params`, `layers`, `hidden_size`, the number of `sites`, and
+        `trainable_params` by "placement budget".
 
     Raises:
         ConfigError: A PLM cannot do one of its tasks.
@@ -79,6 +79,8 @@ def _sizes(grid: Grid, model: str, values: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "num_params": inventory.num_params,
         "non_embedding_params": inventory.non_embedding_params,
+        "layers": inventory.layers,
+        "hidden_size": next(site.cost for site in inventory.sites if site.structure == "token"),
         "sites": len(inventory.sites),
         "trainable_params": counts,
     }
