@@ -295,6 +295,22 @@ def test_atomic_dir_replaces_the_target_of_a_link(tmp_path):
     assert (tmp_path / "link").is_symlink() and (tmp_path / "scratch/made").read_text() == "whole"
 
 
+def test_documented_command_replaces_files_of_other_users_by_own_copies(tmp_path):
+    (command,) = re.findall(r"^\$ (find data models results ! .*)$", (ROOT / "docs/faults.md").read_text(), re.M)
+    for folder in ("data", "models/a b", "results"):
+        (tmp_path / folder).mkdir(parents=True)
+    files = {tmp_path / "models/a b/it's": b"weights", tmp_path / "results/metrics.json": b"{}"}
+    for path, content in files.items():
+        path.write_bytes(content)
+        os.utime(path, (1, 1))
+        if os.geteuid() == 0:  # only root can make files of another user
+            os.chown(path, 12345, -1)
+    subprocess.run(["sh", "-c", command], cwd=tmp_path, check=True)
+    found = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert found == files
+    assert {(path.stat().st_uid, path.stat().st_mtime) for path in files} == {(os.geteuid(), 1)}
+
+
 @pytest.mark.parametrize("umask", [0o002, 0o022, 0o027, 0o077], ids=oct)
 def test_modes_are_those_of_open_and_mkdir(tmp_path, umask):
     """In a group folder a colleague can write (002); private results stay private (077)."""
