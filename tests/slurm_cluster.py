@@ -26,6 +26,7 @@ QUICK = {"slurm-init-seconds-before-status-checks": 1, "max-status-checks-per-se
 IMPATIENT = (sys.executable, str(SCRIPTS / "impatient.py"), "--profile", "slurm")
 """Command of a Snakemake that polls its jobs every second."""
 
+MODEL, NUM_CELLS = "bloom-32x2", 16
 TIMEOUT = 600
 """Most seconds to wait for a condition on a shared machine."""
 
@@ -36,7 +37,7 @@ def wait_for(condition: Callable[[], object], name: str, process: subprocess.Pop
     while not condition():
         assert process is None or process.poll() is None, f"Snakemake ended before: {name}"
         assert time.monotonic() < end, f"waited {TIMEOUT} s for: {name}"
-        time.sleep(0.05)
+        time.sleep(0.2)
 
 
 class Cluster:
@@ -89,18 +90,19 @@ def merged(old: object, new: object) -> object:
 
 
 class SlurmCheckout(Checkout):
-    """Working copy on Slurm: one tiny ladder model, and jobs long enough to be interrupted."""
+    """Working copy on Slurm: the smallest shipped ladder model, and jobs long enough to be interrupted."""
 
     alone = True
 
     params = copy.deepcopy(PARAMS) | {
         "seed": 0,
-        "models": ["bloom-16x1"],
+        "models": [MODEL],
+        "pretraining": {},
         "grid": [
             {"placements": ["none"], "budgets": ["@own"]},
-            {"placements": ["uniform"], "budgets": [*range(1, 24)], "training": {"max_steps": 400}},
+            {"placements": ["uniform"], "budgets": [*range(1, NUM_CELLS)], "training": {"max_steps": 300}},
         ],
-        "cells_per_job": 6,
+        "cells_per_job": NUM_CELLS // 4,
     }
 
     def __init__(self, folder: Path, wheels: Path):

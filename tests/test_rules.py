@@ -177,6 +177,16 @@ def test_environment_pins_the_versions_of_the_lock(path: Path):
     assert [int(n) for n in python.split(".")] >= [int(n) for n in least.split(".")]
 
 
+def test_slurm_profile_names_rules_of_the_workflow():
+    rules = {
+        name
+        for path in ROOT.glob("workflow/rules/*.smk")
+        for name in re.findall(r"^rule (\w+):", path.read_text(), re.M)
+    }
+    named = yaml.safe_load((ROOT / "slurm/config.yaml").read_text())["set-resources"]
+    assert set(named) == {"corpus", "tokenizer", "aggregate"} and set(named) <= rules
+
+
 def test_every_rule_with_a_command_has_an_environment():
     for path in sorted((ROOT / "workflow/rules").glob("*.smk")):
         text = path.read_text()

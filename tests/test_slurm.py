@@ -13,12 +13,12 @@ import pytest
 
 from apet.study.resolve import sizes
 from apet.study.resources import CostModel
-from slurm_cluster import IMPATIENT, Cluster, SlurmCheckout, slurm, wait_for
+from slurm_cluster import IMPATIENT, MODEL, NUM_CELLS, Cluster, SlurmCheckout, slurm, wait_for
 from toy import ROOT, trainings
 
 pytestmark = pytest.mark.slurm
 
-CPU_RULES = ("corpus", "tokenizer", "aggregate")
+TRAIN = f"train_{MODEL}"
 RERUN = ("snakemake", "--profile", "slurm")
 CANCELLED, TIMED_OUT, OUT_OF_MEMORY, FAILED_CELL = range(4)
 """Fault of each job of the study, by number."""
@@ -33,10 +33,9 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 
 @pytest.fixture(scope="module")
-def local(tmp_path_factory: pytest.TempPathFactory, wheels_folder: Path, corpus: Path) -> Iterator[SlurmCheckout]:
+def local(tmp_path_factory: pytest.TempPathFactory, wheels_folder: Path) -> Iterator[SlurmCheckout]:
     """Run the study without Slurm. `local.process` runs while the tests wait for Slurm."""
     checkout = SlurmCheckout(tmp_path_factory.mktemp("local") / "study", wheels_folder)
-    shutil.copytree(corpus, checkout.folder / checkout.grid.corpus)
     with checkout.running("snakemake", "--profile", "workflow/profiles/local", "--cores", "1") as checkout.process:
         yield checkout
 
@@ -49,11 +48,11 @@ def faulted(cluster: Cluster, local, tmp_path_factory: pytest.TempPathFactory, w
     """
     checkout = SlurmCheckout(tmp_path_factory.mktemp("slurm") / "study", wheels_folder)
     jobs = checkout.grid.jobs()
-    cpu = {rule: {"slurm_partition": "'cpu'"} for rule in CPU_RULES}
     enough = CostModel(checkout.grid, sizes(checkout.grid)).memory_mb(jobs[CANCELLED])
     is_little = f"wildcards.job == '{jobs[OUT_OF_MEMORY].name}'"
-    little = {"train_bloom-16x1": {"mem_mb": f"200 * 10 ** (attempt - 1) if {is_little} else {enough} * attempt"}}
-    checkout.edit_profile({"default-resources": {"slurm_partition": "'gpu'", "gpu": 1}, "set-resources": cpu | little})
+    memory = f"200 * 10 ** (attempt - 1) if {is_little} else {enough} * attempt"
+    changes = {TRAIN: {"mem_mb": memory}, "aggregate": {"slurm_partition": "'cpu'"}}
+    checkout.edit_profile({"default-resources": {"slurm_partition": "'gpu'", "gpu": 1}, "set-resources": changes})
     # A folder in place of the run record lets the cell fail once.
     (checkout.folder / "results" / "runs" / f"{jobs[FAILED_CELL].cells[2].path}.json").mkdir(parents=True)
     # The GPU of the cluster does not exist. The test checks that it was requested.
@@ -98,16 +97,16 @@ def test_slurm_run_with_faults_writes_the_bytes_of_a_local_run(faulted, local):
 def test_slurm_runs_every_rule_as_a_job(faulted, cluster):
     jobs = cluster.jobs(faulted)
     rules = {job["Comment"].removeprefix("rule_").partition("_wildcards_")[0] for job in jobs}
-    assert rules == {*CPU_RULES, "pretrain_bloom-16x1", "train_bloom-16x1"}
+    assert rules == {TRAIN, "aggregate"}
     assert cluster.queued(faulted) == []
     assert {job["JobId"] for job in jobs} <= set(cluster.ended())
 
 
 def test_slurm_jobs_request_partition_and_gpu(faulted, cluster):
     for job in cluster.jobs(faulted):
-        train, pretrain = (job["Comment"].startswith(rule) for rule in ("rule_train_", "rule_pretrain_"))
-        assert job["Partition"] == ("gpu" if train or pretrain else "cpu"), job
-        assert job.get("TresPerJob") == ("gres:gpu:1" if train else None), job
+        is_training = job["Comment"].startswith(f"rule_{TRAIN}")
+        assert job["Partition"] == ("gpu" if is_training else "cpu"), job
+        assert job.get("TresPerJob") == ("gres:gpu:1" if is_training else None), job
 
 
 def test_slurm_cancelled_job_is_resubmitted_with_twice_the_resources(faulted, cluster):
@@ -147,7 +146,7 @@ def test_slurm_job_with_a_failed_cell_trains_the_others(faulted, cluster):
     job = faulted.grid.jobs()[FAILED_CELL]
     first, second = cluster.jobs(faulted, faulted.rule(job))
     assert (first["JobState"], second["JobState"]) == ("FAILED", "COMPLETED")
-    log = (faulted.folder / "results" / "logs" / "train" / "bloom-16x1" / f"{job.name}.log").read_text()
+    log = (faulted.folder / "results" / "logs" / "train" / MODEL / f"{job.name}.log").read_text()
     assert f"trained 0 of {len(job.cells)} cells" in log
     assert len(faulted.trained_of(job)) == len(job.cells)
 
@@ -159,7 +158,7 @@ def untrained(faulted: SlurmCheckout, tmp_path_factory: pytest.TempPathFactory) 
     for name in ("cells", "runs"):
         shutil.rmtree(checkout.folder / "results" / name)
     (checkout.folder / "results" / "metrics.json").unlink()
-    checkout.write(checkout.params | {"cells_per_job": 24})
+    checkout.write(checkout.params | {"cells_per_job": NUM_CELLS})
     return checkout
 
 
@@ -172,7 +171,7 @@ def test_slurm_jobs_are_cancelled_by_interrupting_snakemake_and_survive_killing_
         wait_for(lambda: process.poll() is not None, "the interrupted Snakemake ends")
     assert process.returncode != 0
     interrupted = untrained.trained()
-    assert len(interrupted) < 24
+    assert len(interrupted) < NUM_CELLS
     assert [job["JobState"] for job in cluster.jobs(untrained)] == ["CANCELLED"]
 
     with untrained.running(*IMPATIENT, "cells") as process:
@@ -185,7 +184,7 @@ def test_slurm_jobs_are_cancelled_by_interrupting_snakemake_and_survive_killing_
     untrained.run("bash", "-euo", "pipefail", "-c", recovery_commands())
     assert cluster.queued(untrained) == []
     recovered = untrained.trained()
-    assert len(killed) < len(recovered) < 24
+    assert len(killed) < len(recovered) < NUM_CELLS
     with untrained.running(*IMPATIENT, "cells") as process:
         untrained.finish(process)
     with untrained.running(*RERUN) as process:

@@ -28,7 +28,7 @@ pytestmark = pytest.mark.slow
 
 Expect = Callable[..., None]
 
-both = pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.replace(" ", "-"))
+SNAKEMAKE, DVC = ENTRIES
 AXIS = {"placements": ["bitfit"], "budgets": [7]}
 
 
@@ -44,29 +44,27 @@ def test_dvc_repro_after_snakemake_trains_nothing(recorded, expect_trained):
     assert len(recorded.trained["newer"]) == 4
 
 
-@both
-def test_edited_grid_trains_only_the_new_cells(copied, entry, expect_trained):
+def test_edited_grid_trains_only_the_new_cells(copied, expect_trained):
     before = copied.trained()
     copied.write(edited(grid=[*PARAMS["grid"], AXIS]))
-    copied.enter(entry)
+    copied.enter(DVC)
     after = copied.trained()
     assert len(cells_of("bitfit", after)) == 2
-    expect_trained("one axis edited", entry, trainings(before, after), cells_of("bitfit", after))
+    expect_trained("one axis edited", DVC, trainings(before, after), cells_of("bitfit", after))
     assert "bitfit" in (copied.folder / "results" / "tidy.csv").read_text()
-    assert copied.nothing_to_do(entry)
+    assert copied.nothing_to_do(DVC)
 
 
-@both
-def test_dvc_checkout_of_another_revision_runs_nothing(copied, recorded, entry, expect_trained):
+def test_dvc_checkout_of_another_revision_runs_nothing(copied, recorded, expect_trained):
     before = copied.trained()
     for tag in ("older", "newer"):
         copied.git("checkout", "--quiet", tag)
         copied.run("dvc", "checkout", "--quiet")
         assert copied.nothing_to_do("snakemake")
-        copied.enter(entry)
+        copied.enter(DVC)
         assert copied.metrics() == recorded.published[tag]
-        assert copied.nothing_to_do(entry)
-    expect_trained("older revision + `dvc checkout`, and back", entry, trainings(before, copied.trained()), set())
+        assert copied.nothing_to_do(DVC)
+    expect_trained("older revision + `dvc checkout`, and back", DVC, trainings(before, copied.trained()), set())
     assert copied.git("status", "--porcelain") == ""
 
 
@@ -103,39 +101,35 @@ def test_partial_results_are_updated_if_the_finished_cells_change(copied, finish
     assert copied.metrics() == finished.metrics()
 
 
-@both
-def test_deleted_cell_is_trained_again(copied, finished, entry, expect_trained):
+def test_deleted_cell_is_trained_again(copied, finished, expect_trained):
     before = copied.trained()
     victim = sorted(before)[3]
     (copied.folder / "results" / "cells" / victim / "metrics.json").unlink()
-    copied.enter(entry)
-    expect_trained("one cell's file deleted", entry, trainings(before, copied.trained()), {victim})
+    copied.enter(SNAKEMAKE)
+    expect_trained("one cell's file deleted", SNAKEMAKE, trainings(before, copied.trained()), {victim})
     assert copied.cells() == finished.cells()
 
 
-@both
-def test_fresh_clone_after_dvc_pull_trains_nothing(finished, tmp_path, entry, expect_trained):
+def test_fresh_clone_after_dvc_pull_trains_nothing(finished, tmp_path, expect_trained):
     clone = finished.clone(tmp_path / "clone")
     clone.run("dvc", "pull")
-    clone.enter(entry)
-    expect_trained("fresh clone + `dvc pull`", entry, set(clone.trained()), set())
+    clone.enter(DVC)
+    expect_trained("fresh clone + `dvc pull`", DVC, set(clone.trained()), set())
     assert clone.cells() == finished.cells()
-    assert clone.nothing_to_do(entry)
+    assert clone.nothing_to_do(DVC)
 
 
-@both
-def test_fresh_clone_with_edited_grid_trains_only_the_new_cells(finished, tmp_path, entry, expect_trained):
+def test_fresh_clone_with_edited_grid_trains_only_the_new_cells(finished, tmp_path, expect_trained):
     clone = finished.clone(tmp_path / "clone")
     clone.run("dvc", "pull")
     clone.write(edited(grid=[*PARAMS["grid"], AXIS]))
-    clone.enter(entry, "cells")
+    clone.enter(SNAKEMAKE, "cells")
     found = clone.trained()
     assert len(cells_of("bitfit", found)) == 2
-    expect_trained("fresh clone + `dvc pull`, one axis edited", entry, set(found), cells_of("bitfit", found))
+    expect_trained("fresh clone + `dvc pull`, one axis edited", SNAKEMAKE, set(found), cells_of("bitfit", found))
 
 
-@both
-def test_killed_run_resumes_to_the_same_bytes(copied, finished, entry, expect_trained):
+def test_killed_run_resumes_to_the_same_bytes(copied, finished, expect_trained):
     """Three signals at random moments, then an undisturbed run, in jobs of another size."""
     for name in ("results", ".snakemake"):
         shutil.rmtree(copied.folder / name)
@@ -143,7 +137,7 @@ def test_killed_run_resumes_to_the_same_bytes(copied, finished, entry, expect_tr
     expected, hits, again = finished.cells(), 0, set()
     for sign in (SIGKILL, SIGTERM, SIGINT):
         done, moment = copied.trained(), random_moment(copied)
-        hits += copied.stop(entry, sign, moment, "cells")
+        hits += copied.stop(DVC, sign, moment, "cells")
         again |= trainings(done, copied.trained()) & set(done)
         cells = copied.cells()
         assert cells == {path: expected[path] for path in cells}, f"incomplete file after {sign.name}"
@@ -152,11 +146,11 @@ def test_killed_run_resumes_to_the_same_bytes(copied, finished, entry, expect_tr
         drop_cut_rwlock(copied.folder)
     done = copied.trained()
     assert hits, "every run ended before its signal"
-    copied.enter(entry, "cells")
+    copied.enter(DVC, "cells")
     again |= trainings(done, copied.trained()) & set(done)
     assert copied.cells() == expected
     assert set(copied.trained()) == set(finished.trained())
-    expect_trained("killed by KILL, TERM, INT in turn: finished cells again", entry, again, set())
+    expect_trained("killed by KILL, TERM, INT in turn: finished cells again", DVC, again, set())
 
 
 def test_dvc_with_a_truncated_lock_file_resumes_after_its_deletion(copied):
@@ -186,23 +180,22 @@ def random_moment(checkout: Checkout) -> Callable[[], bool]:
     return lambda: len(checkout.trained()) >= least or time.monotonic() >= last
 
 
-@both
-def test_git_checkout_without_dvc_checkout_gives_the_results_of_params_yaml(copied, recorded, entry, expect_trained):
+def test_git_checkout_without_dvc_checkout_gives_the_results_of_params_yaml(copied, recorded, expect_trained):
     """First the newer outputs with older parameters, then the older outputs with newer parameters."""
     before = copied.trained()
     copied.git("checkout", "--quiet", "older")
-    copied.enter(entry)
+    copied.enter(DVC)
     assert copied.metrics() == recorded.published["older"]
     scenario = "outputs of one revision, parameters of another"
-    expect_trained(f"{scenario} with fewer cells", entry, trainings(before, copied.trained()), set())
+    expect_trained(f"{scenario} with fewer cells", DVC, trainings(before, copied.trained()), set())
 
     shutil.rmtree(copied.folder / ".archive", ignore_errors=True)
     copied.run("dvc", "checkout", "--quiet")
     copied.git("checkout", "--quiet", "newer", "--", "params.yaml")
-    copied.enter(entry)
+    copied.enter(DVC)
     assert copied.metrics() == recorded.published["newer"]
     missing = cells_of("uniform", before)
-    expect_trained(f"{scenario} with more cells", entry, trainings(before, copied.trained()), missing)
+    expect_trained(f"{scenario} with more cells", DVC, trainings(before, copied.trained()), missing)
 
 
 def test_finished_run_has_all_results_and_nothing_to_do(finished):
