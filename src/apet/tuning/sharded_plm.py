@@ -162,7 +162,7 @@ def initial_theta_by_structure(plm: PLM, plan: Plan, seed: int) -> dict[str, Ten
     """Initialize θ on the main process.
 
     Args:
-        plm: The PLM, which may be sharded.
+        plm: The PLM, which may be sharded. It must not be tuned at the moment, because a prefix runs it.
         plan: The plan.
         seed: Seed of the random values.
 
