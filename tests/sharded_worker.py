@@ -20,7 +20,7 @@ from apet.errors import ModelError
 from apet.evaluation import ClassificationObjective, LabelTrie, generate
 from apet.models.loading import PLM
 from apet.models.sharding import is_main_process, shard
-from apet.placement import make_plan
+from apet.placement import STRUCTURES, MethodSizes, make_plan
 from apet.study.cells import Cell
 from apet.training import job
 from apet.training.cell import CellInputs, train_cell
@@ -37,7 +37,7 @@ LABELS = [[3, 5], [3, 6], [4]]
 def cases() -> Iterator[tuple[str, CellInputs, Cell]]:
     """Yield a name, inputs with an unsharded PLM, and a cell. Batches and splits have odd numbers of rows."""
     config = replace(CONFIG, max_steps=STEPS, batch_size=7, num_evals=1)
-    own = {"full": "@own", "lora": "@own", "uniform": "1500"}
+    own = {"full": "@own", "lora": "@own", "ia3": "@own", "prefix": "@own", "uniform": "1500"}
     informed = {"bloom": "gradient", "t5": "fisher", "bert": "magnitude"}
     splits = TrainingData(rows(41, 1), rows(9, 2), ClassificationObjective(LabelTrie.from_tokens([[3], [4]])))
     for family in ("bloom", "t5", "bert"):
@@ -69,9 +69,9 @@ def train_all(folder: Path, spread: Callable[[PLM], PLM] = lambda plm: plm) -> N
 
 def generate_answers(inputs: CellInputs) -> list[list[int]]:
     """Generate answers to the test split, with a θ that changes the PLM."""
-    plan = make_plan(inputs.plm.inventory, "uniform", 1500, 5)
+    plan = make_plan(inputs.plm.inventory, "uniform", 1500, 5, MethodSizes(sampled_structures=STRUCTURES))
+    theta = [0.1 + part for part in initial_theta_by_structure(inputs.plm, plan, 6).values()]
     with tune(inputs.plm, plan) as tuned:
-        theta = [0.1 + part for part in initial_theta_by_structure(inputs.plm, plan, 6).values()]
         return generate(tuned, tuned.distribute(theta), inputs.test, 1, 5)
 
 

@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from apet.analysis.tidy import tidy
 from apet.data.prepared_files import write_table
+from apet.placement import STRUCTURES
 from apet.study.cell_record import write_record
 
 MODELS = {"bloom-small": (25_000, 160_000), "bloom-mid": (200_000, 480_000), "bloom-large": (1_200_000, 1_750_000)}
@@ -25,7 +26,7 @@ def replicate(plan_index: int, seed_index: int, score: float, n: int, trainable_
     return {
         "plan_index": plan_index,
         "seed_index": seed_index,
-        "structures": {"entry": trainable_params, "bias": 0, "lowrank": 0, "bottleneck": 0, "token": 0},
+        "structures": dict.fromkeys(STRUCTURES, 0) | {"entry": trainable_params},
         "plan_digest": f"a{plan_index}",
         "theta_digest": f"b{plan_index}{seed_index}",
         "outcome": "ok",

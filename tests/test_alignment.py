@@ -19,6 +19,7 @@ import torch
 from apet.core.arithmetic import cpu_flags, instruction_sets
 from apet.models.loading import PLM
 from apet.placement import STRUCTURES, Plan, Units
+from apet.placement.sites import SCALARS
 from apet.training.runtime import make_deterministic
 from apet.tuning import TunedPLM
 from tiny import CONFIGS, WORDS, tiny_plm
@@ -62,7 +63,7 @@ def weights_at(plm: PLM, offset: int) -> Iterator[None]:
 def plan_of(plm: PLM, structure: str) -> Plan:
     """Build a plan with one to three units at every site of a structure; of scalars, the first seven."""
     sites = [site for site in plm.inventory.sites if site.structure == structure]
-    if structure in ("entry", "bias"):
+    if structure in SCALARS:
         units = [Units(site, 7, np.arange(7)) for site in sites]
     else:
         units = [Units(site, 1 + number % 3) for number, site in enumerate(sites)]

@@ -140,7 +140,7 @@ def _trained_bloom(width: int, layers: int) -> str:
 
 
 TRAINING = TrainingConfig(
-    loss="label_words", max_steps=5, batch_size=8, max_length=8, learning_rates=LearningRates(*6 * (0.01,)),
+    loss="label_words", max_steps=5, batch_size=8, max_length=8, learning_rates=LearningRates(*8 * (0.01,)),
     lr_multipliers=(1.0,), lr_scheduler_type="linear", warmup_ratio=0.1, num_evals=1, max_grad_norm=1.0,
     gradient_checkpointing=False,
 )  # fmt: skip
@@ -192,7 +192,7 @@ def cell() -> dict[str, Any]:
     """Train a cell of four replicates. Returns their records and the class of machine."""
     made, training = (
         bench("bloom"),
-        replace(TRAINING, learning_rates=LearningRates(*6 * (0.05,)), max_steps=60, num_evals=4),
+        replace(TRAINING, learning_rates=LearningRates(*8 * (0.05,)), max_steps=60, num_evals=4),
     )
     asked = Cell("tiny", "toy", "uniform", "1500", 2, 2, 1, MethodSizes(), training, "plm", "data")
     with tempfile.TemporaryDirectory() as folder:

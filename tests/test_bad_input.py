@@ -113,6 +113,8 @@ STUDY = [
     ("methods.rank", "8", "methods: unknown key 'rank'", "lora_rank"),
     ("pretraining.max_tokns", "5", "pretraining: unknown key 'max_tokns'", "Did you mean 'max_tokens'"),
     ("pretraining.precision", "float32", "pretraining: unknown key 'precision'", "Allowed"),
+    ("methods.sampled_structures", "[token, lora]", "sampled_structures.1: unknown value 'lora'", "lowrank"),
+    ("methods.sampled_structures", "[token, token]", "sampled_structures: duplicate value 'token'"),
     ("methods.lora_rank", "a whole number of at least 1", {"0": 0}),
     ("methods.num_virtual_tokens", "a whole number from 1 to 512", {"513": 513}),
     ("methods.adapter_bottleneck_dim", "a whole number below 2**53", {"9007199254740992": 9007199254740992}),
@@ -517,6 +519,8 @@ LONG = [
     ({"methods": {**PARAMS["methods"], "num_virtual_tokens": 500}}, "prompt", "@own", 500),
     ({}, "prompt", 500 * 16, 500),
     ({}, "token_only", 500 * 16, 500),
+    ({"methods": {**PARAMS["methods"], "prefix_length": 500}}, "prefix", "@own", 500),
+    ({}, "prefix_only", 500 * 32, 500),
     ({"training": {**PARAMS["training"], "max_length": 500}}, "uniform", 8000, None),
     ({"training": {**PARAMS["training"], "max_length": 600}}, "lora", "@own", 0),
 ]

@@ -50,9 +50,23 @@ def test_own_count_matches_published_counts(inventories, name):
 
 
 @pytest.mark.parametrize("name", NINE)
+def test_own_count_of_later_methods_follows_from_sizes(inventories, name):
+    """Width d, inner width of attention i, width of the feed-forward network f, blocks n of each stack."""
+    sizes, n = registry()[NINE[name]].values, inventories[name].layers
+    if name.startswith("t5"):
+        d, f, i = sizes["d_model"], sizes["d_ff"], sizes["num_heads"] * sizes["d_kv"]
+        expected = {"layernorm": (5 * n + 2) * d, "ia3": n * (6 * i + 2 * f), "prefix": 10 * n * 2 * i}
+    else:
+        d = sizes["hidden_size"]
+        norms = 2 * n + 2  # BLOOM: of the embeddings and at the end; BERT: of the embeddings and the head
+        expected = {"layernorm": norms * 2 * d, "ia3": n * 6 * d, "prefix": 10 * n * 2 * d}
+    assert {method: own_count(method, inventories[name], MethodSizes()) for method in expected} == expected
+
+
+@pytest.mark.parametrize("name", NINE)
 def test_uniform_meets_each_methods_count_on_every_plm(inventories, name):
     inventory = inventories[name]
     assert own_count("full", inventory, MethodSizes()) == inventory.num_params
-    for method in ("lora", "adapter", "prompt", "bitfit"):
+    for method in ("lora", "adapter", "prompt", "bitfit", "layernorm", "ia3", "prefix"):
         budget = own_count(method, inventory, MethodSizes())
         assert sum(u.size for u in make_plan(inventory, "uniform", budget, seed=1).units) == budget

@@ -12,7 +12,7 @@ from apet.errors import ConfigError
 from apet.models.loading import PLM
 from apet.placement import MethodSizes, Plan, make_plan, own_count
 from apet.training.runtime import machine_type, make_deterministic
-from apet.tuning import TunedPLM, initial_theta, split_by_structure
+from apet.tuning import TunedPLM, split_by_structure
 from tiny import CONFIGS, WORDS, tiny_plm
 
 IDS = torch.randint(WORDS, (3, 7), generator=torch.Generator().manual_seed(1))
@@ -48,11 +48,13 @@ def plan_of(plm: PLM, placement: str, width: int) -> Plan:
 
 
 @pytest.mark.parametrize("family", CONFIGS)
-@pytest.mark.parametrize("placement", ["none", "lora", "bitfit", "adapter", "prompt", "uniform", "full"])
+@pytest.mark.parametrize(
+    "placement", ["none", "lora", "bitfit", "adapter", "prompt", "layernorm", "ia3", "prefix", "uniform", "full"]
+)
 def test_tuned_plm_computes_on_the_device_of_the_plm(family, placement, undecided):
     plm, words = away(family)
     plan = plan_of(plm, placement, words.shape[1])
-    parts = split_by_structure(plan, initial_theta(plan, 1, words))
+    parts = split_by_structure(plan, torch.zeros(plan.budget))
     with TunedPLM(plm, plan) as tuned:
         leaves = tuned.leaves(parts)
         logits = tuned(list(leaves.values()), IDS, LENGTHS, FEW)

@@ -10,7 +10,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, PromptTuningConfig, get_peft_model
+from peft import (
+    IA3Config,
+    LNTuningConfig,
+    LoraConfig,
+    PeftModel,
+    PrefixTuningConfig,
+    PromptTuningConfig,
+    get_peft_model,
+)
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSeq2SeqLM, PreTrainedModel
 
@@ -24,6 +32,7 @@ from apet.export.restore import load_tuned
 from apet.export.tuned_model import TunedModel
 from apet.models.loading import PLM, load_plm
 from apet.placement import STRUCTURES, MethodSizes, Plan, Site, Units, make_plan, own_count
+from apet.placement.sites import SCALARS
 from apet.tuning import TunedPLM
 from saved import save_plm
 from tiny import CONFIGS, WORDS, tiny_plm
@@ -56,7 +65,7 @@ def plms(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], PLM]:
 def take(site: Site, number: int, rank: int | None = None) -> Units:
     """Select some scalars of a scalar site, or one to three units of another site."""
     count = min(rank or 1 + number % 3, site.units)
-    if site.structure not in ("entry", "bias"):
+    if site.structure not in SCALARS:
         return Units(site, count)
     chosen = np.random.default_rng(number).choice(site.units, min(7, site.units), replace=False)
     return Units(site, len(chosen), np.sort(chosen))
@@ -156,6 +165,40 @@ def test_peft_export_of_virtual_tokens_loads_as_prompt_tuning_with_equal_logits(
     assert_equal(theirs(loaded, plm, tokens), ours(model), frozen_logits(plm))
 
 
+VECTORS = {
+    "norms": lambda site: site.structure in ("entry", "bias") and site.place.endswith(".norm") and site.exists,
+    "factors": lambda site: site.structure == "scale",
+}
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+@pytest.mark.parametrize("kind", VECTORS)
+def test_peft_export_of_norms_and_factors_loads_with_equal_logits(plms, tmp_path, family, kind):
+    plm = plms(family)
+    model = at(plm, VECTORS[kind])
+    loaded = PeftModel.from_pretrained(library(plm, plm.name), export_model(model, "peft", tmp_path / "out")).eval()
+    assert_equal(theirs(loaded, plm), ours(model), frozen_logits(plm))
+
+
+def prefix_of(plm: PLM, *counts: int) -> TunedModel:
+    """Model with a prefix. In PEFT, both halves of a T5's decoder have the same pairs."""
+    own = make_plan(plm.inventory, "prefix", own_count("prefix", plm.inventory, MethodSizes()), 3)
+    units = tuple(Units(u.site, n) for u, n in zip(own.units, counts, strict=True))
+    model = model_of(plm, Plan("test", sum(u.size for u in units), 0, units), 0.5)
+    if plm.family.name == "t5" and len(set(counts)) == 1:
+        model.theta[len(model.theta) // 2 :] = model.theta[: len(model.theta) // 2]
+    return model
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_peft_export_of_a_prefix_loads_as_prefix_tuning_with_equal_logits(plms, tmp_path, family):
+    plm = plms(family)
+    model = prefix_of(plm, 3, 3)
+    loaded = PeftModel.from_pretrained(library(plm, plm.name), export_model(model, "peft", tmp_path / "out")).eval()
+    assert isinstance(loaded.active_peft_config, PrefixTuningConfig)
+    assert_equal(theirs(loaded, plm), ours(model), frozen_logits(plm))
+
+
 # Export: merged checkpoint
 
 
@@ -163,6 +206,7 @@ MERGEABLE = [
     *((family, "full") for family in CONFIGS),
     *((family, "lowrank") for family in CONFIGS),
     *((family, "entry") for family in CONFIGS),
+    *((family, "scale") for family in CONFIGS),
     *((family, "all of them") for family in CONFIGS),
     *((family, "bias") for family in WITH_BIASES),
 ]
@@ -172,8 +216,9 @@ MERGEABLE = [
 def test_merged_export_loads_with_equal_logits(plms, tmp_path, family, what):
     plm = plms(family)
     before = {name: value.clone() for name, value in plm.model.state_dict().items()}
-    chosen = ("entry", "bias", "lowrank") if what == "all of them" else (what,)
-    model = full(plm) if what == "full" else at(plm, lambda s: s.structure in chosen and s.exists)
+    chosen = ("entry", "bias", "lowrank", "scale") if what == "all of them" else (what,)
+    absent = [s for s in plm.inventory.sites if s.structure == "bias" and not s.exists]
+    model = full(plm) if what == "full" else at(plm, lambda s: s.structure in chosen and s not in absent)
     out = export_model(model, "merged", tmp_path / "out")
     assert_equal(theirs(library(plm, out), plm), ours(model), frozen_logits(plm))
     assert all(torch.equal(value, before[name]) for name, value in plm.model.state_dict().items())
@@ -281,6 +326,12 @@ def test_delta_of_another_format_or_without_checksum_is_refused(plms, tmp_path):
 # Refusals
 
 
+def other_halves(plm: PLM) -> TunedModel:
+    model = prefix_of(plm, 3, 3)
+    model.theta[0] += 1
+    return model
+
+
 def refusals(plms: Callable[[str], PLM]) -> dict[str, tuple[TunedModel, str, str, str]]:
     """Case -> (model, format, part of the message, formats that the message allows)."""
     bloom, llama, t5, bert = (plms(name) for name in ("bloom", "llama", "t5", "bert"))
@@ -292,13 +343,17 @@ def refusals(plms: Callable[[str], PLM]) -> dict[str, tuple[TunedModel, str, str
         "absent biases": (at(llama, of_structure("bias")), "merged", "no bias", "delta"),
         "tokens of a decoder": (at(t5, of_structure("token")), "peft", "token at decoder.input", "delta"),
         "two adapters": (at(bloom, of_structure("token", "lowrank")), "peft", "together", "delta"),
+        "a short prefix": (prefix_of(bloom, 3, 2), "peft", "different numbers of pairs", "delta"),
+        "a prefix of a T5": (prefix_of(t5, 3, 2), "peft", "different numbers of pairs", "delta"),
+        "an encoder's prefix": (at(t5, of_structure("prefix")), "peft", "an encoder with a decoder", "delta"),
+        "other pairs in a T5": (other_halves(t5), "peft", "second half of blocks", "delta"),
         "a head in peft": (headed(bert), "peft", "a classification head", "delta"),
         "a head merged": (headed(bert), "merged", "a classification head", "delta"),
         "nothing": (model_of(bloom, Plan("none", 0, 0, ())), "peft", "tunes nothing", "merged, delta"),
     }
 
 
-@pytest.mark.parametrize("case", range(10))
+@pytest.mark.parametrize("case", range(14))
 def test_export_of_an_unsupported_structure_names_the_allowed_formats(plms, tmp_path, case):
     model, form, message, allowed = list(refusals(plms).values())[case]
     with pytest.raises(ConfigError, match=rf"'{form}' cannot represent .*{message}.*Allowed.*: {allowed}\.$"):
@@ -448,13 +503,68 @@ def test_imported_prompt_has_equal_logits_and_exports_again(plms, tmp_path, fami
     assert again.digest == plan.digest and torch.equal(values, theta)
 
 
+DEFAULT_KINDS = {
+    "IA3": (IA3Config, CONFIGS),
+    "LN_TUNING": (LNTuningConfig, ("bloom", "llama", "t5")),
+    "PREFIX_TUNING": (lambda **kind: PrefixTuningConfig(num_virtual_tokens=3, **kind), CONFIGS),
+}
+"""`peft_type` -> its configuration with PEFT's defaults, and the families that have defaults."""
+
+
+@pytest.mark.parametrize(("kind", "family"), [(k, f) for k, (_, families) in DEFAULT_KINDS.items() for f in families])
+def test_imported_adapter_with_default_modules_has_equal_logits_and_exports_again(plms, tmp_path, kind, family):
+    plm, tasks = plms(family), {"t5": "SEQ_2_SEQ_LM", "bert": "FEATURE_EXTRACTION"}
+    options = {"token_dim": 12} if (kind, family) == ("PREFIX_TUNING", "t5") else {}  # whose heads are narrower than d
+    config = DEFAULT_KINDS[kind][0](task_type=tasks.get(family, "CAUSAL_LM"), **options)
+    torch.manual_seed(4)
+    peft = get_peft_model(library(plm, plm.name), config)
+    for parameter in peft.parameters():
+        if parameter.requires_grad:
+            parameter.data += 0.2 * torch.randn_like(parameter)
+    peft.save_pretrained(tmp_path / "theirs")
+    plan, theta = plan_from_peft(tmp_path / "theirs", plm)
+    model = TunedModel(plm, plan, theta, TASK, 16)
+    assert_equal(ours(model), theirs(peft.eval(), plm), frozen_logits(plm))
+    again, values = plan_from_peft(export_model(model, "peft", tmp_path / "ours"), plm)
+    assert again.digest == plan.digest
+    torch.testing.assert_close(values, theta)
+
+
+@pytest.mark.parametrize(
+    ("kind", "config", "tensors", "error", "message"),
+    [
+        ("IA3", {}, {"transformer.h.0.mlp.dense_h_to_4h.ia3_l": (64, 1)}, ConfigError, "no site for factors"),
+        ("IA3", {}, {"transformer.h.0.mlp.dense_4h_to_h.ia3_l": (16, 1)}, ConfigError, "no site for factors"),
+        ("IA3", {}, {"transformer.h.0.self_attention.query_key_value.ia3_l": (6, 1)}, ConfigError, "no site for"),
+        ("IA3", {"modules_to_save": ["lm_head"]}, {}, ModelError, "modules_to_save: expected no value"),
+        ("LN_TUNING", {}, {"transformer.ln_f.ln_tuning_layers.weight": (8,)}, ConfigError, "not a parameter of a norm"),
+        ("LN_TUNING", {}, {"transformer.ln_f.ln_tuning_layers.scale": (16,)}, ConfigError, "not a parameter of a norm"),
+        ("LN_TUNING", {}, {"lm_head.ln_tuning_layers.weight": (50, 16)}, ConfigError, "not a parameter of a norm"),
+        ("LN_TUNING", {}, {"transformer.ln_f.weight": (16,)}, ConfigError, "unexpected tensor"),
+        ("LN_TUNING", {}, {}, CorruptError, "missing ln_tuning_layers of norms"),
+    ],
+)
+def test_invalid_norms_and_factors_are_refused(plms, tmp_path, kind, config, tensors, error, message):
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"peft_type": kind} | config))
+    named = {f"base_model.model.{name}": torch.ones(shape) for name, shape in tensors.items()}
+    save_file(named, tmp_path / "adapter_model.safetensors")
+    with pytest.raises(error, match=message):
+        plan_from_peft(tmp_path, plms("bloom"))
+
+
+PREFIX = {"peft_type": "PREFIX_TUNING"}
+
+
 @pytest.mark.parametrize(
     ("values", "width", "error", "message"),
     [
         ({"num_virtual_tokens": 4}, 16, CorruptError, "expected 1 × 4 virtual tokens, got 3"),
         ({"num_virtual_tokens": None}, 16, ModelError, "num_virtual_tokens: expected at least 1, got None"),
         ({}, 24, ConfigError, "at most 512 virtual tokens of width 16.*got 3 of width 24"),
-        ({"peft_type": "PREFIX_TUNING"}, 16, ModelError, "Allowed: 'LORA', 'PROMPT_TUNING'"),
+        ({"peft_type": "P_TUNING"}, 16, ModelError, "Allowed: 'LORA', 'PROMPT_TUNING'"),
+        (PREFIX, 16, ConfigError, "at most 512 rows of 2 pairs of width 16.*got 3 of 16 numbers"),
+        (PREFIX | {"num_virtual_tokens": 4}, 64, CorruptError, "expected 4 rows of pairs, got 3"),
+        (PREFIX | {"num_transformer_submodules": 2}, 64, ModelError, "num_transformer_submodules: expected 1, got 2"),
     ],
 )
 def test_invalid_prompt_adapter_is_refused(plms, tmp_path, values, width, error, message):
@@ -483,7 +593,7 @@ def rewrite(folder: Path, a: Change, b: Change = lambda tensor: tensor) -> None:
 
 
 REFUSED: Sequence[tuple[Callable[[Path], None], str, type[ApetError], str]] = (
-    (lambda folder: edit(folder, peft_type="IA3"), "bloom", ModelError, "peft_type: got 'IA3'"),
+    (lambda folder: edit(folder, peft_type="VERA"), "bloom", ModelError, "peft_type: got 'VERA'"),
     (lambda folder: edit(folder, use_dora=True), "bloom", ModelError, "use_dora: expected no value, got True"),
     (lambda folder: edit(folder, bias="all"), "bloom", ModelError, "bias: expected 'none', got 'all'"),
     (lambda folder: edit(folder, init_lora_weights="pissa"), "bloom", ModelError, "'pissa' changes the weights"),

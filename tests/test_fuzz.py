@@ -457,7 +457,7 @@ def test_an_absurd_count_in_a_gguf_header_is_refused(tmp_path, count, value):
         check_gguf(broken)
 
 
-# PEFT's LoRA
+# PEFT's adapters
 
 PLM = tiny_plm("llama")
 MODULE = next(place.module for place in PLM.family.module_specs(PLM.model) if place.kind == "linear")
@@ -469,7 +469,17 @@ SIDES = {
 CONFIG = {"peft_type": "LORA", "lora_alpha": 4, "bias": "none", "alpha_pattern": {"q_proj": 8}, "use_rslora": False}
 
 
-def lora(config: bytes, weights: bytes) -> Any:
+ADAPTERS = {
+    "LORA": (CONFIG, SIDES),
+    "PROMPT_TUNING": ({"num_virtual_tokens": 3}, {"prompt_embeddings": torch.ones(3, 16)}),
+    "PREFIX_TUNING": ({"num_virtual_tokens": 3}, {"prompt_embeddings": torch.ones(3, 2 * 2 * 8)}),
+    "IA3": ({}, {"base_model.model.model.layers.0.self_attn.k_proj.ia3_l": torch.ones(8, 1)}),
+    "LN_TUNING": ({}, {"base_model.model.model.norm.ln_tuning_layers.weight": torch.ones(16)}),
+}
+"""`peft_type` -> configuration and weights of an adapter that can be read."""
+
+
+def read_adapter(config: bytes, weights: bytes) -> Any:
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "adapter_config.json").write_bytes(config)
         (Path(folder) / "adapter_model.safetensors").write_bytes(weights)
@@ -480,21 +490,26 @@ def lora(config: bytes, weights: bytes) -> Any:
     return None
 
 
-def test_the_lora_that_is_damaged_below_is_read_whole():
-    plan, theta = lora(json.dumps(CONFIG).encode(), save(SIDES))
-    assert plan.budget == len(theta) == 2 * (ROWS + COLUMNS)
+@pytest.mark.parametrize(("kind", "budget"), [*zip(ADAPTERS, (2 * (ROWS + COLUMNS), 48, 96, 8, 16), strict=True)])
+def test_adapters_that_are_damaged_below_are_read_whole(kind, budget):
+    config, weights = ADAPTERS[kind]
+    plan, theta = read_adapter(json.dumps(config | {"peft_type": kind}).encode(), save(weights))
+    assert plan.budget == len(theta) == budget
 
 
-@fuzz(80)
-@given(st.data())
-def test_a_lora_is_a_plan_or_an_error(data):
-    odd = changed(CONFIG).map(lambda value: json.dumps(value).encode())
-    config = data.draw(st.one_of(st.just(json.dumps(CONFIG).encode()), odd, any_of(json.dumps(CONFIG).encode())))
-    sides = dict(SIDES)
+@pytest.mark.parametrize("kind", ADAPTERS)
+@fuzz(40)
+@given(data=st.data())
+def test_an_adapter_is_a_plan_or_an_error(kind, data):
+    values, weights = ADAPTERS[kind]
+    written = json.dumps(values | {"peft_type": kind}).encode()
+    odd = changed(json.loads(written)).map(lambda value: json.dumps(value).encode())
+    config = data.draw(st.one_of(st.just(written), odd, any_of(written)))
+    sides = dict(weights)
     for name in data.draw(st.lists(st.sampled_from(sorted(sides)), unique=True, max_size=2)):
         shape = data.draw(st.lists(st.integers(0, 20), max_size=3))
         sides[name] = torch.zeros(shape).to(data.draw(st.sampled_from([torch.float16, torch.int8, torch.bool])))
-    found = lora(config, data.draw(st.one_of(st.just(save(sides)), any_of(save(SIDES)))))
+    found = read_adapter(config, data.draw(st.one_of(st.just(save(sides)), any_of(save(weights)))))
     assert found is None or sum(units.size for units in found[0].units) == len(found[1])
 
 
@@ -511,4 +526,4 @@ def test_a_pattern_that_could_run_for_hours_is_refused(tmp_path, pattern):
 @fuzz(80)
 @given(st.text(string.ascii_letters + r"\d+.*()|[]{}^$?-", max_size=40))
 def test_a_pattern_of_a_lora_takes_no_time(pattern):
-    lora(json.dumps(CONFIG | {"alpha_pattern": {pattern: 1}}).encode(), save(SIDES))
+    read_adapter(json.dumps(CONFIG | {"alpha_pattern": {pattern: 1}}).encode(), save(SIDES))

@@ -19,6 +19,7 @@ from apet.evaluation import EncodedSplit, GenerationObjective, answer_loss, gene
 from apet.evaluation.generation import split_loss
 from apet.models.families import FAMILIES
 from apet.models.loading import PLM
+from apet.placement import STRUCTURES
 from apet.study.cell_record import METRICS, PREDICTIONS
 from apet.training.cell import CellInputs, train_cell
 from apet.training.loop import TrainingData
@@ -27,7 +28,7 @@ from apet.tuning import TunedPLM
 from byte_tokenizer import byte_level
 from tiny import CONFIGS, DECODER, WORDS, library_logits, tiny_plm
 from toy_cells import CONFIG, cell, contents
-from toy_plans import NOTHING, STRUCTURES, plan_of, theta_of
+from toy_plans import NOTHING, plan_of, theta_of
 from toy_splits import FIELDS, prepared
 
 make_deterministic()

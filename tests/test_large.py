@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from apet.models.loading import PLM
-from apet.placement import MethodSizes, Plan, Units, make_plan, own_count
+from apet.placement import STRUCTURES, MethodSizes, Plan, Units, make_plan, own_count
 from apet.tuning import TunedPLM, initial_theta
 from apet.tuning.output_updates import linear_entries
 from tiny import CONFIGS, WORDS, tiny_plm
-from toy_plans import NOTHING, STRUCTURES, batch, plan_of, theta_of
+from toy_plans import NOTHING, batch, plan_of, theta_of
 
 torch.set_num_threads(1)
 WAYS = [(f, s) for f in CONFIGS for s in (*STRUCTURES, "all")]
@@ -50,7 +50,7 @@ def loaded_in(family: str) -> PLM:
 
 
 @pytest.mark.parametrize("family", CONFIGS)
-@pytest.mark.parametrize("placement", ["full", "lora", "bitfit", "adapter"])
+@pytest.mark.parametrize("placement", ["full", "lora", "bitfit", "adapter", "layernorm", "ia3"])
 def test_bfloat16_step_0_is_exactly_the_frozen_plm(family, placement):
     plm = loaded_in(family)
     plan = make_plan(plm.inventory, placement, own_count(placement, plm.inventory, MethodSizes()), 3)

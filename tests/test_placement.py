@@ -20,10 +20,11 @@ from apet.placement import (
     make_plan,
     max_virtual_tokens,
     own_count,
+    random_sites,
     resolve,
     virtual_tokens,
 )
-from apet.placement.sites import STRUCTURES, capacity
+from apet.placement.sites import SAMPLED, SCALARS, STRUCTURES, capacity
 
 
 def bloom(width: int, layers: int, vocabulary: int = 4096) -> Inventory:
@@ -32,6 +33,7 @@ def bloom(width: int, layers: int, vocabulary: int = 4096) -> Inventory:
 
 
 SMALL = bloom(32, 2, 100)
+NAMED = ["lora", "adapter", "prompt", "bitfit", "layernorm", "ia3", "prefix"]
 LARGE = bloom(1024, 24, 250880)
 RANDOM = sorted(PLACEMENTS.random)
 
@@ -59,7 +61,7 @@ def test_own_count_bloom_matches_paper(width, layers, lora):
 @given(placement=st.sampled_from(RANDOM), share=st.floats(0, 1), seed=st.integers(0, 2**63 - 1), large=st.booleans())
 def test_random_plan_meets_any_budget_exactly(placement, share, seed, large):
     inventory = LARGE if large else SMALL
-    allowed = [s for s in inventory.samplable if PLACEMENTS.random[placement](s, inventory)]
+    allowed = random_sites(inventory, placement, MethodSizes())
     top = min(capacity(allowed), inventory.num_params, 50_000_000)
     budget = max(1, int(top * share**4))
     try:
@@ -78,7 +80,7 @@ def test_random_plan_meets_any_budget_exactly(placement, share, seed, large):
 
 
 @settings(max_examples=80, deadline=None)
-@given(st.sampled_from(["lora", "adapter", "prompt", "bitfit"]), st.floats(0, 1), st.integers(0, 2**32))
+@given(st.sampled_from(NAMED), st.floats(0, 1), st.integers(0, 2**32))
 def test_named_placement_meets_any_budget_within_capacity(placement, share, seed):
     holds = capacity(PLACEMENTS.own[placement](SMALL, MethodSizes()))
     budget = max(1, int(min(holds, SMALL.num_params) * share))
@@ -87,7 +89,7 @@ def test_named_placement_meets_any_budget_within_capacity(placement, share, seed
 
 
 def test_named_placement_at_own_count_takes_default_units():
-    for name in ("lora", "adapter", "prompt", "bitfit", "full"):
+    for name in (*NAMED, "full"):
         own = PLACEMENTS.own[name](SMALL, MethodSizes())
         plan = make_plan(SMALL, name, own_count(name, SMALL, MethodSizes()), seed=7)
         assert {u.site: u.count for u in plan.units} == own
@@ -143,7 +145,7 @@ def test_restricted_placement_takes_only_allowed_sites():
         assert all(inside(u.site) for u in plan.units), name
 
 
-@pytest.mark.parametrize("placement", [*PLACEMENTS.random, "lora", "bitfit", "adapter", "prompt"])
+@pytest.mark.parametrize("placement", [*PLACEMENTS.random, *NAMED])
 def test_virtual_tokens_match_plan_and_stay_below_maximum(placement):
     inventory, most = bloom(64, 2), 0
     for seed, budget in product(range(5), (100, 1_000, 10_000, 40_000)):
@@ -152,10 +154,29 @@ def test_virtual_tokens_match_plan_and_stay_below_maximum(placement):
         except BudgetError:
             continue
         tokens = sum(units.count for units in plan.units if units.site.structure == "token")
+        tokens += max((units.count for units in plan.units if units.site.structure == "prefix"), default=0)
         assert tokens == virtual_tokens(inventory, placement, budget, seed, MethodSizes())
-        assert tokens <= max_virtual_tokens(inventory, placement, budget)
+        assert tokens <= max_virtual_tokens(inventory, placement, budget, MethodSizes())
         most = max(most, tokens)
-    assert (most > 0) == (placement in ("uniform", "token_only", "prompt"))
+    assert (most > 0) == (placement in ("uniform", "token_only", "prompt", "prefix", "prefix_only"))
+
+
+@pytest.mark.parametrize("placement", ["uniform", "attention", "top"])
+def test_random_placement_samples_the_papers_structures_unless_methods_name_others(placement):
+    def structures(methods: MethodSizes) -> set[str]:
+        plans = [make_plan(SMALL, placement, 300, seed, methods) for seed in range(20)]
+        return {units.site.structure for plan in plans for units in plan.units}
+
+    assert structures(MethodSizes()) <= set(SAMPLED)
+    assert structures(MethodSizes(sampled_structures=STRUCTURES)) >= {"scale", "prefix"}
+    assert structures(MethodSizes(sampled_structures=("scale", "bias"))) == {"bias", "scale"}
+    assert MethodSizes(sampled_structures=("scale", "bias")).sampled_structures == ("bias", "scale")
+
+
+@pytest.mark.parametrize("structure", STRUCTURES)
+def test_restriction_to_a_structure_samples_it_in_any_case(structure):
+    plan = make_plan(SMALL, f"{structure}_only", 200, 1, MethodSizes(sampled_structures=("lowrank",)))
+    assert plan.structures[structure] >= 100
 
 
 def test_uniform_small_budget_takes_only_scalars():
@@ -204,7 +225,8 @@ def test_check_plan_of_an_informed_placement_counts_existing_scalars(placement):
     for budget in (0, most + 1):
         with pytest.raises(BudgetError, match=placement):
             check_plan(SMALL, placement, budget, MethodSizes())
-    assert max_virtual_tokens(SMALL, placement, 1000) == virtual_tokens(SMALL, placement, 1000, 1, MethodSizes()) == 0
+    assert virtual_tokens(SMALL, placement, 1000, 1, MethodSizes()) == 0
+    assert max_virtual_tokens(SMALL, placement, 1000, MethodSizes()) == 0
     with pytest.raises(ConfigError, match="depends on the weights of the PLM"):
         make_plan(SMALL, placement, 100, seed=1)
 
@@ -242,9 +264,9 @@ def test_round_robin_skips_full_sites():
 
 
 def test_units_have_indices_only_for_some_scalars_of_a_site():
-    for plan in (make_plan(SMALL, "uniform", 2000, seed=1), make_plan(SMALL, "bias_only", 300, seed=1)):
+    for plan in (make_plan(SMALL, "uniform", 2000, seed=1), make_plan(SMALL, "scale_only", 300, seed=1)):
         for units in plan.units:
-            part = units.site.structure in ("entry", "bias") and units.count < units.site.units
+            part = units.site.structure in SCALARS and units.count < units.site.units
             assert (units.indices is not None) == part
             assert not part or (len(units.indices) == units.count and (units.indices[1:] > units.indices[:-1]).all())
     own = make_plan(SMALL, "bitfit", own_count("bitfit", SMALL, MethodSizes()), seed=1)
@@ -268,6 +290,8 @@ def test_site_cost_and_units_follow_shape():
         ("lowrank", (3, 5), 8, 3),
         ("bottleneck", (6,), 13, 24),
         ("token", (6,), 6, 512),
+        ("scale", (6,), 1, 6),
+        ("prefix", (6,), 12, 512),
     ):
         site = Site("decoder.0.ffn.up", structure, shape)
         assert (site.cost, site.units) == (cost, units), structure

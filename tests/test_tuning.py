@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from apet.models.loading import PLM
-from apet.placement import STRUCTURES, MethodSizes, Plan, Units, make_plan, own_count
-from apet.tuning import TunedPLM, initial_theta, layout, split_by_structure
+from apet.placement import STRUCTURES, MethodSizes, Plan, Units, make_plan, own_count, random_sites
+from apet.placement.sites import SCALARS, capacity
+from apet.tuning import TunedPLM, initial_theta, initial_theta_by_structure, layout, split_by_structure
 from apet.tuning.low_rank_updates import updated_linear
 from apet.tuning.output_updates import adapter
 from tiny import CONFIGS, DECODER, WORDS, tiny_plm
@@ -46,14 +47,14 @@ def embeddings(family: str) -> torch.Tensor:
 def one_unit(site) -> Plan:
     """Make a plan with one unit of a site; of an embedding, in the row of a word of the batch."""
     index = None
-    if site.structure in ("entry", "bias"):
+    if site.structure in SCALARS:
         row = int(batch()[0][0, 0]) if site.place.endswith("embedding") else 0
         index = np.array([row * (site.shape[1] if len(site.shape) > 1 else 0) + 1])
     return Plan("test", site.cost, 0, (Units(site, 1, index),))
 
 
 @pytest.mark.parametrize("family", CONFIGS)
-@pytest.mark.parametrize("placement", ["none", "full", "lora", "bitfit", "adapter"])
+@pytest.mark.parametrize("placement", ["none", "full", "lora", "bitfit", "adapter", "layernorm", "ia3"])
 def test_named_method_at_step_0_is_the_frozen_plm(family, placement):
     plm, (ids, lengths) = PLMS[family], batch()
     plan = make_plan(plm.inventory, placement, own_count(placement, plm.inventory, MethodSizes()), 3)
@@ -64,10 +65,11 @@ def test_named_method_at_step_0_is_the_frozen_plm(family, placement):
 
 
 @pytest.mark.parametrize("family", CONFIGS)
-@pytest.mark.parametrize("structure", [name for name in STRUCTURES if name != "token"])
+@pytest.mark.parametrize("structure", [name for name in STRUCTURES if name not in ("token", "prefix")])
 def test_structure_at_step_0_is_the_frozen_plm(family, structure):
     plm, (ids, lengths) = PLMS[family], batch()
-    plan = make_plan(plm.inventory, f"{structure}_only", 200, 3)
+    budget = min(200, capacity(random_sites(plm.inventory, f"{structure}_only", MethodSizes())))
+    plan = make_plan(plm.inventory, f"{structure}_only", budget, 3)
     assert plan.structures[structure] > 100
     with TunedPLM(plm, plan) as tuned, torch.no_grad():
         logits = tuned([initial_theta(plan, 4, embeddings(family))], ids, lengths, EVERY_WORD)
@@ -85,6 +87,23 @@ def test_prompt_at_step_0_is_the_frozen_plm_on_a_longer_text(family):
     torch.testing.assert_close(logits, library_logits(family, longer, lengths + 3), atol=2e-5, rtol=1e-5)
     start = initial_theta(plan, 4, embeddings(family)).view(3, -1)
     assert all((embeddings(family) == row).all(dim=1).any() for row in start)
+
+
+@pytest.mark.parametrize("family", ["bloom", "gpt_neox", "llama"])
+def test_prefix_at_step_0_is_the_frozen_plm_on_a_longer_text(family):
+    """With equally many pairs in all blocks. With fewer in a block, these are the pairs of the last words."""
+    plm, (ids, lengths) = PLMS[family], batch()
+    plan = make_plan(plm.inventory, "prefix", own_count("prefix", plm.inventory, MethodSizes()), 3)
+    theta = initial_theta_by_structure(plm, plan, 4)["prefix"]
+    with TunedPLM(plm, plan) as tuned, torch.no_grad():
+        logits = tuned([theta], ids, lengths, EVERY_WORD)
+    words = torch.randint(WORDS, (1, 10), generator=torch.Generator().manual_seed(4))
+    longer = torch.cat([words.expand(len(ids), -1), ids], dim=1)
+    torch.testing.assert_close(logits, library_logits(family, longer, lengths + 10), atol=2e-5, rtol=1e-5)
+    first, second = (units.site for units in plan.units)
+    uneven = Plan("test", 13 * first.cost, 0, (Units(first, 10), Units(second, 3)))
+    expected = torch.cat((theta[: 10 * first.cost], theta[-3 * second.cost :]))
+    assert torch.equal(initial_theta_by_structure(plm, uneven, 4)["prefix"], expected)
 
 
 @pytest.mark.parametrize(("family", "site"), SITES, ids=[f"{f}-{s.name}" for f, s in SITES])
@@ -240,7 +259,7 @@ def test_gradient_of_thin_products_matches_finite_differences(function):
 
 
 @pytest.mark.parametrize("family", CONFIGS)
-@pytest.mark.parametrize("placement", ["full", "lora", "uniform", "prompt"])
+@pytest.mark.parametrize("placement", ["full", "lora", "uniform", "prompt", "ia3", "prefix"])
 def test_merged_for_inference_gives_same_logits(family, placement):
     plm, (ids, lengths) = PLMS[family], batch()
     width = embeddings(family).shape[1]

@@ -17,6 +17,7 @@ from pathlib import Path
 import psutil
 import yaml
 
+from apet.placement import STRUCTURES
 from forkserver import programs
 
 ROOT = Path(__file__).parent.parent
@@ -39,7 +40,7 @@ PARAMS = {
     "pretraining": {"vocab_size": 512, "max_tokens": 8192, "batch_size": 8, "block_size": 32},
     "training": {
         "loss": "label_words", "max_steps": 3, "batch_size": 4, "max_length": 24, "lr_multipliers": [1.0],
-        "learning_rates": dict.fromkeys(("entry", "bias", "lowrank", "bottleneck", "token", "head"), 0.01),
+        "learning_rates": dict.fromkeys((*STRUCTURES, "head"), 0.01),
         "lr_scheduler_type": "linear", "warmup_ratio": 0.1, "num_evals": 1, "max_grad_norm": 1.0,
         "gradient_checkpointing": False,
     },

@@ -7,10 +7,8 @@ import torch
 
 from apet.models.loading import PLM
 from apet.placement import Plan, Units
+from apet.placement.sites import SCALARS
 from tiny import WORDS
-
-STRUCTURES = ("entry", "bias", "lowrank", "bottleneck", "token")
-
 
 NOTHING = Plan("none", 0, 0, ())
 
@@ -27,9 +25,9 @@ def plan_of(plm: PLM, structure: str, many: bool = False) -> Plan:
         if structure not in (site.structure, "all"):
             continue
         count = min(2, site.units)
-        if many and site.structure in ("entry", "bias"):
+        if many and site.structure in SCALARS:
             units.append(Units(site, site.units))
-        elif site.structure in ("entry", "bias"):
+        elif site.structure in SCALARS:
             row = int(batch()[0][0, 0]) * (site.shape[1] if site.place.endswith("embedding") else 0)
             units.append(Units(site, count, np.array([row, row + 1])[:count]))
         else:

@@ -30,6 +30,8 @@ _STRUCTURES = {
     "lowrank": "rank-1 components",
     "bottleneck": "hidden units of adapters",
     "token": "virtual tokens",
+    "scale": "factors of hidden states",
+    "prefix": "key-value pairs of prefixes",
 }
 TIDY_COLUMNS = (
     Column("model", "str", "cell.model", "name of the PLM in the study"),

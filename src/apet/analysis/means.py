@@ -14,9 +14,9 @@ from apet.analysis.intervals import CONFIDENCE, t_interval
 from apet.analysis.resampling import CELL, MeanSamples, lowest_scores
 from apet.placement import PLACEMENTS
 
-METHODS = ("full", "lora", "adapter", "prompt", "bitfit", "none")
-MATCHED = ("lora", "adapter", "prompt", "bitfit")
+MATCHED = ("lora", "adapter", "prompt", "bitfit", "layernorm", "ia3", "prefix")
 """Methods at whose number of parameters APET is run."""
+METHODS = ("full", *MATCHED, "none")
 RANDOM = "uniform"
 """APET: random placement."""
 INFORMED = tuple(PLACEMENTS.informed)

@@ -79,6 +79,10 @@ class LearningRates:
     """Hidden units of adapters."""
     token: LearningRate = 0.03
     """Virtual tokens."""
+    scale: LearningRate = 0.003
+    """Factors of hidden states, as in (IA)³."""
+    prefix: LearningRate = 0.01
+    """Key-value pairs, as in prefix tuning."""
     head: LearningRate = 0.003
     """A classification head (`head: classification`), which is not part of θ."""
 
@@ -130,7 +134,7 @@ class GridEntry:
     """Cells: every placement × budget of the entry, for every model and task of the study."""
 
     placements: Placements
-    """Names of placements: full, lora, adapter, bitfit, prompt, uniform, attention, …"""
+    """Names of placements: full, lora, adapter, bitfit, prompt, layernorm, ia3, prefix, uniform, attention, …"""
     budgets: Annotated[tuple[BudgetText, ...], NOT_EMPTY, LIST, DISTINCT]
     """Numbers of trainable parameters: 4096, 0.01%, @lora (as many as LoRA has), @own (the method's own number)."""
     models: Lines | None = None
@@ -239,7 +243,8 @@ class StudyConfig:
     max_samples: SampleLimits = field(default_factory=SampleLimits)
     """Maximum number of rows of each split."""
     methods: MethodSizes = field(default_factory=MethodSizes)
-    """Sizes of the named methods, which decide the budgets @lora, @adapter and @prompt."""
+    """Sizes of the named methods, which decide the budgets @lora, @adapter, @prompt and @prefix, and the structures
+    that random placements sample."""
     pretraining: PretrainingConfig = field(default_factory=PretrainingConfig)
     """Pretraining of ladder models that are not shipped."""
     training: TrainingConfig = field(default_factory=TrainingConfig)

@@ -1,9 +1,10 @@
-"""Merged exports: an ordinary Hugging Face checkpoint with θ added to its weights and biases."""
+"""Merged exports: an ordinary Hugging Face checkpoint with θ added to its weights and biases, and factors in them."""
 
 from __future__ import annotations
 
 import copy
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,7 +19,7 @@ from apet.tuning.tuned_plm import rows_of
 def unsupported(model: TunedModel) -> list[str]:
     """List the parts of a tuned model that a checkpoint of its architecture cannot represent."""
     units = model.plan.units
-    inserted = [u for u in units if u.site.structure in ("bottleneck", "token")]
+    inserted = [u for u in units if u.site.structure in ("bottleneck", "token", "prefix")]
     absent = [u for u in units if u.site.structure == "bias" and not u.site.exists]
     parts = [f"{describe_sites(inserted)} (not part of the architecture)"] if inserted else []
     parts += [f"{describe_sites(absent)} (the architecture has no bias)"] if absent else []
@@ -33,19 +34,34 @@ def write_merged(model: TunedModel, folder: Path) -> None:
 
 @torch.no_grad()
 def merged_model(model: TunedModel) -> PreTrainedModel:
-    """Copy the PLM in float32 and add each update to its weight or bias. The PLM itself is unchanged."""
+    """Copy the PLM in float32 and add each update to its weight or bias, then multiply. The PLM itself is unchanged."""
     plm = model.plm
     modules = {spec.name: spec for spec in plm.family.module_specs(plm.model)}
     merged = copy.deepcopy(plm.model).float()
     for part in layout(model.plan):
         units = part.units
         site, spec = units.site, modules[units.site.place]
-        parameter = merged.get_submodule(spec.module).get_parameter("bias" if site.structure == "bias" else "weight")
+        module: Any = merged.get_submodule(spec.module)
         index = None if units.indices is None else torch.as_tensor(units.indices).to(plm.device)
         positions = flat_positions(site.shape, rows_of(spec, plm), index).to(plm.device)
+        values = model.theta[part.start : part.stop].to(plm.device)
+        if site.structure == "scale":
+            _multiply(module, spec.name.endswith(".ffn.down"), positions, 1 + values)
+            continue
+        parameter = module.get_parameter("bias" if site.structure == "bias" else "weight")
         # In place, so that tied weights stay tied.
-        parameter.view(-1).index_add_(0, positions, _update(part, model.theta[part.start : part.stop].to(plm.device)))
+        parameter.view(-1).index_add_(0, positions, _update(part, values))
     return merged
+
+
+def _multiply(module: Any, is_input: bool, positions: Tensor, factors: Tensor) -> None:
+    """Multiply inputs of a linear map, or outputs together with their biases."""
+    if is_input:
+        module.weight[:, positions] *= factors
+        return
+    module.weight[positions] *= factors[:, None]
+    if module.bias is not None:
+        module.bias[positions] *= factors
 
 
 def _update(part: ThetaSlice, values: Tensor) -> Tensor:

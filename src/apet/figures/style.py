@@ -24,7 +24,7 @@ DPI = 200
 GREY = "#7F7F7F"
 DARK = "#444444"
 
-# Palette of Okabe and Ito with three colours of Paul Tol: safe for colour-blind readers. Each placement also has its
+# Palette of Okabe and Ito with colours of Paul Tol: safe for colour-blind readers. Each placement also has its
 # own marker, for prints without colour.
 PART, DEPTH, STRUCTURE, INFORMED = "#882255", "#999933", "#56B4E9", "#117733"
 KINDS = {PART: "part of the block", DEPTH: "depth", STRUCTURE: "structure", INFORMED: "informed"}
@@ -35,6 +35,9 @@ STYLES: dict[str, tuple[str, Any, str]] = {
     "adapter": ("#009E73", "^", "adapter"),
     "prompt": ("#E69F00", "D", "prompt"),
     "bitfit": ("#CC79A7", "v", "BitFit"),
+    "layernorm": ("#DDCC77", (4, 1, 0), "LayerNorm tuning"),
+    "ia3": ("#AA4499", (3, 1, 0), "(IA)³"),
+    "prefix": ("#661100", (6, 0, 30), "prefix"),
     "none": ("#7F7F7F", "X", "untuned"),
     "uniform": ("#D55E00", "P", "APET (random positions)"),
     "attention": (PART, "<", "attention"),
@@ -47,6 +50,8 @@ STYLES: dict[str, tuple[str, Any, str]] = {
     "lowrank_only": (STRUCTURE, "H", "rank-1 parts"),
     "bottleneck_only": (STRUCTURE, (3, 0, 180), "adapter units"),
     "token_only": (STRUCTURE, (4, 0, 45), "virtual tokens"),
+    "scale_only": (STRUCTURE, (7, 1, 0), "factors"),
+    "prefix_only": (STRUCTURE, (5, 0, 180), "prefix pairs"),
     "magnitude": (INFORMED, (5, 1, 0), "largest weights"),
     "gradient": (INFORMED, (6, 1, 0), "largest gradients"),
     "fisher": (INFORMED, (8, 1, 0), "largest Fisher information"),

@@ -151,6 +151,12 @@ def _sites(spec: ModuleSpec, module: ModuleShape) -> Iterator[Site]:
         yield Site(spec.name, "lowrank", shape)
     if spec.adapter_after:
         yield Site(spec.name, "bottleneck", shape[:1])
+    if spec.name.endswith((".query", ".key", ".value")):
+        yield Site(spec.name, "scale", shape[:1], exists=False)
+    if spec.name.endswith(".ffn.down"):  # its input
+        yield Site(spec.name, "scale", shape[1:], exists=False)
+    if spec.name.endswith(".attention.key"):  # of self-attention
+        yield Site(spec.name, "prefix", shape[:1], exists=False)
 
 
 BERT_BLOCK = (

@@ -1,7 +1,7 @@
 """Placement of trainable parameters: sites of a PLM, budgets, and plans that distribute a budget over sites."""
 
 from apet.placement.budgets import Budget, canonical_budget, resolve
-from apet.placement.methods import PLACEMENTS, MethodSizes, check_gradients, informed_sites
+from apet.placement.methods import PLACEMENTS, MethodSizes, check_gradients, informed_sites, random_sites
 from apet.placement.plans import (
     Plan,
     Units,
@@ -31,6 +31,7 @@ __all__ = [
     "make_plan",
     "max_virtual_tokens",
     "own_count",
+    "random_sites",
     "resolve",
     "virtual_tokens",
 ]

@@ -15,8 +15,15 @@ import numpy as np
 from apet.core.hashing import digest
 from apet.core.text import plural
 from apet.errors import BudgetError, ConfigError, unknown_name
-from apet.placement.methods import PLACEMENTS, Allocation, MethodSizes, allocation_size, informed_sites
-from apet.placement.sites import SCALARS, STRUCTURES, Inventory, Site, capacity
+from apet.placement.methods import (
+    PLACEMENTS,
+    Allocation,
+    MethodSizes,
+    allocation_size,
+    informed_sites,
+    random_sites,
+)
+from apet.placement.sites import FILLERS, SCALARS, STRUCTURES, Inventory, Site, capacity
 
 
 @dataclass(frozen=True, repr=False)
@@ -172,7 +179,7 @@ def check_plan(inventory: Inventory, placement: str, budget: int, methods: Metho
 
 
 def virtual_tokens(inventory: Inventory, placement: str, budget: int, seed: int, methods: MethodSizes) -> int:
-    """Count the virtual tokens that a plan puts in front of an input.
+    """Count the positions in front of a text that a plan takes, with virtual tokens and with pairs of a prefix.
 
     Args:
         inventory: Sites of the PLM.
@@ -182,46 +189,50 @@ def virtual_tokens(inventory: Inventory, placement: str, budget: int, seed: int,
         methods: Sizes of the named methods.
 
     Returns:
-        The number of tokens, at the input that gets the most.
+        The number of tokens at the input that gets the most, plus the pairs of the block that gets the most.
 
     Raises:
         BudgetError: The placement cannot meet the budget.
         ConfigError: The placement is unknown.
     """
-    allocation = _allocate(inventory, placement, budget, np.random.default_rng(seed), methods)
-    return max((count for site, count in allocation.items() if site.structure == "token"), default=0)
+    return _num_positions(_allocate(inventory, placement, budget, np.random.default_rng(seed), methods))
 
 
-def max_virtual_tokens(inventory: Inventory, placement: str, budget: int) -> int:
+def max_virtual_tokens(inventory: Inventory, placement: str, budget: int, methods: MethodSizes) -> int:
     """Compute an upper bound of `virtual_tokens` over all seeds.
 
     Args:
         inventory: Sites of the PLM.
         placement: Name of the placement.
         budget: Number of trainable parameters.
+        methods: Sizes of the named methods.
 
     Returns:
-        The number of tokens that the budget pays for, or that an input can hold.
+        The number of positions that the budget pays for, or that the sites can hold.
     """
     if placement in PLACEMENTS.informed:
         return 0
-    allowed = PLACEMENTS.random.get(placement, lambda site, inventory: True)
-    sites = (site for site in inventory.sites if site.structure == "token" and allowed(site, inventory))
-    return max((min(site.units, budget // site.cost) for site in sites), default=0)
+    is_random = placement in PLACEMENTS.random
+    sites = random_sites(inventory, placement, methods) if is_random else PLACEMENTS.own[placement](inventory, methods)
+    return _num_positions({site: min(site.units, budget // site.cost) for site in sites})
+
+
+def _num_positions(allocation: Allocation) -> int:
+    counts = {s: [n for site, n in allocation.items() if site.structure == s] for s in ("token", "prefix")}
+    return sum(max(numbers, default=0) for numbers in counts.values())
 
 
 def _allocate(
     inventory: Inventory, placement: str, budget: int, rng: np.random.Generator, methods: MethodSizes
 ) -> Allocation:
-    """Choose the number of units at each site. Empty for informed placements, whose scalars have no virtual tokens."""
+    """Choose the number of units at each site. Empty for informed placements, whose scalars take no positions."""
     if placement not in PLACEMENTS.names:
         raise ConfigError(unknown_name("placement", placement, PLACEMENTS.names))
     if placement in PLACEMENTS.informed:
         _check_budget(inventory, placement, budget, capacity(informed_sites(inventory)))
         return {}
     if placement in PLACEMENTS.random:
-        allowed = PLACEMENTS.random[placement]
-        available = {s: s.units for s in inventory.samplable if allowed(s, inventory)}
+        available = {s: s.units for s in random_sites(inventory, placement, methods)}
         _check_budget(inventory, placement, budget, allocation_size(available))
         allocation = _sample_units(available, budget, rng)
     else:
@@ -302,7 +313,7 @@ def _sample_units(available: Allocation, budget: int, rng: np.random.Generator, 
 
 def _fill_remainder(inventory: Inventory, allocation: Allocation, rest: int, rng: np.random.Generator) -> Allocation:
     """Add `rest` scalars from the samplable sites that still have free ones."""
-    free = {s: s.units - allocation.get(s, 0) for s in inventory.samplable if s.structure in SCALARS}
+    free = {s: s.units - allocation.get(s, 0) for s in inventory.samplable if s.structure in FILLERS}
     added = _sample_units(free, rest, rng)
     if allocation_size(added) < rest:
         raise BudgetError(f"budget: no free scalar is left for its last {rest:,} parameters. Lower the budget.")

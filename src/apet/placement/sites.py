@@ -9,14 +9,20 @@ from math import prod
 
 from apet.core.hashing import digest
 
-STRUCTURES = ("entry", "bias", "lowrank", "bottleneck", "token")
+SAMPLED = ("entry", "bias", "lowrank", "bottleneck", "token")
+"""Structures that random placements choose by default: those of APET (Su et al. 2023)."""
+
+STRUCTURES = (*SAMPLED, "scale", "prefix")
 """Structures that can be inserted, in the order of θ. `unit_cost` explains each."""
 
-SCALARS = ("entry", "bias")
-"""Structures whose unit is one number. They use up the rest of a budget that is too small for a larger unit."""
+FILLERS = ("entry", "bias")
+"""Structures that use up the rest of a budget that is too small for a larger unit."""
+
+SCALARS = (*FILLERS, "scale")
+"""Structures whose unit is one number, at an index of its site."""
 
 MAX_VIRTUAL_TOKENS = 512
-"""Most virtual tokens in front of one input."""
+"""Most virtual tokens in front of one input, and most pairs in front of the keys and values of one attention."""
 
 
 def unit_cost(structure: str, shape: tuple[int, ...]) -> int:
@@ -28,9 +34,11 @@ def unit_cost(structure: str, shape: tuple[int, ...]) -> int:
             bias: one scalar of an output's bias;
             lowrank: one rank-1 component of a linear map, with a row of d_in and a column of d_out numbers;
             bottleneck: one hidden unit of an adapter, with d weights down, one bias and d weights up;
-            token: one virtual token.
+            token: one virtual token;
+            scale: one scalar of a factor of a hidden state;
+            prefix: one key and one value of an attention, d numbers each.
         shape: Shape of what the structure acts on: a weight (any shape; (d_out, d_in) for lowrank), or an output,
-            hidden state or embedding (d,).
+            hidden state, embedding or key (d,).
 
     Returns:
         The number of parameters.
@@ -39,7 +47,7 @@ def unit_cost(structure: str, shape: tuple[int, ...]) -> int:
         return 1
     if structure == "lowrank":
         return shape[0] + shape[1]
-    return 2 * shape[0] + 1 if structure == "bottleneck" else shape[0]
+    return {"bottleneck": 2 * shape[0] + 1, "token": shape[0], "prefix": 2 * shape[0]}[structure]
 
 
 def max_units(structure: str, shape: tuple[int, ...]) -> int:
@@ -68,7 +76,7 @@ class Site:
     structure: str
     """One of `STRUCTURES`."""
     shape: tuple[int, ...]
-    """Shape of the weight (d_out, d_in), or of the output or hidden state (d,)."""
+    """Shape of the weight (d_out, d_in), or of the output, hidden state or key (d,)."""
     samplable: bool = True
     """Whether a random placement may choose the site. It may not if a single unit cannot change the output (the bias of
     a key cancels in the softmax) or changes it for some texts only (the row of a word)."""
@@ -139,13 +147,14 @@ class Inventory:
 
     @property
     def samplable(self) -> tuple[Site, ...]:
-        """Sites that a random placement may choose."""
+        """Sites that a random placement may choose, if it samples their structure."""
         return tuple(s for s in self.sites if s.samplable)
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 over family, size and sites."""
-        return digest([self.family, self.num_params, [[s.name, s.shape, s.samplable] for s in self.sites]])
+        """SHA-256 over family, size, and sites of the structures in `SAMPLED`. The other sites follow from them."""
+        sites = [[s.name, s.shape, s.samplable] for s in self.sites if s.structure in SAMPLED]
+        return digest([self.family, self.num_params, sites])
 
 
 def capacity(sites: Iterable[Site]) -> int:

@@ -87,13 +87,13 @@ def _sizes(grid: Grid, model: str, values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check_positions(grid: Grid, model: str, inventory: Inventory, counts: Mapping[str, int]) -> None:
-    """Raise ConfigError if texts with the virtual tokens of a cell can exceed the positions of its PLM."""
+    """Raise ConfigError if texts with the virtual tokens or prefix of a cell can exceed the positions of its PLM."""
     embedding = LAYOUTS[inventory.family].positions
     if embedding is None:
         return
     (positions,) = {site.shape[0] for site in inventory.sites if (site.place, site.structure) == (embedding, "entry")}
     most = {
-        spent: max_virtual_tokens(inventory, spent[0], counts[" ".join(spent)])
+        spent: max_virtual_tokens(inventory, spent[0], counts[" ".join(spent)], grid.study.methods)
         for spent in grid.budgets_by_model[model]
     }
     for cell in (cell for cell in grid.cells if cell.model == model):
@@ -105,12 +105,12 @@ def _check_positions(grid: Grid, model: str, inventory: Inventory, counts: Mappi
             raise ConfigError(
                 f"{grid.params}: model {model}: task {cell.task}, {cell.placement} at {cell.budget}: expected at most "
                 f"{positions} tokens, the positions of the PLM, got texts of up to {length} and {tokens} virtual "
-                "tokens. Lower training.max_length, methods.num_virtual_tokens or the budget."
+                "tokens. Lower training.max_length, methods.num_virtual_tokens, methods.prefix_length or the budget."
             )
 
 
 def _virtual_tokens(cell: Cell, inventory: Inventory, count: int) -> int:
-    """Return the largest number of virtual tokens in a plan of a cell."""
+    """Return the largest number of positions that a plan of a cell takes in front of a text."""
     seeds = (cell.seed_of("plan", index) for index in range(cell.num_plans))
     return max(virtual_tokens(inventory, cell.placement, count, seed, cell.methods) for seed in seeds)
 

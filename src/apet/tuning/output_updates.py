@@ -25,6 +25,11 @@ def add_rounded(x: Tensor, y: Tensor, change: Tensor) -> Tensor:
     return (y + change).to(y.dtype)
 
 
+def scale(x: Tensor, y: Tensor, factors: Tensor) -> Tensor:
+    """Return y [..., d] times factors [d], rounded once to the dtype of y. The input x is not used."""
+    return (y * factors).to(y.dtype)
+
+
 def linear_entries(shape: tuple[int, ...], rows: Tensor | None, index: Tensor | None) -> OutputUpdate:
     """Make the update y + x Δᵀ by entries of a site, in the PLM's dtype.
 

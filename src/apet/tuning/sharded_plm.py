@@ -22,6 +22,7 @@ from apet.models.loading import PLM
 from apet.models.sharding import empty_like_shape, full_tensor, is_main_process
 from apet.placement.plans import Plan
 from apet.tuning.gradient_checkpointing import ForwardContext
+from apet.tuning.prefixes import initial_pairs
 from apet.tuning.scattered import Values
 from apet.tuning.theta import initial_theta, split_by_structure, split_to_sizes
 from apet.tuning.tuned_plm import GenerationState, TunedPLM
@@ -161,7 +162,7 @@ def initial_theta_by_structure(plm: PLM, plan: Plan, seed: int) -> dict[str, Ten
     """Initialize θ on the main process.
 
     Args:
-        plm: The PLM, which may be sharded.
+        plm: The PLM, which may be sharded. It must not be tuned at the moment, because a prefix runs it.
         plan: The plan.
         seed: Seed of the random values.
 
@@ -169,9 +170,10 @@ def initial_theta_by_structure(plm: PLM, plan: Plan, seed: int) -> dict[str, Ten
         Structure -> θ at step 0. On other processes the tensors have only the shape.
     """
     embeddings = full_tensor(plm.word_embeddings).cpu() if plan.structures["token"] else plm.word_embeddings
+    pairs = initial_pairs(plm, plan, seed)
     if plm.mesh is None:
-        return split_by_structure(plan, initial_theta(plan, seed, embeddings))
-    theta = initial_theta(plan, seed, embeddings) if is_main_process() else empty_like_shape((plan.budget,))
+        return split_by_structure(plan, initial_theta(plan, seed, embeddings, pairs))
+    theta = initial_theta(plan, seed, embeddings, pairs) if is_main_process() else empty_like_shape((plan.budget,))
     return split_by_structure(plan, theta)
 
 

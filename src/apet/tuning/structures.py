@@ -1,10 +1,13 @@
-"""The five structures: initial values, positions of scalars, and updates of embeddings.
+"""The structures: initial values, positions of scalars, and updates of embeddings.
 
 - entry: chosen scalars of a frozen weight, W + Δ with Δ zero elsewhere (full fine-tuning if all are chosen).
 - bias: chosen scalars of an output's bias (BitFit, Ben Zaken et al. 2022), also if the PLM has no bias there.
 - lowrank: rank-1 components of a linear map's update (LoRA, Hu et al. 2022, with scale 1); see `low_rank_updates`.
 - bottleneck: hidden units of an adapter, h + GELU(h Dᵀ + c) U (Houlsby et al. 2019).
 - token: virtual tokens in front of an input's embeddings (prompt tuning, Lester et al. 2021).
+- scale: chosen factors 1 + δ of a query, key or value, or of the input of the feed-forward network's last map ((IA)³,
+  Liu et al. 2022).
+- prefix: key-value pairs in front of those of the text (prefix tuning, Li & Liang 2021); see `prefixes`.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ from apet.placement.sites import STRUCTURES
 
 
 def initial_scalars(units: Units, generator: Generator, word_embeddings: Tensor) -> Tensor:
-    """Return zeros, which leave the weight or bias unchanged."""
+    """Return zeros, which leave the weight, bias or hidden state unchanged."""
     return torch.zeros(units.size)
 
 
@@ -47,14 +50,22 @@ def initial_token(units: Units, generator: Generator, word_embeddings: Tensor) -
     return word_embeddings[sampled].float().flatten()
 
 
+def initial_prefix(units: Units, generator: Generator, pairs: Tensor) -> Tensor:
+    """Return the pairs [words, 2 d] of the last words, so that blocks with fewer pairs have those next to the text."""
+    return pairs[len(pairs) - units.count :].float().flatten()
+
+
 INITIAL_VALUES: dict[str, Callable[[Units, Generator, Tensor], Tensor]] = {
     "entry": initial_scalars,
     "bias": initial_scalars,
     "lowrank": initial_lowrank,
     "bottleneck": initial_bottleneck,
     "token": initial_token,
+    "scale": initial_scalars,
+    "prefix": initial_prefix,
 }
-"""Structure -> (units, generator, word embeddings [vocab, d]) -> initial values [units.size], float32."""
+"""Structure -> (units, generator, word embeddings [vocab, d], or pairs of a prefix) -> initial values [units.size],
+float32."""
 
 if tuple(INITIAL_VALUES) != STRUCTURES:
     raise ImportError(f"structures: expected initial values of {STRUCTURES}, got {tuple(INITIAL_VALUES)}.")

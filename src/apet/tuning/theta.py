@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -54,19 +54,23 @@ def split_to_sizes(tensors: Sequence[Tensor], sizes: Iterable[int]) -> list[Tens
     return views
 
 
-def initial_theta(plan: Plan, seed: int, word_embeddings: Tensor) -> Tensor:
+def initial_theta(plan: Plan, seed: int, word_embeddings: Tensor, pairs: Mapping[str, Tensor] | None = None) -> Tensor:
     """Initialize θ so that the tuned PLM computes what the frozen PLM does.
 
     Args:
         plan: The plan.
         seed: Seed of the random values.
         word_embeddings: The PLM's word embeddings [vocab, d], from which virtual tokens are initialized.
+        pairs: Place -> pairs [words, 2 d], from which a prefix is initialized; see `prefixes.initial_pairs`.
 
     Returns:
         θ at step 0 [budget], float32.
     """
     generator = torch.Generator().manual_seed(seed)
-    values = [INITIAL_VALUES[u.site.structure](u, generator, word_embeddings) for u in plan.units]
+    values = []
+    for units in plan.units:
+        source = (pairs or {})[units.site.place] if units.site.structure == "prefix" else word_embeddings
+        values.append(INITIAL_VALUES[units.site.structure](units, generator, source))
     return torch.cat(values) if values else torch.zeros(0)
 
 

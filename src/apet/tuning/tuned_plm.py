@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -32,13 +33,15 @@ from apet.tuning.output_updates import (
     embedding_entries,
     linear_entries,
     norm_entries,
+    scale,
 )
+from apet.tuning.prefixes import attention_of, prefix_lengths, prefixed_forward
 from apet.tuning.scattered import Key, ScatteredTensors, ThetaReader, Values, segments
 from apet.tuning.structures import SparseUpdate, flat_positions
 from apet.tuning.theta import layout
 
-ORDER = ("entry", "bottleneck", "bias")
-"""Order in which structures update a module's output: a bias comes after an adapter."""
+ORDER = ("entry", "bottleneck", "bias", "scale")
+"""Order in which structures update a module's output: a bias comes after an adapter, and a factor is last."""
 
 REPLACED = ("weight", "bias")
 """Names of tensors that replace parameters."""
@@ -53,8 +56,8 @@ class TunedPLM:
     - low-rank units, and a few entries of a linear map, as thin factors beside the map, or in a copy of its weight if
       that is cheaper;
     - entries of embeddings and of the LM head by the rows and products that a text needs;
-    - adapters, and biases that the PLM lacks, on the output of a module;
-    - virtual tokens in front of the input;
+    - adapters, biases that the PLM lacks, and factors, on the output of a module; other factors on its input;
+    - virtual tokens in front of the input, and pairs in front of the keys and values of an attention;
     - norms, biases and completely trained maps as tensors that replace parameters during a forward pass, if the PLM is
       in float32; otherwise on the output of a module (see `output_updates`).
 
@@ -74,8 +77,10 @@ class TunedPLM:
         self.factored_maps: list[str] = []
         self.whole_weights: list[tuple[str, MapSlice]] = []
         self.output_updates: dict[str, dict[Key, tuple[str, OutputUpdate, list[Key]]]] = defaultdict(dict)
+        self.scaled_inputs: list[str] = []
         self.logit_updates: list[tuple[Key, Callable]] = []
         self.virtual_tokens: dict[str, int] = {}
+        self.prefixes: dict[str, int] = {}
         specs = {spec.name: spec for spec in self.family.module_specs(self.model)}
         with_adapter = {s.units.site.place for s in self.slices if s.units.site.structure == "bottleneck"}
         for number, theta_slice in enumerate(self.slices):
@@ -83,6 +88,7 @@ class TunedPLM:
             self._add_units(number, theta_slice.units, spec, spec.name in with_adapter)
         for mapped in self.map_slices:
             self._add_map(mapped)
+        self._add_prefixes(plan, specs)
         numbers = [self._block_of(specs[s.units.site.place].module) for s in self.slices]
         self.segments = segments(self.slices, numbers)
         self.readers = {
@@ -90,7 +96,7 @@ class TunedPLM:
             for number in (None, *range(len(self.family.all_blocks(self.model))))
         }
         self.merged: tuple[Values, ParameterOverrides] | None = None
-        for updated in dict.fromkeys([*self.factored_maps, *self.output_updates]):
+        for updated in dict.fromkeys([*self.factored_maps, *self.output_updates, *self.scaled_inputs]):
             module = self.model.get_submodule(updated)
             self.handles.append(ReplacedForward(module, self._forward(updated, module)))
         self.mean_pool = plm.head == "classification" and self.family.mean_pool
@@ -227,7 +233,8 @@ class TunedPLM:
         }
         special_tokens, device = self.plm.special_tokens, self.plm.device
         ids, lengths = ids.to(device), lengths.to(device)
-        inputs = Inputs(ids, lengths, virtual, self.family.answer_offset, special_tokens.decoder, self.mean_pool)
+        offset, start = self.family.answer_offset, special_tokens.decoder
+        inputs = Inputs(ids, lengths, virtual, offset, start, self.mean_pool, first_position=self.longest_prefix)
         if answer_ids is not None:
             inputs = inputs.with_answer(answer_ids.to(device), len(special_tokens.after), all_positions)
         position = inputs.position(self.family.input)
@@ -271,6 +278,10 @@ class TunedPLM:
         rows = rows_of(spec, self.plm)
         if site.structure == "token":
             self.virtual_tokens[spec.name] = number
+        elif site.structure == "prefix":
+            self.prefixes[spec.name] = number
+        elif site.structure == "scale":
+            self._add_factors(number, spec, flat_positions(site.shape, rows, index))
         elif spec.kind in ("embedding", "head"):
             self._add_vocab_units(number, site, spec, index)
         elif site.structure == "bottleneck":
@@ -306,6 +317,34 @@ class TunedPLM:
             zeros = torch.zeros(len(self._parameter(path, "weight")), device=self.plm.device)
             start = tensors.add((path, name), zeros.shape, lambda: zeros)
         tensors.positions[number] = start + positions.to(self.plm.device)
+
+    def _add_factors(self, number: int, spec: ModuleSpec, positions: Tensor) -> None:
+        """Multiply the output of a module by factors 1 + θ, or the input of the feed-forward network's last map."""
+        path, (outputs, inputs) = spec.module, self._parameter(spec.module, "weight").shape
+        name, size = ("input factors", inputs) if spec.name.endswith(".ffn.down") else ("factors", outputs)
+        ones, tensors = torch.ones(size, device=self.plm.device), self.tensors[self._block_of(path)]
+        start = tensors.add((path, name), ones.shape, lambda: ones)
+        tensors.positions[number] = start + positions.to(self.plm.device)
+        if name == "factors":
+            self._update_output(path, "scale", scale, name)
+        else:
+            self.scaled_inputs.append(path)
+
+    def _add_prefixes(self, plan: Plan, specs: Mapping[str, ModuleSpec]) -> None:
+        """Put pairs in front of the keys and values of self-attentions."""
+        lengths = prefix_lengths(plan)
+        self.longest_prefix = max(lengths.values(), default=0)
+        for name, spec in specs.items() if lengths else ():
+            if name.endswith(".attention.key"):
+                attention, read_pairs = self.model.get_submodule(attention_of(spec.module)), partial(self._pairs, name)
+                forward = prefixed_forward(
+                    self.family, attention, lengths.get(name, 0), self.longest_prefix, read_pairs
+                )
+                self.handles.append(ReplacedForward(attention, forward))
+
+    def _pairs(self, place: str) -> Tensor:
+        """Return the pairs of the prefix at a place in the forward pass in progress."""
+        return self.contexts.current.values[self.prefixes[place]]
 
     def _add_adapter(self, number: int, units: Units, path: str) -> None:
         (width,), tensors, count = units.site.shape, self.tensors[self._block_of(path)], units.count
@@ -355,11 +394,13 @@ class TunedPLM:
     def _forward(self, path: str, module: Any) -> Callable[[Tensor], Tensor]:
         """Make the forward method of a module: its map with factors, then updates of its output in `ORDER`."""
         forward, a, u = module.forward, (path, "a"), (path, "u")
-        is_factored = path in self.factored_maps
+        is_factored, factors = path in self.factored_maps, (path, "input factors")
         updates = sorted(self.output_updates[path].values(), key=lambda entry: ORDER.index(entry[0]))
 
         def updated_forward(x: Tensor) -> Tensor:
             values = self.contexts.current.values
+            if factors in values:
+                x = scale(x, x, values[factors])
             if is_factored and a in values:
                 y = updated_linear(x, module.weight, module.bias, values[a], values[u])
             else:

@@ -64,6 +64,8 @@ class Inputs:
     """Answer tokens [rows, s] that the decoder gets after its start."""
     num_positions: int = 1
     """Number of positions that are read, up to the last one."""
+    first_position: int = 0
+    """Position of the first token, after those of a prefix."""
 
     def with_answer(self, answer_ids: Tensor, after: int, all_positions: bool) -> Inputs:
         """Add the first tokens of the answer.
@@ -98,6 +100,12 @@ class Inputs:
             return embeddings
         virtual = self.virtual[place].to(embeddings.dtype)
         return torch.cat((virtual.expand(len(embeddings), -1, -1), embeddings), dim=1)
+
+    def position_ids(self, embeddings: Tensor) -> Tensor | None:
+        """Return the positions [1, n] of an embedded input [rows, n, d]; None if they begin at 0."""
+        if not self.first_position:
+            return None
+        return self.first_position + torch.arange(embeddings.shape[1], device=embeddings.device)[None]
 
     def num_virtual_tokens(self, place: str) -> int:
         """Count the virtual tokens in front of an input."""
@@ -202,6 +210,9 @@ class Family:
     are computed from there on; None if the family always computes all positions."""
     install_kernels: Callable[[FamilyModel], None] = lambda model: None
     """Replaces slow modules of the library by fast kernels, which are equal within float tolerance."""
+    extend_positions: Callable[[Any, Callable, int, int], Callable] = lambda attention, forward, count, longest: forward
+    """(self-attention, its forward method, key-value pairs in front of its text, most pairs of an attention) -> a
+    forward method whose biases of attention scores include the pairs; for families whose attentions get such biases."""
     untie_head: Callable[[FamilyModel], None] = lambda model: None
     """Gives a model that was made from a configuration a separate head, if its checkpoints have one."""
 

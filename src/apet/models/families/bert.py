@@ -22,8 +22,12 @@ def special_tokens(tokenizer: PreTrainedTokenizerBase) -> SpecialTokens:
 def states(model: BertForMaskedLM, inputs: Inputs) -> Tensor:
     """Compute the states that are read."""
     embeddings = inputs.embed(model.bert.embeddings.word_embeddings, "encoder.input")
-    output = model.bert(inputs_embeds=embeddings, attention_mask=inputs.mask("encoder.input")).last_hidden_state
-    return inputs.read(output, "encoder.input")
+    output = model.bert(
+        inputs_embeds=embeddings,
+        attention_mask=inputs.mask("encoder.input"),
+        position_ids=inputs.position_ids(embeddings),
+    )
+    return inputs.read(output.last_hidden_state, "encoder.input")
 
 
 def transform(model: BertForMaskedLM, states: Tensor) -> Tensor:
@@ -39,10 +43,14 @@ def install_kernels(model: BertForMaskedLM) -> None:
 
 
 def attend(
-    attention: BertAttention, hidden: Tensor, *args: Any, query_positions: Tensor | None = None, **kwargs: Any
+    attention: BertAttention,
+    hidden: Tensor,
+    attention_mask: Tensor | None = None,
+    query_positions: Tensor | None = None,
+    **kwargs: Any,
 ) -> tuple:
     """Compute the library's attention sublayer, only at `query_positions` [rows, k] if given."""
-    output, *weights = attention.self(hidden, *args, **kwargs)
+    output, *weights = attention.self(hidden, attention_mask=attention_mask, **kwargs)
     if query_positions is not None:
         output, hidden = at(output, query_positions), at(hidden, query_positions)
     return attention.output(output, hidden), *weights

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import BloomForCausalLM, DynamicCache
-from transformers.models.bloom.modeling_bloom import BloomAttention, BloomGelu
+from transformers.models.bloom.modeling_bloom import BloomAttention, BloomGelu, build_alibi_tensor
 
 from apet.models import layouts
 from apet.models.families.base import Family, at
@@ -71,6 +71,18 @@ def attend(
     return residual + attention.dense(output), None
 
 
+def extend_positions(attention: BloomAttention, forward: Callable, count: int, longest: int) -> Callable:
+    """Extend ALiBi's biases by pairs in front of the text, at the positions -count, …, -1."""
+
+    def extended(hidden: Tensor, residual: Tensor, *, alibi: Tensor, **kwargs: Any) -> tuple[Tensor, None]:
+        ones = torch.ones(1, count + 1, device=alibi.device)
+        bias = build_alibi_tensor(ones, attention.num_heads, torch.float32)
+        before = (bias[..., :count] - bias[..., count:]).to(alibi.dtype).repeat(len(hidden), 1, 1)
+        return forward(hidden, residual, alibi=torch.cat((before, alibi), dim=-1), **kwargs)
+
+    return extended
+
+
 BLOOM = Family(
     name="bloom",
     classes={"bloom": BloomForCausalLM},
@@ -80,4 +92,5 @@ BLOOM = Family(
     special_tokens=special_tokens,
     last_attention=lambda config: f"transformer.h.{config.num_hidden_layers - 1}.self_attention",
     install_kernels=install_kernels,
+    extend_positions=extend_positions,
 )

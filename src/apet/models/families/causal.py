@@ -21,7 +21,9 @@ def special_tokens(tokenizer: PreTrainedTokenizerBase) -> SpecialTokens:
 def states(model: PreTrainedModel, inputs: Inputs) -> Tensor:
     """Compute the states that are read. Causal attention does not see padding on the right, so it needs no mask."""
     embeddings = inputs.embed(model.get_input_embeddings(), INPUT)
-    return inputs.read(model.base_model(inputs_embeds=embeddings, use_cache=False).last_hidden_state, INPUT)
+    position_ids = inputs.position_ids(embeddings)
+    output = model.base_model(inputs_embeds=embeddings, position_ids=position_ids, use_cache=False)
+    return inputs.read(output.last_hidden_state, INPUT)
 
 
 class CausalDecoder:
@@ -29,9 +31,11 @@ class CausalDecoder:
 
     def __init__(self, model: PreTrainedModel, inputs: Inputs):
         self.model, self.cache, self.mask = model, DynamicCache(), inputs.mask(INPUT)
+        self.first_position = inputs.first_position
         embeddings = inputs.embed(model.get_input_embeddings(), INPUT)
-        output = model.base_model(inputs_embeds=embeddings, cache=self.cache, use_cache=True).last_hidden_state
-        self.states = inputs.read(output, INPUT)
+        position_ids = inputs.position_ids(embeddings)
+        output = model.base_model(inputs_embeds=embeddings, position_ids=position_ids, cache=self.cache, use_cache=True)
+        self.states = inputs.read(output.last_hidden_state, INPUT)
 
     def step(self, tokens: Tensor) -> Tensor:
         """Append a token to each row.
@@ -54,7 +58,7 @@ class CausalDecoder:
                 f"prompt and answer: more than {window} tokens, the attention window of this PLM (sliding_window). "
                 "Lower training.max_length."
             )
-        positions = self.mask.sum(dim=1, keepdim=True)
+        positions = self.first_position + self.mask.sum(dim=1, keepdim=True)
         self.mask = torch.cat((self.mask, self.mask.new_ones(len(tokens), 1)), dim=1)
         output = self.model.base_model(
             inputs_embeds=self.model.get_input_embeddings()(tokens[:, None]),

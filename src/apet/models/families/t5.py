@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
 from transformers import DynamicCache, EncoderDecoderCache, PreTrainedTokenizerBase, T5ForConditionalGeneration
 from transformers.activations import NewGELUActivation
+from transformers.models.t5.modeling_t5 import T5Attention
 
 from apet.models import layouts
 from apet.models.families.base import Family, Inputs, SpecialTokens
@@ -81,6 +83,26 @@ def install_kernels(model: T5ForConditionalGeneration) -> None:
             module.act = Gelu()
 
 
+def extend_positions(attention: T5Attention, forward: Callable, count: int, longest: int) -> Callable:
+    """Extend the biases of relative positions by pairs in front of the text.
+
+    The first block computes the biases of a stack. The others get them with those of `longest` pairs.
+    """
+
+    def extended(
+        hidden: Tensor, *, position_bias: Tensor | None = None, cache: Any = None, **kwargs: Any
+    ) -> tuple[Tensor, Tensor, Any]:
+        if position_bias is None:
+            start = longest + (0 if cache is None else cache.get_seq_length(attention.layer_idx))
+            size = hidden.shape[1]
+            position_bias = attention.compute_bias(size, start + size, hidden.device, past_seen_tokens=start)
+        own = position_bias[..., longest - count :]
+        output, _, weights = forward(hidden, position_bias=own, cache=cache, **kwargs)
+        return output, position_bias, weights
+
+    return extended
+
+
 T5 = Family(
     name="t5",
     classes={"t5": T5ForConditionalGeneration},
@@ -90,5 +112,6 @@ T5 = Family(
     transform=transform,
     special_tokens=special_tokens,
     install_kernels=install_kernels,
+    extend_positions=extend_positions,
     untie_head=untie_head,
 )
