@@ -69,7 +69,7 @@ def train_all(folder: Path, spread: Callable[[PLM], PLM] = lambda plm: plm) -> N
 
 def generate_answers(inputs: CellInputs) -> list[list[int]]:
     """Generate answers to the test split, with a θ that changes the PLM."""
-    plan = make_plan(inputs.plm.inventory, "uniform", 1500, 5, MethodSizes(sampled_structures=STRUCTURES))
+    plan = make_plan(inputs.plm.inventory, "uniform", 1500, 15, MethodSizes(sampled_structures=STRUCTURES))
     theta = [0.1 + part for part in initial_theta_by_structure(inputs.plm, plan, 6).values()]
     with tune(inputs.plm, plan) as tuned:
         return generate(tuned, tuned.distribute(theta), inputs.test, 1, 5)

@@ -70,7 +70,7 @@ def test_structure_at_step_0_is_the_frozen_plm(family, structure):
     plm, (ids, lengths) = PLMS[family], batch()
     budget = min(200, capacity(random_sites(plm.inventory, f"{structure}_only", MethodSizes())))
     plan = make_plan(plm.inventory, f"{structure}_only", budget, 3)
-    assert plan.structures[structure] > 100
+    assert plan.structures[structure] > budget / 2
     with TunedPLM(plm, plan) as tuned, torch.no_grad():
         logits = tuned([initial_theta(plan, 4, embeddings(family))], ids, lengths, EVERY_WORD)
     torch.testing.assert_close(logits, library_logits(family, ids, lengths), atol=2e-5, rtol=1e-5)
