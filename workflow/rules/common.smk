@@ -17,6 +17,7 @@ from apet.study.workdir import (
     check_writable,
     missing_cells,
     published_marker,
+    unpublish,
 )
 
 PARAMS = str(config.get("params", "params.yaml"))
