@@ -21,10 +21,12 @@ from apet.analysis.measured_costs import (
     with_scores,
 )
 from apet.analysis.resampling import sample_means
+from apet.errors import DataError
 from apet.figures import score_by_cost
 from apet.report.cost_tables import write_cost_tables
 from apet.study.cell_record import INDICES, PLANS
-from apet.study.measurements import measurements
+from apet.study.measurements import measurements, read_measurements
+from apet.study.paths import ResultPaths
 from apet.training.measure import Method, measure, peak_bytes
 from finished_cells import GENERATION, TASK, finished
 from simulated_study import OWN, frame_of, study
@@ -157,6 +159,11 @@ def test_figure_has_a_panel_per_plm_and_cost_with_its_front(inputs):
     fig, _ = score_by_cost.draw(alone, inputs)
     texts = {text.get_text() for ax in fig.axes for text in ax.texts}
     assert {"no full fine-tuning\nin this study", "no untuned\nin this study"} <= texts
+
+
+def test_costs_without_a_measurement_name_the_command(tmp_path):
+    with pytest.raises(DataError, match=r"no measurement of this study\. Run `apet measure` for each PLM"):
+        read_measurements([cell("lora", "@own")], ResultPaths(tmp_path))
 
 
 # Real measurements

@@ -17,7 +17,6 @@ from apet.study.workdir import (
     check_writable,
     missing_cells,
     published_marker,
-    unpublish,
 )
 
 PARAMS = str(config.get("params", "params.yaml"))

@@ -18,8 +18,9 @@ COSTS_PUBLISHED = str(
     published_marker(Path(MEASURED_COSTS), GRID.id, MISSING if ALLOW_MISSING else ())
 )
 
+# Tables of deleted records are made again.
 if workflow.is_main_process and not all(Path(record).exists() for record in RECORDS):
-    unpublish(Path(MEASURED_COSTS))
+    Path(COSTS_PUBLISHED).unlink(missing_ok=True)
 
 
 rule costs:

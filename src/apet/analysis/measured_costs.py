@@ -34,6 +34,11 @@ class CostMetric:
     is_timed: bool = False
     """Whether it is measured in every round, and so has a spread."""
 
+    @property
+    def head(self) -> str:
+        """Label with the unit."""
+        return f"{self.label}, {self.unit}" if self.unit else self.label
+
 
 COST_METRICS = (
     CostMetric("trainable_params", "trainable parameters", "", FULL, "trainable parameters"),
@@ -130,8 +135,9 @@ def with_scores(costs: pd.DataFrame, samples: MeanSamples) -> pd.DataFrame:
     table["pscp"] = penalized(table.score, trained, PSCP_CONSTANTS)
     table["relative_score"] = penalized(table.score, trained, RELATIVE_CONSTANTS)
     for metric in COST_METRICS:
-        fronts = [pareto_front(group[metric.name], group.score) for _, group in table.groupby("model", sort=False)]
-        table[f"{metric.name}_front"] = np.concatenate(fronts)
+        cost = table[f"{metric.name}_ratio"].fillna(table[metric.name])
+        groups = table.assign(cost=cost).groupby("model", sort=False)
+        table[f"{metric.name}_front"] = np.concatenate([pareto_front(group.cost, group.score) for _, group in groups])
     return table
 
 

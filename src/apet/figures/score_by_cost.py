@@ -17,6 +17,7 @@ from apet.analysis.means import models_by_scale
 from apet.analysis.measured_costs import COST_METRICS, METHOD, CostMetric
 from apet.figures import panels, style
 
+RATIO = ["ratio", "ratio_low", "ratio_high"]
 SCORE = ["score", "score_low", "score_high"]
 FRONT = "Pareto front"
 
@@ -44,7 +45,7 @@ def draw(costs: pd.DataFrame, inputs: AnalysisInputs) -> tuple[Figure, pd.DataFr
     panels.name_matrix(grid, [metric.label for metric in COST_METRICS], names, "", style.metric_label(inputs.frame))
     for metric, ax in zip(COST_METRICS, grid[-1], strict=True):
         ax.set_xlabel(f"× {style.STYLES[metric.baseline][2]}")
-        panels.ratio_axis(ax, data.ratio[data.cost.eq(metric.name)])
+        panels.ratio_axis(ax, data.loc[data.cost.eq(metric.name), RATIO].to_numpy().ravel())
     panels.legend(fig, grid.flat, 5)
     return fig, data
 

@@ -27,10 +27,6 @@ ABOUT = (
     "score: this project's, of the same form; M/C are the ratios of trainable parameters, training step and peak "
     "memory to full fine-tuning, and of inference (merged) to the untuned PLM, minus 1."
 )
-HEADS = {
-    "trainable_params": "trainable parameters", "saved_bytes": "saved bytes", "train_ms": "training step, ms",
-    "peak_memory_mb": "peak memory, MB", "inference_ms": "inference in place, ms", "merged_ms": "inference merged, ms",
-}  # fmt: skip
 FORMATS = {"trainable_params": ",.0f", "saved_bytes": ",.0f", "peak_memory_mb": ",.1f"}
 """Number formats of costs that are not times."""
 SCORES = {"score": "score, %", "pscp": "PSCP", "relative_score": "relative score"}
@@ -45,7 +41,7 @@ def write_cost_tables(costs: pd.DataFrame, frame: pd.DataFrame, folder: Path) ->
         folder: destination. `tidy_columns.csv` explains the columns that are joined to the tidy table.
     """
     write_csv(costs, folder / "costs.csv")
-    head = ["PLM", "method", *SCORES.values(), *HEADS.values()]
+    head = ["PLM", "method", *SCORES.values(), *(metric.head for metric in COST_METRICS)]
     blocks = [[_text_row(row) for row in group.to_dict("records")] for _, group in costs.groupby("model", sort=False)]
     align = "ll" + "r" * (len(head) - 2)
     write_text(folder / "costs.md", markdown_table(head, align, blocks, ABOUT))
@@ -53,7 +49,7 @@ def write_cost_tables(costs: pd.DataFrame, frame: pd.DataFrame, folder: Path) ->
     write_text(folder / "costs.tex", latex)
     meanings = _meanings()
     joined = frame[CSV_COLUMNS].merge(costs[[*METHOD, *meanings]], "left", on=METHOD)
-    write_csv(joined, folder / "tidy.csv")
+    write_text(folder / "tidy.csv", joined.to_csv(index=False, lineterminator="\n"))
     columns = pd.DataFrame(meanings.items(), columns=["column", "meaning"])
     write_text(folder / "tidy_columns.csv", columns.to_csv(index=False, lineterminator="\n"))
 
@@ -75,9 +71,8 @@ def _meanings() -> dict[str, str]:
 def costs_by_method(costs: pd.DataFrame) -> Table:
     """Build the report's table of costs.csv."""
     rows = [_html_row(row) for row in costs.to_dict("records")]
-    labels = [label for head in HEADS.values() for label in (head[:1].upper() + head[1:], f"{head}, ×")]
-    scores = [label[:1].upper() + label[1:] for label in SCORES.values()]
-    columns = [MODEL, TableColumn("Method", choose=True), *numeric(*scores, *labels)]
+    labels = [*SCORES.values(), *(label for metric in COST_METRICS for label in (metric.head, f"{metric.label}, ×"))]
+    columns = [MODEL, TableColumn("Method", choose=True), *numeric(*(name[:1].upper() + name[1:] for name in labels))]
     return Table("measured_costs", "By method", ABOUT, columns, rows)
 
 

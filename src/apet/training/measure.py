@@ -8,6 +8,7 @@ at step 0.
 from __future__ import annotations
 
 import json
+import os
 import platform
 import time
 from collections.abc import Callable, Sequence
@@ -33,8 +34,8 @@ from apet.training.loop import HEAD, TrainingState, batches, flatten
 from apet.training.runtime import keep_freed_memory, machine_type, make_deterministic
 from apet.tuning import TunedPLM, initial_theta_by_structure, tune
 
-ROUNDS, STEPS, EXAMPLES = 9, 2, 32
-"""Rounds, timed training steps of a cell in a round, and test rows that it reads in a round."""
+ROUNDS, EXAMPLES = 7, 32
+"""Rounds, and test rows that a cell reads in each."""
 
 
 def measure(measurement: Measurement, project: Path, device: str = "cpu", rounds: int = ROUNDS) -> dict[str, Any]:
@@ -74,8 +75,8 @@ def measure(measurement: Measurement, project: Path, device: str = "cpu", rounds
         "task": measurement.task,
         "cells": [cell.path for cell in cells],
         "rounds": rounds,
-        "steps": STEPS,
         "examples": len(methods[0].examples),
+        "clock": "wall" if plm.device.type == "cuda" else "CPU time of one thread",
         "memory": "allocated on the GPU" if plm.device.type == "cuda" else "tensors, counted by PyTorch's profiler",
         "host": platform.node(),
         "processor": cpu_name(),
@@ -122,12 +123,12 @@ class Method:
     def times(self, number: int) -> dict[str, float]:
         """Return the milliseconds of a round, by name. Its training rows are those of all cells with equal batches."""
         parameters, config, found = self._parameters(), self.cell.training, {}
-        rows = list(islice(batches(self.inputs.data.train.lengths, config, number), STEPS + 1))
+        first, second = islice(batches(self.inputs.data.train.lengths, config, number), 2)
         with self._tuned() as tuned:
             if parameters:
                 state = TrainingState.initial(tuned, parameters, config, 1.0)
-                self._train(tuned, state, rows[:1])  # it allocates the optimizer's state
-                found["train_ms"] = self._milliseconds(lambda: self._train(tuned, state, rows[1:])) / STEPS
+                self._step(tuned, state, first)  # it allocates the optimizer's state
+                found["train_ms"] = self._milliseconds(lambda: self._step(tuned, state, second))
             theta = tuned.distribute(list(parameters.values()))
             found["inference_ms"] = self._milliseconds(lambda: self._answer(tuned, theta)) / len(self.examples)
             with tuned.merged_for_inference(theta):
@@ -143,11 +144,10 @@ class Method:
     def _tuned(self) -> TunedPLM:
         return tune(self.inputs.plm, self.plan, self.cell.training.gradient_checkpointing)
 
-    def _train(self, tuned: TunedPLM, state: TrainingState, batches: Sequence[Tensor]) -> None:
+    def _step(self, tuned: TunedPLM, state: TrainingState, rows: Tensor) -> None:
+        """Take a training step with a learning rate of 0, at which no training diverges."""
         data, kind = self.inputs.data, self.cell.training.loss
-        for rows in batches:
-            # With a learning rate of 0, no training diverges.
-            state.optimizer_step(data.objective.loss(tuned, state.parameters, data.train, rows, kind), 0.0)
+        state.optimizer_step(data.objective.loss(tuned, state.parameters, data.train, rows, kind), 0.0)
 
     def _answer(self, tuned: TunedPLM, theta: Sequence[Tensor]) -> None:
         objective = self.inputs.data.objective
@@ -158,13 +158,15 @@ class Method:
             generate(tuned, theta, self.examples, objective.end_ids[0], objective.max_new_tokens)
 
     def _milliseconds(self, work: Callable[[], None]) -> float:
-        device = self.inputs.plm.device
-        synchronize = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+        """Return the time of a call: on the CPU that of the processor, which other processes hardly change."""
+        on_gpu = self.inputs.plm.device.type == "cuda"
+        clock = time.perf_counter if on_gpu else time.process_time
+        synchronize = torch.cuda.synchronize if on_gpu else lambda: None
         synchronize()
-        start = time.perf_counter()
+        start = clock()
         work()
         synchronize()
-        return 1000 * (time.perf_counter() - start)
+        return 1000 * (clock() - start)
 
     def _saved_bytes(self) -> int:
         """Bytes of θ, plan, chosen scalars and head, as in the files of a cell with one replicate."""
@@ -182,7 +184,9 @@ class Method:
 
         def work() -> None:
             with self._tuned() as tuned:
-                self._train(tuned, TrainingState.initial(tuned, parameters, config, 1.0), [rows, rows])
+                state = TrainingState.initial(tuned, parameters, config, 1.0)
+                for _ in range(2):  # the second has the optimizer's state from the start
+                    self._step(tuned, state, rows)
 
         return peak_bytes(work, self.inputs.plm) / 1e6 if parameters else None
 
@@ -214,6 +218,7 @@ def peak_bytes(work: Callable[[], None], plm: PLM) -> int:
         torch.cuda.reset_peak_memory_stats(plm.device)
         work()
         return torch.cuda.max_memory_allocated(plm.device)
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # or each start and stop is a line on standard error
     with torch.autograd.profiler.profile(use_kineto=True, profile_memory=True) as profiler:
         work()
     assert profiler.kineto_results is not None
