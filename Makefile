@@ -55,6 +55,7 @@ run: $(VENV)/.ready
 	@echo
 	@echo "figures  results/figures/*.svg, *.png, with the numbers behind each in *.csv"
 	@echo "tables   results/tidy.csv (one row per replicate), results/tables (means, differences, findings: md, csv, tex)"
+	@echo "costs    results/measured_costs (time, memory and bytes of each method next to its score: md, csv, tex, figure)"
 	@echo "answer   results/findings.md, results/report.html"
 
 test: $(VENV)/.ready

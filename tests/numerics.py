@@ -69,6 +69,7 @@ APART = {
         "training/checkpoint.py": "restores values exactly, as tests/test_resume.py verifies",
         "training/distributed.py": "selection and order of cells in several processes",
         "training/job.py": "selection and order of cells",
+        "training/measure.py": "times training steps whose θ is not kept",
         "training/verify.py": "compares bytes",
     },
 }

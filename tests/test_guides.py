@@ -32,7 +32,7 @@ from apet.models.pretraining import rebuild
 from apet.placement import PLACEMENTS
 from apet.study.grid import Grid
 from made_findings import SECTIONS
-from toy import ROOT
+from toy import ENTRIES, ROOT
 from toy_corpus import document, write_corpus
 
 pytestmark = pytest.mark.slow
@@ -94,6 +94,8 @@ class Reader:
 
     def type(self, line: str) -> None:
         """Run a command: apet in this process, unless its sources were edited or the shell redirects its output."""
+        if line == "make run":  # without the environment, which exists
+            line = " ".join(ENTRIES["snakemake"])
         if line.startswith("apet ") and not self.edited and ">" not in line:
             arguments = self._bash(f"printf '%s\\0' {line.removeprefix('apet ')}").split("\0")[:-1]
             assert main(arguments) == 0, line
@@ -258,6 +260,20 @@ def test_guide_add_figure_runs(developer):
     assert set(drawn.placement) == {"none", "full", "lora", "prompt"}
     assert "On which tasks do the methods differ?" in Path("results/report.html").read_text().replace("\n", " ")
     assert "score_by_task" not in before and len(list(Path("results/figures").glob("*.svg"))) == len(FIGURES) + 1
+
+
+def test_guide_compare_methods_runs(reader):
+    shutil.rmtree("results")
+    for name in ("Snakefile", "workflow"):
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        copy(ROOT / name, reader.folder / name)
+    reader.follow("compare_methods")
+    rows = [line.split(" | ") for line in reader.output.splitlines() if line.startswith("| my-plm ")]
+    methods = ["none", "full", "lora", "adapter", "bitfit", "prompt", "APET @lora"]
+    assert [row[1] for row in rows] == methods and all("×" in row[-1] for row in rows)
+    costs = pd.read_csv("results/measured_costs/costs.csv").set_index("placement")
+    assert costs.loc["full", ["train_ms_ratio", "peak_memory_mb_ratio"]].eq(1).all()
+    assert "score_by_cost" in Path("results/report.html").read_text()
 
 
 def test_guide_slurm_lists_tested_commands():

@@ -29,6 +29,7 @@ LIGHT = (
     "apet.study.archive",
     "apet.study.cell_record",
     "apet.study.grid",
+    "apet.study.measurements",
     "apet.study.resources",
     "apet.study.status",
     "apet.study.workdir",

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from signal import SIGINT, SIGKILL, SIGTERM
 
+import pandas as pd
 import pytest
 import yaml
 
@@ -74,7 +75,7 @@ def test_study_b_then_a_gives_the_results_of_a_without_training(copied, recorded
     for tag, params in (("older", OLDER), ("newer", PARAMS)):
         copied.write(params)
         jobs = set(re.findall(r"^ (\S.*?) +\d+ *$", copied.snakemake("-n"), re.MULTILINE))
-        assert jobs == {"aggregate", "study", "total"}
+        assert jobs == {"aggregate", "tabulate costs", "study", "total"}
         copied.snakemake()
         assert copied.metrics() == recorded.published[tag]
         assert len([*(copied.folder / "results" / "published").iterdir()]) == 1
@@ -206,6 +207,31 @@ def test_finished_run_has_all_results_and_nothing_to_do(finished):
     assert finished.nothing_to_do()
     tidy = (results / "tidy.csv").read_text().splitlines()
     assert len(tidy) == 1 + 2 * (1 + 1 + 2 * 2)
+
+
+def test_costs_are_measured_once_for_each_plm(copied, finished):
+    before, costs = copied.measured(), copied.folder / "results" / "measured_costs"
+    assert [name.rpartition("-")[0] for name in before] == PARAMS["models"]
+    table = pd.read_csv(costs / "costs.csv")
+    assert list(table.placement) == ["none", "lora", "uniform"] * 2 and table.score.notna().all()
+    assert "By method" in (copied.folder / "results" / "report.html").read_text()
+    copied.write(edited(grid=[*PARAMS["grid"], AXIS]))
+    copied.snakemake()
+    assert copied.measured() == before and copied.nothing_to_do()
+    first, second = before
+    (copied.folder / "results" / "measurements" / first / "record.json").unlink()
+    copied.snakemake()
+    after = copied.measured()
+    assert after[first] > before[first] and after[second] == before[second]
+    assert copied.nothing_to_do() and copied.cells().items() >= finished.cells().items()
+
+
+def test_study_without_measured_costs_measures_nothing(copied):
+    assert "measure" in copied.snakemake("-n", "--forceall")
+    copied.write(edited(measure_costs=False))
+    output = copied.snakemake("-n", "--forceall")
+    assert "aggregate" in output and "measure" not in output and "tabulate" not in output
+    assert copied.nothing_to_do()
 
 
 def test_snakemake_report_contains_the_figures(finished):

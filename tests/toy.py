@@ -178,6 +178,11 @@ class Checkout:
         runs = self.folder / "results" / "runs"
         return {p.relative_to(runs).as_posix()[:-5]: p.stat().st_mtime_ns for p in sorted(runs.rglob("*.json"))}
 
+    def measured(self) -> dict[str, int]:
+        """Return when the costs of each PLM were measured, in nanoseconds, by folder of the record."""
+        records = sorted((self.folder / "results" / "measurements").glob("*/record.json"))
+        return {path.parent.name: path.stat().st_mtime_ns for path in records}
+
     def metrics(self) -> bytes:
         return (self.folder / "results" / "metrics.json").read_bytes()
 

@@ -253,6 +253,8 @@ class StudyConfig:
     """Margins of the findings."""
     cells_per_job: PositiveInt = 10
     """Maximum number of cells in a training job."""
+    measure_costs: Bool = True
+    """Measure time and memory of the methods after training, once for each PLM."""
 
 
 def load_study(path: Path) -> StudyConfig:

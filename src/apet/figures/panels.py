@@ -22,6 +22,9 @@ WIDTH, PAGE = 180.0, 245.0
 NOTE_CHARACTERS = 150
 MISSING = "no data"
 ABSENT = "not in\nthis study"
+RATIO_STEPS = ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 5, 7), (1, 1.2, 1.4, 1.6, 1.8, 2, 2.5, 3, 4, 5, 6, 7, 8, 9),
+               np.arange(1, 10, 0.1), np.arange(1, 10, 0.05))  # fmt: skip
+"""Ticks of a ratio within a power of ten, from few to many."""
 BOX = {"facecolor": "white", "edgecolor": GREY, "linewidth": 0.4, "pad": 1.5}
 Share = bool | Literal["none", "all", "row", "col"]
 
@@ -135,6 +138,22 @@ def count_axis(ax: Axes, counts: Iterable[float], axis: str = "x", labels: int =
     low, high = np.log10(min(positive)), np.log10(max(positive))
     decades = 10.0 ** np.arange(np.floor(low), np.ceil(high) + 1)
     _log_axis(ax, (low - 0.4, high + 0.4), decades[:: -(-len(decades) // labels)], decades, axis)
+
+
+def ratio_axis(ax: Axes, ratios: Iterable[float]) -> None:
+    """Set a log axis of ratios that includes 1, with about three labelled ticks. 0 and NaN are left out."""
+    positive = [ratio for ratio in ratios if 0 < ratio < np.inf] + [1.0]
+    low, high = np.log10(min(positive)), np.log10(max(positive))
+    pad = max(0.08 * (high - low), 0.02)
+    low, high = low - pad, high + pad
+    powers = 10.0 ** np.arange(np.floor(low), np.ceil(high) + 1)
+    ticks: np.ndarray = powers
+    for steps in RATIO_STEPS:
+        ticks = np.outer(powers, steps).ravel()
+        ticks = ticks[(np.log10(ticks) >= low) & (np.log10(ticks) <= high)]
+        if len(ticks) > 2:
+            break
+    _log_axis(ax, (low, high), ticks[:: -(-len(ticks) // 4)], ticks)
 
 
 def _log_axis(ax: Axes, limits: tuple[float, float], labelled: Iterable, ticks: Iterable, axis: str = "x") -> None:

@@ -11,6 +11,7 @@ import pandas as pd
 
 from apet.analysis.aggregate import MACHINE_COLUMNS, VERSIONS
 from apet.analysis.means import RANDOM
+from apet.analysis.measured_costs import METHOD
 from apet.analysis.resampling import sample_means
 from apet.analysis.tidy import read_tidy
 from apet.core.records import read_json_record
@@ -18,12 +19,16 @@ from apet.core.text import plural
 from apet.errors import DataError
 from apet.report.cell_tables import cells, incomplete
 from apet.report.claim_summary import ClaimSummary, read_claims, tally
-from apet.report.figure_images import FigureImage, read_figures
+from apet.report.cost_tables import costs_by_method
+from apet.report.figure_images import FigureImage, has_figure, read_figure, read_figures
 from apet.report.formats import NO_VALUE
 from apet.report.tables import SPENT_COLUMNS, Table, costs_by_model, differences, methods, tasks
+from apet.study.paths import ResultPaths
+from apet.study.workdir import is_published
 
 FINDINGS_HINT = "Run `apet findings` to make it from the table."
 FINDINGS_KEYS = {"study", "name", "table", "confidence", "margins", "missing", "claims"}
+COST_FIGURE = "score_by_cost"
 DESIGN = {"PLMs": "model", "Tasks": "task", "Placements": "placement", "Budgets": "budget"}
 """Factors of a study -> column of the table."""
 
@@ -54,6 +59,9 @@ class Content:
     costs: Table | None
     spent: str
     """Total CPU hours, as a sentence."""
+    measured_costs: Table | None
+    """Measured costs next to scores. None if they were not measured for this study."""
+    cost_figures: list[FigureImage]
     incomplete: Table
 
 
@@ -61,7 +69,8 @@ def read_content(results: Path) -> Content:
     """Read the content of a report from a results folder.
 
     Args:
-        results: folder with tidy.parquet and findings.json; costs.csv, tasks.csv and figures are optional.
+        results: folder with tidy.parquet and findings.json; costs.csv, tasks.csv, figures and measured_costs are
+            optional.
 
     Returns:
         The content.
@@ -77,6 +86,8 @@ def read_content(results: Path) -> Content:
     samples = sample_means(frame)
     missing = frame.attrs["missing"]
     claims = read_claims(findings)
+    measured = ResultPaths(results).measured_costs
+    has_measured = is_published(measured, frame.attrs["study"])
     return Content(
         study=str(findings["study"]),
         name=str(findings["name"]),
@@ -94,6 +105,8 @@ def read_content(results: Path) -> Content:
         machines=_machines(costs),
         costs=costs_by_model(frame, costs) if costs.cpu_seconds.notna().any() else None,
         spent=_spent(frame, costs),
+        measured_costs=costs_by_method(_read_csv(measured / "costs.csv", METHOD)) if has_measured else None,
+        cost_figures=[read_figure(measured, COST_FIGURE)] if has_measured and has_figure(measured, COST_FIGURE) else [],
         incomplete=incomplete(frame, missing),
     )
 

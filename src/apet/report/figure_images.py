@@ -35,7 +35,12 @@ class FigureImage:
 
 def read_figures(folder: Path) -> list[FigureImage]:
     """Read the figures in a folder that draw something, in the order of `FIGURES`."""
-    return [_figure(folder, name) for name in FIGURES if (folder / f"{name}.svg").is_file() and _has_rows(folder, name)]
+    return [read_figure(folder, name) for name in FIGURES if has_figure(folder, name)]
+
+
+def has_figure(folder: Path, name: str) -> bool:
+    """Return whether a folder has a figure that draws something."""
+    return (folder / f"{name}.svg").is_file() and _has_rows(folder, name)
 
 
 def _has_rows(folder: Path, name: str) -> bool:
@@ -52,7 +57,8 @@ def caption(name: str) -> tuple[str, str]:
     return question or description, " ".join(f"{description}. {text}".split()) if colon else " ".join(text.split())
 
 
-def _figure(folder: Path, name: str) -> FigureImage:
+def read_figure(folder: Path, name: str) -> FigureImage:
+    """Read a figure with the caption of its module."""
     svg, png, csv = (folder / f"{name}.{form}" for form in MEDIA_TYPES)
     path = png if svg.stat().st_size > LARGEST_SVG and png.is_file() else svg
     size = csv.stat().st_size if csv.is_file() else 0

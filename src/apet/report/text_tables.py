@@ -39,7 +39,7 @@ SPECIAL = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
     "|": r"\textbar{}", '"': "''", "±": r"$\pm$", "−": "$-$", "∞": r"$\infty$", "²": "$^2$",
-    "×": r"$\times$", "≤": r"$\leq$", "≥": r"$\geq$", "θ": r"$\theta$",
+    "×": r"$\times$", "≤": r"$\leq$", "≥": r"$\geq$", "∏": r"$\prod$", "·": r"$\cdot$", "θ": r"$\theta$",
 }  # fmt: skip
 """LaTeX for characters that are commands in LaTeX or that it does not know."""
 

@@ -15,13 +15,14 @@ from apet.core.atomic import STATE, is_temporary, sweep, write_json
 from apet.core.hashing import file_digest
 from apet.errors import storage_errors
 from apet.study.cell_record import METRICS, read_record
+from apet.study.measurements import measurements
 
 if TYPE_CHECKING:  # importing it takes a second, too long for `apet status`
     from apet.study.grid import Grid
 
 ARCHIVE = Path(".archive")
 
-TRACKED = ("data/corpus", "data/tasks", "models", "results/cells")
+TRACKED = ("data/corpus", "data/tasks", "models", "results/cells", "results/measurements")
 """Folders under DVC. The names of their entries contain a hash of all that decides their bytes."""
 
 CHECKPOINTS = "results/checkpoints"
@@ -36,7 +37,8 @@ def wanted_entries(grid: Grid) -> set[str]:
     cells = {f"{root}/{cell.path}" for cell in grid.cells for root in BY_CELL}
     tasks = {grid.task_folder(task) for task in grid.tasks}
     ladder = {grid.corpus, grid.tokenizer} if grid.pretrained_models else set()
-    return cells | tasks | {grid.plm_folder(model) for model in grid.models} | ladder
+    measured = {f"results/measurements/{measurement.name}" for measurement in measurements(grid.cells)}
+    return cells | tasks | {grid.plm_folder(model) for model in grid.models} | ladder | measured
 
 
 def restore(grid: Grid, root: Path = Path()) -> list[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class ResultPaths:
-    """The folders of a results directory. Each has one entry per cell, at the cell's path."""
+    """The folders of a results directory. Those of cells have one entry per cell, at the cell's path."""
 
     root: Path
     """The results directory."""
@@ -37,3 +37,13 @@ class ResultPaths:
     def loggers(self) -> Path:
         """Training curves of the optional loggers."""
         return self.root / "loggers"
+
+    @property
+    def measurements(self) -> Path:
+        """Records of measured costs, in one folder per measurement. They contain times."""
+        return self.root / "measurements"
+
+    @property
+    def measured_costs(self) -> Path:
+        """Tables and figure of measured costs."""
+        return self.root / "measured_costs"

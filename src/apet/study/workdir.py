@@ -36,6 +36,11 @@ def published_marker(out: Path, study: str, missing: Iterable[str] = ()) -> Path
     return out / "published" / (study[:12] + (f"-without-{digest(missing)[:10]}" if missing else ""))
 
 
+def is_published(out: Path, study: str) -> bool:
+    """Return whether the tables and figures in a folder belong to a study, given by its id, complete or not."""
+    return any((out / "published").glob(f"{study[:12]}*"))
+
+
 def missing_cells(cells: Iterable[str], results: ResultPaths) -> list[str]:
     """Return the paths of the cells that are not finished."""
     root = results.cells.as_posix()  # texts, because a study has thousands of cells
