@@ -250,7 +250,7 @@ def test_guide_add_structure_runs(developer):
     developer.follow("add_structure")
     assert re.search(r"\d{2} passed", developer.output)
     plan = json.loads(developer.output[developer.output.index("{") :])
-    assert plan["structures"]["scale"] > 400 and sum(plan["structures"].values()) == plan["budget"] == 512
+    assert plan["structures"]["gate"] == sum(plan["structures"].values()) == plan["budget"] == 8
 
 
 def test_guide_add_figure_runs(developer):
