@@ -34,7 +34,7 @@ from apet.training.loop import HEAD, TrainingState, batches, flatten
 from apet.training.runtime import keep_freed_memory, machine_type, make_deterministic
 from apet.tuning import TunedPLM, initial_theta_by_structure, tune
 
-ROUNDS, EXAMPLES = 7, 32
+ROUNDS, EXAMPLES = 5, 16
 """Rounds, and test rows that a cell reads in each."""
 
 
