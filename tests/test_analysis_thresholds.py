@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -16,10 +15,11 @@ from scipy.optimize import isotonic_regression
 from apet.analysis.claims import AnalysisInputs, chance_threshold, full_ft_threshold
 from apet.analysis.intervals import NotEstimable
 from apet.analysis.resampling import MeanSamples
+from apet.analysis.simulation import with_true_scores
 from apet.analysis.thresholds import DOUBLE_BOOTSTRAP, crossing, restricted, threshold_samples, thresholds
 from apet.analysis.trends import slope
 from apet.analysis.variance import spread_over_tasks, variance_of_truth
-from simulated_claims import MARGINS, TOP, Truth, budgets_tested, curve, thresholds_of
+from simulated_claims import MARGINS, Truth
 
 INF = np.inf
 
@@ -170,30 +170,18 @@ def test_variance_of_truth_excludes_the_noise(spread: float, noise: float, tasks
 def slope_of(means: np.ndarray, cells: pd.DataFrame, noise: np.ndarray):
     """The slope of the high threshold from means (cells,) whose noise has the draws `noise` [draws, cells]."""
     samples = MeanSamples(cells.assign(mean=means), means + noise, {})
-    return slope(full_ft_threshold(AnalysisInputs(pd.DataFrame(), samples, MARGINS)), ["small", "large"]).fixed_tasks
+    return slope(full_ft_threshold(AnalysisInputs(pd.DataFrame(), samples, MARGINS)), ["plm00", "plm01"]).fixed_tasks
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("change", [-0.4, 0.0])
 def test_slope_of_full_ft_thresholds_covers_the_truth(change: float) -> None:
     """Noise draws thresholds together: percentiles of the draws miss a slope of -0.55 in every fifth study."""
-    truth, rows = Truth(plms=2, tasks=2, high_change=change), []
-    for (model, size), task in product(zip(("small", "large"), truth.sizes(), strict=True), range(truth.tasks)):
-        facts = {
-            "model": model,
-            "task": f"t{task}",
-            "family": "f",
-            "non_embedding_params": round(10**size),
-            "num_replicates": 1,
-        }
-        facts |= {"chance_uniform": 0.2, "chance_majority": 0.3, "num_plans": 2, "sd": 0.03}
-        for budget, x in budgets_tested(truth, size).items():
-            mean = float(curve(*thresholds_of(truth, size, task), x))
-            rows.append(
-                {**facts, "placement": "uniform", "budget": budget, "trainable_params": round(10**x), "mean": mean}
-            )
-        rows.append({**facts, "placement": "full", "budget": "@own", "trainable_params": 10**7, "mean": TOP})
-    cells = pd.DataFrame(rows)
+    truth = Truth(plms=2, tasks=2, high_change=change)
+    tasks = truth.design().groupby("task")
+    cells = pd.concat([with_true_scores(group, truth.by_task()[task]) for task, group in tasks])
+    cells = cells[cells.placement.isin(["uniform", "full"])].reset_index(drop=True)
+    cells = cells.assign(chance_uniform=0.2, chance_majority=truth.chance, num_plans=2, num_replicates=1, sd=0.03)
     means, scatter = cells["mean"].to_numpy(), np.where(cells.placement.eq("full"), 0.005, 0.03)
     rng, sims, missed = np.random.default_rng(3), 150, 0
     true = slope_of(means, cells, np.zeros((2, len(cells)))).value
