@@ -44,10 +44,10 @@ class Truth(simulation.Truth):
 
     def by_task(self) -> dict[str, simulation.Truth]:
         """The truth of each task, with evenly spaced chance thresholds."""
-        own = {field.name: getattr(self, field.name) for field in fields(simulation.Truth)}
+        own = {field.name: getattr(self, field.name) for field in fields(simulation.Truth)} | {"gain": self.gain or 0.0}
         lows = self.low + self.low_spread * _standardised(self.tasks)
         return {
-            f"task{task}": simulation.Truth(**own | {"low": low, "gain": self.gain or 0.0})
+            f"task{task}": simulation.Truth(**own | {"low": low})
             for task, low in enumerate(lows)
         }
 

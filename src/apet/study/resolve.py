@@ -49,7 +49,7 @@ def sizes(grid: Grid) -> dict[str, dict[str, Any]]:
         grid: The study.
 
     Returns:
-        By PLM: `num_params`, `non_embedding_params`, the number of `sites`, and `trainable_params` by
+        By PLM: `family`, `num_params`, `non_embedding_params`, the number of `sites`, and `trainable_params` by
         "placement budget".
 
     Raises:
@@ -76,6 +76,7 @@ def _sizes(grid: Grid, model: str, values: Mapping[str, Any]) -> dict[str, Any]:
         counts[f"{placement} {budget}"] = count
     _check_positions(grid, model, inventory, counts)
     return {
+        "family": inventory.family,
         "num_params": inventory.num_params,
         "non_embedding_params": inventory.non_embedding_params,
         "sites": len(inventory.sites),
