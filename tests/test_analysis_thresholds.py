@@ -167,6 +167,15 @@ def test_variance_of_truth_excludes_the_noise(spread: float, noise: float, tasks
     assert under / sims < 0.025 + 3 * np.sqrt(0.025 * 0.975 / sims)
 
 
+def test_variance_of_truth_without_spread_has_an_upper_bound_below_the_doubled_noise() -> None:
+    """Noise in the data and again in the samples; without a spread only one of them is in the bound."""
+    rng, sd = np.random.default_rng(1), 0.3
+    by_plm = [seen + np.vstack([np.zeros(6), sd * rng.normal(size=(2000, 6))]) for seen in sd * rng.normal(size=(5, 6))]
+    sampled = np.mean([values[1:].var(axis=1, ddof=1) for values in by_plm], axis=0)
+    high = variance_of_truth(by_plm).interval[1]
+    assert high == pytest.approx(np.quantile(sampled, 0.975) - (1 - 1 / 25) * sd**2, rel=0.05)
+
+
 def slope_of(means: np.ndarray, cells: pd.DataFrame, noise: np.ndarray):
     """The slope of the high threshold from means (cells,) whose noise has the draws `noise` [draws, cells]."""
     samples = MeanSamples(cells.assign(mean=means), means + noise, {})
@@ -217,13 +226,25 @@ def test_spread_over_tasks_with_a_censored_threshold_has_no_upper_bound() -> Non
     assert "1 of 3 thresholds" in found.remark
 
 
+def test_spread_over_tasks_with_a_threshold_of_one_parameter_is_bounded() -> None:
+    """No number of parameters is below one, so that it is the threshold."""
+    curves = {"t": [0.4, 0.5, 0.6], "u": [0.3, 0.4, 0.5], "v": [0.3, 0.34, 0.5]}
+    scores = {("m0", task): means for task, means in curves.items()}
+    found = spread(scores, ["m0"], noise=0.001)
+    assert found.fixed_tasks.value == pytest.approx(np.std([0, 0.2, 0.5], ddof=1) - 0.5, abs=0.01)
+    assert found.fixed_tasks.interval[1] < 0 and found.remark == ""
+    samples = made(scores, noise=0.001)
+    samples = replace(samples, cells=samples.cells.assign(trainable_params=10 * samples.cells.trainable_params))
+    data = chance_threshold(AnalysisInputs(pd.DataFrame(), samples, MARGINS))
+    assert spread_over_tasks(data, ["m0"]).fixed_tasks.interval[1] == INF
+
+
 @pytest.mark.parametrize(
     ("scores", "reason"),
     [
         ({("m0", "t"): [0.3, 0.5]}, "two tasks"),
         ({("m0", "t"): [0.3], ("m0", "u"): [0.3]}, "fewer than two budgets"),
         ({("m0", "t"): [0.3, 0.3], ("m0", "u"): [0.3, 0.3]}, "2 of 2 thresholds are above"),
-        ({("m0", "t"): [0.5, 0.5], ("m0", "u"): [0.5, 0.5]}, "2 of 2 thresholds are at or below"),
     ],
 )
 def test_spread_over_tasks_without_data_raises_with_a_reason(scores: dict, reason: str) -> None:

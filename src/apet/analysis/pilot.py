@@ -144,9 +144,11 @@ def _seed_sd(frame: pd.DataFrame) -> dict[str, float]:
 def _row_shares(frame: pd.DataFrame) -> dict[str, tuple[float, float, float]]:
     """Return the row shares of APET, from rows on which two replicates of a cell are both right; nothing without them.
 
+    Only accuracy has rows that are right or wrong.
     Replicates of two plans share what is a row's, those of one plan also what is the plan's on the row.
     """
-    scored = frame[frame.placement.eq(RANDOM) & frame.test_score.between(1 - LARGEST_SHARE, LARGEST_SHARE)]
+    scored = frame[frame.placement.eq(RANDOM) & frame.metric.eq("accuracy")]
+    scored = scored[scored.test_score.between(1 - LARGEST_SHARE, LARGEST_SHARE)]
     pairs: dict[bool, list[tuple[float, float, float]]] = {True: [], False: []}
     for _, group in scored.groupby(CELL):
         replicates = zip(group.plan_index, group.test_score, group.row_scores, strict=True)

@@ -94,7 +94,7 @@ class Simulation:
                 "claim": claim,
                 "level": level,
                 "verdict": claims[claim]["scopes"][OVERALL][level]["verdict"],
-                "truth": round(true[claim], TRUTH_DIGITS),
+                "truth": round(true[claim], TRUTH_DIGITS) + 0.0,  # not -0.0
             }
             for claim, level in product(claims, LEVELS)
         ]
@@ -115,7 +115,7 @@ def run_studies(
         The rows of each study, in the order in which studies end.
     """
     jobs = list(product(dict.fromkeys(effects), range(studies)))
-    workers = workers or os.cpu_count() or 1
+    workers = min(len(jobs), workers or os.cpu_count() or 1)
     if workers == 1:
         yield from (simulation.study(*job) for job in jobs)
         return

@@ -161,10 +161,10 @@ def true_values(design: pd.DataFrame, truths: Mapping[str, Truth], margins: Mapp
 
 def true_thresholds(design: pd.DataFrame, truths: Mapping[str, Truth], margins: Mapping[str, float]) -> Thresholds:
     """Return the thresholds of the true means at the tested budgets, in the form of estimated ones."""
-    rows = []
-    for pair, cells in design[design.placement.eq(RANDOM)].groupby(PAIR, sort=False):
+    apet, rows = design[design.placement.eq(RANDOM)].sort_values("trainable_params"), []
+    scored = pd.concat([with_true_scores(apet[apet.task.eq(task)], truth) for task, truth in truths.items()])
+    for pair, cells in scored.groupby(PAIR, sort=False):
         truth = truths[pair[-1]]
-        cells = with_true_scores(cells, truth).sort_values("trainable_params")
         x, means = np.log10(cells.trainable_params.to_numpy(float)), cells["mean"].to_numpy()
         facts = dict(zip(PAIR, pair, strict=True)) | {"smallest": 10 ** x[0], "largest": 10 ** x[-1]}
         levels = {
@@ -174,7 +174,7 @@ def true_thresholds(design: pd.DataFrame, truths: Mapping[str, Truth], margins: 
         for kind, level in levels.items():
             value = crossing(x, (means - level)[None], np.ones(len(x)))[0]
             rows.append({**facts, "kind": kind, "log10": value})
-    table = pd.DataFrame(rows)
+    table = pd.DataFrame(rows, columns=[*PAIR, "smallest", "largest", "kind", "log10"])
     values = table.log10.to_numpy()[None]
     return Thresholds(table, values, values[None])
 

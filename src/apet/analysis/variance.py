@@ -212,8 +212,11 @@ def variance_of_truth(by_plm: Sequence[np.ndarray]) -> Estimate:
 
     Noise inflates a variance, and samples around noisy values contain it twice. A test is inverted instead (Carpenter
     1999): each sample's noise is added to the observed deviations from the mean, shrunken by the factor that restores
-    the observed variance. The quantiles of the shrunken variances are the bounds, their median is the value. The upper
-    bound is at least the percentile of the samples' variance, which is conservative because of the double noise.
+    the observed variance. The quantiles of the shrunken variances are the bounds, their median is the value.
+
+    Isotonic curves pull noisy thresholds together, by less than the noise pushes them apart. The upper bound is
+    therefore at least the percentile of the samples' variance, minus the noise that these have in excess of the data.
+    Of k degrees of freedom k − 1 are excess: noise along the true deviations moves their length in both directions.
 
     Args:
         by_plm: per PLM [1 + samples, tasks], the plug-in estimate first.
@@ -232,10 +235,12 @@ def variance_of_truth(by_plm: Sequence[np.ndarray]) -> Estimate:
     sampled = np.mean([values[1:].var(axis=1, ddof=1) for values in by_plm], axis=0)
     value = float(np.median(shrunken))
     truth, noisy = percentile_interval(shrunken, value), percentile_interval(sampled, observed)
+    df = sum(values.shape[1] - 1 for values in by_plm)
+    excess = (1 - 1 / df) * max(float(np.mean(sampled)) - observed, 0.0)
 
     def bounds(alpha: float) -> tuple[float, float]:
         low, high = truth.bounds(alpha)
-        return min(max(low, 0.0), value), max(high, noisy.bounds(alpha)[1], value)
+        return min(max(low, 0.0), value), max(high, noisy.bounds(alpha)[1] - excess, value)
 
     return Estimate(value, bounds)
 
