@@ -46,10 +46,7 @@ class Truth(simulation.Truth):
         """The truth of each task, with evenly spaced chance thresholds."""
         own = {field.name: getattr(self, field.name) for field in fields(simulation.Truth)} | {"gain": self.gain or 0.0}
         lows = self.low + self.low_spread * _standardised(self.tasks)
-        return {
-            f"task{task}": simulation.Truth(**own | {"low": low})
-            for task, low in enumerate(lows)
-        }
+        return {f"task{task}": simulation.Truth(**own | {"low": low}) for task, low in enumerate(lows)}
 
     def design(self) -> pd.DataFrame:
         """The cells: methods at their own counts, APET at these and over the sweep, and informed placements."""

@@ -168,12 +168,14 @@ def test_variance_of_truth_excludes_the_noise(spread: float, noise: float, tasks
 
 
 def test_variance_of_truth_without_spread_has_an_upper_bound_below_the_doubled_noise() -> None:
-    """Noise in the data and again in the samples; without a spread only one of them is in the bound."""
+    """Noise is in the data and again in the samples; it counts once, within the χ² bound of the observed variance."""
     rng, sd = np.random.default_rng(1), 0.3
-    by_plm = [seen + np.vstack([np.zeros(6), sd * rng.normal(size=(2000, 6))]) for seen in sd * rng.normal(size=(5, 6))]
+    by_plm = [seen + np.vstack([np.zeros(6), sd * rng.normal(size=(4000, 6))]) for seen in sd * rng.normal(size=(5, 6))]
+    observed = np.mean([values[0].var(ddof=1) for values in by_plm])
     sampled = np.mean([values[1:].var(axis=1, ddof=1) for values in by_plm], axis=0)
-    high = variance_of_truth(by_plm).interval[1]
-    assert high == pytest.approx(np.quantile(sampled, 0.975) - (1 - 1 / 25) * sd**2, rel=0.05)
+    low, high = variance_of_truth(by_plm).interval
+    assert low == 0 and high == pytest.approx(observed * sampled.mean() / np.quantile(sampled, 0.025), rel=0.01)
+    assert high < np.quantile(sampled, 0.975) and high < observed * 25 / stats.chi2.ppf(0.025, 25)
 
 
 def slope_of(means: np.ndarray, cells: pd.DataFrame, noise: np.ndarray):
