@@ -12,10 +12,11 @@ import pandas as pd
 from apet.analysis.claims import CLAIMS, AnalysisInputs
 from apet.analysis.intervals import NotEstimable
 from apet.analysis.resampling import sample_means
-from apet.analysis.thresholds import PAIR, Thresholds, crossing, restricted
+from apet.analysis.simulation import true_thresholds, true_values
+from apet.analysis.thresholds import PAIR
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
-from simulated_claims import CHANCE, MARGINS, TOP, Truth, budgets_tested, curve, simulate, thresholds_of
+from simulated_claims import MARGINS, Truth, simulate
 
 DESIGNS = {
     "3 PLMs × 3 tasks, 2 plans × 2 seeds": Truth(gain=2.0, num_plans=2, num_seeds=2),
@@ -37,52 +38,12 @@ SETTINGS = {
 }
 
 
-def true_thresholds(truth: Truth) -> Thresholds:
-    """Return the thresholds of the true means at the tested budgets, in the form of estimated ones."""
-    rows = []
-    for family in range(truth.families):
-        for model, size in enumerate(truth.sizes()):
-            x = np.sort(list(budgets_tested(truth, size).values()))
-            for task in range(truth.tasks):
-                means = curve(*thresholds_of(truth, size, task), x)
-                levels = {
-                    "chance": CHANCE + MARGINS["chance_margin"] / 100,
-                    "full_ft": TOP - MARGINS["full_ft_margin"] / 100,
-                }
-                facts = dict(
-                    zip(PAIR, (f"family{family}", round(10**size), f"plm{family}{model}", f"task{task}"), strict=True)
-                )
-                for kind, level in levels.items():
-                    found = crossing(x, (means - level)[None], np.ones(len(x)))[0]
-                    rows.append({**facts, "kind": kind, "smallest": 10 ** x[0], "largest": 10 ** x[-1], "log10": found})
-    table = pd.DataFrame(rows)
-    values = table.log10.to_numpy()[None]
-    return Thresholds(table, values, values[None])
-
-
-def true_values(truth: Truth) -> dict[str, float]:
-    """Return the true quantity of each claim, over all PLMs."""
-    thresholds = true_thresholds(truth)
-    high = restricted(thresholds, "full_ft", ["family", "task"]).table
-    x = np.log10(high.non_embedding_params)
-    x -= x.groupby([high.family, high.task]).transform("mean")
-    slope = np.mean([np.sum(x[g.index] * g.log10) / np.sum(x[g.index] ** 2) for _, g in high.groupby("task")])
-    low = restricted(thresholds, "chance", ["model"]).table
-    spread = np.sqrt(low.groupby("model").log10.var(ddof=1).mean()) if truth.tasks > 1 else np.nan
-    return {
-        "positions": truth.plan_change,
-        "full_ft_threshold": float(slope),
-        "chance_threshold": float(spread) - MARGINS["equivalence_margin"],
-        "methods": truth.method_change,
-        "informed": truth.gain_change,
-    }
-
-
 def one(truth: Truth, seed: int, count: int = 1000) -> Iterator[dict[str, object]]:
     """Yield a row per interval of a simulated study: quantity, truth, estimate, low, high, and the p-value if any."""
     frame = simulate(truth, seed)
     inputs = AnalysisInputs(frame, sample_means(frame, count), MARGINS)
-    truths = true_values(truth)
+    study = truth.design(), truth.by_task(), MARGINS
+    truths = true_values(*study)
     for claim in CLAIMS:
         try:
             data = claim.measure(inputs)
@@ -95,7 +56,7 @@ def one(truth: Truth, seed: int, count: int = 1000) -> Iterator[dict[str, object
                 low, high = estimate.interval
                 facts = {"quantity": f"{claim.name}, {level}", "truth": truths[claim.name], "estimate": estimate.value}
                 yield {**facts, "low": low, "high": high, "p": estimate.p}
-    table = inputs.thresholds.table.merge(true_thresholds(truth).table, on=[*PAIR, "kind"], suffixes=("", "_true"))
+    table = inputs.thresholds.table.merge(true_thresholds(*study).table, on=[*PAIR, "kind"], suffixes=("", "_true"))
     for row in table.itertuples():
         facts = {"quantity": f"one {row.kind} threshold", "truth": row.log10_true, "estimate": row.log10}
         yield {**facts, "low": row.low, "high": row.high}

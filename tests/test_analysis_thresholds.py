@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -16,10 +15,11 @@ from scipy.optimize import isotonic_regression
 from apet.analysis.claims import AnalysisInputs, chance_threshold, full_ft_threshold
 from apet.analysis.intervals import NotEstimable
 from apet.analysis.resampling import MeanSamples
+from apet.analysis.simulation import with_true_scores
 from apet.analysis.thresholds import DOUBLE_BOOTSTRAP, crossing, restricted, threshold_samples, thresholds
 from apet.analysis.trends import slope
 from apet.analysis.variance import spread_over_tasks, variance_of_truth
-from simulated_claims import MARGINS, TOP, Truth, budgets_tested, curve, thresholds_of
+from simulated_claims import MARGINS, Truth
 
 INF = np.inf
 
@@ -167,33 +167,32 @@ def test_variance_of_truth_excludes_the_noise(spread: float, noise: float, tasks
     assert under / sims < 0.025 + 3 * np.sqrt(0.025 * 0.975 / sims)
 
 
+def test_variance_of_truth_without_spread_has_an_upper_bound_below_the_doubled_noise() -> None:
+    """Noise is in the data and again in the samples; it counts once, within the χ² bound of the observed variance."""
+    rng, sd = np.random.default_rng(1), 0.3
+    by_plm = [seen + np.vstack([np.zeros(6), sd * rng.normal(size=(4000, 6))]) for seen in sd * rng.normal(size=(5, 6))]
+    observed = np.mean([values[0].var(ddof=1) for values in by_plm])
+    sampled = np.mean([values[1:].var(axis=1, ddof=1) for values in by_plm], axis=0)
+    low, high = variance_of_truth(by_plm).interval
+    assert low == 0 and high == pytest.approx(observed * sampled.mean() / np.quantile(sampled, 0.025), rel=0.01)
+    assert high < np.quantile(sampled, 0.975) and high < observed * 25 / stats.chi2.ppf(0.025, 25)
+
+
 def slope_of(means: np.ndarray, cells: pd.DataFrame, noise: np.ndarray):
     """The slope of the high threshold from means (cells,) whose noise has the draws `noise` [draws, cells]."""
     samples = MeanSamples(cells.assign(mean=means), means + noise, {})
-    return slope(full_ft_threshold(AnalysisInputs(pd.DataFrame(), samples, MARGINS)), ["small", "large"]).fixed_tasks
+    return slope(full_ft_threshold(AnalysisInputs(pd.DataFrame(), samples, MARGINS)), ["plm00", "plm01"]).fixed_tasks
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("change", [-0.4, 0.0])
 def test_slope_of_full_ft_thresholds_covers_the_truth(change: float) -> None:
     """Noise draws thresholds together: percentiles of the draws miss a slope of -0.55 in every fifth study."""
-    truth, rows = Truth(plms=2, tasks=2, high_change=change), []
-    for (model, size), task in product(zip(("small", "large"), truth.sizes(), strict=True), range(truth.tasks)):
-        facts = {
-            "model": model,
-            "task": f"t{task}",
-            "family": "f",
-            "non_embedding_params": round(10**size),
-            "num_replicates": 1,
-        }
-        facts |= {"chance_uniform": 0.2, "chance_majority": 0.3, "num_plans": 2, "sd": 0.03}
-        for budget, x in budgets_tested(truth, size).items():
-            mean = float(curve(*thresholds_of(truth, size, task), x))
-            rows.append(
-                {**facts, "placement": "uniform", "budget": budget, "trainable_params": round(10**x), "mean": mean}
-            )
-        rows.append({**facts, "placement": "full", "budget": "@own", "trainable_params": 10**7, "mean": TOP})
-    cells = pd.DataFrame(rows)
+    truth = Truth(plms=2, tasks=2, high_change=change)
+    tasks = truth.design().groupby("task")
+    cells = pd.concat([with_true_scores(group, truth.by_task()[task]) for task, group in tasks])
+    cells = cells[cells.placement.isin(["uniform", "full"])].reset_index(drop=True)
+    cells = cells.assign(chance_uniform=0.2, chance_majority=truth.chance, num_plans=2, num_replicates=1, sd=0.03)
     means, scatter = cells["mean"].to_numpy(), np.where(cells.placement.eq("full"), 0.005, 0.03)
     rng, sims, missed = np.random.default_rng(3), 150, 0
     true = slope_of(means, cells, np.zeros((2, len(cells)))).value
@@ -229,13 +228,25 @@ def test_spread_over_tasks_with_a_censored_threshold_has_no_upper_bound() -> Non
     assert "1 of 3 thresholds" in found.remark
 
 
+def test_spread_over_tasks_with_a_threshold_of_one_parameter_is_bounded() -> None:
+    """No number of parameters is below one, so that it is the threshold."""
+    curves = {"t": [0.4, 0.5, 0.6], "u": [0.3, 0.4, 0.5], "v": [0.3, 0.34, 0.5]}
+    scores = {("m0", task): means for task, means in curves.items()}
+    found = spread(scores, ["m0"], noise=0.001)
+    assert found.fixed_tasks.value == pytest.approx(np.std([0, 0.2, 0.5], ddof=1) - 0.5, abs=0.01)
+    assert found.fixed_tasks.interval[1] < 0 and found.remark == ""
+    samples = made(scores, noise=0.001)
+    samples = replace(samples, cells=samples.cells.assign(trainable_params=10 * samples.cells.trainable_params))
+    data = chance_threshold(AnalysisInputs(pd.DataFrame(), samples, MARGINS))
+    assert spread_over_tasks(data, ["m0"]).fixed_tasks.interval[1] == INF
+
+
 @pytest.mark.parametrize(
     ("scores", "reason"),
     [
         ({("m0", "t"): [0.3, 0.5]}, "two tasks"),
         ({("m0", "t"): [0.3], ("m0", "u"): [0.3]}, "fewer than two budgets"),
         ({("m0", "t"): [0.3, 0.3], ("m0", "u"): [0.3, 0.3]}, "2 of 2 thresholds are above"),
-        ({("m0", "t"): [0.5, 0.5], ("m0", "u"): [0.5, 0.5]}, "2 of 2 thresholds are at or below"),
     ],
 )
 def test_spread_over_tasks_without_data_raises_with_a_reason(scores: dict, reason: str) -> None:

@@ -113,7 +113,11 @@ CASES = {
         Truth(low=7.0, high=8.0, n=4000, plan_variance=0.0),
         {"chance_threshold": "are above", "full_ft_threshold": "are above"},
     ),
-    "one parameter is enough": (Truth(low=-5.0, high=-4.0, n=100), {"chance_threshold": "are at or below"}),
+    "ten parameters are enough": (
+        Truth(low=-5.0, high=-4.0, n=100, sweep=(1, 2, 3)),
+        {"chance_threshold": "are at or below"},
+    ),
+    "one parameter is enough": (Truth(low=-5.0, high=-4.0, n=100), {"chance_threshold": "no value differs"}),
 }
 
 

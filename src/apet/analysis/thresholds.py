@@ -172,7 +172,8 @@ class RestrictedThresholds:
     """Thresholds of one kind, clipped to the range of parameters that was tested throughout a group."""
 
     table: pd.DataFrame
-    """PAIR columns, `log10` (clipped), `censoring` (−1 or 1 at the lower or upper end of the range, else 0)."""
+    """PAIR columns, `log10` (clipped), `censoring` (−1 or 1 at the lower or upper end of the range, else 0; never −1 if
+    the range starts at one parameter)."""
     values: np.ndarray
     """[1 + samples, rows]: `log10` and its samples."""
     double_bootstrap: np.ndarray
@@ -183,7 +184,8 @@ def restricted(thresholds: Thresholds, kind: str, group_keys: list[str]) -> Rest
     """Clip thresholds to the range of parameters that was tested for all rows of a group.
 
     A censored threshold then has a value, and means and slopes are those of restricted thresholds (Irwin 1949; Royston
-    and Parmar 2013), without a model of the region beyond the range.
+    and Parmar 2013), without a model of the region beyond the range. A threshold is at least one parameter, so that
+    nothing is censored below a range that starts there.
 
     Args:
         thresholds: thresholds and samples.
@@ -199,7 +201,8 @@ def restricted(thresholds: Thresholds, kind: str, group_keys: list[str]) -> Rest
     low, high = np.log10(groups.smallest.transform("max")), np.log10(groups.largest.transform("min"))
     usable = (low < high).to_numpy()
     table, low, high = table[usable], low[usable].to_numpy(), high[usable].to_numpy()
-    censoring = (table.log10 >= high).astype(int) - (table.log10 <= low)
+    # Nothing is below one parameter: if it suffices, it is the threshold.
+    censoring = (table.log10 >= high).astype(int) - ((table.log10 <= low) & (low > 0))
     indices = np.flatnonzero(rows)[usable]
     values = np.vstack([table.log10, thresholds.values[:, indices]]).clip(low, high)
     table = table[PAIR].assign(log10=values[0], censoring=censoring).reset_index(drop=True)

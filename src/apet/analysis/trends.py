@@ -73,7 +73,7 @@ def slope(data: ClaimData, models: Sequence[str]) -> ClaimResult:
     Raises:
         NotEstimable: no family has two sizes, or nearly all values are censored at one end.
     """
-    rows = _with_two_sizes(data.table, data.rows_of(models))
+    rows = with_two_sizes(data.table, data.rows_of(models))
     if data.censoring is not None:
         check_censoring(data.censoring[rows])
     weights = slope_weights(data.table, rows)
@@ -113,7 +113,7 @@ def plm_means(data: ClaimData, rows: np.ndarray) -> dict[str, Estimate]:
     return means
 
 
-def _with_two_sizes(table: pd.DataFrame, mask: np.ndarray) -> np.ndarray:
+def with_two_sizes(table: pd.DataFrame, mask: np.ndarray) -> np.ndarray:
     """Mask the rows whose family has PLMs of two sizes on the task."""
     sizes = table[mask].groupby(["family", "task"]).non_embedding_params.transform("nunique")
     rows = mask.copy()

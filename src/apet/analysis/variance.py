@@ -212,8 +212,12 @@ def variance_of_truth(by_plm: Sequence[np.ndarray]) -> Estimate:
 
     Noise inflates a variance, and samples around noisy values contain it twice. A test is inverted instead (Carpenter
     1999): each sample's noise is added to the observed deviations from the mean, shrunken by the factor that restores
-    the observed variance. The quantiles of the shrunken variances are the bounds, their median is the value. The upper
-    bound is at least the percentile of the samples' variance, which is conservative because of the double noise.
+    the observed variance. The quantiles of the shrunken variances are the bounds, their median is the value.
+
+    Isotonic curves pull noisy thresholds together, and their noise depends on the truth, which an inversion ignores.
+    Both bounds are therefore at least as wide as those of the observed variance, whose distances from its expectation
+    are those of the samples' variance from its mean. Below, the noise is subtracted with the absolute distance. Above,
+    it is not subtracted, against the pull; the distance is the ratio, unless the percentile itself is nearer.
 
     Args:
         by_plm: per PLM [1 + samples, tasks], the plug-in estimate first.
@@ -232,10 +236,13 @@ def variance_of_truth(by_plm: Sequence[np.ndarray]) -> Estimate:
     sampled = np.mean([values[1:].var(axis=1, ddof=1) for values in by_plm], axis=0)
     value = float(np.median(shrunken))
     truth, noisy = percentile_interval(shrunken, value), percentile_interval(sampled, observed)
+    mean, noise_variance = float(np.mean(sampled)), float(np.mean(plain))
 
     def bounds(alpha: float) -> tuple[float, float]:
-        low, high = truth.bounds(alpha)
-        return min(max(low, 0.0), value), max(high, noisy.bounds(alpha)[1], value)
+        (low, high), (low_sample, high_sample) = truth.bounds(alpha), noisy.bounds(alpha)
+        low = min(low, observed - (high_sample - mean) - noise_variance)
+        ratio = mean / low_sample if low_sample > 0 else np.inf
+        return min(max(low, 0.0), value), max(high, min(high_sample, observed * ratio), value)
 
     return Estimate(value, bounds)
 

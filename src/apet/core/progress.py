@@ -14,7 +14,7 @@ STEP_LINE_SECONDS = 15.0
 """Seconds between two lines of a pretraining in a log."""
 
 CELL_LINE_SECONDS = 30.0
-"""Seconds between two lines of a job in a log, and until the steps of a long cell are shown."""
+"""Seconds between two lines of a job or a simulation in a log, and until the steps of a long cell are shown."""
 
 
 class ProgressReporter:
@@ -78,6 +78,27 @@ class StepProgress(ProgressReporter):
             end = time.strftime("%H:%M:%S", time.localtime(time.time() + remaining))
             speed = f"{steps_per_second * self.tokens:,.0f} tokens/s, {remaining:.0f} s left, ends {end}"
             self.print_line(f"step {self.done} of {self.total}, loss {loss:.3f}, {speed}")
+
+
+class StudyProgress(ProgressReporter):
+    """Progress of a simulation of studies.
+
+    Args:
+        title: What is simulated.
+        total: Number of studies.
+    """
+
+    def __init__(self, title: str, total: int) -> None:
+        super().__init__(title, total, "study", CELL_LINE_SECONDS)
+
+    def end(self) -> None:
+        """Count a study."""
+        self.done += 1
+        if self.bar is not None:
+            self.bar.update()
+        elif self.is_due(self.line_seconds):
+            left = (time.monotonic() - self.start) / self.done * (self.total - self.done)
+            self.print_line(f"{self.done} of {self.total} studies, about {format_duration(left)} left")
 
 
 class CellProgress(ProgressReporter):

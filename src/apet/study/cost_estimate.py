@@ -7,15 +7,13 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from apet.data.prepared_files import RECORD as TASK_RECORD
-from apet.data.prepared_files import read_task
 from apet.models.ladder import LadderModel
 from apet.study.cell_record import METRICS
 from apet.study.cells import Cell
 from apet.study.grid import Grid
 from apet.study.paths import ResultPaths
 from apet.study.resolve import sizes
-from apet.study.resources import NUMBER_BYTES, CostModel, Speed
+from apet.study.resources import NUMBER_BYTES, CostModel, Speed, split_rows
 from apet.study.status import read_run
 
 ROW_BYTES, TOKEN_BYTES, RECORD_BYTES = 20, 3, 20_000
@@ -62,7 +60,7 @@ class CostEstimate:
         self.grid, self.speed, self.root = grid, speed, root
         self.results = ResultPaths(root / "results")
         self.model = CostModel(grid, sizes(grid))
-        self.model.rows = {task: self._rows(task) for task in grid.tasks}
+        self.model.rows = split_rows(grid, root)
         self.measured = self._measured()
         self.costs = {cell: self._cost(cell) for cell in grid.cells}
 
@@ -140,12 +138,6 @@ class CostEstimate:
             theta_bytes=replicates * model.trainable_params(cell) * NUMBER_BYTES["float32"],
             record_bytes=RECORD_BYTES + replicates * model.rows[cell.task]["test"] * row_bytes,
         )
-
-    def _rows(self, task: str) -> dict[str, int]:
-        """Rows of each split: those prepared, or the study's limit, or 0 if neither is known."""
-        folder = self.root / self.grid.task_folder(task)
-        prepared = read_task(folder, self.grid.task_digests[task])["rows"] if (folder / TASK_RECORD).is_file() else {}
-        return {**self.model.rows[task], **prepared}
 
     def _measured(self) -> dict[str, tuple[bool, float]]:
         """`throughput` of PLMs with finished cells: their FLOPs over the seconds in their run records."""

@@ -50,7 +50,7 @@ def sizes(grid: Grid) -> dict[str, dict[str, Any]]:
         grid: The study.
 
     Returns:
-        By PLM: `num_params`, `non_embedding_params`, `layers`, `hidden_size`, the number of `sites`, and
+        By PLM: `family`, `num_params`, `non_embedding_params`, `layers`, `hidden_size`, the number of `sites`, and
         `trainable_params` by "placement budget".
 
     Raises:
@@ -77,6 +77,7 @@ def _sizes(grid: Grid, model: str, values: Mapping[str, Any]) -> dict[str, Any]:
         counts[f"{placement} {budget}"] = count
     _check_positions(grid, model, inventory, counts)
     return {
+        "family": inventory.family,
         "num_params": inventory.num_params,
         "non_embedding_params": inventory.non_embedding_params,
         "layers": inventory.layers,

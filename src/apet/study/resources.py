@@ -15,6 +15,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from apet.data.prepared_files import RECORD as TASK_RECORD
+from apet.data.prepared_files import read_task
 from apet.models.ladder import LadderModel
 from apet.models.registry import devices_of, head_of
 from apet.placement import PLACEMENTS
@@ -99,9 +101,8 @@ class CostModel:
 
     def __init__(self, grid: Grid, plm_sizes: Mapping[str, Mapping[str, Any]]):
         self.grid, self.sizes = grid, plm_sizes
-        # Rows of each split by task, 0 if unknown.
-        limits = {split: limit or 0 for split, limit in asdict(grid.study.max_samples).items()}
-        self.rows = dict.fromkeys(grid.tasks, limits)
+        # A request must not depend on what is prepared.
+        self.rows = dict.fromkeys(grid.tasks, _row_limits(grid))
 
     def trainable_params(self, cell: Cell) -> int:
         """Return the length of a cell's θ, without a classification head."""
@@ -191,6 +192,29 @@ class CostModel:
         task = self.grid.tasks[cell.task]
         virtual = cell.methods.num_virtual_tokens if cell.placement == "prompt" else 0
         return min(cell.training.max_length, task.max_length) + task.max_new_tokens + virtual
+
+
+def split_rows(grid: Grid, root: Path = Path()) -> dict[str, dict[str, int]]:
+    """Count the rows of each split of a study's tasks.
+
+    Args:
+        grid: The study.
+        root: Folder that contains data/.
+
+    Returns:
+        By task and split the rows that are prepared, or else the study's limit, or 0 if neither is known.
+    """
+    rows = {}
+    for task in grid.tasks:
+        folder = root / grid.task_folder(task)
+        prepared = read_task(folder, grid.task_digests[task])["rows"] if (folder / TASK_RECORD).is_file() else {}
+        rows[task] = {**_row_limits(grid), **prepared}
+    return rows
+
+
+def _row_limits(grid: Grid) -> dict[str, int]:
+    """Return the study's limit of rows of each split, 0 without a limit."""
+    return {split: limit or 0 for split, limit in asdict(grid.study.max_samples).items()}
 
 
 def _minutes(flops: float, flops_per_second: float) -> int:
