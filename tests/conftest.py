@@ -30,17 +30,9 @@ hypothesis.settings.load_profile("apet")
 yaml.SafeDumper.ignore_aliases = lambda self, data: True  # type: ignore[method-assign]  # apet refuses aliases
 
 LONGEST = (
-    *("test_workflow", "test_slurm", "test_dvc", "test_guides"),
-    *(
-        "test_data_real",
-        "test_sharded",
-        "test_arithmetic",
-        "test_report",
-        "test_figures",
-        "test_corrupt",
-        "test_faults",
-    ),
-)
+    "test_workflow", "test_slurm", "test_dvc", "test_guides", "test_real_wheels", "test_sharded_plm", "test_docs",
+    "test_findings", "test_arithmetic", "test_report", "test_figures", "test_corrupt_files", "test_faults",
+)  # fmt: skip
 """Test files that take longest. They start first, so that all processes end at the same time."""
 
 

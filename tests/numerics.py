@@ -66,7 +66,7 @@ APART = {
         "models/registry.py": "names and sources of PLMs",
         "models/download.py": "downloads PLMs, whose content is in a cell's record",
         "training/callbacks.py": "observes a training",
-        "training/checkpoint.py": "restores values exactly, as tests/test_resume.py verifies",
+        "training/checkpoint.py": "restores values exactly, as tests/training/test_resume.py verifies",
         "training/distributed.py": "selection and order of cells in several processes",
         "training/job.py": "selection and order of cells",
         "training/measure.py": "times training steps whose θ is not kept",

@@ -422,7 +422,7 @@ def test_without_secrets_removes_credentials_from_urls(text, redacted):
 @pytest.mark.slow
 @pytest.mark.parametrize("path", ["-rf.yaml", "{x}/params.yaml"])
 def test_params_path_that_snakemake_misreads_is_refused(path, tmp_path):
-    """tests/test_bad_input.py covers paths that are quoted."""
+    """tests/cli/test_bad_input.py covers paths that are quoted."""
     checkout = Checkout(tmp_path / "study", None)
     (checkout.folder / path).parent.mkdir(exist_ok=True)
     shutil.copy(checkout.folder / "params.yaml", checkout.folder / path)

@@ -277,7 +277,7 @@ def test_guide_compare_methods_runs(reader):
 
 
 def test_guide_slurm_lists_tested_commands():
-    """The commands are in docs/executors.md, which tests/test_slurm.py runs, or in the help of apet."""
+    """The commands are in docs/executors.md, which tests/workflow/test_slurm.py runs, or in the help of apet."""
     known = (ROOT / "docs" / "executors.md").read_text()
     for line in (line.partition("#")[0].strip() for line in commands_of("slurm")):
         assert line in known or line in EXAMPLES["status"], line

@@ -1,8 +1,8 @@
 """Whatever a file says: a result or one clear error, soon and in little memory. Studies, plans, records, and every
 reader of what others wrote.
 
-    pytest tests/test_fuzz.py                    # a few examples of each, always the same ones
-    APET_FUZZ=5000 pytest tests/test_fuzz.py     # so many new samples of each
+    pytest tests/project/test_fuzz.py                    # a few examples of each, always the same ones
+    APET_FUZZ=5000 pytest tests/project/test_fuzz.py     # so many new samples of each
 """
 
 from __future__ import annotations

@@ -32,9 +32,9 @@ from apet.training.runtime import make_deterministic
 from finished_cells import GENERATION, RECIPE, TASK, Finished, finished, rows
 from saved import save_plm
 from tiny import CONFIGS, tiny_plm
+from toy import ROOT
 
 make_deterministic()
-ROOT = Path(__file__).parent.parent
 PAGE, EXPORTS = ((ROOT / "docs" / name).read_text() for name in ("python.md", "export.md"))
 PAIRS = {
     **TASK,

@@ -8,7 +8,6 @@ import shutil
 import sys
 from io import BytesIO, TextIOWrapper
 from itertools import pairwise
-from pathlib import Path
 from statistics import fmean, stdev
 
 import pytest
@@ -24,6 +23,7 @@ from apet.errors import DataError
 from apet.study.cell_record import find_cell, write_record
 from apet.study.paths import ResultPaths
 from finished_cells import GENERATION, Finished, finished
+from toy import ROOT
 
 RUN = {
     "cell": "", "trained": [], "seconds": 12.3, "cpu_seconds": 11.0, "peak_memory_mb": 1234, "host": "node7",
@@ -188,7 +188,7 @@ def test_format_count_and_layer_columns_are_short():
 
 
 def test_commands_in_export_docs_exist(capsys):
-    page = (Path(__file__).parent.parent / "docs" / "export.md").read_text()
+    page = (ROOT / "docs" / "export.md").read_text()
     lines = [line.split()[2:] for line in page.splitlines() if line.startswith("$ apet ")]
     assert len(lines) == 3
     for line in lines:

@@ -18,8 +18,8 @@ from apet.errors import ApetError, ConfigError
 from apet.study.grid import Grid, find_task, load_grid
 from apet.study.resolve import read_cells, sizes
 from apet.study.schemas import schemas
+from toy import ROOT
 
-ROOT = Path(__file__).parent.parent
 PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text())
 
 

@@ -1,6 +1,6 @@
 """Independence of memory addresses: the same bytes wherever the frozen weights and θ begin, for every structure.
 
-Measured on AMD Zen 4 with PyTorch 2.13.0 by `MKL_CBWR= pytest tests/test_alignment.py`, which leaves MKL without
+Measured on AMD Zen 4 with PyTorch 2.13.0 by `MKL_CBWR= pytest tests/tuning/test_alignment.py`, which leaves MKL without
 its reproducible mode: 18 of the 100 cases differ. Moved weights change the bytes of one row in bloom and bert (every
 structure but entry), moved θ those of bottleneck in every family; the offsets are 4, 8, 40 and 56, never a multiple of
 16. No test demands that, for the kernels of another CPU may differ less.

@@ -35,7 +35,7 @@ from toy import PARAMS, Checkout
 pytestmark = pytest.mark.slow
 
 LAUNCH = launch_command(2).removesuffix("--module apet.cli.app").split()
-WORKER = Path(__file__).with_name("sharded_worker.py")
+WORKER = Path(__file__).parent.with_name("sharded_worker.py")
 CASES = {name: (inputs, of) for name, inputs, of in cases()}
 WITHIN = 1e-4
 """Tolerance in float32, because two processes sum in another order than one."""

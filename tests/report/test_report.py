@@ -29,8 +29,9 @@ from apet.report.findings_text import verdict_text
 from browser import Browser
 from made_findings import SECTIONS, VERDICTS, finding, findings
 from simulated_study import SWEEP, frame_of, record, study
+from toy import ROOT
 
-CSS = (Path(__file__).parent.parent / "src" / "apet" / "report" / "page.css").read_text()
+CSS = (ROOT / "src" / "apet" / "report" / "page.css").read_text()
 GAP = {"model": "bloom-mid", "task": "topics", "placement": "lora", "budget": "@own", "reason": "out of memory"}
 TABLES = {"methods", "differences", "tasks", "cells", "costs", "incomplete"}
 

@@ -26,7 +26,7 @@ from apet.core.yaml_loader import MAX_BYTES, read_yaml
 from apet.data.task_config import TASKS_FOLDER
 from saved import save_plm
 from tiny import tiny_plm
-from toy import PARAMS, Checkout, edited
+from toy import PARAMS, ROOT, Checkout, edited
 from toy_wheels import write_jsonl
 
 MARK = "value-of-the-row"
@@ -734,7 +734,6 @@ def test_snakemake_refuses_a_wrong_study(tmp_path, name, text, printed):
     assert not {path for path in made if not path.startswith((".snakemake", "src", "workflow"))}, made
 
 
-ROOT = Path(__file__).parent.parent
 SAFE = {
     "params.program": "of apet.study.resources, by the number of devices",
     "STUDY": "results/studies/ and 12 hex digits",
