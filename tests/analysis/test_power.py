@@ -56,7 +56,7 @@ def test_scaled_assumptions_have_scaled_quantities_of_all_claims() -> None:
         truth[factor] = true_values(design, tasks, MARGINS)
     for claim, value in truth[1.0].items():
         assert value < 0 and truth[0.5][claim] == pytest.approx(value / 2, abs=0.05), claim
-        assert truth[0.0][claim] == pytest.approx(0, abs=0.02), claim
+        assert truth[0.0][claim] == pytest.approx(0, abs=0.05), claim
 
 
 @pytest.mark.slow
