@@ -161,7 +161,7 @@ def test_virtual_tokens_match_plan_and_stay_below_maximum(placement):
     assert (most > 0) == (placement in ("uniform", "token_only", "prompt", "prefix", "prefix_only"))
 
 
-@pytest.mark.parametrize("placement", ["uniform", "attention", "top"])
+@pytest.mark.parametrize("placement", ["uniform", "attention", "bottom"])
 def test_random_placement_samples_the_papers_structures_unless_methods_name_others(placement):
     def structures(methods: MethodSizes) -> set[str]:
         plans = [make_plan(SMALL, placement, 300, seed, methods) for seed in range(20)]
