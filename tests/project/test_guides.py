@@ -264,7 +264,7 @@ def test_guide_add_figure_runs(developer):
 
 def test_guide_compare_methods_runs(reader):
     shutil.rmtree("results")
-    for name in ("Snakefile", "workflow"):
+    for name in ("Snakefile", "workflow", "envs"):
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
         copy(ROOT / name, reader.folder / name)
     reader.follow("compare_methods")
