@@ -108,8 +108,7 @@ def with_true_scores(cells: pd.DataFrame, truth: Truth) -> pd.DataFrame:
     cells, steps = cells.copy(), _steps(cells, truth)
     with np.errstate(divide="ignore"):  # the untuned PLM has no trainable parameters
         x = np.log10(cells.trainable_params.to_numpy(float))
-    highs = truth.high + truth.high_change * steps
-    cells["mean"] = [float(curve(truth, high, value)) for high, value in zip(highs, x, strict=True)]
+    cells["mean"] = _curve(truth, steps, x)
     plan_sd = np.sqrt(_level(truth.plan_variance, truth.plan_change, steps)) / 100
     methods, informed = own_count(cells) & cells.placement.ne("none"), cells.placement.isin(INFORMED)
     cells.loc[informed, "mean"] += ((truth.gain + truth.gain_change * steps) / 100)[informed]
@@ -122,9 +121,10 @@ def with_true_scores(cells: pd.DataFrame, truth: Truth) -> pd.DataFrame:
     return cells.assign(plan_sd=plan_sd * share)
 
 
-def curve(truth: Truth, high: float, x: np.ndarray | float) -> np.ndarray:
-    """Return APET's true mean score at log10 numbers of parameters `x`, with full fine-tuning matched at `high`."""
-    return np.interp(x, [truth.low, max(high, truth.low + SMALLEST_CURVE)], [truth.chance, truth.top])
+def _curve(truth: Truth, steps: pd.Series, x: np.ndarray) -> pd.Series:
+    """Return APET's true mean scores at log10 numbers of parameters `x`: a line from chance to full fine-tuning."""
+    high = (truth.high + truth.high_change * steps).clip(lower=truth.low + SMALLEST_CURVE)
+    return truth.chance + (truth.top - truth.chance) * ((x - truth.low) / (high - truth.low)).clip(0, 1)
 
 
 def true_values(design: pd.DataFrame, truths: Mapping[str, Truth], margins: Mapping[str, float]) -> dict[str, float]:
