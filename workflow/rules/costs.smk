@@ -38,8 +38,8 @@ for record, measurement in MEASUREMENTS.items():
             study=ancient(STUDY),
             plm=ancient(GRID.plm_record(measurement.model)),
             task=ancient(f"{GRID.task_folder(measurement.task)}/task.json"),
-            # After training, which would disturb the times.
-            cells=all_cells,
+            # After training, which would disturb the times. Later training is no reason to measure again.
+            cells=[] if Path(record).exists() else all_cells,
         output:
             record,
         log:

@@ -158,7 +158,7 @@ class Method:
             generate(tuned, theta, self.examples, objective.end_ids[0], objective.max_new_tokens)
 
     def _milliseconds(self, work: Callable[[], None]) -> float:
-        """Return the time of a call: on the CPU that of the processor, which other processes hardly change."""
+        """Return the time of a call, on the CPU without the time of waiting for a core."""
         on_gpu = self.inputs.plm.device.type == "cuda"
         clock = time.perf_counter if on_gpu else time.process_time
         synchronize = torch.cuda.synchronize if on_gpu else lambda: None
