@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -125,6 +126,18 @@ def test_wrong_study_raises_one_clear_error(tmp_path, key, value, expected):
     assert expected in message
     assert "params.yaml" in message
     assert len(message.splitlines()) <= 5
+
+
+def test_a_method_at_its_own_size_has_one_plan_and_equal_plans_are_refused(tmp_path):
+    entry = {"placements": ["lora", "uniform", "prefix"], "budgets": ["@lora"], "num_plans": 2, "num_seeds": 2}
+    grid = grid_of(tmp_path, changed("grid", [entry]))
+    plans = {cell.placement: (cell.num_plans, cell.num_seeds) for cell in grid.cells}
+    assert plans == {"lora": (1, 2), "uniform": (2, 2), "prefix": (2, 2)}
+    for budget, refused in ((2048, True), (2049, False)):  # a pair of a prefix on bloom-32x2 takes 64 parameters
+        study = changed("grid", [{"placements": ["prefix"], "budgets": [budget], "num_plans": 2}])
+        grid = grid_of(tmp_path, {**study, "models": ["bloom-32x2"]})
+        with pytest.raises(ConfigError, match="num_plans: expected 1 for prefix at 2048") if refused else nullcontext():
+            sizes(grid)
 
 
 REQUIRED = ("models", "tasks", "grid")

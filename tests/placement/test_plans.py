@@ -88,6 +88,17 @@ def test_named_placement_meets_any_budget_within_capacity(placement, share, seed
     assert sum(u.size for u in plan.units) == budget
 
 
+@settings(max_examples=60, deadline=None)
+@given(st.sampled_from(NAMED), st.floats(0, 1))
+def test_check_plan_says_whether_plans_depend_on_their_seed(placement, share):
+    available = min(SMALL.num_params, capacity(PLACEMENTS.own[placement](SMALL, MethodSizes())))
+    budget = max(1, int(share * available))
+    digests = {make_plan(SMALL, placement, budget, seed).digest for seed in range(5)}
+    depends = check_plan(SMALL, placement, budget, MethodSizes())
+    assert depends or len(digests) == 1
+    assert len(digests) > 1 or not depends or budget > available - 3
+
+
 def test_named_placement_at_own_count_takes_default_units():
     for name in (*NAMED, "full"):
         own = PLACEMENTS.own[name](SMALL, MethodSizes())

@@ -35,6 +35,15 @@ def test_findings_page_states_both_levels_of_a_claim_in_text_and_table() -> None
     assert sum(x.startswith("| bloom | ") for x in own) == 2
 
 
+def test_findings_page_names_pairs_whose_full_fine_tuning_does_not_exceed_chance() -> None:
+    assert not any("does not exceed chance" in line for line in lines())
+    weak = FRAME.model.eq("bloom-mid") & FRAME.task.eq("topics") & FRAME.placement.eq("full")
+    frame = FRAME.assign(test_score=FRAME.test_score.mask(weak, FRAME.chance_majority + 0.01))
+    frame.attrs = {"missing": []}
+    (line,) = (line for line in findings_markdown(findings(), frame).splitlines() if "does not exceed chance" in line)
+    assert line.startswith("Full fine-tuning does not exceed chance by the margin: bloom-mid on topics. ")
+
+
 def test_findings_page_states_once_that_a_claim_is_not_tested() -> None:
     found = lines()
     assert "## Fewer parameters match full fine-tuning, the larger the PLM" not in found

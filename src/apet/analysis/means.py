@@ -48,6 +48,21 @@ def chance_level(frame: pd.DataFrame) -> pd.Series:
     return frame.assign(level=level).groupby("task")["level"].max()
 
 
+def near_chance(frame: pd.DataFrame, margin: float) -> list[str]:
+    """List where full fine-tuning hardly exceeds chance, so that scores near it say little about methods.
+
+    Args:
+        frame: the tidy table.
+        margin: points above chance from which on a score exceeds it.
+
+    Returns:
+        `PLM on task`, of the pairs whose mean score of full fine-tuning is below chance plus the margin.
+    """
+    full = frame[frame.placement.eq("full")].groupby(["model", "task"], sort=False).test_score.mean().dropna()
+    level = chance_level(frame).reindex(full.index.get_level_values("task")).to_numpy()
+    return [f"{model} on {task}" for model, task in full.index[full.to_numpy() < level + margin / 100]]
+
+
 def methods(samples: MeanSamples) -> MeanSamples:
     """Select the named methods at their own count, with the budget spelled `@own`."""
     return samples.select(own_count(samples.cells), budget="@own")

@@ -140,7 +140,7 @@ class GridEntry:
     models: Lines | None = None
     """Only for these of the study's models."""
     num_plans: PositiveInt = 1
-    """Plans, each with other positions."""
+    """Plans, each with other positions. A method at its own number of parameters has one in any case."""
     num_seeds: PositiveInt = 1
     """Trainings of each plan, each with other initial values and order of data."""
     training: TrainingConfig = field(default_factory=TrainingConfig)

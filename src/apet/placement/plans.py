@@ -162,7 +162,7 @@ def make_plan(inventory: Inventory, placement: str, budget: int, seed: int, meth
     return Plan(placement, budget, seed, tuple(_sample_scalars(site, allocation[site], rng) for site in chosen))
 
 
-def check_plan(inventory: Inventory, placement: str, budget: int, methods: MethodSizes) -> None:
+def check_plan(inventory: Inventory, placement: str, budget: int, methods: MethodSizes) -> bool:
     """Check that a budget can be met, without sampling scalars, of which a large PLM has millions.
 
     Args:
@@ -171,11 +171,16 @@ def check_plan(inventory: Inventory, placement: str, budget: int, methods: Metho
         budget: Number of trainable parameters.
         methods: Sizes of the named methods.
 
+    Returns:
+        Whether plans depend on their seed. Those of a named method do only if it takes some scalars of a site.
+
     Raises:
         BudgetError: The placement cannot meet the budget.
         ConfigError: The placement is unknown.
     """
-    _allocate(inventory, placement, budget, np.random.default_rng(0), methods)
+    allocation = _allocate(inventory, placement, budget, np.random.default_rng(0), methods)
+    some = any(site.structure in SCALARS and 0 < count < site.units for site, count in allocation.items())
+    return placement not in PLACEMENTS.own or some
 
 
 def virtual_tokens(inventory: Inventory, placement: str, budget: int, seed: int, methods: MethodSizes) -> int:

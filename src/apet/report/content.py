@@ -21,6 +21,7 @@ from apet.report.cell_tables import cells, incomplete
 from apet.report.claim_summary import ClaimSummary, read_claims, tally
 from apet.report.cost_tables import costs_by_method
 from apet.report.figure_images import FigureImage, has_figure, read_figure, read_figures
+from apet.report.findings_text import chance_warning
 from apet.report.formats import NO_VALUE
 from apet.report.tables import SPENT_COLUMNS, Table, costs_by_model, differences, methods, tasks
 from apet.study.paths import ResultPaths
@@ -48,6 +49,8 @@ class Content:
     """Whether the study contains APET, the random placement."""
     claims: list[ClaimSummary]
     tally: str
+    warning: str
+    """Where full fine-tuning does not exceed chance; empty if it does everywhere."""
     margins: dict[str, float]
     figures: list[FigureImage]
     methods: Table
@@ -96,6 +99,7 @@ def read_content(results: Path) -> Content:
         has_apet=frame.placement.eq(RANDOM).any(),
         claims=claims,
         tally=tally(claims),
+        warning=chance_warning(frame, findings["margins"]["chance_margin"]),
         margins=findings["margins"],
         figures=read_figures(results / "figures"),
         methods=methods(frame, samples),

@@ -9,7 +9,7 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from apet.analysis.findings import NOT_TESTED
-from apet.analysis.means import RANDOM
+from apet.analysis.means import RANDOM, near_chance
 from apet.core.text import plural
 from apet.report import formats
 
@@ -42,10 +42,23 @@ def findings_markdown(findings: Mapping[str, Any], frame: pd.DataFrame) -> str:
         has_apet=frame.placement.eq(RANDOM).any(),
         listed=MISSING_LISTED,
         plural=plural,
+        warning=chance_warning(frame, findings["margins"]["chance_margin"]),
         is_tested=is_tested,
         reason_text=reason_text,
         scopes_shown=scopes_shown,
         verdict_text=verdict_text,
+    )
+
+
+def chance_warning(frame: pd.DataFrame, margin: float) -> str:
+    """Return a sentence on PLMs and tasks where full fine-tuning does not exceed chance; empty if there are none."""
+    names = near_chance(frame, margin)
+    if not names:
+        return ""
+    more = f" and {len(names) - MISSING_LISTED} more" if len(names) > MISSING_LISTED else ""
+    return (
+        f"Full fine-tuning does not exceed chance by the margin: {', '.join(names[:MISSING_LISTED])}{more}. Scores and "
+        "thresholds there say little about methods. More steps or other learning rates may help."
     )
 
 

@@ -27,6 +27,7 @@ from apet.study.cells import OWN, TRAINER_VERSION, Cell, Job, data_folder, plm_f
 Parsed = TypeVar("Parsed")
 
 
+OWN_BUDGET = "@own"
 SMALL_SIZE = 10_000
 """Layers × width² up to which one job trains cells of a ladder model on several tasks."""
 
@@ -233,9 +234,9 @@ class Grid:
 
     def _cell(self, model: str, task: str, placement: str, budget: str) -> Cell:
         entry, study = self.budgets_by_model[model][placement, budget], self.study
-        # Without trainable parameters all plans are equal, and only a classification head depends on the seed.
+        # A method has one plan of its own size. Without trainable parameters only a classification head needs seeds.
         tuned = placement != "none"
-        num_plans = entry.num_plans if tuned else 1
+        num_plans = 1 if canonical_budget(placement, budget)[1] == OWN_BUDGET else entry.num_plans
         num_seeds = entry.num_seeds if tuned or head_of(self.models[model]) == "classification" else 1
         shared = (study.seed, study.methods, entry.training, self.plm_digests[model], self.task_digests[task])
         return Cell(model, task, placement, budget, num_plans, num_seeds, *shared)

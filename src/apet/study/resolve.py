@@ -16,9 +16,17 @@ from apet.models.ladder import LadderModel
 from apet.models.ladder_inventory import ladder_inventory
 from apet.models.layouts import LAYOUTS
 from apet.models.registry import FAMILIES, Model, folder_of, head_of, read_config, values_of
-from apet.placement import Budget, Inventory, check_plan, max_virtual_tokens, resolve, virtual_tokens
+from apet.placement import (
+    Budget,
+    Inventory,
+    canonical_budget,
+    check_plan,
+    max_virtual_tokens,
+    resolve,
+    virtual_tokens,
+)
 from apet.study.cells import TRAINER_VERSION, Cell
-from apet.study.grid import Grid, load_grid
+from apet.study.grid import OWN_BUDGET, Grid, load_grid
 from apet.study.resolved import read_resolved
 
 # Modules that import PyTorch are imported after the names of a study are checked, so that a typo is reported at once.
@@ -68,12 +76,17 @@ def _sizes(grid: Grid, model: str, values: Mapping[str, Any]) -> dict[str, Any]:
     inventory = _inventory(grid, model, values)
     methods = grid.study.methods
     counts: dict[str, int] = {}
-    for placement, budget in grid.budgets_by_model[model]:
+    for (placement, budget), entry in grid.budgets_by_model[model].items():
         try:
             count = resolve(Budget.parse(budget), placement, inventory, methods)
-            check_plan(inventory, placement, count, methods)
+            plans_differ = check_plan(inventory, placement, count, methods)
         except BudgetError as error:
             raise BudgetError(f"{grid.params}: model {model}: {error}") from None
+        if entry.num_plans > 1 and not plans_differ and canonical_budget(placement, budget)[1] != OWN_BUDGET:
+            raise ConfigError(
+                f"{grid.params}: grid: num_plans: expected 1 for {placement} at {budget}, whose plans on {model} are "
+                f"equal, got {entry.num_plans}. Use num_seeds, or move the placement to another entry."
+            )
         counts[f"{placement} {budget}"] = count
     _check_positions(grid, model, inventory, counts)
     return {
