@@ -16,15 +16,15 @@ if TYPE_CHECKING:  # importing it takes a second
     from apet.analysis.pilot import Assumptions
 
 TRUTH_MEANINGS = {
-    "plan_variance": "variance between plans (points²)",
+    "plan_variance": "variance between plans (squared points)",
     "plan_change": "its change per tenfold increase in PLM size",
     "seed_sd": "S.D. between seeds of one plan (points)",
-    "method_variance": "variance between the methods (points²)",
+    "method_variance": "variance between the methods (squared points)",
     "method_change": "its change",
     "gain": "gain of informed placement (points)",
     "gain_change": "its change",
-    "low": "log₁₀ of parameters up to which APET is at chance",
-    "high": "log₁₀ of parameters from which APET matches full fine-tuning",
+    "low": "log10 of parameters up to which APET is at chance",
+    "high": "log10 of parameters from which APET matches full fine-tuning",
     "high_change": "its change",
     "chance": "chance (fraction)",
     "top": "score of full fine-tuning (fraction)",
