@@ -25,6 +25,7 @@ from apet.core.progress import CellProgress, format_duration, format_rate
 from apet.core.records import write_json_record
 from apet.study.cell_record import FORMAT
 from apet.study.paths import ResultPaths
+from apet.study.resolved import training_steps
 from apet.study.status import CLOCK, Status, differences, read_status
 from apet.training.callbacks import logger_named
 from lab import Lab
@@ -47,6 +48,13 @@ def done(results: ResultPaths, number: int, seconds: float = 30.0, ago: float = 
     dtype = "float32" if number % 2 else "bfloat16"
     run = {"cell": path(number), "seconds": seconds, "finished": finished, **HERE, "dtype": dtype, **other}
     write_json(results.runs / f"{path(number)}.json", run)
+
+
+def record(*names: str) -> dict:
+    """Record of a study with a cell of each name, whose placement has the name."""
+    cell = {"num_plans": 2, "num_seeds": 3, "training": 0}
+    trainings = [{"lr_multipliers": [1, 3], "max_steps": 5}]
+    return {"trainings": trainings, "cells": {name: {"placement": name} | cell for name in names}}
 
 
 def failed(results: ResultPaths, number: int, error: str = "ValueError: no") -> None:
@@ -73,6 +81,19 @@ def lines(results: ResultPaths, count: int = 10) -> list[str]:
 
 def status(results: ResultPaths, numbers: Iterable[int]) -> Status:
     return read_status(map(path, numbers), results, NOW)
+
+
+def test_time_left_follows_the_steps_of_cells_and_is_a_bound_without_a_cell_of_each_plm(results):
+    steps = {path(number): 10 if number < 4 else 20 for number in range(10)}
+    state = read_status(steps, results, NOW, steps)
+    assert state.models == ["large", "small"]
+    assert "about 3 min left" in "\n".join(status_lines(state, NOW))  # 6 cells, 20 steps of 3 s each, by 2 processes
+    others = {**steps, "huge/task/cell": 20}
+    assert "at least 4 min left" in "\n".join(status_lines(read_status(others, results, NOW, others), NOW))
+
+
+def test_training_steps_count_replicates_and_multipliers():
+    assert training_steps(record("uniform", "none")) == {"uniform": 60, "none": 1}
 
 
 def test_status_counts_cells_in_total_and_by_plm(results):
@@ -145,7 +166,7 @@ def test_corrupt_run_record_does_not_change_the_counts(results):
 @pytest.mark.slow
 def test_status_of_ten_thousand_cells_takes_less_than_five_seconds(tmp_path):
     found, count = ResultPaths(tmp_path / "results"), 10_000
-    write_json_record(tmp_path / "study.json", {"cells": {path(number): {} for number in range(count)}})
+    write_json_record(tmp_path / "study.json", record(*map(path, range(count))))
     record, run = json.dumps({"format": FORMAT}), json.dumps({"seconds": 1.0, "finished": time.strftime(CLOCK), **HERE})
     for number in range(count):
         (found.cells / path(number)).mkdir(parents=True)
@@ -182,7 +203,7 @@ def test_status_command_refuses_a_missing_results_folder(tmp_path, capsys):
     for number in range(2):
         done(found, number, seconds=7200.0, ago=7200.0 * number)
     assert any("0.5 cells/h by 1.0 processes" in line for line in lines(found, 3))
-    write_json_record(tmp_path / "study.json", {"cells": {path(0): {}}})
+    write_json_record(tmp_path / "study.json", record(path(0)))
     command = ["status", "--resolved", str(tmp_path / "study.json"), "--results-dir"]
     assert main([*command, str(found.root)]) == 0 and "1 done" in capsys.readouterr().out
     assert main([*command, str(tmp_path / "nosuch")]) == 2

@@ -387,13 +387,15 @@ def status(
     from apet.cli.status_summary import failure_lines, status_lines
     from apet.errors import DataError
     from apet.study.paths import ResultPaths
+    from apet.study.resolved import training_steps
     from apet.study.status import read_status
 
     # A study that has not started has no results folder. Any other folder must exist.
     if results_dir != RESULTS_DIR and not results_dir.is_dir():
         raise DataError(f"--results-dir {results_dir}: no such folder. Give the results folder of the study.")
     now = time.time()
-    state = read_status(_study(params, resolved)["cells"], ResultPaths(results_dir), now)
+    study = _study(params, resolved)
+    state = read_status(study["cells"], ResultPaths(results_dir), now, training_steps(study))
     print("\n".join(failure_lines(state) if failed else status_lines(state, now)))
 
 

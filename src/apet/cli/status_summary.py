@@ -54,10 +54,11 @@ def _forecast(status: Status, now: float) -> list[str]:
         return []
     if throughput is None:
         return ["end: unknown until a cell has been trained on this machine"]
-    seconds = throughput.seconds_for(missing)
+    seconds = throughput.seconds_for(missing, status.steps)
+    least = "about" if throughput.knows(missing) else "at least"
     end = time.strftime("%Y-%m-%d %H:%M", time.localtime(now + seconds))
     rate = f"{format_rate(throughput.rate)} by {throughput.concurrency:.1f} processes"
-    return [f"{rate}, the last {_ago(now - throughput.until)}; about {format_duration(seconds)} left, until {end}"]
+    return [f"{rate}, the last {_ago(now - throughput.until)}; {least} {format_duration(seconds)} left, until {end}"]
 
 
 def _machines(status: Status) -> list[str]:

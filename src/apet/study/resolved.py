@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,3 +41,20 @@ def read_resolved(path: Path) -> dict[str, Any]:
     if ID.fullmatch(path.stem) and not record["study"].startswith(path.stem):
         raise CorruptError(f"{path}: study: expected {path.stem}, got {record['study'][:12]}. {FIX}")
     return record
+
+
+def training_steps(record: Mapping[str, Any]) -> dict[str, int]:
+    """Count the optimizer steps of all trainings of each cell.
+
+    Args:
+        record: The record of a study, as `Grid.record` returns it.
+
+    Returns:
+        Path of a cell -> steps, at least 1.
+    """
+    steps = {}
+    for path, cell in record["cells"].items():
+        training = record["trainings"][cell["training"]]
+        trainings = cell["num_plans"] * cell["num_seeds"] * len(training["lr_multipliers"])
+        steps[path] = trainings * training["max_steps"] if cell["placement"] != "none" else 1
+    return steps

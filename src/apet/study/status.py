@@ -6,10 +6,9 @@ import json
 import time
 from calendar import timegm
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 from apet.study.cell_record import METRICS
@@ -37,6 +36,8 @@ class Status:
     """Seconds since the last checkpoint of each started cell."""
     pending: Sequence[str]
     """All other cells."""
+    steps: Mapping[str, int] = field(default_factory=dict)
+    """Optimizer steps of all trainings of each cell, in the order of the study; 1 for a cell that is not in it."""
 
     @property
     def total(self) -> int:
@@ -50,14 +51,14 @@ class Status:
 
     @property
     def models(self) -> list[str]:
-        """PLMs of the cells, finished cells first."""
-        return list(dict.fromkeys(map(_model, [*self.runs, *self.missing])))
+        """PLMs of the cells, in the order of the study if it is known."""
+        return list(dict.fromkeys(map(_model, [*self.steps, *self.runs, *self.missing])))
 
     @cached_property
     def throughput(self) -> Throughput | None:
         """Throughput of the finished cells; None if there is no run record."""
         known = [(path, run) for path, run in self.runs.items() if {"seconds", "finished"} <= run.keys()]
-        return Throughput.from_runs(known) if known else None
+        return Throughput.from_runs(known, self.steps) if known else None
 
     def counts(self, model: str | None = None) -> dict[str, int]:
         """Return the number of cells in each state, of one PLM or of all."""
@@ -80,38 +81,49 @@ class Throughput:
     """Mean number of cells trained at the same time."""
     until: float
     """Time when the last cell was finished, in seconds since 1970."""
-    mean_seconds: Mapping[str, float]
-    """Mean duration of a cell by PLM."""
+    step_seconds: Mapping[str, float]
+    """Mean duration of an optimizer step by PLM, evaluations included."""
 
     @classmethod
-    def from_runs(cls, runs: Iterable[tuple[str, Mapping[str, Any]]]) -> Throughput:
-        """Compute the throughput from paths and run records of finished cells, at least one."""
-        durations: dict[str, list[float]] = {}
+    def from_runs(cls, runs: Iterable[tuple[str, Mapping[str, Any]]], steps: Mapping[str, int]) -> Throughput:
+        """Compute the throughput from paths and run records of finished cells, at least one, and steps of cells."""
+        seconds: dict[str, float] = {}
+        trained: dict[str, int] = {}
         spans = []
         for path, run in runs:
             end = timegm(time.strptime(run["finished"], CLOCK))
-            durations.setdefault(_model(path), []).append(run["seconds"])
+            model = _model(path)
+            seconds[model] = seconds.get(model, 0) + run["seconds"]
+            trained[model] = trained.get(model, 0) + steps.get(path, 1)
             spans.append((end - run["seconds"], end))
         until = max(end for _, end in spans)
         recent = [(start, end) for start, end in spans if until - end <= RECENT_SECONDS]
         length = max(1.0, until - min(start for start, _ in recent))
         concurrency = sum(end - start for start, end in recent) / length
-        means = {model: fmean(seconds) for model, seconds in durations.items()}
+        means = {model: seconds[model] / trained[model] for model in seconds}
         return cls(len(recent) / length, concurrency, until, means)
 
-    def seconds_for(self, cells: Iterable[str]) -> float:
-        """Return the time until these cells are done; a PLM without a finished cell gets the mean of the others."""
-        default = fmean(self.mean_seconds.values())
-        return sum(self.mean_seconds.get(_model(path), default) for path in cells) / max(self.concurrency, 1e-9)
+    def seconds_for(self, cells: Iterable[str], steps: Mapping[str, int]) -> float:
+        """Return the time until these cells are done; a PLM without a finished cell is as slow as the slowest known."""
+        default = max(self.step_seconds.values())
+        total = sum(self.step_seconds.get(_model(path), default) * steps.get(path, 1) for path in cells)
+        return total / max(self.concurrency, 1e-9)
+
+    def knows(self, cells: Iterable[str]) -> bool:
+        """Return whether all PLMs of these cells have a finished cell."""
+        return set(map(_model, cells)) <= set(self.step_seconds)
 
 
-def read_status(cells: Iterable[str], results: ResultPaths, now: float) -> Status:
+def read_status(
+    cells: Iterable[str], results: ResultPaths, now: float, steps: Mapping[str, int] | None = None
+) -> Status:
     """Read the status of cells from the results folders.
 
     Args:
         cells: Paths of the cells.
         results: The results folders.
         now: The present time in seconds since 1970.
+        steps: Optimizer steps of all trainings of each cell, in the order of the study.
 
     Returns:
         The status.
@@ -130,7 +142,7 @@ def read_status(cells: Iterable[str], results: ResultPaths, now: float) -> Statu
             in_progress[path] = now - max(map(_modified, checkpoints.iterdir()), default=now)
         else:
             pending.append(path)
-    return Status(runs, failed, in_progress, pending)
+    return Status(runs, failed, in_progress, pending, steps or {})
 
 
 def read_run(path: Path) -> dict[str, Any] | None:
