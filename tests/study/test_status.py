@@ -50,7 +50,7 @@ def done(results: ResultPaths, number: int, seconds: float = 30.0, ago: float = 
     write_json(results.runs / f"{path(number)}.json", run)
 
 
-def record(*names: str) -> dict:
+def study_record(*names: str) -> dict:
     """Record of a study with a cell of each name, whose placement has the name."""
     cell = {"num_plans": 2, "num_seeds": 3, "training": 0}
     trainings = [{"lr_multipliers": [1, 3], "max_steps": 5}]
@@ -93,7 +93,7 @@ def test_time_left_follows_the_steps_of_cells_and_is_a_bound_without_a_cell_of_e
 
 
 def test_training_steps_count_replicates_and_multipliers():
-    assert training_steps(record("uniform", "none")) == {"uniform": 60, "none": 1}
+    assert training_steps(study_record("uniform", "none")) == {"uniform": 60, "none": 1}
 
 
 def test_status_counts_cells_in_total_and_by_plm(results):
@@ -166,7 +166,7 @@ def test_corrupt_run_record_does_not_change_the_counts(results):
 @pytest.mark.slow
 def test_status_of_ten_thousand_cells_takes_less_than_five_seconds(tmp_path):
     found, count = ResultPaths(tmp_path / "results"), 10_000
-    write_json_record(tmp_path / "study.json", record(*map(path, range(count))))
+    write_json_record(tmp_path / "study.json", study_record(*map(path, range(count))))
     record, run = json.dumps({"format": FORMAT}), json.dumps({"seconds": 1.0, "finished": time.strftime(CLOCK), **HERE})
     for number in range(count):
         (found.cells / path(number)).mkdir(parents=True)
@@ -203,7 +203,7 @@ def test_status_command_refuses_a_missing_results_folder(tmp_path, capsys):
     for number in range(2):
         done(found, number, seconds=7200.0, ago=7200.0 * number)
     assert any("0.5 cells/h by 1.0 processes" in line for line in lines(found, 3))
-    write_json_record(tmp_path / "study.json", record(path(0)))
+    write_json_record(tmp_path / "study.json", study_record(path(0)))
     command = ["status", "--resolved", str(tmp_path / "study.json"), "--results-dir"]
     assert main([*command, str(found.root)]) == 0 and "1 done" in capsys.readouterr().out
     assert main([*command, str(tmp_path / "nosuch")]) == 2
