@@ -141,8 +141,13 @@ def test_hub_and_folder_with_its_columns_give_the_same_rows(name, monkeypatch, t
         )
 
 
-def test_hub_rows_with_secret_labels_are_dropped(monkeypatch, tmp_path):
-    rows = {**toy_rows("mrpc"), "test": [{**row, "label": -1} for row in labelled("sentence1", "sentence2", start=900)]}
+@pytest.mark.parametrize("secret", [{"label": -1}, {}], ids=["-1", "no column"])
+def test_hub_rows_with_secret_labels_are_dropped(secret, monkeypatch, tmp_path):
+    pairs = labelled("sentence1", "sentence2", start=900)
+    rows = {
+        **toy_rows("mrpc"),
+        "test": [{"sentence1": x["sentence1"], "sentence2": x["sentence2"]} | secret for x in pairs],
+    }
     write_hub(tmp_path, "mrpc", rows)
     as_hub(tmp_path, monkeypatch)
     task = load_task("mrpc")
@@ -259,6 +264,12 @@ def parquet(*columns: pa.Array) -> bytes:
             "line 1: expected columns separated by ',', got '\\t'. Save it as .tsv.",
         ),
         ("train.tsv", "text,label\none,0\n", "line 1: expected columns separated by '\\t', got ','."),
+        (
+            "train.tsv",
+            "0\tone\n1\ttwo\n",
+            "line 1: text_columns: unknown column 'text'. Allowed: 0, one. If the file has no header, name its columns",
+        ),
+        ("train.csv", "text,lable\none,0\n", "unknown column 'label'. Did you mean 'lable'? Allowed: lable, text."),
         ("train.json", "[]", "datasets.load_from_disk(…)['train'].to_parquet('train.parquet')"),
         ("train.csv", 'text,label\n"one\n', "train.csv, after line 2"),
         ("train.csv", "text,label\none\n", "train.csv, line 2: expected 2 columns, got 1"),
