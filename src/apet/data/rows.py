@@ -89,9 +89,12 @@ def _class(value: Any, labels: list[str]) -> str | None:
     if value in UNLABELLED or not {*names}.isdisjoint(UNLABELLED):
         return None
     text = "" if isinstance(value, bool) or not names else names[-1]
-    if INDEX.fullmatch(text) and not any(map(NUMERIC.fullmatch, labels)) and int(text) < len(labels):
+    has_numbers = any(map(NUMERIC.fullmatch, labels))  # as names
+    if INDEX.fullmatch(text) and not has_numbers and int(text) < len(labels):
         return labels[int(text)]
-    raise DataError(unknown_name("label", value, labels))
+    hint = "Map other values by `label_map`."
+    hint = hint if has_numbers else f"Numbers count from 0 in the order of `verbalizer`. {hint}"
+    raise DataError(f"{unknown_name('label', value, labels)} {hint}")
 
 
 def _references(value: Any, column: str) -> tuple[str, ...] | None:
