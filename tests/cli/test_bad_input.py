@@ -694,7 +694,7 @@ def test_plm_with_impossible_shapes_is_refused(refused, content, printed):
 
 PLANS = [
     ("--model bloom-17x1 --placement lora", "bloom-17x1", "a multiple of 16"),
-    ("--model ./none --placement lora", "none: no config.json", "apet download-model"),
+    ("--model ./none --placement lora", "none: no such folder", "apet download-model"),
     ("--model bloom-16x1 --placement loora", "unknown placement 'loora'", "Did you mean 'lora'"),
     ("--model bloom-16x1 --placement lora --budget @unknown", "budget '@unknown'", "Allowed: @adapter, @bitfit"),
     ("--model bloom-16x1 --placement lora --budget 99%", "placement 'lora'", "at most"),
