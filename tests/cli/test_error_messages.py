@@ -82,6 +82,9 @@ def test_placement_without_a_size_asks_for_a_budget(error):
 
 def test_plan_of_a_folder_without_config_names_the_file(error):
     (line,) = error("plan", "--model", "./my-plm", "--placement", "lora")
+    assert line.startswith("my-plm: no such folder. Name a folder with a PLM, or get one by")
+    Path("my-plm").mkdir()
+    (line,) = error("plan", "--model", "./my-plm", "--placement", "lora")
     assert line.startswith("my-plm: no config.json. Download a PLM with `apet download-model`")
 
 

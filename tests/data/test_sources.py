@@ -141,8 +141,13 @@ def test_hub_and_folder_with_its_columns_give_the_same_rows(name, monkeypatch, t
         )
 
 
-def test_hub_rows_with_secret_labels_are_dropped(monkeypatch, tmp_path):
-    rows = {**toy_rows("mrpc"), "test": [{**row, "label": -1} for row in labelled("sentence1", "sentence2", start=900)]}
+@pytest.mark.parametrize("secret", [{"label": -1}, {}], ids=["-1", "no column"])
+def test_hub_rows_with_secret_labels_are_dropped(secret, monkeypatch, tmp_path):
+    pairs = labelled("sentence1", "sentence2", start=900)
+    rows = {
+        **toy_rows("mrpc"),
+        "test": [{"sentence1": x["sentence1"], "sentence2": x["sentence2"]} | secret for x in pairs],
+    }
     write_hub(tmp_path, "mrpc", rows)
     as_hub(tmp_path, monkeypatch)
     task = load_task("mrpc")
@@ -244,7 +249,11 @@ def parquet(*columns: pa.Array) -> bytes:
             "line 1: text_columns: unknown column 'text'. Did you mean 'txt'",
         ),
         ("train.jsonl", '{"text": 3, "label": 0}\n', "line 1: column 'text': expected a text, got 3"),
-        ("train.jsonl", '{"text": "one", "label": 2}\n', "line 1: unknown label 2."),
+        (
+            "train.jsonl",
+            '{"text": "one", "label": 2}\n',
+            "line 1: unknown label 2. Allowed: a, b. Numbers count from 0 in the order of `verbalizer`.",
+        ),
         ("train.jsonl", '{"text": "one", "label": "c"}\n', "unknown label 'c'"),
         ("train.jsonl", '{"text": "one", "label": true}\n', "unknown label True."),
         ("train.jsonl", '{"text": "one", "label": 0.5}\n', "unknown label 0.5."),
@@ -259,6 +268,12 @@ def parquet(*columns: pa.Array) -> bytes:
             "line 1: expected columns separated by ',', got '\\t'. Save it as .tsv.",
         ),
         ("train.tsv", "text,label\none,0\n", "line 1: expected columns separated by '\\t', got ','."),
+        (
+            "train.tsv",
+            "0\tone\n1\ttwo\n",
+            "line 1: text_columns: unknown column 'text'. Allowed: 0, one. If the file has no header, name its columns",
+        ),
+        ("train.csv", "text,lable\none,0\n", "unknown column 'label'. Did you mean 'lable'? Allowed: lable, text."),
         ("train.json", "[]", "datasets.load_from_disk(…)['train'].to_parquet('train.parquet')"),
         ("train.csv", 'text,label\n"one\n', "train.csv, after line 2"),
         ("train.csv", "text,label\none\n", "train.csv, line 2: expected 2 columns, got 1"),
@@ -295,7 +310,7 @@ def test_wrong_file_raises_one_clear_error(tmp_path, name, content, message):
         (["1", "0"], {}, "1", "1"),
         (["1", "0"], {}, 1, "1"),
         (["1", "2"], {}, 1, "1"),
-        (["1", "2"], {}, 0, "unknown label 0. Allowed: 1, 2."),
+        (["1", "2"], {}, 0, "unknown label 0. Allowed: 1, 2. Map other values by `label_map`."),
         (["1", "2"], {}, -1, None),
         (["1.0", "2.0"], {}, 2.0, "2.0"),
         (["1", "2"], {}, 2.0, "2"),

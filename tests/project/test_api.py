@@ -294,6 +294,7 @@ def test_invalid_arguments_raise_one_message(cells, memory, tmp_path):
         (ConfigError, "unknown key 'step'. Did you mean 'max_steps'", lambda: apet.train(memory, plan, data, step=3)),
         (ConfigError, "apet.train: max_steps: .*0", lambda: apet.train(memory, plan, data, max_steps=0)),
         (ConfigError, "unknown placement 'lara'", lambda: apet.make_plan(memory, "lara", 100)),
+        (DataError, "nowhere: no such folder. Prepare the task", lambda: apet.train(memory, plan, "nowhere")),
         (ModelError, "which has no LM head", lambda: apet.load_model(headless, memory.tokenizer)),
         (ModelError, "tokenizer: missing", lambda: apet.load_model(memory.model)),
         (ModelError, "unknown head 'own'. Allowed: classification, lm", lambda: apet.load_model("plm", head="own")),

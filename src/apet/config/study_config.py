@@ -49,7 +49,7 @@ def _budget(value: Any) -> str:
 def _model_entry(value: Any) -> str | Mapping[str, Any]:
     if isinstance(value, Mapping) or (isinstance(value, str) and re.fullmatch(LINE, value)):
         return value
-    expected = "bloom-64x4, a name of the registry or ./my-plm in one line, or a mapping with name and source"
+    expected = "bloom-64x4, a name of the registry or ./plms/my-plm in one line, or a mapping with name and source"
     raise ValueError(f"expected {expected}, got {truncated_repr(value)}.")
 
 
@@ -226,8 +226,8 @@ class StudyConfig:
     """A study. Required are models, tasks and grid; all other keys have defaults."""
 
     models: Annotated[tuple[ModelEntry, ...], NOT_EMPTY, LIST, DISTINCT]
-    """PLMs: of the ladder (bloom-64x4), of the registry (google/t5-v1_1-base), folders (./my-plm), or mappings with
-    the registry's keys."""
+    """PLMs: of the ladder (bloom-64x4), of the registry (google/t5-v1_1-base), folders (./plms/my-plm), or mappings
+    with the registry's keys."""
     tasks: Annotated[tuple[TaskEntry, ...], NOT_EMPTY, LIST, DISTINCT]
     """Names of shipped tasks, or paths of YAML files."""
     grid: Annotated[tuple[GridEntry, ...], NOT_EMPTY, LIST]

@@ -103,6 +103,8 @@ def read_task(folder: Path, digest: str | None = None) -> dict[str, Any]:
         DataError: If it is missing, or has another digest.
         CorruptError: If its checksum is wrong.
     """
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder. Prepare the task first (`apet prepare-task`, or Snakemake).")
     record = read_json_record(folder / RECORD, _fix(folder))
     if digest not in (None, record.get("task_digest")):
         raise DataError(

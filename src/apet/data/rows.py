@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from apet.errors import DataError, error_context, truncated_repr, unknown_name
 UNLABELLED = (None, "", -1, "-1")  # labels of the hub's copies whose labels are secret
 NUMERIC = re.compile(r"-?[0-9]+(\.[0-9]+)?")  # a class that is named by a number
 INDEX = re.compile(r"[0-9]{1,9}")
+HEADER_HINT = " If the file has no header, name its columns with `column_names`."
 
 
 def read_rows(task: Task, source: Source, wheels_folder: Path) -> Iterator[Row]:
@@ -39,9 +40,10 @@ def read_rows(task: Task, source: Source, wheels_folder: Path) -> Iterator[Row]:
             if record.is_dropped:
                 yield Row((), None, record.split, record.location, True)
                 continue
+            _check_columns(record, dict.fromkeys(columns, "text_columns") | {answer: answer_key})
             with error_context(record.location):
-                texts = tuple(_text(_cell(record, column, "text_columns"), column) for column in columns)
-                value = _cell(record, answer, answer_key)
+                texts = tuple(_text(_cell(record, column), column) for column in columns)
+                value = _cell(record, answer)
                 if task.type == "generation":
                     yield Row(texts, _references(value, answer), record.split, record.location)
                 else:
@@ -49,11 +51,21 @@ def read_rows(task: Task, source: Source, wheels_folder: Path) -> Iterator[Row]:
                     yield Row(texts, _class(mapped, list(task.verbalizer)), record.split, record.location)
 
 
-def _cell(record: Record, column: str, key: str) -> Any:
-    """Return a value of a record. Raises DataError with the task's key that names the column if there is none."""
-    if column not in record.values:
-        raise DataError(f"{key}: {unknown_name('column', column, record.values)}")
-    value = record.values[column]
+def _check_columns(record: Record, keys: Mapping[str, str]) -> None:
+    """Raise DataError for a missing column, given each column with the task's key that names it.
+
+    A test split may lack the answer: its rows are unlabeled.
+    """
+    needed = [column for column, key in keys.items() if key == "text_columns" or record.split != "test"]
+    missing = next((column for column in needed if column not in record.values), None)
+    if missing is not None:
+        hint = HEADER_HINT if record.header and keys.keys().isdisjoint(record.values) else ""
+        problem = unknown_name("column", missing, record.values, keys[missing])
+        raise DataError(f"{record.header or record.location}: {problem}{hint}")
+
+
+def _cell(record: Record, column: str) -> Any:
+    value = record.values.get(column)
     return None if value != value else value  # NaN is how pandas writes a missing value
 
 
@@ -77,9 +89,12 @@ def _class(value: Any, labels: list[str]) -> str | None:
     if value in UNLABELLED or not {*names}.isdisjoint(UNLABELLED):
         return None
     text = "" if isinstance(value, bool) or not names else names[-1]
-    if INDEX.fullmatch(text) and not any(map(NUMERIC.fullmatch, labels)) and int(text) < len(labels):
+    has_numbers = any(map(NUMERIC.fullmatch, labels))  # as names
+    if INDEX.fullmatch(text) and not has_numbers and int(text) < len(labels):
         return labels[int(text)]
-    raise DataError(unknown_name("label", value, labels))
+    hint = "Map other values by `label_map`."
+    hint = hint if has_numbers else f"Numbers count from 0 in the order of `verbalizer`. {hint}"
+    raise DataError(f"{unknown_name('label', value, labels)} {hint}")
 
 
 def _references(value: Any, column: str) -> tuple[str, ...] | None:

@@ -32,6 +32,8 @@ class Record(NamedTuple):
     """File and line."""
     is_dropped: bool = False
     """True if the source's `drop_rows` leave it out."""
+    header: str = ""
+    """File and line of the column names, if a table of the user has them."""
 
 
 class Row(NamedTuple):

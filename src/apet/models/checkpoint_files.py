@@ -121,9 +121,15 @@ def check_tokenizer_files(folder: Path, names: Iterable[str]) -> None:
         raise ModelError(f"{folder}: no tokenizer. One of these files is needed: {', '.join(TOKENIZERS)}.")
 
 
+def check_folder(folder: Path) -> None:
+    if not folder.is_dir():
+        raise ModelError(f"{folder}: no such folder. Name a folder with a PLM, or get one by `apet download-model`.")
+
+
 def check_config(folder: Path) -> None:
     """Check that a folder has a config.json. Raises ModelError, which also names an adapter's folder."""
-    names = names_in(folder) if folder.is_dir() else []
+    check_folder(folder)
+    names = names_in(folder)
     if "config.json" not in names:
         _refuse_adapter(names, folder)
         raise ModelError(
@@ -168,8 +174,7 @@ def folder_content(folder: Path) -> str:
     Raises:
         ModelError: The folder, its config.json or its weights are missing.
     """
-    if not folder.is_dir():
-        raise ModelError(f"{folder}: no such folder. Name a folder with a PLM.")
+    check_folder(folder)
     return digest({name: remembered_digest(folder / name) for name in plm_files(names_in(folder), folder)})
 
 

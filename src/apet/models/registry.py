@@ -171,7 +171,7 @@ def parse_model(entry: str | Mapping[str, Any], is_argument: bool = False) -> Mo
     if LADDER_NAME.fullmatch(entry):
         return parse_ladder_model(entry)
     mapping = "" if is_argument else "{name: …, source: …}, "
-    allowed = f"a ladder model (bloom-64x4), a folder (./my-plm), {mapping}or one of the registry"
+    allowed = f"a ladder model (bloom-64x4), a folder (./plms/my-plm), {mapping}or one of the registry"
     raise ModelError(unknown_name("model", entry, registry()).replace("Allowed:", f"Allowed: {allowed}:"))
 
 

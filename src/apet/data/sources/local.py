@@ -67,8 +67,9 @@ class LocalSource(SourceConfig):
         """Yield the rows of all files. Raises DataError, with file and line, for a file that is not in its format."""
         for split, path in self._files(splits):
             read = {"jsonl": _jsonl, "parquet": _parquet}.get(path.suffix[1:])
+            header = "" if read or self.column_names else f"{path}, line 1"
             for location, values in read(path) if read else _delimited(path, self.column_names):
-                yield Record(values, split, location)
+                yield Record(values, split, location, header=header)
 
     def notes(self, splits: Mapping[str, str]) -> list[str]:
         """Describe the files beside the splits that are not read."""
