@@ -389,6 +389,17 @@ def test_figures_mark_missing_cells(name: str, gappy: AnalysisInputs) -> None:
     assert "sentiment" not in set(lost.task)
 
 
+@pytest.mark.parametrize("name", FIGURES)
+def test_figures_mark_no_cells_that_the_study_does_not_plan(name: str, frame: pd.DataFrame) -> None:
+    planned = ~frame.model.eq("bloom-mid") | ~(
+        frame.budget.isin(["@lora", "100"]) | frame.placement.isin(["lora", "full"])
+    )
+    planned &= ~(frame.placement.eq("prompt") & frame.task.eq("topics"))
+    fig, data = FIGURES[name](kept(frame, planned))
+    assert "no data" not in words(fig) and not hatched(fig) and not empty_panels(fig)
+    assert len(data)
+
+
 def test_score_by_budget_of_a_pair_without_data_has_a_panel(frame: pd.DataFrame) -> None:
     gone = frame.model.eq("bloom-mid") & frame.task.eq("topics")
     part = frame[~gone].reset_index(drop=True)

@@ -50,25 +50,26 @@ class MeanSamples:
 PLM = ["family", "non_embedding_params", "model"]
 
 
-def study_pairs(frame: pd.DataFrame) -> pd.DataFrame:
-    """List every pair of PLM and task of the study, with data or missing.
+def study_cells(frame: pd.DataFrame) -> pd.DataFrame:
+    """List every cell of the study, with data or missing. A grid entry may be limited to some PLMs or tasks.
 
     Args:
         frame: the tidy table with its attrs.
 
     Returns:
-        Columns family, non_embedding_params, model, task, sorted by family, size and task. A PLM without any data has
-        no known size and is left out; notes count it.
+        Columns family, non_embedding_params, model, task, placement, budget, sorted by family, size and task. A PLM
+        without any data has no known size and is left out; notes count it.
     """
-    missing = pd.DataFrame(list(frame.attrs.get("missing", ())), columns=["model", "task"])
-    tasks = pd.concat([frame[["model", "task"]], missing]).drop_duplicates()
+    missing = pd.DataFrame(list(frame.attrs.get("missing", ())), columns=CELL)
+    cells = pd.concat([frame[CELL], missing]).drop_duplicates()
     facts = frame[PLM].drop_duplicates("model")
-    return tasks.merge(facts, on="model")[[*PLM, "task"]].sort_values([*PLM, "task"], ignore_index=True)
+    cells = cells.merge(facts, on="model")[[*PLM, *CELL[1:]]]
+    return cells.sort_values([*PLM, "task"], ignore_index=True, kind="stable")
 
 
-def study_placements(frame: pd.DataFrame) -> set[str]:
-    """Return the placements of the study, with data or missing."""
-    return {*frame.placement, *(cell["placement"] for cell in frame.attrs.get("missing", ()))}
+def study_pairs(frame: pd.DataFrame) -> pd.DataFrame:
+    """List every pair of PLM and task of `study_cells`, without placement and budget."""
+    return study_cells(frame)[[*PLM, "task"]].drop_duplicates(ignore_index=True)
 
 
 def tasks_of_means(pairs: pd.DataFrame) -> dict[str, list[str]]:

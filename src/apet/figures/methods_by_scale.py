@@ -12,8 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from apet.analysis.claims import AnalysisInputs
-from apet.analysis.means import MEAN, METHODS, chance_level, has_means, method_scores, methods, over_tasks
-from apet.analysis.resampling import study_pairs
+from apet.analysis.means import MEAN, METHODS, chance_level, has_means, method_scores, methods, over_tasks, own_count
+from apet.analysis.resampling import study_cells
 from apet.figures import panels, style
 from apet.figures.panels import with_mean
 
@@ -56,13 +56,14 @@ def numbers(inputs: AnalysisInputs) -> pd.DataFrame:
         inputs: data of the study.
 
     Returns:
-        One row per PLM, task (then their mean) and method, with mean, low, high and chance in per cent, and counts. NaN
+        One row per PLM, task (then their mean) and method of the study, with mean, low, high and chance in per cent, and counts. NaN
         and 0 replicates without data.
     """
     scores, means = method_scores(inputs.samples), over_tasks(methods(inputs.samples)).assign(task=MEAN)
     values = pd.concat([scores, means]).set_index(["model", "task", "placement"])
-    names = [name for name in METHODS if name in set(scores.placement)]
-    grid = with_mean(study_pairs(inputs.frame)).merge(pd.DataFrame({"placement": names}, dtype=object), how="cross")
+    cells = study_cells(inputs.frame)
+    planned = pd.DataFrame({"placement": METHODS}, dtype=object).merge(cells[own_count(cells)])
+    grid = with_mean(planned.drop(columns="budget").drop_duplicates(), inputs.samples.tasks)
     data = grid.join(values[["mean", "low", "high", "num_replicates", "n_test"]], on=["model", "task", "placement"])
     data[["mean", "low", "high"]] *= 100
     data[["num_replicates", "n_test"]] = data[["num_replicates", "n_test"]].fillna(0).astype(int)

@@ -18,10 +18,10 @@ from scipy import stats
 from apet.analysis.claims import POINTS, AnalysisInputs
 from apet.analysis.intervals import CONFIDENCE
 from apet.analysis.means import MATCHED, MEAN, RANDOM, has_means, method_differences, method_scores, models_by_scale
-from apet.analysis.resampling import study_pairs
+from apet.analysis.resampling import PLM, study_pairs
 from apet.analysis.variance import position_components
 from apet.figures import panels, style
-from apet.figures.panels import PLM, with_mean
+from apet.figures.panels import with_mean
 
 PAIR = ["model", "task"]
 ROWS, SEEDS, DIFFERENCE = "test rows", "seeds", "difference"
@@ -70,7 +70,7 @@ def numbers(inputs: AnalysisInputs) -> pd.DataFrame:
     """
     kinds = [_row_noise(inputs.frame), _seed_noise(inputs), _differences(inputs)]
     table = pd.concat([kind[NOISE_COLUMNS] for kind in kinds], ignore_index=True)
-    data = with_mean(study_pairs(inputs.frame)).merge(table, "left", on=PAIR)
+    data = with_mean(study_pairs(inputs.frame), inputs.samples.tasks).merge(table, "left", on=PAIR)
     data[["value", "low", "high"]] = data[["value", "low", "high"]].astype(float) * POINTS
     return data[[*PLM, *NOISE_COLUMNS[1:]]]
 

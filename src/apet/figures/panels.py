@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -13,7 +13,6 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullFormatter
 
 from apet.analysis.means import MEAN
-from apet.analysis.resampling import PLM
 from apet.figures.style import GREY, short, wrap_name
 
 MM = 1 / 25.4
@@ -237,12 +236,23 @@ def rows_axis(axes: Sequence[Axes], names: Sequence[str], positions: Sequence[fl
         ax.tick_params(axis="y", length=0)
 
 
-def with_mean(pairs: pd.DataFrame) -> pd.DataFrame:
-    """Return the pairs of `study_pairs` and a row per PLM for its mean over tasks."""
-    means = pairs[PLM].drop_duplicates().assign(task=MEAN)
-    rows = pd.concat([pairs, means]).assign(last=lambda f: f.task.eq(MEAN))
+def with_mean(cells: pd.DataFrame, tasks: Mapping[str, Sequence[str]]) -> pd.DataFrame:
+    """Add rows of means over tasks.
+
+    Args:
+        cells: cells or pairs of the study, with columns PLM and task.
+        tasks: tasks of means over tasks, by family.
+
+    Returns:
+        The rows, and one more for every combination of the other columns that has all these tasks, by family, task,
+        size and otherwise in the order of `cells`.
+    """
+    others = [name for name in cells if name != "task"]
+    means = cells.groupby(others, as_index=False, sort=False).task.agg(set)
+    complete = [set(tasks[family]) <= own for family, own in zip(means.family, means.task, strict=True)]
+    rows = pd.concat([cells, means[np.array(complete, bool)].assign(task=MEAN)]).assign(last=lambda f: f.task.eq(MEAN))
     order = ["family", "last", "task", "non_embedding_params", "model"]
-    return rows.sort_values(order, ignore_index=True).drop(columns="last")
+    return rows.sort_values(order, ignore_index=True, kind="stable").drop(columns="last")
 
 
 def column_blocks(pairs: pd.DataFrame, most: int) -> list[list[str]]:

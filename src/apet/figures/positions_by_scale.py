@@ -19,11 +19,11 @@ from matplotlib.figure import Figure
 
 from apet.analysis.claims import POINTS, AnalysisInputs
 from apet.analysis.intervals import mls_interval, satterthwaite
-from apet.analysis.means import MATCHED, MEAN, RANDOM, has_means, in_means, method_scores
-from apet.analysis.resampling import study_pairs
+from apet.analysis.means import MATCHED, MEAN, RANDOM, has_means, method_scores, own_count
+from apet.analysis.resampling import PLM, study_cells
 from apet.analysis.variance import position_components, position_spread, sd_interval
 from apet.figures import panels, style
-from apet.figures.panels import PLM
+from apet.figures.panels import with_mean
 
 KEYS = ["model", "task", "method"]
 DODGE = 0.06
@@ -107,16 +107,18 @@ def numbers(inputs: AnalysisInputs) -> pd.DataFrame:
     chosen = frame[frame.placement.eq(RANDOM) & frame.budget.isin([f"@{name}" for name in MATCHED])]
     plans = chosen.assign(method=_method(chosen)).groupby([*KEYS, "plan_index"], as_index=False).test_score.mean()
     centre = plans.groupby(KEYS).test_score.mean()
-    missing = [cell["budget"] for cell in frame.attrs.get("missing", ()) if cell["placement"] == RANDOM]
-    budgets = {*chosen.budget, *missing}
-    matched = [name for name in MATCHED if f"@{name}" in budgets]
-    grid = study_pairs(frame).merge(pd.DataFrame({"method": matched}, dtype=object), how="cross")
+    cells = study_cells(frame)
+    matched = pd.DataFrame({"method": MATCHED, "budget": [f"@{name}" for name in MATCHED]}, dtype=object)
+    grid = matched.merge(cells[cells.placement.eq(RANDOM)]).drop(columns=["placement", "budget"])
+    grid = grid.sort_values([*PLM, "task"], ignore_index=True, kind="stable")
+    with_method = cells[own_count(cells)].rename(columns={"placement": "method"})[KEYS].drop_duplicates()
     own, tasks = method_scores(inputs.samples).rename(columns={"placement": "method"}), inputs.samples.tasks
     columns = [*PLM, "method", "task", "kind", "plan_index", "value", "low", "high"]
     if grid.empty:
         return pd.DataFrame(columns=columns)
     apet = grid.merge(plans, "left").assign(kind="plan", value=lambda f: f.test_score - _at(f, centre))
-    method = grid.merge(own[[*KEYS, "mean"]], "left").assign(kind="method", value=lambda f: f["mean"] - _at(f, centre))
+    method = grid.merge(with_method).merge(own[[*KEYS, "mean"]], "left")
+    method = method.assign(kind="method", value=lambda f: f["mean"] - _at(f, centre))
     data = pd.concat(
         [apet, method, _sds(grid, chosen, tasks), _components(grid, chosen, tasks), _seed_sds(grid, own, tasks)],
         ignore_index=True,
@@ -138,9 +140,9 @@ Tasks = Mapping[str, Sequence[str]]
 
 
 def _groups(grid: pd.DataFrame, tasks: Tasks) -> list[tuple[dict, Sequence[str]]]:
-    """Return, for each PLM and method, the facts of its mean over tasks and the tasks of the mean."""
-    rows = grid.drop_duplicates(["model", "method"])[[*PLM, "method"]].to_dict("records")
-    return [({**facts, "task": MEAN}, tasks[facts["family"]]) for facts in rows]
+    """Return the facts of each mean over tasks, of a PLM and method, and the tasks of the mean."""
+    rows = with_mean(grid, tasks)
+    return [(facts, tasks[facts["family"]]) for facts in rows[rows.task.eq(MEAN)].to_dict("records")]
 
 
 def _sds(grid: pd.DataFrame, chosen: pd.DataFrame, tasks_of_means: Tasks) -> pd.DataFrame:
@@ -182,19 +184,20 @@ def _component(cells: pd.DataFrame) -> tuple[float, float, float]:
     return estimate.value, *estimate.interval
 
 
-def _seed_sds(grid: pd.DataFrame, own: pd.DataFrame, tasks: Tasks) -> pd.DataFrame:
+def _seed_sds(grid: pd.DataFrame, own: pd.DataFrame, tasks_of_means: Tasks) -> pd.DataFrame:
     several = own[own.num_replicates.gt(1)]
     several = several.assign(value=several.error * np.sqrt(several.num_replicates))
     sds = grid.merge(several[[*KEYS, "value"]], "left")
-    means = (
-        in_means(sds, tasks)
-        .groupby([*PLM, "method"], sort=False, as_index=False)
-        .value.agg(lambda v: v.mean(skipna=False))
-    )
-    return pd.concat([sds, means.assign(task=MEAN)]).assign(kind="seed sd")
+    by_key, means = sds.set_index(KEYS).value, []
+    for facts, tasks in _groups(grid, tasks_of_means):
+        own_sds = by_key.reindex([(facts["model"], task, facts["method"]) for task in tasks])
+        means.append({**facts, "value": own_sds.mean(skipna=False)})
+    return pd.concat([sds, pd.DataFrame(means)]).assign(kind="seed sd")
 
 
 def _plans_panel(ax: Axes, data: pd.DataFrame, means: bool) -> None:
+    if data.empty:
+        return panels.absent(ax)
     if data.value[data.kind.isin(DOTS)].isna().all():
         panels.empty(ax)
     tasks = list(data.task[data.task.ne(MEAN)].unique())
@@ -209,6 +212,8 @@ def _plans_panel(ax: Axes, data: pd.DataFrame, means: bool) -> None:
 
 
 def _spread_panel(ax: Axes, data: pd.DataFrame, means: bool) -> None:
+    if data.empty:
+        return panels.absent(ax)
     spread = data[data.kind.eq("sd")]
     if spread.value.isna().all():
         panels.empty(ax)

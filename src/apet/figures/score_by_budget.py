@@ -16,8 +16,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from apet.analysis.claims import AnalysisInputs
-from apet.analysis.means import METHODS, RANDOM, cell_scores, method_scores, models_by_scale
-from apet.analysis.resampling import CELL, study_pairs
+from apet.analysis.means import METHODS, RANDOM, cell_scores, method_scores, models_by_scale, own_count
+from apet.analysis.resampling import CELL, study_cells, study_pairs
 from apet.analysis.thresholds import THRESHOLD_KINDS
 from apet.figures import panels, style
 from apet.figures.panels import column_blocks
@@ -37,7 +37,7 @@ def draw(inputs: AnalysisInputs) -> tuple[Figure, pd.DataFrame]:
         return panels.without_data("Neither APET nor a method at its own count is in this study."), data
     pairs = study_pairs(inputs.frame)
     blocks, tasks = column_blocks(pairs, MOST_COLUMNS), sorted(pairs.task.unique())
-    present = set(zip(pairs.model, pairs.task, strict=True))
+    present = set(zip(data.model, data.task, strict=True))
     columns = max(map(len, blocks))
     height = 44 if columns <= 4 else 28
     fig, grid = panels.panels(len(blocks) * len(tasks), columns, height, _note(inputs), ("all", "row"), top=16)
@@ -63,16 +63,14 @@ def numbers(inputs: AnalysisInputs) -> pd.DataFrame:
         inputs: data of the study.
 
     Returns:
-        One row per task, PLM, and budget of APET or method, with mean, low, high and chance levels in per cent, counts.
-        Every pair of PLM and task has every (placement, budget) of the study; without data, mean is NaN and
-        num_replicates 0. Each row has the pair's thresholds in numbers of parameters, with intervals: 0 is a threshold
-        below all numbers tested, inf one above.
+        One row per task, PLM, and budget of APET or method in the study, with mean, low, high and chance levels in per
+        cent, counts. A missing cell has a mean of NaN and num_replicates 0. Each row has the pair's thresholds in
+        numbers of parameters, with intervals: 0 is a threshold below all numbers tested, inf one above.
     """
     samples, frame = inputs.samples, inputs.frame
     apet = cell_scores(samples.select(samples.cells.placement.eq(RANDOM)))
     scores = pd.concat([apet, method_scores(samples)])
-    grid = study_pairs(frame).merge(scores[["placement", "budget"]].drop_duplicates(), "cross")
-    data = grid.merge(scores[[*CELL, "trainable_params", "mean", "low", "high", *COUNTS]], "left")
+    data = _planned(frame).merge(scores[[*CELL, "trainable_params", "mean", "low", "high", *COUNTS]], "left")
     data[COUNTS] = data[COUNTS].fillna(0).astype(int)
     data = data.join(frame.groupby("task")[CHANCE_LEVELS].first(), on="task")
     data[["mean", "low", "high", *CHANCE_LEVELS]] *= 100
@@ -87,6 +85,14 @@ def numbers(inputs: AnalysisInputs) -> pd.DataFrame:
         ignore_index=True,
         key=lambda column: column.map(order) if column.name in ("model", "placement") else column,
     )
+
+
+def _planned(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the cells of the study with APET, and with methods at their own count, whose budget is then `@own`."""
+    cells = study_cells(frame)
+    own = own_count(cells)
+    cells = cells.assign(budget=cells.budget.mask(own, "@own"))
+    return cells[own | cells.placement.eq(RANDOM)].drop_duplicates()
 
 
 def _panel(ax: Axes, data: pd.DataFrame, small: bool) -> None:

@@ -18,7 +18,7 @@ from matplotlib.markers import CARETDOWN, CARETUP
 
 from apet.analysis.claims import AnalysisInputs
 from apet.analysis.means import RANDOM
-from apet.analysis.resampling import study_pairs, study_placements
+from apet.analysis.resampling import PLM, study_cells
 from apet.analysis.thresholds import THRESHOLD_KINDS
 from apet.figures import panels, style
 
@@ -68,16 +68,13 @@ def numbers(inputs: AnalysisInputs) -> pd.DataFrame:
 
     Returns:
         One row per PLM, task and threshold, with value, low and high in numbers of parameters. 0 is below all numbers
-        tested, inf above (censored: below, above); NaN without APET or full fine-tuning. level: score in per cent that
-        must be reached; smallest, largest, budgets: range and number of the numbers tested. No row for a threshold if
-        the study lacks APET or full fine-tuning.
+        tested, inf above (censored: below, above); NaN if APET or full fine-tuning is missing. level: score in per cent
+        that must be reached; smallest, largest, budgets: range and number of the numbers tested. No row for a threshold
+        if the study lacks APET or full fine-tuning on this PLM and task.
     """
     table = inputs.thresholds.table.rename(columns={"kind": "threshold", "log10": "value"})
     table = table.drop(columns=["family", "non_embedding_params"]).astype({"threshold": str})
-    placements = study_placements(inputs.frame)
-    kinds = [kind for kind in THRESHOLD_KINDS if {RANDOM, *NEEDED[kind]} <= placements]
-    grid = study_pairs(inputs.frame).merge(pd.DataFrame({"threshold": kinds}, dtype=object), how="cross")
-    data = grid.merge(table, "left")
+    data = _planned(inputs.frame).merge(table, "left")
     data[VALUES] = 10 ** data[VALUES].astype(float)
     data["level"] *= 100
     data["budgets"] = data.budgets.fillna(0).astype(int)
@@ -85,7 +82,17 @@ def numbers(inputs: AnalysisInputs) -> pd.DataFrame:
     return data[[*columns, "smallest", "largest", "budgets"]]
 
 
+def _planned(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the thresholds of each PLM and task of which the study has the placements."""
+    pairs = study_cells(frame).groupby([*PLM, "task"], as_index=False).placement.agg(set)
+    kinds = pairs.merge(pd.DataFrame({"threshold": THRESHOLD_KINDS}, dtype=object), how="cross")
+    known = [{RANDOM, *NEEDED[row.threshold]} <= row.placement for row in kinds.itertuples()]
+    return kinds[np.array(known, bool)].drop(columns="placement")
+
+
 def _panel(ax: Axes, data: pd.DataFrame, tasks: list[str]) -> None:
+    if data.empty:
+        return panels.absent(ax)
     if data.value.isna().all():
         panels.empty(ax)
     sizes = np.unique(np.log10(data.non_embedding_params))

@@ -18,17 +18,16 @@ from matplotlib.figure import Figure
 from apet.analysis.claims import POINTS, AnalysisInputs
 from apet.analysis.intervals import CONFIDENCE
 from apet.analysis.means import MEAN, METHODS, RANDOM, differences, has_means, models_by_scale
-from apet.analysis.resampling import CELL, study_pairs
+from apet.analysis.resampling import CELL, PLM, study_cells
 from apet.core.text import plural
 from apet.figures import panels, style
-from apet.figures.panels import PLM, with_mean
+from apet.figures.panels import with_mean
 
 RESTRICTED = [name for name in style.STYLES if name not in (*METHODS, RANDOM)]
 ROW_HEIGHT = 3.4
 """mm."""
 NUMBERS = ["difference", "low", "high", "p_adjusted"]
 COUNTS = ["n_test", "num_replicates"]
-SPENT = ["model", "placement", "budget"]
 
 
 @style.styled
@@ -71,11 +70,9 @@ def numbers(inputs: AnalysisInputs) -> pd.DataFrame:
     paired = differences(samples, _baseline)[[*CELL, *NUMBERS, *COUNTS]]
     sizes = frame[frame.placement.isin(RESTRICTED)].groupby("budget").trainable_params.min()
     budgets = pd.DataFrame({"budget": sizes.sort_values(kind="stable").index})
-    missing = pd.DataFrame(list(frame.attrs.get("missing", ())), columns=SPENT)
-    used = pd.concat([frame[SPENT], missing]).drop_duplicates()
-    order = budgets.merge(pd.DataFrame({"placement": RESTRICTED}), how="cross").merge(used[SPENT[1:]].drop_duplicates())
-    grid = with_mean(study_pairs(frame)).merge(order, how="cross").merge(used)
-    data = grid.merge(paired, "left") if len(order) else grid.reindex(columns=[*grid, *NUMBERS, *COUNTS])
+    order = budgets.merge(pd.DataFrame({"placement": RESTRICTED}, dtype=object), how="cross")
+    grid = with_mean(order.merge(study_cells(frame)), inputs.samples.tasks)
+    data = grid.merge(paired, "left") if len(grid) else grid.reindex(columns=[*grid, *NUMBERS, *COUNTS])
     trainable_params = frame[frame.placement.isin(RESTRICTED)].groupby(["model", "budget"]).trainable_params.first()
     data = data.merge(trainable_params.reset_index(), "left")
     data[["difference", "low", "high"]] *= POINTS
@@ -101,7 +98,7 @@ def _panel(ax: Axes, data: pd.DataFrame, positions: dict[tuple[str, str], float]
     for (budget, placement), y in () if is_empty else positions.items():
         row = data[data.budget.eq(budget) & data.placement.eq(placement)]
         if len(row):
-            _row(ax, row[row.task.ne(MEAN)], row[row.task.eq(MEAN)].iloc[0], y, means)
+            _row(ax, row, y, means)
     for budget in dict.fromkeys(budget for budget, _ in positions):
         top = min(y for (other, _), y in positions.items() if other == budget)
         _heading(ax, budget, data.trainable_params[data.budget.eq(budget)].max(), top - 0.95)
@@ -121,11 +118,15 @@ def _heading(ax: Axes, budget: str, trainable_params: float, y: float) -> None:
     ax.text(0.01, y, text, transform=ax.get_yaxis_transform(), zorder=1.2, **options)
 
 
-def _row(ax: Axes, tasks: pd.DataFrame, mean: pd.Series, y: float, means: bool) -> None:
+def _row(ax: Axes, row: pd.DataFrame, y: float, means: bool) -> None:
     """Draw one placement: single tasks as dots, their mean with its interval; or a note that data are missing."""
-    colour, marker, _ = style.STYLES[mean.placement]
+    tasks, is_mean = row[row.task.ne(MEAN)], row.task.eq(MEAN)
     if means:
         ax.plot(tasks.difference, [y] * len(tasks), ".", color="#9A9A9A", markersize=3, zorder=2, label="one task")
+    if not is_mean.any():
+        return
+    mean = row[is_mean].iloc[0]
+    colour, marker, _ = style.STYLES[mean.placement]
     if pd.isna(mean.difference):
         ax.text(0.99, y, panels.MISSING, transform=ax.get_yaxis_transform(), fontsize=6, ha="right", va="center")
         return
