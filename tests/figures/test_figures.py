@@ -114,6 +114,7 @@ def words(fig: Figure) -> str:
     """All text of a figure: notes, titles, labels, legend."""
     found = [*fig.texts, *(t for ax in fig.axes for t in (ax.title, ax.xaxis.label, ax.yaxis.label, *ax.texts))]
     found += [t for legend in fig.legends for t in legend.get_texts()]
+    found += [note.get_title() for ax in fig.axes if (note := ax.get_legend())]
     return " ".join(t.get_text() for t in found).replace("\n", " ")
 
 
@@ -410,6 +411,29 @@ def test_score_by_budget_of_a_pair_without_data_has_a_panel(frame: pd.DataFrame)
     assert (empty_panels(excluded), empty_panels(lost)) == (0, 1)
     assert "not in this study" in words(excluded)
     assert "not in this study" not in words(lost)
+
+
+def test_note_of_missing_cells_covers_no_point() -> None:
+    fig = Figure(figsize=(3, 2))
+    ax = fig.subplots()
+    x = np.array([0.0, 0.0, 1.0, 0.6, 0.8, 0.9])
+    ax.plot(x, 1 - x, "o")
+    ax.plot(x, x, "o")
+    ax.plot([0.02, 0.98], [0.02, 0.98], "o")
+    panels.note_missing(ax, ["APET 100"])
+    fig.draw_without_rendering()
+    box = ax.get_legend().get_window_extent()
+    assert not any(box.contains(*ax.transData.transform(xy)) for line in ax.lines for xy in line.get_xydata())
+
+
+def test_legend_of_long_labels_fits_the_page() -> None:
+    with mpl.style.context(["default", style.RC]):
+        fig, grid = panels.panels(1, 1, 50, "")
+        for index in range(6):
+            grid[0, 0].plot([], [], label=f"{index} a label of many characters, as of differences")
+        panels.legend(fig, grid.flat, 6)
+    assert len(fig.legends) == 1
+    check_layout(fig)
 
 
 def test_methods_by_scale_marks_a_missing_cell_on_the_axis(gappy: AnalysisInputs) -> None:

@@ -56,8 +56,8 @@ def numbers(inputs: AnalysisInputs) -> pd.DataFrame:
         inputs: data of the study.
 
     Returns:
-        One row per PLM, task (then their mean) and method of the study, with mean, low, high and chance in per cent, and counts. NaN
-        and 0 replicates without data.
+        One row per PLM, task (then their mean) and method of the study, with mean, low, high and chance in per cent,
+        and counts. NaN and 0 replicates without data.
     """
     scores, means = method_scores(inputs.samples), over_tasks(methods(inputs.samples)).assign(task=MEAN)
     values = pd.concat([scores, means]).set_index(["model", "task", "placement"])
