@@ -259,6 +259,14 @@ def test_positions_by_scale_plan_variance_is_not_truncated_and_has_the_findings_
     assert (row.value, row.low, row.high) == pytest.approx((expected.value, *expected.interval))
 
 
+def test_positions_by_scale_of_single_plans_has_no_sd_and_no_dots(frame: pd.DataFrame) -> None:
+    fig, data = positions_by_scale.draw(kept(frame, frame.plan_index.eq(0)))
+    text = words(fig)
+    assert "one plan: no S.D." in text and "no data" not in text and "APET, one plan" not in text
+    assert "plan" not in set(data.kind) and data.value[data.kind.eq("method")].notna().all()
+    assert data.num_plans[data.kind.eq("sd")].eq(1).all() and not hatched(fig)
+
+
 def test_score_by_budget_draws_the_sweep_of_the_table(whole: AnalysisInputs, drawn: dict) -> None:
     fig, data = drawn["score_by_budget"]
     assert len(fig.axes) == len(MODELS) * len(TASKS)
