@@ -407,6 +407,8 @@ def test_figures_mark_no_cells_that_the_study_does_not_plan(name: str, frame: pd
     fig, data = FIGURES[name](kept(frame, planned))
     assert "no data" not in words(fig) and not hatched(fig) and not empty_panels(fig)
     assert len(data)
+    if name == "positions_by_scale":
+        assert len({ax.get_xlim() for ax in fig.axes}) == 1
 
 
 def test_score_by_budget_of_a_pair_without_data_has_a_panel(frame: pd.DataFrame) -> None:

@@ -28,7 +28,8 @@ def draw(inputs: AnalysisInputs) -> tuple[Figure, pd.DataFrame]:
     if data.empty:
         return panels.without_data("No method at its own count is in this study."), data
     label, x = style.metric_label(inputs.frame), "non-embedding parameters"
-    tasks = [*sorted(set(data.task) - {MEAN}), *([MEAN] if has_means(inputs.samples.tasks) else [])]
+    shows_mean = has_means(inputs.samples.tasks) and data.task.eq(MEAN).any()
+    tasks = [*sorted(set(data.task) - {MEAN}), *([MEAN] if shows_mean else [])]
     families = list(data.family.unique())
     if len(families) == 1:
         columns = min(4, len(tasks))

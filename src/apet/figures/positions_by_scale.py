@@ -76,12 +76,14 @@ def draw(inputs: AnalysisInputs) -> tuple[Figure, pd.DataFrame]:
     rows = list(product(families, (_plans_panel, _spread_panel)))
     fig, grid = panels.panels(len(rows), len(budgets), 50, _note(inputs, data), (False, "row"), top=16)
     for ((family, panel), method), ax in zip(product(rows, budgets), grid.flat, strict=True):
-        panel(ax, data[data.family.eq(family) & data.method.eq(method)], means)
+        of_family = data[data.family.eq(family)]
+        panel(ax, of_family[of_family.method.eq(method)], means)
+        panels.scale_axis(ax, list(of_family.non_embedding_params))
         if panel is _plans_panel:
             prefix = "APET at" if len(families) == 1 else f"{family},"
             ax.set_title(f"{prefix} {style.budget_name('@' + method)}")
         if panel is _spread_panel and method == budgets[-1]:
-            ax.set_ylim(0, _top(data[data.family.eq(family)]))
+            ax.set_ylim(0, _top(of_family))
     labels = ("score − mean of plans\n(points)", "S.D. (points)")
     panels.name_axes(list(grid.flat), len(budgets), "non-embedding parameters", labels)
     panels.legend(fig, grid.flat, 3)
@@ -214,7 +216,6 @@ def _plans_panel(ax: Axes, data: pd.DataFrame, means: bool) -> None:
             ax.scatter(x, points.value, **options)
         panels.mark_missing(ax, list(x[points.value.isna()]), options["edgecolor"])
     ax.axhline(0, color=style.GREY, linewidth=0.6, zorder=1)
-    panels.scale_axis(ax, list(data.non_embedding_params))
 
 
 def _spread_panel(ax: Axes, data: pd.DataFrame, means: bool) -> None:
@@ -234,7 +235,6 @@ def _spread_panel(ax: Axes, data: pd.DataFrame, means: bool) -> None:
             panels.errorbars(ax, x, mean.value, mean.low, mean.high, **marks)
     mean = spread[spread.task.eq(MEAN)]
     panels.mark_missing(ax, list(mean.non_embedding_params[mean.num_plans.eq(0)]), style.STYLES[RANDOM][0])
-    panels.scale_axis(ax, list(data.non_embedding_params))
 
 
 def _top(data: pd.DataFrame) -> float:
