@@ -400,7 +400,7 @@ def test_figures_mark_missing_cells(name: str, gappy: AnalysisInputs) -> None:
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_figures_mark_no_cells_that_the_study_does_not_plan(name: str, frame: pd.DataFrame) -> None:
-    planned = ~frame.model.eq("bloom-mid") | ~(
+    planned = ~frame.model.eq("bloom-large") | ~(
         frame.budget.isin(["@lora", "100"]) | frame.placement.isin(["lora", "full"])
     )
     planned &= ~(frame.placement.eq("prompt") & frame.task.eq("topics"))
