@@ -114,6 +114,7 @@ def words(fig: Figure) -> str:
     """All text of a figure: notes, titles, labels, legend."""
     found = [*fig.texts, *(t for ax in fig.axes for t in (ax.title, ax.xaxis.label, ax.yaxis.label, *ax.texts))]
     found += [t for legend in fig.legends for t in legend.get_texts()]
+    found += [note.get_title() for ax in fig.axes if (note := ax.get_legend())]
     return " ".join(t.get_text() for t in found).replace("\n", " ")
 
 
@@ -258,6 +259,14 @@ def test_positions_by_scale_plan_variance_is_not_truncated_and_has_the_findings_
     assert (row.value, row.low, row.high) == pytest.approx((expected.value, *expected.interval))
 
 
+def test_positions_by_scale_of_single_plans_has_no_sd_and_no_dots(frame: pd.DataFrame) -> None:
+    fig, data = positions_by_scale.draw(kept(frame, frame.plan_index.eq(0)))
+    text = words(fig)
+    assert "one plan: no S.D." in text and "no data" not in text and "APET, one plan" not in text
+    assert "plan" not in set(data.kind) and data.value[data.kind.eq("method")].notna().all()
+    assert data.num_plans[data.kind.eq("sd")].eq(1).all() and not hatched(fig)
+
+
 def test_score_by_budget_draws_the_sweep_of_the_table(whole: AnalysisInputs, drawn: dict) -> None:
     fig, data = drawn["score_by_budget"]
     assert len(fig.axes) == len(MODELS) * len(TASKS)
@@ -391,13 +400,15 @@ def test_figures_mark_missing_cells(name: str, gappy: AnalysisInputs) -> None:
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_figures_mark_no_cells_that_the_study_does_not_plan(name: str, frame: pd.DataFrame) -> None:
-    planned = ~frame.model.eq("bloom-mid") | ~(
+    planned = ~frame.model.eq("bloom-large") | ~(
         frame.budget.isin(["@lora", "100"]) | frame.placement.isin(["lora", "full"])
     )
     planned &= ~(frame.placement.eq("prompt") & frame.task.eq("topics"))
     fig, data = FIGURES[name](kept(frame, planned))
     assert "no data" not in words(fig) and not hatched(fig) and not empty_panels(fig)
     assert len(data)
+    if name == "positions_by_scale":
+        assert len({ax.get_xlim() for ax in fig.axes}) == 1
 
 
 def test_score_by_budget_of_a_pair_without_data_has_a_panel(frame: pd.DataFrame) -> None:
@@ -410,6 +421,29 @@ def test_score_by_budget_of_a_pair_without_data_has_a_panel(frame: pd.DataFrame)
     assert (empty_panels(excluded), empty_panels(lost)) == (0, 1)
     assert "not in this study" in words(excluded)
     assert "not in this study" not in words(lost)
+
+
+def test_note_of_missing_cells_covers_no_point() -> None:
+    fig = Figure(figsize=(3, 2))
+    ax = fig.subplots()
+    x = np.array([0.0, 0.0, 1.0, 0.6, 0.8, 0.9])
+    ax.plot(x, 1 - x, "o")
+    ax.plot(x, x, "o")
+    ax.plot([0.02, 0.98], [0.02, 0.98], "o")
+    panels.note_missing(ax, ["APET 100"])
+    fig.draw_without_rendering()
+    box = ax.get_legend().get_window_extent()
+    assert not any(box.contains(*ax.transData.transform(xy)) for line in ax.lines for xy in line.get_xydata())
+
+
+def test_legend_of_long_labels_fits_the_page() -> None:
+    with mpl.style.context(["default", style.RC]):
+        fig, grid = panels.panels(1, 1, 50, "")
+        for index in range(6):
+            grid[0, 0].plot([], [], label=f"{index} a label of many characters, as of differences")
+        panels.legend(fig, grid.flat, 6)
+    assert len(fig.legends) == 1
+    check_layout(fig)
 
 
 def test_methods_by_scale_marks_a_missing_cell_on_the_axis(gappy: AnalysisInputs) -> None:

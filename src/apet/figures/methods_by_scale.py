@@ -28,7 +28,8 @@ def draw(inputs: AnalysisInputs) -> tuple[Figure, pd.DataFrame]:
     if data.empty:
         return panels.without_data("No method at its own count is in this study."), data
     label, x = style.metric_label(inputs.frame), "non-embedding parameters"
-    tasks = [*sorted(set(data.task) - {MEAN}), *([MEAN] if has_means(inputs.samples.tasks) else [])]
+    shows_mean = has_means(inputs.samples.tasks) and data.task.eq(MEAN).any()
+    tasks = [*sorted(set(data.task) - {MEAN}), *([MEAN] if shows_mean else [])]
     families = list(data.family.unique())
     if len(families) == 1:
         columns = min(4, len(tasks))
@@ -56,8 +57,8 @@ def numbers(inputs: AnalysisInputs) -> pd.DataFrame:
         inputs: data of the study.
 
     Returns:
-        One row per PLM, task (then their mean) and method of the study, with mean, low, high and chance in per cent, and counts. NaN
-        and 0 replicates without data.
+        One row per PLM, task (then their mean) and method of the study, with mean, low, high and chance in per cent,
+        and counts. NaN and 0 replicates without data.
     """
     scores, means = method_scores(inputs.samples), over_tasks(methods(inputs.samples)).assign(task=MEAN)
     values = pd.concat([scores, means]).set_index(["model", "task", "placement"])

@@ -97,19 +97,23 @@ def name_matrix(axes: np.ndarray, columns: Sequence[str], rows: Sequence[str], x
 
 
 def legend(fig: Figure, axes: Iterable[Axes], columns: int = 8) -> None:
-    """Draw one legend above the panels, an entry per label in the order of first use."""
+    """Draw one legend above the panels, an entry per label in the order of first use, in the columns that fit."""
     entries: dict[str, Any] = {}
     for ax in axes:
         for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
             entries.setdefault(label, handle)
-    fig.legend(
-        entries.values(),
-        entries.keys(),
-        loc="outside upper center",
-        ncols=columns,
-        columnspacing=1.4,
-        handletextpad=0.5,
-    )
+    for number in range(columns, 0, -1):
+        made = fig.legend(
+            entries.values(),
+            entries.keys(),
+            loc="outside upper center",
+            ncols=number,
+            columnspacing=1.4,
+            handletextpad=0.5,
+        )
+        if number == 1 or made.get_window_extent().width <= fig.bbox.width:
+            return
+        made.remove()
 
 
 def scale_axis(ax: Axes, sizes: Sequence[int]) -> None:
@@ -196,12 +200,17 @@ def mark_missing(ax: Axes, x: Sequence[float], colour: str) -> None:
 
 
 def note_missing(ax: Axes, names: Sequence[str], width: int = 44) -> None:
-    """List cells without data that have no position on the x axis, or count them in a small panel."""
+    """List cells without data that have no position on the x axis, or count them in a small panel.
+
+    The list is a legend, which matplotlib puts in the corner or at the edge that covers the fewest points.
+    """
     if names:
         text = ", ".join(names)
         text = text if len(text) <= 2 * width else f"{len(names)} cells"
         lines = textwrap.wrap(f"{MISSING}: {text}", width)
-        ax.text(0.98, 0.12, "\n".join(lines), transform=ax.transAxes, ha="right", va="bottom", fontsize=6, bbox=BOX)
+        note = ax.legend(handles=[], title="\n".join(lines), loc="best", title_fontsize=6, borderpad=0.2)
+        note.get_frame().set(facecolor="white", edgecolor=GREY, linewidth=0.4)
+        note.set_frame_on(True)
 
 
 def empty(ax: Axes, text: str = MISSING) -> None:

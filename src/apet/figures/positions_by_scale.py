@@ -26,6 +26,7 @@ from apet.figures import panels, style
 from apet.figures.panels import with_mean
 
 KEYS = ["model", "task", "method"]
+ONE_PLAN = "one plan:\nno S.D."
 DODGE = 0.06
 DOTS: dict[str, dict[str, Any]] = {
     "plan": {
@@ -75,12 +76,14 @@ def draw(inputs: AnalysisInputs) -> tuple[Figure, pd.DataFrame]:
     rows = list(product(families, (_plans_panel, _spread_panel)))
     fig, grid = panels.panels(len(rows), len(budgets), 50, _note(inputs, data), (False, "row"), top=16)
     for ((family, panel), method), ax in zip(product(rows, budgets), grid.flat, strict=True):
-        panel(ax, data[data.family.eq(family) & data.method.eq(method)], means)
+        of_family = data[data.family.eq(family)]
+        panel(ax, of_family[of_family.method.eq(method)], means)
+        panels.scale_axis(ax, list(of_family.non_embedding_params))
         if panel is _plans_panel:
             prefix = "APET at" if len(families) == 1 else f"{family},"
             ax.set_title(f"{prefix} {style.budget_name('@' + method)}")
         if panel is _spread_panel and method == budgets[-1]:
-            ax.set_ylim(0, _top(data[data.family.eq(family)]))
+            ax.set_ylim(0, _top(of_family))
     labels = ("score − mean of plans\n(points)", "S.D. (points)")
     panels.name_axes(list(grid.flat), len(budgets), "non-embedding parameters", labels)
     panels.legend(fig, grid.flat, 3)
@@ -90,18 +93,19 @@ def draw(inputs: AnalysisInputs) -> tuple[Figure, pd.DataFrame]:
 def numbers(inputs: AnalysisInputs) -> pd.DataFrame:
     """Compute how much scores depend on the positions of the trained parameters.
 
-    `plan`: a plan's score minus the mean of the plans. `method`: the method's score minus that mean. `sd`: S.D. between
-    plans, with its 95 % interval. `plan variance` (points², may be negative): variance between plans that seeds and
-    test rows do not explain, with its interval; `plan sd`: its root, 0 if it is negative; both NaN with one seed per
-    plan. `seed sd`: S.D. between seeds of the method, shrunken over cells. The last four also as `mean over tasks`,
-    `plan sd` as the root of the mean variance.
+    `plan`: a plan's score minus the mean of the plans, if there are several. `method`: the method's score minus that
+    mean. `sd`: S.D. between plans, with its 95 % interval. `plan variance` (points², may be negative): variance
+    between plans that seeds and test rows do not explain, with its interval; `plan sd`: its root, 0 if it is negative;
+    both NaN with one seed per plan. `seed sd`: S.D. between seeds of the method, shrunken over cells. The last four
+    also as `mean over tasks`, `plan sd` as the root of the mean variance.
 
     Args:
         inputs: data of the study.
 
     Returns:
         One row per PLM, task, matched method of the study and `kind` (and plan, for `plan`), with value, low and high
-        in percentage points. A cell without data has NaN.
+        in percentage points. A cell without data has NaN. num_plans, for `sd`: number of plans with a score, the
+        smallest of a mean.
     """
     frame = inputs.frame
     chosen = frame[frame.placement.eq(RANDOM) & frame.budget.isin([f"@{name}" for name in MATCHED])]
@@ -113,10 +117,12 @@ def numbers(inputs: AnalysisInputs) -> pd.DataFrame:
     grid = grid.sort_values([*PLM, "task"], ignore_index=True, kind="stable")
     with_method = cells[own_count(cells)].rename(columns={"placement": "method"})[KEYS].drop_duplicates()
     own, tasks = method_scores(inputs.samples).rename(columns={"placement": "method"}), inputs.samples.tasks
-    columns = [*PLM, "method", "task", "kind", "plan_index", "value", "low", "high"]
+    columns = [*PLM, "method", "task", "kind", "plan_index", "num_plans", "value", "low", "high"]
     if grid.empty:
         return pd.DataFrame(columns=columns)
     apet = grid.merge(plans, "left").assign(kind="plan", value=lambda f: f.test_score - _at(f, centre))
+    is_only = apet.groupby(KEYS).plan_index.transform("size").eq(1) & apet.value.notna()
+    apet = apet[~is_only]
     method = grid.merge(with_method).merge(own[[*KEYS, "mean"]], "left")
     method = method.assign(kind="method", value=lambda f: f["mean"] - _at(f, centre))
     data = pd.concat(
@@ -148,12 +154,13 @@ def _groups(grid: pd.DataFrame, tasks: Tasks) -> list[tuple[dict, Sequence[str]]
 def _sds(grid: pd.DataFrame, chosen: pd.DataFrame, tasks_of_means: Tasks) -> pd.DataFrame:
     spread = position_spread(chosen)
     spread = spread.assign(method=_method(spread))[[*KEYS, "sd", "num_plans", "low", "high"]]
-    sds = grid.merge(spread.rename(columns={"sd": "value"}), "left")
+    sds = grid.merge(spread.rename(columns={"sd": "value"}), "left").fillna({"num_plans": 0})
     by_key, means = sds.set_index(KEYS), []
     for facts, tasks in _groups(grid, tasks_of_means):
         own = by_key.reindex([(facts["model"], task, facts["method"]) for task in tasks])
         low, high = sd_interval(own.value.to_numpy(), own.num_plans.to_numpy() - 1)
-        means.append({**facts, "value": own.value.mean(skipna=False), "low": low, "high": high})
+        value, num_plans = own.value.mean(skipna=False), own.num_plans.min()
+        means.append({**facts, "num_plans": num_plans, "value": value, "low": low, "high": high})
     return pd.concat([sds, pd.DataFrame(means)]).assign(kind="sd")
 
 
@@ -205,10 +212,10 @@ def _plans_panel(ax: Axes, data: pd.DataFrame, means: bool) -> None:
     for kind, options in DOTS.items():
         points = data[data.kind.eq(kind)]
         x = points.non_embedding_params * points.task.map(shift)
-        ax.scatter(x, points.value, **options)
+        if len(points):
+            ax.scatter(x, points.value, **options)
         panels.mark_missing(ax, list(x[points.value.isna()]), options["edgecolor"])
     ax.axhline(0, color=style.GREY, linewidth=0.6, zorder=1)
-    panels.scale_axis(ax, list(data.non_embedding_params))
 
 
 def _spread_panel(ax: Axes, data: pd.DataFrame, means: bool) -> None:
@@ -216,7 +223,7 @@ def _spread_panel(ax: Axes, data: pd.DataFrame, means: bool) -> None:
         return panels.absent(ax)
     spread = data[data.kind.eq("sd")]
     if spread.value.isna().all():
-        panels.empty(ax)
+        panels.empty(ax, ONE_PLAN if spread.num_plans.eq(1).any() else panels.MISSING)
     for _, line in spread[spread.task.ne(MEAN)].groupby("task") if means else ():
         options: dict[str, Any] = {"color": "#9A9A9A", "linewidth": 0.6, "marker": ".", "markersize": 2}
         ax.plot(line.non_embedding_params, line.value, label="S.D. between plans, one task", **options)
@@ -227,8 +234,7 @@ def _spread_panel(ax: Axes, data: pd.DataFrame, means: bool) -> None:
             x, marks = mean.non_embedding_params * offset, {**options, "label": label}
             panels.errorbars(ax, x, mean.value, mean.low, mean.high, **marks)
     mean = spread[spread.task.eq(MEAN)]
-    panels.mark_missing(ax, list(mean.non_embedding_params[mean.value.isna()]), style.STYLES[RANDOM][0])
-    panels.scale_axis(ax, list(data.non_embedding_params))
+    panels.mark_missing(ax, list(mean.non_embedding_params[mean.num_plans.eq(0)]), style.STYLES[RANDOM][0])
 
 
 def _top(data: pd.DataFrame) -> float:
