@@ -56,7 +56,8 @@ def _forecast(status: Status, now: float) -> list[str]:
         return ["end: unknown until a cell has been trained on this machine"]
     seconds = throughput.seconds_for(missing)
     end = time.strftime("%Y-%m-%d %H:%M", time.localtime(now + seconds))
-    rate = f"{format_rate(throughput.rate)} by {throughput.concurrency:.1f} processes"
+    busy = throughput.concurrency  # below 1 while a single process loads PLMs or waits
+    rate = f"{format_rate(throughput.rate)} by {'1 process' if busy < 1.05 else f'{busy:.1f} processes'}"
     return [f"{rate}, the last {_ago(now - throughput.until)}; about {format_duration(seconds)} left, until {end}"]
 
 
