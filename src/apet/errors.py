@@ -234,7 +234,8 @@ def unknown_name(what: str, value: object, allowed: Iterable[str], location: str
     """
     names = sorted(map(str, allowed))
     # A part of a name counts too: `stpes` is near to `max_steps`.
-    folded = {part.casefold(): name for name in names for part in (*name.split("_"), name)}
+    folded = {part.casefold(): name for name in names for part in name.split("_")}
+    folded |= {name.casefold(): name for name in names}
     near = get_close_matches(str(value)[:MAX_REPR].casefold(), folded, n=1)
     suggestion = f" Did you mean {truncated_repr(folded[near[0]])}?" if near else ""
     listed = ", ".join(name if len(name) <= MAX_REPR else f"{name[:MAX_REPR]}…" for name in names[:20]) + (

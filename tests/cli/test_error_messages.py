@@ -123,7 +123,7 @@ def test_unknown_model_suggests_a_mapping_only_in_a_study(error):
 
 
 def test_prompt_without_a_text_column_names_it(error):
-    (line,) = error(*RESOLVE, tasks=["tickets.yaml"], task={"prompt": "Ticket: {txt}"})
+    (line,) = error(*RESOLVE, tasks=["tickets.yaml"], task={"prompt": "Ticket: text"})
     assert line == "params.yaml: tasks: tickets.yaml: prompt: {text} is missing (text_columns: [text])."
 
 

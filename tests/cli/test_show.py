@@ -132,7 +132,9 @@ def test_generation_task_has_no_majority(tmp_path):
 
 def test_unknown_cell_is_one_message(cell, tmp_path, capsys):
     where = ["--results-dir", str(cell.root / "results")]
-    for name, printed in ((cell.cell.path[:-1], f"Did you mean '{cell.cell.path}'"), ("x", "unknown cell 'x'")):
+    near = f"Did you mean '{cell.cell.path}'"
+    unknown = {cell.cell.path[:-1]: near, "x": "unknown cell 'x'", "x*": "x*: no finished cell matches. Run"}
+    for name, printed in unknown.items():
         assert main(["show", name, *where]) == 2
         found = capsys.readouterr()
         assert printed in found.err and len(found.err.splitlines()) == 1

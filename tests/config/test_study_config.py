@@ -310,13 +310,14 @@ def test_all_wrong_keys_of_a_study_and_its_tasks_are_reported_at_once(tmp_path):
     with pytest.raises(ConfigError) as error:
         load_grid(tmp_path / "bad.yaml")
     expected = ["'sed'", "grid.0: missing key 'budgets'", "grid.1.training: unknown key 'lr'", "'acc'", "'bleu'",
-                "'other'", "prompt: {text} is missing", "unknown task 'absent'", "unknown model 'bloom-32y2'",
+                "'other'", "prompt: unknown column 'txt'", "unknown task 'absent'", "unknown model 'bloom-32y2'",
                 "unknown placement 'ful'", "unknown budget '@onw'"]  # fmt: skip
     assert all(sum(text in line for line in str(error.value).splitlines()) == 1 for text in expected), error.value
     assert "or more entries" not in str(error.value)
     study, path = load_study(ROOT / "params.yaml"), tmp_path / "params.yaml"
     study = replace(study, tasks=(wrong, gone[0], "bbc_topics"))
     assert find_task(study, path, "bbc_topics")[1].kind == "wheel" and find_task(study, path, "one")[0].name == "one"
+    assert find_task(study, path, f"{tmp_path}/./one.yaml")[0].name == "one"
     with pytest.raises(ConfigError, match="'acc'"):
         find_task(study, path, "wrong")
     with pytest.raises(ApetError) as error:

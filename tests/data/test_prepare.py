@@ -311,5 +311,7 @@ def test_report_of_a_prepared_task_fits_a_terminal_and_accounts_for_all_rows(tmp
     assert counts.pop("dropped: near_duplicate") == [0, 1] and counts.pop("dropped: conflicting") == [0, 2]
     assert set(map(tuple, counts.values())) == {(0, 1)}
     assert "overlap before  3 train rows in test" in text and "overlap now     none" in text
+    once = {**record, "overlap_before_drops": {"test/train": 1}}
+    assert "overlap before  1 train row in test" in "\n".join(task_lines(once, {8}))
     assert "at 8 or 16 tokens" in text and "half of the train rows or more have more words" in text
     assert f"{record['text_lengths']['train']['words']['median']} / " in text

@@ -100,7 +100,11 @@ def test_folder_without_an_lm_head_is_refused_before_pytorch_is_imported(tmp_pat
     arguments = {"plan": ["--model", "./mini", "--placement", "lora"], "resolve": ["--out-file", "out.json"]}[command]
     code = f"import sys; from apet.cli.app import main; print(main({[command, *arguments]}), 'torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
-    assert done.stdout == "2 False\n" and "has no LM head" in done.stderr and len(done.stderr.splitlines()) == 1
+    assert (
+        done.stdout == "2 False\n"
+        and "{name: mini, source: {folder: mini}, head: classification}" in done.stderr
+        and len(done.stderr.splitlines()) == 1
+    )
 
 
 TASK = {
@@ -140,6 +144,10 @@ def test_resolve_refuses_a_task_that_the_tokenizer_of_a_folder_cannot_encode(tmp
         ({"name": "x"}, "model 'x': missing key 'source'. Add it."),
         ({"name": "x", "source": "hub"}, "source: expected {repo_id: …, revision: …}.* got 'hub'"),
         ({"name": "x", "source": {"repo_id": "a/b"}}, "source: missing key 'revision'. Add a commit"),
+        (
+            {"name": "x", "source": {"folder": "y", "head": "lm"}},
+            "source: unknown key 'head'. Write it beside `source`: ",
+        ),
         ({"name": "x", "source": {**HUB, "folder": "y"}}, "source: unknown key 'folder'. Allowed: repo_id, revision"),
         ({"name": "x", "source": HUB, "dtype": "int8"}, "dtype: unknown value 'int8'. Allowed: bfloat16"),
         ({"name": "x", "source": HUB, "head": "new"}, "head: unknown value 'new'. Allowed: classification, lm"),

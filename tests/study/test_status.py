@@ -202,7 +202,7 @@ def test_status_command_refuses_a_missing_results_folder(tmp_path, capsys):
     found = ResultPaths(tmp_path / "results")
     for number in range(2):
         done(found, number, seconds=7200.0, ago=7200.0 * number)
-    assert any("0.5 cells/h by 1.0 processes" in line for line in lines(found, 3))
+    assert any("0.5 cells/h by 1 process," in line for line in lines(found, 3))
     write_json_record(tmp_path / "study.json", study_record(path(0)))
     command = ["status", "--resolved", str(tmp_path / "study.json"), "--results-dir"]
     assert main([*command, str(found.root)]) == 0 and "1 done" in capsys.readouterr().out

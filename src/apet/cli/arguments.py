@@ -90,7 +90,7 @@ HELP = {
     "verify.seed": "seed of the choice of cells",
     "shell": "name of the shell",
     "studies": "number of simulated studies at each effect",
-    "task": "name of the task in the study",
+    "task": "name of the task in the study, or the path of its YAML file",
     "tidy": "tidy table, tidy.parquet",
     "tokenizer_dir": "tokenizer folder",
     "wheel": "name in src/apet/data/wheels.yaml",

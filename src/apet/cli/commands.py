@@ -200,10 +200,10 @@ def prepare_task(
     study = load_study(params)
     chosen, source = find_task(study, params, task)
     limits = asdict(study.max_samples)
-    out = out_dir or Path(data_folder(task, prepare.task_digest(chosen, limits, study.seed, source)))
+    out = out_dir or Path(data_folder(chosen.name, prepare.task_digest(chosen, limits, study.seed, source)))
     record = prepare.prepare_task(chosen, wheels_dir, out, limits, study.seed, source)
     max_lengths = {min(record["max_length"], entry.training.max_length) for entry in study.grid}
-    print(f"task {task}: {out}", "", *task_lines(record, max_lengths), sep="\n")
+    print(f"task {chosen.name}: {out}", "", *task_lines(record, max_lengths), sep="\n")
 
 
 @command(MODELS, "apet train-tokenizer --corpus-dir my-corpus --out-dir my-tokenizer")

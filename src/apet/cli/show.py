@@ -12,6 +12,7 @@ from typing import Any
 from apet.analysis.single_run import run_interval
 from apet.analysis.tidy import tidy
 from apet.cli.render import format_count, table
+from apet.core.text import plural
 from apet.data.prepared_files import read_record
 from apet.errors import DataError
 from apet.placement import STRUCTURES
@@ -58,7 +59,7 @@ def _lines(record: dict[str, Any], plans: dict[str, Any]) -> list[str]:
         f"task     {task['name']}: {task['metric']}, chance {chance}",
         f"tuned    {cell['placement']} at {cell['budget']}: {record['trainable_params']:,} parameters, "
         f"{record['trainable_params'] / plm['num_params']:.3%}{head}; "
-        f"{_count(cell['num_plans'], 'plan')}, {_count(cell['num_seeds'], 'seed')} each",
+        f"{plural(cell['num_plans'], 'plan')}, {plural(cell['num_seeds'], 'seed')}{' each' * (cell['num_plans'] > 1)}",
         "",
     ]
     for name, plan in plans.items():
@@ -133,10 +134,6 @@ def _split(site: str) -> tuple[str, str, int | None]:
     if rest and rest[0].isdigit():
         return f"{stack} {'.'.join(rest[1:])}", structure, int(rest[0])
     return place, structure, None
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _name(run: Mapping[str, Any]) -> str:

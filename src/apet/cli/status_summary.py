@@ -57,7 +57,8 @@ def _forecast(status: Status, now: float) -> list[str]:
     seconds = throughput.seconds_for(missing, status.steps)
     least = "about" if throughput.knows(missing) else "at least"
     end = time.strftime("%Y-%m-%d %H:%M", time.localtime(now + seconds))
-    rate = f"{format_rate(throughput.rate)} by {throughput.concurrency:.1f} processes"
+    busy = throughput.concurrency  # below 1 while a single process loads PLMs or waits
+    rate = f"{format_rate(throughput.rate)} by {'1 process' if busy < 1.05 else f'{busy:.1f} processes'}"
     return [f"{rate}, the last {_ago(now - throughput.until)}; {least} {format_duration(seconds)} left, until {end}"]
 
 

@@ -134,12 +134,13 @@ def _hours(cost: Cost) -> str:
 
 def _assumptions(estimate: CostEstimate) -> list[str]:
     speed = estimate.speed
-    gpu = f"from {speed.gpu_min_params:,.0f} parameters" if speed.gpu_min_params else "never (--gpu-min-params)"
+    least = speed.gpu_min_params
+    gpu = f"PLMs use a GPU from {least:,.0f} parameters" if least else "no PLM uses a GPU (--gpu-min-params)"
     unknown = [task for task, rows in estimate.model.rows.items() if not rows["validation"] or not rows["test"]]
     lines = [
         "FLOPs per training token: 4 per parameter outside the embeddings (2 if only a head is trained), and 2 per "
         "trainable parameter",
-        f"FLOP/s: {speed.cpu_flops:.3g} on a CPU core, {speed.gpu_flops:.3g} on a GPU; PLMs use a GPU {gpu}",
+        f"FLOP/s: {speed.cpu_flops:.3g} on a CPU core, {speed.gpu_flops:.3g} on a GPU; {gpu}",
         *(f"measured on {model}: {flops:.3g} FLOP/s" for model, (_, flops) in sorted(estimate.measured.items())),
         "texts have their maximum length and all steps are taken; loading times are not counted",
     ]

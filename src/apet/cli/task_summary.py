@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from apet.cli.render import table
+from apet.core.text import plural
 
 SHARES = {"half": "median", "a tenth": "p90"}
 """Share of the rows -> quantile that fewer rows exceed."""
@@ -71,4 +72,4 @@ def _source_rows(record: Mapping[str, Any]) -> list[list[str]]:
 
 def _overlap(counts: Mapping[str, int]) -> str:
     pairs = [(*pair.split("/"), count) for pair, count in counts.items() if count]
-    return ", ".join(f"{count:,} {second} rows in {first}" for first, second, count in pairs) or "none"
+    return ", ".join(f"{plural(count, f'{second} row')} in {first}" for first, second, count in pairs) or "none"

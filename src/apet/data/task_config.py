@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import field, fields
+from itertools import combinations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -59,10 +60,12 @@ def _prompts(value: Any) -> Any:
 
 
 def _class_names(value: Any) -> Any:
-    for name in value if isinstance(value, Mapping) else ():
-        if isinstance(name, int | float):
-            quoted = str(name).lower()
-            raise ValueError(f'expected a text as class, got {quoted}. Put it in quotes: "{quoted}".')
+    numbers = (
+        [str(name).lower() for name in value if isinstance(name, int | float)] if isinstance(value, Mapping) else []
+    )
+    if numbers:
+        quoted = ", ".join(f'"{name}"' for name in numbers[:20])
+        raise ValueError(f"expected a text as class, got {', '.join(numbers[:20])}. Use quotes: {quoted}.")
     return value
 
 
@@ -87,7 +90,12 @@ def _split_key(value: str) -> str:
 
 
 def _all_splits(value: Mapping[str, str]) -> dict[str, str]:
-    return {split: split for split in SPLITS} | dict(value)
+    names = {split: split for split in SPLITS} | dict(value)
+    for first, second in combinations(names, 2):
+        if names[first] == names[second]:
+            problem = f"expected different names, got {names[first]!r} for {first} and {second}."
+            raise ValueError(f"{problem} A split that the source lacks is made from another one.")
+    return names
 
 
 TaskName = Annotated[
@@ -213,9 +221,12 @@ class Task:
         once = "once each" if len(self.text_columns) > 1 else "once"
         for family, prompt in self.prompt.items():
             key = f"prompt.{family}" if len(self.prompt) > 1 else "prompt"
-            if missing := [name for name in self.text_columns if name not in PLACEHOLDER.findall(prompt)]:
+            names = PLACEHOLDER.findall(prompt)
+            if wrong := [name for name in names if name not in self.text_columns]:
+                yield unknown_name("column", wrong[0], self.text_columns, key)
+            elif missing := [name for name in self.text_columns if name not in names]:
                 yield f"{key}: {{{missing[0]}}} is missing (text_columns: [{', '.join(self.text_columns)}])."
-            elif sorted(PLACEHOLDER.findall(prompt)) != sorted(self.text_columns) or prompt != prompt.rstrip():
+            elif sorted(names) != sorted(self.text_columns) or prompt != prompt.rstrip():
                 expected = f"expected {columns} {once} and no space at the end"
                 yield f"{key}: {expected}, got {truncated_repr(prompt)}."
         for kind, source in self.sources.items():

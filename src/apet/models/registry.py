@@ -67,6 +67,8 @@ def _source(value: Any) -> Any:
         raise ValueError(f"expected {expected}, got {truncated_repr(value)}.")
     for key in value:
         if key not in (kind, *SOURCES[kind]):
+            if key in ModelSource.__dataclass_fields__:
+                raise ValueError(f"unknown key {key!r}. Write it beside `source`: {{source: {{{kind}: …}}, {key}: …}}.")
             raise ValueError(unknown_name("key", key, (kind, *SOURCES[kind])))
     if kind == "repo_id" and "revision" not in value:
         raise ValueError("missing key 'revision'. Add a commit, branch or tag.")

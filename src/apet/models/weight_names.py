@@ -58,16 +58,16 @@ def check_source(folder: Path, name: str, head: str) -> None:
     check_config(folder)
     files = plm_files(names_in(folder), folder)
     check_tokenizer_files(folder, files)
-    check_weight_names(folder, name, head)
+    check_weight_names(folder, name, head, f"{{folder: {folder}}}")
 
 
-def check_weight_names(folder: Path, name: str, head: str) -> None:
+def check_weight_names(folder: Path, name: str, head: str, source: str = "…") -> None:
     """Check that safetensors can be opened and have an LM head if one is needed. Raises as `check_source`."""
     weights = [weight for path in weight_files(folder) for weight in weight_names(path)]
     if wrapped := wrapper_of(weights):
         raise ModelError(f"{folder}: {wrapped}")
     if head == "lm" and weights and (prefix := _missing_head(read_mapping(folder / "config.json"), weights)):
-        raise no_lm_head(folder, name, [f"{prefix}*"])
+        raise no_lm_head(folder, name, [f"{prefix}*"], source)
 
 
 def _missing_head(config: Mapping[str, Any], weights: Iterable[str]) -> str:
@@ -80,11 +80,12 @@ def _missing_head(config: Mapping[str, Any], weights: Iterable[str]) -> str:
     return "" if has_head else prefix
 
 
-def no_lm_head(folder: Path, name: str, missing: Sequence[str]) -> ModelError:
-    """Return the error for weights without an LM head. missing: names of its weights."""
+def no_lm_head(folder: Path, name: str, missing: Sequence[str], source: str = "…") -> ModelError:
+    """Return the error for weights without an LM head. missing: names of its weights. source: the PLM's, as YAML."""
     return ModelError(
         f"{folder}: PLM {name!r} has no LM head (the weights lack {first_names(missing)}). Write "
-        "`head: classification` for this PLM in the study or registry, to train a linear classifier with θ."
+        f"`{{name: {name}, source: {source}, head: classification}}` in `models` of the study, to train a linear "
+        "classifier with θ."
     )
 
 

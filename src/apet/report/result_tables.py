@@ -22,9 +22,10 @@ from apet.analysis.means import (
     models_by_scale,
     over_tasks,
 )
-from apet.analysis.resampling import MeanSamples, sample_means, study_pairs
+from apet.analysis.resampling import MeanSamples, sample_means, study_cells, study_pairs
 from apet.core.atomic import write_json, write_text
 from apet.core.records import write_json_record
+from apet.placement import canonical_budget
 from apet.report.findings_text import LEVELS, findings_markdown, is_tested, scopes_shown
 from apet.report.formats import fixed, interval, p_value, significant
 from apet.report.text_tables import escape, escaped, escaped_rows, latex_table, markdown_table, write_csv
@@ -68,22 +69,21 @@ def methods_table(frame: pd.DataFrame, samples: MeanSamples | None = None) -> pd
         samples: its samples, if they have been computed.
 
     Returns:
-        One row per PLM, method and task (`mean over tasks` last): model, placement, budget, trainable_params, task,
-        mean and sd in per cent, num_replicates: 0 for a missing cell, NA for a PLM and task that the study does not
-        combine.
+        One row per PLM, method of that PLM and task (`mean over tasks` last): model, placement, budget,
+        trainable_params, task, mean and sd in per cent, num_replicates: 0 for a missing cell, NA for a PLM and task
+        that the study does not combine.
     """
     tasks = sorted(frame.task.unique())
     selected = matched(sample_means(frame) if samples is None else samples)
     cells, means = selected.cells, over_tasks(selected).assign(task=MEAN)
     scores = pd.concat([cells, means]).set_index([*METHOD_KEYS, "task"])
-    present = set(zip(cells.placement, cells.budget, strict=True))
-    pairs = _pairs(frame)
+    pairs, planned = _pairs(frame), _planned(frame)
     order = [(name, "@own") for name in METHODS] + [(RANDOM, f"@{name}") for name in MATCHED]
     rows = [
         (model, *method, task)
         for model in models_by_scale(frame)
         for method in order
-        if method in present
+        if (model, *method) in planned
         for task in (*tasks, MEAN)
     ]
     table = scores.reindex(pd.MultiIndex.from_tuples(rows, names=scores.index.names)).reset_index()
@@ -108,6 +108,12 @@ def methods_note(table: pd.DataFrame, tasks: Mapping[str, Sequence[str]]) -> str
     missing = [NO_DATA_NOTE] if (table["mean"].isna() & table.num_replicates.notna()).any() else []
     excluded = [NO_PAIR_NOTE] if table.num_replicates.isna().any() else []
     return " ".join([f"{SCORES_NOTE}{kinds}.", *filter(None, [mean_note(tasks)]), *missing, *excluded])
+
+
+def _planned(frame: pd.DataFrame) -> set[tuple[str, str, str]]:
+    """Return PLM, placement and budget in its canonical spelling of the study's cells, with data or missing."""
+    cells = study_cells(frame)[METHOD_KEYS].drop_duplicates().itertuples(index=False, name=None)
+    return {(model, *canonical_budget(placement, budget)) for model, placement, budget in cells}
 
 
 def _pairs(frame: pd.DataFrame) -> set[tuple[str, str]]:

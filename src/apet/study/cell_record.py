@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -122,6 +123,8 @@ def find_cell(cell: str, results: ResultPaths) -> Path:
     known = [path.parent.relative_to(results.cells).as_posix() for path in results.cells.glob(f"*/*/[!.]*/{METRICS}")]
     if not known:
         raise DataError(f"{cell}: no such cell, and {results.cells} has no finished cell. {RUN_HINT}")
+    if "*" in cell and not fnmatch.filter(known, cell.removeprefix(f"{results.cells}/")):
+        raise DataError(f"{cell}: no finished cell matches. {RUN_HINT}")
     raise DataError(unknown_name("cell", cell, known, str(results.cells)))
 
 

@@ -270,7 +270,7 @@ def find_task(study: StudyConfig, params: Path, name: str) -> tuple[Task, Source
     Args:
         study: The study.
         params: The study file, for error messages.
-        name: Name of the task.
+        name: Name of the task, or its entry in the study, the path of a YAML file.
 
     Returns:
         The task and its source.
@@ -279,7 +279,9 @@ def find_task(study: StudyConfig, params: Path, name: str) -> tuple[Task, Source
         ConfigError: The study has no such task, or it is invalid.
     """
     errors = ErrorCollector()
-    tasks = {task.name: task for task in _collected(load_task, study.tasks, f"{params}: tasks", errors)}
+    loaded = _collected(lambda entry: (entry, load_task(entry)), study.tasks, f"{params}: tasks", errors)
+    tasks = {task.name: task for _, task in loaded}
+    name = next((task.name for entry, task in loaded if Path(entry) == Path(name)), name)
     if name not in tasks:
         errors.raise_all()  # one of the invalid tasks may have the name
         raise ConfigError(unknown_name("task", name, tasks, f"{params}: tasks"))
