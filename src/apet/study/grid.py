@@ -28,6 +28,8 @@ Parsed = TypeVar("Parsed")
 
 
 OWN_BUDGET = "@own"
+MAX_ENTRIES = 100
+"""Entries of a list that are checked in a study file with invalid keys."""
 SMALL_SIZE = 10_000
 """Layers × width² up to which one job trains cells of a ladder model on several tasks."""
 
@@ -302,9 +304,10 @@ def _check_names_of_invalid(params: Path, errors: ErrorCollector) -> None:
 
 
 def _entries(values: Mapping[str, Any], key: str, *kinds: type) -> list[Any]:
-    """Return the entries of a list that have one of the types; none if there is no list."""
+    """Return the first entries of a list that have one of the types, each once; none if there is no list."""
     entries = values.get(key)
-    return [entry for entry in entries if type(entry) in kinds] if isinstance(entries, list) else []
+    found = [entry for entry in entries if type(entry) in kinds] if isinstance(entries, list) else []
+    return [entry for number, entry in enumerate(found[:MAX_ENTRIES]) if entry not in found[:number]]
 
 
 def _product(entry: GridEntry) -> Iterator[tuple[str, str]]:
