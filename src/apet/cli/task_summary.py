@@ -71,5 +71,5 @@ def _source_rows(record: Mapping[str, Any]) -> list[list[str]]:
 
 
 def _overlap(counts: Mapping[str, int]) -> str:
-    pairs = [(*pair.split("/"), count) for pair, count in counts.items() if count]
-    return ", ".join(f"{plural(count, f'{second} row')} in {first}" for first, second, count in pairs) or "none"
+    pairs = [(pair.split("/"), count) for pair, count in counts.items() if count]
+    return ", ".join(f"{plural(count, f'{second} row')} in {first}" for (first, second), count in pairs) or "none"
