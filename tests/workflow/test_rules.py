@@ -184,7 +184,7 @@ def test_slurm_profile_names_rules_of_the_workflow():
         for name in re.findall(r"^rule (\w+):", path.read_text(), re.M)
     }
     named = yaml.safe_load((ROOT / "slurm/config.yaml").read_text())["set-resources"]
-    assert set(named) == {"corpus", "tokenizer", "aggregate"} and set(named) <= rules
+    assert set(named) == {"corpus", "tokenizer", "aggregate", "tabulate_costs"} and set(named) <= rules
 
 
 def test_every_rule_with_a_command_has_an_environment():

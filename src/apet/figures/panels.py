@@ -200,14 +200,12 @@ def mark_missing(ax: Axes, x: Sequence[float], colour: str) -> None:
 
 
 def note_missing(ax: Axes, names: Sequence[str], width: int = 44) -> None:
-    """List cells without data that have no position on the x axis, or count them in a small panel.
-
-    The list is a legend, which matplotlib puts in the corner or at the edge that covers the fewest points.
-    """
+    """List cells without data that have no position on the x axis, or count them in a small panel."""
     if names:
         text = ", ".join(names)
         text = text if len(text) <= 2 * width else f"{len(names)} cells"
         lines = textwrap.wrap(f"{MISSING}: {text}", width)
+        # A legend, because matplotlib puts it where it covers the fewest points.
         note = ax.legend(handles=[], title="\n".join(lines), loc="best", title_fontsize=6, borderpad=0.2)
         note.get_frame().set(facecolor="white", edgecolor=GREY, linewidth=0.4)
         note.set_frame_on(True)

@@ -87,6 +87,15 @@ def extend_positions(attention: T5Attention, forward: Callable, count: int, long
     """Extend the biases of relative positions by pairs in front of the text.
 
     The first block computes the biases of a stack. The others get them with those of `longest` pairs.
+
+    Args:
+        attention: A self-attention.
+        forward: Its forward method.
+        count: Pairs of this attention.
+        longest: The largest number of pairs of an attention.
+
+    Returns:
+        The forward method of the attention with its pairs.
     """
 
     def extended(
