@@ -188,7 +188,7 @@ def test_every_command_has_examples_that_parse():
 
 
 def test_every_example_works_as_printed(reader, monkeypatch, capsys):
-    """In the order of the help. Corpus and pretraining are small; all else is as for a user."""
+    """In the order of the help. Corpus, pretraining and simulations are small; all else is as for a user."""
     texts = [document(number) for number in range(200)]
     examples = [Example.from_texts([text], [normalise(text)], "toy") for text in texts]
     monkeypatch.setattr(corpus, "_documents", lambda *_: iter(examples))
@@ -196,7 +196,7 @@ def test_every_example_works_as_printed(reader, monkeypatch, capsys):
     monkeypatch.setenv("HOME", str(reader.folder))
     Path(".zfunc").mkdir()
     for line in (line for examples in EXAMPLES.values() for line in examples):
-        reader.type(line)
+        reader.type(f"{line} --studies 1" if line.startswith("apet power") else line)
     printed = capsys.readouterr().out
     assert "1 cell retrained: all bytes are equal" in printed and "6 cells: 6 done, 0 pending" in printed
     assert {path.name for path in Path("my-results").iterdir()} >= {"cells", "runs"}
