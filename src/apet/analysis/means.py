@@ -21,7 +21,9 @@ RANDOM = "uniform"
 """APET: random placement."""
 INFORMED = tuple(PLACEMENTS.informed)
 MEAN = "mean over tasks"
-CONFIGURATION = ["family", "non_embedding_params", "model", "placement", "budget"]
+METHOD = ["model", "placement", "budget"]
+"""Columns that identify a method on a PLM."""
+CONFIGURATION = ["family", "non_embedding_params", *METHOD]
 """Columns shared by the tasks of a mean. The number of parameters may differ by the trained head of a PLM."""
 MOST_NAMED = 6
 """Most tasks of a mean that a sentence lists."""

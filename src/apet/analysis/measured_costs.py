@@ -10,11 +10,9 @@ import numpy as np
 import pandas as pd
 
 from apet.analysis.claims import POINTS
-from apet.analysis.means import over_tasks
+from apet.analysis.means import METHOD, over_tasks
 from apet.analysis.resampling import MeanSamples
 
-METHOD = ["model", "placement", "budget"]
-"""Columns that identify a method on a PLM. Its costs are measured on one task and hold for all."""
 FULL, UNTUNED = "full", "none"
 """Baselines of the costs of training and of inference."""
 

@@ -13,8 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from apet.analysis.claims import AnalysisInputs
-from apet.analysis.means import models_by_scale
-from apet.analysis.measured_costs import COST_METRICS, METHOD, CostMetric
+from apet.analysis.means import METHOD, models_by_scale
+from apet.analysis.measured_costs import COST_METRICS, CostMetric
 from apet.figures import panels, style
 
 RATIO = ["ratio", "ratio_low", "ratio_high"]

@@ -10,8 +10,7 @@ from typing import Any
 import pandas as pd
 
 from apet.analysis.aggregate import MACHINE_COLUMNS, VERSIONS
-from apet.analysis.means import RANDOM
-from apet.analysis.measured_costs import METHOD
+from apet.analysis.means import METHOD, RANDOM
 from apet.analysis.resampling import sample_means
 from apet.analysis.tidy import read_tidy
 from apet.core.records import read_json_record

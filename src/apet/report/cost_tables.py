@@ -8,7 +8,8 @@ from typing import Any
 import pandas as pd
 
 from apet.analysis.columns import CSV_COLUMNS
-from apet.analysis.measured_costs import COST_METRICS, METHOD, PSCP_CONSTANTS, CostMetric, spread_columns
+from apet.analysis.means import METHOD
+from apet.analysis.measured_costs import COST_METRICS, PSCP_CONSTANTS, CostMetric, spread_columns
 from apet.core.atomic import write_text
 from apet.report.formats import NO_VALUE, fixed
 from apet.report.result_tables import method_name

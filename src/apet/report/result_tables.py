@@ -13,6 +13,7 @@ from apet.analysis.findings import NOT_TESTED, build_findings, compact, summary
 from apet.analysis.means import (
     MATCHED,
     MEAN,
+    METHOD,
     METHODS,
     RANDOM,
     has_means,
@@ -36,7 +37,6 @@ NO_INTERVAL = "no interval"
 BASELINE = "full"
 """Baseline of the methods, and therefore never the best of them."""
 ALPHA = 0.05
-METHOD_KEYS = ["model", "placement", "budget"]
 SCORES_NOTE = "Test score in per cent: mean ± S.D. over replicates, their number in brackets"
 APET_REPLICATES = "plans for APET, seeds for the methods"
 NO_DATA_NOTE = f"`{NO_DATA}`: no replicate with a score; in a mean, none on some task."
@@ -76,7 +76,7 @@ def methods_table(frame: pd.DataFrame, samples: MeanSamples | None = None) -> pd
     tasks = sorted(frame.task.unique())
     selected = matched(sample_means(frame) if samples is None else samples)
     cells, means = selected.cells, over_tasks(selected).assign(task=MEAN)
-    scores = pd.concat([cells, means]).set_index([*METHOD_KEYS, "task"])
+    scores = pd.concat([cells, means]).set_index([*METHOD, "task"])
     pairs, planned = _pairs(frame), _planned(frame)
     order = [(name, "@own") for name in METHODS] + [(RANDOM, f"@{name}") for name in MATCHED]
     rows = [
@@ -87,11 +87,11 @@ def methods_table(frame: pd.DataFrame, samples: MeanSamples | None = None) -> pd
         for task in (*tasks, MEAN)
     ]
     table = scores.reindex(pd.MultiIndex.from_tuples(rows, names=scores.index.names)).reset_index()
-    table["trainable_params"] = table.groupby(METHOD_KEYS).trainable_params.transform("first").astype("Int64")
+    table["trainable_params"] = table.groupby(METHOD).trainable_params.transform("first").astype("Int64")
     table[["mean", "sd"]] *= POINTS
     in_study = [task == MEAN or (model, task) in pairs for model, task in zip(table.model, table.task, strict=True)]
     table["num_replicates"] = table.num_replicates.fillna(0).astype("Int64").where(pd.Series(in_study))
-    return table[[*METHOD_KEYS, "trainable_params", "task", "mean", "sd", "num_replicates"]]
+    return table[[*METHOD, "trainable_params", "task", "mean", "sd", "num_replicates"]]
 
 
 def methods_note(table: pd.DataFrame, tasks: Mapping[str, Sequence[str]]) -> str:
@@ -112,7 +112,7 @@ def methods_note(table: pd.DataFrame, tasks: Mapping[str, Sequence[str]]) -> str
 
 def _planned(frame: pd.DataFrame) -> set[tuple[str, str, str]]:
     """Return PLM, placement and budget in its canonical spelling of the study's cells, with data or missing."""
-    cells = study_cells(frame)[METHOD_KEYS].drop_duplicates().itertuples(index=False, name=None)
+    cells = study_cells(frame)[METHOD].drop_duplicates().itertuples(index=False, name=None)
     return {(model, *canonical_budget(placement, budget)) for model, placement, budget in cells}
 
 
@@ -139,7 +139,7 @@ def write_methods(frame: pd.DataFrame, folder: Path, samples: MeanSamples | None
 def methods_markdown(table: pd.DataFrame, note: str) -> str:
     """Format `methods_table` as Markdown with a note."""
     tasks, rows = list(table.task.unique()), []
-    for (model, placement, budget), row in table.groupby(METHOD_KEYS, sort=False):
+    for (model, placement, budget), row in table.groupby(METHOD, sort=False):
         rows.append([model, method_name(placement, budget), _count(row), *map(method_entry, row.itertuples())])
     head = ["PLM", "method", "trainable parameters", *tasks]
     return markdown_table(head, "ll" + "r" * (len(head) - 2), [rows], note)

@@ -8,11 +8,10 @@ from typing import Any
 import pandas as pd
 
 from apet.analysis.claims import POINTS
-from apet.analysis.means import MEAN, RANDOM
+from apet.analysis.means import MEAN, METHOD, RANDOM
 from apet.analysis.resampling import MeanSamples
 from apet.report.formats import NO_VALUE, fixed, p_value
 from apet.report.result_tables import (
-    METHOD_KEYS,
     NO_INTERVAL,
     NO_SCATTER_NOTE,
     differences_table,
@@ -107,7 +106,7 @@ def methods(frame: pd.DataFrame, samples: MeanSamples) -> Table:
     table = methods_table(frame, samples)
     scores = without_means(table, samples.tasks)
     rows: list[list[Entry]] = []
-    for (model, placement, budget), group in scores.groupby(METHOD_KEYS, sort=False):
+    for (model, placement, budget), group in scores.groupby(METHOD, sort=False):
         entries: list[Entry] = [[number_entry(row.mean)[0], method_entry(row)] for row in group.itertuples()]
         rows.append([model, method_name(placement, budget), number_entry(group.trainable_params.iloc[0]), *entries])
     tasks = list(scores.task.unique())
