@@ -227,7 +227,7 @@ def train(plm: PLM, plan: Plan, data: str | Path, seed: int = 1, **training: Any
     task = inputs.task
     coordinates = plm.name, task["task"], plan.placement, str(plan.budget)
     cell = Cell(*coordinates, 1, 1, seed, MethodSizes(), config, plm.content, task["digest"])
-    result = train_replicate(cell, inputs, plan, 0, 0, NO_CALLBACKS)
+    result = train_replicate(cell, inputs, plan, 0, 0, config.lr_multipliers, NO_CALLBACKS)
     task_record, max_length = {key: task[key] for key in TASK_KEYS}, min(config.max_length, task["max_length"])
     record = replicate_record(cell, inputs, result)
     return TunedModel(plm, plan, result.training.theta, task_record, max_length, result.training.head, record)

@@ -93,7 +93,7 @@ def test_time_left_follows_the_steps_of_cells_and_is_a_bound_without_a_cell_of_e
 
 
 def test_training_steps_count_replicates_and_multipliers():
-    assert training_steps(study_record("uniform", "none")) == {"uniform": 60, "none": 1}
+    assert training_steps(study_record("uniform", "none")) == {"uniform": 7 * 5, "none": 1}
 
 
 def test_status_counts_cells_in_total_and_by_plm(results):

@@ -29,7 +29,7 @@ OFTEN = ("--checkpoint-interval", "0.02")
 SEED, SIGNALS = 7, 3
 MACHINE = {"machine": "here"}
 SPEC = cell(num_plans=2, num_seeds=1, training=replace(CONFIG, max_steps=12, lr_multipliers=(0.3, 1.0)))
-STEPS = 2 * 2 * 12
+STEPS = 3 * 12
 
 
 class CountingProgress(CellProgress):

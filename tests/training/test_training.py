@@ -17,6 +17,7 @@ from apet.study.cell_record import METRICS, PREDICTIONS, THETA, is_complete
 from apet.study.paths import ResultPaths
 from apet.training import cell as cell_module
 from apet.training import job
+from apet.training.callbacks import CellCallbacks
 from apet.training.cell import CellInputs, train_cell
 from apet.training.loop import TrainingResult, batches, lr_schedule, train
 from apet.tuning import TunedPLM
@@ -157,10 +158,26 @@ def test_train_cell_with_other_test_rows_selects_and_trains_the_same(tmp_path, m
 
 
 def test_train_cell_selects_the_lr_multiplier_on_validation(tmp_path):
-    grid = cell(training=replace(CONFIG, lr_multipliers=(1e-6, 1.0)), num_plans=1)
-    record = train_cell(grid, INPUTS, tmp_path / "cell")
-    assert record["replicates"][0]["lr_multiplier"] == 1.0
+    one = replace(CONFIG, max_steps=20)
+    record = train_cell(cell(training=replace(one, lr_multipliers=(1e-6, 1.0, 1e-7))), INPUTS, tmp_path / "cell")
+    assert [r["lr_multiplier"] for r in record["replicates"]] == [1.0] * len(record["replicates"]) != [1.0]
     assert record["replicates"][0]["validation"]["score"] > 0.5
+    alone = train_cell(cell(training=one), INPUTS, tmp_path / "alone")
+    assert [r["theta_digest"] for r in record["replicates"]] == [r["theta_digest"] for r in alone["replicates"]]
+
+
+def test_train_cell_tries_all_lr_multipliers_in_the_first_replicate_only(tmp_path):
+    names, spec = [], cell(num_plans=2, num_seeds=2, training=replace(CONFIG, max_steps=4, lr_multipliers=(0.3, 1.0)))
+
+    class Names(CellCallbacks):
+        def save(self, name, state):
+            names.append(name)
+
+    train_cell(spec, INPUTS, tmp_path / "cell", Names())
+    trained = [name for name in names if ".lr" in name]
+    replicates = [f"plan{plan}.seed{seed}.lr0" for plan, seed in spec.replicates]
+    assert sorted(trained) == sorted([*replicates, "plan0.seed0.lr1"])
+    assert len(trained) == spec.num_trainings
 
 
 @pytest.mark.parametrize("placement", ["none", "full", "lora", "bitfit", "adapter", "uniform"])

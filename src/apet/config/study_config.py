@@ -102,7 +102,7 @@ class TrainingConfig:
     learning_rates: LearningRates = field(default_factory=LearningRates)
     """Learning rate of each structure."""
     lr_multipliers: Annotated[tuple[LearningRate, ...], NOT_EMPTY, LIST, DISTINCT] = (1.0,)
-    """Factors tried on all learning rates. The best on validation is kept."""
+    """Factors tried on all learning rates by the first replicate of a cell. The best on validation is used by all."""
     lr_scheduler_type: Literal["linear", "constant"] = "linear"
     """Learning rate after the warm-up: linear to zero, or constant."""
     warmup_ratio: Ratio = 0.1

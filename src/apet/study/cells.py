@@ -13,8 +13,9 @@ from apet.core.hashing import digest, seed_for
 from apet.core.validation import validate
 from apet.models.registry import slug
 from apet.placement import MethodSizes
+from apet.study.resolved import num_trainings
 
-TRAINER_VERSION = 6
+TRAINER_VERSION = 7
 """Raised whenever the numerics of tuning, training or evaluation change, so that new cells get other names."""
 
 
@@ -64,6 +65,11 @@ class Cell:
     def replicates(self) -> Iterator[tuple[int, int]]:
         """Pairs (plan index, seed index). A seed index decides initial values and the order of the data."""
         return ((plan, seed) for plan in range(self.num_plans) for seed in range(self.num_seeds))
+
+    @property
+    def num_trainings(self) -> int:
+        """Number of trainings of a cell with trainable parameters."""
+        return num_trainings(self.num_plans, self.num_seeds, len(self.training.lr_multipliers))
 
     def seed_of(self, stream: str, *replicate: int) -> int:
         """Return the seed of a stream of one replicate: a hash of the cell's coordinates.

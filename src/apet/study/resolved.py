@@ -43,6 +43,11 @@ def read_resolved(path: Path) -> dict[str, Any]:
     return record
 
 
+def num_trainings(num_plans: int, num_seeds: int, num_lr_multipliers: int) -> int:
+    """Return the number of trainings of a cell: one per replicate, and the other multipliers of the first one."""
+    return num_plans * num_seeds + num_lr_multipliers - 1
+
+
 def training_steps(record: Mapping[str, Any]) -> dict[str, int]:
     """Count the optimizer steps of all trainings of each cell.
 
@@ -55,6 +60,6 @@ def training_steps(record: Mapping[str, Any]) -> dict[str, int]:
     steps = {}
     for path, cell in record["cells"].items():
         training = record["trainings"][cell["training"]]
-        trainings = cell["num_plans"] * cell["num_seeds"] * len(training["lr_multipliers"])
+        trainings = num_trainings(cell["num_plans"], cell["num_seeds"], len(training["lr_multipliers"]))
         steps[path] = trainings * training["max_steps"] if cell["placement"] != "none" else 1
     return steps

@@ -109,9 +109,9 @@ class CostModel:
         return self.sizes[cell.model]["trainable_params"][f"{cell.placement} {cell.budget}"]
 
     def trainings(self, cell: Cell) -> int:
-        """Return the number of trainings: one per replicate and multiplier, none if there is nothing to train."""
+        """Return the number of trainings, none if there is nothing to train."""
         trains = self.trainable_params(cell) or head_of(self.grid.models[cell.model]) == "classification"
-        return cell.num_plans * cell.num_seeds * len(cell.training.lr_multipliers) if trains else 0
+        return cell.num_trainings if trains else 0
 
     def tokens(self, cell: Cell) -> int:
         """Return the number of tokens that all trainings of a cell read."""

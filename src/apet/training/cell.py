@@ -124,6 +124,9 @@ def replicate_name(plan_index: int, seed_index: int) -> str:
 def train_cell(cell: Cell, inputs: CellInputs, folder: Path, callbacks: CellCallbacks = NO_CALLBACKS) -> dict[str, Any]:
     """Train all replicates of a cell and write the cell's folder atomically.
 
+    The first replicate tries every learning-rate multiplier. The others use the one that it selects, so that cells with
+    many replicates select no better than cells with few, and do not cost as many trainings more.
+
     Args:
         cell: the cell.
         inputs: PLM and task of the cell.
@@ -147,13 +150,15 @@ def train_cell(cell: Cell, inputs: CellInputs, folder: Path, callbacks: CellCall
     budget = resolve(Budget.parse(cell.budget), cell.placement, inventory, cell.methods)
     plans = [plan_of(cell, inputs, budget, plan_index, callbacks) for plan_index in range(cell.num_plans)]
     replicates = []
+    lr_multipliers = cell.training.lr_multipliers
     for plan_index, seed_index in cell.replicates:
         plan, name = plans[plan_index], replicate_name(plan_index, seed_index)
         if saved := callbacks.load(name):
             replicates.append(Replicate.from_state_dict(plan_index, seed_index, plan, saved))
         else:
-            replicates.append(train_replicate(cell, inputs, plan, plan_index, seed_index, callbacks))
+            replicates.append(train_replicate(cell, inputs, plan, plan_index, seed_index, lr_multipliers, callbacks))
             callbacks.save(name, replicates[-1].state_dict)
+        lr_multipliers = (replicates[0].training.lr_multiplier,)  # selected by the first replicate
     return _write(cell, inputs, budget, replicates, folder) if is_main_process() else {}
 
 
@@ -205,9 +210,15 @@ def tensors_of(plan: Plan) -> dict[str, torch.Tensor]:
 
 
 def train_replicate(
-    cell: Cell, inputs: CellInputs, plan: Plan, plan_index: int, seed_index: int, callbacks: CellCallbacks
+    cell: Cell,
+    inputs: CellInputs,
+    plan: Plan,
+    plan_index: int,
+    seed_index: int,
+    lr_multipliers: tuple[float, ...],
+    callbacks: CellCallbacks,
 ) -> Replicate:
-    """Train a replicate with every learning-rate multiplier, select the best on validation and evaluate it on test.
+    """Train a replicate with each learning-rate multiplier, select the best on validation and evaluate it on test.
 
     Args:
         cell: the cell.
@@ -215,6 +226,7 @@ def train_replicate(
         plan: plan number `plan_index` of the cell.
         plan_index: number of the plan.
         seed_index: number of the seed.
+        lr_multipliers: factors on all learning rates.
         callbacks: callbacks on the cell. Trainings that they have saved are not repeated.
 
     Returns:
@@ -224,9 +236,10 @@ def train_replicate(
     if inputs.head_size:
         parameters[HEAD] = torch.zeros(inputs.head_size)  # all labels are equally likely at step 0
     order_seed = cell.seed_of("order", plan_index, seed_index)
-    multipliers = cell.training.lr_multipliers if parameters else (1.0,)  # nothing to select without parameters
-    share = 1 / (cell.num_plans * cell.num_seeds * len(multipliers))
-    trainings_before = (plan_index * cell.num_seeds + seed_index) * len(multipliers)
+    multipliers = lr_multipliers if parameters else (1.0,)  # nothing to select without parameters
+    share = 1 / cell.num_trainings
+    replicates_before = plan_index * cell.num_seeds + seed_index
+    trainings_before = replicates_before + (len(cell.training.lr_multipliers) - 1 if replicates_before else 0)
     with tune(inputs.plm, plan, cell.training.gradient_checkpointing) as tuned:
 
         def trained(number: int, lr_multiplier: float) -> TrainingResult:
