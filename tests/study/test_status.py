@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 from apet.cli.app import main
-from apet.cli.status_summary import status_lines
+from apet.cli.status_summary import progress_line, status_lines
 from apet.core import progress as report_module
 from apet.core.atomic import write_json
 from apet.core.progress import CellProgress, format_duration, format_rate
@@ -103,6 +103,17 @@ def test_status_counts_cells_in_total_and_by_plm(results):
     assert "  large: 2 done, 1 failed, 2 pending" in printed
     assert f"in progress: {path(5)} (checkpoint 20 s ago)" in printed
     assert f"failed: {path(4)}: ValueError: no" in printed
+
+
+def test_progress_line_has_rules_jobs_cells_failures_and_the_end(results):
+    state = status(results, range(10))
+    line = progress_line(state, NOW, 3, 12, ["train_small", "train_large"])
+    time_of_day = time.strftime("%H:%M", time.localtime(NOW))
+    assert line.startswith(
+        f"{time_of_day}  train_large, train_small; 3 of 12 jobs; 4 of 10 cells; 1 failed (apet status --failed); about 90 s"
+    )
+    finished = progress_line(status(results, range(4)), NOW, 1, 1, [])
+    assert finished == f"{time_of_day}  waiting; 1 of 1 job; 4 of 4 cells"
 
 
 def test_status_estimates_the_end_from_run_records(results):

@@ -106,7 +106,11 @@ def test_deleted_cell_is_trained_again(copied, finished, expect_trained):
     before = copied.trained()
     victim = sorted(before)[3]
     (copied.folder / "results" / "cells" / victim / "metrics.json").unlink()
-    copied.enter(SNAKEMAKE)
+    printed = copied.enter(SNAKEMAKE, "--config", "progress_seconds=0.2")
+    lines = re.findall(r"^\d\d:\d\d  (.+); (\d+) of (\d+) jobs; (\d+) of (\d+) cells", printed, re.MULTILINE)
+    assert lines, printed
+    assert any(rules.startswith("train_") for rules, *_ in lines)
+    assert (lines[-1][3], lines[-1][4]) == (str(len(before)), str(len(before)))
     expect_trained("one cell's file deleted", SNAKEMAKE, trainings(before, copied.trained()), {victim})
     assert copied.cells() == finished.cells()
 

@@ -2,16 +2,20 @@
 
 import os
 import subprocess
+import time
 from pathlib import Path
+from threading import Thread
 
+from apet.cli.status_summary import progress_line
 from apet.cli.study_summary import work_line
 from apet.errors import ApetError
 from apet.models.registry import slug
 from apet.study.archive import restore
-from apet.study.resolved import read_resolved
+from apet.study.resolved import read_resolved, training_steps
 from apet.study.resources import CostModel, local_speed
 from apet.study.grid import load_grid
 from apet.study.paths import ResultPaths
+from apet.study.status import read_status
 from apet.study.workdir import (
     acquire_lock,
     check_writable,
@@ -45,10 +49,32 @@ if not Path(STUDY).exists():
         raise WorkflowError(checked.stderr.strip())
 
 try:
-    COSTS = CostModel(GRID, read_resolved(Path(STUDY))["plms"])
+    RESOLVED = read_resolved(Path(STUDY))
+    COSTS = CostModel(GRID, RESOLVED["plms"])
     restore(GRID)
 except (ApetError, OSError) as error:
     raise WorkflowError(str(error))
+
+
+# Least time between two lines of progress: snakemake … --config progress_seconds=600
+PROGRESS_SECONDS = config.get("progress_seconds", 60)
+
+
+def log_progress():
+    """Log finished jobs and cells and the expected end whenever the numbers have changed. Snakemake itself counts jobs,
+    which can have many cells and last for hours.
+    """
+    steps, logged, seconds = training_steps(RESOLVED), None, PROGRESS_SECONDS
+    while True:
+        time.sleep(seconds)
+        now, jobs = time.time(), workflow.scheduler.finished_jobs
+        status = read_status(steps, ResultPaths(Path("results")), now, steps)
+        if (jobs, status.counts()) != logged:
+            logged = jobs, status.counts()
+            running = {job.rule.name for job in list(workflow.scheduler.running)}
+            logger.info(progress_line(status, now, jobs, len(workflow.dag), running))
+        # The folders of a large study on a slow disk take seconds to read.
+        seconds = max(PROGRESS_SECONDS, 100 * (time.time() - now))
 
 
 def start():
@@ -60,6 +86,7 @@ def start():
         acquire_lock(Path("results"))
     except ApetError as error:
         raise WorkflowError(str(error))
+    Thread(target=log_progress, daemon=True).start()
 
 
 def more_each_attempt(first):

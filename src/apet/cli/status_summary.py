@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from apet.cli.render import table
 from apet.core.progress import format_duration, format_rate
 from apet.core.text import plural
-from apet.study.status import MACHINE_KEYS, Status, differences
+from apet.study.status import MACHINE_KEYS, Status, Throughput, differences
 
 
 def status_lines(status: Status, now: float) -> list[str]:
@@ -31,6 +31,32 @@ def status_lines(status: Status, now: float) -> list[str]:
     lines += [f"in progress: {path} (checkpoint {_ago(age)})" for path, age in status.in_progress.items()]
     lines += [f"failed: {path}: {_error(record)}" for path, record in status.failed.items()]
     return [*lines, *_machines(status)]
+
+
+def progress_line(status: Status, now: float, jobs: int, total_jobs: int, stages: Iterable[str]) -> str:
+    """Format the progress of a run in one line.
+
+    Args:
+        status: The status of the study.
+        now: The time it was read at, in seconds since 1970.
+        jobs: Number of finished jobs of the run.
+        total_jobs: Number of all jobs of the run.
+        stages: Names of the rules that are running.
+
+    Returns:
+        Time, stages, finished jobs, finished and failed cells, and the expected end of training.
+    """
+    counts = status.counts()
+    parts = [
+        ", ".join(sorted(set(stages))) or "waiting",
+        f"{jobs} of {plural(total_jobs, 'job')}",
+        f"{counts['done']:,} of {plural(status.total, 'cell')}",
+    ]
+    if counts["failed"]:
+        parts.append(f"{counts['failed']:,} failed (apet status --failed)")
+    if status.missing and status.throughput:
+        parts.append(_time_left(status, status.throughput, now))
+    return f"{time.strftime('%H:%M', time.localtime(now))}  {'; '.join(parts)}"
 
 
 def failure_lines(status: Status) -> list[str]:
@@ -54,12 +80,16 @@ def _forecast(status: Status, now: float) -> list[str]:
         return []
     if throughput is None:
         return ["end: unknown until a cell has been trained on this machine"]
-    seconds = throughput.seconds_for(missing, status.steps)
-    least = "about" if throughput.knows(missing) else "at least"
-    end = time.strftime("%Y-%m-%d %H:%M", time.localtime(now + seconds))
     busy = throughput.concurrency  # below 1 while a single process loads PLMs or waits
     rate = f"{format_rate(throughput.rate)} by {'1 process' if busy < 1.05 else f'{busy:.1f} processes'}"
-    return [f"{rate}, the last {_ago(now - throughput.until)}; {least} {format_duration(seconds)} left, until {end}"]
+    return [f"{rate}, the last {_ago(now - throughput.until)}; {_time_left(status, throughput, now)}"]
+
+
+def _time_left(status: Status, throughput: Throughput, now: float) -> str:
+    seconds = throughput.seconds_for(status.missing, status.steps)
+    least = "about" if throughput.knows(status.missing) else "at least"
+    end = time.strftime("%Y-%m-%d %H:%M", time.localtime(now + seconds))
+    return f"{least} {format_duration(seconds)} left, until {end}"
 
 
 def _machines(status: Status) -> list[str]:
