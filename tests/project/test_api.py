@@ -173,7 +173,8 @@ def test_export_error_is_one_line_with_exit_status_2(cells, tmp_path, capsys):
 
 HARM: dict[str, tuple[Callable[[Finished], object], type[ApetError], str]] = {
     "θ": (lambda c: (c.folder / THETA).write_bytes(b"x" * 100), CorruptError, "theta.safetensors"),
-    "θ gone": (lambda c: (c.folder / THETA).unlink(), DataError, "not finished"),
+    "θ gone": (lambda c: (c.folder / THETA).unlink(), DataError, "come without it"),
+    "predictions gone": (lambda c: (c.folder / PREDICTIONS).unlink(), DataError, "not finished"),
     "rows": (lambda c: write_json_record(c.data / "task.json", read_task(c.data) | {"max_length": 13}), DataError,
              "rows differ"),
     "task gone": (lambda c: (c.data / "task.json").unlink(), DataError, "task.json"),

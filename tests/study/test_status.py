@@ -92,8 +92,16 @@ def test_time_left_follows_the_steps_of_cells_and_is_a_bound_without_a_cell_of_e
     assert "at least 4 min left" in "\n".join(status_lines(read_status(others, results, NOW, others), NOW))
 
 
+def test_untuned_plm_says_nothing_about_the_time_of_trainings(results):
+    steps = {path(number): 10 for number in range(10)}
+    untuned = steps | {path(number): 0 for number in range(4)}
+    assert read_status(untuned, results, NOW, untuned).throughput is None
+    some = steps | {path(0): 0, path(2): 0}
+    assert read_status(some, results, NOW, some).throughput.step_seconds == {"small": 3.0}
+
+
 def test_training_steps_count_replicates_and_multipliers():
-    assert training_steps(study_record("uniform", "none")) == {"uniform": 7 * 5, "none": 1}
+    assert training_steps(study_record("uniform", "none")) == {"uniform": 7 * 5, "none": 0}
 
 
 def test_status_counts_cells_in_total_and_by_plm(results):
@@ -109,9 +117,8 @@ def test_progress_line_has_rules_jobs_cells_failures_and_the_end(results):
     state = status(results, range(10))
     line = progress_line(state, NOW, 3, 12, ["train_small", "train_large"])
     time_of_day = time.strftime("%H:%M", time.localtime(NOW))
-    assert line.startswith(
-        f"{time_of_day}  train_large, train_small; 3 of 12 jobs; 4 of 10 cells; 1 failed (apet status --failed); about 90 s"
-    )
+    counts = "3 of 12 jobs; 4 of 10 cells; 1 failed (apet status --failed)"
+    assert line.startswith(f"{time_of_day}  train_large, train_small; {counts}; about 90 s left, until ")
     finished = progress_line(status(results, range(4)), NOW, 1, 1, [])
     assert finished == f"{time_of_day}  waiting; 1 of 1 job; 4 of 4 cells"
 

@@ -8,7 +8,11 @@ import shutil
 
 import pytest
 
+from apet.core.hashing import DIGEST
+from apet.core.records import write_json_record
+from apet.study.cell_record import METRICS, THETA, read_record
 from apet.study.cells import Cell
+from apet.study.paths import ResultPaths
 from lab import Lab
 
 pytestmark = pytest.mark.slow
@@ -72,6 +76,42 @@ def test_verify_says_equal_and_which_machine_made_what_differs(lab):
     assert "torch: 1.0 there, " in printed and "numpy" not in printed and "processor" not in printed
     again = lab.apet("verify", "--resolved", "study.json", "--results-dir", "block", one)
     assert "another machine" not in again.stdout
+
+
+def test_cell_without_theta_is_finished_and_verified_by_its_digests(lab):
+    one = lab.cells["lora"].path
+    shutil.copytree(lab.folder / "block", lab.folder / "published")
+    (lab.folder / "published" / "cells" / one / THETA).unlink()
+    assert lab.apet("verify", "--resolved", "study.json", "--results-dir", "published", one).returncode == 0
+    lab.train("published", lab.cells["lora"])
+    assert not (lab.folder / "published" / "cells" / one / THETA).exists()
+
+
+@pytest.mark.parametrize(
+    ("other_machine", "tolerance", "verdict"), [(True, 5, "close"), (True, 1, "DIFFERENT"), (False, 5, "DIFFERENT")]
+)
+def test_verify_tolerates_other_scores_of_another_machine_type_only(lab, tmp_path, other_machine, tolerance, verdict):
+    one = lab.cells["lora"].path
+    shutil.copytree(lab.folder / "block", tmp_path / "other")
+    results = ResultPaths(tmp_path / "other")
+    record = read_record(results.cells / one)
+    record["replicates"][0]["test"]["score"] -= 0.02
+    write_json_record(results.cells / one / METRICS, {key: value for key, value in record.items() if key != DIGEST})
+    if other_machine:
+        path = results.runs / f"{one}.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"machine": "another"}))
+    done = lab.apet(
+        "verify",
+        "--resolved",
+        "study.json",
+        "--results-dir",
+        str(tmp_path / "other"),
+        "--tolerance",
+        str(tolerance),
+        one,
+    )
+    assert done.stdout.startswith(f"{verdict:9}  {one}  metrics.json (test scores differ by at most 2.00 points)")
+    assert done.returncode == (0 if verdict == "close" else 1)
 
 
 def test_inputs_that_are_not_there_are_no_difference(lab):

@@ -93,6 +93,7 @@ HELP = {
     "task": "name of the task in the study, or the path of its YAML file",
     "tidy": "tidy table, tidy.parquet",
     "tokenizer_dir": "tokenizer folder",
+    "tolerance": "accepted difference of test scores in points, if a cell was trained on another machine type",
     "wheel": "name in src/apet/data/wheels.yaml",
     "wheels_dir": "folder of wheels",
     "work_dir": "folder for the retrained cells (default: a temporary one)",
@@ -104,6 +105,7 @@ PARSERS: dict[str, Callable[[str], Any]] = {
     "effects": non_negative_number,
     **dict.fromkeys(("num_cells", "studies"), integer_from(1)),
     "seed": integer_from(0),
+    "tolerance": non_negative_number,
 }
 """Functions that convert and check a value, if its type alone does not."""
 

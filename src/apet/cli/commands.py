@@ -351,6 +351,7 @@ def verify(
     project_dir: Path = Path(),
     num_cells: int = 5,
     seed: int = 1,
+    tolerance: float = 0.0,
     work_dir: Path | None = None,
 ) -> None:
     """Retrain finished cells in a temporary folder and compare them byte for byte."""
@@ -364,17 +365,19 @@ def verify(
     from apet.training.verify import sample_cells, verify_cells
 
     chosen = cells if cell else sample_cells(cells, paths, num_cells, seed)
-    different = 0
+    equal = close = 0
     if work_dir:
         work_dir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=work_dir) as folder, renamed_in_errors(folder, results_dir):
         for verdict in verify_cells(chosen, project_dir, paths, Path(folder), device):
-            different += not verdict.equal
-            print(verdict.line(), flush=True)
-    if different:
+            equal += verdict.equal
+            close += not verdict.equal and verdict.within(tolerance)
+            print(verdict.line(tolerance), flush=True)
+    if different := len(chosen) - equal - close:
         verb = "differs" if different == 1 else "differ"
         raise MismatchError(f"{different} of {plural(len(chosen), 'cell')} {verb} from the record.")
-    print(f"{plural(len(chosen), 'cell')} retrained: all bytes are equal")
+    others = f"{equal} equal, {close} of another machine type with test scores within {tolerance:g} points"
+    print(f"{plural(len(chosen), 'cell')} retrained: {others if close else 'all bytes are equal'}")
 
 
 @command(CELLS, "apet status", "apet status --failed")

@@ -16,7 +16,7 @@ from apet.export.delta import MANIFEST, memory_content, read_delta
 from apet.export.tuned_model import TASK_KEYS, TunedModel, no_head
 from apet.models.loading import PLM, load_plm
 from apet.placement import Plan, make_plan
-from apet.study.cell_record import HEADS, INDICES, METRICS, THETA, is_complete, reading
+from apet.study.cell_record import HEADS, INDICES, METRICS, THETA, WEIGHTS, is_complete, reading
 from apet.study.cells import TRAINER_VERSION, Cell
 from apet.training.cell import replicate_name
 
@@ -101,6 +101,7 @@ def _load_cell(folder: Path, plm: str | Path | PLM | None, root: Path, replicate
         raise DataError(f"{folder}: not finished: missing a file that {METRICS} lists. Train the cell again.")
     with reading(folder) as (record, plans):
         cell, run = _replicate_record(folder, record, replicate)
+        _check_weights(folder, record)
         plan_record = plans[replicate_name(run["plan_index"], 0)]
         plan_seed, is_informed = plan_record["seed"], INDICES in record["files"]
         plm_record = {key: record["plm"][key] for key in ("name", "content")}
@@ -126,6 +127,16 @@ def _load_cell(folder: Path, plm: str | Path | PLM | None, root: Path, replicate
     max_length = min(cell.training.max_length, task["max_length"])
     task_record = {key: task[key] for key in TASK_KEYS}
     return TunedModel(loaded, plan, theta, task_record, max_length, head, run, path, cell.plm_folder)
+
+
+def _check_weights(folder: Path, record: dict[str, Any]) -> None:
+    """Raise DataError if the cell lacks θ, a head or the scalars of its plans."""
+    for name in WEIGHTS:
+        if name in record["files"] and not (folder / name).is_file():
+            raise DataError(
+                f"{folder / name}: no such file. Published cells come without it. Move {folder} away, and train the "
+                "cell again."
+            )
 
 
 def _replicate_record(folder: Path, record: dict[str, Any], replicate: str) -> tuple[Cell, dict[str, Any]]:

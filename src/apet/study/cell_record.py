@@ -24,6 +24,9 @@ INDICES = "indices.safetensors"
 """Chosen scalars of informed plans, which follow from weights and rows. Missing for other plans, which a seed makes
 again."""
 
+WEIGHTS = (THETA, HEADS, INDICES)
+"""Files that a finished cell may lack, because published cells come without them. Training makes them again."""
+
 REQUIRED = {DIGEST, "path", "files"}
 """Keys that every record has."""
 
@@ -82,14 +85,14 @@ def read_record(folder: Path, cell: str | None = None) -> dict[str, Any]:
 
 
 def is_complete(folder: Path, cell: str | None = None) -> bool:
-    """Return whether a cell is finished, after comparing all its files with their digests.
+    """Return whether a cell is finished, after comparing its files with their digests. WEIGHTS may be missing.
 
     Args:
         folder: The cell's folder.
         cell: The cell's path, as in `read_record`.
 
     Returns:
-        False if the record or a file is missing.
+        False if the record or another required file is missing.
 
     Raises:
         DataError: The record is of another format.
@@ -98,9 +101,10 @@ def is_complete(folder: Path, cell: str | None = None) -> bool:
     if not (folder / METRICS).is_file():
         return False
     files = read_record(folder, cell)["files"]
-    if not all((folder / name).is_file() for name in files):
+    present = {name: digest for name, digest in files.items() if (folder / name).is_file()}
+    if not files.keys() - present.keys() <= set(WEIGHTS):
         return False
-    check_files(folder, files, METRICS, _hint(folder))
+    check_files(folder, present, METRICS, _hint(folder))
     return True
 
 

@@ -55,11 +55,11 @@ def training_steps(record: Mapping[str, Any]) -> dict[str, int]:
         record: The record of a study, as `Grid.record` returns it.
 
     Returns:
-        Path of a cell -> steps, at least 1.
+        Path of a cell -> steps, 0 for an untuned PLM.
     """
     steps = {}
     for path, cell in record["cells"].items():
         training = record["trainings"][cell["training"]]
         trainings = num_trainings(cell["num_plans"], cell["num_seeds"], len(training["lr_multipliers"]))
-        steps[path] = trainings * training["max_steps"] if cell["placement"] != "none" else 1
+        steps[path] = trainings * training["max_steps"] if cell["placement"] != "none" else 0
     return steps

@@ -56,8 +56,12 @@ class Status:
 
     @cached_property
     def throughput(self) -> Throughput | None:
-        """Throughput of the finished cells; None if there is no run record."""
-        known = [(path, run) for path, run in self.runs.items() if {"seconds", "finished"} <= run.keys()]
+        """Throughput of the finished cells; None if there is no run record of a cell that was trained."""
+        known = [
+            (path, run)
+            for path, run in self.runs.items()
+            if {"seconds", "finished"} <= run.keys() and self.steps.get(path, 1)
+        ]
         return Throughput.from_runs(known, self.steps) if known else None
 
     def counts(self, model: str | None = None) -> dict[str, int]:

@@ -1,17 +1,18 @@
-"""Verification of a study: finished cells are retrained in a temporary folder and compared byte by byte."""
+"""Verification of a study: finished cells are retrained and compared, by digests, because published cells lack θ."""
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
-from apet.core.hashing import file_digest
 from apet.core.text import plural
 from apet.errors import CellsFailedError, DataError
-from apet.study.cell_record import RUN_HINT, is_complete
+from apet.study.cell_record import METRICS, RUN_HINT, is_complete, read_record
 from apet.study.cells import Cell
 from apet.study.paths import ResultPaths
 from apet.study.status import differences, read_machine
@@ -26,7 +27,9 @@ class Verdict:
     cell: str
     """Path of the cell, model/task/name."""
     differing: tuple[str, ...]
-    """Names of files that differ, or that only one of the folders has."""
+    """Names of files that differ, or that only one of the cells has."""
+    score_difference: float
+    """Largest difference between the test scores of a replicate (points). NaN if the retraining failed."""
     machine_differences: tuple[str, ...] | None
     """Differences between the machine types of both trainings. Equal bytes are promised only if there are none. None if
     a run record is missing."""
@@ -38,12 +41,19 @@ class Verdict:
         """True if all files are equal."""
         return not (self.differing or self.error)
 
-    def line(self) -> str:
+    def within(self, tolerance: float) -> bool:
+        """Return whether the machine types differ and the test scores differ by at most `tolerance` points."""
+        return bool(self.machine_differences) and self.score_difference <= tolerance
+
+    def line(self, tolerance: float = 0.0) -> str:
         """Format a table row: verdict, cell, differences."""
+        verdict = "equal" if self.equal else "close" if self.within(tolerance) else "DIFFERENT"
         text = self.error or ", ".join(self.differing)
+        if self.differing:
+            text += f" (test scores differ by at most {self.score_difference:.2f} points)"
         if self.machine_differences:
             text += f" [trained on another machine type: {'; '.join(self.machine_differences)}]"
-        return f"{'equal    ' if self.equal else 'DIFFERENT'}  {self.cell}  {text}".rstrip()
+        return f"{verdict:9}  {self.cell}  {text}".rstrip()
 
 
 def sample_cells(cells: Sequence[Cell], results: ResultPaths, count: int, seed: int) -> list[Cell]:
@@ -71,7 +81,7 @@ def sample_cells(cells: Sequence[Cell], results: ResultPaths, count: int, seed: 
 def verify_cells(
     cells: Sequence[Cell], project: Path, results: ResultPaths, scratch: Path, device: str = "cpu"
 ) -> Iterator[Verdict]:
-    """Retrain finished cells, job by job, and compare each file with that in `results`.
+    """Retrain finished cells, job by job, and compare each with that in `results`.
 
     Args:
         cells: finished cells.
@@ -101,13 +111,19 @@ def verify_cells(
 
 
 def _compare(cell: Cell, results: ResultPaths, retrained: ResultPaths, error: str) -> Verdict:
-    first, second = results.cells / cell.path, retrained.cells / cell.path
-    names = sorted({path.name for folder in (first, second) if folder.is_dir() for path in folder.iterdir()})
-    differing = tuple(name for name in names if not _equal(first / name, second / name))
-    theirs, ours = (read_machine(root.runs / f"{cell.path}.json") for root in (results, retrained))
-    machine_differences = differences(theirs, ours) if theirs and ours else None
-    return Verdict(cell.path, differing, machine_differences, "" if second.is_dir() else error)
+    if not is_complete(retrained.cells / cell.path, cell.path):
+        return Verdict(cell.path, (), math.nan, None, error)
+    theirs, ours = (read_record(root.cells / cell.path, cell.path) for root in (results, retrained))
+    digests = {METRICS: (theirs, ours)} | {
+        name: (theirs["files"].get(name), ours["files"].get(name)) for name in {**theirs["files"], **ours["files"]}
+    }
+    differing = tuple(sorted(name for name, (first, second) in digests.items() if first != second))
+    there, here = (read_machine(root.runs / f"{cell.path}.json") for root in (results, retrained))
+    machine_differences = differences(there, here) if there and here else None
+    return Verdict(cell.path, differing, _score_difference(theirs, ours), machine_differences)
 
 
-def _equal(first: Path, second: Path) -> bool:
-    return first.is_file() and second.is_file() and file_digest(first) == file_digest(second)
+def _score_difference(theirs: dict[str, Any], ours: dict[str, Any]) -> float:
+    """Return the largest difference between the test scores of a replicate, in points."""
+    scores = ([replicate["test"]["score"] for replicate in record["replicates"]] for record in (theirs, ours))
+    return 100 * max(abs(first - second) for first, second in zip(*scores, strict=True))
