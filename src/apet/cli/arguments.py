@@ -43,6 +43,7 @@ def integer_from(least: int) -> Callable[[str], int]:
 
 HELP = {
     "allow_missing": "skip missing cells and list them in missing.csv",
+    "archives_dir": "folder of the archives that `apet pack` wrote",
     "budget": "budget: a number, a percentage, or a method's own such as @lora",
     "cell": "cell as model/task/name; quote wildcards: 'bloom-*/bbc_topics/*'",
     "show.cell": "cell as model/task/name, or its folder",

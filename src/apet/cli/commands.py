@@ -414,6 +414,31 @@ def archive(*, params: Path = PARAMS, digest_index: Path | None = None) -> None:
         write_index(grid, digest_index)
 
 
+@command(CELLS, "apet pack --out-dir my-cells")
+def pack(
+    *, out_dir: Path, params: Path = PARAMS, resolved: Path | None = None, results_dir: Path = RESULTS_DIR
+) -> None:
+    """Write the finished cells without θ to archives for publication, one per PLM."""
+    from apet.core.text import plural
+    from apet.study import cell_archives
+    from apet.study.paths import ResultPaths
+
+    cells = _study(params, resolved)["cells"]
+    for archive, count in cell_archives.pack(cells, ResultPaths(results_dir), out_dir).items():
+        print(f"{archive}: {plural(count, 'cell')}, {archive.stat().st_size:,} bytes")
+
+
+@command(CELLS, "apet unpack my-cells")
+def unpack(archives_dir: Path, *, results_dir: Path = RESULTS_DIR) -> None:
+    """Write the cells of such archives to the results, unless they are there."""
+    from apet.core.text import plural
+    from apet.study import cell_archives
+    from apet.study.paths import ResultPaths
+
+    written = cell_archives.unpack(archives_dir, ResultPaths(results_dir))
+    print(f"{results_dir}: {plural(len(written), 'cell')} written")
+
+
 @command(RESULTS, "apet results")
 def results(
     *,
