@@ -57,7 +57,7 @@ def apet(folder: Path, dtype: str, checkpointing: bool) -> Run:
     import torch
 
     from apet.config.study_config import LearningRates, TrainingConfig
-    from apet.core.atomic import write_json
+    from apet.core.records import write_json_record
     from apet.evaluation import ClassificationObjective, EncodedSplit, LabelTrie
     from apet.models.loading import load_plm
     from apet.placement import MethodSizes, make_plan, own_count
@@ -67,13 +67,12 @@ def apet(folder: Path, dtype: str, checkpointing: bool) -> Run:
     with TemporaryDirectory() as snapshot:
         for file in folder.iterdir():
             (Path(snapshot) / file.name).symlink_to(file.resolve())
-        write_json(Path(snapshot) / "snapshot.json", {"dtype": dtype})
+        write_json_record(Path(snapshot) / "snapshot.json", {"dtype": dtype})
         plm = load_plm(Path(snapshot), "plm")
     methods = MethodSizes(lora_rank=RANK)
     plan = make_plan(plm.inventory, "lora", own_count("lora", plm.inventory, methods), 1, methods)
-    embeddings = plm.model.get_input_embeddings().weight
-    parts = split_by_structure(plan, initial_theta(plan, 1, embeddings))
-    ids = torch.randint(len(embeddings), (ROWS, LENGTH), generator=torch.Generator().manual_seed(1))
+    parts = split_by_structure(plan, initial_theta(plan, 1, plm.word_embeddings))
+    ids = torch.randint(len(plm.word_embeddings), (ROWS, LENGTH), generator=torch.Generator().manual_seed(1))
     rows = EncodedSplit(
         [str(i) for i in range(ROWS)], ids, torch.full((ROWS,), LENGTH), torch.zeros(ROWS, dtype=torch.long)
     )

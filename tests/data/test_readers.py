@@ -6,7 +6,7 @@ import bz2
 
 import pytest
 
-from apet.data.readers import read_articles, read_csv, read_dialogue, read_tab, read_title_pairs
+from apet.data.readers import read_articles, read_csv, read_dialogue, read_tab, read_title_pairs, read_word_order
 from apet.data.schema import Record
 from apet.data.wheels import open_wheel
 from apet.errors import DataError
@@ -138,3 +138,31 @@ def test_read_title_pairs_new_article_changes_at_most_one_pair(read):
     after = read(read_title_pairs, {**members, "d/tech/new.txt": "New\nA new body."}, folder="d")
     changed = [row for row in after if row.values["body"] in before and row != before[row.values["body"]]]
     assert len(after) == 61 and len(changed) <= 1
+
+
+def test_read_word_order_shuffles_half_of_the_paragraphs(read):
+    words = [f"w{number}" for number in range(30)]
+    members = {
+        f"d/tech/{i}.txt": f"Title\n{' '.join([f'p{i}', *words])}\nToo short.\n{i} {' '.join(words[:11])}"
+        for i in range(200)
+    }
+    rows = read(read_word_order, members, folder="d")
+    assert len(rows) == 400 and {row.split for row in rows} == {"train", "validation", "test"}
+    for row in rows:
+        found = row.values["text"].split()
+        original = found == sorted(found, key=lambda word: int(word[1:]) if word[0] == "w" else -1)
+        assert original == (row.values["label"] == "original")
+        windows = [found[start : start + 3] for start in range(0, len(found), 3)]
+        ordered = [[f"w{n}" for n in range(max(0, 3 * k - 1), 3 * k + 2)] for k in range(len(windows))]
+        assert [{*window} - {found[0]} for window in windows][1:] == [{*window} for window in ordered][1:]
+        if not original:
+            assert all(window != expected for window, expected in zip(windows[1:], ordered[1:], strict=True))
+    assert 160 < sum(row.values["label"] == "shuffled" for row in rows) < 240
+    splits = {row.location: row.split for row in rows}
+    assert all(splits[row.location] == row.split for row in rows)
+
+
+def test_read_word_order_puts_articles_in_the_splits_of_title_pairs(read):
+    members = {f"d/tech/{i}.txt": f"Title {i}\n{i} " + " ".join(f"w{n}" for n in range(30)) for i in range(60)}
+    pairs = {row.location: row.split for row in read(read_title_pairs, members, folder="d")}
+    assert {row.location: row.split for row in read(read_word_order, members, folder="d")} == pairs

@@ -180,6 +180,48 @@ def _unpack(content: bytes, member: str) -> bytes:
     return unpacked
 
 
+ORIGINAL, SHUFFLED = "original", "shuffled"
+MIN_ORDER_WORDS, MAX_ORDER_WORDS, ORDER_WINDOW = 12, 24, 3
+
+
+def read_word_order(archive: ZipFile, *, folder: str) -> Iterator[Record]:
+    """Yield the beginning of each paragraph of articles, half of them with words in another order.
+
+    A hash of the paragraph decides whether its words are shuffled. Then each window of three words has another order
+    than the original. All paragraphs of an article are in the split that `bbc_topics` and `bbc_match` put it in.
+
+    Args:
+        archive: The open wheel.
+        folder: Path of the folder in the archive, as in `read_articles`.
+
+    Yields:
+        Rows with a split. Columns: text (12 to 24 words), label (ORIGINAL or SHUFFLED).
+
+    Raises:
+        DataError: As in `read_articles`.
+    """
+    for article in read_articles(archive, folder=folder):
+        body = article.values["body"]
+        split = assign_split(split_hash([normalise(body)]))
+        for paragraph in body.splitlines():
+            words = paragraph.split()[:MAX_ORDER_WORDS]
+            if len(words) >= MIN_ORDER_WORDS:
+                shuffled = fraction("shuffled", " ".join(words)) < 0.5
+                text = " ".join(_other_order(words) if shuffled else words)
+                yield Record({"text": text, "label": SHUFFLED if shuffled else ORIGINAL}, split, article.location)
+
+
+def _other_order(words: Sequence[str]) -> list[str]:
+    """Return the words with each window of ORDER_WINDOW words in another order, chosen by a hash."""
+    ordered: list[str] = []
+    for start in range(0, len(words), ORDER_WINDOW):
+        window = words[start : start + ORDER_WINDOW]
+        keys = [fraction("order", *words, str(start + number)) for number in range(len(window))]
+        order = sorted(range(len(window)), key=keys.__getitem__)
+        ordered += [window[number] for number in (order if order != sorted(order) else reversed(order))]
+    return ordered
+
+
 MATCH, MISMATCH = "match", "mismatch"
 
 

@@ -8,7 +8,7 @@
 
 Rows are read one by one, so that the numbers do not depend on batches, padding or the number of processes. The scores
 take the memory of one float32 gradient of the candidates, which the processes of a sharded PLM share; beside them
-there is one parameter's gradient at a time.
+there is one parameter's gradient at a time. The indices of a parameter's chosen scalars take the place of its scores.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -72,11 +73,12 @@ def informed_plan(plm: PLM, placement: str, budget: int, seed: int, calibration:
     if PLACEMENTS.informed[placement]:
         check_gradients(placement, plm.name, plm.head)
         assert calibration is not None
-        scores = gradient_scores(plm, sites, calibration, calibration.rows(seed), squared=placement == "fisher")
+        squared = placement == "fisher"
+        by_site = gradient_scores(plm, sites, calibration, calibration.rows(seed), squared)
+        chosen = top_scalars(sites, by_site.__getitem__, budget, plm.mesh, release=by_site.pop)
     else:
-        scores = magnitudes(plm, sites)
-    chosen = top_scalars(sites, scores, budget, plm.mesh)
-    units = (Units(s, len(i), None if len(i) == s.units else i) for s, i in chosen.items())
+        chosen = top_scalars(sites, magnitudes(plm, sites), budget, plm.mesh)
+    units = (Units(s, len(i), None if len(i) == s.units else i.astype(np.int64)) for s, i in chosen.items())
     return Plan(placement, budget, seed, tuple(units))
 
 
@@ -121,7 +123,9 @@ def magnitudes(plm: PLM, sites: tuple[Site, ...]) -> Scores:
     return scores
 
 
-def gradient_scores(plm: PLM, sites: tuple[Site, ...], calibration: Calibration, rows: Tensor, squared: bool) -> Scores:
+def gradient_scores(
+    plm: PLM, sites: tuple[Site, ...], calibration: Calibration, rows: Tensor, squared: bool
+) -> dict[Site, Tensor]:
     """Compute scores from the gradient of the loss of each row at step 0.
 
     Args:
@@ -132,7 +136,7 @@ def gradient_scores(plm: PLM, sites: tuple[Site, ...], calibration: Calibration,
         squared: Whether to add up squares, as in `fisher`, or gradients, as in `gradient`.
 
     Returns:
-        The sum of squares, or the absolute value of the sum.
+        Site -> the sum of squares, or the absolute value of the sum, as `Scores` returns it.
     """
     parameters = Parameters(plm, sites)
     sums = {site: torch.zeros(_part_size(site, plm), device=plm.device) for site in sites}
@@ -148,7 +152,7 @@ def gradient_scores(plm: PLM, sites: tuple[Site, ...], calibration: Calibration,
     if not squared:
         for values in sums.values():
             values.abs_()
-    return lambda site: sums[site]
+    return sums
 
 
 def _part_size(site: Site, plm: PLM) -> int:

@@ -26,7 +26,13 @@ def own_part(scalars: Tensor, mesh: DeviceMesh | None) -> Tensor:
     return scalars if mesh is None else scalars.tensor_split(mesh.size())[mesh.get_local_rank()]
 
 
-def top_scalars(sites: Sequence[Site], scores: Scores, count: int, mesh: DeviceMesh | None) -> dict[Site, np.ndarray]:
+def top_scalars(
+    sites: Sequence[Site],
+    scores: Scores,
+    count: int,
+    mesh: DeviceMesh | None,
+    release: Callable[[Site], object] = lambda site: None,
+) -> dict[Site, np.ndarray]:
     """Choose the scalars with the highest scores. Ties go to the first site, and there to the first index.
 
     Scores ≥ 0 have the same order as their bits read as integers. A histogram of the upper half of the bits and one of
@@ -38,9 +44,12 @@ def top_scalars(sites: Sequence[Site], scores: Scores, count: int, mesh: DeviceM
         scores: Scores of a site. It is called four times for each site, in the same order in all processes.
         count: Number of scalars to choose, at least 1.
         mesh: Processes that share the PLM; None for one process.
+        release: Called when the scores of a site are not needed any more, before those of the next site are read for
+            the last time. So scores and indices together take no more memory than the scores alone.
 
     Returns:
-        Site -> flat, sorted indices, for sites with chosen scalars. Equal in all processes.
+        Site -> flat, sorted indices, for sites with chosen scalars; int32 if the site is small enough. Equal in all
+        processes.
 
     Raises:
         ModelError: A score is infinite or NaN.
@@ -53,7 +62,11 @@ def top_scalars(sites: Sequence[Site], scores: Scores, count: int, mesh: DeviceM
     bottom, rest = _bin_of(lower, rest)
     lowest = (top << HALF) + bottom
     ties = _first_ties([int((_bits(scores(site)) == lowest).sum()) for site in sites], rest, mesh)
-    chosen = [_at_least(_bits(scores(site)), lowest, n) for site, n in zip(sites, ties, strict=True)]
+    chosen = []
+    for site, n in zip(sites, ties, strict=True):
+        indices = _at_least(_bits(scores(site)), lowest, n)
+        chosen.append(indices.astype(np.int32 if site.units < 2**31 else np.int64))
+        release(site)
     return {site: indices for site, indices in zip(sites, _joined(sites, chosen, mesh), strict=True) if len(indices)}
 
 
@@ -101,6 +114,8 @@ def _first_ties(counts: Sequence[int], rest: int, mesh: DeviceMesh | None) -> li
 
 def _joined(sites: Sequence[Site], chosen: Sequence[np.ndarray], mesh: DeviceMesh | None) -> list[np.ndarray]:
     """Join the indices within the parts of all processes to indices within sites."""
+    if mesh is None:
+        return list(chosen)
     by_process = _gathered(chosen, mesh)
     joined = []
     for number, site in enumerate(sites):

@@ -11,7 +11,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from apet.core.validation import CLOSED, Bool, Line, Lines
-from apet.data.readers import read_articles, read_csv, read_dialogue, read_tab, read_title_pairs
+from apet.data.readers import read_articles, read_csv, read_dialogue, read_tab, read_title_pairs, read_word_order
 from apet.data.schema import Record, SourceConfig
 from apet.data.wheels import Package, find_wheel, open_wheel
 
@@ -21,6 +21,7 @@ READERS: dict[str, Callable[..., Iterator[Record]]] = {
     "csv": read_csv,
     "articles": read_articles,
     "title_pairs": read_title_pairs,
+    "word_order": read_word_order,
 }
 
 
@@ -114,5 +115,15 @@ class TitlePairsSource(_WheelSource):
     """Path of the folders in the wheel."""
 
 
-WheelSource = TabSource | DialogueSource | CsvSource | ArticlesSource | TitlePairsSource
+@dataclass(frozen=True, kw_only=True, config=CLOSED)
+class WordOrderSource(_WheelSource):
+    """Beginnings of paragraphs of articles, half of them shuffled. Columns: text, label (original, shuffled)."""
+
+    reader: Literal["word_order"]
+    """The format of the files."""
+    folder: Line
+    """Path of the folders in the wheel."""
+
+
+WheelSource = TabSource | DialogueSource | CsvSource | ArticlesSource | TitlePairsSource | WordOrderSource
 WheelSourceConfig = Annotated[WheelSource, Field(discriminator="reader")]
