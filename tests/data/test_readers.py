@@ -153,7 +153,7 @@ def test_read_word_order_shuffles_half_of_the_paragraphs(read):
         original = found == sorted(found, key=lambda word: int(word[1:]) if word[0] == "w" else -1)
         assert original == (row.values["label"] == "original")
         windows = [found[start : start + 3] for start in range(0, len(found), 3)]
-        ordered = [[f"w{n}" for n in range(max(0, 3 * k - 1), 3 * k + 2)] for k in range(len(windows))]
+        ordered = [[f"w{n}" for n in range(max(0, 3 * k - 1), min(19, 3 * k + 2))] for k in range(len(windows))]
         assert [{*window} - {found[0]} for window in windows][1:] == [{*window} for window in ordered][1:]
         if not original:
             assert all(window != expected for window, expected in zip(windows[1:], ordered[1:], strict=True))

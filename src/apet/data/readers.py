@@ -181,7 +181,7 @@ def _unpack(content: bytes, member: str) -> bytes:
 
 
 ORIGINAL, SHUFFLED = "original", "shuffled"
-MIN_ORDER_WORDS, MAX_ORDER_WORDS, ORDER_WINDOW = 12, 24, 3
+MIN_ORDER_WORDS, MAX_ORDER_WORDS, ORDER_WINDOW = 12, 20, 3
 
 
 def read_word_order(archive: ZipFile, *, folder: str) -> Iterator[Record]:
@@ -195,7 +195,7 @@ def read_word_order(archive: ZipFile, *, folder: str) -> Iterator[Record]:
         folder: Path of the folder in the archive, as in `read_articles`.
 
     Yields:
-        Rows with a split. Columns: text (12 to 24 words), label (ORIGINAL or SHUFFLED).
+        Rows with a split. Columns: text (12 to 20 words), label (ORIGINAL or SHUFFLED).
 
     Raises:
         DataError: As in `read_articles`.
