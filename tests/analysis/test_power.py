@@ -11,9 +11,10 @@ import yaml
 
 from apet.analysis.pilot import DEFAULT_TRUTH, EFFECTS, Assumptions, estimate_assumptions
 from apet.analysis.power import Simulation, design_of, run_studies, summarize
-from apet.analysis.simulation import DESIGN_COLUMNS, true_values
+from apet.analysis.simulation import DESIGN_COLUMNS, METHOD_OFFSETS, true_values, with_true_scores
 from apet.cli.app import main
 from apet.errors import ConfigError
+from apet.placement import PLACEMENTS
 from apet.study.grid import load_grid
 from simulated_claims import MARGINS, Truth, simulate
 from toy import PARAMS
@@ -107,6 +108,16 @@ def test_design_lists_the_cells_of_a_study_with_their_sizes(tmp_path: Path) -> N
     assert cells.num_plans.to_dict()["uniform", "5"] == 2
     with pytest.raises(ConfigError, match=r"max_samples.test: .* rotten_tomatoes is unknown"):
         design_of(load_grid(written(tmp_path, max_samples={})), tmp_path)
+
+
+def test_every_method_has_a_true_score_around_the_top(tmp_path: Path) -> None:
+    names = [name for name in PLACEMENTS.own if name != "none"]
+    grid = [{"placements": names, "budgets": ["@own"]}, {"placements": ["uniform"], "budgets": [50]}]
+    design = design_of(load_grid(written(tmp_path, grid=grid)), tmp_path)
+    cells = with_true_scores(design[design.task.eq(design.task.iloc[0])], DEFAULT_TRUTH)
+    scores = cells[cells.placement.ne("uniform")]["mean"]
+    assert len(scores) >= len(names) and set(METHOD_OFFSETS) == set(names)
+    assert scores.between(DEFAULT_TRUTH.top - 0.2, DEFAULT_TRUTH.top + 0.2).all()
 
 
 def test_power_prints_assumptions_and_verdicts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -20,8 +20,11 @@ from apet.analysis.means import INFORMED, RANDOM, own_count
 from apet.analysis.thresholds import PAIR, Thresholds, crossing, restricted
 from apet.analysis.trends import slope_weights, with_two_sizes
 
-METHOD_OFFSETS = {"full": 0.0, "lora": 0.6, "adapter": 0.3, "prompt": -0.2, "bitfit": -0.7}
-"""Mean scores of the methods relative to each other. Their S.D. is scaled to the true one."""
+METHOD_OFFSETS = {
+    "full": 0.0, "lora": 0.6, "adapter": 0.3, "prompt": -0.2,
+    "bitfit": -0.7, "layernorm": -0.4, "ia3": 0.2, "prefix": -0.6,
+}  # fmt: skip
+"""Mean scores of the methods relative to each other, 0 for others. Their S.D. is scaled to the true one."""
 INFORMED_SHARE = 0.1
 """Variance between plans of informed placements over that of APET's."""
 UNIFORM_CHANCE = 0.05
@@ -113,7 +116,7 @@ def with_true_scores(cells: pd.DataFrame, truth: Truth) -> pd.DataFrame:
     methods, informed = own_count(cells) & cells.placement.ne("none"), cells.placement.isin(INFORMED)
     cells.loc[informed, "mean"] += ((truth.gain + truth.gain_change * steps) / 100)[informed]
     own = cells[methods]
-    offsets = own.placement.map(METHOD_OFFSETS).astype(float)
+    offsets = own.placement.map(METHOD_OFFSETS).astype(float).fillna(0.0)
     units = offsets.groupby(own.model).transform("std").fillna(1.0)
     spread = np.sqrt(_level(truth.method_variance, truth.method_change, steps))[methods] / 100
     cells.loc[methods, "mean"] = truth.top + spread * offsets / units
