@@ -24,7 +24,7 @@ for model, source in GRID.models.items():
                 [f"{folder}/task.json" for folder in task_folders(wildcards.job)]
             ),
         output:
-            touch(f"results/jobs/{slug(model)}/{{job}}"),
+            f"results/jobs/{slug(model)}/{{job}}",
         log:
             f"results/logs/train/{slug(model)}/{{job}}.log",
         wildcard_constraints:
@@ -51,6 +51,7 @@ for model, source in GRID.models.items():
         shell:
             "{params.program} train --resolved {input.study:q} --model-dir {params.plm:q} --data-dir {params.tasks:q}"
             " --results-dir results --device {params.device:q} {params.logger:q} {params.cells:q} > {log:q} 2>&1"
+            " && touch {output:q}"
 
 
 rule verify:
