@@ -12,8 +12,9 @@ from typing import Literal
 
 import shtab
 
+from apet.cli import commands  # noqa: F401  (importing them registers them)
 from apet.cli.arguments import add_arguments
-from apet.cli.commands import COMMANDS, command
+from apet.cli.registry import COMMANDS, command
 from apet.cli.terminal import replace_missing_characters
 from apet.core import arithmetic
 from apet.core.signals import SignalHandler
