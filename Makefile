@@ -28,7 +28,7 @@ SPACE  := $(subst ,, )
 WITHOUT := $(strip $(if $(filter no,$(SLURM)),slurm) $(if $(filter no,$(CHROMIUM)),chromium) $(if $(filter no,$(MOUNTS)),mounts))
 ACTIVE := PATH="$(CURDIR)/$(BIN):$$PATH"
 
-.PHONY: help run test check coverage published lint docs lock clean
+.PHONY: help run test check coverage lint docs lock clean
 
 help:
 	@echo "make run       set up, run the study in $(STUDY), draw figures, write the report"
@@ -37,7 +37,6 @@ help:
 	@echo "                 MOUNTS=no those that mount small or read-only disks (as root)"
 	@echo "make check     set up, run the tests that take no more than seconds each: no root, server or browser"
 	@echo "make coverage  make test with a table of uncovered lines; fails below 90 %"
-	@echo "make published  redraw tables, figures and report of the published ladder study from its cells; git shows what differs"
 	@echo "make lint      ruff, pydoclint, snakefmt, mypy, import-linter, wording, snakemake --lint"
 	@echo "make docs      build the documentation site in docs/_build"
 	@echo "make lock      update envs/*.lock from pyproject.toml with uv; UPGRADE=--upgrade takes newer versions"
@@ -67,10 +66,6 @@ check: $(VENV)/.ready
 
 coverage: COVERAGE := --cov --cov-report=term
 coverage: test
-
-published: $(VENV)/.ready
-	$(ACTIVE) apet unpack published/ladder/cells --results-dir results/published
-	$(ACTIVE) apet results --params studies/ladder.yaml --results-dir results/published --out-dir published/ladder --allow-missing
 
 lint: $(VENV)/.ready
 	$(BIN)/ruff check .
