@@ -214,6 +214,8 @@ def test_is_complete_with_a_corrupt_file_names_the_file(tmp_path):
     with pytest.raises(CorruptError, match=THETA):
         is_complete(folder)
     theta.unlink()
+    assert is_complete(folder)  # as cells are published
+    (folder / PREDICTIONS).unlink()
     assert not is_complete(folder)
     (folder / METRICS).write_text("{")
     with pytest.raises(CorruptError, match=METRICS):
