@@ -232,6 +232,8 @@ def test_cell_round_trips_through_its_record(tmp_path):
     assert read_cells(tmp_path / "study.json") == list(grid.cells)
     last = grid.cells[-1]
     assert read_cells(tmp_path / "study.json", [last.path]) == [last] and last.digest == digest(asdict(last))
+    with pytest.raises(ConfigError, match=rf"no cell matches 'x\*'. Cells are named like {grid.cells[0].path}"):
+        read_cells(tmp_path / "study.json", ["x*"])
 
 
 def test_jobs_hold_every_cell_once_and_stay_few(tmp_path):

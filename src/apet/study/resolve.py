@@ -254,6 +254,9 @@ def _selected(known: Mapping[str, Any], names: Sequence[str] | None, location: P
     selected: dict[str, None] = {}
     for name in names or ("*",):
         matches = [name] if name in known else [cell for cell in known if "*" in name and fnmatchcase(cell, name)]
+        if not matches and "*" in name:
+            example = next(iter(known), "model/task/name")
+            raise ConfigError(f"{location}: no cell matches {name!r}. Cells are named like {example}.")
         if not matches:
             raise ConfigError(unknown_name("cell", name, known, str(location)))
         selected |= dict.fromkeys(matches)
