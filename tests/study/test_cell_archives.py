@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import json
+import lzma
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -10,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from apet.core.atomic import write_json
-from apet.errors import ApetError, CorruptError, DataError
+from apet.core.hashing import with_checksum
+from apet.errors import CorruptError, DataError
 from apet.study.cell_archives import pack, unpack
-from apet.study.cell_record import METRICS, PLANS, PREDICTIONS, THETA, is_complete, read_record, write_record
+from apet.study.cell_record import FORMAT, METRICS, PLANS, PREDICTIONS, THETA, is_complete, read_record, write_record
 from apet.study.paths import ResultPaths
 
 CELLS = [f"{plm}/task/uniform-{budget}-0123456789" for plm in ("bloom-8x1", "bert-8x1") for budget in ("1", "0.1pct")]
@@ -101,19 +104,25 @@ def test_member_that_is_no_file_of_a_cell_is_refused(tmp_path, name, kind):
     assert not (tmp_path / "results").exists() and {path.name for path in tmp_path.iterdir()} == {"packed"}
 
 
+def without_files(files: object) -> bytes:
+    return json.dumps(with_checksum({"format": FORMAT, "path": CELLS[0], "files": files})).encode()
+
+
 @pytest.mark.parametrize(
-    ("files", "message"),
+    "files",
     [
-        ({METRICS: None, PLANS: b"another"}, "corrupt"),
-        ({METRICS: None, PLANS: None}, "a file is missing"),
-        ({PLANS: None}, "a file is missing"),
-        ({METRICS: b"{}", PLANS: None, PREDICTIONS: None}, "corrupt"),
+        {METRICS: None, PLANS: b"another", PREDICTIONS: None},
+        {METRICS: None, PLANS: None},
+        {PLANS: None},
+        {METRICS: b"{}", PLANS: None, PREDICTIONS: None},
+        {METRICS: without_files({}), PLANS: None, PREDICTIONS: None},
+        {METRICS: without_files([])},
     ],
 )
-def test_cell_with_wrong_or_missing_files_is_refused(results, tmp_path, files, message):
+def test_cell_with_wrong_or_missing_files_is_refused(results, tmp_path, files):
     folder, other = results.cells / CELLS[0], ResultPaths(tmp_path / "other")
     members = {f"{CELLS[0]}/{name}": content or (folder / name).read_bytes() for name, content in files.items()}
-    with pytest.raises(ApetError, match=message):
+    with pytest.raises(CorruptError, match=f"packed/plm.tar.xz: {CELLS[0]}: corrupt"):
         unpack(archive(tmp_path / "packed", members), other)
     assert not (other.cells / CELLS[0]).exists()
 
@@ -121,5 +130,32 @@ def test_cell_with_wrong_or_missing_files_is_refused(results, tmp_path, files, m
 def test_cell_under_another_name_is_refused(results, tmp_path):
     folder = results.cells / CELLS[0]
     members = {f"{CELLS[1]}/{name}": (folder / name).read_bytes() for name in (METRICS, PLANS, PREDICTIONS)}
-    with pytest.raises(CorruptError, match=f"expected the record of {CELLS[1]}"):
+    with pytest.raises(CorruptError, match=f"{CELLS[1]}: corrupt"):
         unpack(archive(tmp_path / "packed", members), ResultPaths(tmp_path / "other"))
+
+
+def header(name: str, size: int, kind: bytes) -> bytes:
+    member = tarfile.TarInfo(name)
+    member.size, member.type = size, kind
+    return member.tobuf(tarfile.GNU_FORMAT)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        header("x", 2**28, tarfile.XHDTYPE) + bytes(2**20),  # a header that states 256 MiB
+        header("x", 2**28, tarfile.GNUTYPE_LONGNAME) + bytes(2**20),
+        3000 * (header("x", 1, tarfile.GNUTYPE_LONGNAME) + bytes(512)),
+        header("x", 512, tarfile.XHDTYPE) + b"26 GNU.sparse.map=a,b,cd\n".ljust(512, b"\0"),
+    ],
+)
+def test_malformed_headers_are_refused_in_little_memory(tmp_path, content):
+    (tmp_path / "plm.tar.xz").write_bytes(lzma.compress(content))
+    with pytest.raises((CorruptError, DataError), match=r"plm\.tar\.xz: "):
+        unpack(tmp_path, ResultPaths(tmp_path / "results"))
+
+
+def test_pack_deletes_archives_of_other_plms(results, tmp_path):
+    pack(CELLS, results, tmp_path / "packed")
+    pack(CELLS[:2], results, tmp_path / "packed")
+    assert [path.name for path in (tmp_path / "packed").iterdir()] == ["bloom-8x1.tar.xz"]

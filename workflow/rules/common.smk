@@ -57,7 +57,7 @@ except (ApetError, OSError) as error:
 
 
 # Least time between two lines of progress: snakemake … --config progress_seconds=600
-PROGRESS_SECONDS = config.get("progress_seconds", 60)
+PROGRESS_SECONDS = float(config.get("progress_seconds", 60))
 
 
 def log_progress():
@@ -71,7 +71,9 @@ def log_progress():
         status = read_status(steps, ResultPaths(Path("results")), now, steps)
         if (jobs, status.counts()) != logged:
             logged = jobs, status.counts()
-            running = {job.rule.name for job in list(workflow.scheduler.running)}
+            running = {
+                name for job in list(workflow.scheduler.running) for name in job.rules
+            }
             logger.info(progress_line(status, now, jobs, len(workflow.dag), running))
         # The folders of a large study on a slow disk take seconds to read.
         seconds = max(PROGRESS_SECONDS, 100 * (time.time() - now))

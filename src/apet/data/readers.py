@@ -187,8 +187,9 @@ MIN_ORDER_WORDS, MAX_ORDER_WORDS, ORDER_WINDOW = 12, 20, 3
 def read_word_order(archive: ZipFile, *, folder: str) -> Iterator[Record]:
     """Yield the beginning of each paragraph of articles, half of them with words in another order.
 
-    A hash of the paragraph decides whether its words are shuffled. Then each window of three words has another order
-    than the original. All paragraphs of an article are in the split that `bbc_topics` and `bbc_match` put it in.
+    A hash of the paragraph decides whether its words are shuffled. Then the words in each window of three are permuted,
+    which changes every window but a single word at the end and repetitions of one word. All paragraphs of an article
+    are in the split that `bbc_topics` and `bbc_match` put it in.
 
     Args:
         archive: The open wheel.
@@ -212,7 +213,7 @@ def read_word_order(archive: ZipFile, *, folder: str) -> Iterator[Record]:
 
 
 def _other_order(words: Sequence[str]) -> list[str]:
-    """Return the words with each window of ORDER_WINDOW words in another order, chosen by a hash."""
+    """Return the words with each window of ORDER_WINDOW words permuted, as a hash determines."""
     ordered: list[str] = []
     for start in range(0, len(words), ORDER_WINDOW):
         window = words[start : start + ORDER_WINDOW]

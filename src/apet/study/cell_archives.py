@@ -22,12 +22,14 @@ RUN = "run.json"
 """Name in an archive of a cell's run record, which is in another folder of the results."""
 MEMBER = re.compile(rf"((?:[\w@+=-][\w.@+=-]*/){{3}})({'|'.join(map(re.escape, (*PACKED, RUN)))})", re.ASCII)
 """A cell's path and a file name."""
-MEMBER_LIMIT = 64 * 2**20
-"""Most bytes of a file of a cell."""
+MEMBER_LIMIT, ARCHIVE_LIMIT = 64 * 2**20, 8 * 2**30
+"""Most unpacked bytes of a file of a cell, and of an archive."""
 
 
 def pack(cells: Iterable[str], results: ResultPaths, out: Path) -> dict[Path, int]:
     """Write the finished cells of each PLM to an archive, whose bytes depend on the cells only.
+
+    Archives of other PLMs in the folder are deleted.
 
     Args:
         cells: Paths of the cells of a study.
@@ -52,6 +54,8 @@ def pack(cells: Iterable[str], results: ResultPaths, out: Path) -> dict[Path, in
                     member.size = len(content)
                     archive.addfile(member, io.BytesIO(content))
         archives[out / f"{plm}{SUFFIX}"] = len(packed)
+    for other in set(out.glob(f"*{SUFFIX}")) - archives.keys():
+        other.unlink()
     return archives
 
 
@@ -90,24 +94,40 @@ def _unpack(archive: Path, results: ResultPaths) -> Iterator[str]:
         with storage_errors(results.cells), atomic_dir(results.cells / path) as new:
             for name, content in contents.items():
                 (new / name).write_bytes(content)
-            if not is_complete(new, path):
-                raise CorruptError(f"{archive}: {path}: corrupt: a file is missing. Get the archive again.")
-        if run:
-            write_bytes(results.runs / f"{path}.json", run)
+            if not _is_valid(new, path):
+                raise CorruptError(f"{archive}: {path}: corrupt, or of another version of apet. Get the archive again.")
+            if run:  # before the cell, because a cell that exists is skipped
+                write_bytes(results.runs / f"{path}.json", run)
         yield path
+
+
+def _is_valid(folder: Path, path: str) -> bool:
+    try:
+        return is_complete(folder, path)
+    except (DataError, CorruptError):
+        return False
+
+
+class _LimitedFile(lzma.LZMAFile):
+    """An .xz file that refuses to read much at once or to unpack too much, because headers state any size."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        if size is None or not 0 <= size <= MEMBER_LIMIT or self.tell() > ARCHIVE_LIMIT:
+            raise ValueError("too large")
+        return super().read(size)
 
 
 def _members(archive: Path) -> Iterator[tuple[str, str, bytes]]:
     """Yield cell, file name and content of each member, in memory: nothing is extracted by its name in the archive."""
     try:
-        with lzma.open(archive) as unpacked, tarfile.open(fileobj=unpacked, mode="r:") as opened:
+        with _LimitedFile(archive) as file, tarfile.open(fileobj=file, mode="r:") as opened:
             for member in opened:
                 match = MEMBER.fullmatch(member.name)
                 if not match or not member.isfile() or member.size > MEMBER_LIMIT:
                     raise DataError(f"{archive}: {member.name!r}: not a file of a cell. Get the archive again.")
                 content = opened.extractfile(member)
                 yield match[1].rstrip("/"), match[2], content.read() if content else b""
-            while unpacked.read(MEMBER_LIMIT):  # to its end, where the checksum is
+            while file.read(MEMBER_LIMIT):  # to its end, where the checksum is
                 pass
-    except (tarfile.TarError, lzma.LZMAError, EOFError) as error:
+    except (tarfile.TarError, lzma.LZMAError, EOFError, ValueError, RecursionError) as error:
         raise CorruptError(f"{archive}: corrupt ({error}). Get the archive again.") from None

@@ -56,13 +56,16 @@ class Status:
 
     @cached_property
     def throughput(self) -> Throughput | None:
-        """Throughput of the finished cells; None if there is no run record of a cell that was trained."""
+        """Throughput of trained cells on the machine type of the last one; None if there is no run record."""
         known = [
             (path, run)
             for path, run in self.runs.items()
             if {"seconds", "finished"} <= run.keys() and self.steps.get(path, 1)
         ]
-        return Throughput.from_runs(known, self.steps) if known else None
+        if not known:
+            return None
+        last = _machine_type(max((run for _, run in known), key=lambda run: run["finished"]))
+        return Throughput.from_runs([(path, run) for path, run in known if _machine_type(run) == last], self.steps)
 
     def counts(self, model: str | None = None) -> dict[str, int]:
         """Return the number of cells in each state, of one PLM or of all."""
@@ -142,8 +145,8 @@ def read_status(
             failed[path] = record
         elif finished:
             runs[path] = read_run(results.runs / f"{path}.json") or {}
-        elif (checkpoints := results.checkpoints / path).is_dir():
-            in_progress[path] = now - max(map(_modified, checkpoints.iterdir()), default=now)
+        elif (files := _files(results.checkpoints / path)) is not None:
+            in_progress[path] = now - max(map(_modified, files), default=now)
         else:
             pending.append(path)
     return Status(runs, failed, in_progress, pending, steps or {})
@@ -158,10 +161,11 @@ def read_run(path: Path) -> dict[str, Any] | None:
     return record if isinstance(record, dict) else None
 
 
-def read_machine(run: Path) -> dict[str, Any] | None:
-    """Read the machine type from a run record. Returns None if there is no record."""
+def read_machines(run: Path) -> list[dict[str, Any]]:
+    """Read the machine types of a training from its run record: several if it was resumed, none without a record."""
     record = read_run(run)
-    return {key: record.get(key) for key in MACHINE_KEYS} if record else None
+    machines = (record, *record.get("begun_on", ())) if record else ()
+    return [{key: machine.get(key) for key in MACHINE_KEYS} for machine in machines]
 
 
 def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> tuple[str, ...]:
@@ -183,6 +187,19 @@ def _modified(path: Path) -> float:
         return path.stat().st_mtime
     except OSError:
         return 0.0
+
+
+def _files(folder: Path) -> list[Path] | None:
+    """List a folder, which a training may remove at any time. None if there is no such folder."""
+    try:
+        return list(folder.iterdir())
+    except OSError:
+        return None
+
+
+def _machine_type(run: Mapping[str, Any]) -> str:
+    # The dtype and the number of devices are properties of the PLM, not of the machine.
+    return json.dumps({key: run.get(key) for key in MACHINE_KEYS if key not in ("dtype", "devices")})
 
 
 def _model(path: str) -> str:

@@ -15,7 +15,7 @@ from apet.errors import CellsFailedError, DataError
 from apet.study.cell_record import METRICS, RUN_HINT, is_complete, read_record
 from apet.study.cells import Cell
 from apet.study.paths import ResultPaths
-from apet.study.status import differences, read_machine
+from apet.study.status import differences, read_machines
 from apet.study.workdir import missing_cells
 from apet.training.job import train_job
 
@@ -41,11 +41,11 @@ class Verdict:
         """True if all files are equal."""
         return not (self.differing or self.error)
 
-    def within(self, tolerance: float) -> bool:
+    def within(self, tolerance: float | None) -> bool:
         """Return whether the machine types differ and the test scores differ by at most `tolerance` points."""
-        return bool(self.machine_differences) and self.score_difference <= tolerance
+        return tolerance is not None and bool(self.machine_differences) and self.score_difference <= tolerance
 
-    def line(self, tolerance: float = 0.0) -> str:
+    def line(self, tolerance: float | None = None) -> str:
         """Format a table row: verdict, cell, differences."""
         verdict = "equal" if self.equal else "close" if self.within(tolerance) else "DIFFERENT"
         text = self.error or ", ".join(self.differing)
@@ -118,8 +118,9 @@ def _compare(cell: Cell, results: ResultPaths, retrained: ResultPaths, error: st
         name: (theirs["files"].get(name), ours["files"].get(name)) for name in {**theirs["files"], **ours["files"]}
     }
     differing = tuple(sorted(name for name, (first, second) in digests.items() if first != second))
-    there, here = (read_machine(root.runs / f"{cell.path}.json") for root in (results, retrained))
-    machine_differences = differences(there, here) if there and here else None
+    there, here = (read_machines(root.runs / f"{cell.path}.json") for root in (results, retrained))
+    lines = dict.fromkeys(line for machine in there for line in differences(machine, here[0])) if here else {}
+    machine_differences = tuple(lines) if there and here else None
     return Verdict(cell.path, differing, _score_difference(theirs, ours), machine_differences)
 
 

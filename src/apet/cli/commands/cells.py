@@ -97,7 +97,7 @@ def verify(
     project_dir: Path = Path(),
     num_cells: int = 5,
     seed: int = 1,
-    tolerance: float = 0.0,
+    tolerance: float | None = None,
     work_dir: Path | None = None,
 ) -> None:
     """Retrain finished cells in a temporary folder and compare them byte for byte."""
@@ -122,8 +122,8 @@ def verify(
     if different := len(chosen) - equal - close:
         verb = "differs" if different == 1 else "differ"
         raise MismatchError(f"{different} of {plural(len(chosen), 'cell')} {verb} from the record.")
-    others = f"{equal} equal, {close} of another machine type with test scores within {tolerance:g} points"
-    print(f"{plural(len(chosen), 'cell')} retrained: {others if close else 'all bytes are equal'}")
+    others = f"; {close} of another machine type with test scores within {tolerance} points" if close else ""
+    print(f"{plural(len(chosen), 'cell')} retrained: {f'{equal} equal' if close else 'all bytes are equal'}{others}")
 
 
 @command(STAGE, "apet status", "apet status --failed")
