@@ -100,6 +100,13 @@ def test_untuned_plm_says_nothing_about_the_time_of_trainings(results):
     assert read_status(some, results, NOW, some).throughput.step_seconds == {"small": 3.0}
 
 
+def test_throughput_is_that_of_the_machine_type_of_the_last_cell(results):
+    for number in (0, 1):
+        done(results, number, seconds=3000.0, ago=600.0, machine="arm64")
+    throughput = status(results, range(10)).throughput
+    assert throughput.step_seconds == {"small": 30.0, "large": 30.0}
+
+
 def test_training_steps_count_replicates_and_multipliers():
     assert training_steps(study_record("uniform", "none")) == {"uniform": 7 * 5, "none": 0}
 
