@@ -12,7 +12,7 @@ from pathlib import Path
 
 from apet.core.atomic import atomic_dir, atomic_write, write_bytes
 from apet.errors import CorruptError, DataError, storage_errors
-from apet.study.cell_record import METRICS, PLANS, PREDICTIONS, is_complete
+from apet.study.cell_record import METRICS, PLANS, PREDICTIONS, is_complete, read_record
 from apet.study.paths import ResultPaths
 
 SUFFIX = ".tar.xz"
@@ -103,7 +103,7 @@ def _unpack(archive: Path, results: ResultPaths) -> Iterator[str]:
 
 def _is_valid(folder: Path, path: str) -> bool:
     try:
-        return is_complete(folder, path)
+        return {PLANS, PREDICTIONS} <= read_record(folder, path)["files"].keys() and is_complete(folder, path)
     except (DataError, CorruptError):
         return False
 

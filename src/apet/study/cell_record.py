@@ -78,8 +78,8 @@ def read_record(folder: Path, cell: str | None = None) -> dict[str, Any]:
         raise DataError(f"{path}: format: expected {FORMAT}, got {record.get('format')!r}. {hint}")
     if missing := REQUIRED - record.keys():
         raise CorruptError(f"{path}: corrupt: missing key {min(missing)!r}. {hint}")
-    if not isinstance(record["files"], dict) or not {PLANS, PREDICTIONS} <= record["files"].keys():
-        raise CorruptError(f"{path}: corrupt: files: expected the digests of all files. {hint}")
+    if not isinstance(record["files"], dict):
+        raise CorruptError(f"{path}: corrupt: files: expected a mapping. {hint}")
     expected = cell or (folder.name if HASHED.fullmatch(folder.name) else "")
     if not f"/{record['path']}".endswith(f"/{expected}" if expected else ""):
         raise CorruptError(f"{path}: expected the record of {expected}, got {record['path']}. {hint}")
