@@ -26,7 +26,7 @@ from apet.core.hashing import folder_digest
 from apet.core.records import write_json_record
 from apet.data.prepared_files import read_split, read_task
 from apet.errors import ApetError, ConfigError, CorruptError, DataError, ModelError
-from apet.study.cell_record import PREDICTIONS, THETA, write_record
+from apet.study.cell_record import PREDICTIONS, THETA, WITHOUT_WEIGHTS, write_record
 from apet.study.paths import ResultPaths
 from apet.training.runtime import make_deterministic
 from finished_cells import GENERATION, RECIPE, TASK, Finished, finished, rows
@@ -173,7 +173,9 @@ def test_export_error_is_one_line_with_exit_status_2(cells, tmp_path, capsys):
 
 HARM: dict[str, tuple[Callable[[Finished], object], type[ApetError], str]] = {
     "θ": (lambda c: (c.folder / THETA).write_bytes(b"x" * 100), CorruptError, "theta.safetensors"),
-    "θ gone": (lambda c: (c.folder / THETA).unlink(), DataError, "come without it"),
+    "θ gone": (lambda c: (c.folder / THETA).unlink(), DataError, "not finished"),
+    "θ not published": (lambda c: ((c.folder / THETA).unlink(), (c.folder / WITHOUT_WEIGHTS).touch()), DataError,
+                        "come without it"),
     "predictions gone": (lambda c: (c.folder / PREDICTIONS).unlink(), DataError, "not finished"),
     "rows": (lambda c: write_json_record(c.data / "task.json", read_task(c.data) | {"max_length": 13}), DataError,
              "rows differ"),

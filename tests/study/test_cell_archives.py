@@ -15,7 +15,17 @@ from apet.core.atomic import write_json
 from apet.core.hashing import with_checksum
 from apet.errors import CorruptError, DataError
 from apet.study.cell_archives import pack, unpack
-from apet.study.cell_record import FORMAT, METRICS, PLANS, PREDICTIONS, THETA, is_complete, read_record, write_record
+from apet.study.cell_record import (
+    FORMAT,
+    METRICS,
+    PLANS,
+    PREDICTIONS,
+    THETA,
+    WITHOUT_WEIGHTS,
+    is_complete,
+    read_record,
+    write_record,
+)
 from apet.study.paths import ResultPaths
 
 CELLS = [f"{plm}/task/uniform-{budget}-0123456789" for plm in ("bloom-8x1", "bert-8x1") for budget in ("1", "0.1pct")]
@@ -54,7 +64,7 @@ def test_unpacked_cells_are_finished_and_lack_theta_only(results, tmp_path):
     for cell in CELLS:
         assert is_complete(other.cells / cell, cell)
         assert read_record(other.cells / cell, cell) == read_record(results.cells / cell, cell)
-        assert {file.name for file in (other.cells / cell).iterdir()} == {METRICS, PLANS, PREDICTIONS}
+        assert {file.name for file in (other.cells / cell).iterdir()} == {METRICS, PLANS, PREDICTIONS, WITHOUT_WEIGHTS}
     runs = {path.relative_to(results.runs): path.read_bytes() for path in results.runs.rglob("*.json")}
     assert len(runs) == 3 and runs == {p.relative_to(other.runs): p.read_bytes() for p in other.runs.rglob("*.json")}
 

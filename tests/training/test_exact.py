@@ -10,7 +10,7 @@ import pytest
 
 from apet.core.hashing import DIGEST
 from apet.core.records import write_json_record
-from apet.study.cell_record import METRICS, THETA, read_record
+from apet.study.cell_record import METRICS, THETA, WITHOUT_WEIGHTS, read_record
 from apet.study.cells import Cell
 from apet.study.paths import ResultPaths
 from lab import Lab
@@ -82,6 +82,7 @@ def test_cell_without_theta_is_finished_and_verified_by_its_digests(lab):
     one = lab.cells["lora"].path
     shutil.copytree(lab.folder / "block", lab.folder / "published")
     (lab.folder / "published" / "cells" / one / THETA).unlink()
+    (lab.folder / "published" / "cells" / one / WITHOUT_WEIGHTS).touch()
     assert lab.apet("verify", "--resolved", "study.json", "--results-dir", "published", one).returncode == 0
     lab.train("published", lab.cells["lora"])
     assert not (lab.folder / "published" / "cells" / one / THETA).exists()

@@ -13,7 +13,7 @@ import torch
 
 from apet.errors import ApetError, ConfigError, CorruptError, ModelError
 from apet.evaluation import ClassificationObjective, EvaluationResult, Score
-from apet.study.cell_record import METRICS, PREDICTIONS, THETA, is_complete
+from apet.study.cell_record import METRICS, PREDICTIONS, THETA, WITHOUT_WEIGHTS, is_complete
 from apet.study.paths import ResultPaths
 from apet.training import cell as cell_module
 from apet.training import job
@@ -214,7 +214,9 @@ def test_is_complete_with_a_corrupt_file_names_the_file(tmp_path):
     with pytest.raises(CorruptError, match=THETA):
         is_complete(folder)
     theta.unlink()
-    assert is_complete(folder)  # as cells are published
+    assert not is_complete(folder)
+    (folder / WITHOUT_WEIGHTS).touch()
+    assert is_complete(folder)
     (folder / PREDICTIONS).unlink()
     assert not is_complete(folder)
     (folder / METRICS).write_text("{")

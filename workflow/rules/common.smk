@@ -57,7 +57,12 @@ except (ApetError, OSError) as error:
 
 
 # Least time between two lines of progress: snakemake … --config progress_seconds=600
-PROGRESS_SECONDS = float(config.get("progress_seconds", 60))
+PROGRESS_SECONDS = config.get("progress_seconds", 60)
+
+if not isinstance(PROGRESS_SECONDS, int | float) or PROGRESS_SECONDS <= 0:
+    raise WorkflowError(
+        f"progress_seconds: expected a number above 0, got {PROGRESS_SECONDS!r}."
+    )
 
 
 def log_progress():

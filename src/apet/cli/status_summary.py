@@ -11,7 +11,7 @@ from typing import Any
 from apet.cli.render import table
 from apet.core.progress import format_duration, format_rate
 from apet.core.text import plural
-from apet.study.status import MACHINE_KEYS, Status, Throughput, differences
+from apet.study.status import Status, Throughput, differences, machine_type
 
 
 def status_lines(status: Status, now: float) -> list[str]:
@@ -95,11 +95,9 @@ def _time_left(status: Status, throughput: Throughput, now: float) -> str:
 def _machines(status: Status) -> list[str]:
     """Return a line per additional machine type, because equal bytes are promised only within one."""
     types: Counter[str] = Counter()
-    # The dtype and the number of devices are properties of the PLM, not of the machine.
-    keys = [key for key in MACHINE_KEYS if key not in ("dtype", "devices")]
     for run in status.runs.values():
         machines = [machine for machine in (run, *run.get("begun_on", ())) if "machine" in machine]
-        types.update(json.dumps({key: machine.get(key) for key in keys}) for machine in machines)
+        types.update(map(machine_type, machines))
     (first, count), *others = types.most_common() or [("{}", 0)]
     return [
         f"machines: {plural(other_count, 'cell')} trained on another machine type than {count}, so equal bytes are not "

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from apet.core.atomic import atomic_dir, atomic_write, write_bytes
 from apet.errors import CorruptError, DataError, storage_errors
-from apet.study.cell_record import METRICS, PLANS, PREDICTIONS, is_complete, read_record
+from apet.study.cell_record import METRICS, PLANS, PREDICTIONS, WITHOUT_WEIGHTS, is_complete, read_record
 from apet.study.paths import ResultPaths
 
 SUFFIX = ".tar.xz"
@@ -92,7 +92,7 @@ def _unpack(archive: Path, results: ResultPaths) -> Iterator[str]:
             continue
         run = contents.pop(RUN, None)
         with storage_errors(results.cells), atomic_dir(results.cells / path) as new:
-            for name, content in contents.items():
+            for name, content in {**contents, WITHOUT_WEIGHTS: b""}.items():
                 (new / name).write_bytes(content)
             if not _is_valid(new, path):
                 raise CorruptError(f"{archive}: {path}: corrupt, or of another version of apet. Get the archive again.")

@@ -25,7 +25,9 @@ INDICES = "indices.safetensors"
 again."""
 
 WEIGHTS = (THETA, HEADS, INDICES)
-"""Files that a finished cell may lack, because published cells come without them."""
+"""Files that published cells come without."""
+WITHOUT_WEIGHTS = "without_weights"
+"""Empty file in a cell's folder that may lack WEIGHTS. In any other folder a missing file means an unfinished cell."""
 
 REQUIRED = {DIGEST, "path", "files"}
 """Keys that every record has."""
@@ -87,7 +89,9 @@ def read_record(folder: Path, cell: str | None = None) -> dict[str, Any]:
 
 
 def is_complete(folder: Path, cell: str | None = None) -> bool:
-    """Return whether a cell is finished, after comparing its files with their digests. WEIGHTS may be missing.
+    """Return whether a cell is finished, after comparing its files with their digests.
+
+    A cell with the file WITHOUT_WEIGHTS may lack WEIGHTS.
 
     Args:
         folder: The cell's folder.
@@ -104,7 +108,7 @@ def is_complete(folder: Path, cell: str | None = None) -> bool:
         return False
     files = read_record(folder, cell)["files"]
     present = {name: digest for name, digest in files.items() if (folder / name).is_file()}
-    if not files.keys() - present.keys() <= set(WEIGHTS):
+    if not files.keys() - present.keys() <= set(WEIGHTS if (folder / WITHOUT_WEIGHTS).is_file() else ()):
         return False
     check_files(folder, present, METRICS, _hint(folder))
     return True

@@ -64,8 +64,8 @@ class Status:
         ]
         if not known:
             return None
-        last = _machine_type(max((run for _, run in known), key=lambda run: run["finished"]))
-        return Throughput.from_runs([(path, run) for path, run in known if _machine_type(run) == last], self.steps)
+        last = machine_type(max((run for _, run in known), key=lambda run: run["finished"]))
+        return Throughput.from_runs([(path, run) for path, run in known if machine_type(run) == last], self.steps)
 
     def counts(self, model: str | None = None) -> dict[str, int]:
         """Return the number of cells in each state, of one PLM or of all."""
@@ -168,6 +168,11 @@ def read_machines(run: Path) -> list[dict[str, Any]]:
     return [{key: machine.get(key) for key in MACHINE_KEYS} for machine in machines]
 
 
+def machine_type(run: Mapping[str, Any]) -> str:
+    """Return what a run record says of the machine, as JSON, without what depends on the PLM: dtype and devices."""
+    return json.dumps({key: run.get(key) for key in MACHINE_KEYS if key not in ("dtype", "devices")})
+
+
 def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> tuple[str, ...]:
     """Describe each difference between two machine types, of versions only those that differ."""
     lines = []
@@ -195,11 +200,6 @@ def _files(folder: Path) -> list[Path] | None:
         return list(folder.iterdir())
     except OSError:
         return None
-
-
-def _machine_type(run: Mapping[str, Any]) -> str:
-    # The dtype and the number of devices are properties of the PLM, not of the machine.
-    return json.dumps({key: run.get(key) for key in MACHINE_KEYS if key not in ("dtype", "devices")})
 
 
 def _model(path: str) -> str:
